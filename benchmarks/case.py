@@ -1,0 +1,154 @@
+"""A case: one measurement of `spectra bench`, declared as data.
+
+A case names its items, says how one item is measured into a row, and how rows become a summary that is held against
+goals. The frame (`run.py`) owns everything else: order, repetition, interleaving, resuming, recording, printing. A case
+module imports nothing heavy at its top, since listing the cases must stay instant; torch comes inside the functions.
+
+    from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+
+    def items(bench: Bench) -> list[str]:
+        return ["320x320", "1280x1280"]
+
+    def measure(bench: Bench, item: str) -> Row:
+        import torch
+        from spectra.spectrum import decompose
+        rows, columns = map(int, item.split("x"))
+        weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(bench.seed))
+        times = bench.time({                                     # interleaved: a, b, b, a, a, b ...
+            "ours": lambda: decompose(weight),
+            "svd": lambda: torch.linalg.svd(weight, full_matrices=False),
+        })
+        return {"shape": item, "ours_s": times["ours"].row(), "svd_s": times["svd"].row(),
+                "ratio": times["svd"].median / times["ours"].median}
+
+    def summarise(bench: Bench, rows: Sequence[Row]) -> Row:
+        return {"worst_ratio": min(row["ratio"] for row in rows)}
+
+    CASE = Case(
+        name="decompose", title="decomposition against torch.linalg.svd: time and error of sigma",
+        key="shape", items=items, measure=measure, summarise=summarise,
+        settings={"repetitions": 3, "seed": 0},
+        columns=(Column("shape"), Column("ours_s", "ours, s", ".3f"), Column("ratio", form=".1f")),
+        goals=(Goal("worst_ratio", ">=", 5.0),),
+    )
+
+A new case is this module plus one line in `run.py`'s table.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from spectra.benchmarks.timing import Spread, interleaved
+from spectra.progress import SILENT, Progress
+
+Value = bool | int | float | str
+"""What a setting can be; its default's type is its type."""
+
+Row = Mapping[str, Any]
+"""One line of a result: names to JSON values. A timing is stored as `Spread.row()`."""
+
+_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "<": operator.lt,
+    ">": operator.gt,
+    "==": operator.eq,
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the human table: the row's key, its heading and the format of its numbers.
+
+    A timing (`Spread.row()`) shows its median.
+    """
+
+    key: str
+    heading: str = ""
+    form: str = ""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked of one figure of the summary, e.g. `Goal("worst_ratio", ">=", 5.0)`."""
+
+    figure: str
+    relation: Literal[">=", "<=", "<", ">", "=="]
+    asked: Value
+
+    def judge(self, summary: Row) -> dict[str, Any]:
+        """The goal beside what was measured; `met` is None where the run has no such figure."""
+        measured = summary.get(self.figure)
+        met = None if measured is None else bool(_COMPARE[self.relation](measured, self.asked))
+        return {"figure": self.figure, "asked": f"{self.relation} {self.asked}", "measured": measured, "met": met}
+
+
+@dataclass
+class Bench:
+    """What a running case is handed: its settings, a place for what its items share, and the stopwatch.
+
+    Attributes:
+        settings: the case's defaults, overridden by the caller.
+        progress: where the case reports a long measurement of its own.
+        shared: free for the case: what `measure` builds once and uses for every item.
+    """
+
+    settings: Mapping[str, Value]
+    progress: Progress = SILENT
+    shared: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        """The setting `seed`, 0 where the case has none."""
+        return int(self.settings.get("seed", 0))
+
+    def integer(self, name: str) -> int:
+        """The setting `name` as an integer; KeyError if the case does not declare it."""
+        return int(self.settings[name])
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """`shared[name]`, made the first time it is asked for."""
+        if name not in self.shared:
+            self.shared[name] = make()
+        return self.shared[name]
+
+    def time(self, variants: Mapping[str, Callable[[], object]], *, warm_up: int = 1) -> dict[str, Spread]:
+        """Times the variants against each other, interleaved, `repetitions` (a setting, default 5) times each."""
+        return interleaved(variants, repetitions=int(self.settings.get("repetitions", 5)), warm_up=warm_up)
+
+
+def _no_summary(bench: Bench, rows: Sequence[Row]) -> Row:
+    return {}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement of a benchmark, declared.
+
+    Attributes:
+        name: what `spectra bench NAME` calls it.
+        title: one line for the list.
+        key: the field of a row that holds its item, so that a stopped run can be resumed.
+        items: the names of the rows, in order. `--only` picks among them.
+        measure: one item to its row.
+        columns: of the human table; those of a row that are not listed appear in the JSON alone.
+        summarise: all rows to the figures that goals speak of.
+        settings: every setting with its default.
+        goals: what is asked of the summary. They are judged only on a complete run (no `--only`).
+        needs: import names of optional packages, checked before anything slow starts.
+    """
+
+    name: str
+    title: str
+    key: str
+    items: Callable[[Bench], Sequence[str]]
+    measure: Callable[[Bench, str], Row]
+    columns: tuple[Column, ...]
+    summarise: Callable[[Bench, Sequence[Row]], Row] = _no_summary
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    goals: tuple[Goal, ...] = ()
+    needs: tuple[str, ...] = ()
