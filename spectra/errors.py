@@ -1,0 +1,58 @@
+"""The errors a caller can expect, as one tree.
+
+    SpectraError
+    ├── InputError            something given by the user is wrong or missing
+    │   ├── PictureError      no pictures, or one that cannot be read
+    │   ├── TargetError       an unknown subset name, or a pattern that matches nothing
+    │   └── BaseError         the base model is missing or is not what was expected
+    ├── WeightError           a weight that has no spectrum (non-finite, quantised, on the meta device)
+    ├── ShiftFileError        a file that is not a shift, is damaged, or is of a later format
+    ├── MismatchError         a shift that does not fit the model it is loaded into
+    ├── CacheError            the spectrum cache cannot be read or written
+    └── OutputError           an output exists already or cannot be written
+
+Every message is one line that says what was expected, what came, and what to do. The command line prints it as it
+is and exits with 1; anything else that reaches it is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class SpectraError(Exception):
+    """Base class of every error that spectra raises on purpose."""
+
+
+class InputError(SpectraError, ValueError):
+    """Something given by the user is wrong or missing."""
+
+
+class PictureError(InputError):
+    """No pictures, or one that cannot be read."""
+
+
+class TargetError(InputError):
+    """An unknown subset name, or a pattern that matches nothing."""
+
+
+class BaseError(InputError):
+    """The base model is missing or is not what was expected."""
+
+
+class WeightError(SpectraError, ValueError):
+    """A weight that has no spectrum: non-finite, quantised, complex, or on the meta device."""
+
+
+class ShiftFileError(SpectraError):
+    """A file that is not a shift, is damaged, or is of a later format."""
+
+
+class MismatchError(SpectraError):
+    """A shift that does not fit the model it is loaded into."""
+
+
+class CacheError(SpectraError):
+    """The spectrum cache cannot be read or written."""
+
+
+class OutputError(SpectraError):
+    """An output exists already or cannot be written."""

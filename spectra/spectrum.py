@@ -1,0 +1,189 @@
+"""The spectrum of one frozen weight: one orthonormal basis, the singular values, and a short tail.
+
+`W = U diag(sigma) V^T` of a matrix `W [rows, columns]`, `r = min(rows, columns)`. Only the smaller side's singular
+vectors are kept, since the other side follows from `W` itself wherever `sigma` is not small:
+
+    left   (rows <= columns)   Q = U,   V^T = diag(1/sigma) Q^T W,   W_delta = W + Q diag(e) Q^T W
+    right  (rows >  columns)   Q = V,   U   = W Q diag(1/sigma),     W_delta = W + W Q diag(e) Q^T
+
+with `e = (ReLU(sigma + delta) - sigma) / sigma`. Dividing by a tiny `sigma` is noise, so the few smallest directions
+keep their other side too: that is the tail (a row each), and they enter as an ordinary narrow two-sided term.
+
+The derivation and the error it was measured to have are in `docs/algebra.md`; the formula is SVDiff's
+(arXiv:2303.11305, section 3.1).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from spectra.errors import WeightError
+
+Side = Literal["left", "right"]
+
+RESHAPE = "first-dim"
+"""How a weight becomes a matrix: its first dimension as it is, the others flattened, `[shape[0], -1]`.
+
+For Linear and Conv that is `[c_out, c_in / groups * kh * kw]` (the paper's), for ConvTranspose `[c_in, ...]`, for
+Embedding `[rows, dim]`. The name goes into every cache key and every shift file.
+"""
+
+TAIL_THRESHOLD = 1 / 8
+"""Directions with `sigma <= TAIL_THRESHOLD * rms(sigma)` carry their other side explicitly (docs/algebra.md)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """What is known of one frozen weight. Made by `decompose`, kept by the cache, never changed.
+
+    Attributes:
+        side: which singular vectors `basis` holds.
+        basis: float32 `[r, r]`, orthonormal; column `i` belongs to `sigma[i]`.
+        sigma: float64 `[r]`, descending, not negative.
+        tail: float32 `[k, max(rows, columns)]`: the other side's singular vectors of the `k` smallest directions,
+            `tail[j]` belonging to `sigma[r - k + j]`.
+        shape: of the weight as the module holds it.
+    """
+
+    side: Side
+    basis: Tensor
+    sigma: Tensor
+    tail: Tensor
+    shape: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        """Number of directions `r`, the length of this weight's delta."""
+        return self.sigma.shape[0]
+
+    @property
+    def head(self) -> int:
+        """Number of directions that are not in the tail."""
+        return self.rank - self.tail.shape[0]
+
+    @property
+    def floats(self) -> int:
+        """Floats stored: basis, sigma and tail."""
+        return self.basis.numel() + self.sigma.numel() + self.tail.numel()
+
+    def to(self, device: torch.device | str) -> Spectrum:
+        """The same spectrum on another device."""
+        return Spectrum(self.side, self.basis.to(device), self.sigma.to(device), self.tail.to(device), self.shape)
+
+
+def matrix(weight: Tensor) -> Tensor:
+    """The matrix `[shape[0], -1]` of a weight with two or more dimensions (the reshape named by `RESHAPE`)."""
+    return weight.reshape(weight.shape[0], math.prod(weight.shape[1:]))
+
+
+def decompose(weight: Tensor, *, name: str = "weight") -> Spectrum:
+    """The spectrum of a weight, computed in float64 on the weight's own device.
+
+    The basis comes from the symmetric eigenproblem of the smaller Gram matrix. That squares the condition number, so
+    the small directions are found again, from the weight projected onto their span: sigma is then accurate relative
+    to itself, not only to the largest one.
+
+    Args:
+        weight: floating point, any shape of two or more dimensions (Linear, Conv, ConvTranspose, Embedding).
+        name: how errors call it.
+
+    Returns:
+        A canonical spectrum: sigma descending, and each basis vector's entry of largest magnitude positive.
+
+    Raises:
+        WeightError: fewer than two dimensions, not floating point, on the meta device, or not finite.
+    """
+    _check(weight, name)
+    w = matrix(weight.detach()).to(torch.float64)
+    rows, columns = w.shape
+    side: Side = "left" if rows <= columns else "right"
+    a = w if side == "left" else w.T  # from here on `a` is [r, m] with r <= m
+    r, m = a.shape
+    # Powers of two leave every mantissa as it is; without them the Gram matrix of tiny weights underflows.
+    peak = float(a.abs().max()) if a.numel() else 0.0
+    exponent = math.frexp(peak)[1] if peak > 0 else 0
+    a = torch.ldexp(a, torch.tensor(-exponent, device=a.device))
+
+    q, sigma, v = _eigenbasis(a)
+    sign = _signs(q)
+    q, v = q * sign, v * sign[r - v.shape[1] :]
+    sigma = torch.ldexp(sigma, torch.tensor(exponent, device=a.device))
+    return Spectrum(
+        side=side,
+        basis=q.to(torch.float32).contiguous(),
+        sigma=sigma.contiguous(),
+        tail=v.T.to(torch.float32).contiguous(),
+        shape=tuple(weight.shape),
+    )
+
+
+def _check(weight: Tensor, name: str) -> None:
+    if weight.ndim < 2:
+        raise WeightError(
+            f"{name}: a spectrum needs two or more dimensions, got shape {tuple(weight.shape)}; "
+            "a 1-D weight takes a plain vector shift"
+        )
+    if not weight.dtype.is_floating_point:
+        raise WeightError(f"{name}: expected a floating-point weight, got {weight.dtype}; load the base unquantised")
+    if weight.device.type == "meta":
+        raise WeightError(f"{name}: the weight is on the meta device and has no values; load the base first")
+    if weight.numel() and not bool(torch.isfinite(weight).all()):
+        bad = int((~torch.isfinite(weight)).sum())
+        raise WeightError(f"{name}: {bad} of {weight.numel()} values are not finite; the base file is damaged")
+
+
+def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Left vectors `q [r, r]`, `sigma [r]` and the right vectors `v [m, k]` of the k smallest directions of `a [r, m]`."""
+    r, m = a.shape
+    if r == 0:
+        return a.new_zeros(0, 0), a.new_zeros(0), a.new_zeros(m, 0)
+    gram = a @ a.T
+    values, q = torch.linalg.eigh(gram)
+    q = q.flip(1)
+    sigma = values.flip(0).clamp_min(0).sqrt()
+    rms = gram.diagonal().mean().sqrt()
+    k = int((sigma <= TAIL_THRESHOLD * rms).sum())
+    if k == 0:
+        return q, sigma, a.new_zeros(m, 0)
+    # The span of the small directions is well determined even where the directions within it are not.
+    small = q[:, r - k :]
+    u, small_sigma, v = _narrow_svd(small.T @ a)
+    noise = torch.finfo(a.dtype).eps * m * sigma[0]
+    solid = int((small_sigma > noise).sum())
+    if solid < k:
+        v = _complete(a.T @ q[:, : r - k], v[:, :solid], k - solid)
+    return torch.cat([q[:, : r - k], small @ u], dim=1), torch.cat([sigma[: r - k], small_sigma]), v
+
+
+def _narrow_svd(b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """SVD of a wide `b [k, m]`, as `u [k, k]`, `sigma [k]`, `v [m, k]`, through the QR of its transpose."""
+    frame, triangle = torch.linalg.qr(b.T)
+    u, sigma, vt = torch.linalg.svd(triangle.T)
+    return u, sigma, frame @ vt.T
+
+
+def _complete(head: Tensor, solid: Tensor, missing: int) -> Tensor:
+    """`solid [m, s]` and `missing` more columns, orthonormal to it and to the columns of `head [m, h]`.
+
+    A direction of W that has no singular value has no right vector either: any orthonormal one serves, and taking
+    the projections of the first unit vectors that are left makes the choice the same everywhere.
+    """
+    m = head.shape[0]
+    known, _ = torch.linalg.qr(torch.cat([head, solid], dim=1))
+    units = torch.eye(m, min(m, known.shape[1] + missing), dtype=head.dtype, device=head.device)
+    rest = units - known @ (known.T @ units)
+    left, _, _ = torch.linalg.svd(rest, full_matrices=False)
+    return torch.cat([solid, left[:, :missing]], dim=1)
+
+
+def _signs(q: Tensor) -> Tensor:
+    """+1 or -1 per column, so that each column's entry of largest magnitude becomes positive (the first, on a tie)."""
+    if q.numel() == 0:
+        return q.new_ones(q.shape[1])
+    picked = q.gather(0, q.abs().argmax(dim=0, keepdim=True)).squeeze(0)
+    return torch.where(picked < 0, -1.0, 1.0).to(q.dtype)
