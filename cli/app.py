@@ -1,0 +1,82 @@
+"""Assembles `spectra` from its commands, and turns what can go wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import importlib.util
+from typing import Annotated
+
+import typer
+
+import spectra
+from spectra.cli import output
+from spectra.errors import SpectraError
+
+COMMANDS = ("train", "generate", "subjects", "decompose", "cache", "inspect", "bench")
+"""In the order `--help` shows them. Each is a file beside this one with a `register(app)`."""
+
+app = typer.Typer(
+    name="spectra",
+    help="Spectral shifts: fine-tunings of a diffusion model that are a vector per layer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_DISK = {
+    errno.ENOSPC: "the disk is full; free some space, or choose another output or cache folder",
+    errno.EDQUOT: "the disk quota is used up; free some space, or choose another output or cache folder",
+    errno.EACCES: "permission denied; choose another path, or change its permissions",
+    errno.EPERM: "permission denied; choose another path, or change its permissions",
+    errno.EROFS: "the file system is read-only; choose another path",
+}
+
+
+def _version(value: bool) -> None:
+    if value:
+        output.line(f"spectra {spectra.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _name in COMMANDS:
+    if importlib.util.find_spec(f"spectra.cli.{_name}"):
+        importlib.import_module(f"spectra.cli.{_name}").register(app)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line and return its exit code.
+
+    0 done; 1 a known failure, said in one line on stderr; 2 wrong usage; 130 interrupted. Anything that is none of
+    these is a bug and keeps its traceback.
+
+    Args:
+        argv: the arguments after the program's name; by default those of this process.
+    """
+    try:
+        app(args=argv, prog_name="spectra")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except SpectraError as error:
+        output.failure(str(error))
+        return 1
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        output.failure(where + _DISK[error.errno])
+        return 1
+    return 0

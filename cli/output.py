@@ -1,0 +1,93 @@
+"""The only place that prints: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json as _json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+    from spectra.progress import Progress
+
+
+def line(text: str) -> None:
+    """One plain line on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def say(message: str) -> None:
+    """A message to the user, on stderr; wrapped to the terminal, never mixed with a result."""
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()
+
+
+def failure(message: str) -> None:
+    """Why a command failed: exactly one line on stderr."""
+    say("error: " + " ".join(message.split()))
+
+
+def result(obj: Any, *, json: bool, human: Callable[[Console], None]) -> None:
+    """What a command found out, on stdout.
+
+    Args:
+        obj: the result as JSON data (a dict at the top).
+        json: print `obj` as one JSON object and nothing else; NaN and infinity are refused, JSON has none.
+        human: prints the same for a person on the console it is given.
+    """
+    if json:
+        line(_json.dumps(obj, ensure_ascii=False, allow_nan=False))
+        return
+    from rich.console import Console
+
+    human(Console(file=sys.stdout, highlight=False, soft_wrap=False))
+
+
+class _Bar:
+    """A rich progress bar on stderr, for one piece of work after another."""
+
+    def __init__(self) -> None:
+        self._rich: RichProgress | None = None
+        self._task: TaskID | None = None
+
+    def start(self, label: str, total: int) -> None:
+        from rich import progress as rich_progress
+        from rich.console import Console
+
+        self.finish()
+        self._rich = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TimeRemainingColumn(),
+            rich_progress.TextColumn("{task.fields[note]}"),
+            console=Console(file=sys.stderr),
+            transient=True,
+        )
+        self._task = self._rich.add_task(label, total=total, note="")
+        self._rich.start()
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        if self._rich is None or self._task is None:
+            return
+        if note:
+            self._rich.update(self._task, advance=n, note=note)
+        else:
+            self._rich.update(self._task, advance=n)
+
+    def finish(self) -> None:
+        if self._rich is not None:
+            self._rich.stop()
+        self._rich = None
+        self._task = None
+
+
+def progress() -> Progress:
+    """Bars on stderr if that is a terminal, silence otherwise."""
+    from spectra.progress import SILENT
+
+    return _Bar() if sys.stderr.isatty() else SILENT

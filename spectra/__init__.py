@@ -1,0 +1,65 @@
+"""Spectral shifts: fine-tunings of a diffusion model that are a vector per layer.
+
+Names are imported when they are first used, so that `import spectra` costs nothing and the numpy-only parts
+(shift files and their algebra) never import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from spectra.adapter import Adapter, activate, attach, disabled, load, unload
+    from spectra.cache import SpectrumCache, default_cache
+    from spectra.errors import SpectraError
+    from spectra.shift import ShiftMetadata, SpectralShift, read_shift, write_shift
+    from spectra.spectrum import Spectrum, decompose
+
+__all__ = [
+    "Adapter",
+    "ShiftMetadata",
+    "SpectraError",
+    "SpectralShift",
+    "Spectrum",
+    "SpectrumCache",
+    "activate",
+    "attach",
+    "decompose",
+    "default_cache",
+    "disabled",
+    "load",
+    "read_shift",
+    "unload",
+    "write_shift",
+]
+
+_HOME = {
+    "Adapter": "adapter",
+    "activate": "adapter",
+    "attach": "adapter",
+    "disabled": "adapter",
+    "load": "adapter",
+    "unload": "adapter",
+    "SpectrumCache": "cache",
+    "default_cache": "cache",
+    "SpectraError": "errors",
+    "ShiftMetadata": "shift",
+    "SpectralShift": "shift",
+    "read_shift": "shift",
+    "write_shift": "shift",
+    "Spectrum": "spectrum",
+    "decompose": "spectrum",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'spectra' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"spectra.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,33 @@
+"""How the library tells a caller how far it has come. It never prints: a caller hands in what shows it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """One bar at a time: `start`, any number of `advance`, then `finish` (also when the work failed)."""
+
+    def start(self, label: str, total: int) -> None:
+        """Begin a piece of work of `total` units, called `label`."""
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """`n` more units are done; `note` replaces the text shown beside the bar, if it is not empty."""
+
+    def finish(self) -> None:
+        """The piece of work is over."""
+
+
+class _Silent:
+    def start(self, label: str, total: int) -> None:
+        pass
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+SILENT: Progress = _Silent()
+"""Shows nothing: the default of every function that takes a `progress`."""
