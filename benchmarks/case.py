@@ -125,6 +125,10 @@ def _no_summary(bench: Bench, rows: Sequence[Row]) -> Row:
     return {}
 
 
+def _no_stamp(bench: Bench) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Case:
     """One measurement of a benchmark, declared.
@@ -140,6 +144,7 @@ class Case:
         settings: every setting with its default.
         goals: what is asked of the summary. They are judged only on a complete run (no `--only`).
         needs: import names of optional packages, checked before anything slow starts.
+        stamp: what else a row depends on, such as a fingerprint of the base: rows kept under another are not resumed.
     """
 
     name: str
@@ -152,3 +157,4 @@ class Case:
     settings: Mapping[str, Value] = field(default_factory=dict)
     goals: tuple[Goal, ...] = ()
     needs: tuple[str, ...] = ()
+    stamp: Callable[[Bench], str] = _no_stamp
