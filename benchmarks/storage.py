@@ -1,0 +1,154 @@
+"""Bytes of a shift of Stable Diffusion 1.x's UNet, per trainable subset, beside the paper's Table 1.
+
+The UNet is built on the meta device: the counts follow from the shapes, and no weights are needed. The files are really
+written, with the metadata that a training writes, so the bytes are those of a user's file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spectra.benchmarks import machine
+from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+
+if TYPE_CHECKING:
+    import torch
+
+    from spectra.shift import ShiftMetadata
+
+PAPER: Mapping[str, tuple[int, int, float]] = {
+    "UNet": (391, 322_856, 1404),
+    "UNet-CA": (64, 43_776, 194),
+    "UNet-CA-KV": (32, 18_816, 84.8),
+    "UNet-1D": (109, 100_160, 430),
+    "UNet-2D": (184, 140_416, 617),
+    "UNet-4D": (98, 82_280, 355),
+    "Up-Blocks": (219, 181_568, 789),
+    "Down-Blocks": (141, 107_072, 469),
+    "Mid-Block": (26, 32_256, 135),
+    "Up-CA": (36, 23_808, 106),
+    "Down-CA": (24, 15_872, 70.4),
+    "Mid-CA": (4, 4_096, 17.7),
+}
+"""arXiv:2303.11305, Table 1: the file's KB, and the tensors and floats that its definitions give on this UNet.
+
+A subset's name in lower case is what `--target` calls it.
+"""
+
+_PACKAGES = ("spectra-diffusion", "python", "torch", "diffusers", "transformers", "accelerate")
+
+
+def sd15_unet() -> torch.nn.Module:
+    """Stable Diffusion 1.x's UNet (859,520,964 parameters) on the meta device: shapes without values."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet: torch.nn.Module = UNet2DConditionModel(cross_attention_dim=768)
+    return unet
+
+
+def _items(bench: Bench) -> list[str]:
+    return list(PAPER)
+
+
+def _measure(bench: Bench, item: str) -> Row:
+    from spectra.families import select
+
+    targets = select(bench.once("unet", sd15_unet), item.lower(), "unet")
+    lengths = {target.name: _length(tuple(target.weight.shape)) for target in targets}
+    return {
+        "subset": item,
+        "tensors": len(lengths),
+        "floats": sum(lengths.values()),
+        "paper_kb": PAPER[item][2],
+        "fp32_bytes": _written(lengths, item.lower(), "float32", bench.seed),
+        "fp16_bytes": _written(lengths, item.lower(), "float16", bench.seed),
+    }
+
+
+def _length(shape: tuple[int, ...]) -> int:
+    """Floats of one weight's delta: a 1-D weight has its own length, any other its number of singular values."""
+    rest = 1
+    for size in shape[1:]:
+        rest *= size
+    return shape[0] if len(shape) == 1 else min(shape[0], rest)
+
+
+def _written(lengths: Mapping[str, int], subset: str, dtype: Any, seed: int) -> int:
+    """Bytes on disk of a shift with random deltas of these lengths."""
+    import numpy as np
+
+    from spectra.shift import SpectralShift, write_shift
+
+    rng = np.random.default_rng(seed)
+    deltas = {name: (0.05 * rng.standard_normal(length)).astype(np.float32) for name, length in lengths.items()}
+    shift = SpectralShift(deltas, _metadata(list(lengths), subset))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shift.safetensors"
+        write_shift(shift, path, dtype=dtype)
+        return path.stat().st_size
+
+
+def _metadata(names: Sequence[str], subset: str) -> ShiftMetadata:
+    """What a training of one subject on a local Stable Diffusion folder writes, of the same length.
+
+    The fingerprints have real length and no meaning: there are no weights to take them from.
+    """
+    from spectra.shift import FINGERPRINT_DIGITS, ShiftMetadata, base_fingerprint
+
+    full = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    packages = {name: number for name, number in machine.versions().items() if name in _PACKAGES}
+    return ShiftMetadata(
+        base="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        fingerprints={name: digest[:FINGERPRINT_DIGITS] for name, digest in full.items()},
+        base_fingerprint=base_fingerprint(full),
+        base_dtype="float16",
+        subset=subset,
+        settings={
+            "base": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "images": "pictures/dog",
+            "prompt": "photo of a sks dog",
+            "class_prompt": "photo of a dog",
+            "targets": subset,
+            "steps": 1000,
+            "seed": 1,
+        },
+        seed=1,
+        versions=packages,
+        licence="CC-BY-4.0",
+    )
+
+
+def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
+    exact = [row for row in rows if (row["tensors"], row["floats"]) == PAPER[row["subset"]][:2]]
+    smaller = [row for row in rows if row["fp32_bytes"] < 1000 * row["paper_kb"]]
+    return {
+        "rows_exact": len(exact),
+        "rows_smaller_than_paper": len(smaller),
+        "largest_part_of_paper": round(max(row["fp32_bytes"] / (1000 * row["paper_kb"]) for row in rows), 4),
+    }
+
+
+CASE = Case(
+    name="storage",
+    title="bytes of a shift of SD 1.x's UNet per trainable subset, beside the paper's Table 1",
+    key="subset",
+    items=_items,
+    measure=_measure,
+    summarise=_summarise,
+    settings={"seed": 0},
+    columns=(
+        Column("subset"),
+        Column("tensors"),
+        Column("floats", form=",.0f"),
+        Column("paper_kb", "paper, KB", "g"),
+        Column("fp32_bytes", "fp32, bytes", ",.0f"),
+        Column("fp16_bytes", "fp16, bytes", ",.0f"),
+    ),
+    goals=(Goal("rows_exact", "==", len(PAPER)), Goal("rows_smaller_than_paper", "==", len(PAPER))),
+)

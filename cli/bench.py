@@ -1,0 +1,141 @@
+"""`spectra bench`: measures what this project claims, and keeps every figure with where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spectra.cli import output
+from spectra.errors import InputError, SpectraError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spectra.benchmarks.case import Case
+
+_EXAMPLE = "Example:  spectra bench storage     |     spectra bench subjects --subject fox --steps 50 --json"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+
+    @app.command(epilog=_EXAMPLE)
+    def bench(
+        case: Annotated[str, typer.Argument(help="What to measure; without it, the list.", show_default=False)] = "",
+        only: Annotated[
+            list[str] | None,
+            typer.Option("--only", "--subject", metavar="NAME", help="Measure only this row; can be repeated."),
+        ] = None,
+        steps: Annotated[
+            int | None, typer.Option(min=1, help="Short for --set steps=N.", show_default=False)
+        ] = None,
+        repetitions: Annotated[
+            int | None, typer.Option(min=1, help="Short for --set repetitions=N.", show_default=False)
+        ] = None,
+        seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.", show_default=False)] = None,
+        setting: Annotated[
+            list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the case; repeatable.")
+        ] = None,
+        resume: Annotated[bool, typer.Option("--resume", help="Keep the rows a stopped run has measured.")] = False,
+        out: Annotated[
+            Path | None,
+            typer.Option("--out", "-o", metavar="DIR", help="Folder of the results.", show_default=False),
+        ] = None,
+        json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    ) -> None:
+        """Measures a benchmark case, and appends the result to CASE.jsonl: in benchmarks/results of a checkout, else
+        in the current folder, or in --out.
+        """
+        from spectra.benchmarks import run
+
+        if not case:
+            _list(run.cases(), json)
+            return
+        named = {"steps": steps, "repetitions": repetitions, "seed": seed}
+        settings = {name: str(value) for name, value in named.items() if value is not None}
+        settings |= dict(_pair(text) for text in setting or [])
+        chosen = run.find(case)
+        arguments = ["bench", case]
+        arguments += [part for name in only or [] for part in ("--only", name)]
+        arguments += [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+        arguments += ["--resume"] * resume + ["--json"] * json
+        outcome = run.run(
+            chosen,
+            out=out,
+            only=only or [],
+            settings=settings,
+            resume=resume,
+            arguments=arguments,
+            progress=output.progress(),
+        )
+        output.result(outcome.record, json=json, human=lambda console: _show(console, chosen, outcome.record))
+        output.say(f"recorded in {outcome.path}")
+        if outcome.failures:
+            count = f"{len(outcome.failures)} of {len(outcome.failures) + len(outcome.record['rows'])} rows"
+            raise SpectraError(f"{case}: {count} could not be measured; the first: {outcome.failures[0]}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise InputError(f"--set takes NAME=VALUE, got {text!r}")
+    return name, value
+
+
+def _list(cases: list[Case], json: bool) -> None:
+    def human(console: Console) -> None:
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for case in cases:
+            table.add_row(f"[bold]{case.name}[/]", case.title)
+        console.print(table)
+        console.print("\nrun one with: spectra bench NAME [--json]")
+
+    rows = [{"name": case.name, "title": case.title, "settings": dict(case.settings)} for case in cases]
+    output.result({"cases": rows}, json=json, human=human)
+
+
+def _show(console: Console, case: Case, record: Mapping[str, Any]) -> None:
+    """The rows as a table, then the summary, the goals and what failed."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=case.title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in case.columns:
+        numbers = all(_number(row.get(column.key)) is not None for row in record["rows"])
+        table.add_column(column.heading or column.key, justify="right" if numbers else "left", overflow="fold")
+    for row in record["rows"]:
+        table.add_row(*(escape(_cell(row.get(column.key), column.form)) for column in case.columns))
+    console.print(table)
+    for figure, value in record["summary"].items():
+        console.print(f"{figure}: {escape(_cell(value, ''))}")
+    for goal in record["goals"]:
+        verdict = {True: "[green]met[/]", False: "[red]missed[/]", None: "not measured"}[goal["met"]]
+        console.print(f"{goal['figure']} {escape(goal['asked'])}: {verdict}")
+    for failure in record["failures"]:
+        console.print(f"[red]failed[/] {escape(failure['item'])}: {escape(failure['error'])}")
+    commit = record["commit"]
+    changed = " (changed)" if commit and commit["changed"] else ""
+    place = f"{record['machine']['processor']}, {record['machine']['cores']} cores"
+    console.print(f"[dim]{escape(place)}; commit {commit['id'][:10] + changed if commit else 'unknown'}; "
+                  f"{record['seconds']} s[/]")
+
+
+def _number(value: object) -> float | None:
+    """A figure, or the median of a timing; None for what is no number."""
+    if isinstance(value, Mapping):
+        value = value.get("median")
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _cell(value: object, form: str) -> str:
+    number = _number(value)
+    if number is None:
+        return "" if value is None else str(value)
+    if form:
+        return format(number, form)
+    return f"{int(number):,}" if number == int(number) else f"{number:.4g}"
