@@ -1,0 +1,87 @@
+"""The formulas of a shift in plain PyTorch: what every other backend is checked against.
+
+Shapes: `r` directions on the basis side, `h <= r` of them in the head, `N` rows of an activation.
+An activation is `[..., r]`, or `[batch, r, ...]` with `dim=1` for the channels of a convolution.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def along(x: Tensor, mapping: Tensor, dim: int) -> Tensor:
+    """`x` with its dimension `dim` (-1 or 1) of size `p` multiplied by `mapping [p, q]`."""
+    if dim == -1:
+        return x @ mapping
+    return (mapping.T @ x.flatten(2)).unflatten(2, x.shape[2:]) if x.ndim > 2 else x @ mapping
+
+
+def rows(x: Tensor, dim: int) -> Tensor:
+    """`x` as a matrix `[N, channels]`."""
+    return (x if dim == -1 else x.movedim(1, -1)).reshape(-1, x.shape[dim])
+
+
+def channel_sum(product: Tensor, dim: int) -> Tensor:
+    """Sum over everything but dimension `dim`, accumulated in float32 at least: `[channels]`."""
+    dtype = torch.promote_types(product.dtype, torch.float32)
+    dim = dim % product.ndim
+    return product.sum([i for i in range(product.ndim) if i != dim], dtype=dtype)
+
+
+def rebuild(weight: Tensor, basis: Tensor, e: Tensor, *, left: bool) -> Tensor:
+    """`W + Q diag(e) Q^T W` (left) or `W + W Q diag(e) Q^T` (right), in the dtype of `weight [rows, columns]`.
+
+    Args:
+        basis: `[r, h]`, orthonormal columns.
+        e: `[h]`, relative change of each singular value.
+    """
+    projector = (basis * e) @ basis.T
+    return weight + (projector @ weight if left else weight @ projector)
+
+
+def factored_forward(
+    a: Tensor, basis: Tensor, e: Tensor, offset: Tensor | None, dim: int
+) -> tuple[Tensor, Tensor]:
+    """`a + ((a Q - offset) * e) Q^T` and the intermediate `t = a Q - offset`, both in the dtype of `a`.
+
+    `offset [h]` is `bias Q` where `a` holds a bias that the shift must not touch.
+    """
+    t = along(a, basis, dim)
+    if offset is not None:
+        t = t - _channels(offset, t, dim)
+    return a + along(t * _channels(e, t, dim), basis.T, dim), t
+
+
+def factored_backward(
+    grad: Tensor, t: Tensor, basis: Tensor, e: Tensor, dim: int, need_input: bool, need_e: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of `factored_forward` with respect to `a` and `e`; the product `grad Q` serves both."""
+    p = along(grad, basis, dim)
+    grad_input = grad + along(p * _channels(e, p, dim), basis.T, dim) if need_input else None
+    wide = torch.promote_types(p.dtype, torch.float32)
+    grad_e = channel_sum(p.to(wide) * t, dim) if need_e else None
+    return grad_input, grad_e
+
+
+def shift_gradient(a: Tensor, b: Tensor, basis: Tensor, dim: int) -> Tensor:
+    """`colsum((a Q) * (b Q))`, `[h]`, accumulated in float32 at least.
+
+    With many rows the Gram matrix `b^T a` is cheaper than two projections (2 N r^2 + 2 r^2 h against 4 N r h flops);
+    in half precision it would be rounded before its cancellation, so it is used from float32 on.
+    """
+    count = a.numel() // max(a.shape[dim], 1)
+    if a.dtype in (torch.float32, torch.float64) and count > 2 * a.shape[dim]:
+        if dim == 1 and a.ndim > 2:
+            gram = torch.einsum("bil,bjl->ij", b.flatten(2), a.flatten(2))
+        else:
+            gram = rows(b, dim).T @ rows(a, dim)
+        return (basis * (gram @ basis)).sum(0)
+    wide = torch.promote_types(a.dtype, torch.float32)
+    return channel_sum(along(a, basis, dim).to(wide) * along(b, basis, dim), dim)
+
+
+def _channels(vector: Tensor, like: Tensor, dim: int) -> Tensor:
+    """`vector [c]` in the dtype of `like`, shaped to be broadcast along its dimension `dim`."""
+    vector = vector.to(like.dtype)
+    return vector if dim == -1 else vector.view(-1, *[1] * (like.ndim - 2))

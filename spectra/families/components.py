@@ -1,0 +1,40 @@
+"""The parts of a pipeline that can carry a shift, by the names diffusers gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from spectra.errors import BaseError
+
+DENOISERS = ("unet", "transformer", "transformer_2", "prior")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+def component_of(model: nn.Module) -> str:
+    """The component a bare model stands for, from its class: `unet`, `transformer` or `text_encoder`."""
+    name = type(model).__name__
+    if "UNet" in name:
+        return "unet"
+    # transformers' text models are called CLIPTextModel, T5EncoderModel, ...; diffusers' denoisers FluxTransformer2DModel
+    return "transformer" if "Transformer" in name else "text_encoder"
+
+
+def components(pipe: Any) -> dict[str, nn.Module]:
+    """The shiftable components of a pipeline, a mapping of components or a bare model, denoiser first.
+
+    Raises:
+        BaseError: there is none.
+    """
+    if isinstance(pipe, nn.Module):
+        return {component_of(pipe): pipe}
+    parts: Mapping[str, Any] = pipe if isinstance(pipe, Mapping) else getattr(pipe, "components", {})
+    found = {name: parts[name] for name in (*DENOISERS, *TEXT_ENCODERS) if isinstance(parts.get(name), nn.Module)}
+    if not found:
+        raise BaseError(
+            f"{type(pipe).__name__} has no component that can carry a shift; expected a diffusers pipeline or model "
+            f"with one of {', '.join((*DENOISERS, *TEXT_ENCODERS))}"
+        )
+    return found

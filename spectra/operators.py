@@ -1,0 +1,175 @@
+"""The frozen operators a shift can act on, as pure functions of (input, weight).
+
+A weight's matrix `[rows, columns]` (`spectrum.RESHAPE`) meets the activations on two sides. Where one of them is a
+plain map over channels, a change of `W` on that side is a small matrix product on the activations:
+
+    operator        rows meet          columns meet
+    Linear          output, dim -1     input, dim -1
+    Conv            output, dim 1      input, dim 1, if the kernel is 1 x 1 (else patches: no plain map)
+    ConvTranspose   input, dim 1       (patches of the output: no plain map)
+    Embedding       (indices)          output, dim -1
+
+Every operator also splits at a narrow middle: `W = U diag(d) V^T` is `decode(encode(x, ...) * d, ...)`. That form
+needs both sides' vectors and serves the tail of a spectrum, and whole spectra where there is no plain map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Place = Literal["input", "output"]
+
+
+class Operator(Protocol):
+    """One kind of frozen layer; linear in its input and in its weight."""
+
+    dim: int
+    """Where an activation has its channels: -1 or 1."""
+
+    def place(self, side: str) -> Place | None:
+        """Which activation the `side` ("left": rows, "right": columns) of W maps over channels, if one does."""
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer itself."""
+
+    def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """The narrow middle of `W = left diag right^T`; `left [rows, k]`, `right [columns, k]`, `k` channels out."""
+
+    def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """From the narrow middle to the layer's output, without bias."""
+
+
+@dataclass(frozen=True)
+class LinearOperator:
+    """`y = x W^T + b`."""
+
+    dim: int = -1
+
+    def place(self, side: str) -> Place | None:
+        return "output" if side == "left" else "input"
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return x @ right
+
+    def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return t @ left.T
+
+
+@dataclass(frozen=True)
+class EmbeddingOperator:
+    """`y = W[indices]`: only the gathered rows are ever touched."""
+
+    dim: int = -1
+    padding_idx: int | None = None
+
+    def place(self, side: str) -> Place | None:
+        return None if side == "left" else "output"
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.embedding(x, weight, self.padding_idx)
+
+    def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return F.embedding(x, left)
+
+    def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return t @ right.T
+
+
+@dataclass(frozen=True)
+class ConvOperator:
+    """Convolution in one, two or three dimensions, one group."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    dim: int = 1
+
+    def place(self, side: str) -> Place | None:
+        if side == "left":
+            return "output"
+        return "input" if all(k == 1 for k in self.kernel) else None
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        conv = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel) - 1]
+        out: Tensor = conv(x, weight, bias, self.stride, self.padding, self.dilation)
+        return out
+
+    def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return self.apply(x, right.T.reshape(right.shape[1], -1, *self.kernel), None)
+
+    def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return pointwise(t, left)
+
+
+@dataclass(frozen=True)
+class ConvTransposeOperator:
+    """Transposed convolution in one, two or three dimensions, one group; its weight is `[c_in, c_out, ...]`."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    dim: int = 1
+
+    def place(self, side: str) -> Place | None:
+        return "input" if side == "left" else None
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        conv = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(self.kernel) - 1]
+        out: Tensor = conv(x, weight, bias, self.stride, self.padding, self.output_padding, 1, self.dilation)
+        return out
+
+    def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return pointwise(x, left.T)
+
+    def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return self.apply(t, right.T.reshape(right.shape[1], -1, *self.kernel), None)
+
+
+def pointwise(x: Tensor, mapping: Tensor) -> Tensor:
+    """`x [batch, p, ...]` with its channels mapped by `mapping [q, p]`: a convolution with a kernel of one."""
+    spatial = x.ndim - 2
+    conv = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]
+    out: Tensor = conv(x, mapping.reshape(*mapping.shape, *[1] * spatial))
+    return out
+
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def operator_of(module: nn.Module) -> Operator | None:
+    """The operator that `module` computes, or None where its own forward must be called with a rebuilt weight.
+
+    None stands for: groups, padding other than zeros, an embedding with `max_norm`, or a subclass with a forward of
+    its own. Those are rare in diffusion models and stay correct, at the cost of a gradient through the weight.
+    """
+    kind = type(module).forward
+    if kind is nn.Linear.forward:
+        return LinearOperator()
+    if isinstance(module, nn.Embedding) and kind is nn.Embedding.forward and module.max_norm is None:
+        return EmbeddingOperator(padding_idx=module.padding_idx)
+    if isinstance(module, (*_CONVS, *_TRANSPOSED)):
+        if module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
+            return None
+        shape = (module.kernel_size, module.stride, module.padding, module.dilation)
+        if any(kind is conv.forward for conv in _CONVS):
+            return ConvOperator(*shape)  # type: ignore[arg-type]
+        if any(kind is conv.forward for conv in _TRANSPOSED):
+            return ConvTransposeOperator(*shape, module.output_padding)  # type: ignore[arg-type]
+    return None
+
+
+def has_spectrum(module: nn.Module) -> bool:
+    """Whether a shift knows how to act on this module's `weight` of two or more dimensions."""
+    return isinstance(module, (nn.Linear, nn.Embedding, *_CONVS, *_TRANSPOSED))
