@@ -1,0 +1,106 @@
+"""Contact sheets: pictures in rows under headings, each with a caption that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+CELL = 160
+"""Smallest side of a picture on a sheet, in pixels; smaller pictures are enlarged, so that captions fit under them."""
+
+GAP = 10
+CAPTION = 13
+HEADING = 17
+LINES = 3
+"""A caption longer than this many lines ends in an ellipsis."""
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, and the pictures under it with their captions (which may be empty)."""
+
+    heading: str
+    pictures: Sequence[Image.Image]
+    captions: Sequence[str] = ()
+
+
+def contact_sheet(sections: Sequence[Section], *, columns: int = 0) -> Image.Image:
+    """All sections below each other on white.
+
+    Args:
+        sections: at least one picture in all.
+        columns: pictures in a row; 0 takes as many as the largest section has, up to 8.
+
+    Returns:
+        An RGB picture.
+    """
+    caption_font, heading_font = ImageFont.load_default(CAPTION), ImageFont.load_default(HEADING)
+    columns = columns or min(8, max(len(section.pictures) for section in sections))
+    pictures = [picture for section in sections for picture in section.pictures]
+    cell = max(CELL, *(min(max(picture.size), 512) for picture in pictures))
+    width = GAP + columns * (cell + GAP)
+
+    rows: list[tuple[int, Section, int, list[list[str]]]] = []  # where, what, first picture, wrapped captions
+    headings: list[tuple[int, list[str]]] = []
+    y = GAP
+    for section in sections:
+        if section.heading:
+            lines = wrap(section.heading, heading_font, width - 2 * GAP)
+            headings.append((y, lines))
+            y += len(lines) * (HEADING + 4) + GAP // 2
+        for first in range(0, len(section.pictures), columns):
+            captions = [wrap(text, caption_font, cell) for text in section.captions[first : first + columns]]
+            rows.append((y, section, first, captions))
+            y += cell + max((len(lines) for lines in captions), default=0) * (CAPTION + 3) + GAP
+        y += GAP
+    sheet = Image.new("RGB", (width, y), "white")
+    pen = ImageDraw.Draw(sheet)
+    for top, lines in headings:
+        for number, line in enumerate(lines):
+            pen.text((GAP, top + number * (HEADING + 4)), line, "black", heading_font)
+    for top, section, first, captions in rows:
+        for column, picture in enumerate(section.pictures[first : first + columns]):
+            left = GAP + column * (cell + GAP)
+            sheet.paste(_sized(picture, cell), (left, top))
+            for number, line in enumerate(captions[column] if column < len(captions) else []):
+                pen.text((left, top + cell + 2 + number * (CAPTION + 3)), line, "#444444", caption_font)
+    return sheet
+
+
+def wrap(text: str, font: Font, width: int) -> list[str]:
+    """`text` in lines of at most `width` pixels, at most `LINES` of them; a word that is too long is cut."""
+    lines: list[str] = []
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}".strip()
+        if font.getlength(longer) <= width:
+            line = longer
+            continue
+        if line:
+            lines.append(line)
+        while font.getlength(word) > width and len(word) > 1:
+            cut = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
+            lines.append(word[:cut])
+            word = word[cut:]
+        line = word
+    lines.append(line)
+    if len(lines) > LINES:
+        lines = lines[:LINES]
+        while lines[-1] and font.getlength(lines[-1] + "...") > width:
+            lines[-1] = lines[-1][:-1]
+        lines[-1] += "..."
+    return [line for line in lines if line]
+
+
+def _sized(picture: Image.Image, cell: int) -> Image.Image:
+    """The picture as large as fits a cell, in its own proportions, on white."""
+    ratio = cell / max(picture.size)
+    size = (max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio)))
+    whole = Image.new("RGB", (cell, cell), "white")
+    resized = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    whole.paste(resized, ((cell - size[0]) // 2, (cell - size[1]) // 2))
+    return whole

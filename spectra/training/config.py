@@ -1,0 +1,194 @@
+"""What a training is asked to do: one frozen dataclass, read from and written to TOML."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from spectra.errors import InputError
+
+MIXED_PRECISION = ("no", "fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training; the defaults are those for a full-sized base (`defaults` knows the embedded one's).
+
+    Attributes:
+        base: folder, single-file checkpoint or hub id; empty for the embedded base.
+        subject: name of an embedded subject, instead of `images`; empty with `images`.
+        images: folder of instance pictures.
+        prompt: instance prompt, with a rare token for the subject ("a photo of a sks dog").
+        class_prompt: the same without the token; needed for prior preservation.
+        class_images: folder of class pictures, instead of those the base would draw.
+        prior_weight: of the prior preservation term; 0 leaves it out.
+        prior_count, prior_steps, prior_guidance: how many class pictures are drawn, in how many steps, at which scale.
+        targets: subset names or patterns, comma separated (`spectra.families`).
+        text_encoder: train the text encoder's weights too.
+        lr: learning rate of the shifts of weights with two or more dimensions.
+        lr_1d: learning rate of the shifts of 1-D weights (the scales of norms).
+        steps: optimizer steps.
+        batch: instance pictures in one forward pass (and as many class pictures with prior preservation).
+        accumulation: forward passes per optimizer step.
+        weight_decay, max_grad_norm: of AdamW and of gradient clipping.
+        min_snr_gamma: clips the signal-to-noise ratio in the loss weights (arXiv:2303.09556); 0 switches it off.
+        gradient_checkpointing: recompute activations in the backward pass, for memory.
+        mixed_precision: "no", "fp16" or "bf16".
+        cache_latents, cache_prompts: encode once, ahead of the steps. Prompts are never cached while the text
+            encoder trains.
+        resolution: pixels of a picture's side; 0 is the base's own.
+        seed: of everything random.
+        validation_prompts: drawn before and after, and every `validation_every` steps; empty means the instance and
+            the class prompt.
+        validation_every: steps between validation pictures; 0 draws them before and after only.
+        validation_count, validation_steps, validation_guidance: pictures per prompt, their steps and scale.
+        save_every: steps between saved states, from which `--resume` continues; 0 saves none.
+        tensorboard: folder for TensorBoard's log; empty for none.
+    """
+
+    base: str = ""
+    subject: str = ""
+    images: str = ""
+    prompt: str = ""
+    class_prompt: str = ""
+    class_images: str = ""
+    prior_weight: float = 1.0
+    prior_count: int = 200
+    prior_steps: int = 25
+    prior_guidance: float = 5.0
+    targets: str = "unet"
+    text_encoder: bool = False
+    lr: float = 1e-3
+    lr_1d: float = 1e-6
+    steps: int = 500
+    batch: int = 1
+    accumulation: int = 1
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    min_snr_gamma: float = 5.0
+    gradient_checkpointing: bool = False
+    mixed_precision: str = "no"
+    cache_latents: bool = True
+    cache_prompts: bool = True
+    resolution: int = 0
+    seed: int = 0
+    validation_prompts: tuple[str, ...] = ()
+    validation_every: int = 0
+    validation_count: int = 4
+    validation_steps: int = 25
+    validation_guidance: float = 5.0
+    save_every: int = 0
+    tensorboard: str = ""
+
+    def __post_init__(self) -> None:
+        """Check every value that can be checked without touching the disk.
+
+        Raises:
+            InputError: a value out of range, or settings that exclude each other.
+        """
+        for name in ("prior_count", "prior_steps", "steps", "batch", "accumulation", "validation_steps"):
+            _at_least(self, name, 1)
+        for name in ("prior_weight", "lr", "lr_1d", "weight_decay", "max_grad_norm", "min_snr_gamma", "resolution",
+                     "validation_every", "validation_count", "save_every", "seed", "prior_guidance",
+                     "validation_guidance"):  # fmt: skip
+            _at_least(self, name, 0)
+        if self.mixed_precision not in MIXED_PRECISION:
+            raise InputError(f"mixed precision: expected one of {', '.join(MIXED_PRECISION)}, "
+                             f"got {self.mixed_precision!r}")  # fmt: skip
+        if self.subject and self.images:
+            raise InputError("give either an embedded subject or a folder of pictures (--images), not both")
+        if self.images and not self.prompt:
+            raise InputError('--images needs --prompt, an instance prompt with a rare token such as "a [V1] dog"')
+
+    @property
+    def all_targets(self) -> str:
+        """`targets`, with the text encoder's if it was asked for."""
+        names = [name.strip() for name in self.targets.split(",") if name.strip()]
+        if self.text_encoder and "text-encoder" not in names:
+            names.append("text-encoder")
+        return ",".join(names)
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from the defaults for this base, as JSON values."""
+        default = defaults(self.base)
+        return {name: value for name, value in self.as_dict().items() if value != default.as_dict()[name]}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every setting as a JSON value."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def to_toml(self) -> str:
+        """Every setting as TOML, one a line; those changed from the defaults come first."""
+        changed = self.changed()
+        values = self.as_dict()
+        lines = ["# spectra train --config THIS_FILE -o OUT   repeats this training."]
+        lines += [f"{name} = {_toml(values[name])}" for name in changed]
+        lines += ["", "# As by default:"]
+        lines += [f"{name} = {_toml(value)}" for name, value in values.items() if name not in changed]
+        return "\n".join(lines) + "\n"
+
+
+EMBEDDED = {"steps": 200, "batch": 4, "prior_count": 32}
+"""What differs by default for the embedded base: about a minute on two CPU cores."""
+
+
+def defaults(base: str) -> TrainConfig:
+    """The default settings for a base; the embedded one is small, and takes larger batches and fewer steps."""
+    return replace(TrainConfig(), base=base, **({} if base else EMBEDDED))
+
+
+def read_config(path: Path, **overrides: Any) -> TrainConfig:
+    """The settings in a TOML file, with `overrides` on top of them.
+
+    Raises:
+        InputError: no such file, not TOML, an unknown setting, or a value of the wrong type.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); --config expects a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from error
+    return make_config({**values, **overrides}, source=str(path))
+
+
+def make_config(values: dict[str, Any], *, source: str = "settings") -> TrainConfig:
+    """A configuration from plain values on top of the defaults for their base.
+
+    Raises:
+        InputError: an unknown setting or a value of the wrong type, naming `source`.
+    """
+    types = get_type_hints(TrainConfig)
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in types:
+            raise InputError(f"{source}: unknown setting {name!r}; known are {', '.join(types)}")
+        checked[name] = _typed(value, types[name], f"{source}: {name}")
+    return replace(defaults(checked.get("base", "")), **checked)
+
+
+def _typed(value: Any, wanted: Any, name: str) -> Any:
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if get_args(wanted):  # tuple[str, ...]
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise InputError(f"{name}: expected a list of strings, got {value!r}")
+    if type(value) is not wanted:
+        raise InputError(f"{name}: expected {wanted.__name__}, got {value!r}")
+    return value
+
+
+def _at_least(config: TrainConfig, name: str, low: int) -> None:
+    value = getattr(config, name)
+    if not low <= value < float("inf"):
+        raise InputError(f"{name.replace('_', ' ')}: expected a number of at least {low}, got {value}")
+
+
+def _toml(value: Any) -> str:
+    """A JSON string, number, boolean or list of strings is TOML too, but for DEL, which JSON leaves as it is."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

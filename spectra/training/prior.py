@@ -1,0 +1,115 @@
+"""Pictures of the class, drawn by the frozen base: what prior preservation holds the model to.
+
+They depend on nothing but the base, the prompt and how they are drawn, so they are kept in a folder named by the hash
+of just that, and trainings that share it share them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from spectra.errors import OutputError, PictureError
+from spectra.files import atomic_folder
+from spectra.generation import Request, Sampling, draw, save_png
+from spectra.progress import SILENT, Progress
+from spectra.training.pictures import find_pictures, read_picture
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class PriorKey:
+    """Everything that decides what the class pictures show."""
+
+    base: str
+    prompt: str
+    seed: int
+    count: int
+    size: int
+    steps: int
+    guidance: float
+
+    @property
+    def digest(self) -> str:
+        """Its content address, 32 hex digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def prior_root() -> Path:
+    """Where class pictures are kept: `prior/` in `SPECTRA_CACHE`, or in the user's cache folder."""
+    if os.environ.get("SPECTRA_CACHE"):
+        return Path(os.environ["SPECTRA_CACHE"]) / "prior"
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("spectra")) / "prior"
+
+
+def pipeline_fingerprint(pipe: Any) -> str:
+    """sha256 over all weights and the scheduler's settings: two pipelines with the same draw the same. 16 hex digits."""
+    whole = hashlib.sha256()
+    for name, component in sorted(pipe.components.items()):
+        if isinstance(component, torch.nn.Module):
+            for key, weight in component.state_dict().items():
+                flat = weight.detach().cpu().contiguous().reshape(-1)
+                whole.update(f"{name}.{key} {weight.dtype} {tuple(weight.shape)}\n".encode())
+                whole.update(memoryview(flat.view(torch.uint8).numpy()))
+    settings = {k: v for k, v in pipe.scheduler.config.items() if isinstance(v, (str, int, float, bool, type(None)))}
+    whole.update(json.dumps([type(pipe.scheduler).__name__, settings], sort_keys=True).encode())
+    return whole.hexdigest()[:16]
+
+
+def prior_pictures(pipe: Any, key: PriorKey, *, root: Path | None = None, progress: Progress = SILENT) -> list[Image.Image]:
+    """The class pictures for a key: read if they are kept, drawn by `pipe` and kept if not.
+
+    A damaged folder is drawn again. Where the cache cannot be written the pictures serve this training only, with a
+    warning.
+
+    Args:
+        pipe: the frozen base, no shift active; its fingerprint is `key.base`.
+        key: what to draw.
+        root: cache folder; `prior_root()` by default.
+        progress: told of each picture drawn.
+    """
+    folder = (root or prior_root()) / key.digest
+    kept = _kept(folder, key)
+    if kept is not None:
+        return kept
+    requests = [Request(key.prompt, key.seed + number) for number in range(key.count)]
+    sampling = Sampling(key.steps, key.guidance, key.size, key.size, BATCH)
+    pictures = draw(pipe, requests, sampling, progress=progress, label="drawing class pictures")
+    try:
+        with atomic_folder(folder, force=True) as temporary:
+            for number, (picture, request) in enumerate(zip(pictures, requests, strict=True)):
+                save_png(picture, temporary / f"{number:04d}.png", {**asdict(key), **asdict(request)})
+    except OutputError as error:
+        warnings.warn(f"class pictures are not kept: {error}", stacklevel=2)
+    return pictures
+
+
+def read_class_pictures(folder: Path) -> list[Image.Image]:
+    """The user's own class pictures.
+
+    Raises:
+        PictureError: none, or one that cannot be read.
+    """
+    return [read_picture(path) for path in find_pictures(folder)]
+
+
+def _kept(folder: Path, key: PriorKey) -> list[Image.Image] | None:
+    """The kept pictures, or None if they are not there, not all there, or damaged."""
+    try:
+        pictures = read_class_pictures(folder)
+    except PictureError:
+        return None
+    whole = len(pictures) == key.count and all(picture.size == (key.size, key.size) for picture in pictures)
+    return pictures if whole else None
+

@@ -1,0 +1,85 @@
+"""What a training learns: instance pictures and prompts, from a folder or from the embedded subjects."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from spectra.errors import InputError
+from spectra.training.config import TrainConfig
+from spectra.training.pictures import find_pictures, fit, read_picture
+
+DEFAULT_SUBJECT = "fox"
+"""Learnt by a bare `spectra train`, if it is among the embedded subjects; otherwise the first of them is."""
+
+INSTANCE_COUNT = 5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Instance pictures as they were read, with where each came from."""
+
+    name: str
+    pictures: tuple[Image.Image, ...]
+    sources: tuple[str, ...]
+
+    def at(self, size: int) -> list[Image.Image]:
+        """The pictures as squares of `size` pixels."""
+        return [fit(picture, size) for picture in self.pictures]
+
+    @property
+    def digest(self) -> str:
+        """Content hash of the pictures, 16 hex digits, by which a resumed training knows them again."""
+        whole = hashlib.sha256()
+        for picture in self.pictures:
+            whole.update(repr(picture.size).encode() + picture.tobytes())
+        return whole.hexdigest()[:16]
+
+
+def settle(config: TrainConfig) -> TrainConfig:
+    """The configuration with the subject's prompts filled in: nothing at all means the embedded fox.
+
+    Raises:
+        InputError: an unknown embedded subject, no class prompt for prior preservation, or no pictures for a base
+            that has no subjects of its own.
+    """
+    if config.images:
+        if config.prior_weight > 0 and not config.class_prompt:
+            raise InputError(
+                'prior preservation needs --class-prompt, such as "a dog" (or switch it off with --prior-weight 0)'
+            )
+        return config
+    if config.base:
+        raise InputError("--base needs --images DIR and --prompt: the embedded subjects are for the embedded base")
+    from spectra.base import subjects
+
+    names = [subject.name for subject in subjects.SUBJECTS]
+    name = config.subject or (DEFAULT_SUBJECT if DEFAULT_SUBJECT in names else names[0])
+    if name not in names:
+        raise InputError(f"unknown subject {name!r}; the embedded ones are {', '.join(names)}")
+    known = subjects.subject(name)
+    return replace(
+        config,
+        subject=name,
+        prompt=config.prompt or known.prompt,
+        class_prompt=config.class_prompt or known.class_prompt,
+    )
+
+
+def read_subject(config: TrainConfig) -> Subject:
+    """The instance pictures that a settled configuration names, all of them readable.
+
+    Raises:
+        PictureError: no pictures, or one that cannot be read.
+    """
+    if config.images:
+        paths = find_pictures(Path(config.images))
+        return Subject(Path(config.images).resolve().name, tuple(map(read_picture, paths)), tuple(map(str, paths)))
+    from spectra.base import subjects
+
+    known = subjects.subject(config.subject)
+    pictures = subjects.instance_pictures(known, count=INSTANCE_COUNT, size=config.resolution or 64, seed=config.seed)
+    return Subject(known.name, tuple(pictures), tuple(f"{known.name}-{i}" for i in range(len(pictures))))
