@@ -125,14 +125,10 @@ def _rename_new(temporary: Path, target: Path) -> None:
     try:
         os.link(temporary, target)
     except FileExistsError:
-        raise OutputError(
-            f"{target} exists already; choose another output or pass --force to replace it"
-        ) from None
+        raise OutputError(f"{target} exists already; choose another output or pass --force to replace it") from None
     except OSError:
         if os.path.lexists(target):
-            raise OutputError(
-                f"{target} exists already; choose another output or pass --force to replace it"
-            ) from None
+            raise OutputError(f"{target} exists already; choose another output or pass --force to replace it") from None
         temporary.rename(target)
 
 

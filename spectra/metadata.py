@@ -12,7 +12,7 @@ from typing import NoReturn, TypeAlias
 
 from spectra.errors import ShiftFileError
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 FORMAT = "spectra-shift"
 VERSION = 1

@@ -34,7 +34,17 @@ from spectra.metadata import (
     to_strings,
 )
 
-__all__ = ["JSON", "Delta", "Precision", "ShiftMetadata", "SpectralShift", "base_fingerprint", "read_shift", "write_shift"]
+__all__ = [
+    "FINGERPRINT_DIGITS",
+    "JSON",
+    "Delta",
+    "Precision",
+    "ShiftMetadata",
+    "SpectralShift",
+    "base_fingerprint",
+    "read_shift",
+    "write_shift",
+]
 
 Delta: TypeAlias = npt.NDArray[np.float32]
 Precision: TypeAlias = Literal["float32", "float16"]
@@ -83,12 +93,13 @@ class SpectralShift(Mapping[str, Delta]):
         odd = sorted(self._deltas.keys() ^ metadata.fingerprints.keys())
         if odd:
             raise ShiftFileError(
-                f"expected one base fingerprint per delta, but {odd[0]} has only one of the two "
-                f"({len(odd)} such names)"
+                f"expected one base fingerprint per delta, but {odd[0]} has only one of the two ({len(odd)} such names)"
             )
         for name, digits in metadata.fingerprints.items():
             if not re.fullmatch(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}", digits):
-                raise ShiftFileError(f"{name}: expected a fingerprint of {FINGERPRINT_DIGITS} hex digits, got {digits!r}")
+                raise ShiftFileError(
+                    f"{name}: expected a fingerprint of {FINGERPRINT_DIGITS} hex digits, got {digits!r}"
+                )
 
     def __getitem__(self, name: str) -> Delta:
         return self._deltas[name]

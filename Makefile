@@ -1,0 +1,46 @@
+# make setup | train | test | slow | lint | types | format | bench | clean
+# Needs Python 3.11 or later with pip, and nothing else. Everything runs setup first if that has not been done.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+# The packages are installed inside `spectra` (pyproject.toml); a type checker needs to see them laid out like that.
+TYPES := build/types/spectra
+
+.PHONY: setup train test slow lint types format bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'spectra needs Python 3.11 or later; try make PYTHON=python3.11')"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench,dev]"
+	touch $@
+
+train: $(READY)
+	$(BIN)/spectra train
+
+test: $(READY)
+	$(BIN)/pytest
+
+slow: $(READY)
+	$(BIN)/pytest -m slow
+
+lint: $(READY) types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	@mkdir -p $(TYPES) && ln -sfn $(CURDIR)/spectra/* $(CURDIR)/kernels $(CURDIR)/cli $(CURDIR)/benchmarks $(TYPES)/
+	@find -L $(TYPES) -maxdepth 1 -type l -delete
+	$(BIN)/mypy -p spectra
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/spectra bench
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
