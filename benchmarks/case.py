@@ -1,8 +1,9 @@
 """A case: one measurement of `spectra bench`, declared as data.
 
-A case names its items, says how one item is measured into a row, and how rows become a summary that is held against
-goals. The frame (`run.py`) owns everything else: order, repetition, interleaving, resuming, recording, printing. A case
-module imports nothing heavy at its top, since listing the cases must stay instant; torch comes inside the functions.
+A case names its items, says how one item is measured into a row, and how rows become a summary that is held
+against goals. The frame (`run.py`) owns everything else: order, repetition, interleaving, resuming,
+recording, printing. A case module imports nothing heavy at its top, since listing the cases must stay
+instant; torch comes inside the functions.
 
     from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 
@@ -84,7 +85,12 @@ class Goal:
         """The goal beside what was measured; `met` is None where the run has no such figure."""
         measured = summary.get(self.figure)
         met = None if measured is None else bool(_COMPARE[self.relation](measured, self.asked))
-        return {"figure": self.figure, "asked": f"{self.relation} {self.asked}", "measured": measured, "met": met}
+        return {
+            "figure": self.figure,
+            "asked": f"{self.relation} {self.asked}",
+            "measured": measured,
+            "met": met,
+        }
 
 
 @dataclass
@@ -117,7 +123,7 @@ class Bench:
         return self.shared[name]
 
     def time(self, variants: Mapping[str, Callable[[], object]], *, warm_up: int = 1) -> dict[str, Spread]:
-        """Times the variants against each other, interleaved, `repetitions` (a setting, default 5) times each."""
+        """Times the variants, interleaved, as often as the setting `repetitions` says (without it, 5)."""
         return interleaved(variants, repetitions=int(self.settings.get("repetitions", 5)), warm_up=warm_up)
 
 
@@ -144,7 +150,8 @@ class Case:
         settings: every setting with its default.
         goals: what is asked of the summary. They are judged only on a complete run (no `--only`).
         needs: import names of optional packages, checked before anything slow starts.
-        stamp: what else a row depends on, such as a fingerprint of the base: rows kept under another are not resumed.
+        stamp: what else a row depends on, such as a fingerprint of the base: rows kept under another are not
+            resumed.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Where and from what a figure was measured: machine, versions, commit and command.
 
-Read without importing any of the packages named, and without what would identify a person or a place: no host name,
-no user name, no absolute path.
+Read without importing any of the packages named, and without what would identify a person or a place: no host
+name, no user name, no absolute path.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """Processor, usable cores, memory in GB, system, and torch's threads and accelerator where torch is loaded."""
+    """Processor, usable cores, memory in GB, system; torch's threads and accelerator where it is loaded."""
     described: dict[str, Any] = {
         "processor": _processor(),
         "cores": _cores(),
@@ -67,8 +67,8 @@ def checkout() -> Path | None:
 def commit() -> dict[str, Any] | None:
     """`{"id", "changed"}` of the checkout, or None outside one or without git.
 
-    `changed` says whether tracked files differ from that commit, results apart: a figure from a changed tree cannot be
-    measured again from the commit alone.
+    `changed` says whether tracked files differ from that commit, results apart: a figure from a changed tree
+    cannot be measured again from the commit alone.
     """
     root = checkout()
     if root is None:
@@ -87,7 +87,7 @@ def _short(argument: str) -> str:
     option, equals, value = argument.partition("=")
     if equals and option.startswith("-"):
         return f"{option}={_short(value)}"
-    return Path(argument).name if os.path.isabs(argument) else argument
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -111,9 +111,8 @@ def _processor() -> str:
 
 
 def _cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    usable = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 def _memory_gb() -> float | None:

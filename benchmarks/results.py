@@ -1,7 +1,8 @@
 """Where results are kept: one JSON object a line, and the rows of a run that has not ended yet.
 
-`<case>.jsonl` is only ever appended to. `<case>.partial.jsonl` holds each row as soon as it is measured, together with
-what it was measured under, so that a stopped run can be resumed; it goes away when all items have been recorded.
+`<case>.jsonl` is only ever appended to. `<case>.partial.jsonl` holds each row as soon as it is measured,
+together with what it was measured under, so that a stopped run can be resumed; it goes away when all items
+have been recorded.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Results:
         _append(self.partial, {"item": item, "under": under, "row": row})
 
     def kept(self, under: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """The rows kept so far that were measured under the same conditions, by item; the latest where there are two."""
+        """The rows kept so far that were measured under the same conditions, by item; the latest of two."""
         return {line["item"]: line["row"] for line in _lines(self.partial) if line.get("under") == under}
 
     def forget(self) -> None:

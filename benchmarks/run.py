@@ -1,7 +1,7 @@
 """Runs a case: its items in order, each row kept as it is measured, the whole recorded as one JSON line.
 
-A row that fails does not end the run: the others are measured, the failure stands in the record, and the run as a
-whole counts as failed.
+A row that fails does not end the run: the others are measured, the failure stands in the record, and the run
+as a whole counts as failed.
 """
 
 from __future__ import annotations
@@ -96,7 +96,11 @@ def run(
     items = _pick(case, every, only)
     results = Results(case.name, results_folder(out))
     results.open()
-    under = {"settings": chosen, "stamp": case.stamp(bench), "spectra": machine.versions().get("spectra-diffusion")}
+    under = {
+        "settings": chosen,
+        "stamp": case.stamp(bench),
+        "spectra": machine.versions().get("spectra-diffusion"),
+    }
     kept = results.kept(under) if resume else {}
     start = time.perf_counter()
 

@@ -1,7 +1,7 @@
 """Bytes of a shift of Stable Diffusion 1.x's UNet, per trainable subset, beside the paper's Table 1.
 
-The UNet is built on the meta device: the counts follow from the shapes, and no weights are needed. The files are really
-written, with the metadata that a training writes, so the bytes are those of a user's file.
+The UNet is built on the meta device: the counts follow from the shapes, and no weights are needed. The files
+are really written, with the metadata that a training writes, so the bytes are those of a user's file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ PAPER: Mapping[str, tuple[int, int, float]] = {
     "Down-CA": (24, 15_872, 70.4),
     "Mid-CA": (4, 4_096, 17.7),
 }
-"""arXiv:2303.11305, Table 1: the file's KB, and the tensors and floats that its definitions give on this UNet.
+"""arXiv:2303.11305, Table 1: the file's KB, and the tensors and floats that its definitions give on this
+UNet.
 
 A subset's name in lower case is what `--target` calls it.
 """
@@ -47,8 +48,9 @@ def sd15_unet() -> torch.nn.Module:
     import torch
     from diffusers import UNet2DConditionModel
 
+    build: Any = UNet2DConditionModel  # diffusers is untyped here
     with torch.device("meta"):
-        unet: torch.nn.Module = UNet2DConditionModel(cross_attention_dim=768)
+        unet: torch.nn.Module = build(cross_attention_dim=768)
     return unet
 
 
@@ -60,7 +62,7 @@ def _measure(bench: Bench, item: str) -> Row:
     from spectra.families import select
 
     targets = select(bench.once("unet", sd15_unet), item.lower(), "unet")
-    lengths = {target.name: _length(tuple(target.weight.shape)) for target in targets}
+    lengths = {target.name: target.floats for target in targets}
     return {
         "subset": item,
         "tensors": len(lengths),
@@ -71,14 +73,6 @@ def _measure(bench: Bench, item: str) -> Row:
     }
 
 
-def _length(shape: tuple[int, ...]) -> int:
-    """Floats of one weight's delta: a 1-D weight has its own length, any other its number of singular values."""
-    rest = 1
-    for size in shape[1:]:
-        rest *= size
-    return shape[0] if len(shape) == 1 else min(shape[0], rest)
-
-
 def _written(lengths: Mapping[str, int], subset: str, dtype: Any, seed: int) -> int:
     """Bytes on disk of a shift with random deltas of these lengths."""
     import numpy as np
@@ -86,7 +80,9 @@ def _written(lengths: Mapping[str, int], subset: str, dtype: Any, seed: int) -> 
     from spectra.shift import SpectralShift, write_shift
 
     rng = np.random.default_rng(seed)
-    deltas = {name: (0.05 * rng.standard_normal(length)).astype(np.float32) for name, length in lengths.items()}
+    deltas = {
+        name: (0.05 * rng.standard_normal(length)).astype(np.float32) for name, length in lengths.items()
+    }
     shift = SpectralShift(deltas, _metadata(list(lengths), subset))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shift.safetensors"
@@ -99,13 +95,13 @@ def _metadata(names: Sequence[str], subset: str) -> ShiftMetadata:
 
     The fingerprints have real length and no meaning: there are no weights to take them from.
     """
-    from spectra.shift import FINGERPRINT_DIGITS, ShiftMetadata, base_fingerprint
+    from spectra.shift import ShiftMetadata, base_fingerprint
 
     full = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
     packages = {name: number for name, number in machine.versions().items() if name in _PACKAGES}
     return ShiftMetadata(
         base="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        fingerprints={name: digest[:FINGERPRINT_DIGITS] for name, digest in full.items()},
+        fingerprints={name: digest[:8] for name, digest in full.items()},
         base_fingerprint=base_fingerprint(full),
         base_dtype="float16",
         subset=subset,

@@ -12,7 +12,7 @@ from spectra.errors import InputError
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of repeated measurements with the 20th and 80th percentile, in seconds unless said otherwise."""
+    """Median, 20th and 80th percentile of repeated measurements, in seconds unless said otherwise."""
 
     median: float
     p20: float
@@ -51,8 +51,8 @@ def _quantile(ordered: Sequence[float], fraction: float) -> float:
 def order(names: Sequence[str], repetition: int) -> list[str]:
     """The order of one repetition: rotated by one each time, and reversed every other time.
 
-    Over the repetitions each variant comes first, last and after each other, so what one leaves behind (a warm cache,
-    a hot core) is not always to the cost of the same neighbour.
+    Over the repetitions each variant comes first, last and after each other, so what one leaves behind (a
+    warm cache, a hot core) is not always to the cost of the same neighbour.
     """
     if not names:
         return []

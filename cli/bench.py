@@ -24,10 +24,14 @@ def register(app: typer.Typer) -> None:
 
     @app.command(epilog=_EXAMPLE)
     def bench(
-        case: Annotated[str, typer.Argument(help="What to measure; without it, the list.", show_default=False)] = "",
+        case: Annotated[
+            str, typer.Argument(help="What to measure; without it, the list.", show_default=False)
+        ] = "",
         only: Annotated[
             list[str] | None,
-            typer.Option("--only", "--subject", metavar="NAME", help="Measure only this row; can be repeated."),
+            typer.Option(
+                "--only", "--subject", metavar="NAME", help="Measure only this row; can be repeated."
+            ),
         ] = None,
         steps: Annotated[
             int | None, typer.Option(min=1, help="Short for --set steps=N.", show_default=False)
@@ -37,17 +41,20 @@ def register(app: typer.Typer) -> None:
         ] = None,
         seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.", show_default=False)] = None,
         setting: Annotated[
-            list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the case; repeatable.")
+            list[str] | None,
+            typer.Option("--set", metavar="NAME=VALUE", help="A setting of the case; repeatable."),
         ] = None,
-        resume: Annotated[bool, typer.Option("--resume", help="Keep the rows a stopped run has measured.")] = False,
+        resume: Annotated[
+            bool, typer.Option("--resume", help="Keep the rows a stopped run has measured.")
+        ] = False,
         out: Annotated[
             Path | None,
             typer.Option("--out", "-o", metavar="DIR", help="Folder of the results.", show_default=False),
         ] = None,
         json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     ) -> None:
-        """Measures a benchmark case, and appends the result to CASE.jsonl: in benchmarks/results of a checkout, else
-        in the current folder, or in --out.
+        """Measures a benchmark case, and appends the result to CASE.jsonl: in benchmarks/results of a
+        checkout, else in the current folder, or in --out.
         """
         from spectra.benchmarks import run
 
@@ -107,7 +114,9 @@ def _show(console: Console, case: Case, record: Mapping[str, Any]) -> None:
     table = Table(title=case.title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in case.columns:
         numbers = all(_number(row.get(column.key)) is not None for row in record["rows"])
-        table.add_column(column.heading or column.key, justify="right" if numbers else "left", overflow="fold")
+        table.add_column(
+            column.heading or column.key, justify="right" if numbers else "left", overflow="fold"
+        )
     for row in record["rows"]:
         table.add_row(*(escape(_cell(row.get(column.key), column.form)) for column in case.columns))
     console.print(table)
@@ -121,8 +130,10 @@ def _show(console: Console, case: Case, record: Mapping[str, Any]) -> None:
     commit = record["commit"]
     changed = " (changed)" if commit and commit["changed"] else ""
     place = f"{record['machine']['processor']}, {record['machine']['cores']} cores"
-    console.print(f"[dim]{escape(place)}; commit {commit['id'][:10] + changed if commit else 'unknown'}; "
-                  f"{record['seconds']} s[/]")
+    console.print(
+        f"[dim]{escape(place)}; commit {commit['id'][:10] + changed if commit else 'unknown'}; "
+        f"{record['seconds']} s[/]"
+    )
 
 
 def _number(value: object) -> float | None:

@@ -1,0 +1,107 @@
+"""`spectra bench` from the command line: what goes to stdout, to stderr and into the exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spectra.benchmarks import run
+from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.cli.app import main
+
+
+def measure(bench: Bench, item: str) -> Row:
+    if item == "bad":
+        raise RuntimeError("out of\nluck")
+    return {"item": item, "seconds": bench.time({"a": lambda: None})["a"].row(), "seed": bench.seed}
+
+
+CASE = Case(
+    name="tiny",
+    title="a tiny case",
+    key="item",
+    items=lambda bench: ["good", "bad"],
+    measure=measure,
+    summarise=lambda bench, rows: {"count": len(rows)},
+    settings={"repetitions": 2, "seed": 0},
+    columns=(Column("item"), Column("seconds", form=".2e"), Column("seed")),
+    goals=(Goal("count", ">=", 2),),
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "find", lambda name: CASE)
+
+
+def test_bare_bench_lists_the_cases(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in run.MODULES)
+    assert main(["bench", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [case["name"] for case in listed["cases"]] == list(run.MODULES)
+
+
+def test_json_is_one_object_on_stdout_and_the_record_in_the_file(
+    tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["bench", "tiny", "--only", "good", "--seed", "7", "--out", str(tmp_path), "--json"]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    record = json.loads(captured.out)
+    assert record["rows"][0]["seed"] == 7
+    assert record["rows"][0]["seconds"]["repetitions"] == 2
+    assert record["command"] == "spectra bench tiny --only good --set seed=7 --json"
+    assert captured.err == f"recorded in {tmp_path / 'tiny.jsonl'}\n"
+    assert json.loads((tmp_path / "tiny.jsonl").read_text()) == record
+
+
+def test_a_failed_row_gives_the_result_one_line_and_exit_code_1(
+    tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "tiny", "--out", str(tmp_path), "--json"]) == 1
+    captured = capsys.readouterr()
+    assert [row["item"] for row in json.loads(captured.out)["rows"]] == ["good"]
+    last = captured.err.splitlines()[-1]
+    assert last.startswith(
+        "error: tiny: 1 of 2 rows could not be measured; the first: bad: RuntimeError: out of luck"
+    )
+
+
+def test_the_table_fits_80_columns(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["bench", "tiny", "--out", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "a tiny case" in out
+    assert "failed bad" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "nothing"], "no benchmark is called 'nothing'"),
+        (["bench", "storage", "--only", "VAE"], "no row 'VAE'"),
+        (["bench", "storage", "--set", "seed"], "--set takes NAME=VALUE"),
+        (["bench", "storage", "--steps", "3"], "no setting 'steps'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--json"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert message in captured.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unwritable_folder_is_one_line_and_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["bench", "storage", "--out", str(tmp_path / "file"), "--json"]) == 1
+    assert "choose another folder with --out" in capsys.readouterr().err
