@@ -82,9 +82,9 @@ class ShiftedLayer:
         if operator is None or args or kwargs:
             return _with_weight(module, shifted_weight(weight, self._spectrum, self.delta), x, *args, **kwargs)
         dtype = weight.dtype
-        if torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
-            x = x.to(dtype) if x.is_floating_point() else x
+        if x.is_floating_point() and torch.is_autocast_enabled(weight.device.type):
+            dtype = torch.get_autocast_dtype(weight.device.type)  # a gather of rows stays in the table's dtype
+            x = x.to(dtype)
         d, head = change(self._sigma, self.delta), self._spectrum.head
         y = self._head(x, weight, bias, d[:head], dtype) if head else operator.apply(x, weight, bias)
         if head < self._spectrum.rank:

@@ -1,6 +1,6 @@
 """The frozen operators a shift can act on, as pure functions of (input, weight).
 
-A weight's matrix `[rows, columns]` (`spectrum.RESHAPE`) meets the activations on two sides. Where one of them is a
+A weight's matrix `[rows, columns]` (`spectrum.matrix`) meets the activations on two sides. Where one of them is a
 plain map over channels, a change of `W` on that side is a small matrix product on the activations:
 
     operator        rows meet          columns meet

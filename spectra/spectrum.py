@@ -26,13 +26,6 @@ from spectra.errors import WeightError
 
 Side = Literal["left", "right"]
 
-RESHAPE = "first-dim"
-"""How a weight becomes a matrix: its first dimension as it is, the others flattened, `[shape[0], -1]`.
-
-For Linear and Conv that is `[c_out, c_in / groups * kh * kw]` (the paper's), for ConvTranspose `[c_in, ...]`, for
-Embedding `[rows, dim]`. The name goes into every cache key and every shift file.
-"""
-
 TAIL_THRESHOLD = 1 / 8
 """Directions with `sigma <= TAIL_THRESHOLD * rms(sigma)` carry their other side explicitly (docs/algebra.md)."""
 
@@ -77,7 +70,11 @@ class Spectrum:
 
 
 def matrix(weight: Tensor) -> Tensor:
-    """The matrix `[shape[0], -1]` of a weight with two or more dimensions (the reshape named by `RESHAPE`)."""
+    """The matrix of a weight with two or more dimensions: its first as it is, the others flattened.
+
+    That is `[c_out, c_in / groups * kh * kw]` for Linear and Conv (the paper's), `[c_in, ...]` for ConvTranspose,
+    `[rows, dim]` for Embedding. The rule's name, `metadata.RESHAPE`, goes into cache keys and shift files.
+    """
     return weight.reshape(weight.shape[0], math.prod(weight.shape[1:]))
 
 

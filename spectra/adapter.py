@@ -1,0 +1,178 @@
+"""Training's side of a live model: deltas that are parameters, routed through the plans.
+
+    adapter = spectra.attach(pipe, "unet-ca")
+    parameters = adapter.train()             # name -> nn.Parameter, all zero: the model is still the base
+    ...                                      # any optimizer, any loop
+    shift = adapter.shift(subset="unet-ca")
+    adapter.detach()                         # the base, bit for bit
+
+For using shifts that exist, see `spectra.serving`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from spectra.bindings import bind, dtype_name
+from spectra.cache import SpectrumCache
+from spectra.errors import MismatchError
+from spectra.families import components, targets
+from spectra.layers import ShiftedLayer
+from spectra.metadata import ShiftMetadata, base_fingerprint
+from spectra.progress import SILENT, Progress
+from spectra.shift import SpectralShift
+
+_ATTACHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""Models whose forwards or weights are ours at the moment, and what for."""
+
+
+def claim(models: Mapping[str, nn.Module], use: str) -> None:
+    """Note that `models` are about to be changed for `use`; refuse if another use has not ended.
+
+    Raises:
+        MismatchError: a model is in use already.
+    """
+    for name, model in models.items():
+        if model in _ATTACHED:
+            end = "adapter.detach()" if _ATTACHED[model] == "training" else "spectra.unload(pipe)"
+            raise MismatchError(f"{name} is already in use for {_ATTACHED[model]}; call {end} first")
+    _ATTACHED.update((model, use) for model in models.values())
+
+
+def release(models: Mapping[str, nn.Module]) -> None:
+    """End of the use that `claim` noted."""
+    for model in models.values():
+        _ATTACHED.pop(model, None)
+
+
+def attach(
+    pipe: Any, targets: str = "denoiser", *, cache: SpectrumCache | None = None, progress: Progress = SILENT
+) -> Adapter:
+    """Make the weights named by `targets` trainable through their spectral shifts.
+
+    Args:
+        pipe: a diffusers pipeline, a mapping of components, or a bare model. Its weights stay as they are.
+        targets: subset names and patterns, see `spectra.families.targets`.
+        cache: where spectra are kept; the user's by default.
+        progress: told of each spectrum.
+
+    Raises:
+        TargetError, WeightError, MismatchError (the model is in use already).
+    """
+    return Adapter(pipe, targets, cache, progress)
+
+
+class Adapter:
+    """Deltas bound to a live model. The model computes with them until `detach`.
+
+    Attributes:
+        deltas: float32 parameters by weight name, zero at first.
+        subset: the targets as they were given.
+    """
+
+    def __init__(self, pipe: Any, subset: str, cache: SpectrumCache | None, progress: Progress) -> None:
+        self.subset = subset
+        parts = components(pipe)
+        chosen = targets(pipe, subset)
+        names = {target.name.split(".")[0] for target in chosen}
+        self._models = {name: model for name, model in parts.items() if name in names}
+        claim(self._models, "training")
+        try:
+            self._bindings = bind(chosen, cache, progress)
+        except BaseException:
+            release(self._models)
+            raise
+        self.deltas = {
+            name: nn.Parameter(torch.zeros(binding.target.floats, device=binding.target.weight.device))
+            for name, binding in self._bindings.items()
+        }
+        self._required = [(p, p.requires_grad) for model in parts.values() for p in model.parameters()]
+        for parameter, _ in self._required:
+            parameter.requires_grad_(False)
+        for name, binding in self._bindings.items():
+            binding.route(self.deltas[name])
+
+    def train(self) -> dict[str, nn.Parameter]:
+        """Turn gradients on, and let the cost model choose each layer's plan. Returns `deltas`."""
+        self._mode(training=True)
+        return self.deltas
+
+    def eval(self) -> Adapter:
+        """Turn gradients off, and rebuild each weight once instead of computing with delta in every forward."""
+        self._mode(training=False)
+        return self
+
+    def _mode(self, *, training: bool) -> None:
+        for name, binding in self._bindings.items():
+            self.deltas[name].requires_grad_(training)
+            for layer in binding.routes:
+                # A table of thousands of rows is not rebuilt for the few that a prompt gathers.
+                if isinstance(layer, ShiftedLayer):
+                    keep = training or isinstance(layer.module, nn.Embedding)
+                    layer.plan = None if keep else "rebuilt"
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The frozen base, within the block."""
+        for binding in self._bindings.values():
+            binding.pause(True)
+        try:
+            yield
+        finally:
+            for binding in self._bindings.values():
+                binding.pause(False)
+
+    def set(self, shift: Mapping[str, Any]) -> None:
+        """Copy the values of a shift (or of any mapping name -> `[r]`) into the deltas.
+
+        Raises:
+            MismatchError: other names or lengths than this adapter's; nothing is copied then.
+        """
+        odd = sorted(set(shift) ^ set(self.deltas))
+        if odd:
+            raise MismatchError(f"expected the {len(self.deltas)} weights of {self.subset!r}; {odd[0]} is not in both")
+        values = {name: torch.as_tensor(shift[name]) for name in shift}
+        for name, value in values.items():
+            if value.shape != self.deltas[name].shape:
+                raise MismatchError(f"{name}: expected {len(self.deltas[name])} floats, got shape {list(value.shape)}")
+        with torch.no_grad():
+            for name, value in values.items():
+                self.deltas[name].copy_(value)
+
+    def shift(self, **described: Any) -> SpectralShift:
+        """The deltas as they are now, as plain data.
+
+        Args:
+            described: fields of `ShiftMetadata`: base, settings, seed, versions, licence, parents. Fingerprints,
+                dtype and subset are filled in.
+        """
+        full = {name: binding.fingerprint for name, binding in self._bindings.items()}
+        weight: Tensor = next(iter(self._bindings.values())).target.weight
+        known = {
+            "base": "",
+            "fingerprints": {name: digits[:8] for name, digits in full.items()},
+            "base_fingerprint": base_fingerprint(full),
+            "base_dtype": dtype_name(weight.dtype),
+            "subset": self.subset,
+        }
+        unknown = set(described) - {field.name for field in fields(ShiftMetadata)}
+        if unknown:
+            raise TypeError(f"unknown metadata: {', '.join(sorted(unknown))}")
+        deltas = {name: delta.detach().cpu().numpy() for name, delta in self.deltas.items()}
+        return SpectralShift(deltas, ShiftMetadata(**{**known, **described}))  # type: ignore[arg-type]
+
+    def detach(self) -> None:
+        """Give the model back as it was: its own forwards, weights and gradient flags. Can be called twice."""
+        for binding in self._bindings.values():
+            binding.unroute()
+        for parameter, required in self._required:
+            parameter.requires_grad_(required)
+        self._required = []
+        release(self._models)

@@ -1,0 +1,129 @@
+"""One weight of a live model, bound to what a shift needs to change it and to what undoes the change."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectra.cache import SpectrumCache, default_cache, fingerprint
+from spectra.errors import WeightError
+from spectra.families import Target
+from spectra.layers import ShiftedLayer, ShiftedVector, shifted_vector, shifted_weight
+from spectra.progress import SILENT, Progress
+from spectra.spectrum import Spectrum
+
+
+class Binding:
+    """A weight, its spectrum (None for 1-D), and the two ways to shift it: route the forward, or swap the weight.
+
+    Attributes:
+        target: name, modules and frozen parameter.
+        fingerprint: of the frozen weight, 64 hex digits.
+    """
+
+    def __init__(self, target: Target, spectrum: Spectrum | None, digits: str) -> None:
+        self.target = target
+        self.spectrum = spectrum
+        self.fingerprint = digits
+        self.swapped: nn.Parameter | None = None
+        self._routed: list[tuple[nn.Module, Any]] = []
+        self.routes: list[ShiftedLayer | ShiftedVector] = []
+
+    def merged(self, delta: Tensor) -> nn.Parameter:
+        """The weight with `delta` (float, `[r]`) applied, on the weight's device and in its dtype; nothing changes."""
+        weight = self.target.weight
+        delta = delta.to(weight.device)
+        with torch.no_grad():
+            if self.spectrum is None:
+                shifted = shifted_vector(weight, delta) if bool(delta.any()) else weight
+            else:
+                shifted = shifted_weight(weight, self.spectrum.to(weight.device), delta)
+        return self.target.weight if shifted is weight else nn.Parameter(shifted, requires_grad=False)
+
+    def swap(self, parameter: nn.Parameter) -> None:
+        """Put `parameter` in the frozen weight's place; `restore` undoes it."""
+        self._put(parameter)
+        self.swapped = parameter if parameter is not self.target.weight else None
+
+    def restore(self) -> None:
+        """Put the frozen parameter itself back: the same object, the same bits."""
+        if self.swapped is not None:
+            frozen = self.target.weight
+            if (frozen.device, frozen.dtype) != (self.swapped.device, self.swapped.dtype):
+                # The model was moved or cast meanwhile; the frozen weight follows.
+                frozen.data = frozen.data.to(self.swapped.device, self.swapped.dtype)
+            self._put(frozen)
+            self.swapped = None
+
+    def route(self, delta: Tensor) -> None:
+        """Let the modules compute with `delta` through the plans; `unroute` undoes it."""
+        for module in self.target.modules:
+            layer = ShiftedVector(module, delta) if self.spectrum is None else ShiftedLayer(module, self.spectrum, delta)
+            self.routes.append(layer)
+            self._routed.append((module, module.__dict__.get("forward")))
+            module.forward = layer.forward
+
+    def pause(self, paused: bool) -> None:
+        """Let the modules compute with the frozen weight for a while (True), or with delta again (False)."""
+        for (module, previous), layer in zip(self._routed, self.routes, strict=True):
+            if not paused:
+                module.forward = layer.forward
+            else:
+                _reset_forward(module, previous)
+
+    def unroute(self) -> None:
+        """Give the modules their own forward back."""
+        for module, previous in self._routed:
+            _reset_forward(module, previous)
+        self._routed, self.routes = [], []
+
+    def _put(self, parameter: nn.Parameter) -> None:
+        for module in self.target.modules:
+            module._parameters["weight"] = parameter
+
+
+def _reset_forward(module: nn.Module, previous: Any) -> None:
+    if previous is None:
+        module.__dict__.pop("forward", None)
+    else:
+        module.forward = previous
+
+
+def bind(
+    targets: Iterable[Target], cache: SpectrumCache | None = None, progress: Progress = SILENT
+) -> dict[str, Binding]:
+    """Bindings by name, with spectra from the cache (computed and stored where it lacks them).
+
+    Raises:
+        WeightError: a weight that is not plain floating point in memory, or not finite.
+    """
+    chosen = {target.name: target for target in targets}
+    for name, target in chosen.items():
+        check_plain(name, target.weight)
+    matrices = {name: t.weight for name, t in chosen.items() if t.weight.ndim > 1}
+    spectra: Mapping[str, Spectrum] = (cache or default_cache()).spectra(matrices, progress) if matrices else {}
+    return {name: Binding(t, spectra.get(name), fingerprint(t.weight)) for name, t in chosen.items()}
+
+
+def check_plain(name: str, weight: Tensor) -> None:
+    """Refuse what cannot be shifted: meta tensors of an offloaded model, quantised weights."""
+    if weight.device.type == "meta":
+        raise WeightError(
+            f"{name}: the weight is on the meta device and has no values; load the base first, and turn on "
+            "sequential offloading after the shift is active"
+        )
+    if not weight.dtype.is_floating_point or type(weight.data) is not Tensor:
+        raise WeightError(
+            f"{name}: expected a plain floating-point weight, got {type(weight.data).__name__} of {weight.dtype}; "
+            "load the base unquantised"
+        )
+
+
+@functools.cache
+def dtype_name(dtype: torch.dtype) -> str:
+    """`torch.float32` as "float32"."""
+    return str(dtype).removeprefix("torch.")

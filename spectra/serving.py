@@ -1,0 +1,244 @@
+"""Using shifts on a live model: load by name, activate at a scale, switch, unload.
+
+    spectra.load(pipe, "dog.safetensors", name="dog")
+    spectra.activate(pipe, {"dog": 1.0, "style": 0.4})   # ReLU(sigma + 1.0 * dog + 0.4 * style)
+    with spectra.disabled(pipe): ...                      # the base
+    spectra.unload(pipe)                                  # the base, bit for bit
+
+While shifts are active each touched weight is replaced by its shifted value, made once: a forward costs what the
+base's costs. The frozen weights are kept beside, and unloading puts the very same tensors back.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from spectra.adapter import claim, release
+from spectra.bindings import Binding, bind, check_plain, dtype_name
+from spectra.cache import SpectrumCache, fingerprint
+from spectra.errors import MismatchError
+from spectra.families import Target, components, targets
+from spectra.progress import SILENT, Progress
+from spectra.shift import SpectralShift, read_shift
+
+_SERVED: WeakKeyDictionary[nn.Module, Served] = WeakKeyDictionary()
+
+
+class Served:
+    """The shifts loaded into one model or pipeline.
+
+    Attributes:
+        shifts: by the name they were loaded under.
+        active: scale by name, of those in force.
+    """
+
+    def __init__(self, models: dict[str, nn.Module]) -> None:
+        self.models = models
+        self.shifts: dict[str, SpectralShift] = {}
+        self.active: dict[str, float] = {}
+        self.bindings: dict[str, Binding] = {}
+
+    def activate(self, scales: Mapping[str, float]) -> None:
+        """Put exactly these shifts in force; all of the new weights are made before the first one is swapped in."""
+        totals: dict[str, torch.Tensor] = {}
+        for name, scale in scales.items():
+            for key, delta in self.shifts[name].items():
+                scaled = torch.from_numpy(delta.astype("float64")) * scale
+                totals[key] = totals[key] + scaled if key in totals else scaled
+        ready = {key: self.bindings[key].merged(total.to(torch.float32)) for key, total in totals.items()}
+        for key, binding in self.bindings.items():
+            binding.restore()
+            if key in ready:
+                binding.swap(ready[key])
+        self.active = dict(scales)
+
+    def restore(self) -> None:
+        """The base's own weights, everywhere."""
+        for binding in self.bindings.values():
+            binding.restore()
+
+
+def load(
+    pipe: Any,
+    shift: SpectralShift | str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    strict: bool = True,
+    cache: SpectrumCache | None = None,
+    progress: Progress = SILENT,
+) -> str:
+    """Check a shift against a model and keep it ready under a name; `activate` puts it in force.
+
+    Args:
+        pipe: a diffusers pipeline, a mapping of components, or a bare model, with plain weights in memory.
+        shift: a shift or its file.
+        name: to call it by; the file's stem by default.
+        strict: refuse a shift whose fingerprints are not this model's. False warns instead.
+
+    Returns:
+        The name.
+
+    Raises:
+        ShiftFileError: the file cannot be read.
+        MismatchError: weights that this model lacks, other lengths, another base, or a name that is taken. The
+            model and what was loaded before stay as they are.
+    """
+    if not isinstance(shift, SpectralShift):
+        name = name or Path(shift).stem
+        shift = read_shift(shift)
+    if not name:
+        raise MismatchError("a shift that does not come from a file needs a name: spectra.load(pipe, shift, name=...)")
+    models = components(pipe)
+    served = _find(models)
+    if served is not None and name in served.shifts:
+        raise MismatchError(f"a shift named {name!r} is loaded already; choose another name or unload it first")
+    known = {} if served is None else served.bindings
+    chosen = _match(shift, name, models, known)
+    _check_base(shift, name, chosen, known, strict)
+    if served is None:
+        touched = {part: model for part, model in models.items() if any(k.startswith(part + ".") for k in shift)}
+        claim(touched, "serving")
+        served = Served(touched)
+    try:
+        fresh = bind((target for key, target in chosen.items() if key not in known), cache, progress)
+        missing = {key.split(".")[0] for key in fresh} - set(served.models)
+        more = {part: models[part] for part in missing}
+        claim(more, "serving")
+    except BaseException:
+        if not served.shifts:
+            release(served.models)
+        raise
+    served.models |= more
+    served.bindings |= fresh
+    served.shifts[name] = shift
+    _SERVED.update((model, served) for model in served.models.values())
+    return name
+
+
+def activate(pipe: Any, scales: Mapping[str, float] | str) -> None:
+    """Put loaded shifts in force: `ReLU(sigma + sum of scale * delta)`, and no others. `{}` gives the base.
+
+    Args:
+        pipe: as given to `load`.
+        scales: scale by name, or one name at scale 1.
+
+    Raises:
+        MismatchError: a name that is not loaded; nothing changes then.
+    """
+    scales = {scales: 1.0} if isinstance(scales, str) else scales
+    served = _find(components(pipe))
+    loaded = [] if served is None else sorted(served.shifts)
+    for name, scale in scales.items():
+        if name not in loaded:
+            raise MismatchError(f"no shift named {name!r} is loaded; loaded: {', '.join(loaded) or 'none'}")
+        if not torch.isfinite(torch.tensor(float(scale))):
+            raise MismatchError(f"expected a finite scale for {name!r}, got {scale}")
+    if served is not None:
+        served.activate(scales)
+
+
+def loaded(pipe: Any) -> dict[str, float]:
+    """The names of the loaded shifts, each with its scale; 0 if it is not active."""
+    served = _find(components(pipe))
+    return {} if served is None else {name: served.active.get(name, 0.0) for name in served.shifts}
+
+
+@contextmanager
+def disabled(pipe: Any) -> Iterator[None]:
+    """The frozen base within the block; afterwards what was active before."""
+    served = _find(components(pipe))
+    if served is None:
+        yield
+        return
+    held = [(binding, binding.swapped) for binding in served.bindings.values()]
+    served.restore()
+    try:
+        yield
+    finally:
+        for binding, parameter in held:
+            if parameter is not None:
+                binding.swap(parameter)
+
+
+def unload(pipe: Any, name: str | None = None) -> None:
+    """Forget one shift, or all of them. With the last one gone the model is the base again, bit for bit.
+
+    Raises:
+        MismatchError: `name` is not loaded.
+    """
+    served = _find(components(pipe))
+    if served is None or (name is not None and name not in served.shifts):
+        if name is not None:
+            known = "none" if served is None else ", ".join(sorted(served.shifts))
+            raise MismatchError(f"no shift named {name!r} is loaded; loaded: {known}")
+        return
+    if name is not None and len(served.shifts) > 1:
+        if name in served.active:
+            served.activate({key: scale for key, scale in served.active.items() if key != name})
+        del served.shifts[name]
+        return
+    served.restore()
+    for model in served.models.values():
+        _SERVED.pop(model, None)
+    release(served.models)
+
+
+def _find(models: Mapping[str, nn.Module]) -> Served | None:
+    return next((_SERVED[model] for model in models.values() if model in _SERVED), None)
+
+
+def _match(
+    shift: SpectralShift, name: str, models: Mapping[str, nn.Module], known: Mapping[str, Binding]
+) -> dict[str, Target]:
+    """The model's weights that the shift names, all of them and of the right length."""
+    available = {target.name: target for target in targets(dict(models), ",".join(f"{part}.*" for part in models))}
+    available |= {key: binding.target for key, binding in known.items()}
+    missing = [key for key in shift if key not in available]
+    if missing:
+        near = difflib.get_close_matches(missing[0], available, n=1, cutoff=0.8)
+        raise MismatchError(
+            f"shift {name!r} does not fit this model: {len(shift) - len(missing)} of its {len(shift)} weights are "
+            f"there, {len(missing)} are not, such as {missing[0]}"
+            f"{f' (nearest: {near[0]})' if near else ''}; load the base it was trained on ({shift.metadata.base})"
+        )
+    for key, delta in shift.items():
+        if delta.size != available[key].floats:
+            raise MismatchError(
+                f"shift {name!r} does not fit this model: {key} takes {available[key].floats} floats, the shift has "
+                f"{delta.size}; load the base it was trained on ({shift.metadata.base})"
+            )
+    return {key: available[key] for key in shift}
+
+
+def _check_base(
+    shift: SpectralShift, name: str, chosen: Mapping[str, Target], known: Mapping[str, Binding], strict: bool
+) -> None:
+    """A shift means nothing in another basis: every weight must be the one that it was trained on."""
+    other = []
+    for key, target in chosen.items():
+        check_plain(key, target.weight)
+        digits = known[key].fingerprint if key in known else fingerprint(target.weight)
+        if not digits.startswith(shift.metadata.fingerprints[key]):
+            other.append(key)
+    if not other:
+        return
+    dtype = dtype_name(next(iter(chosen.values())).weight.dtype)
+    said = (
+        f"shift {name!r} was trained on another base: {len(other)} of its {len(shift)} weights differ, such as "
+        f"{other[0]}; it was trained on {shift.metadata.base or 'an unnamed base'} in {shift.metadata.base_dtype}, "
+        f"this model is in {dtype}"
+    )
+    if strict:
+        remedy = "load that base" if dtype == shift.metadata.base_dtype else f"load that base in {shift.metadata.base_dtype}"
+        raise MismatchError(f"{said}; {remedy}, or pass strict=False if it is the same base rounded")
+    warnings.warn(said, stacklevel=3)

@@ -1,0 +1,225 @@
+"""Layers against the paper's formula in float64: outputs, gradients, every kind of module, both plans."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spectra import plans
+from spectra.layers import ShiftedLayer, ShiftedVector, change, shifted_weight
+from spectra.spectrum import decompose, matrix
+
+KINDS = {
+    "linear-wide": (lambda: nn.Linear(24, 12), (3, 5, 24)),
+    "linear-tall": (lambda: nn.Linear(12, 24), (3, 5, 12)),
+    "linear-square": (lambda: nn.Linear(16, 16, bias=False), (7, 16)),
+    "linear-vector": (lambda: nn.Linear(9, 1), (4, 9)),
+    "conv1d": (lambda: nn.Conv1d(6, 8, 3, stride=2, padding=1, dilation=2), (2, 6, 17)),
+    "conv2d": (lambda: nn.Conv2d(8, 12, 3, stride=2, padding=1), (2, 8, 9, 7)),
+    "conv2d-1x1-wide": (lambda: nn.Conv2d(16, 6, 1), (2, 16, 5, 4)),
+    "conv2d-1x1-tall": (lambda: nn.Conv2d(6, 16, 1, stride=2), (2, 6, 5, 4)),
+    "conv2d-tall": (lambda: nn.Conv2d(1, 16, 3, padding=1), (2, 1, 6, 5)),
+    "conv2d-groups": (lambda: nn.Conv2d(8, 12, 3, groups=4, padding=1), (2, 8, 5, 5)),
+    "conv2d-depthwise": (lambda: nn.Conv2d(12, 12, 3, groups=12), (2, 12, 5, 5)),
+    "conv2d-reflect": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (2, 4, 6, 6)),
+    "conv2d-same": (lambda: nn.Conv2d(4, 6, 3, padding="same"), (2, 4, 6, 6)),
+    "conv3d": (lambda: nn.Conv3d(3, 5, 3, stride=(1, 2, 1), padding=1), (2, 3, 4, 5, 6)),
+    "transposed1d": (lambda: nn.ConvTranspose1d(5, 7, 4, stride=2, padding=1), (2, 5, 9)),
+    "transposed2d": (lambda: nn.ConvTranspose2d(8, 6, 3, stride=2, output_padding=1), (2, 8, 5, 4)),
+    "transposed2d-tall": (lambda: nn.ConvTranspose2d(12, 2, 1, stride=2), (2, 12, 5, 4)),
+    "transposed2d-groups": (lambda: nn.ConvTranspose2d(8, 6, 3, groups=2), (2, 8, 5, 4)),
+    "embedding-tall": (lambda: nn.Embedding(40, 12), None),
+    "embedding-wide": (lambda: nn.Embedding(7, 12), None),
+}
+
+
+def build(kind: str, seed: int = 0) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(seed)
+    make, shape = KINDS[kind]
+    module = make().requires_grad_(False)
+    x = torch.randint(0, module.num_embeddings, (3, 5)) if shape is None else torch.randn(shape)
+    return module, x
+
+
+def paper(module: nn.Module, delta: Tensor, x: Tensor) -> Tensor:
+    """The module in float64 with `U diag(ReLU(sigma + delta)) V^T`, `U` and `V` from LAPACK."""
+    double = copy.deepcopy(module).double()
+    double.__dict__.pop("forward", None)
+    w = matrix(double.weight)
+    u, sigma, vt = torch.linalg.svd(w, full_matrices=False)
+    weight = (u * torch.relu(sigma + delta)) @ vt
+    x = x.double() if x.is_floating_point() else x
+    return torch.func.functional_call(double, {"weight": weight.reshape(double.weight.shape)}, (x,))
+
+
+def loss(y: Tensor) -> Tensor:
+    torch.manual_seed(1)
+    return (y * torch.randn(y.shape, dtype=torch.float64).to(y)).sum()
+
+
+@pytest.mark.parametrize("plan", ["factored", "rebuilt", None])
+@pytest.mark.parametrize("kind", KINDS)
+def test_agrees_with_the_paper_in_float64(kind: str, plan: str | None) -> None:
+    module, x = build(kind)
+    spectrum = decompose(module.weight)
+    torch.manual_seed(2)
+    start = torch.randn(spectrum.rank, dtype=torch.float64) * 0.3 * spectrum.sigma
+    start[0] = -2 * spectrum.sigma[0]  # clipped by ReLU: no gradient
+
+    layer = ShiftedLayer(module, spectrum, start.float().requires_grad_())
+    layer.plan = plan
+    inputs = x.clone().requires_grad_() if x.is_floating_point() else x
+    y = layer.forward(inputs)
+    loss(y).backward()
+
+    reference = start.float().double().requires_grad_()
+    exact_inputs = x.double().requires_grad_() if x.is_floating_point() else x
+    exact = paper(module, reference, exact_inputs)
+    loss(exact).backward()
+
+    torch.testing.assert_close(y.double(), exact, rtol=2e-5, atol=2e-5 * float(exact.detach().abs().max()))
+    scale = float(reference.grad.abs().max())
+    torch.testing.assert_close(layer.delta.grad.double(), reference.grad, rtol=2e-4, atol=2e-5 * scale)
+    assert layer.delta.grad[0] == 0
+    if x.is_floating_point():
+        torch.testing.assert_close(
+            inputs.grad.double(), exact_inputs.grad, rtol=1e-4, atol=2e-5 * float(exact_inputs.grad.abs().max())
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("plan", ["factored", "rebuilt"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_zero_delta_is_the_module_itself(kind: str, plan: str, dtype: torch.dtype) -> None:
+    module, x = build(kind)
+    module = module.to(dtype)
+    x = x.to(dtype) if x.is_floating_point() else x
+    spectrum = decompose(module.weight)
+    layer = ShiftedLayer(module, spectrum, torch.zeros(spectrum.rank))
+    layer.plan = plan
+    assert torch.equal(layer.forward(x), module(x))
+    assert shifted_weight(module.weight, spectrum, torch.zeros(spectrum.rank)) is module.weight
+
+
+@pytest.mark.parametrize("rank", [0, 1, 5])
+@pytest.mark.parametrize("plan", ["factored", "rebuilt"])
+def test_weights_without_full_rank(rank: int, plan: str) -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(14, 10).requires_grad_(False)
+    module.weight.copy_(torch.randn(10, rank) @ torch.randn(rank, 14) if rank else torch.zeros(10, 14))
+    spectrum = decompose(module.weight)
+    assert int((spectrum.sigma > 1e-5).sum()) == rank
+    delta = torch.full((10,), 0.5, requires_grad=True)
+    layer = ShiftedLayer(module, spectrum, delta)
+    layer.plan = plan
+    x = torch.randn(6, 14)
+    y = layer.forward(x) - module.bias
+    y.sum().backward()
+    # Any orthonormal completion will do for the directions without a singular value: the weight stays a matrix whose
+    # singular values are sigma + delta.
+    values = torch.linalg.svdvals(shifted_weight(module.weight, spectrum, delta.detach()).double())
+    torch.testing.assert_close(values, (spectrum.sigma + 0.5).sort(descending=True).values, rtol=1e-5, atol=1e-6)
+    expected = x @ shifted_weight(module.weight, spectrum, delta.detach()).T
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(delta.grad).all()
+
+
+def test_empty_batches_pass() -> None:
+    for kind in ("linear-wide", "linear-tall", "conv2d", "embedding-tall"):
+        module, x = build(kind)
+        spectrum = decompose(module.weight)
+        for plan in ("factored", "rebuilt"):
+            layer = ShiftedLayer(module, spectrum, torch.full((spectrum.rank,), 0.1, requires_grad=True))
+            layer.plan = plan
+            y = layer.forward(x[:0])
+            y.sum().backward()
+            assert y.shape == module(x[:0]).shape
+            assert torch.equal(layer.delta.grad, torch.zeros(spectrum.rank))
+
+
+def test_rebuilt_weights_are_made_once_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = build("linear-wide")
+    spectrum = decompose(module.weight)
+    layer = ShiftedLayer(module, spectrum, torch.full((spectrum.rank,), 0.1, requires_grad=True))
+    layer.plan = "rebuilt"
+    made = []
+    original = plans.kernels.rebuild
+    monkeypatch.setattr(plans.kernels, "rebuild", lambda *a, **k: made.append(1) or original(*a, **k))
+    optimizer = torch.optim.AdamW([layer.delta], lr=0.1)
+    for _ in range(3):  # accumulation
+        layer.forward(x).sum().backward()
+    assert len(made) == 1
+    optimizer.step()
+    before = layer.forward(x)
+    assert len(made) == 2
+    with torch.no_grad():
+        layer.delta.zero_()
+    assert not torch.equal(layer.forward(x), before)
+    assert torch.equal(layer.forward(x), module(x))
+
+
+def test_a_rebuilt_direction_that_shrank_keeps_its_gradient() -> None:
+    """Dividing by a shifted singular value near zero would be noise: such directions get both sides explicitly."""
+    torch.manual_seed(0)
+    module = nn.Linear(32, 16).requires_grad_(False)
+    spectrum = decompose(module.weight)
+    start = torch.zeros(16, dtype=torch.float64)
+    start[:4] = -spectrum.sigma[:4] * (1 - 1e-6)
+    layer = ShiftedLayer(module, spectrum, start.float().requires_grad_())
+    layer.plan = "rebuilt"
+    x = torch.randn(50, 32)
+    loss(layer.forward(x)).backward()
+    reference = start.float().double().requires_grad_()
+    loss(paper(module, reference, x)).backward()
+    torch.testing.assert_close(layer.delta.grad.double(), reference.grad, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["linear-wide", "linear-tall", "conv2d", "embedding-tall"])
+def test_autocast_and_checkpointing(kind: str) -> None:
+    module, x = build(kind)
+    spectrum = decompose(module.weight)
+    gradients = []
+    for checkpointed in (False, True):
+        for plan in ("factored", "rebuilt"):
+            delta = torch.full((spectrum.rank,), 0.05, requires_grad=True)
+            layer = ShiftedLayer(module, spectrum, delta)
+            layer.plan = plan
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                run = layer.forward
+                y = torch.utils.checkpoint.checkpoint(run, x, use_reentrant=False) if checkpointed else run(x)
+                assert y.dtype == (torch.bfloat16 if x.is_floating_point() else torch.float32)
+            loss(y.float()).backward()
+            gradients.append(delta.grad)
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], rtol=0.05, atol=0.02 * float(gradients[0].abs().max()))
+
+
+def test_vectors_are_added() -> None:
+    norm = nn.GroupNorm(2, 8)
+    nn.init.normal_(norm.weight)
+    norm.requires_grad_(False)
+    delta = torch.zeros(8, requires_grad=True)
+    layer = ShiftedVector(norm, delta)
+    x = torch.randn(2, 8, 4, 4)
+    assert torch.equal(layer.forward(x), norm(x))
+    with torch.no_grad():
+        delta += 0.5
+    expected = torch.nn.functional.group_norm(x, 2, norm.weight + delta, norm.bias)
+    torch.testing.assert_close(layer.forward(x), expected)
+    layer.forward(x).square().sum().backward()
+    assert delta.grad.abs().min() > 0
+
+
+def test_small_changes_are_not_lost_beside_large_sigma() -> None:
+    sigma, delta = torch.tensor([1e4, 1.0, 1.0]), torch.tensor([1e-6, -3.0, 1e-9])
+    assert change(sigma, delta).tolist() == pytest.approx([1e-6, -1.0, 1e-9])
+
+
+@pytest.mark.parametrize(("n", "r", "m"), [(1, 64, 64), (77, 320, 768), (4096, 320, 2880), (64, 1280, 11520)])
+def test_the_cheaper_plan_is_chosen(n: int, r: int, m: int) -> None:
+    cheap = min(plans.factored_cost(n, r), plans.rebuilt_cost(n, r, m))
+    chosen = plans.choose(n, r, m)
+    assert (plans.factored_cost(n, r) if chosen == "factored" else plans.rebuilt_cost(n, r, m)) == cheap
