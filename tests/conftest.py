@@ -1,0 +1,49 @@
+"""What tests share: the command line as a function, and a warning-free, network-free start."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# `python -m pytest` puts the repository's root on the path, where `kernels` lies and would be taken for the package
+# of that name that diffusers and transformers look for. Only the installed `spectra` is tested.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+# Nothing is fetched from a hub, whatever machine this is.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def spectra_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Runs `spectra` in this process: `spectra_cli("inspect", path)` gives its exit code, stdout and stderr."""
+    from spectra.cli.app import main
+
+    def run(*arguments: object) -> Ran:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests neither read nor fill the user's cache; one cache serves the whole run, as spectra are never changed."""
+    root = tmp_path_factory.getbasetemp() / "spectra-cache"
+    monkeypatch.setenv("SPECTRA_CACHE", str(root))
