@@ -127,7 +127,9 @@ def versions() -> dict[str, str]:
     return {"spectra": __version__} | {name: metadata.version(name) for name in ("torch", "diffusers")}
 
 
-def settings_of(request: Request, sampling: Sampling, picture: Image.Image, common: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(
+    request: Request, sampling: Sampling, picture: Image.Image, common: Mapping[str, Any]
+) -> dict[str, Any]:
     """Everything that decided a picture, as JSON values: `common` holds base, shifts and versions."""
     size = {"width": picture.width, "height": picture.height}
     return {**asdict(request), "steps": sampling.steps, "guidance": sampling.guidance, **size, **common}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -88,7 +90,8 @@ def load_pipeline(
     location = base if isinstance(base, BaseLocation) else find_base(base)
     dtype = dtype or torch.float32
     try:
-        pipe = _single_file(location, dtype) if location.kind == "file" else _pretrained(location, dtype)
+        with _no_bars():
+            pipe = _single_file(location, dtype) if location.kind == "file" else _pretrained(location, dtype)
     except BaseError:
         raise
     except Exception as error:  # diffusers, transformers, safetensors and the hub each raise kinds of their own
@@ -98,6 +101,22 @@ def load_pipeline(
         if isinstance(component, torch.nn.Module):
             component.eval().requires_grad_(False)
     return pipe.to(device)
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """The library prints nothing, so the progress bars of loading are off; what was set before is set again."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    loggings = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in loggings:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in loggings:
+            log.enable_progress_bar()
 
 
 def _pretrained(location: BaseLocation, dtype: torch.dtype) -> Any:
@@ -136,11 +155,14 @@ def _why(location: BaseLocation, error: Exception) -> str:
     """One line that says what failed and what to do."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     if location.kind == "hub":
-        return f"{location.name}: could not be fetched from the hub ({reason}); check the name and the network, or give a folder"
+        return (
+            f"{location.name}: could not be fetched from the hub ({reason}); "
+            "check the name and the network, or give a folder"
+        )
     if location.kind == "file":
         beside = Path(location.target).with_suffix("")
         return (
-            f"{location.name}: could not be loaded ({reason}); a single file has no configuration of its own: where there is "
-            f"no network, put the pipeline's configuration and tokenizer into the folder {beside}"
+            f"{location.name}: could not be loaded ({reason}); a single file has no configuration of its own: "
+            f"where there is no network, put the pipeline's configuration and tokenizer into the folder {beside}"
         )
     return f"{location.name}: could not be loaded as a pipeline ({reason}); the folder may be damaged or incomplete"

@@ -116,9 +116,7 @@ def _encode_sdxl(pipe: Any, prompts: list[str], resolution: int) -> Condition:
     )
     # Original size, crop corner and target size, as SDXL was told them in its own training.
     sizes = torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]], dtype=embeds.dtype)
-    return Condition(
-        embeds, {"text_embeds": pooled, "time_ids": sizes.to(embeds.device).repeat(len(prompts), 1)}
-    )
+    return Condition(embeds, {"text_embeds": pooled, "time_ids": sizes.to(embeds.device).repeat(len(prompts), 1)})
 
 
 def _predict_sdxl(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:

@@ -68,9 +68,7 @@ class PictureSource:
         self._pipe = pipe
         self._pixels = to_tensor(pictures)
         size = self._pixels.shape[-1]
-        self._conditions = Conditions(
-            lambda prompts: family.encode(pipe, prompts, size), prompts, cached=cache_prompts
-        )
+        self._conditions = Conditions(lambda prompts: family.encode(pipe, prompts, size), prompts, cached=cache_prompts)
         self._cached: tuple[Tensor, Tensor] | None = None
         self._shape: tuple[int, int, int] = tuple(self._posterior(self._pixels[:1])[0].shape[1:])
         if cache_latents:

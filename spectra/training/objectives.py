@@ -45,7 +45,9 @@ class Draw:
 
     def split(self, size: int) -> list[Draw]:
         """The same in pieces of `size` samples."""
-        pieces = zip(*(part.split(size) for part in (self.index, self.posterior, self.noise, self.timesteps)), strict=True)
+        pieces = zip(
+            *(part.split(size) for part in (self.index, self.posterior, self.noise, self.timesteps)), strict=True
+        )
         return [Draw(*piece) for piece in pieces]
 
 

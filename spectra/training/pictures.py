@@ -22,7 +22,9 @@ def find_pictures(folder: Path) -> tuple[Path, ...]:
         PictureError: no such folder, or no picture in it.
     """
     if not folder.is_dir():
-        raise PictureError(f"{folder}: expected a folder of pictures, found {'a file' if folder.exists() else 'nothing'}")
+        raise PictureError(
+            f"{folder}: expected a folder of pictures, found {'a file' if folder.exists() else 'nothing'}"
+        )
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not found:
         raise PictureError(f"{folder}: no pictures in it; expected files ending in {', '.join(SUFFIXES)}")

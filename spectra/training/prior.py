@@ -54,7 +54,7 @@ def prior_root() -> Path:
 
 
 def pipeline_fingerprint(pipe: Any) -> str:
-    """sha256 over all weights and the scheduler's settings: two pipelines with the same draw the same. 16 hex digits."""
+    """sha256 over all weights and the scheduler's settings, 16 hex digits: equal ones draw the same pictures."""
     whole = hashlib.sha256()
     for name, component in sorted(pipe.components.items()):
         if isinstance(component, torch.nn.Module):
@@ -67,7 +67,9 @@ def pipeline_fingerprint(pipe: Any) -> str:
     return whole.hexdigest()[:16]
 
 
-def prior_pictures(pipe: Any, key: PriorKey, *, root: Path | None = None, progress: Progress = SILENT) -> list[Image.Image]:
+def prior_pictures(
+    pipe: Any, key: PriorKey, *, root: Path | None = None, progress: Progress = SILENT
+) -> list[Image.Image]:
     """The class pictures for a key: read if they are kept, drawn by `pipe` and kept if not.
 
     A damaged folder is drawn again. Where the cache cannot be written the pictures serve this training only, with a
@@ -112,4 +114,3 @@ def _kept(folder: Path, key: PriorKey) -> list[Image.Image] | None:
         return None
     whole = len(pictures) == key.count and all(picture.size == (key.size, key.size) for picture in pictures)
     return pictures if whole else None
-

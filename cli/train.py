@@ -1,0 +1,156 @@
+"""`spectra train`: pictures in, a shift out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spectra.cli import output
+from spectra.cli.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spectra.training.report import Summary
+
+_EXAMPLE = (
+    "Example:  spectra train     (the embedded base learns the embedded fox)     |     "
+    'spectra train --base ./sd15 --images ./dog --prompt "a photo of a sks dog" '
+    '--class-prompt "a photo of a dog" -o out/dog'
+)
+_DATA, _LOSS, _COST, _LOOK = "Pictures", "What is trained", "Cost", "Watching and resuming"
+
+Text = Annotated[str | None, typer.Option(show_default=False)]
+
+
+def _option(help: str, panel: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+
+    @app.command(epilog=_EXAMPLE)
+    def train(
+        base: Annotated[str | None, _option("Diffusers folder, .safetensors checkpoint or hub id.", _DATA)] = None,
+        subject: Annotated[str | None, _option("Embedded subject (see spectra subjects).", _DATA)] = None,
+        images: Annotated[str | None, _option("Folder of instance pictures.", _DATA, metavar="DIR")] = None,
+        prompt: Annotated[str | None, _option("Instance prompt, with a rare token.", _DATA)] = None,
+        class_prompt: Annotated[str | None, _option("The same without the token.", _DATA)] = None,
+        class_images: Annotated[
+            str | None, _option("Class pictures, instead of the base's own.", _DATA, metavar="DIR")
+        ] = None,
+        resolution: Annotated[int | None, _option("Pixels of a picture's side.", _DATA)] = None,
+        targets: Annotated[
+            str | None, _option("Subsets or patterns, such as unet-ca,text-encoder.", _LOSS, "--target")
+        ] = None,
+        text_encoder: Annotated[
+            bool | None, _option("Train the text encoder too.", _LOSS, "--text-encoder/--no-text-encoder")
+        ] = None,
+        steps: Annotated[int | None, _option("Optimizer steps.", _LOSS)] = None,
+        lr: Annotated[float | None, _option("Learning rate.", _LOSS)] = None,
+        lr_1d: Annotated[float | None, _option("Learning rate of 1-D weights.", _LOSS, "--lr-1d")] = None,
+        prior_weight: Annotated[float | None, _option("Of prior preservation; 0 leaves it out.", _LOSS)] = None,
+        prior_count: Annotated[int | None, _option("Class pictures to draw.", _LOSS)] = None,
+        prior_steps: Annotated[int | None, _option("Steps of each.", _LOSS)] = None,
+        prior_guidance: Annotated[float | None, _option("Their guidance scale.", _LOSS)] = None,
+        min_snr_gamma: Annotated[float | None, _option("Min-SNR clip; 0 is off.", _LOSS)] = None,
+        weight_decay: Annotated[float | None, _option("Of AdamW.", _LOSS)] = None,
+        max_grad_norm: Annotated[float | None, _option("Gradient clipping; 0 is off.", _LOSS)] = None,
+        seed: Annotated[int | None, _option("Of everything random.", _LOSS)] = None,
+        batch: Annotated[int | None, _option("Instance pictures at once.", _COST)] = None,
+        accumulation: Annotated[int | None, _option("Batches per step.", _COST)] = None,
+        gradient_checkpointing: Annotated[
+            bool | None,
+            _option("Less memory, more time.", _COST, "--gradient-checkpointing/--no-gradient-checkpointing"),
+        ] = None,
+        mixed_precision: Annotated[str | None, _option("no, fp16 or bf16.", _COST)] = None,
+        cache_latents: Annotated[
+            bool | None, _option("Encode pictures once.", _COST, "--cache-latents/--no-cache-latents")
+        ] = None,
+        cache_prompts: Annotated[
+            bool | None, _option("Encode prompts once.", _COST, "--cache-prompts/--no-cache-prompts")
+        ] = None,
+        device: Annotated[str, _option("cpu keeps it off a GPU.", _COST)] = "",
+        validation_prompts: Annotated[
+            list[str] | None, _option("Drawn before and after; repeatable.", _LOOK, "--validation-prompt")
+        ] = None,
+        validation_every: Annotated[int | None, _option("Also every so many steps.", _LOOK)] = None,
+        validation_count: Annotated[int | None, _option("Pictures per prompt.", _LOOK)] = None,
+        validation_steps: Annotated[int | None, _option("Their steps.", _LOOK)] = None,
+        validation_guidance: Annotated[float | None, _option("Their guidance scale.", _LOOK)] = None,
+        tensorboard: Annotated[str | None, _option("Folder of its log.", _LOOK, metavar="DIR")] = None,
+        save_every: Annotated[int | None, _option("Save the state every so many steps.", _LOOK)] = None,
+        resume: Annotated[bool, _option("Continue the saved state of this output.", _LOOK, "--resume")] = False,
+        config: Annotated[Path | None, _option("Settings from a TOML file.", _LOOK, metavar="FILE.toml")] = None,
+        out: Annotated[
+            Path | None, typer.Option("--out", "-o", metavar="DIR", help="Output folder.", show_default=False)
+        ] = None,
+        force: Annotated[bool, typer.Option("--force", help="Replace an earlier training's folder.")] = False,
+        json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+    ) -> None:
+        """Trains a spectral shift on a few pictures of a subject; with no arguments, on the embedded fox."""
+        given = {name: value for name, value in locals().items() if value is not None}
+        for name in ("config", "out", "force", "json", "device", "resume"):
+            given.pop(name, None)
+        quiet_libraries()
+        from spectra.training.run import train as run
+
+        summary = run(
+            _settings(config, out, given, resume=resume),
+            out,
+            resume=resume,
+            force=force,
+            device=device,
+            progress=output.progress(),
+        )
+        output.result(summary.as_dict(), json=json, human=lambda console: _show(summary, console))
+
+
+def _settings(config: Path | None, out: Path | None, given: dict[str, Any], *, resume: bool) -> Any:
+    """What was given, on top of the file's settings, or on top of those of the training that is resumed."""
+    from spectra.errors import InputError
+    from spectra.training.config import make_config, read_config
+
+    if config is not None:
+        return read_config(config, **given)
+    if resume:
+        from spectra.training.outputs import Outputs
+        from spectra.training.state import read_state
+
+        if out is None:
+            raise InputError("--resume needs -o DIR, the output folder of the training to continue")
+        saved = read_state(Outputs(out).find_state()).config
+        return make_config({**saved.as_dict(), **given}, source="command line")
+    return make_config(given, source="command line")
+
+
+def _show(summary: Summary, console: Console) -> None:
+    """The summary for a person: what was learnt, what it cost, what to try next."""
+    from rich.markup import escape
+
+    def kilobytes(size: int) -> str:
+        return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+
+    change = 1 - summary.loss_after / summary.loss_before if summary.loss_before else 0.0
+    of_base = f", {summary.bytes / summary.base_bytes:.2%} of the base's {kilobytes(summary.base_bytes)}"
+    minutes = f"{summary.train_seconds:.0f} s of {summary.total_seconds:.0f} s in all"
+    steps = f"{summary.steps} steps" + (f", resumed at {summary.resumed_at}" if summary.resumed_at else "")
+    learnt = f"{summary.subject}, as {summary.prompt!r}"
+    lines = [
+        "[bold]Learnt[/bold]",
+        f"  {escape(learnt)}",
+        f"  loss on its pictures {summary.loss_before:.4f} -> {summary.loss_after:.4f} ({-change:+.0%}, same noise)",
+        f"  pictures before and after: {escape(summary.sheet)}",
+        "[bold]Cost[/bold]",
+        f"  {steps}, {minutes}",
+        f"  {escape(summary.shift)}: {kilobytes(summary.bytes)}{of_base if summary.base_bytes else ''}"
+        f" ({summary.tensors} tensors, {summary.floats} floats)",
+        "[bold]Next[/bold]",
+        *(f"  {escape(command)}" for command in summary.next_commands()),
+        *(f"[dim]{escape(note)}[/dim]" for note in summary.notes),
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True)

@@ -1,0 +1,51 @@
+"""Everything that a training is given, checked before anything slow begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from spectra.pipeline import BaseLocation, find_base
+from spectra.training.config import TrainConfig
+from spectra.training.outputs import Outputs
+from spectra.training.prior import read_class_pictures
+from spectra.training.report import check_tensorboard
+from spectra.training.state import SavedState, check_resumable, read_state
+from spectra.training.subject import Subject, read_subject, settle
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known once every input has been checked and before anything slow has begun."""
+
+    config: TrainConfig
+    outputs: Outputs
+    base: BaseLocation
+    subject: Subject
+    class_pictures: tuple[Image.Image, ...]
+    saved: SavedState | None
+
+
+def check(config: TrainConfig, out: Path | None, *, resume: bool = False, force: bool = False) -> Checked:
+    """Check everything that a training is given; loads no model, and writes nothing.
+
+    Raises:
+        SpectraError: of the kind that fits, with the first thing found wrong.
+    """
+    config = settle(config)
+    folder = out or Path("out") / (config.subject or Path(config.images).resolve().name)
+    outputs = Outputs(folder)
+    outputs.check(force=force, resume=resume)
+    base = find_base(config.base)
+    check_tensorboard(config.tensorboard)
+    subject = read_subject(config)
+    own: tuple[Image.Image, ...] = ()
+    if config.class_images and config.prior_weight > 0:
+        own = tuple(read_class_pictures(Path(config.class_images)))
+    saved = None
+    if resume:
+        saved = read_state(outputs.find_state())
+        check_resumable(saved, config, subject.digest)
+    return Checked(config, outputs, base, subject, own, saved)

@@ -1,0 +1,172 @@
+"""A training's state in one safetensors file: saved on the way, and continued exactly.
+
+It holds the deltas, the optimizer's moments, the states of all random generators, the rest of each round of pictures,
+the step and the history. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spectra.errors import InputError
+from spectra.files import atomic_write
+from spectra.training.config import TrainConfig, make_config
+from spectra.training.loop import Loop
+
+VERSION = 1
+
+FREE = frozenset(
+    {"steps", "save_every", "validation_prompts", "validation_every", "validation_count", "validation_steps",
+     "validation_guidance", "tensorboard"}
+)  # fmt: skip
+"""Settings that may change on resuming: none of them moves a delta."""
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A state as it was read."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    config: TrainConfig
+    subject: str
+    base: str
+    progress: dict[str, Any]
+
+
+def save_state(loop: Loop, path: Path, *, subject: str, base: str) -> None:
+    """Write a loop's state, replacing an older one at once.
+
+    Args:
+        loop: between two steps.
+        path: the file.
+        subject: digest of the instance pictures.
+        base: fingerprint of the base pipeline.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    tensors = {f"delta/{name}": delta.detach().cpu() for name, delta in loop.deltas.items()}
+    optimizer = loop.optimizer.state_dict()["state"]
+    for number, entries in optimizer.items():
+        for key, value in entries.items():
+            tensors[f"optimizer/{number}/{key}"] = torch.as_tensor(value).cpu()
+    tensors["random/torch"] = torch.get_rng_state()
+    tensors["random/draws"] = loop.generator.get_state()
+    for number, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []):
+        tensors[f"random/cuda/{number}"] = state
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    tensors["random/numpy"] = torch.from_numpy(keys.astype(np.int64))
+    scaler = loop.accelerator.scaler
+    progress = {
+        "step": loop.step,
+        "history": loop.history,
+        "remaining": {objective.name: objective.remaining for objective in loop.objectives},
+        "python": random.getstate(),
+        "numpy": [kind, position, has_gauss, cached],
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
+    header = {
+        "format": "spectra-training-state",
+        "version": str(VERSION),
+        "config": json.dumps(loop.config.as_dict()),
+        "subject": subject,
+        "base": base,
+        "progress": json.dumps(progress),
+    }
+    with atomic_write(path, force=True) as temporary:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=header)
+
+
+def read_state(path: Path) -> SavedState:
+    """Read a state, checked for its form only.
+
+    Raises:
+        InputError: no state there, or a file that is not one.
+    """
+    if not path.is_file():
+        raise InputError(f"nothing to resume: {path} does not exist; a training saves it with --save-every N")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != "spectra-training-state" or header.get("version") != str(VERSION):
+                raise InputError(f"{path}: not a training state of version {VERSION}; start without --resume")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        config = make_config(json.loads(header["config"]), source=str(path))
+        return SavedState(path, tensors, config, header["subject"], header["base"], json.loads(header["progress"]))
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: a damaged training state ({error}); start without --resume") from error
+
+
+def check_resumable(saved: SavedState, config: TrainConfig, subject: str) -> None:
+    """Whether continuing `saved` under `config` gives what an uninterrupted training would have.
+
+    Raises:
+        InputError: a setting or the pictures changed, or the steps are done already.
+    """
+    same = replace(config, **{name: getattr(saved.config, name) for name in FREE})
+    if same != saved.config:
+        then, now = saved.config.as_dict(), same.as_dict()
+        name = next(name for name in now if now[name] != then[name])
+        raise InputError(
+            f"cannot resume: {name} was {then[name]!r} when the state was saved and is {now[name]!r} now; "
+            "leave it as it was, or start without --resume"
+        )
+    if subject != saved.subject:
+        raise InputError("cannot resume: the instance pictures are not those that the training began with")
+    if saved.progress["step"] >= config.steps:
+        raise InputError(
+            f"cannot resume: {saved.progress['step']} steps are done and {config.steps} asked for; "
+            "give more --steps"
+        )
+
+
+def restore(loop: Loop, saved: SavedState, *, base: str) -> None:
+    """Put a loop, and every random generator of the process, where the state was saved.
+
+    Raises:
+        InputError: the state was saved with another base or other targets.
+    """
+    if base != saved.base:
+        raise InputError(f"cannot resume: the base is not the one the training began with ({base}, was {saved.base})")
+    names = {name.removeprefix("delta/") for name in saved.tensors if name.startswith("delta/")}
+    if names != set(loop.deltas):
+        raise InputError("cannot resume: the state holds the deltas of other targets")
+    with torch.no_grad():
+        for name, delta in loop.deltas.items():
+            delta.copy_(saved.tensors[f"delta/{name}"])
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, value in saved.tensors.items():
+        if name.startswith("optimizer/"):
+            _, number, key = name.split("/", 2)
+            entries.setdefault(int(number), {})[key] = value
+    whole = loop.optimizer.state_dict()
+    loop.optimizer.load_state_dict({**whole, "state": entries})
+    progress = saved.progress
+    loop.step = progress["step"]
+    loop.history[:] = progress["history"]
+    for objective in loop.objectives:
+        objective.remaining = list(progress["remaining"][objective.name])
+    if progress["scaler"] is not None and loop.accelerator.scaler is not None:
+        loop.accelerator.scaler.load_state_dict(progress["scaler"])
+    loop.generator.set_state(saved.tensors["random/draws"])
+    torch.set_rng_state(saved.tensors["random/torch"])
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            if f"random/cuda/{number}" in saved.tensors:
+                torch.cuda.set_rng_state(saved.tensors[f"random/cuda/{number}"], number)
+    kind, position, has_gauss, cached = progress["numpy"]
+    keys = saved.tensors["random/numpy"].numpy().astype(np.uint32)
+    np.random.set_state((kind, keys, position, has_gauss, cached))
+    version, internal, gauss = progress["python"]
+    random.setstate((version, tuple(internal), gauss))
