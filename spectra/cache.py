@@ -1,0 +1,302 @@
+"""The spectrum cache: every spectrum is computed once per user, and then mapped into memory.
+
+Entries are addressed by the fingerprint of their weight, so all models and processes share them, whatever the models
+are called:
+
+    <root>/v1/<first two digits>/<fingerprint>.safetensors      an entry (cache_entry.py)
+    <root>/damaged/                                              entries that failed their checksum, until `gc`
+
+An entry appears whole or not at all (written beside its place, then renamed), so two processes may fill the cache at
+once: the worst that happens is that both compute the same. Using an entry touches its modification time, and the
+least recently used go first when the limit is passed; a process that holds an evicted entry keeps its memory map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spectra import cache_entry
+from spectra.cache_entry import DamagedEntryError
+from spectra.cache_settings import default_limit, default_root, parse_size
+from spectra.cache_store import Collected, Entry, Store, Verified, unreadable
+from spectra.fingerprint import fingerprint
+from spectra.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from spectra.spectrum import Spectrum
+
+__all__ = ["CacheWarning", "SpectrumCache", "Usage", "default_cache", "fingerprint", "parse_size"]
+
+MAX_WORKERS = 8
+"""Each holds one weight in float64 several times over; more would trade memory for little."""
+
+
+class CacheWarning(UserWarning):
+    """The cache went on, but not as it should: a damaged entry was set aside, or nothing can be stored."""
+
+
+@dataclass
+class Usage:
+    """What a cache object has done so far.
+
+    Attributes:
+        hits: spectra that were found.
+        misses: spectra that had to be computed.
+        damaged: entries that were found damaged, set aside and computed again; they count as misses too.
+        weight_floats: floats of the weights asked for.
+        spectrum_floats: floats of their spectra.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    damaged: int = 0
+    weight_floats: int = 0
+    spectrum_floats: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(self, weight: Tensor, spectrum: Spectrum, *, hit: bool) -> None:
+        """Add one spectrum, from any thread."""
+        with self._lock:
+            self.hits += hit
+            self.misses += not hit
+            self.weight_floats += weight.numel()
+            self.spectrum_floats += spectrum.floats
+
+
+class SpectrumCache:
+    """Spectra by the weight they belong to.
+
+    Args:
+        root: folder of the cache; by default that of `SPECTRA_CACHE`, else the user's cache folder of the platform.
+        max_bytes: limit of its size; by default that of `SPECTRA_CACHE_LIMIT`, else `DEFAULT_LIMIT`.
+
+    Nothing is touched before the first use. Every method may raise CacheError: the folder cannot be made or read. A
+    folder that can be read but not written still serves its entries; what is missing is computed each time, and one
+    `CacheWarning` says so.
+    """
+
+    def __init__(self, root: Path | None = None, max_bytes: int | None = None) -> None:
+        self._store = Store(default_root() if root is None else Path(root))
+        self.max_bytes = default_limit() if max_bytes is None else max_bytes
+        self.usage = Usage()
+        self._said_unwritable = False
+        self._lock = threading.Lock()
+        self._accelerator = threading.Lock()
+
+    @property
+    def path(self) -> Path:
+        """The cache's folder, which need not exist yet."""
+        return self._store.root
+
+    def spectrum(self, weight: Tensor, *, name: str = "weight") -> Spectrum:
+        """The spectrum of one weight, on the CPU: loaded if it is known, else computed and stored.
+
+        Raises:
+            WeightError: the weight has no spectrum (see `decompose`).
+            CacheError: the folder cannot be made or read.
+        """
+        return self._obtain(weight, name, weight.device, Usage())
+
+    def spectra(
+        self,
+        weights: Mapping[str, Tensor],
+        progress: Progress = SILENT,
+        *,
+        device: torch.device | str | None = None,
+    ) -> dict[str, Spectrum]:
+        """The spectra of all weights with two or more dimensions, by name, on the CPU.
+
+        Args:
+            weights: by name; a mapping that reads each tensor when it is asked for keeps memory low. 1-D weights are
+                passed over: they take a plain vector shift.
+            progress: advanced once per weight.
+            device: where to compute what is missing; by default where each weight is.
+
+        Raises:
+            WeightError: a weight has no spectrum (see `decompose`).
+            CacheError: the folder cannot be made or read.
+        """
+        found: dict[str, Spectrum] = {}
+        self._each(weights, progress, device, found.__setitem__, Usage())
+        return {name: found[name] for name in weights if name in found}
+
+    def fill(
+        self,
+        weights: Mapping[str, Tensor],
+        progress: Progress = SILENT,
+        *,
+        device: torch.device | str | None = None,
+    ) -> Usage:
+        """Like `spectra`, but keeps nothing in memory. Returns what was done, these weights alone."""
+        usage = Usage()
+        self._each(weights, progress, device, lambda name, spectrum: None, usage)
+        return usage
+
+    def sigma(self, fingerprint: str) -> np.ndarray | None:
+        """Singular values (float64, descending) of a weight known by its fingerprint, or None. Needs no torch.
+
+        Args:
+            fingerprint: all 64 hex digits, or the first 8 or more that a shift file holds; None where they are
+                those of several entries.
+        """
+        matches = self._store.matching(fingerprint)
+        if len(matches) != 1:
+            return None
+        try:
+            values = cache_entry.read_sigma(matches[0])
+        except FileNotFoundError:
+            return None
+        except DamagedEntryError as damage:
+            self._set_aside(matches[0], damage)
+            return None
+        except OSError as error:
+            raise unreadable(matches[0], error) from error
+        self._store.touch(matches[0])
+        return values
+
+    def entries(self) -> list[Entry]:
+        """All entries, the most recently used first."""
+        return self._store.entries()
+
+    def verify(self, progress: Progress = SILENT) -> Verified:
+        """Reads every entry against its checksums and sets aside those that fail, to be computed again when needed."""
+        return self._store.verify(progress)
+
+    def gc(self, max_bytes: int | None = None) -> Collected:
+        """Removes what was set aside or left half-written, then the least recently used entries beyond `max_bytes`.
+
+        Args:
+            max_bytes: by default this cache's limit; 0 empties it.
+        """
+        return self._store.collect(self.max_bytes if max_bytes is None else max_bytes)
+
+    def _each(
+        self,
+        weights: Mapping[str, Tensor],
+        progress: Progress,
+        device: torch.device | str | None,
+        keep: Callable[[str, Spectrum], None],
+        usage: Usage,
+    ) -> None:
+        import torch
+
+        def one(name: str) -> tuple[str, Spectrum | None]:
+            weight = weights[name]
+            if weight.ndim < 2:
+                return name, None
+            return name, self._obtain(weight, name, torch.device(device or weight.device), usage)
+
+        workers = max(1, min(MAX_WORKERS, len(weights), torch.get_num_threads()))
+        progress.start("spectra", len(weights))
+        try:
+            with _threads_shared_by(workers), ThreadPoolExecutor(workers) as pool:
+                pending = [pool.submit(one, name) for name in weights]
+                try:
+                    for done in as_completed(pending):
+                        name, spectrum = done.result()
+                        if spectrum is not None:
+                            keep(name, spectrum)
+                        progress.advance(1, name)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        finally:
+            progress.finish()
+
+    def _obtain(self, weight: Tensor, name: str, device: torch.device, usage: Usage) -> Spectrum:
+        from spectra.spectrum import decompose
+
+        address = fingerprint(weight, name=name)
+        known = self._load(address, usage)
+        if known is None:
+            # An accelerator does one at a time: its memory is dear, and it is busy with one anyway.
+            with self._accelerator if device.type != "cpu" else contextlib.nullcontext():
+                spectrum = decompose(weight.detach().to(device), name=name).to("cpu")
+            if spectrum.rank:
+                spectrum = self._keep(spectrum, address)
+        else:
+            spectrum = known
+        for each in (usage, self.usage):
+            each.count(weight, spectrum, hit=known is not None)
+        return spectrum
+
+    def _load(self, address: str, usage: Usage) -> Spectrum | None:
+        path = self._store.place(address)
+        try:
+            spectrum = cache_entry.read_spectrum(path)
+        except FileNotFoundError:
+            return None
+        except DamagedEntryError as damage:
+            usage.damaged += 1
+            self._set_aside(path, damage)
+            return None
+        except OSError as error:
+            raise unreadable(path, error) from error
+        self._store.touch(path)
+        return spectrum
+
+    def _keep(self, spectrum: Spectrum, address: str) -> Spectrum:
+        """Stores a spectrum and returns it over its file's memory map, so that its own memory can go."""
+        try:
+            path = self._store.write(address, cache_entry.encode(spectrum, address))
+        except OSError as error:
+            with self._lock:
+                said, self._said_unwritable = self._said_unwritable, True
+            if not said:
+                warnings.warn(
+                    f"spectrum cache {self.path} cannot be written ({error.strerror or error}): spectra are computed "
+                    "but not kept; set SPECTRA_CACHE to a folder with room that you may write",
+                    CacheWarning,
+                    stacklevel=2,
+                )
+            return spectrum
+        try:
+            stored = cache_entry.read_spectrum(path, verify=False)
+        except (OSError, DamagedEntryError):  # evicted, or replaced, in the meantime
+            stored = spectrum
+        with self._lock:
+            self._store.shrink(self.max_bytes)
+        return stored
+
+    def _set_aside(self, path: Path, damage: DamagedEntryError) -> None:
+        self.usage.damaged += 1
+        where = self._store.set_aside(path)
+        warnings.warn(
+            f"damaged entry of the spectrum cache ({damage}), it will be built again; "
+            + (f"set aside as {where}" if where else f"{path} could not be set aside"),
+            CacheWarning,
+            stacklevel=2,
+        )
+
+
+def default_cache() -> SpectrumCache:
+    """The cache of this user: `SPECTRA_CACHE` and `SPECTRA_CACHE_LIMIT`, else the platform's cache folder.
+
+    Raises:
+        InputError: `SPECTRA_CACHE_LIMIT` is no size.
+    """
+    return SpectrumCache()
+
+
+@contextlib.contextmanager
+def _threads_shared_by(workers: int) -> Iterator[None]:
+    """Torch's threads divided among workers: an eigenproblem gains less from a second thread than a second one does."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
