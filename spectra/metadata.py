@@ -18,7 +18,7 @@ FORMAT = "spectra-shift"
 VERSION = 1
 
 RESHAPE = "first-dim"
-"""The reshape rule that this version trains and reads: `spectra.spectrum.RESHAPE`, without importing torch."""
+"""The reshape rule that this version trains and reads: the first dimension as it is, the others flattened."""
 
 FINGERPRINT_DIGITS = 8
 """Hex digits kept of each weight's fingerprint: 32 bits tell which layer is wrong, all of them whether the base is."""

@@ -1,0 +1,91 @@
+"""`spectra inspect`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spectra.shift import ShiftMetadata, SpectralShift, write_shift
+
+DELTAS = {
+    "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q": [3.0, 0.0, 0.0],
+    "unet.up_blocks.0.resnets.0.conv1": [0.0, -4.0],
+    "unet.up_blocks.0.resnets.0.norm1": [0.0] * 5,
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    target = tmp_path / "fox.safetensors"
+    described = ShiftMetadata(
+        base="tiny",
+        fingerprints=dict.fromkeys(DELTAS, "0123abcd"),
+        base_fingerprint="0123456789abcdef",
+        subset="unet",
+        settings={"instance_prompt": "a drawing of a [V1] fox", "steps": 7},
+        seed=3,
+        versions={"spectra": "0.1.0"},
+        parents=("a" * 32, "b" * 32),
+        recipe={"method": "add"},
+    )
+    write_shift(SpectralShift({n: np.array(d) for n, d in DELTAS.items()}, described), target)
+    return target
+
+
+def test_json_holds_everything(path: Path, spectra_cli: Callable[..., Any]) -> None:
+    ran = spectra_cli("inspect", path, "--json")
+    assert (ran.code, ran.err) == (0, "")
+    found = json.loads(ran.out)
+    assert found["bytes"] == path.stat().st_size
+    assert found["total"] == {"name": "total", "tensors": 3, "floats": 10, "norm": 5.0, "largest": 4.0}
+    assert [part["name"] for part in found["blocks"]] == ["unet.mid_block", "unet.up_blocks.0"]
+    assert {part["name"]: part["norm"] for part in found["kinds"]} == {
+        "cross-attention": 3.0,
+        "convolution": 4.0,
+        "norm": 0.0,
+    }
+    assert [part["name"] for part in found["layers"]] == sorted(DELTAS)
+    assert found["settings"] == {"instance_prompt": "a drawing of a [V1] fox", "steps": 7}
+    assert found["parents"] == ["a" * 32, "b" * 32]
+    assert (found["seed"], found["recipe"], found["precision"]) == (3, {"method": "add"}, "float32")
+
+
+def test_people_see_tables_and_lineage(path: Path, spectra_cli: Callable[..., Any]) -> None:
+    ran = spectra_cli("inspect", path)
+    assert ran.code == 0
+    for text in ("[V1] fox", "cross-attention", "unet.up_blocks.0", "0123456789abcdef", "a" * 32, "fits a base"):
+        assert text in ran.out
+    assert "attn2.to_q" not in ran.out
+    assert max(map(len, ran.out.splitlines())) <= 80
+    assert "conv1" in spectra_cli("inspect", path, "--layers").out
+
+
+def test_a_bad_file_is_one_line_and_1(path: Path, spectra_cli: Callable[..., Any]) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+    for arguments in ([path], [path, "--json"], [path.parent / "absent"], [path.parent]):
+        ran = spectra_cli("inspect", *arguments)
+        assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+        assert ran.err.startswith("error: ")
+
+
+def test_a_shift_of_zeros_is_shown(path: Path, spectra_cli: Callable[..., Any]) -> None:
+    zeros = SpectralShift({"unet.a": np.zeros(3)}, ShiftMetadata("b", {"unet.a": "0" * 8}, "0" * 16))
+    write_shift(zeros, path, force=True)
+    assert spectra_cli("inspect", path).code == 0
+
+
+def test_no_torch_is_imported(path: Path) -> None:
+    code = (
+        "import sys\nfrom spectra.cli.app import main\ncode = main(['inspect', sys.argv[1]])\n"
+        "heavy = [n for n in ('torch', 'diffusers', 'transformers') if n in sys.modules]\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, cwd="/", timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,343 @@
+"""Shifts in memory and as files: exact round trips, and nothing doubtful is read."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from spectra.errors import OutputError, ShiftFileError
+from spectra.shift import ShiftMetadata, SpectralShift, base_fingerprint, read_shift, write_shift
+
+NAMES = ("unet.conv_in", "unet.mid_block.attentions.0.proj_in", "unet.conv_norm_out")
+
+
+def example(values: float = 0.25, **described: Any) -> SpectralShift:
+    deltas = {name: np.linspace(-values, values, 3 + i) for i, name in enumerate(NAMES)}
+    known = {"base": "tiny", "fingerprints": dict.fromkeys(NAMES, "0123abcd"), "base_fingerprint": "0" * 16}
+    return SpectralShift(deltas, ShiftMetadata(**(known | described)))
+
+
+def taken_apart(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    with safe_open(path, framework="numpy") as file:
+        return dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+# In memory
+
+
+def test_a_shift_is_a_sorted_immutable_mapping() -> None:
+    shift = example()
+    assert list(shift) == sorted(NAMES)
+    assert shift.floats == 3 + 4 + 5
+    with pytest.raises(ValueError, match="read-only"):
+        shift["unet.conv_in"][0] = 1
+    with pytest.raises(TypeError):
+        shift.metadata.settings["steps"] = 3  # type: ignore[index]
+
+
+def test_a_shift_copies_what_it_is_given() -> None:
+    mine = np.ones(4, dtype=np.float32)
+    shift = SpectralShift({"unet.a": mine}, ShiftMetadata("b", {"unet.a": "0" * 8}, "0" * 16))
+    mine[:] = 7
+    assert (shift["unet.a"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "delta", "message"),
+    [
+        ("unet", np.ones(3), "weight name"),
+        ("unet..a", np.ones(3), "weight name"),
+        ("unet.a b", np.ones(3), "weight name"),
+        ("unet.a", np.ones((3, 1)), r"shape \[n\]"),
+        ("unet.a", np.ones(0), r"shape \[n\]"),
+        ("unet.a", np.ones(3, dtype=np.int32), "floats"),
+        ("unet.a", np.array([1, np.nan, np.inf]), "2 of 3 values .* not finite"),
+        ("unet.a", np.array([1e300]), "not finite"),
+    ],
+)
+def test_a_bad_delta_is_refused(name: str, delta: np.ndarray, message: str) -> None:
+    with pytest.raises(ShiftFileError, match=message):
+        SpectralShift({name: delta}, ShiftMetadata("b", {name: "0" * 8}, "0" * 16))
+
+
+def test_fingerprints_belong_to_exactly_the_deltas() -> None:
+    with pytest.raises(ShiftFileError, match=r"unet\.b has only one"):
+        SpectralShift({"unet.a": np.ones(3)}, ShiftMetadata("b", {"unet.a": "0" * 8, "unet.b": "0" * 8}, "0" * 16))
+    with pytest.raises(ShiftFileError, match="8 hex digits"):
+        SpectralShift({"unet.a": np.ones(3)}, ShiftMetadata("b", {"unet.a": "xyz"}, "0" * 16))
+    with pytest.raises(ShiftFileError, match="at least one"):
+        SpectralShift({}, ShiftMetadata("b", {}, "0" * 16))
+
+
+def test_the_base_fingerprint_depends_on_names_and_bytes_not_on_order() -> None:
+    one = base_fingerprint({"a.x": "1" * 64, "a.y": "2" * 64})
+    assert one == base_fingerprint({"a.y": "2" * 64, "a.x": "1" * 64})
+    assert len({one, base_fingerprint({"a.x": "2" * 64, "a.y": "1" * 64}), base_fingerprint({"a.x": "1" * 64})}) == 3
+
+
+# Round trips
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=6,
+)
+names = st.from_regex(r"[a-z_]{1,8}(\.[a-z0-9_]{1,6}){1,3}", fullmatch=True)
+
+
+@st.composite
+def shifts(draw: st.DrawFn, dtype: str = "float32") -> SpectralShift:
+    finite = st.floats(width=32 if dtype == "float32" else 16, allow_nan=False, allow_infinity=False)
+    vectors = hnp.arrays(np.dtype(dtype), st.integers(1, 9), elements=finite)
+    deltas = draw(st.dictionaries(names, vectors, min_size=1, max_size=4))
+    digits = st.from_regex(r"[0-9a-f]{8}", fullmatch=True)
+    described = ShiftMetadata(
+        base=draw(text),
+        fingerprints={name: draw(digits) for name in deltas},
+        base_fingerprint=draw(st.from_regex(r"[0-9a-f]{16}", fullmatch=True)),
+        base_dtype=draw(st.sampled_from(["float32", "float16", "bfloat16"])),
+        subset=draw(text),
+        settings=draw(st.dictionaries(text, json_values, max_size=3)),
+        seed=draw(st.none() | st.integers(-(2**63), 2**64)),
+        versions=draw(st.dictionaries(text, text, max_size=2)),
+        licence=draw(text),
+        parents=tuple(draw(st.lists(st.from_regex(r"[0-9a-f]{32}", fullmatch=True), max_size=2))),
+        recipe=draw(json_values),
+    )
+    return SpectralShift(deltas, described)
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shift=shifts())
+def test_what_is_written_is_read(shift: SpectralShift, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    size = write_shift(shift, path, force=True)
+    read = read_shift(path)
+    assert read == shift
+    assert size == path.stat().st_size
+    assert all(read[name].tobytes() == shift[name].tobytes() for name in shift)  # -0.0 and subnormals too
+    assert (read.precision, bool(read.metadata.content_hash)) == ("float32", True)
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shift=shifts("float16"))
+def test_half_precision_values_survive_a_half_precision_file(shift: SpectralShift, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_shift(shift, path, dtype="float16", force=True)
+    read = read_shift(path)
+    assert read == shift
+    assert read.precision == "float16"
+    assert all(delta.dtype == np.float32 for delta in read.values())
+
+
+def test_float16_rounds_to_the_nearest_and_halves_the_data(tmp_path: Path) -> None:
+    shift = example(1 / 3)
+    full = write_shift(shift, tmp_path / "full.safetensors")
+    half = write_shift(shift, tmp_path / "half.safetensors", dtype="float16")
+    assert full - half == pytest.approx(2 * shift.floats, abs=16)
+    for name, delta in read_shift(tmp_path / "half.safetensors").items():
+        np.testing.assert_allclose(delta, shift[name], rtol=2**-11)
+
+
+def test_a_value_too_large_for_float16_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ShiftFileError, match="float16; write float32"):
+        write_shift(example(1e5), tmp_path / "a.safetensors", dtype="float16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_shift_gives_the_same_bytes_and_any_change_another_hash(tmp_path: Path) -> None:
+    def written(shift: SpectralShift) -> bytes:
+        write_shift(shift, tmp_path / "a.safetensors", force=True)
+        return (tmp_path / "a.safetensors").read_bytes()
+
+    def hashed(shift: SpectralShift) -> str:
+        written(shift)
+        return read_shift(tmp_path / "a.safetensors").metadata.content_hash
+
+    assert written(example()) == written(example())
+    read = read_shift(tmp_path / "a.safetensors")
+    assert written(read) == written(example())
+    variants = [example(), example(0.5), example(seed=1), example(settings={"steps": 2}), example(base="other")]
+    assert len({hashed(shift) for shift in variants}) == len(variants)
+
+
+def test_the_paper_smallest_row_fits_with_full_metadata(tmp_path: Path) -> None:
+    paths = ("to_q", "to_k", "to_v", "to_out.0")
+    mid_ca = [f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.{path}" for path in paths]
+    described = ShiftMetadata(
+        base="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        fingerprints=dict.fromkeys(mid_ca, "89abcdef"),
+        base_fingerprint="0123456789abcdef",
+        subset="mid-ca",
+        settings={"instance_prompt": "a photo of a [V1] dog", "class_prompt": "a photo of a dog", "steps": 1000},
+        seed=0,
+        versions={"spectra": "0.1.0", "torch": "2.13.0", "diffusers": "0.42.1", "transformers": "5.23.0"},
+        licence="apache-2.0",
+    )
+    size = write_shift(SpectralShift({name: np.ones(1024) for name in mid_ca}, described), tmp_path / "a.safetensors")
+    assert size < 17_700  # the paper's 17.7 KB
+
+
+# Strict reading
+
+
+def broken(path: Path, change: Callable[[dict[str, str], dict[str, np.ndarray]], None]) -> Path:
+    """A shift file whose parts were changed by someone who knows safetensors, but not our hash."""
+    write_shift(example(), path, force=True)
+    strings, tensors = taken_apart(path)
+    change(strings, tensors)
+    save_file(tensors, path, metadata=strings)
+    return path
+
+
+def drop(key: str) -> Callable[..., None]:
+    return lambda strings, tensors: strings.pop(key)
+
+
+def put(key: str, value: str) -> Callable[..., None]:
+    return lambda strings, tensors: strings.update({key: value})
+
+
+def tensor(key: str, value: np.ndarray) -> Callable[..., None]:
+    return lambda strings, tensors: tensors.update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("format"), "expected a spectral shift"),
+        (put("format", "lora"), "expected a spectral shift"),
+        (put("version", "2"), "format version 2.*update spectra"),
+        (put("version", "one"), "'version' should be a whole number"),
+        (put("version", "0"), "'version' should be a whole number"),
+        (drop("fingerprints"), "lacks fingerprints"),
+        (drop("content_hash"), "lacks content_hash"),
+        (drop("base"), "lacks base"),
+        (put("colour", "red"), "'colour', which format version 1 does not know"),
+        (put("reshape", "last-dim"), "reshape rule 'last-dim'"),
+        (put("fingerprints", "0123abcd"), "8 hex digits for each of 3 weights"),
+        (put("base_fingerprint", "zz"), "16 hex digits"),
+        (put("seed", "3.5"), "'seed' should be a whole number"),
+        (put("settings", "[1]"), "'settings' should be a JSON object"),
+        (put("settings", "{"), "'settings' should be JSON"),
+        (put("settings", '{"lr": NaN}'), "'settings' should be JSON"),
+        (put("recipe", "[" * 100_000), "'recipe' should be JSON"),
+        (put("versions", '{"torch": 2}'), "'versions' should be a JSON object of strings"),
+        (put("subset", "unet-ca"), "content hash"),
+        (tensor("unet.conv_in.delta", np.zeros(3, np.float32)), "content hash"),
+        (tensor("unet.conv_in.delta", np.zeros(3, np.float64)), "expected F32 or F16, got F64"),
+        (tensor("unet.conv_in.delta", np.zeros(3, np.float16)), "got both F16 and F32"),
+        (tensor("unet.conv_in.delta", np.zeros((3, 1), np.float32)), r"shape \[3, 1\]"),
+        (tensor("unet.conv_in.lora_up", np.zeros(3, np.float32)), "end in '.delta'.*lora_up"),
+        (tensor("unet.extra.delta", np.zeros(3, np.float32)), "for each of 4 weights"),
+    ],
+)
+def test_a_changed_file_is_refused(change: Callable[..., None], message: str, tmp_path: Path) -> None:
+    path = broken(tmp_path / "a.safetensors", change)
+    with pytest.raises(ShiftFileError, match=message) as caught:
+        read_shift(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_non_finite_values_are_refused_even_under_a_right_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = broken(tmp_path / "a.safetensors", tensor("unet.conv_in.delta", np.full(3, np.nan, np.float32)))
+    monkeypatch.setattr("spectra.shift._content_hash", lambda strings, tensors: strings["content_hash"])
+    with pytest.raises(ShiftFileError, match=r"unet\.conv_in: 3 of 3 values"):
+        read_shift(path)
+
+
+def test_no_truncation_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_shift(example(), path)
+    data = path.read_bytes()
+    for length in [*range(0, len(data), 37), len(data) - 1]:
+        path.write_bytes(data[:length])
+        with pytest.raises(ShiftFileError):
+            read_shift(path)
+    path.write_bytes(data + b"\0")
+    with pytest.raises(ShiftFileError):
+        read_shift(path)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(0, 2**31), bit=st.integers(0, 7))
+def test_no_flipped_bit_is_read_as_another_shift(position: int, bit: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_shift(example(), path, force=True)
+    data = bytearray(path.read_bytes())
+    data[position % len(data)] ^= 1 << bit
+    path.write_bytes(data)
+    try:
+        read = read_shift(path)
+    except ShiftFileError:
+        return
+    assert read == example()  # white space in the header says nothing
+
+
+def test_what_is_no_file_is_one_clear_line(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent", tmp_path / "empty", tmp_path / "text"):
+        (tmp_path / "empty").touch()
+        (tmp_path / "text").write_text(json.dumps({"a": 1}) * 20)
+        with pytest.raises(ShiftFileError) as caught:
+            read_shift(path)
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+# Writing
+
+
+def test_an_existing_file_needs_force(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_shift(example(), path)
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match="--force"):
+        write_shift(example(0.5), path)
+    assert path.read_bytes() == before
+    write_shift(example(0.5), path, force=True)
+    assert read_shift(path) == example(0.5)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.safetensors"
+    write_shift(example(), path)
+
+    def full(self: Path, data: bytes) -> int:
+        self.open("wb").close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        write_shift(example(0.5), path, force=True)
+    assert read_shift(path) == example()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_metadata_that_json_cannot_hold_is_an_error(tmp_path: Path) -> None:
+    for settings_ in ({"lr": float("nan")}, {"path": tmp_path}):
+        with pytest.raises(ShiftFileError, match="settings cannot be written as JSON"):
+            write_shift(example(settings=settings_), tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_replacing_metadata_keeps_the_deltas(tmp_path: Path) -> None:
+    shift = example()
+    licensed = SpectralShift(shift, replace(shift.metadata, licence="cc0-1.0"))
+    write_shift(licensed, tmp_path / "a.safetensors")
+    read = read_shift(tmp_path / "a.safetensors")
+    assert read.metadata.licence == "cc0-1.0"
+    assert read != shift
