@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from spectra.adapter import Adapter, activate, attach, disabled, load, unload
+    from spectra.adapter import Adapter, attach
     from spectra.cache import SpectrumCache, default_cache
     from spectra.errors import SpectraError
+    from spectra.serving import activate, disabled, load, loaded, unload
     from spectra.shift import ShiftMetadata, SpectralShift, read_shift, write_shift
     from spectra.spectrum import Spectrum, decompose
 
@@ -31,6 +32,7 @@ __all__ = [
     "default_cache",
     "disabled",
     "load",
+    "loaded",
     "read_shift",
     "unload",
     "write_shift",
@@ -38,11 +40,12 @@ __all__ = [
 
 _HOME = {
     "Adapter": "adapter",
-    "activate": "adapter",
+    "activate": "serving",
     "attach": "adapter",
-    "disabled": "adapter",
-    "load": "adapter",
-    "unload": "adapter",
+    "disabled": "serving",
+    "load": "serving",
+    "loaded": "serving",
+    "unload": "serving",
     "SpectrumCache": "cache",
     "default_cache": "cache",
     "SpectraError": "errors",
