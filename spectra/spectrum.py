@@ -26,8 +26,17 @@ from spectra.errors import WeightError
 
 Side = Literal["left", "right"]
 
-TAIL_THRESHOLD = 1 / 8
+TAIL_THRESHOLD = 1 / 6
 """Directions with `sigma <= TAIL_THRESHOLD * rms(sigma)` carry their other side explicitly (docs/algebra.md)."""
+
+
+_SAFE_EXPONENT = 300
+"""Squares of values below 2**300 and above 2**-300, and their sums, are ordinary float64 numbers."""
+
+_GRAM_BLOCK = 320
+
+_SIGN_TIE = 1e-6
+"""Entries of a basis vector within this fraction of its largest count as equally large."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,20 +105,21 @@ def decompose(weight: Tensor, *, name: str = "weight") -> Spectrum:
         WeightError: fewer than two dimensions, not floating point, on the meta device, or not finite.
     """
     _check(weight, name)
-    w = matrix(weight.detach()).to(torch.float64)
+    home = weight.device
+    # Apple's GPU has no float64: the work is done on the CPU there.
+    w = matrix(weight.detach().to("cpu" if home.type == "mps" else home, torch.float64))
     rows, columns = w.shape
     side: Side = "left" if rows <= columns else "right"
     a = w if side == "left" else w.T  # from here on `a` is [r, m] with r <= m
-    r, m = a.shape
-    # Powers of two leave every mantissa as it is; without them the Gram matrix of tiny weights underflows.
-    peak = float(a.abs().max()) if a.numel() else 0.0
-    exponent = math.frexp(peak)[1] if peak > 0 else 0
-    a = torch.ldexp(a, torch.tensor(-exponent, device=a.device))
+    exponent = _exponent(w, name)
+    if exponent:
+        a = torch.ldexp(a, torch.tensor(-exponent, device=a.device))
 
     q, sigma, v = _eigenbasis(a)
     sign = _signs(q)
-    q, v = q * sign, v * sign[r - v.shape[1] :]
-    sigma = torch.ldexp(sigma, torch.tensor(exponent, device=a.device))
+    q, v = q * sign, v * sign[sign.shape[0] - v.shape[1] :]
+    if exponent:
+        sigma = torch.ldexp(sigma, torch.tensor(exponent, device=a.device))
     return Spectrum(
         side=side,
         basis=q.to(torch.float32).contiguous(),
@@ -129,9 +139,26 @@ def _check(weight: Tensor, name: str) -> None:
         raise WeightError(f"{name}: expected a floating-point weight, got {weight.dtype}; load the base unquantised")
     if weight.device.type == "meta":
         raise WeightError(f"{name}: the weight is on the meta device and has no values; load the base first")
-    if weight.numel() and not bool(torch.isfinite(weight).all()):
-        bad = int((~torch.isfinite(weight)).sum())
-        raise WeightError(f"{name}: {bad} of {weight.numel()} values are not finite; the base file is damaged")
+
+
+def _exponent(w: Tensor, name: str) -> int:
+    """The power of two by which `w` is to be divided first, so that its Gram matrix neither overflows nor underflows.
+
+    Powers of two leave every mantissa as it is. Only float64 weights can need it: the squares of all smaller types
+    are well inside float64's range.
+
+    Raises:
+        WeightError: `w` holds NaN or infinity.
+    """
+    if w.numel() == 0:
+        return 0
+    low, high = torch.aminmax(w)
+    peak = max(-float(low), float(high))
+    if not math.isfinite(peak):
+        bad = int((~torch.isfinite(w)).sum())
+        raise WeightError(f"{name}: {bad} of {w.numel()} values are not finite; the base file is damaged")
+    exponent = math.frexp(peak)[1]
+    return exponent if abs(exponent) > _SAFE_EXPONENT else 0
 
 
 def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +166,7 @@ def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r, m = a.shape
     if r == 0:
         return a.new_zeros(0, 0), a.new_zeros(0), a.new_zeros(m, 0)
-    gram = a @ a.T
+    gram = _gram(a)
     values, q = torch.linalg.eigh(gram)
     q = q.flip(1)
     sigma = values.flip(0).clamp_min(0).sqrt()
@@ -149,12 +176,29 @@ def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return q, sigma, a.new_zeros(m, 0)
     # The span of the small directions is well determined even where the directions within it are not.
     small = q[:, r - k :]
-    u, small_sigma, v = _narrow_svd(small.T @ a)
+    projected = small.T @ a
+    head, head_sigma = q[:, : r - k], sigma[: r - k]
+    # What the eigenvectors mix of a large direction into a small one is tiny, but not beside a tiny sigma. It is
+    # removed on the right: minus the projection on the head's right vectors, a^T head / head_sigma.
+    projected -= ((projected @ a.T @ head) / head_sigma.square() @ head.T) @ a
+    u, small_sigma, v = _narrow_svd(projected)
     noise = torch.finfo(a.dtype).eps * m * sigma[0]
     solid = int((small_sigma > noise).sum())
     if solid < k:
-        v = _complete(a.T @ q[:, : r - k], v[:, :solid], k - solid)
-    return torch.cat([q[:, : r - k], small @ u], dim=1), torch.cat([sigma[: r - k], small_sigma]), v
+        v = _complete(a.T @ head, v[:, :solid], k - solid)
+    if k < r:
+        small_sigma = small_sigma.clamp_max(head_sigma[-1])
+    return torch.cat([head, small @ u], dim=1), torch.cat([head_sigma, small_sigma]), v
+
+
+def _gram(a: Tensor) -> Tensor:
+    """`a @ a.T` below and on the diagonal, which is all that `eigh` reads; the blocks above it stay zero."""
+    r = a.shape[0]
+    gram = a.new_zeros(r, r)
+    for start in range(0, r, _GRAM_BLOCK):
+        stop = min(start + _GRAM_BLOCK, r)
+        gram[start:stop, :stop] = a[start:stop] @ a[:stop].T
+    return gram
 
 
 def _narrow_svd(b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,5 +226,8 @@ def _signs(q: Tensor) -> Tensor:
     """+1 or -1 per column, so that each column's entry of largest magnitude becomes positive (the first, on a tie)."""
     if q.numel() == 0:
         return q.new_ones(q.shape[1])
-    picked = q.gather(0, q.abs().argmax(dim=0, keepdim=True)).squeeze(0)
+    size = q.abs()
+    # Entries of equal size differ in their last bits from machine to machine: the first of them is taken.
+    nearly = size >= size.amax(dim=0) * (1 - _SIGN_TIE)
+    picked = q.gather(0, nearly.to(torch.uint8).argmax(dim=0, keepdim=True)).squeeze(0)
     return torch.where(picked < 0, -1.0, 1.0).to(q.dtype)
