@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spectra import kernels, plans
 from spectra.operators import Operator, operator_of
-from spectra.spectrum import TAIL_THRESHOLD, Spectrum, matrix
+from spectra.spectrum import Spectrum, matrix
 
 
 def change(sigma: Tensor, delta: Tensor) -> Tensor:
@@ -45,6 +45,12 @@ def shifted_weight(weight: Tensor, spectrum: Spectrum, delta: Tensor) -> Tensor:
     return shifted.reshape(weight.shape).to(weight.dtype)
 
 
+REBUILT_FLOOR = 1 / 4
+"""A rebuilt weight's output is too coarse to tell delta's gradient of directions whose shifted singular value is below
+this share of rms(sigma): they get both sides explicitly. Measured on matrices of condition 1e2 to 1e8 in float32,
+bfloat16 and float16, 1/6 lets the error pass twice that of the paper's formula, 1/4 keeps it below 1.8 times."""
+
+
 class ShiftedLayer:
     """A module with a weight of two or more dimensions, computing with `delta`.
 
@@ -64,7 +70,7 @@ class ShiftedLayer:
         weight: Tensor = module.weight  # type: ignore[assignment]
         self._spectrum = spectrum.to(weight.device)
         self._sigma = self._spectrum.sigma.to(torch.promote_types(weight.dtype, torch.float32))
-        self._floor = float(TAIL_THRESHOLD * self._sigma.square().mean().sqrt()) if self._sigma.numel() else 0.0
+        self._floor = float(REBUILT_FLOOR * self._sigma.square().mean().sqrt()) if self._sigma.numel() else 0.0
         place = self.operator.place(spectrum.side) if self.operator else None
         if self.operator is not None and place is None:
             self._spectrum = _with_full_tail(self._spectrum, weight)
@@ -128,7 +134,7 @@ class ShiftedLayer:
         return plans.choose(n, r, math.prod(self._spectrum.shape) // max(r, 1))
 
     def _rebuild(self, weight: Tensor, d: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The weight with its head shifted, and the head's directions that shrank below the floor without clipping.
+        """The weight with its head shifted, and the head's directions that lie below the floor without being clipped.
 
         Made once for each value of delta: an optimizer's step changes the tensor's version.
         """
