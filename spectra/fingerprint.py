@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from spectra.errors import WeightError
+from spectra.metadata import RESHAPE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,6 @@ def fingerprint(weight: Tensor, *, name: str = "weight") -> str:
     """
     import torch
 
-    from spectra.spectrum import RESHAPE
 
     if weight.device.type == "meta":
         raise WeightError(f"{name}: the weight is on the meta device and has no values; load the base first")
