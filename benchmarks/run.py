@@ -25,6 +25,7 @@ from spectra.progress import SILENT, Progress
 
 MODULES: Mapping[str, str] = {
     "storage": "spectra.benchmarks.storage",
+    "gradients": "spectra.benchmarks.gradients",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
 
