@@ -123,7 +123,7 @@ def _pretrained(location: BaseLocation, dtype: torch.dtype) -> Any:
     from diffusers import DiffusionPipeline
 
     return DiffusionPipeline.from_pretrained(
-        location.target, torch_dtype=dtype, use_safetensors=True, local_files_only=location.kind == "folder"
+        location.target, dtype=dtype, use_safetensors=True, local_files_only=location.kind == "folder"
     )
 
 
@@ -147,8 +147,8 @@ def _single_file(location: BaseLocation, dtype: torch.dtype) -> Any:
         )
     config = path.with_suffix("")
     if (config / "model_index.json").is_file():
-        return kind.from_single_file(str(path), config=str(config), torch_dtype=dtype, local_files_only=True)
-    return kind.from_single_file(str(path), torch_dtype=dtype)
+        return kind.from_single_file(str(path), config=str(config), dtype=dtype, local_files_only=True)
+    return kind.from_single_file(str(path), dtype=dtype)
 
 
 def _why(location: BaseLocation, error: Exception) -> str:

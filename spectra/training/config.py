@@ -113,8 +113,8 @@ class TrainConfig:
 
     def changed(self) -> dict[str, Any]:
         """The settings that differ from the defaults for this base, as JSON values."""
-        default = defaults(self.base)
-        return {name: value for name, value in self.as_dict().items() if value != default.as_dict()[name]}
+        default = replace(defaults(self.base), base="").as_dict()
+        return {name: value for name, value in self.as_dict().items() if value != default[name]}
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting as a JSON value."""

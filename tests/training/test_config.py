@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectra.errors import InputError
+from spectra.training.config import EMBEDDED, TrainConfig, defaults, make_config, read_config
+
+
+def test_toml_round_trip_keeps_every_setting(tmp_path: Path) -> None:
+    config = TrainConfig(
+        base="some/base",
+        images='a "quoted" \\ folder',
+        prompt="a [V1] füchsin \x7f\t",
+        lr=3e-7,
+        lr_1d=1.0,
+        validation_prompts=("one", 'two "three"'),
+        text_encoder=True,
+        steps=7,
+    )
+    path = tmp_path / "c.toml"
+    path.write_text(config.to_toml(), encoding="utf-8")
+    assert read_config(path) == config
+    assert set(tomllib.loads(config.to_toml())) == {field.name for field in fields(TrainConfig)}
+
+
+def test_only_what_differs_from_the_defaults_of_the_base_is_reported() -> None:
+    assert defaults("").changed() == {}
+    assert defaults("x/y").changed() == {"base": "x/y"}
+    assert make_config({"steps": EMBEDDED["steps"], "lr": 0.5}).changed() == {"lr": 0.5}
+    assert make_config({"base": "x/y", "steps": EMBEDDED["steps"]}).changed() == {
+        "base": "x/y",
+        "steps": EMBEDDED["steps"],
+    }
+
+
+def test_given_settings_win_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("steps = 3\nlr = 1\n")
+    config = read_config(path, steps=9)
+    assert (config.steps, config.lr) == (9, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("stepps = 3", "unknown setting 'stepps'"),
+        ("steps = 'many'", "expected int, got 'many'"),
+        ("steps = true", "expected int, got True"),
+        ("steps = 0", "at least 1"),
+        ("lr = nan", "at least 0"),
+        ("lr = -1.0", "at least 0"),
+        ("validation_prompts = 'one'", "expected a list of strings"),
+        ("mixed_precision = 'half'", "expected one of no, fp16, bf16"),
+        ("steps = ", "not a TOML file"),
+        ("images = 'x'", "needs --prompt"),
+        ("images = 'x'\nprompt = 'y'\nsubject = 'fox'", "not both"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=says):
+        read_config(path)
+
+
+def test_missing_file_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, "unet"),
+        ({"text_encoder": True}, "unet,text-encoder"),
+        ({"text_encoder": True, "targets": "text-encoder, unet-ca"}, "text-encoder,unet-ca"),
+    ],
+)
+def test_text_encoder_joins_the_targets(changed: dict[str, Any], expected: str) -> None:
+    assert replace(TrainConfig(), **changed).all_targets == expected

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from spectra.errors import BaseError
+from spectra.families.denoise import Condition
+from spectra.training.objectives import Denoising, Samples, Schedule, joined
+
+
+class FixedSource:
+    """Five pictures whose latents are their number."""
+
+    latent_shape = (2, 3, 3)
+
+    def __len__(self) -> int:
+        return 5
+
+    def latents(self, index: Tensor, noise: Tensor) -> Tensor:
+        return index.view(-1, 1, 1, 1) + 0.01 * noise
+
+    def condition(self, index: Tensor) -> Condition:
+        return Condition(index.view(-1, 1, 1).float(), {"extra": index.float()})
+
+
+def schedule(prediction: str = "epsilon", gamma: float = 0.0) -> Schedule:
+    return Schedule(torch.linspace(0.99, 0.0, 100, dtype=torch.float64), prediction, gamma)
+
+
+def test_targets_follow_the_scheduler_s_prediction_type() -> None:
+    from diffusers import DDPMScheduler
+
+    z, noise = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2)
+    steps = torch.tensor([0, 500, 999])
+    for kind in ("epsilon", "v_prediction", "sample"):
+        scheduler = DDPMScheduler(prediction_type=kind)
+        noisy, target = Schedule.of(scheduler, 0.0).noisy_and_target(z, noise, steps)
+        expected = {"epsilon": noise, "sample": z, "v_prediction": scheduler.get_velocity(z, noise, steps)}[kind]
+        torch.testing.assert_close(noisy, scheduler.add_noise(z, noise, steps))
+        torch.testing.assert_close(target, expected)
+
+
+def test_an_unknown_prediction_type_is_refused() -> None:
+    from diffusers import DDPMScheduler
+
+    with pytest.raises(BaseError, match="'flow' is not known"):
+        Schedule.of(DDPMScheduler(prediction_type="flow"), 0.0)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_min_snr_weights_equal_the_clipped_loss_in_sample_space(kind: str) -> None:
+    """The method weighs the error of z itself by min(snr, gamma); each kind's error is that error, rescaled."""
+    steps = torch.arange(1, 99)
+    alpha = schedule().alphas_cumprod[steps]
+    snr = alpha / (1 - alpha)
+    # ||eps error||^2 = snr ||z error||^2, ||v error||^2 = (snr + 1) ||z error||^2
+    rescale = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[kind]
+    weights = schedule(kind, 5.0).weights(steps).double()
+    torch.testing.assert_close(weights * rescale, snr.clamp_max(5.0), rtol=1e-6, atol=1e-8)
+
+
+def test_weights_are_finite_without_any_signal_and_one_without_a_clip() -> None:
+    last = torch.tensor([99])
+    assert schedule("epsilon", 5.0).weights(last).tolist() == [1.0]
+    assert schedule("v_prediction", 5.0).weights(last).tolist() == [0.0]
+    assert schedule("epsilon", 0.0).weights(last).tolist() == [1.0]
+
+
+def test_a_draw_is_the_same_however_it_is_cut() -> None:
+    whole = Denoising("d", FixedSource(), schedule()).draw(8, torch.Generator().manual_seed(3))
+    parts = Denoising("d", FixedSource(), schedule())
+    generator = torch.Generator().manual_seed(3)
+    pieces = [parts.draw(2, generator) for _ in range(4)]
+    for name in ("index", "posterior", "noise", "timesteps"):
+        joint = torch.cat([getattr(piece, name) for piece in pieces])
+        assert torch.equal(getattr(whole, name), joint)
+        assert torch.equal(torch.cat([getattr(p, name) for p in whole.split(3)]), joint)
+
+
+def test_every_picture_comes_once_in_a_round() -> None:
+    objective = Denoising("d", FixedSource(), schedule())
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([objective.draw(2, generator).index for _ in range(5)])
+    assert sorted(drawn[:5].tolist()) == sorted(drawn[5:].tolist()) == list(range(5))
+    assert drawn[:5].tolist() != drawn[5:].tolist()
+
+
+def test_the_term_is_the_weighted_mean_square() -> None:
+    objective = Denoising("d", FixedSource(), schedule())
+    target = torch.zeros(2, 2, 3, 3)
+    samples = Samples(target, torch.zeros(2), Condition(target), target, torch.tensor([1.0, 3.0]))
+    prediction = torch.stack([torch.full((2, 3, 3), 2.0), torch.full((2, 3, 3), 1.0)])
+    assert float(objective.term(prediction, samples)) == pytest.approx((1 * 4 + 3 * 1) / 2)
+
+
+def test_questions_are_joined_along_the_batch() -> None:
+    objective = Denoising("d", FixedSource(), schedule())
+    generator = torch.Generator().manual_seed(0)
+    parts = [objective.samples(objective.draw(n, generator), torch.device("cpu")) for n in (2, 3)]
+    noisy, timesteps, condition = joined(parts)
+    assert noisy.shape[0] == timesteps.shape[0] == condition.embeds.shape[0] == condition.added["extra"].shape[0] == 5
+    assert torch.equal(condition.added["extra"][2:], parts[1].condition.added["extra"])

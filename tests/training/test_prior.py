@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spectra.pipeline import load_pipeline
+from spectra.training import prior
+from spectra.training.prior import PriorKey, pipeline_fingerprint, prior_pictures
+
+KEY = PriorKey(base="0123", prompt="a disc", seed=5, count=3, size=32, steps=1, guidance=1.0)
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_base: Path) -> Any:
+    return load_pipeline(str(tiny_base))
+
+
+@pytest.fixture
+def drawings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the orders that were drawn."""
+    calls: list[int] = []
+    original = prior.draw
+
+    def counted(pipe: Any, requests: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(len(requests))
+        return original(pipe, requests, *args, **kwargs)
+
+    monkeypatch.setattr(prior, "draw", counted)
+    return calls
+
+
+def test_class_pictures_are_drawn_once(pipe: Any, tmp_path: Path, drawings: list[int]) -> None:
+    first = prior_pictures(pipe, KEY, root=tmp_path)
+    again = prior_pictures(pipe, KEY, root=tmp_path)
+    assert drawings == [3]
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len({picture.tobytes() for picture in first}) == 3
+
+
+def test_a_damaged_folder_is_drawn_again(pipe: Any, tmp_path: Path, drawings: list[int]) -> None:
+    first = prior_pictures(pipe, KEY, root=tmp_path)
+    (tmp_path / KEY.digest / "0001.png").write_bytes(b"damaged")
+    again = prior_pictures(pipe, KEY, root=tmp_path)
+    (tmp_path / KEY.digest / "0002.png").unlink()
+    prior_pictures(pipe, KEY, root=tmp_path)
+    assert drawings == [3, 3, 3]
+    assert np.array_equal(first[1], again[1])
+
+
+def test_everything_that_decides_the_pictures_is_in_the_address() -> None:
+    changes: dict[str, Any] = {
+        "base": "4567", "prompt": "b", "seed": 6, "count": 4, "size": 64, "steps": 2, "guidance": 2.0,
+    }  # fmt: skip
+    digests = {KEY.digest, *(replace(KEY, **{name: value}).digest for name, value in changes.items())}
+    assert len(digests) == 1 + len(changes)
+
+
+def test_an_unwritable_cache_serves_the_training_with_a_warning(pipe: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(UserWarning, match="class pictures are not kept"):
+        assert len(prior_pictures(pipe, KEY, root=tmp_path / "file" / "prior")) == 3
+
+
+def test_the_fingerprint_sees_every_weight_and_the_scheduler(tiny_base: Path) -> None:
+    import torch
+
+    pipe = load_pipeline(str(tiny_base))
+    before = pipeline_fingerprint(pipe)
+    assert before == pipeline_fingerprint(load_pipeline(str(tiny_base)))
+    with torch.no_grad():
+        pipe.vae.decoder.conv_out.bias[0] += 1e-3
+    changed = pipeline_fingerprint(pipe)
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type="v_prediction")
+    assert len({before, changed, pipeline_fingerprint(pipe)}) == 3
