@@ -32,7 +32,6 @@ def fingerprint(weight: Tensor, *, name: str = "weight") -> str:
     """
     import torch
 
-
     if weight.device.type == "meta":
         raise WeightError(f"{name}: the weight is on the meta device and has no values; load the base first")
     if weight.layout != torch.strided or weight.is_quantized:
