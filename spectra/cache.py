@@ -18,7 +18,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from spectra import cache_entry
 from spectra.cache_entry import DamagedEntryError
 from spectra.cache_settings import default_limit, default_root, parse_size
 from spectra.cache_store import Collected, Entry, Store, Verified, unreadable
+from spectra.cache_usage import CacheWarning, Usage
 from spectra.fingerprint import fingerprint
 from spectra.progress import SILENT, Progress
 
@@ -40,38 +41,6 @@ __all__ = ["CacheWarning", "SpectrumCache", "Usage", "default_cache", "fingerpri
 
 MAX_WORKERS = 8
 """Each holds one weight in float64 several times over; more would trade memory for little."""
-
-
-class CacheWarning(UserWarning):
-    """The cache went on, but not as it should: a damaged entry was set aside, or nothing can be stored."""
-
-
-@dataclass
-class Usage:
-    """What a cache object has done so far.
-
-    Attributes:
-        hits: spectra that were found.
-        misses: spectra that had to be computed.
-        damaged: entries that were found damaged, set aside and computed again; they count as misses too.
-        weight_floats: floats of the weights asked for.
-        spectrum_floats: floats of their spectra.
-    """
-
-    hits: int = 0
-    misses: int = 0
-    damaged: int = 0
-    weight_floats: int = 0
-    spectrum_floats: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def count(self, weight: Tensor, spectrum: Spectrum, *, hit: bool) -> None:
-        """Add one spectrum, from any thread."""
-        with self._lock:
-            self.hits += hit
-            self.misses += not hit
-            self.weight_floats += weight.numel()
-            self.spectrum_floats += spectrum.floats
 
 
 class SpectrumCache:
@@ -223,6 +192,7 @@ class SpectrumCache:
             # An accelerator does one at a time: its memory is dear, and it is busy with one anyway.
             with self._accelerator if device.type != "cpu" else contextlib.nullcontext():
                 spectrum = decompose(weight.detach().to(device), name=name).to("cpu")
+            spectrum = replace(spectrum, fingerprint=address)
             if spectrum.rank:
                 spectrum = self._keep(spectrum, address)
         else:

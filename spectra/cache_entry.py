@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,13 +113,13 @@ def read_header(path: Path) -> Header:
         OSError: it cannot be read.
     """
     with path.open("rb") as stream:
-        return _header(stream.read(8 + _LONGEST_HEADER), _size(stream))
+        return _header(path, stream.read(8 + _LONGEST_HEADER), _size(stream))
 
 
 def read_sigma(path: Path) -> np.ndarray:
     """Verified singular values, float64 `[r]`, without reading the basis and without torch. Raises as `read_header`."""
     with path.open("rb") as stream:
-        header = _header(stream.read(8 + _LONGEST_HEADER), _size(stream))
+        header = _header(path, stream.read(8 + _LONGEST_HEADER), _size(stream))
         start, stop = header.spans["sigma"]
         stream.seek(start)
         payload = stream.read(stop - start)
@@ -129,7 +130,7 @@ def read_sigma(path: Path) -> np.ndarray:
 def verify(path: Path) -> None:
     """Reads an entry whole, without torch, and compares every checksum. Raises as `read_header`."""
     with path.open("rb") as stream:
-        header = _header(stream.read(8 + _LONGEST_HEADER), _size(stream))
+        header = _header(path, stream.read(8 + _LONGEST_HEADER), _size(stream))
         for name, (start, stop) in header.spans.items():
             stream.seek(start)
             header.verify(name, stream.read(stop - start))
@@ -161,7 +162,7 @@ def read_spectrum(path: Path, *, verify: bool = True) -> Spectrum:
         path.stat()  # evicted since: FileNotFoundError says so
         raise DamagedEntryError(f"cannot be mapped: {error}") from error
     everything = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,)).numpy()
-    header = _header(everything[: 8 + _LONGEST_HEADER].tobytes(), size)
+    header = _header(path, everything[: 8 + _LONGEST_HEADER].tobytes(), size)
     if verify:
         for name, (start, stop) in header.spans.items():
             header.verify(name, everything[start:stop])
@@ -178,15 +179,16 @@ def read_spectrum(path: Path, *, verify: bool = True) -> Spectrum:
         sigma=tensor("sigma", torch.float64),
         tail=tensor("tail", torch.float32),
         shape=header.shape,
+        fingerprint=header.fingerprint,
     )
 
 
 def _size(stream: BinaryIO) -> int:
-    return stream.seek(0, 2)
+    return os.fstat(stream.fileno()).st_size
 
 
-def _header(opening: bytes, size: int) -> Header:
-    """Reads the header out of the file's first bytes and holds it against the file's size and against itself."""
+def _header(path: Path, opening: bytes, size: int) -> Header:
+    """Reads the header out of the file's first bytes and checks it against itself and the file's name and size."""
     try:
         (length,) = struct.unpack_from("<Q", opening)
         if length > len(opening) - 8:
@@ -209,6 +211,8 @@ def _header(opening: bytes, size: int) -> Header:
         _consistent(header, {name: raw[name]["dtype"] for name in _DTYPES}, size)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error) as error:
         raise DamagedEntryError(f"the header cannot be read ({type(error).__name__}: {error})") from error
+    if header.fingerprint != path.stem:
+        raise DamagedEntryError("it belongs to another weight")
     return header
 
 

@@ -16,7 +16,7 @@ The derivation and the error it was measured to have are in `docs/algebra.md`; t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -50,6 +50,7 @@ class Spectrum:
         tail: float32 `[k, max(rows, columns)]`: the other side's singular vectors of the `k` smallest directions,
             `tail[j]` belonging to `sigma[r - k + j]`.
         shape: of the weight as the module holds it.
+        fingerprint: of the weight (`spectra.fingerprint`), where it came through the cache; else empty.
     """
 
     side: Side
@@ -57,6 +58,7 @@ class Spectrum:
     sigma: Tensor
     tail: Tensor
     shape: tuple[int, ...]
+    fingerprint: str = ""
 
     @property
     def rank(self) -> int:
@@ -75,7 +77,8 @@ class Spectrum:
 
     def to(self, device: torch.device | str) -> Spectrum:
         """The same spectrum on another device."""
-        return Spectrum(self.side, self.basis.to(device), self.sigma.to(device), self.tail.to(device), self.shape)
+        moved = {name: getattr(self, name).to(device) for name in ("basis", "sigma", "tail")}
+        return replace(self, **moved)
 
 
 def matrix(weight: Tensor) -> Tensor:
@@ -162,7 +165,7 @@ def _exponent(w: Tensor, name: str) -> int:
 
 
 def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Left vectors `q [r, r]`, `sigma [r]` and the right vectors `v [m, k]` of the k smallest directions of `a [r, m]`."""
+    """Left vectors `q [r, r]` and `sigma [r]` of `a [r, m]`, and right vectors `v [m, k]` of its k smallest directions."""
     r, m = a.shape
     if r == 0:
         return a.new_zeros(0, 0), a.new_zeros(0), a.new_zeros(m, 0)
