@@ -87,8 +87,10 @@ def to_strings(metadata: ShiftMetadata) -> dict[str, str]:
     """The header's strings, without the content hash. What is empty is left out, to keep small shifts small.
 
     Raises:
-        ShiftFileError: settings or a recipe that JSON cannot hold (NaN, infinity, an object).
+        ShiftFileError: settings or a recipe that JSON cannot hold (NaN, infinity, an object), text that is not
+            Unicode (a path in another encoding), or parents that are no content hashes.
     """
+    _check_parents(metadata.parents)
     strings = {
         "format": FORMAT,
         "version": str(VERSION),
@@ -105,6 +107,11 @@ def to_strings(metadata: ShiftMetadata) -> dict[str, str]:
         "parents": ",".join(metadata.parents),
         "recipe": "" if metadata.recipe is None else _dump("recipe", metadata.recipe),
     }
+    for key, value in strings.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ShiftFileError(f"the shift's {key} is not Unicode text: {value!r}; name it otherwise") from error
     return {key: value for key, value in strings.items() if value or key in _REQUIRED}
 
 
@@ -137,7 +144,8 @@ def from_strings(strings: Mapping[str, str], names: Iterable[str]) -> ShiftMetad
     seed = strings.get("seed", "")
     if not re.fullmatch(r"(-?[0-9]{1,20})?", seed):
         _malformed("seed", "a whole number", seed)
-    parents = strings.get("parents", "")
+    parents = tuple(strings["parents"].split(",")) if strings.get("parents") else ()
+    _check_parents(parents)
     return ShiftMetadata(
         base=strings["base"],
         fingerprints=_split_fingerprints(strings["fingerprints"], sorted(names)),
@@ -149,7 +157,7 @@ def from_strings(strings: Mapping[str, str], names: Iterable[str]) -> ShiftMetad
         seed=int(seed) if seed else None,
         versions=_load_versions(strings.get("versions", "{}")),
         licence=strings.get("licence", ""),
-        parents=tuple(parents.split(",")) if parents else (),
+        parents=parents,
         recipe=_load("recipe", strings.get("recipe", "null")),
         content_hash=strings["content_hash"],
     )
@@ -170,6 +178,12 @@ def check_version(strings: Mapping[str, str]) -> None:
         raise ShiftFileError(
             f"the file is of format version {version}, this spectra reads up to version {VERSION}; update spectra"
         )
+
+
+def _check_parents(parents: tuple[str, ...]) -> None:
+    for parent in parents:
+        if not re.fullmatch(r"[0-9a-f]{32}", parent):
+            _malformed("parents", "content hashes of 32 hex digits", parent)
 
 
 def _split_fingerprints(joined: str, names: list[str]) -> dict[str, str]:
@@ -213,4 +227,4 @@ def _load_versions(text: str) -> dict[str, str]:
 
 
 def _malformed(key: str, expected: str, got: str) -> NoReturn:
-    raise ShiftFileError(f"the metadata's {key!r} should be {expected}, but is {got!r}; the file is damaged")
+    raise ShiftFileError(f"the metadata's {key!r} should be {expected}, but is {got!r}; the file is damaged or foreign")

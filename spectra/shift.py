@@ -224,6 +224,11 @@ def read_shift(path: str | os.PathLike[str]) -> SpectralShift:
         return _read(Path(path))
     except ShiftFileError as error:
         raise ShiftFileError(f"{os.fspath(path)}: {error}") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ShiftFileError(
+            f"{os.fspath(path)}: cannot be read ({reason}); check the path and its permissions"
+        ) from error
 
 
 def _read(path: Path) -> SpectralShift:
@@ -238,8 +243,6 @@ def _read(path: Path) -> SpectralShift:
             tensors = {key: file.get_tensor(key) for key in keys}
     except (SafetensorError, UnicodeError) as error:
         raise ShiftFileError(f"not a whole safetensors file ({error}); fetch or make it again") from error
-    except PermissionError as error:
-        raise ShiftFileError("permission denied; change its permissions or choose another file") from error
     if len(codes) > 1:
         raise ShiftFileError("expected all deltas in one dtype, got both F16 and F32; the file is damaged")
     names = [key.removesuffix(_SUFFIX) for key in keys]

@@ -32,7 +32,7 @@ def example(values: float = 0.25, **described: Any) -> SpectralShift:
 
 def taken_apart(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     with safe_open(path, framework="numpy") as file:
-        return dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}
 
 
 # In memory
@@ -236,6 +236,7 @@ def tensor(key: str, value: np.ndarray) -> Callable[..., None]:
         (put("settings", "{"), "'settings' should be JSON"),
         (put("settings", '{"lr": NaN}'), "'settings' should be JSON"),
         (put("recipe", "[" * 100_000), "'recipe' should be JSON"),
+        (put("parents", "me,you"), "'parents' should be content hashes"),
         (put("versions", '{"torch": 2}'), "'versions' should be a JSON object of strings"),
         (put("subset", "unet-ca"), "content hash"),
         (tensor("unet.conv_in.delta", np.zeros(3, np.float32)), "content hash"),
@@ -290,9 +291,10 @@ def test_no_flipped_bit_is_read_as_another_shift(position: int, bit: int, tmp_pa
 
 
 def test_what_is_no_file_is_one_clear_line(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "absent", tmp_path / "empty", tmp_path / "text"):
-        (tmp_path / "empty").touch()
-        (tmp_path / "text").write_text(json.dumps({"a": 1}) * 20)
+    (tmp_path / "empty").touch()
+    (tmp_path / "text").write_text(json.dumps({"a": 1}) * 20)
+    for name in ("", "absent", "empty", "text", "text/below", "x" * 300):
+        path = tmp_path / name
         with pytest.raises(ShiftFileError) as caught:
             read_shift(path)
         assert str(caught.value).startswith(f"{path}: ")
@@ -331,6 +333,14 @@ def test_metadata_that_json_cannot_hold_is_an_error(tmp_path: Path) -> None:
     for settings_ in ({"lr": float("nan")}, {"path": tmp_path}):
         with pytest.raises(ShiftFileError, match="settings cannot be written as JSON"):
             write_shift(example(settings=settings_), tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_that_is_not_unicode_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ShiftFileError, match="base is not Unicode text"):
+        write_shift(example(base=os.fsdecode(b"caf\xe9")), tmp_path / "a.safetensors")
+    with pytest.raises(ShiftFileError, match="'parents' should be content hashes"):
+        write_shift(example(parents=("dog",)), tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
