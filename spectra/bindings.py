@@ -9,55 +9,71 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectra.cache import SpectrumCache, default_cache, fingerprint
+from spectra.cache import SpectrumCache, default_cache
 from spectra.errors import WeightError
 from spectra.families import Target
+from spectra.fingerprint import fingerprint
 from spectra.layers import ShiftedLayer, ShiftedVector, shifted_vector, shifted_weight
 from spectra.progress import SILENT, Progress
 from spectra.spectrum import Spectrum
 
 
 class Binding:
-    """A weight, its spectrum (None for 1-D), and the two ways to shift it: route the forward, or swap the weight.
+    """A weight, its spectrum (None for 1-D), and the two ways to shift it: route the forward, or replace the weight.
 
     Attributes:
         target: name, modules and frozen parameter.
         fingerprint: of the frozen weight, 64 hex digits.
+        applied: what `apply` put in force, None if nothing is.
+        routes: the layers that compute in the modules' place, if they are routed.
     """
 
     def __init__(self, target: Target, spectrum: Spectrum | None, digits: str) -> None:
         self.target = target
         self.spectrum = spectrum
         self.fingerprint = digits
-        self.swapped: nn.Parameter | None = None
+        self.applied: Tensor | None = None
         self._routed: list[tuple[nn.Module, Any]] = []
         self.routes: list[ShiftedLayer | ShiftedVector] = []
 
-    def merged(self, delta: Tensor) -> nn.Parameter:
-        """The weight with `delta` (float, `[r]`) applied, on the weight's device and in its dtype; nothing changes."""
+    def prepare(self, delta: Tensor) -> Tensor:
+        """What `apply` will put in force for `delta` (float, `[r]`); nothing changes yet.
+
+        A parameter: the shifted weight, made once, on the weight's device and in its dtype (the frozen parameter
+        itself where delta is zero). A plain tensor: delta, for a table of which a forward gathers a few rows only.
+        """
         weight = self.target.weight
         delta = delta.to(weight.device)
-        with torch.no_grad():
-            if self.spectrum is None:
-                shifted = shifted_vector(weight, delta) if bool(delta.any()) else weight
-            else:
-                shifted = shifted_weight(weight, self.spectrum.to(weight.device), delta)
-        return self.target.weight if shifted is weight else nn.Parameter(shifted, requires_grad=False)
+        if not bool(delta.any()):
+            return weight
+        if self.spectrum is None:
+            return nn.Parameter(shifted_vector(weight.detach(), delta), requires_grad=False)
+        if self.spectrum.side == "right" and all(isinstance(module, nn.Embedding) for module in self.target.modules):
+            return delta
+        shifted = shifted_weight(weight.detach(), self.spectrum.to(weight.device), delta)
+        return nn.Parameter(shifted, requires_grad=False)
 
-    def swap(self, parameter: nn.Parameter) -> None:
-        """Put `parameter` in the frozen weight's place; `restore` undoes it."""
-        self._put(parameter)
-        self.swapped = parameter if parameter is not self.target.weight else None
+    def apply(self, prepared: Tensor) -> None:
+        """Put what `prepare` made in force, in place of whatever was; `restore` undoes it."""
+        self.restore()
+        if prepared is self.target.weight:
+            return
+        if isinstance(prepared, nn.Parameter):
+            self._put(prepared)
+        else:
+            self.route(prepared)
+        self.applied = prepared
 
     def restore(self) -> None:
-        """Put the frozen parameter itself back: the same object, the same bits."""
-        if self.swapped is not None:
+        """Give the modules their frozen parameter and their own forward back: the same objects, the same bits."""
+        if isinstance(self.applied, nn.Parameter):
             frozen = self.target.weight
-            if (frozen.device, frozen.dtype) != (self.swapped.device, self.swapped.dtype):
+            if (frozen.device, frozen.dtype) != (self.applied.device, self.applied.dtype):
                 # The model was moved or cast meanwhile; the frozen weight follows.
-                frozen.data = frozen.data.to(self.swapped.device, self.swapped.dtype)
+                frozen.data = frozen.data.to(self.applied.device, self.applied.dtype)
             self._put(frozen)
-            self.swapped = None
+        self.unroute()
+        self.applied = None
 
     def route(self, delta: Tensor) -> None:
         """Let the modules compute with `delta` through the plans; `unroute` undoes it."""
@@ -106,7 +122,11 @@ def bind(
         check_plain(name, target.weight)
     matrices = {name: t.weight for name, t in chosen.items() if t.weight.ndim > 1}
     spectra: Mapping[str, Spectrum] = (cache or default_cache()).spectra(matrices, progress) if matrices else {}
-    return {name: Binding(t, spectra.get(name), fingerprint(t.weight)) for name, t in chosen.items()}
+    digits = {
+        name: spectra[name].fingerprint if name in spectra else fingerprint(target.weight, name=name)
+        for name, target in chosen.items()
+    }
+    return {name: Binding(target, spectra.get(name), digits[name]) for name, target in chosen.items()}
 
 
 def check_plain(name: str, weight: Tensor) -> None:

@@ -25,9 +25,10 @@ from torch import nn
 
 from spectra.adapter import claim, release
 from spectra.bindings import Binding, bind, check_plain, dtype_name
-from spectra.cache import SpectrumCache, fingerprint
+from spectra.cache import SpectrumCache
 from spectra.errors import MismatchError
 from spectra.families import Target, components, targets
+from spectra.fingerprint import fingerprint
 from spectra.progress import SILENT, Progress
 from spectra.shift import SpectralShift, read_shift
 
@@ -49,17 +50,18 @@ class Served:
         self.bindings: dict[str, Binding] = {}
 
     def activate(self, scales: Mapping[str, float]) -> None:
-        """Put exactly these shifts in force; all of the new weights are made before the first one is swapped in."""
+        """Put exactly these shifts in force; all of the new weights are made before the first is put in."""
         totals: dict[str, torch.Tensor] = {}
         for name, scale in scales.items():
             for key, delta in self.shifts[name].items():
                 scaled = torch.from_numpy(delta.astype("float64")) * scale
                 totals[key] = totals[key] + scaled if key in totals else scaled
-        ready = {key: self.bindings[key].merged(total.to(torch.float32)) for key, total in totals.items()}
+        ready = {key: self.bindings[key].prepare(total.to(torch.float32)) for key, total in totals.items()}
         for key, binding in self.bindings.items():
-            binding.restore()
             if key in ready:
-                binding.swap(ready[key])
+                binding.apply(ready[key])
+            else:
+                binding.restore()
         self.active = dict(scales)
 
     def restore(self) -> None:
@@ -160,14 +162,14 @@ def disabled(pipe: Any) -> Iterator[None]:
     if served is None:
         yield
         return
-    held = [(binding, binding.swapped) for binding in served.bindings.values()]
+    held = [(binding, binding.applied) for binding in served.bindings.values()]
     served.restore()
     try:
         yield
     finally:
-        for binding, parameter in held:
-            if parameter is not None:
-                binding.swap(parameter)
+        for binding, applied in held:
+            if applied is not None:
+                binding.apply(applied)
 
 
 def unload(pipe: Any, name: str | None = None) -> None:
