@@ -157,7 +157,7 @@ def read_spectrum(path: Path, *, verify: bool = True) -> Spectrum:
     if size < 8:
         raise DamagedEntryError("the file is empty or cut short")
     try:
-        storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
+        storage: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
     except RuntimeError as error:
         path.stat()  # evicted since: FileNotFoundError says so
         raise DamagedEntryError(f"cannot be mapped: {error}") from error

@@ -40,5 +40,5 @@ def fingerprint(weight: Tensor, *, name: str = "weight") -> str:
     digest = hashlib.sha256(json.dumps(said, separators=(",", ":")).encode() + b"\n")
     plain = weight.detach().to("cpu").contiguous().reshape(-1)
     if plain.numel():
-        digest.update(memoryview(plain.view(torch.uint8).numpy()))
+        digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -165,7 +165,7 @@ def _exponent(w: Tensor, name: str) -> int:
 
 
 def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `a [r, m]`: left vectors `q [r, r]`, `sigma [r]`, and right vectors `v [m, k]` of the k smallest directions."""
+    """Of `a [r, m]`: left vectors `q [r, r]`, `sigma [r]`; right vectors `v [m, k]` of the k smallest directions."""
     r, m = a.shape
     if r == 0:
         return a.new_zeros(0, 0), a.new_zeros(0), a.new_zeros(m, 0)
