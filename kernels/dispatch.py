@@ -25,7 +25,7 @@ def factored_apply(a: Tensor, basis: Tensor, e: Tensor, offset: Tensor | None = 
         offset: `[h]` or None; see `reference.factored_forward`.
         dim: -1 or 1.
     """
-    out: Tensor = _Factored.apply(a, basis, e, offset, dim)
+    out: Tensor = _Factored.apply(a, basis, e, offset, dim)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -40,9 +40,7 @@ def rebuild(weight: Tensor, basis: Tensor, e: Tensor, *, left: bool) -> Tensor:
     return weight + (projector @ weight if left else weight @ projector)
 
 
-def factored_forward(
-    a: Tensor, basis: Tensor, e: Tensor, offset: Tensor | None, dim: int
-) -> tuple[Tensor, Tensor]:
+def factored_forward(a: Tensor, basis: Tensor, e: Tensor, offset: Tensor | None, dim: int) -> tuple[Tensor, Tensor]:
     """`a + ((a Q - offset) * e) Q^T` and the intermediate `t = a Q - offset`, both in the dtype of `a`.
 
     `offset [h]` is `bias Q` where `a` holds a bias that the shift must not touch.

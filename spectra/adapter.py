@@ -166,7 +166,7 @@ class Adapter:
         if unknown:
             raise TypeError(f"unknown metadata: {', '.join(sorted(unknown))}")
         deltas = {name: delta.detach().cpu().numpy() for name, delta in self.deltas.items()}
-        return SpectralShift(deltas, ShiftMetadata(**{**known, **described}))  # type: ignore[arg-type]
+        return SpectralShift(deltas, ShiftMetadata(**{**known, **described}))
 
     def detach(self) -> None:
         """Give the model back as it was: its own forwards, weights and gradient flags. Can be called twice."""

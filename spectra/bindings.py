@@ -78,7 +78,9 @@ class Binding:
     def route(self, delta: Tensor) -> None:
         """Let the modules compute with `delta` through the plans; `unroute` undoes it."""
         for module in self.target.modules:
-            layer = ShiftedVector(module, delta) if self.spectrum is None else ShiftedLayer(module, self.spectrum, delta)
+            layer = (
+                ShiftedVector(module, delta) if self.spectrum is None else ShiftedLayer(module, self.spectrum, delta)
+            )
             self.routes.append(layer)
             self._routed.append((module, module.__dict__.get("forward")))
             module.forward = layer.forward

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spectra import kernels, plans
-from spectra.operators import Operator, operator_of
+from spectra.operators import Operator, Place, operator_of
 from spectra.spectrum import Spectrum, matrix
 
 
@@ -92,17 +92,29 @@ class ShiftedLayer:
             dtype = torch.get_autocast_dtype(weight.device.type)  # a gather of rows stays in the table's dtype
             x = x.to(dtype)
         d, head = change(self._sigma, self.delta), self._spectrum.head
-        y = self._head(x, weight, bias, d[:head], dtype) if head else operator.apply(x, weight, bias)
+        place = self._place
+        if head and place is not None:
+            y = self._head(x, weight, bias, d[:head], dtype, operator, place)
+        else:
+            y = operator.apply(x, weight, bias)
         if head < self._spectrum.rank:
             _, left, right = self._vectors(dtype)
             y = y + _narrow(operator, x, left, right, d[head:])
         return y
 
-    def _head(self, x: Tensor, weight: Tensor, bias: Tensor | None, d: Tensor, dtype: torch.dtype) -> Tensor:
-        operator, place = self.operator, self._place
-        assert operator is not None and place is not None  # forward has seen to both
+    def _head(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        d: Tensor,
+        dtype: torch.dtype,
+        operator: Operator,
+        place: Place,
+    ) -> Tensor:
+        """The layer with its head's singular values changed by `d [h]`; the basis meets the activation at `place`."""
         basis, dim = self._vectors(dtype)[0], operator.dim
-        if self._plan_for(x) == "factored":
+        if (self.plan or self._cheaper(x, operator)) == "factored":
             e = d / self._sigma[: d.shape[0]]
             if place == "input":
                 return operator.apply(kernels.factored_apply(x, basis, e, None, dim), weight, bias)
@@ -124,11 +136,9 @@ class ShiftedLayer:
             y = y + _narrow(operator, x, left, right, d[small] - d[small].detach())
         return y
 
-    def _plan_for(self, x: Tensor) -> plans.Plan:
-        if self.plan is not None:
-            return self.plan
-        channels = 1 if not x.is_floating_point() else x.shape[self.operator.dim]  # type: ignore[union-attr]
-        stride = math.prod(getattr(self.operator, "stride", (1,))) if self._place == "output" else 1
+    def _cheaper(self, x: Tensor, operator: Operator) -> plans.Plan:
+        channels = x.shape[operator.dim] if x.is_floating_point() else 1
+        stride = math.prod(getattr(operator, "stride", (1,))) if self._place == "output" else 1
         n = x.numel() // max(channels, 1) // stride
         r = self._spectrum.rank
         return plans.choose(n, r, math.prod(self._spectrum.shape) // max(r, 1))

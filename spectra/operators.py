@@ -18,7 +18,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,8 +27,9 @@ Place = Literal["input", "output"]
 class Operator(Protocol):
     """One kind of frozen layer; linear in its input and in its weight."""
 
-    dim: int
-    """Where an activation has its channels: -1 or 1."""
+    @property
+    def dim(self) -> int:
+        """Where an activation has its channels: -1 or 1."""
 
     def place(self, side: str) -> Place | None:
         """Which activation the `side` ("left": rows, "right": columns) of W maps over channels, if one does."""
@@ -164,9 +164,9 @@ def operator_of(module: nn.Module) -> Operator | None:
             return None
         shape = (module.kernel_size, module.stride, module.padding, module.dilation)
         if any(kind is conv.forward for conv in _CONVS):
-            return ConvOperator(*shape)  # type: ignore[arg-type]
+            return ConvOperator(*shape)
         if any(kind is conv.forward for conv in _TRANSPOSED):
-            return ConvTransposeOperator(*shape, module.output_padding)  # type: ignore[arg-type]
+            return ConvTransposeOperator(*shape, module.output_padding)
     return None
 
 

@@ -49,13 +49,13 @@ def attach_output_gradient(y: Tensor, d: Tensor, s: Tensor, basis: Tensor, bias:
         bias: `[rows]` or None.
         dim: where `y` has its channels.
     """
-    out: Tensor = _OutputGradient.apply(y, d, s, basis, bias, dim)
+    out: Tensor = _OutputGradient.apply(y, d, s, basis, bias, dim)  # type: ignore[no-untyped-call]
     return out
 
 
 def attach_input_gradient(x: Tensor, d: Tensor, s: Tensor, basis: Tensor, dim: int) -> Tensor:
     """`x` itself; the gradient that arrives at it tells delta's. Its result must feed this layer alone."""
-    out: Tensor = _InputGradient.apply(x, d, s, basis, dim)
+    out: Tensor = _InputGradient.apply(x, d, s, basis, dim)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -65,9 +65,7 @@ def _over(gradient: Tensor, s: Tensor) -> Tensor:
 
 class _OutputGradient(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, y: Tensor, d: Tensor, s: Tensor, basis: Tensor, bias: Tensor | None, dim: int
-    ) -> Tensor:
+    def forward(ctx: Any, y: Tensor, d: Tensor, s: Tensor, basis: Tensor, bias: Tensor | None, dim: int) -> Tensor:
         ctx.dim = dim
         ctx.save_for_backward(y, s, basis, bias)
         return y.view_as(y)

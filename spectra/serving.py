@@ -241,6 +241,8 @@ def _check_base(
         f"this model is in {dtype}"
     )
     if strict:
-        remedy = "load that base" if dtype == shift.metadata.base_dtype else f"load that base in {shift.metadata.base_dtype}"
+        remedy = (
+            "load that base" if dtype == shift.metadata.base_dtype else f"load that base in {shift.metadata.base_dtype}"
+        )
         raise MismatchError(f"{said}; {remedy}, or pass strict=False if it is the same base rounded")
     warnings.warn(said, stacklevel=3)

@@ -105,7 +105,7 @@ def test_addition_is_the_papers_formula() -> None:
 
 
 def test_errors_name_what_to_do_and_change_nothing() -> None:
-    model, call = build("unet")
+    model, _ = build("unet")
     shift = random_shift(model, "unet-ca", 1)
     before = parameters(model)
     with pytest.raises(MismatchError, match="'dgo' is loaded; loaded: none"):
@@ -190,7 +190,7 @@ def test_the_model_may_be_cast_while_shifts_are_active() -> None:
 
 
 def test_pipelines_and_mappings_share_what_is_loaded() -> None:
-    model, call = build("unet")
+    model, _ = build("unet")
     clip, _ = build("clip")
     parts = {"unet": model, "text_encoder": clip}
     shift = random_shift(parts, "unet-ca,text-encoder", 1)

@@ -18,7 +18,7 @@ def component_of(model: nn.Module) -> str:
     name = type(model).__name__
     if "UNet" in name:
         return "unet"
-    # transformers' text models are called CLIPTextModel, T5EncoderModel, ...; diffusers' denoisers FluxTransformer2DModel
+    # Text models are called CLIPTextModel, T5EncoderModel, ...; denoisers FluxTransformer2DModel, ...
     return "transformer" if "Transformer" in name else "text_encoder"
 
 

@@ -99,8 +99,7 @@ def targets(pipe: Any, pattern: str = "denoiser") -> tuple[Target, ...]:
         chosen = [t for name, model in parts.items() for t in _weights(model, name, holds)]
         if not chosen:
             raise TargetError(
-                f"target {item!r} holds no weight of this model, which has {', '.join(parts)}; "
-                f"{_nearest(item, parts)}"
+                f"target {item!r} holds no weight of this model, which has {', '.join(parts)}; {_nearest(item, parts)}"
             )
         found.update((t.name, t) for t in chosen)
     return tuple(found[name] for name in sorted(found))
