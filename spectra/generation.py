@@ -69,11 +69,7 @@ def draw(
     Raises:
         InputError: a width or height that the base cannot draw.
     """
-    size = {name: getattr(sampling, name) for name in ("width", "height") if getattr(sampling, name)}
-    factor = int(getattr(pipe, "vae_scale_factor", 8))
-    for name, pixels in size.items():
-        if pixels % max(8, factor):
-            raise InputError(f"{name}: this base draws multiples of {max(8, factor)} pixels, got {pixels}")
+    size = _size(pipe, sampling)
     pictures: list[Image.Image] = []
     progress.start(label, len(requests))
     try:
@@ -95,6 +91,23 @@ def draw(
     finally:
         progress.finish()
     return pictures
+
+
+def _size(pipe: Any, sampling: Sampling) -> dict[str, int]:
+    """Width and height for the pipeline; nothing for its own size. diffusers ignores one without the other."""
+    size = {name: getattr(sampling, name) for name in ("width", "height")}
+    if not any(size.values()):
+        return {}
+    factor = int(getattr(pipe, "vae_scale_factor", 8))
+    for name, pixels in size.items():
+        if pixels % max(8, factor):
+            raise InputError(f"{name}: this base draws multiples of {max(8, factor)} pixels, got {pixels}")
+    if not all(size.values()):
+        if getattr(pipe, "unet", None) is None:
+            raise InputError("this base has no size of its own: give both --width and --height")
+        native = int(pipe.unet.config.sample_size) * factor
+        size = {name: pixels or native for name, pixels in size.items()}
+    return size
 
 
 def requests_for(prompts: Iterable[str], seeds: Sequence[int], negative: str = "") -> list[Request]:

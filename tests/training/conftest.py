@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ SIZE = 32
 """Pixels of the tiny base's pictures: latents of 8 x 8."""
 
 
-def build_tiny(seed: int = 0, prediction: str = "epsilon") -> Any:
+def _build_tiny(seed: int = 0, prediction: str = "epsilon") -> Any:
     """A random pipeline with every kind of block that Stable Diffusion has."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -86,11 +87,25 @@ def tiny_tokenizer() -> Any:
         )
 
 
+@pytest.fixture
+def build_tiny() -> Callable[..., Any]:
+    """Makes a tiny pipeline anew, to be changed."""
+    return _build_tiny
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the tiny pipeline."""
     folder = tmp_path_factory.mktemp("base") / "tiny"
-    build_tiny().save_pretrained(folder)
+    _build_tiny().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def other_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a pipeline of the same shape with other weights."""
+    folder = tmp_path_factory.mktemp("base") / "other"
+    _build_tiny(seed=1).save_pretrained(folder)
     return folder
 
 

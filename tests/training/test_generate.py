@@ -1,0 +1,185 @@
+"""`spectra generate`: pictures by seed, their settings, shifts by scale, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import spectra
+from spectra.errors import InputError
+from spectra.gallery import parse_shift
+from spectra.generation import Request, Sampling, draw, read_settings
+from spectra.pipeline import load_pipeline
+from spectra.shift import read_shift, write_shift
+
+FEW = ("--steps", "2", "--guidance", "1")
+
+
+@pytest.fixture(scope="module")
+def tiny_shift(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A strong random shift for the tiny base."""
+    pipe = load_pipeline(str(tiny_base))
+    adapter = spectra.attach(pipe, "unet-ca,text-encoder")
+    torch.manual_seed(0)
+    for delta in adapter.deltas.values():
+        delta.data.normal_(std=0.5)
+    path = tmp_path_factory.mktemp("shift") / "odd:name.safetensors"
+    write_shift(adapter.shift(base="tiny"), path)
+    adapter.detach()
+    return path
+
+
+def pixels(path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+    with Image.open(path) as picture:
+        return np.asarray(picture).astype(np.int64)
+
+
+def test_a_picture_depends_on_its_own_seed_alone(tiny_base: Path) -> None:
+    pipe = load_pipeline(str(tiny_base))
+    requests = [Request("a disc", 3), Request("a v", 4), Request("a disc", 5)]
+    together = draw(pipe, requests, Sampling(2, 3.0))
+    for request, picture in zip(requests, together, strict=True):
+        [alone] = draw(pipe, [request], Sampling(2, 3.0))
+        # A batch of another size may round otherwise.
+        assert np.abs(np.asarray(alone, np.int64) - np.asarray(picture, np.int64)).max() <= 1
+    assert np.abs(np.asarray(together[0], np.int64) - np.asarray(together[2], np.int64)).max() > 10
+
+
+def test_pictures_carry_their_settings(spectra_cli: Any, tiny_base: Path, tiny_shift: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("# a comment\n\na v dïsc\n", encoding="utf-8")
+    out = tmp_path / "pictures"
+    ran = spectra_cli(
+        "generate", "--base", tiny_base, "--shift", f"{tiny_shift}:0.5", "--prompt", "first", "--prompts", prompts,
+        "--negative", "bad", "--seed", 7, "--seed", 20, "--count", 2, "--steps", 2, "--guidance", 2, "--batch", 3,
+        "--width", 40, "-o", out, "--json",
+    )  # fmt: skip
+    assert (ran.code, ran.err) == (0, "")
+    found = json.loads(ran.out)
+    assert [(p["prompt"], p["seed"]) for p in found["pictures"]] == [
+        (prompt, seed) for prompt in ("first", "a v dïsc") for seed in (7, 8, 20, 21)
+    ]
+    assert {path.name for path in out.iterdir()} == {
+        "sheet.png", "pictures.json", *(p["file"] for p in found["pictures"]),
+    }  # fmt: skip
+    last = found["pictures"][-1]
+    settings = read_settings(out / last["file"])
+    assert {**settings, "file": last["file"]} == last
+    assert (settings["width"], settings["height"], settings["steps"], settings["guidance"]) == (40, 32, 2, 2.0)
+    assert settings["negative"] == "bad"
+    assert settings["base"] == str(tiny_base)
+    assert settings["shifts"] == [
+        {"file": tiny_shift.name, "scale": 0.5, "content_hash": read_shift(tiny_shift).metadata.content_hash}
+    ]
+    assert settings["versions"]["spectra"] == spectra.__version__
+    with pytest.raises(InputError, match="not a PNG with settings"):
+        read_settings(out / "sheet.png")
+
+
+def test_the_scale_decides_how_far_from_the_base(
+    spectra_cli: Any, tiny_base: Path, tiny_shift: Path, tmp_path: Path
+) -> None:
+    drawn = {}
+    for name, shift in {
+        "base": (), "0": ("--shift", f"{tiny_shift}:0"), "1": ("--shift", tiny_shift),
+        "halves": ("--shift", f"{tiny_shift}:0.5", "--shift", f"{tiny_shift}:0.5"),
+    }.items():  # fmt: skip
+        ran = spectra_cli("generate", "--base", tiny_base, *shift, "--prompt", "a", *FEW, "-o", tmp_path / name)
+        assert ran.code == 0, ran.err
+        drawn[name] = pixels(tmp_path / name / "0000-a-seed0.png")
+    assert np.array_equal(drawn["base"], drawn["0"])
+    assert np.abs(drawn["1"] - drawn["halves"]).max() <= 1
+    assert np.abs(drawn["1"] - drawn["base"]).max() > 5
+
+
+def test_a_trained_shift_draws_the_same_once_loaded(
+    settings: dict[str, Any], tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What training drew at its end through routed forwards, and what the file gives through swapped weights."""
+    from spectra.training.config import make_config
+    from spectra.training.run import train
+    from spectra.training.validation import Validation
+
+    drawn: list[dict[str, list[Image.Image]]] = []
+    original = Validation.draw
+
+    def recorded(self: Validation, *args: Any) -> dict[str, list[Image.Image]]:
+        drawn.append(original(self, *args))
+        return drawn[-1]
+
+    monkeypatch.setattr(Validation, "draw", recorded)
+    train(make_config({**settings, "lr": 0.05, "text_encoder": True}), tmp_path / "t")
+    pipe = load_pipeline(str(tiny_base))
+    spectra.load(pipe, tmp_path / "t" / "t.safetensors", name="t")
+    spectra.activate(pipe, "t")
+    [loaded] = draw(pipe, [Request("a v disc", 0)], Sampling(2, 1.0))
+    before, after = (np.asarray(stage["a v disc"][0], np.int64) for stage in drawn)
+    assert np.abs(np.asarray(loaded, np.int64) - after).max() <= 1
+    assert np.abs(before - after).max() > 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "nothing to draw"),
+        (("--prompts", "none.txt"), "none.txt: cannot be read"),
+        (("--prompt", "a", "--base", "no/such/base"), "no base there"),
+        (("--prompt", "a", "--shift", "none.safetensors"), "no such file"),
+        (("--prompt", "a", "--steps", "0"), "steps: expected a number of at least 1"),
+        (("--prompt", "a", "--guidance", "nan"), "guidance: expected a number"),
+        (("--prompt", "a", "--width", "33", "--base", "TINY"), "multiples of 8 pixels, got 33"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    spectra_cli: Any, tiny_base: Path, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    arguments = tuple(str(tiny_base) if argument == "TINY" else argument for argument in arguments)
+    base = () if "--base" in arguments else ("--base", tiny_base)
+    ran = spectra_cli("generate", *base, *arguments, "-o", tmp_path / "out")
+    assert ran.code == 1
+    assert says in ran.err
+    assert ran.err.count("\n") == 1
+    assert ran.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shift_for_another_base_is_refused(
+    spectra_cli: Any, other_base: Path, tiny_shift: Path, tmp_path: Path
+) -> None:
+    ran = spectra_cli("generate", "--base", other_base, "--shift", tiny_shift, "--prompt", "a", "-o", tmp_path / "out")
+    assert ran.code == 1
+    assert "trained on another base" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_its_own_folders_are_replaced(spectra_cli: Any, tiny_base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("generate", "--base", tiny_base, "--prompt", "a", *FEW, "-o", out)
+    assert spectra_cli(*command).code == 0
+    again = spectra_cli(*command)
+    assert again.code == 1
+    assert "--force" in again.err
+    assert spectra_cli(*command, "--seed", 2, "--force").code == 0
+    assert (out / "0000-a-seed2.png").is_file()
+    assert not (out / "0000-a-seed0.png").exists()
+    foreign = tmp_path / "holiday"
+    foreign.mkdir()
+    (foreign / "beach.png").write_bytes(b"precious")
+    refused = spectra_cli(*command[:-1], foreign, "--force")
+    assert refused.code == 1
+    assert "holds other files" in refused.err
+    assert (foreign / "beach.png").read_bytes() == b"precious"
+
+
+def test_a_scale_is_split_from_the_file(tiny_shift: Path) -> None:
+    assert parse_shift(str(tiny_shift)) == (tiny_shift, 1.0)
+    assert parse_shift(f"{tiny_shift}:-0.25") == (tiny_shift, -0.25)
+    for bad in ("x", "", "nan", "inf"):
+        with pytest.raises(InputError, match="expected a number after the colon"):
+            parse_shift(f"{tiny_shift}:{bad}")

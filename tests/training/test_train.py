@@ -1,0 +1,153 @@
+"""Whole trainings on a tiny base: what they learn, what they leave, and that they continue exactly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spectra.errors import InputError, OutputError, SpectraError
+from spectra.shift import SpectralShift, read_shift
+from spectra.training.config import make_config, read_config
+from spectra.training.loop import Loop
+from spectra.training.run import train
+
+
+def run(settings: dict[str, Any], out: Path, **more: Any) -> tuple[SpectralShift, list[dict[str, float]]]:
+    """The shift and the losses of a training, without its timings."""
+    train(make_config(settings), out, **more)
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return read_shift(out / f"{out.name}.safetensors"), [
+        {name: value for name, value in record.items() if name != "seconds"} for record in log
+    ]
+
+
+def equal(a: SpectralShift, b: SpectralShift) -> bool:
+    """The same deltas, bit for bit."""
+    return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_a_training_learns_and_writes_its_folder(settings: dict[str, Any], tmp_path: Path) -> None:
+    summary = train(make_config({**settings, "steps": 60}), tmp_path / "disc")
+    assert summary.loss_after < 0.93 * summary.loss_before
+    assert {path.name for path in (tmp_path / "disc").iterdir()} == {
+        "disc.safetensors", "disc.toml", "before-after.png", "loss.png", "log.jsonl",
+    }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["disc"]
+    shift = read_shift(tmp_path / "disc" / "disc.safetensors")
+    assert shift.metadata.settings == make_config({**settings, "steps": 60}).changed()
+    assert shift.metadata.seed == 0
+    assert shift.metadata.subset == "unet"
+    assert summary.bytes == (tmp_path / "disc" / "disc.safetensors").stat().st_size
+    assert summary.floats == shift.floats
+    assert summary.base_bytes > summary.bytes
+    assert read_config(tmp_path / "disc" / "disc.toml") == make_config({**settings, "steps": 60})
+    with Image.open(tmp_path / "disc" / "before-after.png") as sheet:
+        assert min(sheet.size) > 160
+    json.dumps(summary.as_dict(), allow_nan=False)
+
+
+def test_one_dimensional_weights_have_a_rate_of_their_own(settings: dict[str, Any], tmp_path: Path) -> None:
+    shift, _ = run({**settings, "lr": 1e-3, "lr_1d": 0.0, "steps": 2}, tmp_path / "a")
+    norms = [name for name in shift if "norm" in name]
+    assert norms
+    assert all(not shift[name].any() for name in norms)
+    assert all(shift[name].any() for name in shift if name.endswith(("to_q", "conv1")))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"accumulation": 2, "batch": 1, "text_encoder": True, "gradient_checkpointing": True, "lr_1d": 1e-3}],
+    ids=["plain", "accumulated"],
+)
+def test_an_interrupted_training_continues_exactly(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    settings = {**settings, **more, "steps": 5, "save_every": 2}
+    whole = run(settings, tmp_path / "whole")
+    advance = Loop.advance
+
+    def interrupted(self: Loop) -> dict[str, float]:
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    monkeypatch.setattr(Loop, "advance", interrupted)
+    out = tmp_path / "part"
+    with pytest.raises(KeyboardInterrupt):
+        train(make_config(settings), out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["part.progress", "whole"]
+    monkeypatch.setattr(Loop, "advance", advance)
+    with pytest.raises(OutputError, match="unfinished training; continue it with --resume"):
+        train(make_config(settings), out)
+    resumed = run(settings, out, resume=True)
+    assert resumed[1] == whole[1]
+    assert equal(resumed[0], whole[0])
+    assert not (tmp_path / "part.progress").exists()
+
+
+def test_a_finished_training_can_go_on(settings: dict[str, Any], tmp_path: Path) -> None:
+    whole = run({**settings, "steps": 4}, tmp_path / "whole")
+    run({**settings, "steps": 2, "save_every": 2}, tmp_path / "part")
+    with pytest.raises(InputError, match="2 steps are done"):
+        train(make_config({**settings, "steps": 2}), tmp_path / "part", resume=True, force=True)
+    with pytest.raises(InputError, match=r"lr was 0\.01 .* and is 0\.02 now"):
+        train(make_config({**settings, "lr": 0.02}), tmp_path / "part", resume=True, force=True)
+    longer = run({**settings, "steps": 4, "save_every": 3}, tmp_path / "part", resume=True, force=True)
+    assert longer[1] == whole[1]
+    assert equal(longer[0], whole[0])
+
+
+def test_cost_settings_change_no_result(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Accumulation, checkpointing and caching trade memory for time, and nothing else but rounding."""
+    settings = {**settings, "steps": 2, "batch": 4}
+    plain, losses = run(settings, tmp_path / "plain")
+    for number, more in enumerate(
+        (
+            {"batch": 2, "accumulation": 2},
+            {"gradient_checkpointing": True},
+            {"cache_latents": False, "cache_prompts": False},
+        )
+    ):
+        other, others = run({**settings, **more}, tmp_path / str(number))
+        np.testing.assert_allclose([r["loss"] for r in others], [r["loss"] for r in losses], rtol=1e-4)
+        a = np.concatenate([plain[name] for name in plain])
+        b = np.concatenate([other[name] for name in plain])
+        # Adam's first steps are sign-like: a gradient of zero and rounding moves its delta by a whole learning rate.
+        assert np.mean(np.abs(a - b) > 1e-3 * settings["lr"]) < 0.02, more
+
+
+def test_without_prior_preservation_no_class_prompt_is_needed(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**settings, "class_prompt": "", "prior_weight": 0.0, "steps": 1}
+    _, losses = run(settings, tmp_path / "a")
+    assert set(losses[0]) == {"step", "loss", "denoising"}
+
+
+def test_own_class_pictures_take_the_place_of_the_base_s(
+    settings: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spectra.training.run.prior_pictures", lambda *_, **__: pytest.fail("drew class pictures"))
+    _, losses = run({**settings, "class_images": str(photos), "steps": 1}, tmp_path / "a")
+    assert losses[0]["prior"] > 0
+
+
+def test_validation_pictures_are_kept_with_the_training(settings: dict[str, Any], tmp_path: Path) -> None:
+    run({**settings, "validation_every": 2, "steps": 3}, tmp_path / "a")
+    assert [path.name for path in (tmp_path / "a" / "progress").iterdir()] == ["step-000002.png"]
+
+
+def test_bf16_trains(settings: dict[str, Any], tmp_path: Path) -> None:
+    _, plain = run({**settings, "steps": 1}, tmp_path / "a")
+    _, half = run({**settings, "steps": 1, "mixed_precision": "bf16"}, tmp_path / "b")
+    assert half[0]["loss"] == pytest.approx(plain[0]["loss"], rel=0.02)
+    assert half[0]["loss"] != plain[0]["loss"]
+
+
+def test_an_infinite_loss_stops_it_and_leaves_nothing(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(SpectraError, match="train with a lower --lr"):
+        train(make_config({**settings, "lr": 1e30, "max_grad_norm": 0.0}), tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
