@@ -132,7 +132,7 @@ class TrainConfig:
         return "\n".join(lines) + "\n"
 
 
-EMBEDDED = {"steps": 200, "batch": 4, "prior_count": 32}
+EMBEDDED: dict[str, Any] = {"steps": 200, "batch": 4, "prior_count": 32}
 """What differs by default for the embedded base: about a minute on two CPU cores."""
 
 

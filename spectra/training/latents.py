@@ -70,7 +70,8 @@ class PictureSource:
         size = self._pixels.shape[-1]
         self._conditions = Conditions(lambda prompts: family.encode(pipe, prompts, size), prompts, cached=cache_prompts)
         self._cached: tuple[Tensor, Tensor] | None = None
-        self._shape: tuple[int, int, int] = tuple(self._posterior(self._pixels[:1])[0].shape[1:])
+        channels, height, width = self._posterior(self._pixels[:1])[0].shape[1:]
+        self._shape = (channels, height, width)
         if cache_latents:
             progress.start("encoding pictures", len(pictures))
             try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from spectra.errors import PictureError
@@ -42,7 +42,7 @@ def read_picture(path: Path) -> Image.Image:
             opened.load()
             upright = ImageOps.exif_transpose(opened)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = "not a known kind of picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        reason = "not a known kind of picture" if isinstance(error, UnidentifiedImageError) else str(error)
         raise PictureError(f"{path}: cannot be read as a picture ({reason}); repair or remove it") from error
     return to_rgb(upright)
 

@@ -66,7 +66,7 @@ def save_state(loop: Loop, path: Path, *, subject: str, base: str) -> None:
     for number, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []):
         tensors[f"random/cuda/{number}"] = state
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    tensors["random/numpy"] = torch.from_numpy(keys.astype(np.int64))
+    tensors["random/numpy"] = torch.from_numpy(np.asarray(keys, np.int64))
     scaler = loop.accelerator.scaler
     progress = {
         "step": loop.step,
@@ -101,7 +101,7 @@ def read_state(path: Path) -> SavedState:
             header = file.metadata() or {}
             if header.get("format") != "spectra-training-state" or header.get("version") != str(VERSION):
                 raise InputError(f"{path}: not a training state of version {VERSION}; start without --resume")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
         config = make_config(json.loads(header["config"]), source=str(path))
         return SavedState(path, tensors, config, header["subject"], header["base"], json.loads(header["progress"]))
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
@@ -162,9 +162,9 @@ def restore(loop: Loop, saved: SavedState, *, base: str) -> None:
     loop.generator.set_state(saved.tensors["random/draws"])
     torch.set_rng_state(saved.tensors["random/torch"])
     if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            if f"random/cuda/{number}" in saved.tensors:
-                torch.cuda.set_rng_state(saved.tensors[f"random/cuda/{number}"], number)
+        for device in range(torch.cuda.device_count()):
+            if f"random/cuda/{device}" in saved.tensors:
+                torch.cuda.set_rng_state(saved.tensors[f"random/cuda/{device}"], device)
     kind, position, has_gauss, cached = progress["numpy"]
     keys = saved.tensors["random/numpy"].numpy().astype(np.uint32)
     np.random.set_state((kind, keys, position, has_gauss, cached))

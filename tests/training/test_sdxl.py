@@ -81,7 +81,8 @@ def test_a_base_that_cannot_be_trained_is_refused(build_tiny: Any) -> None:
 
     pipe = build_tiny()
     pipe.unet = UNet2DConditionModel(
-        in_channels=9, sample_size=8, attention_head_dim=2, block_out_channels=(4, 4), norm_num_groups=2, cross_attention_dim=24,
+        in_channels=9, sample_size=8, attention_head_dim=2, block_out_channels=(4, 4), norm_num_groups=2,
+        cross_attention_dim=24,
         down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     with pytest.raises(BaseError, match="the UNet takes 9 channels"):
