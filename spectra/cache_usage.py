@@ -26,6 +26,7 @@ class Usage:
         damaged: entries that were found damaged, set aside and computed again; they count as misses too.
         weight_floats: floats of the weights asked for.
         spectrum_floats: floats of their spectra.
+        bytes: what those take in memory and, but for a short header each, on the disk.
     """
 
     hits: int = 0
@@ -33,6 +34,7 @@ class Usage:
     damaged: int = 0
     weight_floats: int = 0
     spectrum_floats: int = 0
+    bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def count(self, weight: Tensor, spectrum: Spectrum, *, hit: bool) -> None:
@@ -42,3 +44,4 @@ class Usage:
             self.misses += not hit
             self.weight_floats += weight.numel()
             self.spectrum_floats += spectrum.floats
+            self.bytes += spectrum.bytes

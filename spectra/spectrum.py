@@ -75,6 +75,11 @@ class Spectrum:
         """Floats stored: basis, sigma and tail."""
         return self.basis.numel() + self.sigma.numel() + self.tail.numel()
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of basis, sigma and tail."""
+        return self.basis.nbytes + self.sigma.nbytes + self.tail.nbytes
+
     def to(self, device: torch.device | str) -> Spectrum:
         """The same spectrum on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("basis", "sigma", "tail")}

@@ -1,0 +1,156 @@
+"""`spectra cache`: looks after the spectra that are kept."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spectra.cli import output
+from spectra.cli.sizes import readable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SHOWN = 20
+"""Entries that `ls` shows a person without --all."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    cache = typer.Typer(help="Looks after the spectra that are kept on this machine.", no_args_is_help=True)
+    app.add_typer(cache, name="cache", epilog="Example:  spectra cache ls     |     spectra cache gc --max-size 5GB")
+    cache.command(epilog="Example:  spectra cache ls --all")(ls)
+    cache.command(epilog="Example:  spectra cache verify --json")(verify)
+    cache.command(epilog="Example:  spectra cache gc --max-size 5GB")(gc)
+    cache.command(epilog="Example:  du -sh $(spectra cache path)")(path)
+
+
+def ls(
+    everything: Annotated[bool, typer.Option("--all", help="Every entry, not only the latest used.")] = False,
+    json: Json = False,
+) -> None:
+    """Lists the entries, the most recently used first."""
+    from spectra.cache import default_cache
+
+    cache = default_cache()
+    entries = cache.entries()
+    size = sum(entry.size for entry in entries)
+    found: dict[str, Any] = {
+        "path": str(cache.path),
+        "bytes": size,
+        "limit": cache.max_bytes,
+        "entries": [
+            {
+                "fingerprint": entry.fingerprint,
+                "shape": list(entry.shape) if entry.shape is not None else None,
+                "side": entry.side,
+                "rank": entry.rank,
+                "tail": entry.tail,
+                "bytes": entry.size,
+                "used": round(entry.used, 3),
+            }
+            for entry in entries
+        ],
+    }
+    shown = found["entries"] if everything else found["entries"][:_SHOWN]
+    output.result(found, json=json, human=lambda console: _list(console, found, shown))
+
+
+def verify(json: Json = False) -> None:
+    """Reads every entry against its checksums; damaged ones are set aside and computed again when needed."""
+    from spectra.cache import default_cache
+
+    cache = default_cache()
+    done = cache.verify(output.progress())
+    found = {"path": str(cache.path), "checked": done.checked, "bytes": done.size, "damaged": done.damaged}
+
+    def human(console: Console) -> None:
+        console.print(f"{done.checked:,} entries, {readable(done.size)} sound, {len(done.damaged)} damaged")
+        for fingerprint, reason in done.damaged.items():
+            console.print(f"{fingerprint[:12]}: {reason}", soft_wrap=True, markup=False)
+
+    output.result(found, json=json, human=human)
+    if done.damaged:
+        output.failure(
+            f"{len(done.damaged)} damaged entries were set aside in {cache.path / 'damaged'}; they are computed again "
+            "when needed, and `spectra cache gc` removes them"
+        )
+        raise typer.Exit(1)
+
+
+def gc(
+    max_size: Annotated[
+        str | None,
+        typer.Option("--max-size", metavar="SIZE", help="Such as 5GB or 0; by default the cache's limit."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Removes damaged and half-written files, and the least recently used entries beyond a size."""
+    from spectra.cache import default_cache, parse_size
+
+    cache = default_cache()
+    limit = cache.max_bytes if max_size is None else parse_size(max_size, what="--max-size")
+    done = cache.gc(limit)
+    found = {
+        "path": str(cache.path),
+        "limit": limit,
+        "removed": done.removed,
+        "freed": done.freed,
+        "kept": done.kept,
+        "bytes": done.size,
+    }
+    output.result(
+        found,
+        json=json,
+        human=lambda console: console.print(
+            f"{done.removed:,} files removed ({readable(done.freed)}), "
+            f"{done.kept:,} entries kept ({readable(done.size)})"
+        ),
+    )
+
+
+def path(json: Json = False) -> None:
+    """Prints the cache's folder, whether it exists yet or not."""
+    from spectra.cache import default_cache
+
+    where = str(default_cache().path)
+    output.result(
+        {"path": where},
+        json=json,
+        human=lambda console: console.print(where, soft_wrap=True, markup=False),
+    )
+
+
+def _list(console: Console, found: dict[str, Any], shown: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    if shown:
+        table = Table()
+        for heading in ("fingerprint", "shape", "side", "rank", "tail", "size", "last used"):
+            table.add_column(heading, justify="left" if heading in ("fingerprint", "shape", "side") else "right")
+        for entry in shown:
+            shape = "x".join(map(str, entry["shape"])) if entry["shape"] is not None else "unreadable"
+            facts = ["" if entry[key] is None else str(entry[key]) for key in ("side", "rank", "tail")]
+            table.add_row(entry["fingerprint"][:12], shape, *facts, readable(entry["bytes"]), _ago(entry["used"]))
+        console.print(table)
+    hidden = len(found["entries"]) - len(shown)
+    if hidden:
+        console.print(f"and {hidden:,} more (--all)")
+    console.print(
+        f"{len(found['entries']):,} entries, {readable(found['bytes'])} of {readable(found['limit'])}, "
+        f"in {found['path']}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _ago(when: float) -> str:
+    seconds = max(0.0, time.time() - when)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return "just now"
