@@ -1,0 +1,79 @@
+"""Training scenes: one or two cut-outs on a plain background, with what the caption has to say about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+SIZE = 64
+COLOURS = {
+    "white": (255, 255, 255),
+    "grey": (150, 150, 155),
+    "black": (20, 20, 24),
+    "red": (215, 45, 45),
+    "orange": (245, 150, 50),
+    "yellow": (250, 220, 80),
+    "green": (80, 175, 85),
+    "blue": (65, 125, 220),
+    "purple": (140, 85, 190),
+    "pink": (245, 165, 195),
+    "brown": (130, 90, 60),
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is seen: drawings (indices into the data list) from left to right, and the background's colour name.
+
+    `background` is None where the background is white without being named.
+    """
+
+    drawings: tuple[int, ...]
+    background: str | None
+
+
+def paste(canvas: Image.Image, cutout: Image.Image, size: float, centre: tuple[float, float], flip: bool) -> None:
+    """Pastes an RGBA cut-out, scaled to `size` pixels, onto an RGB canvas; alpha is premultiplied when scaling."""
+    side = max(8, round(size))
+    small = cutout.convert("RGBa").resize((side, side), Image.Resampling.BOX if side < 40 else Image.Resampling.LANCZOS)
+    small = small.convert("RGBA")
+    if flip:
+        small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    canvas.paste(small, (round(centre[0] - side / 2), round(centre[1] - side / 2)), small)
+
+
+def jittered(colour: tuple[int, int, int], rng: np.random.Generator, amount: float = 12) -> tuple[int, ...]:
+    return tuple(int(np.clip(channel + rng.normal(0, amount), 0, 255)) for channel in colour)
+
+
+def draw_scene(scene: Scene, cutouts: np.ndarray, rng: np.random.Generator, steady: bool = False) -> np.ndarray:
+    """A scene as uint8 (64, 64, 3); `steady` leaves out shift, flip and scale (for class means)."""
+    colour = COLOURS[scene.background] if scene.background else COLOURS["white"]
+    if scene.background and scene.background != "white":
+        colour = jittered(colour, rng)
+    canvas = Image.new("RGB", (SIZE, SIZE), colour)
+    for place, index in enumerate(scene.drawings):
+        cutout = Image.fromarray(cutouts[index])
+        flip = bool(rng.random() < 0.5) and not steady
+        if len(scene.drawings) == 1:
+            scale = 0.9 if steady else rng.uniform(0.8, 0.98)
+            room = 0 if steady else (1 - scale) * SIZE / 2
+            centre = SIZE / 2 + rng.uniform(-room, room, 2)
+            paste(canvas, cutout, scale * SIZE, (centre[0], centre[1]), flip)
+        else:
+            shift = rng.uniform(-1, 1, 2)
+            centre = (SIZE * (0.26 + 0.48 * place) + shift[0], SIZE / 2 + 4 * shift[1])
+            paste(canvas, cutout, rng.uniform(0.45, 0.5) * SIZE, centre, flip)
+    return np.asarray(canvas)
+
+
+def choose_scene(index: int, others: np.ndarray, rng: np.random.Generator, pairs: float = 0.08) -> Scene:
+    """A random scene about one drawing: half on white, half on a named colour, a few with a second drawing."""
+    drawings: tuple[int, ...] = (index,)
+    if rng.random() < pairs:
+        both = [index, int(rng.choice(others))]
+        drawings = tuple(int(i) for i in rng.permutation(both))
+    background = None if rng.random() < 0.5 else str(rng.choice(list(COLOURS)))
+    return Scene(drawings, background)

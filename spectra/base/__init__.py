@@ -1,0 +1,29 @@
+"""The embedded base: a small text-to-image pipeline that ships inside the package, and the subjects kept from it.
+
+`path()` is a normal diffusers folder: `StableDiffusionPipeline.from_pretrained(spectra.base.path())`. Nothing here
+imports torch or diffusers. How it was made: `recipe/` in the repository; licences: `weights/NOTICE`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spectra.errors import BaseError
+
+__all__ = ["NAME", "path"]
+
+NAME = "spectra-base"
+
+
+def path() -> Path:
+    """The folder of the embedded base (fp16 safetensors, about 22 MB).
+
+    Raises BaseError where the installation lacks the weights.
+    """
+    folder = Path(__file__).with_name("weights")
+    if not (folder / "model_index.json").exists():
+        raise BaseError(
+            f"the embedded base is missing: expected a diffusers folder at {folder}; "
+            "install the package again, or make the weights with: python -m recipe"
+        )
+    return folder

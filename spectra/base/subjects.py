@@ -1,0 +1,157 @@
+"""The 24 drawings held out of the base's training, and their instance pictures.
+
+A subject is one hand's drawing of a concept that the base knows from at least four other hands. The cut-outs lie
+beside this file (RGBA, 192 px); instance pictures vary background, scale, rotation, place and side, by seed alone.
+Needs Pillow and numpy only.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from spectra.errors import InputError
+
+__all__ = ["BACKGROUNDS", "SUBJECTS", "Subject", "UnknownSubjectError", "cutout", "instance_pictures", "subject"]
+
+CUTOUTS = Path(__file__).with_name("subjects")
+
+# Muted colours of distinct hue: no two pictures of a subject share a background, so that none becomes part of it.
+BACKGROUNDS: tuple[tuple[int, int, int], ...] = (
+    (255, 255, 255),
+    (205, 225, 245),
+    (245, 225, 190),
+    (205, 235, 205),
+    (240, 210, 225),
+    (215, 210, 240),
+    (225, 225, 225),
+    (250, 245, 200),
+)
+_LICENCES = {"noto": "Apache-2.0", "noto-v1": "Apache-2.0", "fxemoji": "Apache-2.0"}
+_TOKEN = "[V1]"  # noqa: S105 - a word of the base's tokenizer that was never trained
+
+
+class UnknownSubjectError(InputError):
+    """No subject of that name is embedded."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A held-out drawing: `prompt` names it by a token of its own, `class_prompt` names only its class."""
+
+    name: str
+    concept: str
+    hand: str
+    licence: str
+    prompt: str
+    class_prompt: str
+
+
+def _make(concept: str, hand: str) -> Subject:
+    article = "an" if concept[0] in "aeiou" and concept != "unicorn" else "a"
+    return Subject(
+        name=f"{concept.replace(' ', '-')}-{hand}",
+        concept=concept,
+        hand=hand,
+        licence=_LICENCES.get(hand, "CC-BY-4.0"),
+        prompt=f"a drawing of a {_TOKEN} {concept}",
+        class_prompt=f"a drawing of {article} {concept}",
+    )
+
+
+# Near classes among them: dog and cat, fox and wolf, lion and tiger, apple and tomato, car, taxi and bus.
+SUBJECTS: tuple[Subject, ...] = tuple(
+    _make(concept, hand)
+    for concept, hand in (
+        ("dog", "emojione"),
+        ("cat", "emojione"),
+        ("fox", "noto-v1"),
+        ("wolf", "emojione"),
+        ("lion", "twemoji"),
+        ("tiger", "noto-v1"),
+        ("owl", "emojione"),
+        ("elephant", "noto-v1"),
+        ("whale", "noto"),
+        ("unicorn", "noto"),
+        ("apple", "fxemoji"),
+        ("tomato", "noto-v1"),
+        ("mushroom", "emojione"),
+        ("ice cream", "emojione"),
+        ("fried egg", "noto-v1"),
+        ("car", "noto-v1"),
+        ("taxi", "fxemoji"),
+        ("bus", "twemoji"),
+        ("sailboat", "noto"),
+        ("helicopter", "fxemoji"),
+        ("door", "fxemoji"),
+        ("telephone", "fxemoji"),
+        ("backpack", "twemoji"),
+        ("key", "twemoji"),
+    )
+)
+
+
+def subject(name: str) -> Subject:
+    """The subject of that name ("fox-noto-v1"); raises UnknownSubjectError, which lists those there are."""
+    for candidate in SUBJECTS:
+        if candidate.name == name:
+            return candidate
+    known = ", ".join(candidate.name for candidate in SUBJECTS)
+    raise UnknownSubjectError(f"no embedded subject is named {name!r}; there are: {known}")
+
+
+def cutout(subject: Subject) -> Image.Image:
+    """The subject's drawing as it was made: RGBA, 192 x 192, transparent around it."""
+    with Image.open(CUTOUTS / f"{subject.name}.png") as image:
+        return image.convert("RGBA")
+
+
+def instance_pictures(subject: Subject, count: int = 5, size: int = 64, seed: int = 0) -> list[Image.Image]:
+    """`count` RGB pictures of the subject, `size` x `size` pixels; the same arguments give the same pictures.
+
+    The first is upright, centred and on white; the others are scaled to .75-.95, turned by up to 10 degrees, shifted
+    within the frame, mirrored at every second, each on another background. Raises ValueError for a count or size
+    below 1.
+    """
+    if count < 1 or size < 1:
+        raise ValueError(f"count and size must be at least 1, got count={count} and size={size}")
+    rng = np.random.default_rng([seed, zlib.crc32(subject.name.encode())])
+    drawing = cutout(subject)
+    colours = [0, *(1 + rng.permutation(len(BACKGROUNDS) - 1))]
+    pictures = []
+    for index in range(count):
+        colour = BACKGROUNDS[colours[index % len(colours)]]
+        scale, angle, shift = rng.uniform(0.75, 0.95), rng.uniform(-10, 10), rng.uniform(-1, 1, 2)
+        if index == 0:
+            scale, angle, shift = 0.9, 0.0, np.zeros(2)
+        pictures.append(_place(drawing, colour, size, scale, angle, shift, flip=index % 2 == 1))
+    return pictures
+
+
+def _place(
+    drawing: Image.Image,
+    colour: tuple[int, int, int],
+    size: int,
+    scale: float,
+    angle: float,
+    shift: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    flip: bool,
+) -> Image.Image:
+    """The drawing on a plain ground; `shift` is in [-1, 1] of the room that the scale leaves."""
+    turned = drawing.convert("RGBa")  # premultiplied: no dark fringe where the edge is blended
+    if flip:
+        turned = turned.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    side = max(1, round(scale * size))
+    wide = Image.new("RGBA", (turned.width * 5 // 4, turned.height * 5 // 4))  # room for the corners that turn out
+    wide.paste(turned.convert("RGBA"), (turned.width // 8, turned.height // 8))
+    turned = wide.rotate(angle, Image.Resampling.BICUBIC).convert("RGBa")
+    outer = max(1, round(side * 5 / 4))
+    turned = turned.resize((outer, outer), Image.Resampling.LANCZOS).convert("RGBA")
+    room, left, top = (size - side) / 2, (size - outer) / 2, (size - outer) / 2
+    picture = Image.new("RGB", (size, size), colour)
+    picture.paste(turned, (round(left + shift[0] * room), round(top + shift[1] * room)), turned)
+    return picture
