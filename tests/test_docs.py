@@ -1,0 +1,57 @@
+"""What the documents name exists: paths, commands, options, public names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import spectra
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = ("spectra", "kernels", "cli", "benchmarks", "recipe", "tests", "docs")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_paths_exist(document: Path) -> None:
+    text = document.read_text()
+    paths = set(re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*|[\w-]+\.(?:toml|txt|md))`", text))
+    links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+    assert [link for link in sorted(links) if not (document.parent / link).exists()] == []
+
+
+def test_the_readme_table_is_the_list_of_commands() -> None:
+    from spectra.cli.app import COMMANDS
+
+    table = re.findall(r"^\| `spectra (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert sorted(table) == sorted(COMMANDS)
+
+
+def test_commands_in_the_documents_are_accepted(
+    spectra_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    used: dict[str, set[str]] = {}
+    for document in DOCUMENTS:
+        for line in document.read_text().replace("\\\n", " ").splitlines():
+            if line.startswith("    spectra "):
+                used.setdefault(line.split()[1], set()).update(re.findall(r" (--?[a-z][a-z-]*)", line))
+    assert {"train", "generate"} <= used.keys()
+    for command, options in used.items():
+        text = spectra_cli(command, "--help").out
+        assert {option for option in options if not re.search(rf"{option}\b", text)} == set(), command
+
+
+def test_public_names_in_the_readme_exist() -> None:
+    used = set(re.findall(r"\bspectra\.([a-z_]+)\(", (ROOT / "README.md").read_text()))
+    assert "attach" in used
+    assert used <= set(spectra.__all__)
+
+
+def test_every_public_name_is_lazy_in_one_table() -> None:
+    assert set(spectra._HOME) == set(spectra.__all__)
