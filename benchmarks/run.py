@@ -26,6 +26,8 @@ from spectra.progress import SILENT, Progress
 MODULES: Mapping[str, str] = {
     "storage": "spectra.benchmarks.storage",
     "gradients": "spectra.benchmarks.gradients",
+    "exact": "spectra.benchmarks.exact",
+    "subjects": "spectra.benchmarks.subjects",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
 

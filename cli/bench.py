@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from spectra.benchmarks.case import Case
 
-_EXAMPLE = "Example:  spectra bench storage     |     spectra bench subjects --subject fox --steps 50 --json"
+_EXAMPLE = "Example:  spectra bench storage     |     spectra bench subjects --subject fox-noto-v1 --json"
 
 
 def register(app: typer.Typer) -> None:
