@@ -25,6 +25,8 @@ from spectra.progress import SILENT, Progress
 
 MODULES: Mapping[str, str] = {
     "storage": "spectra.benchmarks.storage",
+    "decompose": "spectra.benchmarks.decompose",
+    "cache": "spectra.benchmarks.cache",
     "gradients": "spectra.benchmarks.gradients",
     "exact": "spectra.benchmarks.exact",
     "subjects": "spectra.benchmarks.subjects",

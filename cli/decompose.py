@@ -6,7 +6,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
@@ -123,11 +123,18 @@ def _cache_warnings() -> Iterator[None]:
         warnings.simplefilter("always", CacheWarning)
         before = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if issubclass(category, CacheWarning):
                 output.say(f"warning: {message}")
             else:
-                before(message, category, *rest)
+                before(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         yield
