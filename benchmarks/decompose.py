@@ -93,7 +93,8 @@ def _exact_sigma(weight: Tensor) -> Tensor:
 
     w = weight.double()
     triangle = torch.linalg.qr(w if w.shape[0] >= w.shape[1] else w.T, mode="r").R
-    return torch.linalg.svdvals(triangle)
+    sigma: Tensor = torch.linalg.svdvals(triangle)
+    return sigma
 
 
 def _relative(sigma: Tensor, exact: Tensor) -> float:
