@@ -4,16 +4,20 @@ Every matrix of the UNet is counted, but each distinct shape is measured once, o
 them, and enters the totals as often as the UNet has it. (Time does not depend on the values; the tail does a little.)
 `torch.linalg.svd` is many times slower on a wide matrix than on its transpose, so both are timed: goals are held
 against the plain call, and the summary says what remains against the better of the two.
+
+On a machine that is busy with other work, `--set threads=1 --set cpu_clock=true` counts this process's own CPU seconds.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.timing import interleaved
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,17 +57,19 @@ def _measure(bench: Bench, item: str) -> Row:
     threads = bench.integer("threads") or before
     torch.set_num_threads(threads)
     try:
-        times = bench.time(
+        last: dict[str, Any] = {}
+        times = interleaved(
             {
-                "ours": lambda: decompose(weight),
-                "svd": lambda: torch.linalg.svd(weight, full_matrices=False),
-                "svd_transposed": lambda: torch.linalg.svd(transposed, full_matrices=False),
+                "ours": lambda: last.update(ours=decompose(weight)),
+                "svd": lambda: last.update(svd=torch.linalg.svd(weight, full_matrices=False).S),
+                "svd_transposed": lambda: torch.linalg.svd(transposed, full_matrices=False).S,
             },
+            repetitions=bench.integer("repetitions"),
             warm_up=int(min(rows, columns) < _WARM_UP_BELOW),
+            clock=time.process_time if bench.settings["cpu_clock"] else time.perf_counter,
         )
-        spectrum = decompose(weight)
+        spectrum, plain = last["ours"], last["svd"].double()
         exact = _exact_sigma(weight)
-        plain = torch.linalg.svd(weight, full_matrices=False).S.double()
     finally:
         torch.set_num_threads(before)
     ours = times["ours"].median
@@ -145,7 +151,7 @@ CASE = Case(
     items=_items,
     measure=_measure,
     summarise=_summarise,
-    settings={"repetitions": 3, "seed": 0, "threads": 0},
+    settings={"repetitions": 3, "seed": 0, "threads": 0, "cpu_clock": False},
     columns=(
         Column("shape"),
         Column("count", "times"),
