@@ -35,13 +35,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Lists the embedded subjects: drawings that the embedded base has never seen, of things it knows."""
         from spectra.base.subjects import SUBJECTS
-        from spectra.errors import InputError
+        from spectra.training.embedded import find_subject
 
-        names = [known.name for known in SUBJECTS]
-        for name in subject or []:
-            if name not in names:
-                raise InputError(f"unknown subject {name!r}; the embedded ones are {', '.join(names)}")
-        chosen = [known for known in SUBJECTS if not subject or known.name in subject]
+        chosen = [find_subject(name) for name in dict.fromkeys(subject)] if subject else list(SUBJECTS)
         files = _write(chosen, out, count, size, seed, force=force) if out is not None else {}
         rows = [
             {

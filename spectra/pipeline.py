@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from spectra.base import NAME
+from spectra.base import path as embedded_path
 from spectra.errors import BaseError
 
 if TYPE_CHECKING:
     import torch
-
-EMBEDDED_NAME = "embedded"
-"""What shift files and picture settings call the embedded base."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,8 @@ def find_base(base: str) -> BaseLocation:
     Raises:
         BaseError: nothing there, or something that is not a base.
     """
-    if not base or base == EMBEDDED_NAME:
-        from spectra.base import path as embedded_path
-
-        return _folder(EMBEDDED_NAME, embedded_path())
+    if base in ("", NAME):
+        return _folder(NAME, embedded_path())
     path = Path(base)
     if path.is_dir():
         return _folder(base, path)

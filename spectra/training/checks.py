@@ -13,7 +13,7 @@ from spectra.training.outputs import Outputs
 from spectra.training.prior import read_class_pictures
 from spectra.training.report import check_tensorboard
 from spectra.training.state import SavedState, check_resumable, read_state
-from spectra.training.subject import Subject, read_subject, settle
+from spectra.training.subject import Subject, default_name, read_subject, settle
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ def check(config: TrainConfig, out: Path | None, *, resume: bool = False, force:
         SpectraError: of the kind that fits, with the first thing found wrong.
     """
     config = settle(config)
-    folder = out or Path("out") / (config.subject or Path(config.images).resolve().name)
-    outputs = Outputs(folder)
+    outputs = Outputs(out or Path("out") / default_name(config))
     outputs.check(force=force, resume=resume)
     base = find_base(config.base)
     check_tensorboard(config.tensorboard)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from spectra.base import NAME
 from spectra.errors import InputError
 
 WINDOW = 20
@@ -52,7 +53,7 @@ class Summary:
 
     def next_commands(self) -> list[str]:
         """Commands to try next, to be copied into a shell."""
-        base = "" if self.base == "embedded" else f" --base {quoted(self.base)}"
+        base = "" if self.base == NAME else f" --base {quoted(self.base)}"
         shift, pictures = quoted(self.shift), quoted(self.folder + "-pictures")
         return [
             f"spectra generate{base} --shift {shift} --prompt {quoted(self.prompt)} --count 4 -o {pictures}",

@@ -10,10 +10,8 @@ from PIL import Image
 
 from spectra.errors import InputError
 from spectra.training.config import TrainConfig
+from spectra.training.embedded import DEFAULT, find_subject
 from spectra.training.pictures import find_pictures, fit, read_picture
-
-DEFAULT_SUBJECT = "fox"
-"""Learnt by a bare `spectra train`, if it is among the embedded subjects; otherwise the first of them is."""
 
 INSTANCE_COUNT = 5
 
@@ -54,16 +52,10 @@ def settle(config: TrainConfig) -> TrainConfig:
         return config
     if config.base:
         raise InputError("--base needs --images DIR and --prompt: the embedded subjects are for the embedded base")
-    from spectra.base import subjects
-
-    names = [subject.name for subject in subjects.SUBJECTS]
-    name = config.subject or (DEFAULT_SUBJECT if DEFAULT_SUBJECT in names else names[0])
-    if name not in names:
-        raise InputError(f"unknown subject {name!r}; the embedded ones are {', '.join(names)}")
-    known = subjects.subject(name)
+    known = find_subject(config.subject or DEFAULT)
     return replace(
         config,
-        subject=name,
+        subject=known.name,
         prompt=config.prompt or known.prompt,
         class_prompt=config.class_prompt or known.class_prompt,
     )
@@ -78,8 +70,14 @@ def read_subject(config: TrainConfig) -> Subject:
     if config.images:
         paths = find_pictures(Path(config.images))
         return Subject(Path(config.images).resolve().name, tuple(map(read_picture, paths)), tuple(map(str, paths)))
-    from spectra.base import subjects
+    from spectra.base.subjects import instance_pictures
 
-    known = subjects.subject(config.subject)
-    pictures = subjects.instance_pictures(known, count=INSTANCE_COUNT, size=config.resolution or 64, seed=config.seed)
-    return Subject(known.name, tuple(pictures), tuple(f"{known.name}-{i}" for i in range(len(pictures))))
+    known = find_subject(config.subject)
+    pictures = instance_pictures(known, count=INSTANCE_COUNT, size=config.resolution or 64, seed=config.seed)
+    return Subject(known.concept, tuple(pictures), tuple(f"{known.name}-{i}" for i in range(len(pictures))))
+
+
+def default_name(config: TrainConfig) -> str:
+    """What the output folder of a settled configuration is called where none is given: "fox"."""
+    name = Path(config.images).resolve().name if config.images else find_subject(config.subject).concept
+    return name.replace(" ", "-") or "subject"

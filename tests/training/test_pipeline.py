@@ -27,7 +27,7 @@ def test_size_on_disk_counts_the_weights(tiny_base: Path) -> None:
 @pytest.mark.parametrize("name", ["./nowhere", "no/such/base", "/absent", "nowhere", ""])
 def test_names_that_are_no_base(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("spectra.base.path", lambda: tmp_path, raising=False)
+    monkeypatch.setattr("spectra.pipeline.embedded_path", lambda: tmp_path)
     with pytest.raises(BaseError, match="no base there|not a diffusers pipeline folder"):
         find_base(name)
 

@@ -151,3 +151,89 @@ def test_an_infinite_loss_stops_it_and_leaves_nothing(settings: dict[str, Any], 
     with pytest.raises(SpectraError, match="train with a lower --lr"):
         train(make_config({**settings, "lr": 1e30, "max_grad_norm": 0.0}), tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_given_learns_the_embedded_fox(
+    spectra_cli: Any, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a tiny base in the embedded one's place; the real one is trained by `make train`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("spectra.pipeline.embedded_path", lambda: tiny_base)
+    few = ("--steps", 1, "--prior-count", 1, "--prior-steps", 1, "--validation-steps", 1, "--validation-count", 1)
+    ran = spectra_cli("train", *few)
+    assert ran.code == 0, ran.err
+    assert "a drawing of a [V1] fox" in ran.out
+    assert "spectra generate --shift out/fox/fox.safetensors --prompt" in ran.out
+    shift = read_shift(tmp_path / "out" / "fox" / "fox.safetensors")
+    assert shift.metadata.base == "spectra-base"
+    assert shift.metadata.settings["subject"] == "fox-noto-v1"
+    again = spectra_cli("train", *few)
+    assert again.code == 1
+    assert "--force" in again.err
+
+
+def test_resuming_needs_the_folder_alone(spectra_cli: Any, settings: dict[str, Any], tmp_path: Path) -> None:
+    whole = run({**settings, "steps": 2}, tmp_path / "whole")
+    run({**settings, "steps": 1, "save_every": 1}, tmp_path / "x")
+    assert spectra_cli("train", "--resume").code == 1
+    changed = spectra_cli("train", "--resume", "-o", tmp_path / "x", "--force", "--steps", 2, "--batch", 1)
+    assert changed.code == 1
+    assert "cannot resume: batch was 2" in changed.err
+    ran = spectra_cli("train", "--resume", "-o", tmp_path / "x", "--force", "--steps", 2, "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["resumed_at"] == 1
+    assert equal(read_shift(tmp_path / "x" / "x.safetensors"), whole[0])
+
+
+def test_a_damaged_state_or_another_base_is_refused(
+    settings: dict[str, Any], tiny_base: Path, tmp_path: Path, photos: Path
+) -> None:
+    import shutil
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    settings = {**settings, "base": str(base), "steps": 1, "save_every": 1}
+    run(settings, tmp_path / "x")
+    longer = make_config({**settings, "steps": 2})
+    scheduler = base / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(scheduler.read_text().replace("0.012", "0.013"))
+    with pytest.raises(InputError, match="the base is not the one the training began with"):
+        train(longer, tmp_path / "x", resume=True, force=True)
+    assert (tmp_path / "x" / "x.safetensors").is_file()
+    state = tmp_path / "x" / "progress" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-10])
+    with pytest.raises(InputError, match="a damaged training state"):
+        train(longer, tmp_path / "x", resume=True, force=True)
+
+
+def test_tensorboard_gets_losses_and_pictures(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package is not installed here: a stand-in with its two methods records what it is given."""
+    import importlib.util
+    import sys
+    import types
+
+    seen: list[tuple[str, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            self.folder = folder
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            seen.append((name, step))
+
+        def add_image(self, name: str, picture: Any, step: int, dataformats: str) -> None:
+            assert picture.ndim == len(dataformats)
+            seen.append((name, step))
+
+        def close(self) -> None:
+            seen.append(("closed", 0))
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: name == "tensorboard" or real(name, *a))
+    stand_in = types.ModuleType("torch.utils.tensorboard")
+    stand_in.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
+    run({**settings, "steps": 2, "validation_every": 2, "tensorboard": "log"}, tmp_path / "x")
+    assert {("loss", 1), ("prior", 2), ("validation", 2), ("closed", 0)} <= set(seen)
