@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import importlib.util
 from typing import Annotated
 
 import typer
@@ -51,8 +50,7 @@ def _root(
 
 
 for _name in COMMANDS:
-    if importlib.util.find_spec(f"spectra.cli.{_name}"):
-        importlib.import_module(f"spectra.cli.{_name}").register(app)
+    importlib.import_module(f"spectra.cli.{_name}").register(app)
 
 
 def main(argv: list[str] | None = None) -> int:
