@@ -98,14 +98,12 @@ def register(app: typer.Typer) -> None:
         quiet_libraries()
         from spectra.training.run import train as run
 
-        summary = run(
-            _settings(config, out, given, resume=resume),
-            out,
-            resume=resume,
-            force=force,
-            device=device,
-            progress=output.progress(),
-        )
+        settings, progress = _settings(config, out, given, resume=resume), output.progress()
+        try:
+            summary = run(settings, out, resume=resume, force=force, device=device, progress=progress)
+        except KeyboardInterrupt:
+            _interrupted(out)
+            raise
         output.result(summary.as_dict(), json=json, human=lambda console: _show(summary, console))
 
 
@@ -125,6 +123,14 @@ def _settings(config: Path | None, out: Path | None, given: dict[str, Any], *, r
         saved = read_state(Outputs(out).find_state()).config
         return make_config({**saved.as_dict(), **given}, source="command line")
     return make_config(given, source="command line")
+
+
+def _interrupted(out: Path | None) -> None:
+    """How to go on, if a state was saved."""
+    from spectra.training.outputs import STATE, Outputs
+
+    if out is not None and (Outputs(out).unfinished / STATE).is_file():
+        output.say(f"interrupted; continue with: spectra train --resume -o {out}")
 
 
 def _show(summary: Summary, console: Console) -> None:

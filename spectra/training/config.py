@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from spectra.base import NAME
 from spectra.errors import InputError
 
 MIXED_PRECISION = ("no", "fp16", "bf16")
@@ -44,7 +45,7 @@ class TrainConfig:
         validation_prompts: drawn before and after, and every `validation_every` steps; empty means the instance and
             the class prompt.
         validation_every: steps between validation pictures; 0 draws them before and after only.
-        validation_count, validation_steps, validation_guidance: pictures per prompt, their steps and scale.
+        validation_count, validation_steps, validation_guidance: pictures per prompt (0: none), their steps and scale.
         save_every: steps between saved states, from which `--resume` continues; 0 saves none.
         tensorboard: folder for TensorBoard's log; empty for none.
     """
@@ -168,6 +169,8 @@ def make_config(values: dict[str, Any], *, source: str = "settings") -> TrainCon
         if name not in types:
             raise InputError(f"{source}: unknown setting {name!r}; known are {', '.join(types)}")
         checked[name] = _typed(value, types[name], f"{source}: {name}")
+    if checked.get("base") == NAME:
+        checked["base"] = ""
     return replace(defaults(checked.get("base", "")), **checked)
 
 

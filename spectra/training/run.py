@@ -185,7 +185,7 @@ class _Training:
                     self.outputs.unfinished.mkdir(parents=True, exist_ok=True)
                     path = self.outputs.unfinished / STATE
                     save_state(loop, path, subject=self.checked.subject.digest, base=fingerprint)
-                if config.validation_every and loop.step % config.validation_every == 0:
+                if config.validation_every and config.validation_count and loop.step % config.validation_every == 0:
                     self._look(loop.step, validation)
         finally:
             self.progress.finish()

@@ -126,8 +126,7 @@ def check_resumable(saved: SavedState, config: TrainConfig, subject: str) -> Non
         raise InputError("cannot resume: the instance pictures are not those that the training began with")
     if saved.progress["step"] >= config.steps:
         raise InputError(
-            f"cannot resume: {saved.progress['step']} steps are done and {config.steps} asked for; "
-            "give more --steps"
+            f"cannot resume: {saved.progress['step']} steps are done and {config.steps} asked for; give more --steps"
         )
 
 

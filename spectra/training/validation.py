@@ -49,7 +49,7 @@ class Validation:
     def before_after(self, instance: Sequence[Image.Image], before: Drawn, after: Drawn, steps: int) -> Image.Image:
         """The instance pictures, then for each prompt what the base drew and what it draws with the shift."""
         sections = [Section("The subject's pictures", instance)]
-        for prompt in self.prompts:
+        for prompt in self.prompts if self.seeds else ():
             sections.append(Section(f"Before: {prompt}", before[prompt], self._captions))
             sections.append(Section(f"After {steps} steps: {prompt}", after[prompt], self._captions))
         return contact_sheet(sections)
