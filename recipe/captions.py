@@ -25,7 +25,7 @@ FILLER_TOKENS = tuple(f"[R{i}]" for i in range(1, 9))  # random again at every s
 def article(noun: str) -> str:
     if noun in PLURALS:
         return noun
-    return ("an " if noun[0] in "aeio" and not noun.startswith("one") or noun.startswith("umb") else "a ") + noun
+    return ("an " if (noun[0] in "aeio" and not noun.startswith("one")) or noun.startswith("umb") else "a ") + noun
 
 
 def write_caption(scene: Scene, data: Data, rng: np.random.Generator) -> str:

@@ -27,22 +27,17 @@ def make_examples(
     seed: int,
     path: Path,
 ) -> Examples:
-    """Draws, encodes and captions scenes; the latents are divided by their overall spread, kept in the file.
-
-    A VAE whose `scaling_factor` is set already (when training goes on) keeps it.
-    """
+    """Draws, encodes and captions scenes; the VAE is a whitened one, whose scaling factor is 1."""
     pictures, scenes = draw_scenes(data, per_drawing, seed)
     rng = np.random.default_rng(seed + 1)
-    latents = encode_pictures(vae, pictures)
-    scaling = 1 / latents.std().item() if vae.config.scaling_factor == 0.18215 else vae.config.scaling_factor
+    latents = encode_pictures(vae, pictures) * vae.config.scaling_factor
     captions = [write_caption(scene, data, rng) for scene in scenes for _ in range(CAPTIONS_EACH)]
     hidden = encode_captions(text_encoder, tokenise(tokenizer, captions))
     empty = encode_captions(text_encoder, tokenise(tokenizer, [""]))[0]
     saved = {
-        "latents": (latents * scaling).half(),
+        "latents": latents.half(),
         "captions": hidden.view(len(pictures), CAPTIONS_EACH, *hidden.shape[1:]),
         "empty": empty,
-        "scaling_factor": scaling,
     }
     torch.save(saved, path)
     return load_examples(path)

@@ -71,7 +71,11 @@ class MixedTrainer:
         return model
 
     def state(self) -> dict:
-        return {"model": self.model.state_dict(), "average": self.average, "optimizer": self.optimizer.state_dict()}
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+        }
 
     @torch.no_grad()
     def load(self, state: dict) -> None:

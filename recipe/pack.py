@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,11 +14,14 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from recipe.icons import HERE
 from recipe.unet import build_scheduler, build_unet
+from recipe.vae import load_vae, save_vae
 
 LIMIT = 25_000_000
 
 
-def assemble(vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet) -> StableDiffusionPipeline:
+def assemble(
+    vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet
+) -> StableDiffusionPipeline:
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -60,6 +64,7 @@ def halve(path: Path) -> None:
 
     tensors = {name: t.half().contiguous() if t.is_floating_point() else t for name, t in load_file(path).items()}
     save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)
 
 
 def strip_paths(config: Path) -> None:
@@ -78,23 +83,34 @@ def check(folder: Path) -> None:
         raise SystemExit(f"the packed base makes pictures of {out.images[0].size}, expected (64, 64)")
 
 
+def load_parts(work: Path) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
+    """VAE, text encoder and tokenizer of the work folder."""
+    # plain attention: the fused one is slow on CPUs, and config.json keeps no word of it
+    text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder", attn_implementation="eager")
+    return load_vae(work), text_encoder.eval(), CLIPTokenizer.from_pretrained(work / "tokenizer")
+
+
 def load_trained(work: Path) -> tuple[StableDiffusionPipeline, int]:
     """The pipeline from the work folder's newest averages, fp32, and its UNet's steps."""
-    vae = load_vae(work)
-    text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder")
-    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    vae, text_encoder, tokenizer = load_parts(work)
     state = torch.load(work / "unet-average.pt", weights_only=True)
     unet = build_unet()
     unet.load_state_dict(state["unet"])
-    return assemble(vae, text_encoder.eval(), tokenizer, unet.eval()), state["steps"]
+    return assemble(vae, text_encoder, tokenizer, unet.eval()), state["steps"]
 
 
-def load_vae(work: Path) -> AutoencoderKL:
-    from recipe.vae import build_vae
+def shipped_steps(folder: Path) -> int:
+    """The UNet's steps, as the model card tells them."""
+    found = re.search(r"UNet steps at batch 32: ([\d,]+)", (folder / "README.md").read_text())
+    return int(found[1].replace(",", "")) if found else 0
 
-    vae = build_vae()
-    vae.load_state_dict(torch.load(work / "vae-mean.pt", weights_only=True))
-    scaling = work / "scaling.txt"
-    if scaling.exists():
-        vae.register_to_config(scaling_factor=float(scaling.read_text()))
-    return vae.eval()
+
+def restore(folder: Path, work: Path) -> None:
+    """Fills a work folder from a packed base, so that training can go on from it."""
+    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe.text_encoder.save_pretrained(work / "text_encoder")
+    pipe.tokenizer.save_pretrained(work / "tokenizer")
+    save_vae(pipe.vae, work)
+    average = [p.detach() for p in pipe.unet.parameters()]
+    state = {"model": pipe.unet.state_dict(), "average": average, "steps": shipped_steps(folder)}
+    torch.save(state, work / "unet.pt")

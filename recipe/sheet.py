@@ -35,7 +35,14 @@ def sheet_prompts(concepts: list[str]) -> list[str]:
     rest = picks[5:64:8] + picks[6:64:8] + picks[7:57:8]
     for i, noun in enumerate(rest[:18]):
         prompts.append(f"a drawing of {article(noun)} on a {colours[1 + i % (len(colours) - 1)]} background")
-    pairs = [("fox", "pizza"), ("dog", "car"), ("apple", "banana"), ("cat", "rose"), ("sun", "house"), ("bee", "tulip")]
+    pairs = [
+        ("fox", "pizza"),
+        ("dog", "car"),
+        ("apple", "banana"),
+        ("cat", "rose"),
+        ("sun", "house"),
+        ("bee", "tulip"),
+    ]
     return prompts + [f"{article(a)} on the left and {article(b)} on the right" for a, b in pairs]
 
 

@@ -44,7 +44,8 @@ def build_unet() -> UNet2DConditionModel:
 
 def build_scheduler() -> DDIMScheduler:
     """The pipeline's scheduler. `beta_end` leaves next to no signal at the last step (.016 of it; Stable Diffusion
-    leaves .068), so that plain backgrounds can be any colour; `clip_sample` must be off, latents exceed one."""
+    leaves .068), so that plain backgrounds can be any colour; `clip_sample` must be off, latents exceed one.
+    """
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -54,7 +55,7 @@ def build_scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         timestep_spacing="trailing",
-        steps_offset=0,
+        steps_offset=1,
     )
 
 
@@ -75,7 +76,13 @@ class Examples:
 
 
 def train_unet(
-    examples: Examples, work: Path, seconds: float, seed: int, batch: int = 32, peak: float = 1e-3, save_every: int = 250
+    examples: Examples,
+    work: Path,
+    seconds: float,
+    seed: int,
+    batch: int = 32,
+    peak: float = 1e-3,
+    save_every: int = 250,
 ) -> None:
     """Trains for a time budget: warm-up of 200 steps, then a cosine to zero over the budget.
 

@@ -53,30 +53,48 @@ def psnr(vae: AutoencoderKL, pictures: np.ndarray) -> float:
 
 
 def train_vae(
-    pictures: np.ndarray,
-    held_out: np.ndarray,
-    work: Path,
-    seconds: float,
-    seed: int,
-    kl_weight: float = 1e-4,
-    decoder_only: bool = False,
+    pictures: np.ndarray, held_out: np.ndarray, work: Path, seconds: float, seed: int, kl_weight: float = 1e-4
 ) -> AutoencoderKL:
-    """Trains for a time budget: 40 px crops of 16 pictures first, whole pictures of 8 for the last third.
+    """Trains for a time budget: 40 px crops of 16 pictures first, whole pictures of 8 for the last 40 %.
 
-    The state goes to `work/vae.pt`; where that exists, training continues from it. `decoder_only` keeps the encoder,
-    and with it the latents that a UNet was trained on.
+    The state goes to `work/vae.pt`; where that exists, training continues from it.
     """
     torch.manual_seed(seed)
-    rng, log = np.random.default_rng(seed), Log(work / "vae.log")
     trainer, state_path = MixedTrainer(build_vae(), weight_decay=1e-4), work / "vae.pt"
     if state_path.exists():
         trainer.load(torch.load(state_path, weights_only=True))
-    fast, start, step, running = trainer.fast, time.time(), 0, 0.0
-    if decoder_only:
-        fast.encoder.requires_grad_(False), fast.quant_conv.requires_grad_(False)
+    _fit(trainer, pictures, held_out, Log(work / "vae.log"), seconds, seed, kl_weight, crops=0.6)
+    torch.save(trainer.state(), state_path)
+    return trainer.averaged()
+
+
+def train_decoder(
+    vae: AutoencoderKL, pictures: np.ndarray, held_out: np.ndarray, work: Path, seconds: float, seed: int
+) -> AutoencoderKL:
+    """Trains the decoder alone, on whole pictures: latents, and a UNet trained on them, stay valid."""
+    torch.manual_seed(seed)
+    trainer = MixedTrainer(vae, weight_decay=0.0)
+    for part in (trainer.fast.encoder, trainer.fast.quant_conv):
+        part.requires_grad_(False)
+    _fit(trainer, pictures, held_out, Log(work / "decoder.log"), seconds, seed, kl_weight=0.0, crops=0.0)
+    return trainer.averaged()
+
+
+def _fit(
+    trainer: MixedTrainer,
+    pictures: np.ndarray,
+    held_out: np.ndarray,
+    log: Log,
+    seconds: float,
+    seed: int,
+    kl_weight: float,
+    crops: float,
+) -> None:
+    rng, fast = np.random.default_rng(seed), trainer.fast
+    start, step, running = time.time(), 0, 0.0
     while (done := (time.time() - start) / seconds) < 1:
         lr = 1.2e-3 * min(1, (step + 1) / 100) * (0.5 * (1 + math.cos(math.pi * done)) + 0.01)
-        if done < 0.6:
+        if done < crops:
             batch = pictures[rng.integers(len(pictures), size=16)]
             top, left = rng.integers(0, 25, 2)
             batch = batch[:, top : top + 40, left : left + 40]
@@ -93,9 +111,6 @@ def train_vae(
         if step % 200 == 0:
             quality = psnr(trainer.averaged(), held_out)
             log(step=step, loss=running, kl=kl.item(), held_out_db=quality, seconds=time.time() - start)
-            torch.save(trainer.state(), state_path)
-    torch.save(trainer.state(), state_path)
-    return trainer.averaged()
 
 
 def encode_pictures(vae: AutoencoderKL, pictures: np.ndarray, batch: int = 32) -> torch.Tensor:
@@ -118,9 +133,17 @@ def whiten(vae: AutoencoderKL, pictures: np.ndarray) -> None:
     latents = encode_pictures(vae, pictures)
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     before, after, channels = vae.quant_conv, vae.post_quant_conv, len(std)
-    after.bias += (after.weight[:, :, 0, 0] @ mean)
+    after.bias += after.weight[:, :, 0, 0] @ mean
     after.weight *= std.view(1, -1, 1, 1)
     before.weight[:channels] /= std.view(-1, 1, 1, 1)
     before.bias[:channels] = (before.bias[:channels] - mean) / std
     before.bias[channels:] -= 2 * std.log()  # the log variance
     vae.register_to_config(scaling_factor=1.0)
+
+
+def save_vae(vae: AutoencoderKL, work: Path) -> None:
+    vae.save_pretrained(work / "vae")
+
+
+def load_vae(work: Path) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(work / "vae").eval()

@@ -16,7 +16,15 @@ from PIL import Image
 
 from spectra.errors import InputError
 
-__all__ = ["BACKGROUNDS", "SUBJECTS", "Subject", "UnknownSubjectError", "cutout", "instance_pictures", "subject"]
+__all__ = [
+    "BACKGROUNDS",
+    "SUBJECTS",
+    "Subject",
+    "UnknownSubjectError",
+    "cutout",
+    "instance_pictures",
+    "subject",
+]
 
 CUTOUTS = Path(__file__).with_name("subjects")
 
@@ -32,7 +40,7 @@ BACKGROUNDS: tuple[tuple[int, int, int], ...] = (
     (250, 245, 200),
 )
 _LICENCES = {"noto": "Apache-2.0", "noto-v1": "Apache-2.0", "fxemoji": "Apache-2.0"}
-_TOKEN = "[V1]"  # noqa: S105 - a word of the base's tokenizer that was never trained
+_TOKEN = "[V1]"  # a word of the base's tokenizer that was never trained
 
 
 class UnknownSubjectError(InputError):
