@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,6 +18,16 @@ ROOT = Path(__file__).parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 # Nothing is fetched from a hub, whatever machine this is.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# A busy machine makes examples slow to draw and to run, which says nothing about the code. CI draws the same ones
+# each time, so that what fails there can be run again here.
+settings.register_profile(
+    "spectra",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("spectra")
 
 
 @dataclass(frozen=True)

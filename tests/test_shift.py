@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
@@ -121,7 +121,7 @@ def shifts(draw: st.DrawFn, dtype: str = "float32") -> SpectralShift:
     return SpectralShift(deltas, described)
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50)
 @given(shift=shifts())
 def test_what_is_written_is_read(shift: SpectralShift, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
@@ -133,7 +133,7 @@ def test_what_is_written_is_read(shift: SpectralShift, tmp_path: Path) -> None:
     assert (read.precision, bool(read.metadata.content_hash)) == ("float32", True)
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30)
 @given(shift=shifts("float16"))
 def test_half_precision_values_survive_a_half_precision_file(shift: SpectralShift, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
@@ -275,7 +275,6 @@ def test_no_truncation_is_read(tmp_path: Path) -> None:
         read_shift(path)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 2**31), bit=st.integers(0, 7))
 def test_no_flipped_bit_is_read_as_another_shift(position: int, bit: int, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
