@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_BLOCK = 128
+
 
 def along(x: Tensor, mapping: Tensor, dim: int) -> Tensor:
     """`x` with its dimension `dim` (-1 or 1) of size `p` multiplied by `mapping [p, q]`."""
@@ -70,13 +72,26 @@ def shift_gradient(a: Tensor, b: Tensor, basis: Tensor, dim: int) -> Tensor:
     """
     count = a.numel() // max(a.shape[dim], 1)
     if a.dtype in (torch.float32, torch.float64) and count > 2 * a.shape[dim]:
-        if dim == 1 and a.ndim > 2:
-            gram = torch.einsum("bil,bjl->ij", b.flatten(2), a.flatten(2))
-        else:
-            gram = rows(b, dim).T @ rows(a, dim)
+        gram = _gram(b, a, dim)
         return (basis * (gram @ basis)).sum(0)
     wide = torch.promote_types(a.dtype, torch.float32)
     return channel_sum(along(a, basis, dim).to(wide) * along(b, basis, dim), dim)
+
+
+def _gram(b: Tensor, a: Tensor, dim: int) -> Tensor:
+    """`b^T a`, `[r, r]`, over all rows, in blocks of them: short sums of products round less than one long sum."""
+    if dim == 1 and a.ndim > 2:
+        pairs = [
+            (bs, as_.T)
+            for bn, an in zip(b.flatten(2), a.flatten(2), strict=True)
+            for bs, as_ in zip(bn.split(_BLOCK, 1), an.split(_BLOCK, 1), strict=True)
+        ]
+    else:
+        pairs = [(bs.T, as_) for bs, as_ in zip(rows(b, dim).split(_BLOCK), rows(a, dim).split(_BLOCK), strict=True)]
+    gram = pairs[0][0] @ pairs[0][1]
+    for left, right in pairs[1:]:
+        gram.addmm_(left, right)
+    return gram
 
 
 def _channels(vector: Tensor, like: Tensor, dim: int) -> Tensor:

@@ -38,10 +38,11 @@ def shifted_weight(weight: Tensor, spectrum: Spectrum, delta: Tensor) -> Tensor:
     sigma, basis, tail = spectrum.sigma.to(dtype), spectrum.basis.to(dtype), spectrum.tail.to(dtype)
     d, head, left = change(sigma, delta.to(dtype)), spectrum.head, spectrum.side == "left"
     w = matrix(weight).to(dtype)
-    shifted = kernels.rebuild(w, basis[:, :head], d[:head] / sigma[:head], left=left)
+    shifted = kernels.rebuild(w, basis[:, :head], d[:head] / sigma[:head], left=left) if head else w
     if head < spectrum.rank:
-        narrow = (basis[:, head:] * d[head:]) @ tail
-        shifted = shifted + (narrow if left else narrow.T)
+        # The long side takes d: its gradient is then summed over that side pairwise, not in one long product.
+        narrow = (tail.T * d[head:]) @ basis[:, head:].T
+        shifted = shifted + (narrow.T if left else narrow)
     return shifted.reshape(weight.shape).to(weight.dtype)
 
 
@@ -72,7 +73,7 @@ class ShiftedLayer:
         self._sigma = self._spectrum.sigma.to(torch.promote_types(weight.dtype, torch.float32))
         self._floor = float(REBUILT_FLOOR * self._sigma.square().mean().sqrt()) if self._sigma.numel() else 0.0
         place = self.operator.place(spectrum.side) if self.operator else None
-        if self.operator is not None and place is None:
+        if place is None:  # no activation to map: both sides of every direction are needed
             self._spectrum = _with_full_tail(self._spectrum, weight)
         self._place = place
         self._converted: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
