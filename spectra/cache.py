@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheWarning", "SpectrumCache", "Usage", "default_cache", "fingerprint", "parse_size"]
 
-MAX_WORKERS = 8
-"""Each holds one weight in float64 several times over; more would trade memory for little."""
+MAX_WORKERS = 4
+"""Each holds one weight in float64 several times over; torch's threads beyond these are divided among them."""
 
 
 class SpectrumCache:

@@ -186,11 +186,14 @@ def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     small = q[:, r - k :]
     projected = small.T @ a
     head, head_sigma = q[:, : r - k], sigma[: r - k]
-    # What the eigenvectors mix of a large direction into a small one is tiny, but not beside a tiny sigma. It is
-    # removed on the right: minus the projection on the head's right vectors, a^T head / head_sigma.
-    projected -= ((projected @ a.T @ head) / head_sigma.square() @ head.T) @ a
     u, small_sigma, v = _narrow_svd(projected)
-    noise = torch.finfo(a.dtype).eps * m * sigma[0]
+    eps = torch.finfo(a.dtype).eps
+    if k < r and small_sigma[-1] * torch.finfo(torch.float32).eps < eps * sigma[0].square() / head_sigma[-1]:
+        # The eigenvectors mix that much of a large direction into a small one: nothing, but beside a tiny sigma. It
+        # is removed on the right: minus the projection on the head's right vectors, a^T head / head_sigma.
+        projected -= ((projected @ a.T @ head) / head_sigma.square() @ head.T) @ a
+        u, small_sigma, v = _narrow_svd(projected)
+    noise = eps * m * sigma[0]
     solid = int((small_sigma > noise).sum())
     if solid < k:
         v = _complete(a.T @ head, v[:, :solid], k - solid)
