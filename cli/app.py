@@ -10,6 +10,7 @@ import typer
 
 import spectra
 from spectra.cli import output
+from spectra.cli.cache_warnings import plain_cache_warnings
 from spectra.errors import SpectraError
 
 COMMANDS = ("train", "generate", "subjects", "decompose", "cache", "inspect", "bench")
@@ -63,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments after the program's name; by default those of this process.
     """
     try:
-        app(args=argv, prog_name="spectra")
+        with plain_cache_warnings():
+            app(args=argv, prog_name="spectra")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except KeyboardInterrupt:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -73,16 +70,15 @@ def register(app: typer.Typer) -> None:
         parts = base_weights(base, component or [], variant=variant, dtype=cast)
         where = _device(device)
         rows = []
-        with _cache_warnings():
-            for name, weights in parts.items():
-                start = time.perf_counter()
-                usage = cache.fill(weights, output.progress(), device=where)
-                row = {"component": name, "weights": len(weights), "hits": usage.hits, "misses": usage.misses}
-                row |= {"damaged": usage.damaged, "weight_floats": usage.weight_floats}
-                row |= {"spectrum_floats": usage.spectrum_floats, "bytes": usage.bytes}
-                rows.append(row | {"seconds": round(time.perf_counter() - start, 3)})
+        for name, weights in parts.items():
+            start = time.perf_counter()
+            usage = cache.fill(weights, output.progress(), device=where)
+            row = {"component": name, "weights": len(weights), "hits": usage.hits, "misses": usage.misses}
+            row |= {"damaged": usage.damaged, "weight_floats": usage.weight_floats}
+            row |= {"spectrum_floats": usage.spectrum_floats, "bytes": usage.bytes}
+            rows.append(row | {"seconds": round(time.perf_counter() - start, 3)})
         total: dict[str, Any] = {key: sum(row[key] for row in rows) for key in rows[0] if key != "component"}
-        total["ratio"] = round(total["spectrum_floats"] / total["weight_floats"], 4)
+        total["ratio"] = round(total["spectrum_floats"] / max(total["weight_floats"], 1), 4)
         found = {
             "base": base or "embedded",
             "dtype": dtype,
@@ -112,32 +108,6 @@ def _device(asked: str | None) -> str | None:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"--device {asked}: cannot be used ({reason}); try --device cpu") from error
     return asked
-
-
-@contextlib.contextmanager
-def _cache_warnings() -> Iterator[None]:
-    """The cache's warnings as plain messages, each when it comes."""
-    from spectra.cache import CacheWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", CacheWarning)
-        before = warnings.showwarning
-
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
-            if issubclass(category, CacheWarning):
-                output.say(f"warning: {message}")
-            else:
-                before(message, category, filename, lineno, file, line)
-
-        warnings.showwarning = show
-        yield
 
 
 def _show(console: Console, found: dict[str, Any]) -> None:

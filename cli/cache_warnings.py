@@ -1,0 +1,35 @@
+"""What the spectrum cache warns of, as one plain line on stderr when it happens."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import TextIO
+
+from spectra.cache_usage import CacheWarning
+from spectra.cli import output
+
+
+@contextlib.contextmanager
+def plain_cache_warnings() -> Iterator[None]:
+    """Every `CacheWarning` inside the block is said without the place in our source that Python shows by default."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CacheWarning)
+        before = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, CacheWarning):
+                output.say(f"warning: {message}")
+            else:
+                before(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
