@@ -14,6 +14,8 @@ least recently used go first when the limit is passed; a process that holds an e
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["CacheWarning", "SpectrumCache", "Usage", "default_cache", "fingerprint", "parse_size"]
 
 MAX_WORKERS = 4
-"""Each holds one weight in float64 several times over; torch's threads beyond these are divided among them."""
+"""Each holds one weight in float64 several times over. Torch's threads are divided among them."""
 
 
 class SpectrumCache:
@@ -160,23 +162,20 @@ class SpectrumCache:
     ) -> None:
         import torch
 
-        def one(name: str) -> tuple[str, Spectrum | None]:
+        def one(name: str) -> str:
             weight = weights[name]
-            if weight.ndim < 2:
-                return name, None
-            return name, self._obtain(weight, name, torch.device(device or weight.device), usage)
+            if weight.ndim > 1:
+                keep(name, self._obtain(weight, name, torch.device(device or weight.device), usage))
+            return name
 
-        workers = max(1, min(MAX_WORKERS, len(weights), torch.get_num_threads()))
+        workers = max(1, min(MAX_WORKERS, len(weights), _processors()))
         progress.start("spectra", len(weights))
         try:
             with _threads_shared_by(workers), ThreadPoolExecutor(workers) as pool:
                 pending = [pool.submit(one, name) for name in weights]
                 try:
                     for done in as_completed(pending):
-                        name, spectrum = done.result()
-                        if spectrum is not None:
-                            keep(name, spectrum)
-                        progress.advance(1, name)
+                        progress.advance(1, done.result())
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
@@ -257,6 +256,13 @@ def default_cache() -> SpectrumCache:
         InputError: `SPECTRA_CACHE_LIMIT` is no size.
     """
     return SpectrumCache()
+
+
+def _processors() -> int:
+    """Processors that this process may run on."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager
