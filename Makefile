@@ -19,6 +19,7 @@ $(READY): pyproject.toml constraints.txt
 
 train: $(READY)
 	$(BIN)/spectra train
+	@echo "To use spectra yourself:  . $(BIN)/activate"
 
 test: $(READY)
 	$(BIN)/pytest
