@@ -49,10 +49,10 @@ def _items(bench: Bench) -> list[str]:
 
 def _stamp(bench: Bench) -> str:
     """Content hash of the base's weights: rows of another base are another measurement."""
-    from spectra.base import path
+    from spectra.pipeline import find_base
 
     whole = hashlib.sha256()
-    for file in sorted(path().rglob("*.safetensors")):
+    for file in sorted(Path(find_base("").target).rglob("*.safetensors")):
         whole.update(file.read_bytes())
     return whole.hexdigest()[:16]
 
