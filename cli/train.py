@@ -9,6 +9,7 @@ import typer
 
 from spectra.cli import output
 from spectra.cli.quiet import quiet_libraries
+from spectra.training.config import EMBEDDED, TrainConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,10 +23,14 @@ _EXAMPLE = (
 )
 _DATA, _LOSS, _COST, _LOOK = "Pictures", "What is trained", "Cost", "Watching and resuming"
 
-Text = Annotated[str | None, typer.Option(show_default=False)]
 
-
-def _option(help: str, panel: str, *names: str, **more: Any) -> Any:
+def _option(help: str, panel: str, *names: str, of: str = "", **more: Any) -> Any:
+    """An option whose default is that of the setting `of`, shown for a full-sized base and for the embedded one."""
+    usual, embedded = getattr(TrainConfig, of, None), EMBEDDED.get(of)
+    if usual is True:
+        help += " \\[default: on]"
+    elif usual:  # nothing, zero and off are not worth a word
+        help += f" \\[default: {usual}{f', embedded base {embedded}' if embedded is not None else ''}]"
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
 
 
@@ -44,43 +49,51 @@ def register(app: typer.Typer) -> None:
         ] = None,
         resolution: Annotated[int | None, _option("Pixels of a picture's side.", _DATA)] = None,
         targets: Annotated[
-            str | None, _option("Subsets or patterns, such as unet-ca,text-encoder.", _LOSS, "--target")
+            str | None, _option("Subsets or patterns, such as unet-ca,text-encoder.", _LOSS, "--target", of="targets")
         ] = None,
         text_encoder: Annotated[
             bool | None, _option("Train the text encoder too.", _LOSS, "--text-encoder/--no-text-encoder")
         ] = None,
-        steps: Annotated[int | None, _option("Optimizer steps.", _LOSS)] = None,
-        lr: Annotated[float | None, _option("Learning rate.", _LOSS)] = None,
-        lr_1d: Annotated[float | None, _option("Learning rate of 1-D weights.", _LOSS, "--lr-1d")] = None,
-        prior_weight: Annotated[float | None, _option("Of prior preservation; 0 leaves it out.", _LOSS)] = None,
-        prior_count: Annotated[int | None, _option("Class pictures to draw.", _LOSS)] = None,
-        prior_steps: Annotated[int | None, _option("Steps of each.", _LOSS)] = None,
-        prior_guidance: Annotated[float | None, _option("Their guidance scale.", _LOSS)] = None,
-        min_snr_gamma: Annotated[float | None, _option("Min-SNR clip; 0 is off.", _LOSS)] = None,
-        weight_decay: Annotated[float | None, _option("Of AdamW.", _LOSS)] = None,
-        max_grad_norm: Annotated[float | None, _option("Gradient clipping; 0 is off.", _LOSS)] = None,
+        steps: Annotated[int | None, _option("Optimizer steps.", _LOSS, of="steps")] = None,
+        lr: Annotated[float | None, _option("Learning rate.", _LOSS, of="lr")] = None,
+        lr_1d: Annotated[float | None, _option("Learning rate of 1-D weights.", _LOSS, "--lr-1d", of="lr_1d")] = None,
+        prior_weight: Annotated[
+            float | None, _option("Of prior preservation; 0 leaves it out.", _LOSS, of="prior_weight")
+        ] = None,
+        prior_count: Annotated[int | None, _option("Class pictures to draw.", _LOSS, of="prior_count")] = None,
+        prior_steps: Annotated[int | None, _option("Steps of each.", _LOSS, of="prior_steps")] = None,
+        prior_guidance: Annotated[float | None, _option("Their guidance scale.", _LOSS, of="prior_guidance")] = None,
+        min_snr_gamma: Annotated[float | None, _option("Min-SNR clip; 0 is off.", _LOSS, of="min_snr_gamma")] = None,
+        weight_decay: Annotated[float | None, _option("Of AdamW.", _LOSS, of="weight_decay")] = None,
+        max_grad_norm: Annotated[
+            float | None, _option("Gradient clipping; 0 is off.", _LOSS, of="max_grad_norm")
+        ] = None,
         seed: Annotated[int | None, _option("Of everything random.", _LOSS)] = None,
-        batch: Annotated[int | None, _option("Instance pictures at once.", _COST)] = None,
-        accumulation: Annotated[int | None, _option("Batches per step.", _COST)] = None,
+        batch: Annotated[int | None, _option("Instance pictures at once.", _COST, of="batch")] = None,
+        accumulation: Annotated[int | None, _option("Batches per step.", _COST, of="accumulation")] = None,
         gradient_checkpointing: Annotated[
             bool | None,
             _option("Less memory, more time.", _COST, "--gradient-checkpointing/--no-gradient-checkpointing"),
         ] = None,
-        mixed_precision: Annotated[str | None, _option("no, fp16 or bf16.", _COST)] = None,
+        mixed_precision: Annotated[str | None, _option("no, fp16 or bf16.", _COST, of="mixed_precision")] = None,
         cache_latents: Annotated[
-            bool | None, _option("Encode pictures once.", _COST, "--cache-latents/--no-cache-latents")
+            bool | None,
+            _option("Encode pictures once.", _COST, "--cache-latents/--no-cache-latents", of="cache_latents"),
         ] = None,
         cache_prompts: Annotated[
-            bool | None, _option("Encode prompts once.", _COST, "--cache-prompts/--no-cache-prompts")
+            bool | None,
+            _option("Encode prompts once.", _COST, "--cache-prompts/--no-cache-prompts", of="cache_prompts"),
         ] = None,
         device: Annotated[str, _option("cpu keeps it off a GPU.", _COST)] = "",
         validation_prompts: Annotated[
             list[str] | None, _option("Drawn before and after; repeatable.", _LOOK, "--validation-prompt")
         ] = None,
         validation_every: Annotated[int | None, _option("Also every so many steps.", _LOOK)] = None,
-        validation_count: Annotated[int | None, _option("Pictures per prompt.", _LOOK)] = None,
-        validation_steps: Annotated[int | None, _option("Their steps.", _LOOK)] = None,
-        validation_guidance: Annotated[float | None, _option("Their guidance scale.", _LOOK)] = None,
+        validation_count: Annotated[int | None, _option("Pictures per prompt.", _LOOK, of="validation_count")] = None,
+        validation_steps: Annotated[int | None, _option("Their steps.", _LOOK, of="validation_steps")] = None,
+        validation_guidance: Annotated[
+            float | None, _option("Their guidance scale.", _LOOK, of="validation_guidance")
+        ] = None,
         tensorboard: Annotated[str | None, _option("Folder of its log.", _LOOK, metavar="DIR")] = None,
         save_every: Annotated[int | None, _option("Save the state every so many steps.", _LOOK)] = None,
         resume: Annotated[bool, _option("Continue the saved state of this output.", _LOOK, "--resume")] = False,
