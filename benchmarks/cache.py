@@ -78,7 +78,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 CASE = Case(
     name="cache",
-    title="the spectra of SD 1.5's whole UNet: filling the cache, and loading from it",
+    title="the spectra of SD 1.5's UNet: filling the cache, loading from it",
     key="base",
     items=lambda bench: ["sd15-unet"],
     measure=_measure,

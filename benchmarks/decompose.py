@@ -146,7 +146,7 @@ def _tail_floats(row: Row) -> int:
 
 CASE = Case(
     name="decompose",
-    title="decomposing SD 1.5's UNet against torch.linalg.svd: time, accuracy, floats",
+    title="decomposing SD 1.5's UNet, against torch.linalg.svd",
     key="shape",
     items=_items,
     measure=_measure,

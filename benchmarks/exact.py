@@ -185,7 +185,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 CASE = Case(
     name="exact",
-    title="bits that differ from the base at delta = 0, and after detach and unload",
+    title="values that differ from the base at delta = 0 and after unload",
     key="model",
     items=lambda bench: list(MODELS),
     measure=_measure,

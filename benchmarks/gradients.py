@@ -166,7 +166,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 CASE = Case(
     name="gradients",
-    title="error of delta's gradient against float64, as a multiple of the paper's formula's",
+    title="error of delta's gradient, as a multiple of the paper's formula's",
     key="matrix",
     items=_items,
     measure=_measure,

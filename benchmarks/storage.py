@@ -132,7 +132,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 CASE = Case(
     name="storage",
-    title="bytes of a shift of SD 1.x's UNet per trainable subset, beside the paper's Table 1",
+    title="bytes per subset of SD 1.x's UNet, beside the paper's Table 1",
     key="subset",
     items=_items,
     measure=_measure,

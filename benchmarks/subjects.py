@@ -137,7 +137,7 @@ _MEANS = ("similarity_base", "similarity", "rise", "leak", "class_before", "clas
 
 CASE = Case(
     name="subjects",
-    title="every embedded subject trained by default: likeness gained, class kept, cost",
+    title="each embedded subject trained: likeness gained, class kept, cost",
     key="subject",
     items=_items,
     measure=_measure,

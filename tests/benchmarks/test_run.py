@@ -11,6 +11,7 @@ import pytest
 
 from spectra.benchmarks import machine, run
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.results import results_folder
 from spectra.errors import InputError, OutputError, WeightError
 
 
@@ -116,6 +117,17 @@ def test_rows_of_other_settings_or_another_stamp_are_not_resumed(tmp_path: Path)
     assert calls == ["1", "2", "3"]
 
 
+def test_results_go_to_the_checkout_or_else_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert results_folder() == Path(__file__).parents[2] / "benchmarks" / "results"
+    assert results_folder(tmp_path / "there") == tmp_path / "there"
+    monkeypatch.setattr(machine, "checkout", lambda: None)  # as installed from a wheel
+    assert results_folder() == tmp_path
+    assert run.run(squares([])).path == tmp_path / "squares.jsonl"
+
+
 def test_only_measures_what_is_named_and_judges_no_goal(tmp_path: Path) -> None:
     calls: list[str] = []
     outcome = run.run(squares(calls), out=tmp_path, only=["3", "1"])
@@ -159,7 +171,7 @@ def test_an_unwritable_folder_is_one_clear_error_before_anything_runs(tmp_path: 
 def test_every_case_is_listed_under_its_own_name_and_declares_its_columns() -> None:
     for name, case in zip(run.MODULES, run.cases(), strict=True):
         assert case.name == name
-        assert case.title
+        assert 0 < len(case.title) <= 69  # one line of the list, at 80 columns
         assert case.columns[0].key == case.key
 
 

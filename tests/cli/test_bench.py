@@ -86,6 +86,7 @@ def test_the_table_fits_80_columns(tiny: None, tmp_path: Path, capsys: pytest.Ca
         (["bench", "storage", "--only", "VAE"], "no row 'VAE'"),
         (["bench", "storage", "--set", "seed"], "--set takes NAME=VALUE"),
         (["bench", "storage", "--steps", "3"], "no setting 'steps'"),
+        (["bench", "storage", "--set", "seed=x"], "seed takes int such as 0, got 'x'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(
