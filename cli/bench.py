@@ -69,15 +69,21 @@ def register(app: typer.Typer) -> None:
         arguments += [part for name in only or [] for part in ("--only", name)]
         arguments += [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
         arguments += ["--resume"] * resume + ["--json"] * json
-        outcome = run.run(
-            chosen,
-            out=out,
-            only=only or [],
-            settings=settings,
-            resume=resume,
-            arguments=arguments,
-            progress=output.progress(),
-        )
+        try:
+            outcome = run.run(
+                chosen,
+                out=out,
+                only=only or [],
+                settings=settings,
+                resume=resume,
+                arguments=arguments,
+                progress=output.progress(),
+            )
+        except KeyboardInterrupt:
+            output.say(
+                f"stopped; the rows measured so far are kept: spectra bench {case} --resume goes on from there"
+            )
+            raise
         output.result(outcome.record, json=json, human=lambda console: _show(console, chosen, outcome.record))
         output.say(f"recorded in {outcome.path}")
         if outcome.failures:

@@ -71,6 +71,20 @@ def test_a_failed_row_gives_the_result_one_line_and_exit_code_1(
     )
 
 
+def test_a_stopped_run_says_how_to_go_on(
+    tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(bench: Bench, item: str) -> Row:
+        raise KeyboardInterrupt
+
+    stopped = Case(**{**CASE.__dict__, "measure": stop})
+    monkeypatch.setattr(run, "find", lambda name: stopped)
+    assert main(["bench", "tiny", "--out", str(tmp_path), "--json"]) == 130
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "spectra bench tiny --resume" in captured.err
+
+
 def test_the_table_fits_80_columns(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["bench", "tiny", "--out", str(tmp_path)])
     out = capsys.readouterr().out
