@@ -81,7 +81,7 @@ def register(app: typer.Typer) -> None:
             )
         except KeyboardInterrupt:
             output.say(
-                f"stopped; the rows measured so far are kept: spectra bench {case} --resume goes on from there"
+                f"stopped; what was measured is kept: spectra bench {case} --resume goes on from there"
             )
             raise
         output.result(outcome.record, json=json, human=lambda console: _show(console, chosen, outcome.record))
