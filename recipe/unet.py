@@ -75,6 +75,13 @@ class Examples:
         return self.latents[pick].float(), captions.float()
 
 
+def draw_timesteps(batch: int, total: int, generator: torch.Generator) -> torch.Tensor:
+    """Timesteps (batch,), four in five among the lower 65 %, where drawings take shape; stratified over the batch."""
+    spread = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    early, late = spread / 0.8 * 0.65, 0.65 + (spread - 0.8) / 0.2 * 0.35
+    return (torch.where(spread < 0.8, early, late) * total).long().clamp(max=total - 1)
+
+
 def train_unet(
     examples: Examples,
     work: Path,
@@ -104,9 +111,7 @@ def train_unet(
         lr = peak * min(1, (step + 1) / 200) * (0.5 * (1 + math.cos(math.pi * done)) + 0.002)
         latents, captions = examples.batch(batch, drop=0.1, generator=generator)
         noise = torch.randn(latents.shape, generator=generator)
-        # stratified over the batch: the same spread of timesteps in every step
-        spread = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-        timesteps = (spread * len(signal)).long().clamp(max=len(signal) - 1)
+        timesteps = draw_timesteps(batch, len(signal), generator)
         a = signal[timesteps].view(-1, 1, 1, 1)
         noisy, v = a.sqrt() * latents + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * latents
         out = trainer.fast(fast_input(noisy), timesteps, fast_input(captions)).sample.float()
