@@ -40,7 +40,7 @@ UNet.
 A subset's name in lower case is what `--target` calls it.
 """
 
-_PACKAGES = ("spectra-diffusion", "python", "torch", "diffusers", "transformers", "accelerate")
+_PACKAGES = {"spectra": "spectra-diffusion", "torch": "torch", "diffusers": "diffusers"}
 
 
 def sd15_unet() -> torch.nn.Module:
@@ -98,7 +98,7 @@ def _metadata(names: Sequence[str], subset: str) -> ShiftMetadata:
     from spectra.shift import ShiftMetadata, base_fingerprint
 
     full = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
-    packages = {name: number for name, number in machine.versions().items() if name in _PACKAGES}
+    installed = machine.versions()
     return ShiftMetadata(
         base="stable-diffusion-v1-5/stable-diffusion-v1-5",
         fingerprints={name: digest[:8] for name, digest in full.items()},
@@ -115,8 +115,7 @@ def _metadata(names: Sequence[str], subset: str) -> ShiftMetadata:
             "seed": 1,
         },
         seed=1,
-        versions=packages,
-        licence="CC-BY-4.0",
+        versions={name: installed.get(package, "0.1.0") for name, package in _PACKAGES.items()},
     )
 
 
