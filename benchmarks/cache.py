@@ -73,7 +73,13 @@ def _load(cache: SpectrumCache, weights: dict[str, Tensor], bench: Bench) -> _Lo
 
 
 def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
-    return {"cold_seconds": rows[0]["cold_s"], "warm_seconds": rows[0]["warm_s"]["median"]}
+    (row,) = rows
+    return {
+        "cold_seconds": row["cold_s"],
+        "cold_cpu_seconds": row["cold_cpu_s"],
+        "warm_seconds": row["warm_s"]["median"],
+        "warm_cpu_seconds": row["warm_cpu_s"]["median"],
+    }
 
 
 CASE = Case(
@@ -93,5 +99,6 @@ CASE = Case(
         Column("warm_cpu_s", "CPU, s", ".2f"),
         Column("bytes", form=",.0f"),
     ),
-    goals=(Goal("warm_seconds", "<=", 15.0),),
+    # Seconds, not a minute. On a busy machine the wall clock says little, so CPU seconds are held to less.
+    goals=(Goal("warm_seconds", "<", 60.0), Goal("warm_cpu_seconds", "<=", 10.0)),
 )
