@@ -88,7 +88,7 @@ def _gram(b: Tensor, a: Tensor, dim: int) -> Tensor:
         ]
     else:
         pairs = [(bs.T, as_) for bs, as_ in zip(rows(b, dim).split(_BLOCK), rows(a, dim).split(_BLOCK), strict=True)]
-    gram = pairs[0][0] @ pairs[0][1]
+    gram: Tensor = pairs[0][0] @ pairs[0][1]
     for left, right in pairs[1:]:
         gram.addmm_(left, right)
     return gram
