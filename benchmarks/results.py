@@ -39,7 +39,10 @@ class Results:
         """Makes the folder and proves that it can be written, before anything slow starts."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            new = not self.path.exists()
             self.path.open("a").close()
+            if new:
+                self.path.unlink()
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
