@@ -68,7 +68,8 @@ def concepts() -> tuple[str, ...]:
 
 
 def _unit(vectors: Array) -> Array:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-8)
+    length = np.sqrt(np.square(vectors).sum(-1, keepdims=True))
+    return np.asarray(vectors / np.maximum(length, 1e-8), np.float32)
 
 
 def features(images: Sequence[Image], batch: int = 64) -> Array:
