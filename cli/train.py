@@ -84,6 +84,9 @@ def register(app: typer.Typer) -> None:
             bool | None,
             _option("Encode prompts once.", _COST, "--cache-prompts/--no-cache-prompts", of="cache_prompts"),
         ] = None,
+        file_dtype: Annotated[
+            str | None, _option("Precision of the shift file: float32 or float16.", _COST, of="file_dtype")
+        ] = None,
         device: Annotated[str, _option("cpu keeps it off a GPU.", _COST)] = "",
         validation_prompts: Annotated[
             list[str] | None, _option("Drawn before and after; repeatable.", _LOOK, "--validation-prompt")

@@ -12,6 +12,7 @@ from spectra.base import NAME
 from spectra.errors import InputError
 
 MIXED_PRECISION = ("no", "fp16", "bf16")
+FILE_DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class TrainConfig:
         cache_latents, cache_prompts: encode once, ahead of the steps. Prompts are never cached while the text
             encoder trains.
         resolution: pixels of a picture's side; 0 is the base's own.
+        file_dtype: "float32" or "float16", the precision of the shift file; it is trained in float32 either way.
         seed: of everything random.
         validation_prompts: drawn before and after, and every `validation_every` steps; empty means the instance and
             the class prompt.
@@ -75,6 +77,7 @@ class TrainConfig:
     cache_latents: bool = True
     cache_prompts: bool = True
     resolution: int = 0
+    file_dtype: str = "float32"
     seed: int = 0
     validation_prompts: tuple[str, ...] = ()
     validation_every: int = 0
@@ -99,6 +102,8 @@ class TrainConfig:
         if self.mixed_precision not in MIXED_PRECISION:
             raise InputError(f"mixed precision: expected one of {', '.join(MIXED_PRECISION)}, "
                              f"got {self.mixed_precision!r}")  # fmt: skip
+        if self.file_dtype not in FILE_DTYPES:
+            raise InputError(f"file dtype: expected one of {', '.join(FILE_DTYPES)}, got {self.file_dtype!r}")
         if self.subject and self.images:
             raise InputError("give either an embedded subject or a folder of pictures (--images), not both")
         if self.images and not self.prompt:
@@ -133,7 +138,7 @@ class TrainConfig:
         return "\n".join(lines) + "\n"
 
 
-EMBEDDED: dict[str, Any] = {"steps": 200, "batch": 4, "prior_count": 32}
+EMBEDDED: dict[str, Any] = {"steps": 200, "batch": 4, "prior_count": 32, "file_dtype": "float16"}
 """What differs by default for the embedded base: about a minute on two CPU cores."""
 
 

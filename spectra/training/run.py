@@ -208,7 +208,9 @@ class _Training:
         shift = self.adapter.shift(
             base=self.checked.base.name, settings=config.changed(), seed=config.seed, versions=versions()
         )
-        size = write_shift(shift, folder / outputs.shift)
+        size = write_shift(
+            shift, folder / outputs.shift, dtype="float16" if config.file_dtype == "float16" else "float32"
+        )
         (folder / outputs.config).write_text(config.to_toml(), encoding="utf-8")
         write_log(loop.history, folder / LOG)
         instance = self.checked.subject.at(self.resolution)

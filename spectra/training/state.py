@@ -26,8 +26,8 @@ from spectra.training.loop import Loop
 VERSION = 1
 
 FREE = frozenset(
-    {"steps", "save_every", "validation_prompts", "validation_every", "validation_count", "validation_steps",
-     "validation_guidance", "tensorboard"}
+    {"steps", "save_every", "file_dtype", "tensorboard", "validation_prompts", "validation_every",
+     "validation_count", "validation_steps", "validation_guidance"}
 )  # fmt: skip
 """Settings that may change on resuming: none of them moves a delta."""
 

@@ -56,6 +56,7 @@ def test_given_settings_win_over_the_file(tmp_path: Path) -> None:
         ("lr = -1.0", "at least 0"),
         ("validation_prompts = 'one'", "expected a list of strings"),
         ("mixed_precision = 'half'", "expected one of no, fp16, bf16"),
+        ("file_dtype = 'int8'", "expected one of float32, float16"),
         ("steps = ", "not a TOML file"),
         ("images = 'x'", "needs --prompt"),
         ("images = 'x'\nprompt = 'y'\nsubject = 'fox'", "not both"),

@@ -51,6 +51,15 @@ def test_a_training_learns_and_writes_its_folder(settings: dict[str, Any], tmp_p
     json.dumps(summary.as_dict(), allow_nan=False)
 
 
+def test_the_file_can_be_half_as_large(settings: dict[str, Any], tmp_path: Path) -> None:
+    full, _ = run({**settings, "steps": 1}, tmp_path / "full")
+    half, _ = run({**settings, "steps": 1, "file_dtype": "float16"}, tmp_path / "half")
+    for name in full:
+        np.testing.assert_array_equal(half[name], full[name].astype(np.float16).astype(np.float32))
+    sizes = [(tmp_path / name / f"{name}.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[0] - sizes[1] >= 2 * full.floats - 100
+
+
 def test_one_dimensional_weights_have_a_rate_of_their_own(settings: dict[str, Any], tmp_path: Path) -> None:
     shift, _ = run({**settings, "lr": 1e-3, "lr_1d": 0.0, "steps": 2}, tmp_path / "a")
     norms = [name for name in shift if "norm" in name]
