@@ -19,7 +19,7 @@ _EXAMPLE = "Example:  spectra decompose ./sd15 --component unet     |     spectr
 _COLUMNS = {
     "weights": "weights",
     "weight_floats": "floats",
-    "spectrum_floats": "stored",
+    "ratio": "stored",
     "bytes": "size",
     "hits": "found",
     "misses": "computed",
@@ -78,7 +78,8 @@ def register(app: typer.Typer) -> None:
             row |= {"spectrum_floats": usage.spectrum_floats, "bytes": usage.bytes}
             rows.append(row | {"seconds": round(time.perf_counter() - start, 3)})
         total: dict[str, Any] = {key: sum(row[key] for row in rows) for key in rows[0] if key != "component"}
-        total["ratio"] = round(total["spectrum_floats"] / max(total["weight_floats"], 1), 4)
+        for row in (*rows, total):
+            row["ratio"] = round(row["spectrum_floats"] / max(row["weight_floats"], 1), 4)
         found = {
             "base": base or "embedded",
             "dtype": dtype,
@@ -115,16 +116,20 @@ def _show(console: Console, found: dict[str, Any]) -> None:
 
     total = found["total"]
     table = Table(show_footer=len(found["components"]) > 1)
-    table.add_column("component", footer="total", overflow="fold")
+    table.add_column("component", footer="total", no_wrap=True)
     for key, heading in _COLUMNS.items():
         table.add_column(heading, footer=_cell(key, total[key]), justify="right", no_wrap=True)
     for row in found["components"]:
         table.add_row(row["component"], *(_cell(key, row[key]) for key in _COLUMNS))
     console.print(table)
-    console.print(f"{total['ratio']:.3f} floats stored per float of the weights, in {found['cache']}", soft_wrap=True)
+    console.print(f"stored: floats of the spectra per float of the weights; in {found['cache']}", soft_wrap=True)
 
 
 def _cell(key: str, value: float) -> str:
     if key == "bytes":
         return readable(int(value))
+    if key == "weight_floats":
+        return f"{value / 1e6:,.2f} M"
+    if key == "ratio":
+        return f"{value:.3f}"
     return f"{value:.1f}" if key == "seconds" else f"{value:,}"
