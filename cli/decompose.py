@@ -112,10 +112,11 @@ def _device(asked: str | None) -> str | None:
 
 
 def _show(console: Console, found: dict[str, Any]) -> None:
+    from rich import box
     from rich.table import Table
 
     total = found["total"]
-    table = Table(show_footer=len(found["components"]) > 1)
+    table = Table(show_footer=len(found["components"]) > 1, box=box.SIMPLE, pad_edge=False)
     table.add_column("component", footer="total", no_wrap=True)
     for key, heading in _COLUMNS.items():
         table.add_column(heading, footer=_cell(key, total[key]), justify="right", no_wrap=True)
