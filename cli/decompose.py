@@ -22,8 +22,8 @@ _COLUMNS = {
     "ratio": "stored",
     "bytes": "size",
     "hits": "found",
-    "misses": "computed",
-    "seconds": "seconds",
+    "misses": "new",
+    "seconds": "time, s",
 }
 
 Precision = Literal["float32", "float16", "bfloat16", "file"]
@@ -69,11 +69,16 @@ def register(app: typer.Typer) -> None:
         cache = default_cache()
         parts = base_weights(base, component or [], variant=variant, dtype=cast)
         where = _device(device)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name, weights in parts.items():
             start = time.perf_counter()
             usage = cache.fill(weights, output.progress(), device=where)
-            row = {"component": name, "weights": len(weights), "hits": usage.hits, "misses": usage.misses}
+            row: dict[str, Any] = {
+                "component": name,
+                "weights": len(weights),
+                "hits": usage.hits,
+                "misses": usage.misses,
+            }
             row |= {"damaged": usage.damaged, "weight_floats": usage.weight_floats}
             row |= {"spectrum_floats": usage.spectrum_floats, "bytes": usage.bytes}
             rows.append(row | {"seconds": round(time.perf_counter() - start, 3)})
