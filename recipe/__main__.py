@@ -14,6 +14,7 @@ import argparse
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -180,6 +181,8 @@ def main() -> None:
     unknown = set(arguments.stages) - {*ALL, "decoder", "restore"}
     if unknown:
         parser.error(f"unknown stage {', '.join(sorted(unknown))}; there are {', '.join(ALL)}, decoder, restore")
+    # diffusers probes for a package named `kernels`; the folder of that name here is not it
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
     import torch
 
     torch.set_num_threads(arguments.threads)

@@ -31,11 +31,11 @@ def test_held_out_drawings_are_recognised_by_other_hands_means() -> None:
 
 
 def test_class_scores_count_the_pictures_of_the_class() -> None:
-    known = next(s for s in SUBJECTS if s.concept == "owl")
-    pictures = instance_pictures(known, count=1) + instance_pictures(SUBJECTS[0], count=1)
-    scores = judge.class_scores(pictures, "owl")
-    assert scores["top1"] == judge.nearest_concepts(pictures).count("owl") / 2 == 0.5
-    assert scores["cosine"] == pytest.approx(judge.class_cosines(pictures)[:, judge.concepts().index("owl")].mean())
+    dog, owl = (next(s for s in SUBJECTS if s.concept == concept) for concept in ("dog", "owl"))
+    pictures = instance_pictures(dog, count=1) + instance_pictures(owl, count=1)
+    scores = judge.class_scores(pictures, "dog")
+    assert scores["top1"] == judge.nearest_concepts(pictures).count("dog") / 2 == 0.5
+    assert scores["cosine"] == pytest.approx(judge.class_cosines(pictures)[:, judge.concepts().index("dog")].mean())
     with pytest.raises(ValueError, match="no class mean for 'griffin'"):
         judge.class_scores(pictures, "griffin")
     with pytest.raises(ValueError, match="at least one picture"):
