@@ -5,5 +5,6 @@ devices it serves; nothing outside this package knows which one ran.
 """
 
 from spectra.kernels.dispatch import factored_apply, rebuild, shift_gradient
+from spectra.kernels.reference import GRAM_ROWS
 
-__all__ = ["factored_apply", "rebuild", "shift_gradient"]
+__all__ = ["GRAM_ROWS", "factored_apply", "rebuild", "shift_gradient"]

@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+GRAM_ROWS = 8
+"""Rows per direction from which the Gram matrix is used: it saves up to half of the flops, and rounds a little more."""
+
 _BLOCK = 128
 
 
@@ -71,7 +74,7 @@ def shift_gradient(a: Tensor, b: Tensor, basis: Tensor, dim: int) -> Tensor:
     in half precision it would be rounded before its cancellation, so it is used from float32 on.
     """
     count = a.numel() // max(a.shape[dim], 1)
-    if a.dtype in (torch.float32, torch.float64) and count > 2 * a.shape[dim]:
+    if a.dtype in (torch.float32, torch.float64) and count > GRAM_ROWS * a.shape[dim]:
         gram = _gram(b, a, dim)
         return (basis * (gram @ basis)).sum(0)
     wide = torch.promote_types(a.dtype, torch.float32)

@@ -30,7 +30,8 @@ def factored_cost(n: int, r: int) -> int:
 
 def rebuilt_cost(n: int, r: int, m: int) -> int:
     """Flops of the rebuilt plan beyond the frozen layer, forward and backward, the rebuilding included."""
-    return 2 * r * r * (m + r) + min(4 * n * r * r, 2 * n * r * r + 2 * r**3)
+    gradient = 2 * n * r * r + 2 * r**3 if n > kernels.GRAM_ROWS * r else 4 * n * r * r
+    return 2 * r * r * (m + r) + gradient
 
 
 def choose(n: int, r: int, m: int) -> Plan:

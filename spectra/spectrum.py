@@ -26,7 +26,7 @@ from spectra.errors import WeightError
 
 Side = Literal["left", "right"]
 
-TAIL_THRESHOLD = 1 / 6
+TAIL_THRESHOLD = 1 / 5
 """Directions with `sigma <= TAIL_THRESHOLD * rms(sigma)` carry their other side explicitly (docs/algebra.md)."""
 
 
