@@ -3,14 +3,13 @@
 Each subject is trained as `spectra train --subject NAME` trains it. Then the base and the base with the shift
 draw from the same seeds:
 
-    similarity_base   the base's class prompt against the subject's pictures: what "a drawing of a fox" gets
-    for free similarity        the instance prompt with the shift, against the same pictures class_before
-    share of the base's class pictures whose nearest class mean is the right one class_after       the same
-    with the shift active: a class that was forgotten, or overrun by the subject, drops leak              the
-    class prompt with the shift against the subject's pictures; the subject should stay out of it
+    similarity_base   the base's class prompt against the subject's pictures: what "a drawing of a fox" gets for free
+    similarity        the instance prompt with the shift, against the same pictures
+    class_before      share of the base's class pictures whose nearest class mean is the right one
+    class_after       the same with the shift active: a class that was forgotten, or overrun by the subject, drops
+    leak              the class prompt with the shift against the subject's pictures; the subject should stay out of it
 
-Similarity is a mean cosine of EfficientNet-Lite0 features (`judge.py`): .7 the same drawing, .3 the same
-class.
+Similarity is a mean cosine of EfficientNet-Lite0 features (`judge.py`): .7 the same drawing, .3 the same class.
 """
 
 from __future__ import annotations
