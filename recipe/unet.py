@@ -91,7 +91,7 @@ def train_unet(
     peak: float = 1e-3,
     save_every: int = 250,
 ) -> None:
-    """Trains for a time budget: warm-up of 200 steps, then a cosine to zero over the budget.
+    """Trains for a time budget: warm-up of 200 steps (50 when going on), then a cosine to zero over the budget.
 
     The loss on v is weighted by 5 / (5 + SNR): even over the noisy steps, where class and background are decided, and
     as with min-SNR weighting little over the nearly clean ones. State goes to `work/unet.pt` and, for judging beside
@@ -106,9 +106,9 @@ def train_unet(
         trainer.load(state)
         total = state["steps"]
     signal = build_scheduler().alphas_cumprod
-    start, step, running = time.time(), 0, 0.0
+    start, step, running, warm_up = time.time(), 0, 0.0, 50 if total else 200
     while (done := (time.time() - start) / seconds) < 1:
-        lr = peak * min(1, (step + 1) / 200) * (0.5 * (1 + math.cos(math.pi * done)) + 0.002)
+        lr = peak * min(1, (step + 1) / warm_up) * (0.5 * (1 + math.cos(math.pi * done)) + 0.002)
         latents, captions = examples.batch(batch, drop=0.1, generator=generator)
         noise = torch.randn(latents.shape, generator=generator)
         timesteps = draw_timesteps(batch, len(signal), generator)
