@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 train: $(READY)
-	$(BIN)/spectra train
+	$(BIN)/spectra train --force
 	@echo "To use spectra yourself:  . $(BIN)/activate"
 
 test: $(READY)

@@ -52,9 +52,7 @@ def embedded(bench: Bench) -> Subject:
     def outputs() -> list[Tensor]:
         generators = [torch.Generator().manual_seed(bench.seed + n) for n in range(2)]
         prompts = ["a drawing of a fox", "a drawing of a pizza on a blue background"]
-        drawn = pipe(
-            prompts, num_inference_steps=4, guidance_scale=5.0, generator=generators, output_type="pt"
-        )
+        drawn = pipe(prompts, num_inference_steps=4, guidance_scale=5.0, generator=generators, output_type="pt")
         return [drawn.images]
 
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}

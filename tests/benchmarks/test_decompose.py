@@ -58,9 +58,7 @@ def test_exact_sigma_is_float64s() -> None:
 def test_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decompose, "_count", lambda: Counter({(30, 80): 2, (64, 40): 1}))
     threads = torch.get_num_threads()
-    record = run(
-        decompose.CASE, out=tmp_path, settings={"repetitions": 1, "threads": 1, "cpu_clock": True}
-    ).record
+    record = run(decompose.CASE, out=tmp_path, settings={"repetitions": 1, "threads": 1, "cpu_clock": True}).record
     assert record["failures"] == []
     assert [(row["shape"], row["count"]) for row in record["rows"]] == [("30x80", 2), ("64x40", 1)]
     assert record["summary"]["accuracy_ratio"] > 10

@@ -129,9 +129,7 @@ def test_the_base_is_itself_again_for_the_next_subject(untrained: Judged, tmp_pa
     assert not same(second_after, first_after)
 
 
-def test_a_failing_subject_costs_no_other(
-    untrained: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_subject_costs_no_other(untrained: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw, calls = subjects._draw, 0
 
     def failing(*arguments: Any) -> Any:

@@ -66,9 +66,7 @@ def test_a_failed_row_gives_the_result_one_line_and_exit_code_1(
     captured = capsys.readouterr()
     assert [row["item"] for row in json.loads(captured.out)["rows"]] == ["good"]
     last = captured.err.splitlines()[-1]
-    assert last.startswith(
-        "error: tiny: 1 of 2 rows could not be measured; the first: bad: RuntimeError: out of luck"
-    )
+    assert last.startswith("error: tiny: 1 of 2 rows could not be measured; the first: bad: RuntimeError: out of luck")
 
 
 def test_a_stopped_run_says_how_to_go_on(
@@ -114,9 +112,7 @@ def test_bad_input_is_one_line_and_exit_code_1(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unwritable_folder_is_one_line_and_exit_code_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unwritable_folder_is_one_line_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert main(["bench", "storage", "--out", str(tmp_path / "file"), "--json"]) == 1
     assert "choose another folder with --out" in capsys.readouterr().err
