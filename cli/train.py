@@ -57,6 +57,9 @@ def register(app: typer.Typer) -> None:
         steps: Annotated[int | None, _option("Optimizer steps.", _LOSS, of="steps")] = None,
         lr: Annotated[float | None, _option("Learning rate.", _LOSS, of="lr")] = None,
         lr_1d: Annotated[float | None, _option("Learning rate of 1-D weights.", _LOSS, "--lr-1d", of="lr_1d")] = None,
+        lr_schedule: Annotated[
+            str | None, _option("constant, or cosine: rates fall to zero.", _LOSS, "--lr-schedule", of="lr_schedule")
+        ] = None,
         prior_weight: Annotated[
             float | None, _option("Of prior preservation; 0 leaves it out.", _LOSS, of="prior_weight")
         ] = None,

@@ -12,6 +12,7 @@ from spectra.base import NAME
 from spectra.errors import InputError
 
 MIXED_PRECISION = ("no", "fp16", "bf16")
+LR_SCHEDULES = ("constant", "cosine")
 FILE_DTYPES = ("float32", "float16")
 
 
@@ -32,6 +33,7 @@ class TrainConfig:
         text_encoder: train the text encoder's weights too.
         lr: learning rate of the shifts of weights with two or more dimensions.
         lr_1d: learning rate of the shifts of 1-D weights (the scales of norms).
+        lr_schedule: "constant", or "cosine" for rates that fall to zero over the steps.
         steps: optimizer steps.
         batch: instance pictures in one forward pass (and as many class pictures with prior preservation).
         accumulation: forward passes per optimizer step.
@@ -66,6 +68,7 @@ class TrainConfig:
     text_encoder: bool = False
     lr: float = 1e-3
     lr_1d: float = 1e-6
+    lr_schedule: str = "constant"
     steps: int = 500
     batch: int = 1
     accumulation: int = 1
@@ -99,6 +102,8 @@ class TrainConfig:
                      "validation_every", "validation_count", "save_every", "seed", "prior_guidance",
                      "validation_guidance"):  # fmt: skip
             _at_least(self, name, 0)
+        if self.lr_schedule not in LR_SCHEDULES:
+            raise InputError(f"lr schedule: expected one of {', '.join(LR_SCHEDULES)}, got {self.lr_schedule!r}")
         if self.mixed_precision not in MIXED_PRECISION:
             raise InputError(f"mixed precision: expected one of {', '.join(MIXED_PRECISION)}, "
                              f"got {self.mixed_precision!r}")  # fmt: skip
@@ -143,6 +148,7 @@ EMBEDDED: dict[str, Any] = {
     "batch": 4,
     "lr": 1e-2,
     "lr_1d": 3e-3,
+    "lr_schedule": "cosine",
     "prior_count": 24,
     "prior_steps": 20,
     "prior_guidance": 1.0,

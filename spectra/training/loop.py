@@ -33,6 +33,7 @@ class Loop:
         config: the settings.
         accelerator: of accelerate; owns device, precision and accumulation.
         step: optimizer steps done.
+        rates: learning rate of each parameter group, before the schedule.
         history: a record for each of them.
     """
 
@@ -52,6 +53,7 @@ class Loop:
             for vectors, lr in ((False, self.config.lr), (True, self.config.lr_1d))
         ]
         groups = [group for group in groups if group["params"]]
+        self.rates = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
         optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.generator = torch.Generator("cpu").manual_seed(self.config.seed)
@@ -64,6 +66,8 @@ class Loop:
         """
         began = time.perf_counter()
         config = self.config
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * rate_factor(config, self.step)
         # Drawn for the whole step before it is cut into batches: how it is cut then changes no sample.
         draws = [o.draw(config.batch * config.accumulation, self.generator) for o in self.objectives]
         pieces = [draw.split(config.batch) for draw in draws]
@@ -108,6 +112,13 @@ class Loop:
             prediction = self.family.predict(self.pipe, *joined(samples))
         parts = prediction.split([len(part.timesteps) for part in samples])
         return {o.name: o.term(p, s) for o, p, s in zip(objectives, parts, samples, strict=True)}
+
+
+def rate_factor(config: TrainConfig, step: int) -> float:
+    """What the learning rates are multiplied by in the step after `step` steps."""
+    if config.lr_schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
 
 def make_accelerator(config: TrainConfig, device: str = "") -> Any:

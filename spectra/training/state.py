@@ -114,7 +114,9 @@ def check_resumable(saved: SavedState, config: TrainConfig, subject: str) -> Non
     Raises:
         InputError: a setting or the pictures changed, or the steps are done already.
     """
-    same = replace(config, **{name: getattr(saved.config, name) for name in FREE})
+    # A schedule that falls to zero over the steps has another rate at every step if their number changes.
+    free = FREE if config.lr_schedule == "constant" else FREE - {"steps"}
+    same = replace(config, **{name: getattr(saved.config, name) for name in free})
     if same != saved.config:
         then, now = saved.config.as_dict(), same.as_dict()
         name = next(name for name in now if now[name] != then[name])

@@ -13,7 +13,7 @@ from PIL import Image
 from spectra.errors import InputError, OutputError, SpectraError
 from spectra.shift import SpectralShift, read_shift
 from spectra.training.config import make_config, read_config
-from spectra.training.loop import Loop
+from spectra.training.loop import Loop, rate_factor
 from spectra.training.run import train
 
 
@@ -70,8 +70,12 @@ def test_one_dimensional_weights_have_a_rate_of_their_own(settings: dict[str, An
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"accumulation": 2, "batch": 1, "text_encoder": True, "gradient_checkpointing": True, "lr_1d": 1e-3}],
-    ids=["plain", "accumulated"],
+    [
+        {},
+        {"accumulation": 2, "batch": 1, "text_encoder": True, "gradient_checkpointing": True, "lr_1d": 1e-3},
+        {"lr_schedule": "cosine"},
+    ],
+    ids=["plain", "accumulated", "cosine"],
 )
 def test_an_interrupted_training_continues_exactly(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
@@ -109,6 +113,19 @@ def test_a_finished_training_can_go_on(settings: dict[str, Any], tmp_path: Path)
     longer = run({**settings, "steps": 4, "save_every": 3}, tmp_path / "part", resume=True, force=True)
     assert longer[1] == whole[1]
     assert equal(longer[0], whole[0])
+    # The rates of a falling schedule depend on where it ends.
+    falling = {**settings, "lr_schedule": "cosine", "steps": 2, "save_every": 2}
+    run(falling, tmp_path / "falling")
+    with pytest.raises(InputError, match="steps was 2 when the state was saved and is 4 now"):
+        train(make_config({**falling, "steps": 4}), tmp_path / "falling", resume=True, force=True)
+
+
+def test_a_cosine_schedule_falls_from_the_rate_to_zero() -> None:
+    config = make_config({"steps": 10, "lr_schedule": "cosine"})
+    factors = [rate_factor(config, step) for step in range(10)]
+    assert factors[0] == 1 and factors[5] == pytest.approx(0.5) and 0 < factors[9] < 0.03
+    assert factors == sorted(factors, reverse=True)
+    assert rate_factor(make_config({"steps": 10, "lr_schedule": "constant"}), 9) == 1
 
 
 def test_cost_settings_change_no_result(settings: dict[str, Any], tmp_path: Path) -> None:
