@@ -12,7 +12,7 @@ from recipe.captions import article
 from recipe.judging import score
 from recipe.scenes import COLOURS
 
-GUIDANCE, STEPS = 4.0, 20
+GUIDANCE, STEPS = 5.0, 20
 
 
 def generate(pipe, prompts: list[str], seed: int = 0, guidance: float = GUIDANCE, batch: int = 44) -> list[Image.Image]:
