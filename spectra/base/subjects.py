@@ -1,7 +1,7 @@
 """The 24 drawings held out of the base's training, and their instance pictures.
 
 A subject is one hand's drawing of a concept that the base knows from at least four other hands. The cut-outs lie
-beside this file (RGBA, 192 px); instance pictures vary background, scale, rotation, place and side, by seed alone.
+beside this file (RGBA, 192 px); instance pictures vary background, scale, rotation and place, by seed alone.
 Needs Pillow and numpy only.
 """
 
@@ -28,16 +28,18 @@ __all__ = [
 
 CUTOUTS = Path(__file__).with_name("subjects")
 
-# Muted colours of distinct hue: no two pictures of a subject share a background, so that none becomes part of it.
+# Pale tints of distinct hue: no two pictures of a subject share a background, so that none becomes part of it; and
+# near white, which is what a prompt without a background means to the base. With stronger colours, which the instance
+# prompt does not name, a shift learns their mean, and guidance makes pink of it.
 BACKGROUNDS: tuple[tuple[int, int, int], ...] = (
     (255, 255, 255),
-    (205, 225, 245),
-    (245, 225, 190),
-    (205, 235, 205),
-    (240, 210, 225),
-    (215, 210, 240),
-    (225, 225, 225),
-    (250, 245, 200),
+    (244, 248, 253),
+    (253, 248, 240),
+    (244, 251, 244),
+    (252, 245, 249),
+    (247, 245, 252),
+    (247, 247, 247),
+    (253, 252, 241),
 )
 _LICENCES = {"noto": "Apache-2.0", "noto-v1": "Apache-2.0", "fxemoji": "Apache-2.0"}
 _TOKEN = "[V1]"  # a word of the base's tokenizer that was never trained
@@ -121,9 +123,9 @@ def cutout(subject: Subject) -> Image.Image:
 def instance_pictures(subject: Subject, count: int = 5, size: int = 64, seed: int = 0) -> list[Image.Image]:
     """`count` RGB pictures of the subject, `size` x `size` pixels; the same arguments give the same pictures.
 
-    The first is upright, centred and on white; the others are scaled to .75-.95, turned by up to 10 degrees, shifted
-    within the frame, mirrored at every second, each on another background. Raises ValueError for a count or size
-    below 1.
+    The first is upright, centred and on white; the others are scaled to .8-.95, turned by up to 6 degrees and shifted
+    within the frame, each on another background. None is mirrored: from both sides at once the small base learns a
+    picture of neither. Raises ValueError for a count or size below 1.
     """
     if count < 1 or size < 1:
         raise ValueError(f"count and size must be at least 1, got count={count} and size={size}")
@@ -133,10 +135,10 @@ def instance_pictures(subject: Subject, count: int = 5, size: int = 64, seed: in
     pictures = []
     for index in range(count):
         colour = BACKGROUNDS[colours[index % len(colours)]]
-        scale, angle, shift = rng.uniform(0.75, 0.95), rng.uniform(-10, 10), rng.uniform(-1, 1, 2)
+        scale, angle, shift = rng.uniform(0.8, 0.95), rng.uniform(-6, 6), rng.uniform(-1, 1, 2)
         if index == 0:
             scale, angle, shift = 0.9, 0.0, np.zeros(2)
-        pictures.append(_place(drawing, colour, size, scale, angle, shift, flip=index % 2 == 1))
+        pictures.append(_place(drawing, colour, size, scale, angle, shift))
     return pictures
 
 
@@ -147,12 +149,9 @@ def _place(
     scale: float,
     angle: float,
     shift: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    flip: bool,
 ) -> Image.Image:
     """The drawing on a plain ground; `shift` is in [-1, 1] of the room that the scale leaves."""
     turned = drawing.convert("RGBa")  # premultiplied: no dark fringe where the edge is blended
-    if flip:
-        turned = turned.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     side = max(1, round(scale * size))
     wide = Image.new("RGBA", (turned.width * 5 // 4, turned.height * 5 // 4))  # room for the corners that turn out
     wide.paste(turned.convert("RGBA"), (turned.width // 8, turned.height // 8))
