@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectra.base import GUIDANCE
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ CASE = Case(
     measure=_measure,
     summarise=_summarise,
     stamp=_stamp,
-    settings={"seed": 0, "steps": 0, "pictures": 8, "drawing_steps": 25, "guidance": 5.0},
+    settings={"seed": 0, "steps": 0, "pictures": 8, "drawing_steps": 25, "guidance": GUIDANCE},
     columns=(
         Column("subject"),
         Column("similarity_base", "base", ".2f"),

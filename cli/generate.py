@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spectra.base import GUIDANCE, NAME
 from spectra.cli import output
 from spectra.cli.quiet import quiet_libraries
 
@@ -41,7 +42,9 @@ def register(app: typer.Typer) -> None:
             int, typer.Option(min=1, help="Pictures per prompt and seed, from seeds that follow each.")
         ] = 1,
         steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
-        guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 5.0,
+        guidance: Annotated[
+            float | None, typer.Option(help="Guidance scale.", show_default=f"{GUIDANCE:g} embedded, else 5")
+        ] = None,
         width: Annotated[int, typer.Option(help="Pixels.", show_default="the base's")] = 0,
         height: Annotated[int, typer.Option(help="Pixels.", show_default="the base's")] = 0,
         batch: Annotated[int, typer.Option(help="Pictures at once.")] = 8,
@@ -64,10 +67,17 @@ def register(app: typer.Typer) -> None:
             prompts_file=prompts,
             negative=negative,
             seeds=tuple(dict.fromkeys(seeds)),
-            sampling=Sampling(steps, guidance, width, height, batch),
+            sampling=Sampling(steps, _guidance(base) if guidance is None else guidance, width, height, batch),
         )
         found = run(order, out, force=force, device=device, progress=output.progress())
         output.result(found, json=json, human=lambda console: _show(found, console))
+
+
+def _guidance(base: str) -> float:
+    """The scale where none is given."""
+    from spectra.generation import Sampling
+
+    return GUIDANCE if base in ("", NAME) else Sampling().guidance
 
 
 def _show(found: dict[str, Any], console: Console) -> None:

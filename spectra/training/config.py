@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from spectra.base import NAME
+from spectra.base import GUIDANCE, NAME
 from spectra.errors import InputError
 
 MIXED_PRECISION = ("no", "fp16", "bf16")
@@ -153,6 +153,7 @@ EMBEDDED: dict[str, Any] = {
     "prior_count": 24,
     "prior_steps": 20,
     "prior_guidance": 1.0,
+    "validation_guidance": GUIDANCE,
     "file_dtype": "float16",
 }
 """What differs by default for the embedded base: about a minute on two CPU cores.
