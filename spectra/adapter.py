@@ -25,7 +25,7 @@ from spectra.cache import SpectrumCache
 from spectra.errors import MismatchError
 from spectra.families import components, targets
 from spectra.layers import ShiftedLayer
-from spectra.metadata import ShiftMetadata, base_fingerprint
+from spectra.metadata import FINGERPRINT_DIGITS, ShiftMetadata, base_fingerprint
 from spectra.progress import SILENT, Progress
 from spectra.shift import SpectralShift
 
@@ -157,7 +157,7 @@ class Adapter:
         weight: Tensor = next(iter(self._bindings.values())).target.weight
         known = {
             "base": "",
-            "fingerprints": {name: digits[:8] for name, digits in full.items()},
+            "fingerprints": {name: digits[:FINGERPRINT_DIGITS] for name, digits in full.items()},
             "base_fingerprint": base_fingerprint(full),
             "base_dtype": dtype_name(weight.dtype),
             "subset": self.subset,

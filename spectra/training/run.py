@@ -84,7 +84,8 @@ class _Training:
         config, saved = self.config, self.checked.saved
         from spectra.families import targets
 
-        names = {target.name.split(".")[0] for target in targets(self.pipe, config.all_targets)}
+        ranks = {target.name: target.weight.ndim for target in targets(self.pipe, config.all_targets)}
+        names = {name.split(".")[0] for name in ranks}
         fingerprint = pipeline_fingerprint(self.pipe)
         # The class pictures are drawn before anything is attached: by the frozen base.
         objectives = self._objectives(fingerprint, cache_prompts=names.isdisjoint(self.family.text_encoders))
@@ -92,7 +93,7 @@ class _Training:
 
         self.adapter = attach(self.pipe, config.all_targets, progress=self.progress)
         validation = Validation.of(config, self.resolution)
-        loop = self._loop(objectives)
+        loop = self._loop(objectives, ranks)
         self.adapter.eval()
         with self.adapter.disabled():
             loss_before = loop.measure()
@@ -155,12 +156,9 @@ class _Training:
         )
         return prior_pictures(self.pipe, key, progress=self.progress)
 
-    def _loop(self, objectives: list[Objective]) -> Loop:
-        from spectra.families import targets
-
+    def _loop(self, objectives: list[Objective], ranks: Mapping[str, int]) -> Loop:
         if self.config.gradient_checkpointing:
             getattr(self.pipe, self.family.model).enable_gradient_checkpointing()
-        ranks = {target.name: target.weight.ndim for target in targets(self.pipe, self.config.all_targets)}
         return Loop(
             pipe=self.pipe,
             family=self.family,
