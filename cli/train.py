@@ -63,6 +63,13 @@ def register(app: typer.Typer) -> None:
         prior_weight: Annotated[
             float | None, _option("Of prior preservation; 0 leaves it out.", _LOSS, of="prior_weight")
         ] = None,
+        prior_target: Annotated[
+            str | None,
+            _option("noise, or base: hold it to what the frozen base answers.", _LOSS, of="prior_target"),
+        ] = None,
+        prior_unconditional: Annotated[
+            float | None, _option("Share of class pictures without a caption.", _LOSS, of="prior_unconditional")
+        ] = None,
         prior_count: Annotated[int | None, _option("Class pictures to draw.", _LOSS, of="prior_count")] = None,
         prior_steps: Annotated[int | None, _option("Steps of each.", _LOSS, of="prior_steps")] = None,
         prior_guidance: Annotated[float | None, _option("Their guidance scale.", _LOSS, of="prior_guidance")] = None,

@@ -14,6 +14,7 @@ from spectra.errors import InputError
 MIXED_PRECISION = ("no", "fp16", "bf16")
 LR_SCHEDULES = ("constant", "cosine")
 FILE_DTYPES = ("float32", "float16")
+PRIOR_TARGETS = ("noise", "base")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class TrainConfig:
         class_prompt: the same without the token; needed for prior preservation.
         class_images: folder of class pictures, instead of those the base would draw.
         prior_weight: of the prior preservation term; 0 leaves it out.
+        prior_target: what noisy class pictures ask the model for: the "noise" in them (DreamBooth, SVDiff), or what
+            the frozen "base" answers to the same question, which costs one more forward pass of them.
+        prior_unconditional: share of the class pictures that stand without a caption, so that the answer to the empty
+            prompt, from which guidance starts, is preserved too; needs `prior_target` "base".
         prior_count, prior_steps, prior_guidance: how many class pictures are drawn, in how many steps, at which scale.
         targets: subset names or patterns, comma separated (`spectra.families`).
         text_encoder: train the text encoder's weights too.
@@ -61,6 +66,8 @@ class TrainConfig:
     class_prompt: str = ""
     class_images: str = ""
     prior_weight: float = 1.0
+    prior_target: str = "noise"
+    prior_unconditional: float = 0.0
     prior_count: int = 200
     prior_steps: int = 25
     prior_guidance: float = 5.0
@@ -100,8 +107,17 @@ class TrainConfig:
             _at_least(self, name, 1)
         for name in ("prior_weight", "lr", "lr_1d", "weight_decay", "max_grad_norm", "min_snr_gamma", "resolution",
                      "validation_every", "validation_count", "save_every", "seed", "prior_guidance",
-                     "validation_guidance"):  # fmt: skip
+                     "validation_guidance", "prior_unconditional"):  # fmt: skip
             _at_least(self, name, 0)
+        if self.prior_target not in PRIOR_TARGETS:
+            raise InputError(f"prior target: expected one of {', '.join(PRIOR_TARGETS)}, got {self.prior_target!r}")
+        if self.prior_unconditional > 1:
+            raise InputError(f"prior unconditional: expected a share between 0 and 1, got {self.prior_unconditional}")
+        if self.prior_unconditional and self.prior_target != "base":
+            raise InputError(
+                'prior unconditional needs prior target "base": pictures of one class are not what the base draws '
+                "without a prompt"
+            )
         if self.lr_schedule not in LR_SCHEDULES:
             raise InputError(f"lr schedule: expected one of {', '.join(LR_SCHEDULES)}, got {self.lr_schedule!r}")
         if self.mixed_precision not in MIXED_PRECISION:

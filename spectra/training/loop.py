@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from spectra.errors import InputError, SpectraError
 from spectra.families.denoise import DenoiseFamily
 from spectra.training.config import TrainConfig
-from spectra.training.objectives import Objective, joined
+from spectra.training.objectives import Draw, Objective, Samples, joined
 
 MEASURE_SAMPLES = 32
 """Samples of the fixed-noise loss before and after."""
@@ -32,6 +33,7 @@ class Loop:
         ranks: number of dimensions of each delta's weight, which picks its learning rate.
         config: the settings.
         accelerator: of accelerate; owns device, precision and accumulation.
+        frozen: context in which the model computes as the base.
         step: optimizer steps done.
         rates: learning rate of each parameter group, before the schedule.
         history: a record for each of them.
@@ -44,6 +46,7 @@ class Loop:
     ranks: Mapping[str, int]
     config: TrainConfig
     accelerator: Any
+    frozen: Callable[[], AbstractContextManager[None]]
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -108,10 +111,21 @@ class Loop:
         """Each objective's term for its drawn samples, from one call of the model."""
         objectives = objectives or self.objectives
         with self.accelerator.autocast():
-            samples = [o.samples(draw, self.accelerator.device) for o, draw in zip(objectives, draws, strict=True)]
+            samples = [self._samples(o, draw) for o, draw in zip(objectives, draws, strict=True)]
             prediction = self.family.predict(self.pipe, *joined(samples))
         parts = prediction.split([len(part.timesteps) for part in samples])
         return {o.name: o.term(p, s) for o, p, s in zip(objectives, parts, samples, strict=True)}
+
+    def _samples(self, objective: Objective, draw: Draw) -> Samples:
+        """What the model is asked, with the base's answer as the target where the objective wants that."""
+        samples = objective.samples(draw, self.accelerator.device)
+        if not objective.from_base:
+            return samples
+        with torch.no_grad(), self.frozen():
+            # Again, for the base's own encoding of the prompts.
+            asked = objective.samples(draw, self.accelerator.device)
+            answer = self.family.predict(self.pipe, asked.noisy, asked.timesteps, asked.condition)
+        return replace(samples, target=answer)
 
 
 def rate_factor(config: TrainConfig, step: int) -> float:

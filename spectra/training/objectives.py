@@ -68,11 +68,13 @@ class Objective(Protocol):
     Attributes:
         name: in logs.
         weight: in the sum of the terms.
+        from_base: the target is what the frozen base answers to the same question, instead of the one in `samples`.
         remaining: pictures not yet drawn in this round; the only state, saved and restored with a training.
     """
 
     name: str
     weight: float
+    from_base: bool
     remaining: list[int]
 
     def draw(self, count: int, generator: torch.Generator) -> Draw:
@@ -137,13 +139,15 @@ class Denoising:
     """`E w(t) ||prediction - target||^2` over the pictures of a source (SVDiff, equation 4).
 
     The instance pictures give the main term. The class pictures of the frozen base give prior preservation, with the
-    same formula and its own weight.
+    same formula and its own weight. `from_base` makes that a distillation: the base's answer has not the variance of
+    the noise, and nothing pulls where nothing has changed.
     """
 
     name: str
     source: Source
     schedule: Schedule
     weight: float = 1.0
+    from_base: bool = False
     remaining: list[int] = field(default_factory=list)
 
     def draw(self, count: int, generator: torch.Generator) -> Draw:

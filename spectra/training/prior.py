@@ -97,6 +97,11 @@ def prior_pictures(
     return pictures
 
 
+def prior_prompts(prompt: str, count: int, unconditional: float) -> list[str]:
+    """The prompts of `count` class pictures: `prompt`, or nothing for the share `unconditional`, evenly spread."""
+    return ["" if int((i + 1) * unconditional) > int(i * unconditional) else prompt for i in range(count)]
+
+
 def read_class_pictures(folder: Path) -> list[Image.Image]:
     """The user's own class pictures.
 

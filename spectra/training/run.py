@@ -21,7 +21,7 @@ from spectra.training.loop import Loop, make_accelerator
 from spectra.training.objectives import Denoising, Objective, Schedule
 from spectra.training.outputs import LOG, STATE
 from spectra.training.pictures import fit
-from spectra.training.prior import PriorKey, pipeline_fingerprint, prior_pictures
+from spectra.training.prior import PriorKey, pipeline_fingerprint, prior_pictures, prior_prompts
 from spectra.training.report import Board, Summary, draw_loss_curve, write_log
 from spectra.training.state import restore, save_state
 from spectra.training.validation import Drawn, Validation
@@ -123,22 +123,25 @@ class _Training:
         config = self.config
         schedule = Schedule.of(self.pipe.scheduler, config.min_snr_gamma)
 
-        def source(pictures: list[Image.Image], prompt: str) -> PictureSource:
+        def source(pictures: list[Image.Image], prompts: list[str]) -> PictureSource:
             return PictureSource(
                 self.pipe,
                 self.family,
                 pictures,
-                [prompt] * len(pictures),
+                prompts,
                 cache_latents=config.cache_latents,
                 cache_prompts=config.cache_prompts and cache_prompts,
                 progress=self.progress,
             )
 
-        instance = source(self.checked.subject.at(self.resolution), config.prompt)
+        own = self.checked.subject.at(self.resolution)
+        instance = source(own, [config.prompt] * len(own))
         objectives: list[Objective] = [Denoising("denoising", instance, schedule)]
         if config.prior_weight > 0:
-            prior = source(self._class_pictures(fingerprint), config.class_prompt)
-            objectives.append(Denoising("prior", prior, schedule, config.prior_weight))
+            drawn = self._class_pictures(fingerprint)
+            prior = source(drawn, prior_prompts(config.class_prompt, len(drawn), config.prior_unconditional))
+            from_base = config.prior_target == "base"
+            objectives.append(Denoising("prior", prior, schedule, config.prior_weight, from_base))
         return objectives
 
     def _class_pictures(self, fingerprint: str) -> list[Image.Image]:
@@ -167,6 +170,7 @@ class _Training:
             ranks=ranks,
             config=self.config,
             accelerator=self.accelerator,
+            frozen=self.adapter.disabled,
         )
 
     def _steps(self, loop: Loop, validation: Validation, fingerprint: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from spectra.pipeline import load_pipeline
 from spectra.training import prior
-from spectra.training.prior import PriorKey, pipeline_fingerprint, prior_pictures
+from spectra.training.prior import PriorKey, pipeline_fingerprint, prior_pictures, prior_prompts
 
 KEY = PriorKey(base="0123", prompt="a disc", seed=5, count=3, size=32, steps=1, guidance=1.0)
 
@@ -76,3 +76,11 @@ def test_the_fingerprint_sees_every_weight_and_the_scheduler(tiny_base: Path) ->
     changed = pipeline_fingerprint(pipe)
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type="v_prediction")
     assert len({before, changed, pipeline_fingerprint(pipe)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "empty"), [(24, 0.25, 6), (5, 0.0, 0), (3, 1.0, 3), (3, 0.1, 0), (10, 0.1, 1)]
+)
+def test_captions_are_left_out_of_a_share_of_the_pictures(count: int, share: float, empty: int) -> None:
+    prompts = prior_prompts("a disc", count, share)
+    assert (len(prompts), prompts.count("")) == (count, empty)

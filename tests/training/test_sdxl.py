@@ -67,7 +67,7 @@ def test_sdxl_learns(build_tiny: Any) -> None:
     adapter = attach(pipe, "unet")
     loop = Loop(
         pipe, family, [Denoising("denoising", source, schedule)], adapter.train(),
-        dict.fromkeys(adapter.deltas, 2), config, make_accelerator(config, "cpu"),
+        dict.fromkeys(adapter.deltas, 2), config, make_accelerator(config, "cpu"), adapter.disabled,
     )  # fmt: skip
     before = loop.measure()
     for _ in range(12):

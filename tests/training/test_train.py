@@ -153,6 +153,13 @@ def test_without_prior_preservation_no_class_prompt_is_needed(settings: dict[str
     assert set(losses[0]) == {"step", "loss", "denoising"}
 
 
+def test_the_frozen_base_can_answer_for_the_class_pictures(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**settings, "prior_target": "base", "prior_unconditional": 0.5, "text_encoder": True, "lr": 0.1}
+    _, losses = run(settings, tmp_path / "out")
+    assert losses[0]["prior"] < 1e-12, "the model is the base as yet"
+    assert losses[-1]["prior"] > 1e-9
+
+
 def test_own_class_pictures_take_the_place_of_the_base_s(
     settings: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
