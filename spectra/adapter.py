@@ -138,7 +138,7 @@ class Adapter:
         odd = sorted(set(shift) ^ set(self.deltas))
         if odd:
             raise MismatchError(f"expected the {len(self.deltas)} weights of {self.subset!r}; {odd[0]} is not in both")
-        values = {name: torch.tensor(shift[name]) for name in shift}
+        values = {name: v if isinstance(v, Tensor) else torch.tensor(v) for name, v in shift.items()}
         for name, value in values.items():
             if value.shape != self.deltas[name].shape:
                 raise MismatchError(f"{name}: expected {len(self.deltas[name])} floats, got shape {list(value.shape)}")

@@ -67,16 +67,18 @@ def draw(
         label: what the progress is called.
 
     Raises:
-        InputError: a width or height that the base cannot draw.
+        InputError: a width or height that the base cannot draw, or a negative prompt without guidance.
     """
     size = _size(pipe, sampling)
+    if sampling.guidance <= 1 and any(request.negative for request in requests):
+        raise InputError(f"a negative prompt acts through guidance: expected more than 1, got {sampling.guidance:g}")
     pictures: list[Image.Image] = []
     progress.start(label, len(requests))
     try:
         for first in range(0, len(requests), sampling.batch):
             chunk = requests[first : first + sampling.batch]
             negatives = [request.negative for request in chunk]
-            extra = {"negative_prompt": negatives} if any(negatives) and sampling.guidance > 1 else {}
+            extra = {"negative_prompt": negatives} if any(negatives) else {}
             with torch.no_grad():
                 drawn = pipe(
                     [request.prompt for request in chunk],

@@ -82,6 +82,15 @@ def test_pictures_carry_their_settings(spectra_cli: Any, tiny_base: Path, tiny_s
         read_settings(out / "sheet.png")
 
 
+def test_a_negative_prompt_needs_guidance(spectra_cli: Any, tiny_base: Path, tmp_path: Path) -> None:
+    ran = spectra_cli(
+        "generate", "--base", tiny_base, "--prompt", "a", "--negative", "b", "--guidance", 1, "-o", tmp_path / "out"
+    )
+    assert ran.code == 1
+    assert ran.err == "error: a negative prompt acts through guidance: expected more than 1, got 1\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_scale_decides_how_far_from_the_base(
     spectra_cli: Any, tiny_base: Path, tiny_shift: Path, tmp_path: Path
 ) -> None:
