@@ -48,10 +48,16 @@ def _items(bench: Bench) -> list[str]:
 
 
 def _stamp(bench: Bench) -> str:
-    """Content hash of the base's weights: rows of another base are another measurement."""
-    from spectra.pipeline import find_base
+    """Content hash of the base's weights, the subjects and the default settings: others are another measurement."""
+    import json
 
-    whole = hashlib.sha256()
+    from spectra.base.subjects import SUBJECTS, instance_pictures
+    from spectra.pipeline import find_base
+    from spectra.training.config import defaults
+
+    whole = hashlib.sha256(json.dumps(defaults("").as_dict()).encode())
+    for known in SUBJECTS:
+        whole.update(b"".join(picture.tobytes() for picture in instance_pictures(known, seed=bench.seed)))
     for file in sorted(Path(find_base("").target).rglob("*.safetensors")):
         whole.update(file.read_bytes())
     return whole.hexdigest()[:16]

@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw
 from recipe.captions import article
 from recipe.judging import score
 from recipe.scenes import COLOURS
+from spectra.base import GUIDANCE
 
-GUIDANCE, STEPS = 5.0, 20
+STEPS = 20
 
 
 def generate(pipe, prompts: list[str], seed: int = 0, guidance: float = GUIDANCE, batch: int = 44) -> list[Image.Image]:

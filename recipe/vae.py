@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from recipe.mixed import MixedTrainer, fast_copy, fast_input
 from recipe.progress import Log
 
-
 DECODER_NOISE = 0.2
 
 

@@ -167,6 +167,8 @@ EMBEDDED: dict[str, Any] = {
     "lr_1d": 1e-2,
     "lr_schedule": "cosine",
     "min_snr_gamma": 0.0,
+    "prior_target": "base",
+    "prior_unconditional": 0.25,
     "prior_count": 24,
     "prior_steps": 20,
     "prior_guidance": 1.0,
@@ -179,8 +181,11 @@ Chosen by the loss at fixed noise and by looking at pictures. The text encoder t
 read past tokens that it does not know: without it, what is learnt of the subject goes into the class prompt's pictures
 too, or not at all. The rates are high because they fall to zero: constant ones leave noise in the pictures. Class
 pictures are drawn without guidance: they are then samples of what the base itself predicts, at which it need not
-change. Guided ones, learnt and then guided again, came out with their contrast driven up. Min-SNR weighting is off: for
-a base that predicts v it takes the weight from the noisiest steps, where a drawing's colour and place are decided.
+change. Guided ones, learnt and then guided again, came out with their contrast driven up. What they are held to is the
+base's own answer, to their prompt and to none: guidance multiplies the difference between those two, and where the
+answer to no prompt drifted, colours burnt out and the class was lost while the subject was still being learnt.
+Min-SNR weighting is off: for a base that predicts v it takes the weight from the noisiest steps, where a drawing's
+colour and place are decided.
 """
 
 
