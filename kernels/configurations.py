@@ -1,8 +1,8 @@
 """Tile sizes, warps and stages that the autotuner may choose among: plain data, without torch or Triton.
 
-Every configuration kept here was compiled for its architectures by `spectra bench kernels`, spills no register, fits
-the shared memory, and uses tensor cores for 16-bit products; `CANDIDATES` there says what was tried. That keeps a first
-call short: nothing is compiled that could not have been chosen.
+Every configuration kept here was compiled for its architecture by `spectra bench kernels`, spills no register, fits
+the shared memory, and uses tensor cores for 16-bit products; `benchmarks/kernel_uses.py` lists what else was tried.
+That keeps a first call short: nothing is compiled that could not have been chosen.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-Backend = Literal["cuda", "hip"]
 Width = Literal["half", "single"]
 
-MIDDLES = (128, 320, 512)
+MIDDLES = (128, 320)
 """Widths of the middle `h` of `apply` that have configurations of their own. Beyond the last, or in float32 beyond
 `MIDDLE_LIMIT`, two `matmul` are used: there the middle's trip through memory is short beside the arithmetic."""
 
@@ -65,16 +64,46 @@ def _sums(p: int, c: int, h: int, warps: int, stages: int) -> Configuration:
     return Configuration({"BLOCK_P": p, "BLOCK_C": c, "BLOCK_H": h}, warps, stages)
 
 
-KEPT: Mapping[tuple[str, Width, Backend], tuple[Configuration, ...]] = {
-    ("apply-128", "half", "cuda"): (_apply(64, 32, 64, 4, 2),),
-    ("apply-320", "half", "cuda"): (_apply(64, 32, 32, 8, 2),),
-    ("apply-128", "single", "cuda"): (_apply(32, 16, 32, 4, 2),),
-    ("matmul", "half", "cuda"): (_matmul(128, 128, 64, 8, 3),),
-    ("matmul", "single", "cuda"): (_matmul(64, 64, 16, 8, 2),),
-    ("column_sums", "half", "cuda"): (_sums(64, 64, 64, 4, 3),),
-    ("column_sums", "single", "cuda"): (_sums(32, 16, 32, 4, 2),),
+KEPT: Mapping[tuple[str, Width, str], tuple[Configuration, ...]] = {
+    ("apply-128", "half", "sm_80"): (_apply(64, 32, 64, 4, 3),),
+    ("apply-128", "half", "sm_90"): (_apply(64, 32, 64, 4, 3), _apply(128, 64, 64, 8, 3)),
+    ("apply-128", "half", "sm_100"): (_apply(64, 32, 64, 4, 3),),
+    ("apply-128", "half", "gfx942"): (_apply(64, 32, 64, 4, 2), _apply(128, 32, 64, 8, 2)),
+    ("apply-320", "half", "sm_80"): (_apply(32, 32, 32, 4, 2),),
+    ("apply-320", "half", "sm_90"): (_apply(64, 32, 32, 8, 2), _apply(64, 32, 64, 8, 3)),
+    ("apply-320", "half", "sm_100"): (_apply(64, 32, 32, 8, 2), _apply(64, 32, 64, 8, 3)),
+    ("apply-320", "half", "gfx942"): (_apply(64, 32, 32, 8, 2),),
+    ("apply-128", "single", "sm_80"): (_apply(32, 16, 32, 8, 2),),
+    ("apply-128", "single", "sm_90"): (_apply(32, 16, 32, 8, 2),),
+    ("apply-128", "single", "sm_100"): (_apply(32, 16, 32, 8, 2),),
+    ("apply-128", "single", "gfx942"): (_apply(32, 16, 32, 4, 2),),
+    ("matmul", "half", "sm_80"): (_matmul(128, 128, 64, 8, 3), _matmul(64, 64, 64, 4, 4)),
+    ("matmul", "half", "sm_90"): (
+        _matmul(128, 256, 64, 8, 3),
+        _matmul(128, 128, 64, 8, 3),
+        _matmul(64, 64, 64, 4, 4),
+    ),
+    ("matmul", "half", "sm_100"): (_matmul(128, 128, 64, 8, 3), _matmul(64, 64, 64, 4, 4)),
+    ("matmul", "half", "gfx942"): (_matmul(128, 128, 32, 4, 2), _matmul(64, 128, 64, 4, 2)),
+    ("matmul", "single", "sm_80"): (_matmul(64, 64, 16, 8, 2),),
+    ("matmul", "single", "sm_90"): (_matmul(64, 64, 16, 8, 2),),
+    ("matmul", "single", "sm_100"): (_matmul(64, 64, 16, 8, 2),),
+    ("matmul", "single", "gfx942"): (_matmul(64, 64, 16, 8, 2),),
+    ("column_sums", "half", "sm_80"): (_sums(64, 64, 128, 8, 3),),
+    ("column_sums", "half", "sm_90"): (_sums(128, 64, 64, 8, 3), _sums(64, 64, 128, 8, 3)),
+    ("column_sums", "half", "sm_100"): (_sums(128, 64, 64, 8, 3), _sums(64, 64, 128, 8, 3)),
+    ("column_sums", "half", "gfx942"): (_sums(64, 64, 128, 8, 2),),
+    ("column_sums", "single", "sm_80"): (_sums(64, 16, 64, 8, 2),),
+    ("column_sums", "single", "sm_90"): (_sums(64, 16, 64, 8, 2),),
+    ("column_sums", "single", "sm_100"): (_sums(64, 16, 64, 8, 2),),
+    ("column_sums", "single", "gfx942"): (_sums(64, 16, 64, 8, 2),),
 }
-"""By kernel, element width and backend. "cuda" configurations hold on sm_80, sm_90 and sm_100, "hip" on gfx942."""
+"""By kernel, element width and architecture. Those of sm_80 serve every other NVIDIA GPU too, consumer cards among
+them, and so keep within the 99 KiB of shared memory that a block has there."""
+
+
+FINISH = Configuration({"BLOCK": 32, "BLOCK_H": 128}, 4, 1)
+"""Of the second stage of the sums, which is too short to tune."""
 
 INTERPRETED: Mapping[str, Configuration] = {
     "apply": _apply(32, 32, 32, 4, 1),

@@ -15,7 +15,7 @@ import triton
 from torch import Tensor
 
 from spectra.kernels import configurations, interpreter, triton_apply, triton_gradient, triton_matmul
-from spectra.kernels.configurations import Backend, Configuration, Width
+from spectra.kernels.configurations import Configuration, Width
 from spectra.kernels.layouts import padded
 
 if interpreter.interpreted():
@@ -31,7 +31,6 @@ _KEYS = {
 """Each kernel, and the arguments that a choice of configuration depends on (dtypes are added by Triton)."""
 
 _SHARES_PER_PROCESSOR = 2
-_REDUCE_ROWS, _REDUCE_COLUMNS = 32, 128
 
 
 def apply(
@@ -70,7 +69,7 @@ def apply(
             form=_form(sigma),
         )
         return sums
-    kernel = _tuned("apply", f"apply-{size}", width)
+    kernel = _tuned("apply", f"apply-{size}", width, a.device)
     h1, h2 = configurations.split(h)
     sums = _sums_buffer(a, kernel, padded(h)) if partial else None
     with _on(a):
@@ -102,7 +101,7 @@ def _matmul(
     """Fills `out [S, P, D] = residual + (x diag(v)) b^T - offset`; the sums of `out * other` over blocks of rows."""
     samples, rows, depth = x.shape
     columns = out.shape[2]
-    kernel = _tuned("matmul", "matmul", _width(x))
+    kernel = _tuned("matmul", "matmul", _width(x), x.device)
     sums = _sums_buffer(x, kernel, columns) if other is not None else None
     same = out if residual is None else residual
     pair = (0, 0) if other is None else other.stride()[:2]
@@ -136,7 +135,7 @@ def column_sums(a: Tensor, b: Tensor, basis: Tensor, offset: Tensor | None) -> T
     h = basis.shape[1]
     shares = max(1, min(_shares(a.device), samples * math.ceil(rows / 64)))
     sums = a.new_empty(1, shares, padded(h), dtype=torch.float32)
-    kernel = _tuned("column_sums", "column_sums", _width(a))
+    kernel = _tuned("column_sums", "column_sums", _width(a), a.device)
     with _on(a):
         kernel[lambda meta: (triton.cdiv(h, meta["BLOCK_H"]), shares)](
             a, b, basis, offset, sums,
@@ -157,11 +156,12 @@ def finish(
 ) -> Tensor:
     """Sums `[S, blocks, T]` to `[adapters, h]`, each adapter over its own samples; see `triton_gradient.finish`."""
     samples, blocks, width = sums.shape
+    blocks_of = configurations.FINISH.blocks
     out = sums.new_empty(adapters, h)
     with _on(sums):
-        triton_gradient.finish[(triton.cdiv(h, _REDUCE_COLUMNS), adapters)](
+        triton_gradient.finish[(triton.cdiv(h, blocks_of["BLOCK_H"]), adapters)](
             sums, index, sigma, None if values is None else values.contiguous(), over, out, samples, blocks, h, width,
-            BLOCK=_REDUCE_ROWS, BLOCK_H=_REDUCE_COLUMNS,
+            **blocks_of, num_warps=configurations.FINISH.warps,
         )  # fmt: skip
     return out
 
@@ -182,16 +182,23 @@ def _filled(sums: Tensor | None, kernel: Any, rows: int) -> Tensor | None:
 
 
 @functools.cache
-def _tuned(name: str, table: str, width: Width) -> Any:
+def _tuned(name: str, table: str, width: Width, device: torch.device) -> Any:
     """The kernel with its configurations; Triton remembers on disk which one was fastest for a shape."""
     kernel, keys = _KEYS[name]
     if interpreter.interpreted():
         kept: tuple[Configuration, ...] = (configurations.INTERPRETED[name],)
     else:
-        backend: Backend = "hip" if torch.version.hip else "cuda"
-        kept = configurations.KEPT[table, width, backend]
+        kept = configurations.KEPT[table, width, _architecture(device)]
     choices = [triton.Config(dict(c.blocks), num_warps=c.warps, num_stages=c.stages) for c in kept]
     return triton.autotune(choices, key=keys, cache_results=True)(kernel)
+
+
+def _architecture(device: torch.device) -> str:
+    """Whose configurations a device takes."""
+    if torch.version.hip:
+        return "gfx942"
+    major, _ = torch.cuda.get_device_capability(device)
+    return {9: "sm_90", 10: "sm_100"}.get(major, "sm_80")
 
 
 def _on(x: Tensor) -> Any:

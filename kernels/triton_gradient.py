@@ -96,7 +96,7 @@ def finish(
             for start in range(0, blocks, BLOCK):
                 row = start + tl.arange(0, BLOCK)
                 tile = partial + (tl.cast(sample, tl.int64) * blocks + row)[:, None] * T + columns[None, :]
-                total += tl.sum(tl.load(tile, mask=(row < blocks)[:, None] & in_h[None, :], other=0.0), axis=0)
+                total += tl.sum(tl.load(tile, mask=(row < blocks)[:, None] & (columns < T)[None, :], other=0.0), axis=0)
     if sigma is not None:
         s = tl.load(sigma + columns, mask=in_h, other=0.0)
         s += tl.load(values + adapter * h + columns, mask=in_h, other=0.0)
