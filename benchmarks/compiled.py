@@ -25,7 +25,7 @@ class Architecture(NamedTuple):
         lanes: threads of a warp.
         warps: resident at most.
         blocks: resident at most.
-        registers: 32-bit registers of each of its lanes' files, as a number per warp slot; see `occupancy`.
+        registers: of 32 bits, in all.
         shared: bytes of shared memory.
         block_shared: bytes of it that one block may have.
     """

@@ -7,7 +7,6 @@ plain PyTorch. `torch.compile` sees an operator of `operators.py` in the first c
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from typing import Any
 
@@ -18,6 +17,8 @@ from spectra.kernels import layouts, operators, reference
 from spectra.kernels.interpreter import interpreted
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_INSTALLED = importlib.util.find_spec("triton") is not None
+_INTERPRETED = interpreted()  # when the process started: Triton itself reads it when a kernel is defined
 
 
 def uses_triton(*tensors: Tensor) -> bool:
@@ -25,19 +26,11 @@ def uses_triton(*tensors: Tensor) -> bool:
     first = tensors[0]
     device = first.device.type
     return (
-        (device == "cuda" or (device == "cpu" and _interpreted))
+        (device == "cuda" or (device == "cpu" and _INTERPRETED))
         and first.dtype in _DTYPES
         and all(x.dtype == first.dtype and x.device == first.device and x.numel() > 0 for x in tensors)
-        and _installed()
+        and _INSTALLED
     )
-
-
-_interpreted = interpreted()  # when the process started: Triton itself reads it when a kernel is defined
-
-
-@functools.cache
-def _installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def rebuild(weight: Tensor, basis: Tensor, e: Tensor, *, left: bool) -> Tensor:
