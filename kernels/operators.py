@@ -91,7 +91,7 @@ def apply_backward(
     h, adapters = right.shape[1], values.shape[0]
     if grad_a.numel() == 0:
         return grad_a, values.new_zeros(values.shape if need_values else 0)
-    kept = t if need_values else None
+    kept = t.contiguous() if need_values else None
     sums = triton_backend.apply(grad, left, right, values, sigma, index, None, grad_a, kept, need_values, residual)
     if sums is None:
         return grad_a, values.new_empty(0)

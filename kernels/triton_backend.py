@@ -51,6 +51,7 @@ def apply(
     Without `partial`, `t` (if given) is filled with `u`; with it, `t` is read, and the sums of `u * t` over blocks of
     rows are returned, `[S, blocks, T]`.
     """
+    values, sigma, index, offset = values.contiguous(), _packed(sigma), _packed(index), _packed(offset)
     samples, rows, channels = a.shape
     h, width = right.shape[1], _width(a)
     size = configurations.middle(h, width)
@@ -119,6 +120,7 @@ def rebuild(
     weight: Tensor, basis: Tensor, values: Tensor, sigma: Tensor | None, multiplier: float, left: bool
 ) -> Tensor:
     """`W + P W` (left) or `W + W P`, with the symmetric `P = Q diag(e) Q^T` in the dtype of `weight`."""
+    values, sigma = values.contiguous(), _packed(sigma)
     r = basis.shape[0]
     projector = weight.new_empty(1, r, r)
     form: Form = "given" if sigma is None else "relative"
@@ -138,7 +140,7 @@ def column_sums(a: Tensor, b: Tensor, basis: Tensor, offset: Tensor | None) -> T
     kernel = _tuned("column_sums", "column_sums", _width(a), a.device)
     with _on(a):
         kernel[lambda meta: (triton.cdiv(h, meta["BLOCK_H"]), shares)](
-            a, b, basis, offset, sums,
+            a, b, basis, _packed(offset), sums,
             samples, rows, channels, h, padded(h), _bucket(rows * samples),
             *a.stride(), *b.stride(), *basis.stride(), PRECISION=_precision(a),
         )  # fmt: skip
@@ -160,10 +162,15 @@ def finish(
     out = sums.new_empty(adapters, h)
     with _on(sums):
         triton_gradient.finish[(triton.cdiv(h, blocks_of["BLOCK_H"]), adapters)](
-            sums, index, sigma, None if values is None else values.contiguous(), over, out, samples, blocks, h, width,
+            sums, _packed(index), _packed(sigma), _packed(values), _packed(over), out, samples, blocks, h, width,
             **blocks_of, num_warps=configurations.FINISH.warps,
         )  # fmt: skip
     return out
+
+
+def _packed(vector: Tensor | None) -> Tensor | None:
+    """Vectors are short: where one has gaps it is copied, and the kernels take no stride for it."""
+    return None if vector is None else vector.contiguous()
 
 
 def _sums_buffer(a: Tensor, kernel: Any, columns: int) -> Tensor:

@@ -122,6 +122,26 @@ def test_factored(kind: str, dtype: torch.dtype) -> None:
     )
 
 
+@pytest.mark.usefixtures("_on_chip")
+def test_vectors_with_gaps() -> None:
+    a, b, basis = torch.randn(3, 5, 24), torch.randn(3, 5, 24), basis_of(24, 20, torch.float32)
+    e, offset = relative(3, 40)[:, ::2], torch.randn(40)[::2]
+    sigma, over, index = torch.rand(40)[::2], torch.rand(40)[1::2], torch.tensor([2, 9, 0, 9, 1, 9])[::2]
+    packed = [x.clone(memory_format=torch.contiguous_format) for x in (e, offset, sigma, over, index)]
+    results = []
+    for e_, offset_, sigma_, over_, index_ in ((e, offset, sigma, over, index), packed):
+        leaf = e_.detach().requires_grad_()
+        y = kernels.batched_apply(a, basis, leaf, index_, offset_)
+        (gradient,) = torch.autograd.grad(y.square().sum(), leaf)
+        two_sided = kernels.two_sided_apply(a, basis, basis, sigma_, leaf[1])
+        (delta_gradient,) = torch.autograd.grad(two_sided.square().sum(), leaf)
+        sums = kernels.shift_gradient(a, b, basis, offset=offset_, over=over_)
+        weight = kernels.rebuild_from_delta(a[0].T, basis, sigma_ + 0.1, e_[0], left=True)
+        results.append([y, gradient, two_sided, delta_gradient, sums, weight])
+    for strided, contiguous in zip(*results, strict=True):
+        assert torch.equal(strided, contiguous)
+
+
 @pytest.mark.parametrize("h", [1, 15, 16, 17, 31, 33, 40, 64, 72])
 def test_every_width_of_the_middle(h: int) -> None:
     a, basis, e = torch.randn(20, 80), basis_of(80, h, torch.float32), relative(h)
