@@ -99,6 +99,16 @@ def test_narrow_loads_are_seen() -> None:
     assert compiled(kernel_of(use), unaligned, "sm_90", warps=small.warps, stages=1).load_bytes < 16
 
 
+@pytest.mark.parametrize("use", ["factored backward, h <= 128", "decode", "shift gradient", "sums, second stage"])
+def test_extents_of_one_compile(use: str) -> None:
+    """Triton makes a constant of every integer that is 1: a single sample, row, direction or block."""
+    entry = next(e for e in entries() if (e.use, e.arch) == (use, "sm_90"))
+    asked = signature(USES[use], entry.dtype, entry.configuration)
+    ones = {"S", "P", "h", "b_rows", "blocks", "bucket", *USES[use].ones} & set(asked.types)
+    found = compiled(kernel_of(USES[use]), replace(asked, ones=tuple(ones)), "sm_90", warps=4, stages=1)
+    assert found.registers > 0
+
+
 def test_occupancy_is_the_tightest_limit() -> None:
     # 168 registers of 128 threads: 12 warps of registers, 3 blocks of them; shared memory would allow 4.
     assert occupancy("sm_90", 168, 57_344, 4) == 3 * 4 / 64
