@@ -145,6 +145,7 @@ class Case:
         key: the field of a row that holds its item, so that a stopped run can be resumed.
         items: the names of the rows, in order. `--only` picks among them.
         measure: one item to its row.
+        rows: what the record calls its list of rows.
         columns: of the human table; those of a row that are not listed appear in the JSON alone.
         summarise: all rows to the figures that goals speak of.
         settings: every setting with its default.
@@ -164,4 +165,5 @@ class Case:
     settings: Mapping[str, Value] = field(default_factory=dict)
     goals: tuple[Goal, ...] = ()
     needs: tuple[str, ...] = ()
+    rows: str = "rows"
     stamp: Callable[[Bench], str] = _no_stamp

@@ -29,6 +29,7 @@ MODULES: Mapping[str, str] = {
     "cache": "spectra.benchmarks.cache",
     "gradients": "spectra.benchmarks.gradients",
     "exact": "spectra.benchmarks.exact",
+    "kernels": "spectra.benchmarks.kernels",
     "subjects": "spectra.benchmarks.subjects",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
@@ -131,7 +132,7 @@ def run(
     complete = not failures and items == every
     summary = dict(case.summarise(bench, rows)) if rows else {}
     record = {
-        "rows": rows,
+        case.rows: rows,
         "case": case.name,
         "summary": summary,
         "goals": [goal.judge(summary) for goal in case.goals] if complete else [],

@@ -77,7 +77,7 @@ def register(app: typer.Typer) -> None:
         output.result(outcome.record, json=json, human=lambda console: _show(console, chosen, outcome.record))
         output.say(f"recorded in {outcome.path}")
         if outcome.failures:
-            count = f"{len(outcome.failures)} of {len(outcome.failures) + len(outcome.record['rows'])} rows"
+            count = f"{len(outcome.failures)} of {len(outcome.failures) + len(outcome.record[chosen.rows])} rows"
             raise SpectraError(f"{case}: {count} could not be measured; the first: {outcome.failures[0]}")
 
 
@@ -109,9 +109,9 @@ def _show(console: Console, case: Case, record: Mapping[str, Any]) -> None:
 
     table = Table(title=case.title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in case.columns:
-        numbers = all(_number(row.get(column.key)) is not None for row in record["rows"])
+        numbers = all(_number(row.get(column.key)) is not None for row in record[case.rows])
         table.add_column(column.heading or column.key, justify="right" if numbers else "left", overflow="fold")
-    for row in record["rows"]:
+    for row in record[case.rows]:
         table.add_row(*(escape(_cell(row.get(column.key), column.form)) for column in case.columns))
     console.print(table)
     for figure, value in record["summary"].items():

@@ -30,6 +30,8 @@ def rows(x: Tensor, dim: int) -> Tensor:
 def channel_sum(product: Tensor, dim: int) -> Tensor:
     """Sum over everything but dimension `dim`, accumulated in float32 at least: `[channels]`."""
     dtype = torch.promote_types(product.dtype, torch.float32)
+    if product.ndim == 1:
+        return product.to(dtype)  # an empty list of dimensions would mean all of them
     dim = dim % product.ndim
     return product.sum([i for i in range(product.ndim) if i != dim], dtype=dtype)
 
@@ -45,40 +47,82 @@ def rebuild(weight: Tensor, basis: Tensor, e: Tensor, *, left: bool) -> Tensor:
     return weight + (projector @ weight if left else weight @ projector)
 
 
-def factored_forward(a: Tensor, basis: Tensor, e: Tensor, offset: Tensor | None, dim: int) -> tuple[Tensor, Tensor]:
+def relative_change(sigma: Tensor, delta: Tensor, scale: float = 1.0) -> Tensor:
+    """`e = (ReLU(sigma + scale * delta) - sigma) / sigma`, `[h]`, without the cancellation; sigma is positive.
+
+    Only directions of the head have an `e`: the tail, where sigma may be 0, is a term of its own (docs/algebra.md).
+    """
+    delta = scale * delta
+    return torch.where(sigma + delta > 0, delta, -sigma) / sigma
+
+
+def factored_forward(
+    a: Tensor, basis: Tensor, e: Tensor, offset: Tensor | None, dim: int, index: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """`a + ((a Q - offset) * e) Q^T` and the intermediate `t = a Q - offset`, both in the dtype of `a`.
 
-    `offset [h]` is `bias Q` where `a` holds a bias that the shift must not touch.
+    `offset [h]` is `bias Q` where `a` holds a bias that the shift must not touch. With `index [batch]`, `e` is
+    `[adapters, h]` and sample `n` takes `e[index[n]]`.
     """
     t = along(a, basis, dim)
     if offset is not None:
         t = t - _channels(offset, t, dim)
-    return a + along(t * _channels(e, t, dim), basis.T, dim), t
+    return a + along(t * _channels(_of_samples(e, index), t, dim), basis.T, dim), t
 
 
 def factored_backward(
-    grad: Tensor, t: Tensor, basis: Tensor, e: Tensor, dim: int, need_input: bool, need_e: bool
+    grad: Tensor,
+    t: Tensor,
+    basis: Tensor,
+    e: Tensor,
+    dim: int,
+    need_input: bool,
+    need_e: bool,
+    index: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of `factored_forward` with respect to `a` and `e`; the product `grad Q` serves both."""
     p = along(grad, basis, dim)
-    grad_input = grad + along(p * _channels(e, p, dim), basis.T, dim) if need_input else None
-    wide = torch.promote_types(p.dtype, torch.float32)
-    grad_e = channel_sum(p.to(wide) * t, dim) if need_e else None
-    return grad_input, grad_e
+    scale = _channels(_of_samples(e, index), p, dim)
+    grad_input = grad + along(p * scale, basis.T, dim) if need_input else None
+    if not need_e:
+        return grad_input, None
+    product = p.to(torch.promote_types(p.dtype, torch.float32)) * t
+    if index is None:
+        return grad_input, channel_sum(product, dim)
+    sums = (product if dim == -1 else product.movedim(1, -1)).reshape(t.shape[0], -1, e.shape[1]).sum(1)
+    return grad_input, sums.new_zeros(e.shape).index_add_(0, index, sums)
 
 
-def shift_gradient(a: Tensor, b: Tensor, basis: Tensor, dim: int) -> Tensor:
-    """`colsum((a Q) * (b Q))`, `[h]`, accumulated in float32 at least.
+def two_sided_apply(x: Tensor, left: Tensor, right: Tensor, s: Tensor, dim: int) -> Tensor:
+    """`((x V) * s) U^T` with `right = V [columns, h]`, `left = U [rows, h]`, `s [h]`, in the dtype of `x`."""
+    t = along(x, right, dim)
+    wide = torch.promote_types(t.dtype, s.dtype)  # the gradient of s is summed in its own dtype
+    shaped = s if dim == -1 else s.view(-1, *[1] * (t.ndim - 2))
+    return along((t.to(wide) * shaped).to(t.dtype), left.T, dim)
+
+
+def shift_gradient(
+    a: Tensor, b: Tensor, basis: Tensor, dim: int, offset: Tensor | None = None, over: Tensor | None = None
+) -> Tensor:
+    """`colsum((a Q - offset) * (b Q))`, `[h]`, accumulated in float32 at least.
+
+    With `over [h]` the sum is divided by it; where it is not positive the result is 0.
 
     With many rows the Gram matrix `b^T a` is cheaper than two projections (2 N r^2 + 2 r^2 h against 4 N r h flops);
     in half precision it would be rounded before its cancellation, so it is used from float32 on.
     """
+    if over is not None:
+        total = shift_gradient(a, b, basis, dim, offset)
+        return torch.where(over > 0, total / over.clamp_min(torch.finfo(over.dtype).tiny), 0)
     count = a.numel() // max(a.shape[dim], 1)
-    if a.dtype in (torch.float32, torch.float64) and count > GRAM_ROWS * a.shape[dim]:
+    if offset is None and a.dtype in (torch.float32, torch.float64) and count > GRAM_ROWS * a.shape[dim]:
         gram = _gram(b, a, dim)
         return (basis * (gram @ basis)).sum(0)
     wide = torch.promote_types(a.dtype, torch.float32)
-    return channel_sum(along(a, basis, dim).to(wide) * along(b, basis, dim), dim)
+    t = along(a, basis, dim)
+    if offset is not None:
+        t = t - _channels(offset, t, dim)
+    return channel_sum(t.to(wide) * along(b, basis, dim), dim)
 
 
 def _gram(b: Tensor, a: Tensor, dim: int) -> Tensor:
@@ -97,7 +141,14 @@ def _gram(b: Tensor, a: Tensor, dim: int) -> Tensor:
     return gram
 
 
+def _of_samples(e: Tensor, index: Tensor | None) -> Tensor:
+    """`e [h]` itself, or its rows by sample, `[batch, h]`."""
+    return e if index is None else e[index]
+
+
 def _channels(vector: Tensor, like: Tensor, dim: int) -> Tensor:
-    """`vector [c]` in the dtype of `like`, shaped to be broadcast along its dimension `dim`."""
+    """`vector [c]` or `[batch, c]` in the dtype of `like`, shaped to be broadcast along its dimension `dim`."""
     vector = vector.to(like.dtype)
-    return vector if dim == -1 else vector.view(-1, *[1] * (like.ndim - 2))
+    if dim == -1:
+        return vector if vector.ndim == 1 else vector.view(len(vector), *[1] * (like.ndim - 2), -1)
+    return vector.view(*vector.shape, *[1] * (like.ndim - 2))

@@ -180,6 +180,10 @@ class ShiftedLayer:
         if key not in self._converted:
             spectrum = self._spectrum
             basis, tail = spectrum.basis.to(dtype), spectrum.tail.T.to(dtype)
+            if kernels.uses_triton(basis):
+                basis = (
+                    basis.T.contiguous().T
+                )  # a head of any width then has columns that are loaded 16 bytes at a time
             near = basis[:, spectrum.head :]
             sides = (near, tail) if spectrum.side == "left" else (tail, near)
             self._converted[key] = (basis[:, : spectrum.head], *sides)

@@ -1,0 +1,154 @@
+"""An audit of the Triton kernels without a GPU: each is compiled for four architectures, with every configuration.
+
+A row is a use of a kernel (the same kernel encodes, decodes and rebuilds, say), an architecture, an element type and a
+configuration. Registers, spills, shared memory and instructions are the compiler's; occupancy is predicted from them;
+the `projection_*` figures come from a roofline and are no measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.compiled import ARCHITECTURES, compiled
+from spectra.benchmarks.kernel_uses import USES, candidates, kept, kernel_of, signature
+from spectra.kernels.configurations import Configuration, Width
+
+DTYPES = {"bf16": 2, "fp16": 2, "fp32": 4}
+"""Element types, with their bytes."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing to compile."""
+
+    use: str
+    arch: str
+    dtype: str
+    configuration: Configuration
+
+    @property
+    def label(self) -> str:
+        """The name of its row."""
+        return "/".join((self.use, self.arch, self.dtype, self.configuration.label))
+
+
+def entries(*, every: bool = False) -> list[Entry]:
+    """Everything that the audit compiles: what is kept, or with `every` all that was tried."""
+    choices = candidates if every else kept
+    return [
+        Entry(name, arch, dtype, configuration)
+        for name, use in USES.items()
+        for arch in ARCHITECTURES
+        for dtype in DTYPES
+        for configuration in choices(use.table, _width(dtype), arch)
+    ]
+
+
+def _width(dtype: str) -> Width:
+    return "single" if dtype == "fp32" else "half"
+
+
+def audit(entry: Entry, *, flops: float = 800e12, bandwidth: float = 3.0e12) -> Row:
+    """The row of one entry: the issue's fields, the widest load's bytes, and the projection.
+
+    Args:
+        entry: what to compile.
+        flops: of the projection's device, FLOP/s.
+        bandwidth: of it, byte/s.
+
+    Raises:
+        RuntimeError: it does not compile.
+    """
+    use, configuration = USES[entry.use], entry.configuration
+    found = compiled(
+        kernel_of(use),
+        signature(use, entry.dtype, configuration),
+        entry.arch,
+        warps=configuration.warps,
+        stages=configuration.stages,
+    )
+    row = {
+        "item": entry.label,
+        "kernel": entry.use,
+        "arch": entry.arch,
+        "dtype": entry.dtype,
+        "config": entry.configuration.label,
+        **asdict(found),
+        "kept": entry.configuration in kept(use.table, _width(entry.dtype), entry.arch),
+    }
+    row["occupancy"] = round(found.occupancy, 3)
+    return {**row, **projection(entry.use, entry.dtype, flops=flops, bandwidth=bandwidth)}
+
+
+def projection(use: str, dtype: str, *, flops: float, bandwidth: float) -> Row:
+    """Roofline of one use on its layer: the longer of arithmetic and memory traffic. Not a measurement.
+
+    Float32 products run on the ordinary cores, taken as 1/12 of the device's 16-bit rate (H100: 67 of 800 TFLOP/s).
+    """
+    work, elements = USES[use].work(USES[use].problem)
+    arithmetic = work / (flops / 12 if dtype == "fp32" else flops)
+    traffic = elements * DTYPES[dtype] / bandwidth
+    return {
+        "projection_us": round(1e6 * max(arithmetic, traffic), 2),
+        "projection_bound": "arithmetic" if arithmetic > traffic else "memory",
+    }
+
+
+def _entries(bench: Bench) -> dict[str, Entry]:
+    found: dict[str, Entry] = bench.once(
+        "entries", lambda: {entry.label: entry for entry in entries(every=bool(bench.settings["candidates"]))}
+    )
+    return found
+
+
+def _items(bench: Bench) -> list[str]:
+    return list(_entries(bench))
+
+
+def _measure(bench: Bench, item: str) -> Row:
+    flops, bandwidth = float(bench.settings["tflops"]) * 1e12, float(bench.settings["tbytes"]) * 1e12
+    return audit(_entries(bench)[item], flops=flops, bandwidth=bandwidth)
+
+
+def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
+    chosen = [row for row in rows if row["kept"]]
+    half = [row for row in chosen if row["dtype"] != "fp32"]
+    return {
+        "compiled": len(rows),
+        "kept": len(chosen),
+        "kept_spilling": sum(row["spills"] > 0 for row in chosen),
+        "kept_too_large": sum(row["occupancy"] == 0 for row in chosen),
+        "half_without_mma": sum(row["mma"] == 0 for row in half),
+        "least_load_bytes": min((row["load_bytes"] for row in chosen), default=0),
+        "least_occupancy": min((row["occupancy"] for row in chosen), default=0.0),
+    }
+
+
+CASE = Case(
+    name="kernels",
+    title="resources of the Triton kernels, compiled for GPUs without one",
+    key="item",
+    rows="kernels",
+    items=_items,
+    measure=_measure,
+    summarise=_summarise,
+    settings={"candidates": False, "tflops": 800.0, "tbytes": 3.0},
+    columns=(
+        Column("item", "use/architecture/type/configuration"),
+        Column("registers", "regs"),
+        Column("spills"),
+        Column("shared_bytes", "shared"),
+        Column("mma"),
+        Column("load_bytes", "load"),
+        Column("occupancy", "occ.", ".2f"),
+        Column("projection_us", "projection, us", ".1f"),
+    ),
+    goals=(
+        Goal("kept_spilling", "==", 0),
+        Goal("kept_too_large", "==", 0),
+        Goal("half_without_mma", "==", 0),
+    ),
+    needs=("triton",),
+)

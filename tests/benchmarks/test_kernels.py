@@ -1,0 +1,158 @@
+"""`spectra bench kernels`: what is kept holds what is asked of it, and the audit would see it if it did not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from spectra.benchmarks import run
+from spectra.benchmarks.compiled import ARCHITECTURES, _amd, compiled, occupancy
+from spectra.benchmarks.kernel_uses import USES, candidates, kept, kernel_of, signature
+from spectra.benchmarks.kernels import CASE, DTYPES, Entry, audit, entries, projection
+from spectra.kernels.configurations import KEPT
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+FIELDS = {"kernel", "arch", "dtype", "config", "registers", "spills", "shared_bytes", "mma", "occupancy"}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "triton-cache"))
+
+
+def test_every_use_has_configurations_and_all_of_them_were_tried() -> None:
+    kept_entries = entries()
+    for name, use in USES.items():
+        for arch in ARCHITECTURES:
+            dtypes = {entry.dtype for entry in kept_entries if (entry.use, entry.arch) == (name, arch)}
+            wide = use.table in ("apply-320", "finish")
+            assert dtypes == ({"fp32"} if use.table == "finish" else {"bf16", "fp16"} if wide else set(DTYPES))
+    assert {entry.label for entry in kept_entries} <= {entry.label for entry in entries(every=True)}
+    assert len({entry.label for entry in kept_entries}) == len(kept_entries)
+    assert {arch for _, _, arch in KEPT} == set(ARCHITECTURES)
+
+
+def test_signatures_name_the_kernels_own_arguments() -> None:
+    for name, use in USES.items():
+        arguments = set(kernel_of(use).arg_names)
+        configuration = next(entry.configuration for entry in entries() if entry.use == name)
+        asked = signature(use, "fp32", configuration)
+        assert {*use.pointers, *use.ones, *use.odd, *asked.types, *configuration.blocks} <= arguments
+        missing = arguments - set(asked.types) - set(asked.constants) - set(use.ones)
+        assert not {argument for argument in missing if argument.isupper()}, "a constant has no value"
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_is_kept_fits_and_multiplies_on_tensor_cores(use: str) -> None:
+    dtype = "fp32" if USES[use].table == "finish" else "bf16"
+    entry = next(e for e in entries() if (e.use, e.arch, e.dtype) == (use, "sm_90", dtype))
+    row = audit(entry)
+    assert row.keys() > FIELDS
+    assert row["kept"]
+    assert row["spills"] == 0
+    assert 0 < row["registers"] <= 255
+    assert row["shared_bytes"] <= ARCHITECTURES["sm_90"].block_shared
+    assert 0 < row["occupancy"] <= 1
+    assert (row["mma"] > 0) == (dtype == "bf16")
+    assert row["load_bytes"] == 16
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_100", "gfx942"])
+def test_the_other_architectures_compile(arch: str) -> None:
+    entry = next(e for e in entries() if (e.use, e.arch, e.dtype) == ("encode", arch, "fp16"))
+    row = audit(entry)
+    assert row["spills"] == 0
+    assert row["mma"] > 0
+    assert row["load_bytes"] == 16
+    if arch == "sm_80":
+        assert row["shared_bytes"] <= 99 << 10  # consumer cards take these configurations
+
+
+def test_a_configuration_that_spills_is_seen_and_is_not_kept() -> None:
+    """Too many rows for four warps: the middle's accumulators exceed 255 registers."""
+    too_wide = next(c for c in candidates("apply-320", "half", "sm_90") if c.label == "P64-C32-D32-w4-s2")
+    assert too_wide not in kept("apply-320", "half", "sm_90")
+    row = audit(Entry("factored apply, h <= 320", "sm_90", "bf16", too_wide))
+    assert row["spills"] > 0
+    assert row["registers"] == 255
+    assert not row["kept"]
+
+
+def test_a_configuration_that_exceeds_the_shared_memory_is_an_error_or_has_no_occupancy() -> None:
+    (first, *_) = kept("column_sums", "half", "sm_90")
+    huge = first._replace(blocks={"BLOCK_P": 128, "BLOCK_C": 256, "BLOCK_H": 128}, stages=5)
+    row = audit(Entry("shift gradient", "sm_90", "bf16", huge))
+    assert row["shared_bytes"] > ARCHITECTURES["sm_90"].block_shared
+    assert row["occupancy"] == 0
+
+
+def test_narrow_loads_are_seen() -> None:
+    """Without aligned strides a thread may load no more than one element at a time."""
+    use = USES["encode"]
+    (*_, small) = kept("matmul", "half", "sm_90")
+    unaligned = replace(signature(use, "bf16", small), aligned=())
+    assert compiled(kernel_of(use), unaligned, "sm_90", warps=small.warps, stages=1).load_bytes < 16
+
+
+@pytest.mark.parametrize("use", ["factored backward, h <= 128", "decode", "shift gradient", "sums, second stage"])
+def test_extents_of_one_compile(use: str) -> None:
+    """Triton makes a constant of every integer that is 1: a single sample, row, direction or block."""
+    entry = next(e for e in entries() if (e.use, e.arch) == (use, "sm_90"))
+    asked = signature(USES[use], entry.dtype, entry.configuration)
+    ones = {"S", "P", "h", "b_rows", "blocks", "bucket", *USES[use].ones} & set(asked.types)
+    found = compiled(kernel_of(USES[use]), replace(asked, ones=tuple(ones)), "sm_90", warps=4, stages=1)
+    assert found.registers > 0
+
+
+def test_occupancy_is_the_tightest_limit() -> None:
+    # 168 registers of 128 threads: 12 warps of registers, 3 blocks of them; shared memory would allow 4.
+    assert occupancy("sm_90", 168, 57_344, 4) == 3 * 4 / 64
+    assert occupancy("sm_90", 32, 57_344, 4) == 4 * 4 / 64
+    assert occupancy("sm_90", 32, 0, 4) == 1
+    assert occupancy("sm_90", 255, 228 << 10, 8) == 0
+    assert occupancy("sm_100", 32, 0, 4, tensor_memory=256) == 2 * 4 / 64
+    assert occupancy("gfx942", 128, 0, 4) == 0.5
+
+
+def test_amds_assembly_is_read() -> None:
+    code = """
+        global_load_dwordx2 v[2:3], v1, s[4:5]
+        v_mfma_f32_32x32x8_bf16_1k a[0:15], v[2:3], v[4:5], a[0:15]
+        .vgpr_count:     70
+        .vgpr_spill_count: 2
+        .sgpr_spill_count: 1
+    """
+    assert _amd(code) == (70, 3, 1, 8)
+
+
+def test_a_projection_is_the_longer_of_arithmetic_and_traffic() -> None:
+    use = USES["shift gradient"]
+    work, elements = use.work(use.problem)
+    quick = projection("shift gradient", "bf16", flops=1e20, bandwidth=3e12)
+    assert quick == {"projection_us": pytest.approx(1e6 * 2 * elements / 3e12, abs=0.01), "projection_bound": "memory"}
+    slow = projection("shift gradient", "bf16", flops=1e12, bandwidth=3e12)
+    assert slow == {"projection_us": pytest.approx(1e6 * work / 1e12, abs=0.01), "projection_bound": "arithmetic"}
+
+
+def test_the_record_has_the_rows_under_kernels(tmp_path: Path) -> None:
+    label = next(entry.label for entry in entries() if entry.use == "encode" and entry.arch == "sm_80")
+    outcome = run.run(CASE, out=tmp_path, only=[label])
+    record = json.loads((tmp_path / "kernels.jsonl").read_text())
+    assert outcome.failures == []
+    assert [row["item"] for row in record["kernels"]] == [label]
+    assert "rows" not in record
+    assert record["summary"]["kept"] == record["summary"]["compiled"] == 1
+
+
+@pytest.mark.slow
+def test_the_whole_audit_passes_within_five_minutes(tmp_path: Path) -> None:
+    record = run.run(CASE, out=tmp_path).record
+    assert record["failures"] == []
+    assert all(goal["met"] for goal in record["goals"])
+    assert record["summary"]["compiled"] == len(entries())
+    assert record["seconds"] < 300
