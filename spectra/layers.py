@@ -181,9 +181,8 @@ class ShiftedLayer:
             spectrum = self._spectrum
             basis, tail = spectrum.basis.to(dtype), spectrum.tail.T.to(dtype)
             if kernels.uses_triton(basis):
-                basis = (
-                    basis.T.contiguous().T
-                )  # a head of any width then has columns that are loaded 16 bytes at a time
+                # By columns: a head of any width then has columns that are loaded 16 bytes at a time.
+                basis = basis.T.contiguous().T
             near = basis[:, spectrum.head :]
             sides = (near, tail) if spectrum.side == "left" else (tail, near)
             self._converted[key] = (basis[:, : spectrum.head], *sides)
