@@ -160,18 +160,19 @@ class TrainConfig:
 
 
 EMBEDDED: dict[str, Any] = {
-    "steps": 300,
+    "steps": 500,
     "batch": 4,
     "text_encoder": True,
     "lr": 3e-2,
     "lr_1d": 1e-2,
     "lr_schedule": "cosine",
     "min_snr_gamma": 0.0,
+    "prior_weight": 2.0,
     "prior_target": "base",
     "prior_unconditional": 0.25,
     "prior_count": 24,
     "prior_steps": 20,
-    "prior_guidance": 1.0,
+    "prior_guidance": GUIDANCE,
     "validation_guidance": GUIDANCE,
     "file_dtype": "float16",
 }
@@ -179,11 +180,11 @@ EMBEDDED: dict[str, Any] = {
 
 Chosen by the loss at fixed noise and by looking at pictures. The text encoder takes part, since the base has learnt to
 read past tokens that it does not know: without it, what is learnt of the subject goes into the class prompt's pictures
-too, or not at all. The rates are high because they fall to zero: constant ones leave noise in the pictures. Class
-pictures are drawn without guidance: they are then samples of what the base itself predicts, at which it need not
-change. Guided ones, learnt and then guided again, came out with their contrast driven up. What they are held to is the
-base's own answer, to their prompt and to none: guidance multiplies the difference between those two, and where the
-answer to no prompt drifted, colours burnt out and the class was lost while the subject was still being learnt.
+too, or not at all. The rates are high because they fall to zero: constant ones leave noise in the pictures. What class
+pictures are held to is the base's own answer, to their prompt and to none: guidance multiplies the difference between
+those two, and where the answer to no prompt drifted, colours burnt out and the class was lost while the subject was
+still being learnt. They are drawn with the guidance with which pictures will be, so that the answers are kept where
+they will be asked for. (Held to the noise instead, guided pictures came out with their contrast driven up.)
 Min-SNR weighting is off: for a base that predicts v it takes the weight from the noisiest steps, where a drawing's
 colour and place are decided.
 """
