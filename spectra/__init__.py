@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from spectra.adapter import Adapter, attach
     from spectra.cache import SpectrumCache, default_cache
     from spectra.errors import SpectraError
-    from spectra.serving import activate, disabled, load, loaded, unload
+    from spectra.serving import activate, disabled, load, loaded, per_sample, unload
     from spectra.shift import ShiftMetadata, SpectralShift, read_shift, write_shift
     from spectra.spectrum import Spectrum, decompose
 
@@ -33,6 +33,7 @@ __all__ = [
     "disabled",
     "load",
     "loaded",
+    "per_sample",
     "read_shift",
     "unload",
     "write_shift",
@@ -45,6 +46,7 @@ _HOME = {
     "disabled": "serving",
     "load": "serving",
     "loaded": "serving",
+    "per_sample": "serving",
     "unload": "serving",
     "SpectrumCache": "cache",
     "default_cache": "cache",

@@ -15,6 +15,7 @@ from spectra.families import Target
 from spectra.fingerprint import fingerprint
 from spectra.layers import ShiftedLayer, ShiftedVector, shifted_vector, shifted_weight
 from spectra.progress import SILENT, Progress
+from spectra.samples import SampledLayer, SampledVector, Samples
 from spectra.spectrum import Spectrum
 
 
@@ -75,12 +76,24 @@ class Binding:
         self.unroute()
         self.applied = None
 
-    def route(self, delta: Tensor) -> None:
-        """Let the modules compute with `delta` through the plans; `unroute` undoes it."""
+    def route(self, delta: Tensor, samples: Samples | None = None) -> None:
+        """Let the modules compute with `delta` through the plans; `unroute` undoes it.
+
+        Args:
+            delta: `[r]`, or `[shifts, r]` with `samples`, which say the row that each sample of a batch takes.
+        """
         for module in self.target.modules:
-            layer = (
-                ShiftedVector(module, delta) if self.spectrum is None else ShiftedLayer(module, self.spectrum, delta)
-            )
+            layer: ShiftedLayer | ShiftedVector
+            if samples is not None:
+                layer = (
+                    SampledVector(module, delta, samples)
+                    if self.spectrum is None
+                    else SampledLayer(module, self.spectrum, delta, samples)
+                )
+            elif self.spectrum is None:
+                layer = ShiftedVector(module, delta)
+            else:
+                layer = ShiftedLayer(module, self.spectrum, delta)
             self.routes.append(layer)
             self._routed.append((module, module.__dict__.get("forward")))
             module.forward = layer.forward

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -84,14 +85,11 @@ class ShiftedLayer:
         module, operator = self.module, self.operator
         weight: Tensor = module.weight  # type: ignore[assignment]
         bias: Tensor | None = getattr(module, "bias", None)
-        if self._sigma.device != weight.device:
-            self._spectrum, self._sigma = self._spectrum.to(weight.device), self._sigma.to(weight.device)
+        self._follow(weight)
         if operator is None or args or kwargs:
-            return _with_weight(module, shifted_weight(weight, self._spectrum, self.delta), x, *args, **kwargs)
-        dtype = weight.dtype
-        if x.is_floating_point() and torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)  # a gather of rows stays in the table's dtype
-            x = x.to(dtype)
+            shifted = shifted_weight(weight, self._spectrum, self.delta)
+            return with_parameters(module, {"weight": shifted}, x, *args, **kwargs)
+        x, dtype = computed(x, weight)
         d, head = change(self._sigma, self.delta), self._spectrum.head
         place = self._place
         if head and place is not None:
@@ -100,8 +98,13 @@ class ShiftedLayer:
             y = operator.apply(x, weight, bias)
         if head < self._spectrum.rank:
             _, left, right = self._vectors(dtype)
-            y = y + _narrow(operator, x, left, right, d[head:])
+            y = y + narrow(operator, x, left, right, d[head:])
         return y
+
+    def _follow(self, weight: Tensor) -> None:
+        """The spectrum goes where the weight went."""
+        if self._sigma.device != weight.device:
+            self._spectrum, self._sigma = self._spectrum.to(weight.device), self._sigma.to(weight.device)
 
     def _head(
         self,
@@ -134,7 +137,7 @@ class ShiftedLayer:
         if small is not None and d.requires_grad and torch.is_grad_enabled():
             left, right = self._explicit(weight, small, dtype)
             # Adds zero: these directions are in the rebuilt weight already, this is for their gradient alone.
-            y = y + _narrow(operator, x, left, right, d[small] - d[small].detach())
+            y = y + narrow(operator, x, left, right, d[small] - d[small].detach())
         return y
 
     def _cheaper(self, x: Tensor, operator: Operator) -> plans.Plan:
@@ -203,7 +206,7 @@ class ShiftedVector:
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """What the module returns with the weight `w + delta`."""
         weight: Tensor = self.module.weight  # type: ignore[assignment]
-        return _with_weight(self.module, shifted_vector(weight, self.delta), *args, **kwargs)
+        return with_parameters(self.module, {"weight": shifted_vector(weight, self.delta)}, *args, **kwargs)
 
 
 def shifted_vector(weight: Tensor, delta: Tensor) -> Tensor:
@@ -211,21 +214,41 @@ def shifted_vector(weight: Tensor, delta: Tensor) -> Tensor:
     return (weight + delta).to(weight.dtype)
 
 
-def _narrow(operator: Operator, x: Tensor, left: Tensor, right: Tensor, d: Tensor) -> Tensor:
-    """The term of a few directions, `U diag(d) V^T` applied to `x`; the gradient of `d` is summed in its own dtype."""
+def narrow(operator: Operator, x: Tensor, left: Tensor, right: Tensor, d: Tensor) -> Tensor:
+    """The term of a few directions, `U diag(d) V^T` applied to `x`; the gradient of `d` is summed in its own dtype.
+
+    Args:
+        d: `[k]`, or `[batch, k]` for directions of each sample's own.
+    """
     t = operator.encode(x, left, right)
     wide = torch.promote_types(t.dtype, d.dtype)
-    shaped = d if operator.dim == -1 else d.view(-1, *[1] * (t.ndim - 2))
-    return operator.decode((t.to(wide) * shaped).to(t.dtype), left, right)
+    return operator.decode((t.to(wide) * over_channels(d, t.ndim, operator.dim)).to(t.dtype), left, right)
 
 
-def _with_weight(module: nn.Module, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The module's own forward with another weight; the module itself stays untouched."""
+def over_channels(values: Tensor, ndim: int, dim: int) -> Tensor:
+    """`values [c]` or `[batch, c]`, shaped to be broadcast over `ndim` dimensions with the channels at `dim`."""
+    rest = [1] * (ndim - 2)
+    if values.ndim == 1:
+        return values if dim == -1 else values.view(-1, *rest)
+    return values.view(len(values), *rest, -1) if dim == -1 else values.view(*values.shape, *rest)
+
+
+def with_parameters(module: nn.Module, parameters: Mapping[str, Tensor | None], *args: Any, **kwargs: Any) -> Tensor:
+    """The module's own forward with some parameters replaced; the module itself stays untouched."""
     twin = copy.copy(module)
     twin.__dict__.pop("forward", None)  # ours, if it is installed
-    object.__setattr__(twin, "_parameters", {**module._parameters, "weight": weight})
+    object.__setattr__(twin, "_parameters", {**module._parameters, **parameters})
     out: Tensor = type(module).forward(twin, *args, **kwargs)
     return out
+
+
+def computed(x: Tensor, weight: Tensor) -> tuple[Tensor, torch.dtype]:
+    """`x` in the dtype in which the layer computes, and that dtype; a gather of rows stays in the table's."""
+    dtype = weight.dtype
+    if x.is_floating_point() and torch.is_autocast_enabled(weight.device.type):
+        dtype = torch.get_autocast_dtype(weight.device.type)
+        x = x.to(dtype)
+    return x, dtype
 
 
 def _with_full_tail(spectrum: Spectrum, weight: Tensor) -> Spectrum:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from spectra.errors import MismatchError
 from spectra.families import Target, components, targets
 from spectra.fingerprint import fingerprint
 from spectra.progress import SILENT, Progress
+from spectra.samples import Samples
 from spectra.shift import SpectralShift, read_shift
 
 _SERVED: WeakKeyDictionary[nn.Module, Served] = WeakKeyDictionary()
@@ -49,20 +50,41 @@ class Served:
         self.active: dict[str, float] = {}
         self.bindings: dict[str, Binding] = {}
 
-    def activate(self, scales: Mapping[str, float]) -> None:
-        """Put exactly these shifts in force; all of the new weights are made before the first is put in."""
+    def total(self, scales: Mapping[str, float]) -> dict[str, torch.Tensor]:
+        """The sum of scaled deltas by weight, float32 `[r]`."""
         totals: dict[str, torch.Tensor] = {}
         for name, scale in scales.items():
             for key, delta in self.shifts[name].items():
                 scaled = torch.from_numpy(delta.astype("float64")) * scale
                 totals[key] = totals[key] + scaled if key in totals else scaled
-        ready = {key: self.bindings[key].prepare(total.to(torch.float32)) for key, total in totals.items()}
+        return {key: total.to(torch.float32) for key, total in totals.items()}
+
+    def activate(self, scales: Mapping[str, float]) -> None:
+        """Put exactly these shifts in force; all of the new weights are made before the first is put in."""
+        ready = {key: self.bindings[key].prepare(total) for key, total in self.total(scales).items()}
         for key, binding in self.bindings.items():
             if key in ready:
                 binding.apply(ready[key])
             else:
                 binding.restore()
         self.active = dict(scales)
+
+    def route(self, scales: Sequence[Mapping[str, float]], images: int) -> None:
+        """Let every sample of a batch take its own sum of shifts, through the factored plan."""
+        distinct = list(dict.fromkeys(tuple(sorted(each.items())) for each in scales))
+        rows = torch.tensor([distinct.index(tuple(sorted(each.items()))) for each in scales])
+        samples, totals = Samples(rows, images), [self.total(dict(each)) for each in distinct]
+        for key, binding in self.bindings.items():
+            if not any(key in total for total in totals):
+                continue
+            if "relative_attention_bias" in key:
+                raise MismatchError(
+                    f"{key} is a table of relative positions, of which a batch has one for all samples; activate one "
+                    "shift at a time, or train without that weight"
+                )
+            nothing = torch.zeros(binding.target.floats)
+            deltas = torch.stack([total.get(key, nothing) for total in totals])
+            binding.route(deltas.to(binding.target.weight.device), samples)
 
     def restore(self) -> None:
         """The base's own weights, everywhere."""
@@ -137,16 +159,59 @@ def activate(pipe: Any, scales: Mapping[str, float] | str) -> None:
     Raises:
         MismatchError: a name that is not loaded; nothing changes then.
     """
-    scales = {scales: 1.0} if isinstance(scales, str) else scales
     served = _find(components(pipe))
+    checked = _scales(served, scales)
+    if served is not None:
+        served.activate(checked)
+
+
+@contextmanager
+def per_sample(pipe: Any, scales: Sequence[Mapping[str, float] | str], *, images_per_prompt: int = 1) -> Iterator[None]:
+    """Within the block every sample of a batch has shifts of its own; afterwards what was active before.
+
+        with spectra.per_sample(pipe, ["dog", {"cat": 0.8, "style": 0.4}, {}]):
+            pipe(["a [V1] dog", "a [V2] cat", "a house"])
+
+    The frozen weights compute once for the whole batch, and each sample takes its own row of deltas: one model in
+    memory serves any number of shifts, and none is merged into a weight.
+
+    Args:
+        pipe: as given to `load`.
+        scales: for each prompt of the batch, scale by name, or one name at scale 1; `{}` is the base.
+        images_per_prompt: as the pipeline's `num_images_per_prompt`.
+
+    Raises:
+        MismatchError: a name that is not loaded, a weight that a batch shares (T5's table of relative positions), or,
+            by a forward, a batch that is no multiple of the samples.
+    """
+    served = _find(components(pipe))
+    checked = [_scales(served, each) for each in scales]
+    if not checked or images_per_prompt < 1:
+        raise MismatchError(
+            f"per_sample expects the shifts of at least one sample and images_per_prompt of at least 1, got "
+            f"{len(checked)} samples and images_per_prompt={images_per_prompt}"
+        )
+    if served is None:
+        yield
+        return
+    with disabled(pipe):
+        try:
+            served.route(checked, images_per_prompt)
+            yield
+        finally:
+            served.restore()
+
+
+def _scales(served: Served | None, scales: Mapping[str, float] | str) -> dict[str, float]:
+    """Scale by name, each of a loaded shift and finite."""
+    scales = {scales: 1.0} if isinstance(scales, str) else dict(scales)
     loaded = [] if served is None else sorted(served.shifts)
     for name, scale in scales.items():
         if name not in loaded:
             raise MismatchError(f"no shift named {name!r} is loaded; loaded: {', '.join(loaded) or 'none'}")
         if not torch.isfinite(torch.tensor(float(scale))):
             raise MismatchError(f"expected a finite scale for {name!r}, got {scale}")
-    if served is not None:
-        served.activate(scales)
+    return scales
 
 
 def loaded(pipe: Any) -> dict[str, float]:
