@@ -8,6 +8,7 @@ have been recorded.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,10 @@ class Results:
         """Makes the folder and proves that it can be written, before anything slow starts."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = not self.path.exists()
-            self.path.open("a").close()
-            if new:
-                self.path.unlink()
+            if self.path.exists():
+                self.path.open("a").close()
+            else:  # not by making it: another process may be writing there
+                tempfile.TemporaryFile(dir=self.path.parent).close()
         except OSError as error:
             raise _unwritable(self.path, error) from error
 

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from small_models import MODELS, build
 from torch import nn
 
 import spectra
 from spectra.errors import MismatchError, TargetError, WeightError
 from spectra.families import targets
 from spectra.layers import ShiftedLayer
-
-_spec = importlib.util.spec_from_file_location("spectra_test_models", Path(__file__).with_name("models.py"))
-assert _spec is not None and _spec.loader is not None
-models = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(models)
-build, MODELS = models.build, models.MODELS
 
 # SD3's last block drops the text's stream, and with it what its queries would have been.
 WITHOUT_EFFECT = {"sd3": [f"transformer.transformer_blocks.1.attn.{name}" for name in ("add_q_proj", "norm_added_q")]}

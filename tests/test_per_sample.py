@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_models import build
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,12 +15,6 @@ from spectra.errors import MismatchError
 from spectra.layers import ShiftedLayer
 from spectra.samples import SampledLayer, Samples
 from spectra.spectrum import decompose
-
-_spec = importlib.util.spec_from_file_location("spectra_test_models", Path(__file__).with_name("models.py"))
-assert _spec is not None and _spec.loader is not None
-models = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(models)
-build = models.build
 
 EACH = [{"dog": 1.0, "style": 0.5}, {"dog": -0.7}]
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_models import MODELS, build
 from torch import nn
 
 import spectra
 from spectra.errors import BaseError, MismatchError
 from spectra.shift import SpectralShift
-
-_spec = importlib.util.spec_from_file_location("spectra_test_models", Path(__file__).with_name("models.py"))
-assert _spec is not None and _spec.loader is not None
-models = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(models)
-build, MODELS = models.build, models.MODELS
 
 
 def random_shift(model: object, targets: str, seed: int, size: float = 0.2) -> SpectralShift:

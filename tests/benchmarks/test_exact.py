@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+import small_models as models
 import torch
 
 import spectra
 from spectra.benchmarks.exact import STATES, Subject, compare
-
-_spec = importlib.util.spec_from_file_location("bench_test_models", Path(__file__).parents[1] / "models.py")
-assert _spec is not None
-assert _spec.loader is not None
-models = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(models)
 
 
 def small() -> Subject:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_base as tiny
 from PIL import Image
 
 import spectra
@@ -19,13 +19,6 @@ from spectra.base.subjects import SUBJECTS, instance_pictures
 from spectra.benchmarks import judge, run, subjects
 from spectra.benchmarks.case import Bench, Case
 from spectra.training import config
-
-_file = Path(__file__).parents[1] / "training" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("bench_tiny_base", _file)
-assert _spec is not None
-assert _spec.loader is not None
-tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny)
 
 Pictures = Sequence[Image.Image]
 NAMES = [subject.name for subject in SUBJECTS[:2]]
@@ -51,7 +44,7 @@ class Judged:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "base"
-    tiny._build_tiny().save_pretrained(folder)
+    tiny.build().save_pretrained(folder)
     return folder
 
 
@@ -154,7 +147,7 @@ def test_rows_are_kept_under_the_base_they_were_measured_on(
     run.run(case, out=tmp_path, only=NAMES[:1], settings=SHORT)
     resumed = run.run(case, out=tmp_path, only=NAMES[:1], settings=SHORT, resume=True)
     assert resumed.record["resumed"] == 1
-    tiny._build_tiny(seed=1).save_pretrained(tmp_path / "other")
+    tiny.build(seed=1).save_pretrained(tmp_path / "other")
     monkeypatch.setattr(pipeline, "embedded_path", lambda: tmp_path / "other")
     assert run.run(case, out=tmp_path, only=NAMES[:1], settings=SHORT, resume=True).record["resumed"] == 0
 

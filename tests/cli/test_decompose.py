@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_models
 import torch
 from safetensors.torch import save_file
 
@@ -75,19 +76,8 @@ def test_a_folder_fills_the_cache_for_the_loaded_model(folder: Path, spectra_cli
 def test_a_saved_model_and_the_live_one_are_the_same_to_the_cache(
     tmp_path: Path, spectra_cli: Callable[..., Any]
 ) -> None:
-    from diffusers import UNet2DConditionModel
-
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=2,
-        cross_attention_dim=12,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    ).half()
+    unet = small_models.unet()[0].half()
     unet.save_pretrained(tmp_path / "base" / "unet")
     (tmp_path / "base" / "model_index.json").write_text("{}")
     assert spectra_cli("decompose", tmp_path / "base", "--dtype", "float16").code == 0
