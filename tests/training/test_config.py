@@ -31,10 +31,10 @@ def test_toml_round_trip_keeps_every_setting(tmp_path: Path) -> None:
 def test_only_what_differs_from_the_defaults_of_the_base_is_reported() -> None:
     assert defaults("").changed() == {}
     assert defaults("x/y").changed() == {"base": "x/y"}
-    assert make_config({"steps": EMBEDDED["steps"], "lr": 0.5}).changed() == {"lr": 0.5}
-    assert make_config({"base": "x/y", "steps": EMBEDDED["steps"]}).changed() == {
+    assert make_config({"batch": EMBEDDED["batch"], "lr": 0.5}).changed() == {"lr": 0.5}
+    assert make_config({"base": "x/y", "batch": EMBEDDED["batch"]}).changed() == {
         "base": "x/y",
-        "steps": EMBEDDED["steps"],
+        "batch": EMBEDDED["batch"],
     }
 
 
