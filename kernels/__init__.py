@@ -13,12 +13,13 @@ from spectra.kernels.dispatch import (
     two_sided_apply,
     uses_triton,
 )
-from spectra.kernels.reference import GRAM_ROWS
+from spectra.kernels.reference import GRAM_ROWS, over_channels
 
 __all__ = [
     "GRAM_ROWS",
     "batched_apply",
     "factored_apply",
+    "over_channels",
     "rebuild",
     "rebuild_from_delta",
     "shift_gradient",

@@ -97,8 +97,7 @@ def two_sided_apply(x: Tensor, left: Tensor, right: Tensor, s: Tensor, dim: int)
     """`((x V) * s) U^T` with `right = V [columns, h]`, `left = U [rows, h]`, `s [h]`, in the dtype of `x`."""
     t = along(x, right, dim)
     wide = torch.promote_types(t.dtype, s.dtype)  # the gradient of s is summed in its own dtype
-    shaped = s if dim == -1 else s.view(-1, *[1] * (t.ndim - 2))
-    return along((t.to(wide) * shaped).to(t.dtype), left.T, dim)
+    return along((t.to(wide) * over_channels(s, t.ndim, dim)).to(t.dtype), left.T, dim)
 
 
 def shift_gradient(
@@ -146,9 +145,14 @@ def _of_samples(e: Tensor, index: Tensor | None) -> Tensor:
     return e if index is None else e[index]
 
 
+def over_channels(values: Tensor, ndim: int, dim: int) -> Tensor:
+    """`values [c]` or `[batch, c]`, shaped to be broadcast over `ndim` dimensions with the channels at `dim`."""
+    rest = [1] * (ndim - 2)
+    if dim == -1:
+        return values if values.ndim == 1 else values.view(len(values), *rest, -1)
+    return values.view(*values.shape, *rest)
+
+
 def _channels(vector: Tensor, like: Tensor, dim: int) -> Tensor:
     """`vector [c]` or `[batch, c]` in the dtype of `like`, shaped to be broadcast along its dimension `dim`."""
-    vector = vector.to(like.dtype)
-    if dim == -1:
-        return vector if vector.ndim == 1 else vector.view(len(vector), *[1] * (like.ndim - 2), -1)
-    return vector.view(*vector.shape, *[1] * (like.ndim - 2))
+    return over_channels(vector.to(like.dtype), like.ndim, dim)

@@ -119,12 +119,7 @@ class ShiftedLayer:
         """The layer with its head's singular values changed by `d [h]`; the basis meets the activation at `place`."""
         basis, dim = self._vectors(dtype)[0], operator.dim
         if (self.plan or self._cheaper(x, operator)) == "factored":
-            e = d / self._sigma[: d.shape[0]]
-            if place == "input":
-                return operator.apply(kernels.factored_apply(x, basis, e, None, dim), weight, bias)
-            y = operator.apply(x, weight, bias)
-            offset = None if bias is None else bias.to(dtype) @ basis
-            return kernels.factored_apply(y, basis, e, offset, dim)
+            return self._factored(x, weight, bias, d / self._sigma[: d.shape[0]], dtype, operator, place)
         rebuilt, small = self._rebuild(weight, d)
         s = (self._sigma[: d.shape[0]] + d).detach()
         s = torch.where(s > self._floor, s, 0)
@@ -139,6 +134,29 @@ class ShiftedLayer:
             # Adds zero: these directions are in the rebuilt weight already, this is for their gradient alone.
             y = y + narrow(operator, x, left, right, d[small] - d[small].detach())
         return y
+
+    def _factored(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        e: Tensor,
+        dtype: torch.dtype,
+        operator: Operator,
+        place: Place,
+        index: Tensor | None = None,
+    ) -> Tensor:
+        """The frozen layer; what the basis meets, at `place`, is changed by `e [h]`, or `e [shifts, h]` by `index`."""
+        basis, dim = self._vectors(dtype)[0], operator.dim
+        a, offset = x, None
+        if place == "output":
+            a = operator.apply(x, weight, bias)
+            offset = None if bias is None else bias.to(dtype) @ basis
+        if index is None:
+            a = kernels.factored_apply(a, basis, e, offset, dim)
+        else:
+            a = kernels.batched_apply(a, basis, e, index, offset, dim)
+        return operator.apply(a, weight, bias) if place == "input" else a
 
     def _cheaper(self, x: Tensor, operator: Operator) -> plans.Plan:
         channels = x.shape[operator.dim] if x.is_floating_point() else 1
@@ -222,15 +240,7 @@ def narrow(operator: Operator, x: Tensor, left: Tensor, right: Tensor, d: Tensor
     """
     t = operator.encode(x, left, right)
     wide = torch.promote_types(t.dtype, d.dtype)
-    return operator.decode((t.to(wide) * over_channels(d, t.ndim, operator.dim)).to(t.dtype), left, right)
-
-
-def over_channels(values: Tensor, ndim: int, dim: int) -> Tensor:
-    """`values [c]` or `[batch, c]`, shaped to be broadcast over `ndim` dimensions with the channels at `dim`."""
-    rest = [1] * (ndim - 2)
-    if values.ndim == 1:
-        return values if dim == -1 else values.view(-1, *rest)
-    return values.view(len(values), *rest, -1) if dim == -1 else values.view(*values.shape, *rest)
+    return operator.decode((t.to(wide) * kernels.over_channels(d, t.ndim, operator.dim)).to(t.dtype), left, right)
 
 
 def with_parameters(module: nn.Module, parameters: Mapping[str, Tensor | None], *args: Any, **kwargs: Any) -> Tensor:

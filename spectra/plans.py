@@ -60,10 +60,6 @@ def attach_input_gradient(x: Tensor, d: Tensor, s: Tensor, basis: Tensor, dim: i
     return out
 
 
-def _over(gradient: Tensor, s: Tensor) -> Tensor:
-    return torch.where(s > 0, gradient / s.clamp_min(torch.finfo(s.dtype).tiny), 0)
-
-
 class _OutputGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, d: Tensor, s: Tensor, basis: Tensor, bias: Tensor | None, dim: int) -> Tensor:
@@ -77,8 +73,7 @@ class _OutputGradient(torch.autograd.Function):
         (grad,) = grads
         if bias is not None:
             y = y - (bias if ctx.dim == -1 else bias.view(-1, *[1] * (y.ndim - 2)))
-        total = kernels.shift_gradient(y, grad.to(y.dtype), basis, ctx.dim)
-        return grad, _over(total, s), None, None, None, None
+        return grad, kernels.shift_gradient(y, grad.to(y.dtype), basis, ctx.dim, over=s), None, None, None, None
 
 
 class _InputGradient(torch.autograd.Function):
@@ -92,5 +87,4 @@ class _InputGradient(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, s, basis = ctx.saved_tensors
         (grad,) = grads
-        total = kernels.shift_gradient(x, grad.to(x.dtype), basis, ctx.dim)
-        return grad, _over(total, s), None, None, None
+        return grad, kernels.shift_gradient(x, grad.to(x.dtype), basis, ctx.dim, over=s), None, None, None

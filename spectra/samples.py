@@ -19,7 +19,6 @@ from spectra.layers import (
     change,
     computed,
     narrow,
-    over_channels,
     shifted_weight,
     with_parameters,
 )
@@ -85,18 +84,12 @@ class SampledLayer(ShiftedLayer):
         bias: Tensor | None = getattr(self.module, "bias", None)
         operator, place = self.operator, self._place
         d, head = change(self._sigma, self.delta), self._spectrum.head
-        basis, left, right = self._vectors(dtype)
         if not head or place is None:
             y = operator.apply(x, weight, bias)
         else:
-            e = d[:, :head] / self._sigma[:head]
-            if place == "input":
-                y = operator.apply(kernels.batched_apply(x, basis, e, index, None, operator.dim), weight, bias)
-            else:
-                y = operator.apply(x, weight, bias)
-                offset = None if bias is None else bias.to(dtype) @ basis
-                y = kernels.batched_apply(y, basis, e, index, offset, operator.dim)
+            y = self._factored(x, weight, bias, d[:, :head] / self._sigma[:head], dtype, operator, place, index)
         if head < self._spectrum.rank:
+            _, left, right = self._vectors(dtype)
             y = y + narrow(operator, x, left, right, d[index, head:])
         return y
 
@@ -128,4 +121,4 @@ class SampledVector(ShiftedVector):
         # Group norms have their channels second, all others last.
         dim = 1 if isinstance(self.module, (nn.GroupNorm, nn.modules.batchnorm._BatchNorm)) else -1
         own = with_parameters(self.module, {}, x, *args, **kwargs)
-        return own + normal * over_channels(self.delta[index], normal.ndim, dim).to(normal.dtype)
+        return own + normal * kernels.over_channels(self.delta[index], normal.ndim, dim).to(normal.dtype)

@@ -71,8 +71,9 @@ class Served:
 
     def route(self, scales: Sequence[Mapping[str, float]], images: int) -> None:
         """Let every sample of a batch take its own sum of shifts, through the factored plan."""
-        distinct = list(dict.fromkeys(tuple(sorted(each.items())) for each in scales))
-        rows = torch.tensor([distinct.index(tuple(sorted(each.items()))) for each in scales])
+        wanted = [tuple(sorted(each.items())) for each in scales]
+        distinct = list(dict.fromkeys(wanted))
+        rows = torch.tensor([distinct.index(each) for each in wanted])
         samples, totals = Samples(rows, images), [self.total(dict(each)) for each in distinct]
         for key, binding in self.bindings.items():
             if not any(key in total for total in totals):

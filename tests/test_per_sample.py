@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import build
+from small_models import build, random_shift
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,15 +22,7 @@ EACH = [{"dog": 1.0, "style": 0.5}, {"dog": -0.7}]
 def shifted(kind: str, targets: str) -> tuple[nn.Module, Any]:
     """A model with two random shifts loaded."""
     model, call = build(kind)
-    shifts = {}
-    for number, name in enumerate(("dog", "style")):
-        adapter = spectra.attach(model, targets)
-        generator = torch.Generator().manual_seed(number)
-        with torch.no_grad():
-            for delta in adapter.deltas.values():
-                delta.copy_(0.3 * torch.randn(delta.shape, generator=generator))
-        shifts[name] = adapter.shift(base="test")
-        adapter.detach()
+    shifts = {name: random_shift(model, targets, number, 0.3) for number, name in enumerate(("dog", "style"))}
     for name, shift in shifts.items():
         spectra.load(model, shift, name)
     return model, call

@@ -7,23 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_models import MODELS, build
+from small_models import MODELS, build, random_shift
 from torch import nn
 
 import spectra
 from spectra.errors import BaseError, MismatchError
 from spectra.shift import SpectralShift
-
-
-def random_shift(model: object, targets: str, seed: int, size: float = 0.2) -> SpectralShift:
-    adapter = spectra.attach(model, targets)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for delta in adapter.deltas.values():
-            delta.copy_(size * torch.randn(delta.shape, generator=generator))
-    shift = adapter.shift(base="test")
-    adapter.detach()
-    return shift
 
 
 def parameters(model: nn.Module) -> dict[str, tuple[int, torch.Tensor]]:

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import spectra
+from spectra.shift import SpectralShift
+
 Call = Callable[[], Tensor]
 
 
@@ -147,3 +150,15 @@ def build(kind: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Cal
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval().to(dtype), call
+
+
+def random_shift(model: object, targets: str, seed: int, size: float = 0.2) -> SpectralShift:
+    """A shift of normal deltas of deviation `size` for the model, which stays as it is."""
+    adapter = spectra.attach(model, targets)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for delta in adapter.deltas.values():
+            delta.copy_(size * torch.randn(delta.shape, generator=generator))
+    shift = adapter.shift(base="test")
+    adapter.detach()
+    return shift
