@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
+from recipe.critic import Critic
 from recipe.mixed import MixedTrainer, fast_copy, fast_input
 from recipe.progress import Log
 
@@ -76,14 +77,26 @@ def train_decoder(
     """Trains the decoder alone, on whole pictures: latents, and a UNet trained on them, stay valid.
 
     Some noise on the latents, which have unit variance, teaches it to draw clean areas and edges from latents that are
-    a little off, as a small UNet's are.
+    a little off, as a small UNet's are. A critic that learns beside it keeps edges and small parts from being averaged.
     """
     torch.manual_seed(seed)
     trainer = MixedTrainer(vae, weight_decay=0.0)
     for part in (trainer.fast.encoder, trainer.fast.quant_conv):
         part.requires_grad_(False)
     log = Log(work / "decoder.log")
-    _fit(trainer, pictures, held_out, log, seconds, seed, kl_weight=0.0, crops=0.0, noise=DECODER_NOISE)
+    _fit(
+        trainer,
+        pictures,
+        held_out,
+        log,
+        seconds,
+        seed,
+        kl_weight=0.0,
+        crops=0.0,
+        peak=6e-4,
+        noise=DECODER_NOISE,
+        critic=Critic(),
+    )
     return trainer.averaged()
 
 
@@ -96,13 +109,15 @@ def _fit(
     seed: int,
     kl_weight: float,
     crops: float,
+    peak: float = 1.2e-3,
     noise: float = 0.0,
+    critic: Critic | None = None,
 ) -> None:
     """`crops` is the share of the time spent on crops; `noise` the greatest deviation of what is added to latents."""
     rng, fast = np.random.default_rng(seed), trainer.fast
     start, step, running = time.time(), 0, 0.0
     while (done := (time.time() - start) / seconds) < 1:
-        lr = 1.2e-3 * min(1, (step + 1) / 100) * (0.5 * (1 + math.cos(math.pi * done)) + 0.01)
+        lr = peak * min(1, (step + 1) / 100) * (0.5 * (1 + math.cos(math.pi * done)) + 0.01)
         if done < crops:
             batch = pictures[rng.integers(len(pictures), size=16)]
             top, left = rng.integers(0, 25, 2)
@@ -114,10 +129,14 @@ def _fit(
         latents = posterior.sample()
         if noise:
             latents = latents + noise * torch.rand(len(x), 1, 1, 1) * torch.randn(latents.shape)
-        loss = reconstruction_loss(fast.decode(fast_input(latents)).sample.float(), x)
+        out = fast.decode(fast_input(latents)).sample.float()
+        loss = reconstruction_loss(out, x)
         kl = posterior.kl().float().mean() / posterior.mean[0].numel()
-        (loss + kl_weight * kl).backward()
+        verdict = min(1, step / 200) * critic.loss(out, x) if critic else 0
+        (loss + kl_weight * kl + verdict).backward()
         trainer.step(lr, decay=min(0.998, (step + 1) / (step + 10)))
+        if critic:
+            critic.learn(out.detach(), x)
         step += 1
         running = loss.item() if step == 1 else 0.98 * running + 0.02 * loss.item()
         if step % 200 == 0:

@@ -21,7 +21,7 @@ if "recipe" not in sys.modules:  # by its file: the root of the repository must 
     assert spec is not None
     sys.modules["recipe"] = importlib.util.module_from_spec(spec)
 
-from recipe import captions, data, icons, mixed, scenes, text, tokenizer, unet, vae  # noqa: E402
+from recipe import captions, critic, data, icons, mixed, progress, scenes, text, tokenizer, unet, vae  # noqa: E402
 
 
 @pytest.fixture
@@ -107,6 +107,34 @@ def test_whitening_changes_latents_and_not_reconstructions() -> None:
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(latents.mean.std((0, 2, 3)), torch.ones(4), rtol=0.03, atol=0.0)
     torch.testing.assert_close(latents.std, deviation / spread.view(1, -1, 1, 1), rtol=0.05, atol=1e-6)
+
+
+def test_the_decoder_learns_and_latents_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    trainer = mixed.MixedTrainer(vae.build_vae(), weight_decay=0.0)
+    before = copy.deepcopy(trainer.model)
+    for part in (trainer.fast.encoder, trainer.fast.quant_conv):
+        part.requires_grad_(False)
+    pictures = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), dtype=np.uint8)
+    judge, clock = critic.Critic(), iter((0.0, 0.0, 0.5, 2.0))  # two steps
+    score = judge.score.weight.detach().clone()
+    monkeypatch.setattr(vae.time, "time", lambda: next(clock))
+    log = progress.Log(tmp_path / "log")
+    vae._fit(trainer, pictures, pictures, log, 1, seed=0, kl_weight=0.0, crops=0.0, noise=0.2, critic=judge)
+    for part, stays in (("encoder", True), ("quant_conv", True), ("post_quant_conv", False), ("decoder", False)):
+        new, old = getattr(trainer.model, part).state_dict(), getattr(before, part).state_dict()
+        assert all(torch.equal(new[name], old[name]) for name in new) is stays, part
+    assert not torch.equal(judge.score.weight, score)
+
+
+def test_the_critic_sees_what_is_missing() -> None:
+    torch.manual_seed(0)
+    judge, real = critic.Critic(), torch.rand(4, 3, 32, 32) * 2 - 1
+    blurred = torch.nn.functional.avg_pool2d(real, 5, 1, 2)
+    for _ in range(20):
+        judge.learn(blurred, real)
+    assert judge.loss(real, real) < judge.loss(blurred, real)
+    assert judge._judge(real)[0].mean() > judge._judge(blurred)[0].mean()
 
 
 def test_timesteps_are_within_range_and_mostly_early() -> None:
