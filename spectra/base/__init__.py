@@ -14,13 +14,14 @@ __all__ = ["GUIDANCE", "NAME", "path"]
 
 NAME = "spectra-base"
 
-GUIDANCE = 3.0
-"""Guidance scale at which its pictures, and those of shifts trained on it, come out best: measured likeness to a
-subject is highest there, and 5, usual for large bases, drives contrast up."""
+GUIDANCE = 2.0
+"""Guidance scale at which its pictures, and those of shifts trained on it, come out best: colours and white backgrounds
+are a subject's own there. 3 makes concepts a little easier to recognise and drives contrast up, more at 5, which is
+usual for large bases."""
 
 
 def path() -> Path:
-    """The folder of the embedded base (fp16 safetensors, about 22 MB).
+    """The folder of the embedded base (fp16 safetensors, about 24 MB).
 
     Raises BaseError where the installation lacks the weights.
     """
