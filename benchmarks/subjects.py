@@ -149,7 +149,7 @@ CASE = Case(
     measure=_measure,
     summarise=_summarise,
     stamp=_stamp,
-    settings={"seed": 0, "steps": 0, "pictures": 8, "drawing_steps": 25, "guidance": GUIDANCE},
+    settings={"seed": 0, "steps": 0, "pictures": 16, "drawing_steps": 25, "guidance": GUIDANCE},
     columns=(
         Column("subject"),
         Column("similarity_base", "base", ".2f"),

@@ -172,7 +172,7 @@ EMBEDDED: dict[str, Any] = {
     "prior_unconditional": 0.25,
     "prior_count": 24,
     "prior_steps": 20,
-    "prior_guidance": 3.0,
+    "prior_guidance": GUIDANCE,
     "validation_guidance": GUIDANCE,
     "file_dtype": "float16",
 }
@@ -183,8 +183,8 @@ read past tokens that it does not know: without it, what is learnt of the subjec
 too, or not at all. The rates are high because they fall to zero: constant ones leave noise in the pictures. What class
 pictures are held to is the base's own answer, to their prompt and to none: guidance multiplies the difference between
 those two, and where the answer to no prompt drifted, colours burnt out and the class was lost while the subject was
-still being learnt. They are drawn with guidance, so that the answers are kept where they will be asked for. (Held to
-the noise instead, guided pictures came out with their contrast driven up.)
+still being learnt. They are drawn with the guidance with which pictures will be, so that the answers are kept where
+they will be asked for. (Held to the noise instead, guided pictures came out with their contrast driven up.)
 Min-SNR weighting is off: for a base that predicts v it takes the weight from the noisiest steps, where a drawing's
 colour and place are decided.
 """
