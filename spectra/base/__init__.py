@@ -15,8 +15,8 @@ __all__ = ["GUIDANCE", "NAME", "path"]
 NAME = "spectra-base"
 
 GUIDANCE = 3.0
-"""Guidance scale for its pictures and those of shifts trained on it. At 2 colours are a little truer, but fewer concepts
-can be recognised, and more of them change with a shift; 5, usual for large bases, drives contrast up."""
+"""Guidance scale for its pictures and those of shifts trained on it. At 2 colours are a little truer, but fewer
+concepts can be recognised, and more of them change with a shift; 5, usual for large bases, drives contrast up."""
 
 
 def path() -> Path:
