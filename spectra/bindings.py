@@ -16,7 +16,7 @@ from spectra.fingerprint import fingerprint
 from spectra.layers import ShiftedLayer, ShiftedVector, shifted_vector, shifted_weight
 from spectra.progress import SILENT, Progress
 from spectra.samples import SampledLayer, SampledVector, Samples
-from spectra.spectrum import Spectrum
+from spectra.spectrum import Spectrum, placeholder
 
 
 class Binding:
@@ -142,6 +142,14 @@ def bind(
         for name, target in chosen.items()
     }
     return {name: Binding(target, spectra.get(name), digits[name]) for name, target in chosen.items()}
+
+
+def bind_shapes(targets: Iterable[Target], tail: float) -> dict[str, Binding]:
+    """Bindings of weights on the meta device, each with a tail of that share of its directions and no fingerprint."""
+    return {
+        target.name: Binding(target, placeholder(target.weight, tail) if target.weight.ndim > 1 else None, "")
+        for target in targets
+    }
 
 
 def check_plain(name: str, weight: Tensor) -> None:

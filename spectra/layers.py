@@ -72,7 +72,7 @@ class ShiftedLayer:
         weight: Tensor = module.weight  # type: ignore[assignment]
         self._spectrum = spectrum.to(weight.device)
         self._sigma = self._spectrum.sigma.to(torch.promote_types(weight.dtype, torch.float32))
-        self._floor = float(REBUILT_FLOOR * self._sigma.square().mean().sqrt()) if self._sigma.numel() else 0.0
+        self._floor = REBUILT_FLOOR * self._sigma.square().mean().sqrt()
         place = self.operator.place(spectrum.side) if self.operator else None
         if place is None:  # no activation to map: both sides of every direction are needed
             self._spectrum = _with_full_tail(self._spectrum, weight)
@@ -105,6 +105,7 @@ class ShiftedLayer:
         """The spectrum goes where the weight went."""
         if self._sigma.device != weight.device:
             self._spectrum, self._sigma = self._spectrum.to(weight.device), self._sigma.to(weight.device)
+            self._floor = self._floor.to(weight.device)
 
     def _head(
         self,
@@ -172,17 +173,20 @@ class ShiftedLayer:
         """
         key = (self.delta._version, weight.device)
         if self._rebuilt is None or self._rebuilt[0] != key:
-            with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+            with torch.no_grad(), torch.autocast("cpu" if weight.is_meta else weight.device.type, enabled=False):
                 sigma = self._sigma[: d.shape[0]]
                 wide = self._sigma.dtype
                 basis, left = self._vectors(weight.dtype)[0].to(wide), self._spectrum.side == "left"
                 rebuilt = kernels.rebuild(matrix(weight).to(wide), basis, d / sigma, left=left)
                 s = sigma + d
-                small = ((s > 0) & (s <= self._floor)).nonzero().squeeze(1)
+                low = (s > 0) & (s <= self._floor)
+                # Without values, a density of sigma that is even near 0 is assumed.
+                count = len(self._spectrum.tail) // 4 if s.is_meta else int(low.sum())
+                small = torch.where(low, s, torch.inf).topk(count, largest=False).indices
                 self._rebuilt = (
                     key,
                     rebuilt.reshape(weight.shape).to(weight.dtype),
-                    small if small.numel() else None,
+                    small if count else None,
                 )
         return self._rebuilt[1], self._rebuilt[2]
 
@@ -255,7 +259,7 @@ def with_parameters(module: nn.Module, parameters: Mapping[str, Tensor | None], 
 def computed(x: Tensor, weight: Tensor) -> tuple[Tensor, torch.dtype]:
     """`x` in the dtype in which the layer computes, and that dtype; a gather of rows stays in the table's."""
     dtype = weight.dtype
-    if x.is_floating_point() and torch.is_autocast_enabled(weight.device.type):
+    if x.is_floating_point() and not weight.is_meta and torch.is_autocast_enabled(weight.device.type):
         dtype = torch.get_autocast_dtype(weight.device.type)
         x = x.to(dtype)
     return x, dtype

@@ -137,6 +137,23 @@ def decompose(weight: Tensor, *, name: str = "weight") -> Spectrum:
     )
 
 
+def placeholder(weight: Tensor, tail: float) -> Spectrum:
+    """A spectrum of `weight`'s shape on the meta device: no values, for counting flops and bytes.
+
+    Args:
+        tail: share of the directions that the tail holds, 0 to 1; a decomposition would tell.
+    """
+    rows, columns = matrix(weight).shape
+    r, m = min(rows, columns), max(rows, columns)
+    return Spectrum(
+        side="left" if rows <= columns else "right",
+        basis=torch.empty(r, r, device="meta"),
+        sigma=torch.empty(r, dtype=torch.float64, device="meta"),
+        tail=torch.empty(round(tail * r), m, device="meta"),
+        shape=tuple(weight.shape),
+    )
+
+
 def _check(weight: Tensor, name: str) -> None:
     if weight.ndim < 2:
         raise WeightError(
