@@ -65,21 +65,30 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
 class Column:
     """One column of the human table: the row's key, its heading and the format of its numbers.
 
-    A timing (`Spread.row()`) shows its median.
+    A timing (`Spread.row()`) shows its median; numbers are shown in multiples of `unit`.
     """
 
     key: str
     heading: str = ""
     form: str = ""
+    unit: float = 1
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is asked of one figure of the summary, e.g. `Goal("worst_ratio", ">=", 5.0)`."""
+    """What is asked of one figure of the summary, e.g. `Goal("worst_ratio", ">=", 5.0)`.
+
+    With `under`, it is asked only where each setting named there has one of its values.
+    """
 
     figure: str
     relation: Literal[">=", "<=", "<", ">", "=="]
     asked: Value
+    under: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+
+    def applies(self, settings: Mapping[str, Value]) -> bool:
+        """Whether it is asked under these settings."""
+        return all(settings.get(name) in values for name, values in self.under.items())
 
     def judge(self, summary: Row) -> dict[str, Any]:
         """The goal beside what was measured; `met` is None where the run has no such figure."""
@@ -146,6 +155,7 @@ class Case:
         items: the names of the rows, in order. `--only` picks among them.
         measure: one item to its row.
         rows: what the record calls its list of rows.
+        figure: the field of the rows that the record also gives as an object under its own name, item to value.
         columns: of the human table; those of a row that are not listed appear in the JSON alone.
         summarise: all rows to the figures that goals speak of.
         settings: every setting with its default.
@@ -166,4 +176,5 @@ class Case:
     goals: tuple[Goal, ...] = ()
     needs: tuple[str, ...] = ()
     rows: str = "rows"
+    figure: str = ""
     stamp: Callable[[Bench], str] = _no_stamp

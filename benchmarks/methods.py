@@ -7,7 +7,7 @@
     spectra  the same function by spectra's plans
 
 A twin shares the storage of the frozen weights, so several methods can be measured in one process. On the meta device
-a matrix has no singular values; only how many directions its tail has is assumed (`tail_width`).
+a matrix has no singular values; only how many directions its tail has is assumed (`tail_share`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Method:
 
     def step(self) -> None:
         """Forward and backward."""
-        self.forward().backward()  # type: ignore[no-untyped-call]
+        self.forward().backward()
 
     def forget(self) -> None:
         """Drops all gradients."""
@@ -70,7 +70,7 @@ def prepare(name: str, model: Denoiser, *, tail: float = SQUARE_TAIL, spectra: S
     """The method called `name`, on a twin of `model`, which stays as it is.
 
     Args:
-        tail: see `tail_width`; on the meta device only.
+        tail: see `tail_share`; on the meta device only.
         spectra: of the model's weights, to be shared by `paper` and `spectra`; made if they need it.
     """
     return METHODS[name](twin(model), spectra or Spectra(tail))
@@ -87,46 +87,26 @@ def twin(model: Denoiser) -> Denoiser:
 
 
 class Spectra:
-    """Spectra of a model's weights. One of each shape is computed, and serves every weight of that shape as a copy:
-    time and memory do not depend on the values, and 30 decompositions do for Stable Diffusion's 282.
-    """
+    """Spectra of a model's weights, made when they are asked for and kept; without values on the meta device."""
 
     def __init__(self, tail: float) -> None:
         self._tail = tail
-        self._known: dict[tuple[int, ...], Spectrum] = {}
+        self._known: dict[str, Spectrum] = {}
 
-    def of(self, weight: Tensor) -> Spectrum:
-        """A spectrum for `weight`, with storage of its own; on the meta device one without values."""
-        from spectra.spectrum import decompose
+    def of(self, path: str, weight: Tensor) -> Spectrum:
+        """The spectrum of the module's weight at `path`."""
+        from spectra.spectrum import decompose, placeholder
 
-        shape = tuple(weight.shape)
-        if shape not in self._known:
-            self._known[shape] = without_values(weight, self._tail) if weight.is_meta else decompose(weight)
-        known = self._known[shape]
-        return replace(known, basis=known.basis.clone(), sigma=known.sigma.clone(), tail=known.tail.clone())
-
-
-def without_values(weight: Tensor, tail: float) -> Spectrum:
-    """A spectrum on the meta device for `weight`, with a tail of `tail_width`."""
-    import torch
-
-    from spectra.spectrum import Spectrum, matrix
-
-    rows, columns = matrix(weight).shape
-    r, m = min(rows, columns), max(rows, columns)
-    empty = {"device": weight.device, "dtype": torch.float32}
-    return Spectrum(
-        side="left" if rows <= columns else "right",
-        basis=torch.empty(r, r, **empty),  # type: ignore[arg-type]
-        sigma=torch.empty(r, dtype=torch.float64, device=weight.device),
-        tail=torch.empty(tail_width(r, m, tail), m, **empty),  # type: ignore[arg-type]
-        shape=tuple(weight.shape),
-    )
+        if path not in self._known:
+            share = tail_share(weight, self._tail)
+            self._known[path] = placeholder(weight, share) if weight.is_meta else decompose(weight)
+        return self._known[path]
 
 
-def tail_width(r: int, m: int, square: float) -> int:
-    """Directions in the tail of a matrix of `min = r`, `max = m`: `square * r` where m = r, none from m = 2 r on."""
-    return round(r * square * max(0.0, 2 - m / max(r, 1)))
+def tail_share(weight: Tensor, square: float) -> float:
+    """Share of the directions in the tail: `square` for a square matrix, none for one twice as long as wide."""
+    rows, columns = weight.shape[0], weight.shape[1:].numel()
+    return square * max(0.0, 2 - max(rows, columns) / max(min(rows, columns), 1))
 
 
 def _frozen(model: Denoiser, spectra: Spectra) -> Method:
@@ -159,14 +139,13 @@ def _paper(model: Denoiser, spectra: Spectra) -> Method:
     method = Method(model, {})
     for path, module in matrices(model):
         weight: Tensor = module.weight  # type: ignore[assignment]
-        known = spectra.of(weight)
-        sigma, near = known.sigma.to(weight.dtype), known.basis.to(weight.dtype)
-        # The far side of a direction without a singular value is of no account here.
-        w = matrix(weight)
-        far = (w.T if known.side == "left" else w) @ near / sigma.clamp_min(1e-6)
-        left, right = (near, far) if known.side == "left" else (far, near)
-        right = right.T.contiguous()
-        delta = torch.nn.Parameter(_small(sigma))
+        known = spectra.of(path, weight)
+        w, head = matrix(weight).float(), known.head
+        near, sigma = known.basis, known.sigma.float()
+        far = torch.cat([(w.T if known.side == "left" else w) @ near[:, :head] / sigma[:head], known.tail.T], 1)
+        left, right = (near, far.T) if known.side == "left" else (far, near.T)
+        left, sigma, right = (v.to(weight.dtype).contiguous() for v in (left, sigma, right))
+        delta = torch.nn.Parameter(_small(known.sigma.float()))
         method.parameters[path] = delta
         method.constants += [left, sigma, right]
         del module._parameters["weight"]  # the formula has no use for it
@@ -183,8 +162,8 @@ def _literal(
     from spectra.layers import with_parameters
 
     def forward(*args: Any, **kwargs: Any) -> Tensor:
-        weight = ((left * torch.relu(sigma + delta)) @ right).reshape(shape)
-        return with_parameters(module, {"weight": weight.to(left.dtype)}, *args, **kwargs)
+        weight = ((left * torch.relu(sigma + delta).to(left.dtype)) @ right).reshape(shape)
+        return with_parameters(module, {"weight": weight}, *args, **kwargs)
 
     return forward
 
@@ -196,7 +175,7 @@ def _spectra(model: Denoiser, spectra: Spectra) -> Method:
 
     method = Method(model, {})
     for path, module in matrices(model):
-        known = spectra.of(module.weight)  # type: ignore[arg-type]
+        known = spectra.of(path, module.weight)  # type: ignore[arg-type]
         delta = torch.nn.Parameter(_small(known.sigma.float()))
         layer = ShiftedLayer(module, known, delta)
         module.forward = layer.forward

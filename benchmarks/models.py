@@ -94,7 +94,7 @@ def matrices(model: Denoiser) -> list[tuple[str, nn.Module]]:
     return [
         (path, module)
         for path, module in model.module.named_modules()
-        if id(module) in chosen and module.weight.ndim > 1  # type: ignore[union-attr, operator]
+        if id(module) in chosen and module.weight.ndim > 1
     ]
 
 
@@ -212,7 +212,7 @@ def _embedded(shape: Shape) -> Denoiser:
     inputs = {
         "sample": torch.randn(shape.batch, 4, side, side),
         "timestep": _timesteps(shape.batch),
-        "encoder_hidden_states": torch.randn(shape.batch, 77, module.config.encoder_hid_dim),
+        "encoder_hidden_states": torch.randn(shape.batch, 24, module.config.encoder_hid_dim),
     }
     return Denoiser(module, "unet", "sample", inputs)
 

@@ -29,6 +29,11 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--only", "--subject", metavar="NAME", help="Measure only this row; can be repeated."),
         ] = None,
+        model: Annotated[
+            str | None, typer.Option(help="Short for --set model=NAME: sd15, sdxl, sd3, flux or embedded.")
+        ] = None,
+        resolution: Annotated[int | None, typer.Option(min=1, help="Short for --set resolution=N.")] = None,
+        batch: Annotated[int | None, typer.Option(min=1, help="Short for --set batch=N.")] = None,
         steps: Annotated[int | None, typer.Option(min=1, help="Short for --set steps=N.", show_default=False)] = None,
         repetitions: Annotated[
             int | None, typer.Option(min=1, help="Short for --set repetitions=N.", show_default=False)
@@ -53,7 +58,14 @@ def register(app: typer.Typer) -> None:
         if not case:
             _list(run.cases(), json)
             return
-        named = {"steps": steps, "repetitions": repetitions, "seed": seed}
+        named = {
+            "model": model,
+            "resolution": resolution,
+            "batch": batch,
+            "steps": steps,
+            "repetitions": repetitions,
+            "seed": seed,
+        }
         settings = {name: str(value) for name, value in named.items() if value is not None}
         settings |= dict(_pair(text) for text in setting or [])
         chosen = run.find(case)
@@ -112,7 +124,7 @@ def _show(console: Console, case: Case, record: Mapping[str, Any]) -> None:
         numbers = all(_number(row.get(column.key)) is not None for row in record[case.rows])
         table.add_column(column.heading or column.key, justify="right" if numbers else "left", overflow="fold")
     for row in record[case.rows]:
-        table.add_row(*(escape(_cell(row.get(column.key), column.form)) for column in case.columns))
+        table.add_row(*(escape(_cell(row.get(column.key), column.form, column.unit)) for column in case.columns))
     console.print(table)
     for figure, value in record["summary"].items():
         console.print(f"{figure}: {escape(_cell(value, ''))}")
@@ -136,10 +148,10 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def _cell(value: object, form: str) -> str:
+def _cell(value: object, form: str, unit: float = 1) -> str:
     number = _number(value)
     if number is None:
         return "" if value is None else str(value)
     if form:
-        return format(number, form)
+        return format(number / unit, form)
     return f"{int(number):,}" if number == int(number) else f"{number:.4g}"
