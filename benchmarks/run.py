@@ -34,6 +34,7 @@ MODULES: Mapping[str, str] = {
     "flops": "spectra.benchmarks.flops",
     "memory": "spectra.benchmarks.memory",
     "step": "spectra.benchmarks.step",
+    "samples": "spectra.benchmarks.samples",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
 
