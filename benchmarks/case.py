@@ -61,6 +61,23 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
 }
 
 
+def number(value: object) -> float | None:
+    """A figure, or the median of a timing; None for what is no number."""
+    if isinstance(value, Mapping):
+        value = value.get("median")
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def text(value: object, form: str = "", unit: float = 1) -> str:
+    """A value for a human: a number in multiples of `unit` and by `form`, or with 4 digits."""
+    figure = number(value)
+    if figure is None:
+        return "" if value is None else str(value)
+    if form:
+        return format(figure / unit, form)
+    return f"{int(figure):,}" if figure == int(figure) else f"{figure:.4g}"
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of the human table: the row's key, its heading and the format of its numbers.
@@ -72,6 +89,20 @@ class Column:
     heading: str = ""
     form: str = ""
     unit: float = 1
+
+    @property
+    def title(self) -> str:
+        """What stands above it."""
+        return self.heading or self.key
+
+    def text(self, row: Row) -> str:
+        """The row's cell."""
+        return text(row.get(self.key), self.form, self.unit)
+
+    def right(self, rows: Sequence[Row]) -> bool:
+        """Whether it holds numbers alone, which stand at the right."""
+        values = [row.get(self.key) for row in rows]
+        return all(value is None or number(value) is not None for value in values)
 
 
 @dataclass(frozen=True)
@@ -161,6 +192,7 @@ class Case:
         settings: every setting with its default.
         goals: what is asked of the summary. They are judged only on a complete run (no `--only`).
         needs: import names of optional packages, checked before anything slow starts.
+        plots: columns that a report draws, a bar for each row.
         stamp: what else a row depends on, such as a fingerprint of the base: rows kept under another are not
             resumed.
     """
@@ -177,4 +209,5 @@ class Case:
     needs: tuple[str, ...] = ()
     rows: str = "rows"
     figure: str = ""
+    plots: tuple[str, ...] = ()
     stamp: Callable[[Bench], str] = _no_stamp

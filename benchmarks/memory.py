@@ -54,7 +54,7 @@ def count(method: Method) -> dict[str, int]:
     kept = {key: size for key, size in _storages(_held(method.layers)).items() if key not in known}
 
     if parameters:
-        optimizer = torch.optim.AdamW(parameters)
+        optimizer = torch.optim.AdamW(parameters, lr=0.0)
         optimizer.step()
         state = [v for entry in optimizer.state.values() for v in entry.values() if isinstance(v, torch.Tensor)]
     else:

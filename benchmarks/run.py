@@ -24,6 +24,7 @@ from spectra.errors import InputError, SpectraError
 from spectra.progress import SILENT, Progress
 
 MODULES: Mapping[str, str] = {
+    "overview": "spectra.benchmarks.overview",
     "storage": "spectra.benchmarks.storage",
     "decompose": "spectra.benchmarks.decompose",
     "cache": "spectra.benchmarks.cache",

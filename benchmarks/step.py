@@ -48,7 +48,34 @@ def gradient(method: Method) -> Tensor:
     return flat
 
 
-def _chosen(bench: Bench) -> list[str]:
+def gradient_error(methods: Mapping[str, Method]) -> float:
+    """`||g - p|| / ||p||` of one step, with spectra's gradient `g` and the paper's formula's `p`."""
+    paper, ours = gradient(methods["paper"]), gradient(methods["spectra"])
+    return float(f"{float((ours - paper).norm() / paper.norm()):.3g}")
+
+
+def prepared(bench: Bench) -> dict[str, Method]:
+    """The methods of the setting `methods`, on twins of one model with values."""
+    import torch
+
+    model, _ = denoiser(
+        str(bench.settings["model"]),
+        resolution=bench.integer("resolution"),
+        batch=bench.integer("batch"),
+        device=str(bench.settings["device"]),
+        dtype=getattr(torch, str(bench.settings["dtype"])),
+        seed=bench.seed,
+    )
+    spectra = Spectra(0)
+    return {name: prepare(name, model, spectra=spectra) for name in chosen(bench)}
+
+
+def chosen(bench: Bench) -> list[str]:
+    """The setting `methods`, as a list.
+
+    Raises:
+        InputError: a name that is not in `METHODS`.
+    """
     names = str(bench.settings["methods"]).split(",")
     unknown = [name for name in names if name not in METHODS]
     if unknown:
@@ -56,43 +83,22 @@ def _chosen(bench: Bench) -> list[str]:
     return names
 
 
-def _timed(bench: Bench) -> dict[str, Any]:
-    import torch
-
-    device = str(bench.settings["device"])
-    model, shape = denoiser(
-        str(bench.settings["model"]),
-        resolution=bench.integer("resolution"),
-        batch=bench.integer("batch"),
-        device=device,
-        dtype=getattr(torch, str(bench.settings["dtype"])),
-        seed=bench.seed,
-    )
-    spectra = Spectra(0)
-    methods = {name: prepare(name, model, spectra=spectra) for name in _chosen(bench)}
-    found: dict[str, Any] = {"resolution": shape.resolution}
+def _measured(bench: Bench) -> dict[str, dict[str, Any]]:
+    """A row of each method."""
+    methods = prepared(bench)
+    trained = {name: sum(p.numel() for p in method.parameters.values()) for name, method in methods.items()}
+    rows: dict[str, dict[str, Any]] = {name: {"method": name, "trained": trained[name]} for name in methods}
     if {"paper", "spectra"} <= methods.keys():
-        paper, ours = gradient(methods["paper"]), gradient(methods["spectra"])
-        found["gradient_error"] = float(f"{float((ours - paper).norm() / paper.norm()):.3g}")
-    found["times"] = bench.time({name: stepper(method) for name, method in methods.items()})
-    found["trained"] = {
-        name: sum(parameter.numel() for parameter in method.parameters.values()) for name, method in methods.items()
-    }
-    return found
+        rows["spectra"]["gradient_error"] = gradient_error(methods)
+    times = bench.time({name: stepper(method) for name, method in methods.items()})
+    for name, row in rows.items():
+        row["step_s"] = times[name].row()
+        row["ratio"] = round(times[name].median / times["frozen"].median, 4) if "frozen" in times else None
+    return rows
 
 
 def _measure(bench: Bench, item: str) -> Row:
-    found = bench.once("timed", lambda: _timed(bench))
-    times = found["times"]
-    row: dict[str, Any] = {
-        "method": item,
-        "resolution": found["resolution"],
-        "trained": found["trained"][item],
-        "step_s": times[item].row(),
-        "ratio": round(times[item].median / times["frozen"].median, 4) if "frozen" in times else None,
-    }
-    if item == "spectra" and "gradient_error" in found:
-        row["gradient_error"] = found["gradient_error"]
+    row: Row = bench.once("measured", lambda: _measured(bench))[item]
     return row
 
 
@@ -120,7 +126,7 @@ CASE = Case(
     title="seconds of a training step, all methods interleaved",
     key="method",
     figure="ratio",
-    items=_chosen,
+    items=chosen,
     measure=_measure,
     summarise=_summarise,
     settings={

@@ -36,13 +36,37 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "find", lambda name: CASE)
 
 
-def test_bare_bench_lists_the_cases(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench"]) == 0
+def test_list_shows_the_cases(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--list"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in run.MODULES)
-    assert main(["bench", "--json"]) == 0
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert main(["bench", "--list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [case["name"] for case in listed["cases"]] == list(run.MODULES)
+
+
+def test_bare_bench_compares_the_methods_in_80_columns_and_writes_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report.md"
+    arguments = ["bench", "--repetitions", "1", "--batch", "1", "--out", str(tmp_path), "--report", str(report)]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    rows = {line.split()[0]: line.split() for line in out.splitlines()[2:7]}
+    assert list(rows) == ["frozen", "lora", "full", "paper", "spectra"]
+    kilobytes = {name: int(row[2].replace(",", "")) for name, row in rows.items() if name != "frozen"}
+    assert kilobytes["spectra"] < kilobytes["lora"] < kilobytes["full"]
+    text = report.read_text()
+    assert "| spectra | 19,592 |" in text
+    assert "![file, kB, memory, MB, step, s](report.svg)" in text
+    assert report.with_suffix(".svg").read_text().count("spectra") == 3
+
+    record = (tmp_path / "overview.jsonl").read_text()
+    assert main(arguments) == 1  # before anything is measured
+    assert "report.md exists already" in capsys.readouterr().err
+    assert (tmp_path / "overview.jsonl").read_text() == record
 
 
 def test_json_is_one_object_on_stdout_and_the_record_in_the_file(
