@@ -69,22 +69,23 @@ def attach(
     return Adapter(pipe, targets, lambda chosen: bind(chosen, cache, progress))
 
 
-def attach_shapes(model: nn.Module, targets: str = "denoiser", *, tail: float) -> Adapter:
+def attach_shapes(model: nn.Module, targets: str = "denoiser", *, tail: float | None = None) -> Adapter:
     """An adapter of a model on the meta device: forward and backward run without values, to be counted.
 
         with torch.device("meta"):
             model = UNet2DConditionModel.from_config(config)
-        adapter = attach_shapes(model, "unet", tail=0.05)
+        adapter = attach_shapes(model, "unet")
         adapter.train()
         with FlopCounterMode() as counter:
             model(sample, timestep, text).sample.sum().backward()
 
     The plans are those that real weights of these shapes would get. What depends on values is given or assumed: the
-    tail's width by `tail`, and that a quarter as many directions more lie below `layers.REBUILT_FLOOR`.
+    tail's width, and that a quarter as many directions more lie below `layers.REBUILT_FLOOR`.
 
     Args:
         model: every weight on the meta device.
-        tail: share of each weight's directions in its tail, 0 to 1.
+        tail: share of each weight's directions in its tail, 0 to 1; by default what was measured for weights of its
+            proportions (`spectrum.TYPICAL_TAIL`).
     """
     return Adapter(model, targets, lambda chosen: bind_shapes(chosen, tail))
 

@@ -144,8 +144,8 @@ def bind(
     return {name: Binding(target, spectra.get(name), digits[name]) for name, target in chosen.items()}
 
 
-def bind_shapes(targets: Iterable[Target], tail: float) -> dict[str, Binding]:
-    """Bindings of weights on the meta device, each with a tail of that share of its directions and no fingerprint."""
+def bind_shapes(targets: Iterable[Target], tail: float | None) -> dict[str, Binding]:
+    """Bindings of weights on the meta device, with spectra that have no values (`placeholder`) and no fingerprint."""
     return {
         target.name: Binding(target, placeholder(target.weight, tail) if target.weight.ndim > 1 else None, "")
         for target in targets

@@ -15,6 +15,7 @@ needs both sides' vectors and serves the tail of a spectrum, and whole spectra w
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -43,6 +44,15 @@ class Operator(Protocol):
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """From the narrow middle to the layer's output, without bias."""
 
+    def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """The way back through `decode`: from the output's gradient to that of the narrow middle."""
+
+    def middle(self, x: Tensor) -> int:
+        """Rows of the narrow middle, for an input `x`."""
+
+    def channels(self, rows: int, columns: int) -> tuple[int, int]:
+        """What a row of the narrow middle is multiplied with to come from the input, and to get to the output."""
+
 
 @dataclass(frozen=True)
 class LinearOperator:
@@ -61,6 +71,15 @@ class LinearOperator:
 
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return t @ left.T
+
+    def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return grad @ left
+
+    def middle(self, x: Tensor) -> int:
+        return x.numel() // max(x.shape[-1], 1)
+
+    def channels(self, rows: int, columns: int) -> tuple[int, int]:
+        return columns, rows
 
 
 @dataclass(frozen=True)
@@ -81,6 +100,15 @@ class EmbeddingOperator:
 
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return t @ right.T
+
+    def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return grad @ right
+
+    def middle(self, x: Tensor) -> int:
+        return x.numel()
+
+    def channels(self, rows: int, columns: int) -> tuple[int, int]:
+        return 0, columns
 
 
 @dataclass(frozen=True)
@@ -109,6 +137,16 @@ class ConvOperator:
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return pointwise(t, left)
 
+    def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return pointwise(grad, left.T)
+
+    def middle(self, x: Tensor) -> int:
+        sizes = zip(x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        return x.shape[0] * math.prod((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
+
+    def channels(self, rows: int, columns: int) -> tuple[int, int]:
+        return columns, rows
+
 
 @dataclass(frozen=True)
 class ConvTransposeOperator:
@@ -134,6 +172,16 @@ class ConvTransposeOperator:
 
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return self.apply(t, right.T.reshape(right.shape[1], -1, *self.kernel), None)
+
+    def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        conv = ConvOperator(self.kernel, self.stride, self.padding, self.dilation)
+        return conv.apply(grad, right.T.reshape(right.shape[1], -1, *self.kernel), None)
+
+    def middle(self, x: Tensor) -> int:
+        return x.numel() // max(x.shape[1], 1)
+
+    def channels(self, rows: int, columns: int) -> tuple[int, int]:
+        return rows, columns
 
 
 def pointwise(x: Tensor, mapping: Tensor) -> Tensor:

@@ -137,14 +137,21 @@ def decompose(weight: Tensor, *, name: str = "weight") -> Spectrum:
     )
 
 
-def placeholder(weight: Tensor, tail: float) -> Spectrum:
+TYPICAL_TAIL = ((1, 0.18), (2, 0.09))
+"""Share of a weight's directions that its tail holds, up to so many columns per row (or rows per column); none beyond.
+Measured on the embedded base's UNet: .18 of its 70 square weights, .09 of 24 up to twice as long, none of 44 others."""
+
+
+def placeholder(weight: Tensor, tail: float | None = None) -> Spectrum:
     """A spectrum of `weight`'s shape on the meta device: no values, for counting flops and bytes.
 
     Args:
-        tail: share of the directions that the tail holds, 0 to 1; a decomposition would tell.
+        tail: share of the directions that the tail holds, 0 to 1; `TYPICAL_TAIL` by default.
     """
     rows, columns = matrix(weight).shape
     r, m = min(rows, columns), max(rows, columns)
+    if tail is None:
+        tail = next((share for ratio, share in TYPICAL_TAIL if m <= ratio * r), 0.0)
     return Spectrum(
         side="left" if rows <= columns else "right",
         basis=torch.empty(r, r, device="meta"),
