@@ -43,7 +43,7 @@ def count(method: Method) -> dict[str, int]:
 
     saved: list[Tensor] = []
     with (
-        _fused_attention(method),
+        fused_attention(method),
         torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t),  # type: ignore[func-returns-value]
     ):
         loss = method.forward()
@@ -101,7 +101,7 @@ def _collect(value: Any, found: list[Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def _fused_attention(method: Method) -> Iterator[None]:
+def fused_attention(method: Method) -> Iterator[None]:
     """On the meta device PyTorch would write attention out, with its probabilities: no real device does."""
     from unittest import mock
 

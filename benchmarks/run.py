@@ -36,6 +36,8 @@ MODULES: Mapping[str, str] = {
     "memory": "spectra.benchmarks.memory",
     "step": "spectra.benchmarks.step",
     "samples": "spectra.benchmarks.samples",
+    "roofline": "spectra.benchmarks.roofline",
+    "gpu": "spectra.benchmarks.gpu",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
 
