@@ -145,7 +145,7 @@ def bind(
 
 
 def bind_shapes(targets: Iterable[Target], tail: float | None) -> dict[str, Binding]:
-    """Bindings of weights on the meta device, with spectra that have no values (`placeholder`) and no fingerprint."""
+    """Bindings of weights without values, with spectra that have none either (`placeholder`), and no fingerprint."""
     return {
         target.name: Binding(target, placeholder(target.weight, tail) if target.weight.ndim > 1 else None, "")
         for target in targets

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from spectra import costs, kernels, plans
 from spectra.costs import Plan
 from spectra.operators import Operator, Place, operator_of
-from spectra.spectrum import Spectrum, matrix
+from spectra.spectrum import Spectrum, matrix, valueless
 
 
 def change(sigma: Tensor, delta: Tensor) -> Tensor:
@@ -257,11 +257,9 @@ class ShiftedLayer:
 
     def _low_count(self, low: Tensor) -> int:
         """How many of the head's directions are made explicit; in a graph, and without values, a fixed number."""
-        if low.is_meta:
-            return self._low
         if torch.compiler.is_compiling():
             return min(self._low + math.ceil(LOW_RESERVE * self._spectrum.rank), self._spectrum.head)
-        return int(low.sum())
+        return self._low if valueless(low) else int(low.sum())
 
     def work(self, x: Tensor) -> costs.Work | None:
         """What a forward of `x` has to do, for the cost model; None where there is no choice of plans."""
@@ -323,7 +321,7 @@ def _expected_low(spectrum: Spectrum, sigma: Tensor, floor: Tensor) -> int:
 
     Without values a density of sigma that is even near 0 is assumed.
     """
-    if sigma.is_meta:
+    if valueless(sigma):
         return min((spectrum.rank - spectrum.head) // 4, spectrum.head)
     return int((sigma[: spectrum.head] <= floor).sum())
 
