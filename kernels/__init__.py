@@ -14,7 +14,7 @@ from spectra.kernels.dispatch import (
     uses_gram,
     uses_triton,
 )
-from spectra.kernels.reference import add_projection, channel_products, over_channels, prefers_gram, projection
+from spectra.kernels.reference import add_projection, channel_products, over_channels, prefers_gram, projection, scaled
 
 __all__ = [
     "add_projection",
@@ -26,6 +26,7 @@ __all__ = [
     "projection",
     "rebuild",
     "rebuild_from_delta",
+    "scaled",
     "shift_gradient",
     "two_sided_apply",
     "uses_gram",

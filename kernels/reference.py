@@ -41,6 +41,11 @@ def channel_products(a: Tensor, b: Tensor, dim: int) -> Tensor:
     return channel_sum(a.to(torch.promote_types(a.dtype, torch.float32)) * b, dim)
 
 
+def scaled(t: Tensor, values: Tensor, dim: int) -> Tensor:
+    """`t` with its channels multiplied by `values [c]` or `[batch, c]`, rounded once, in the dtype of `t`."""
+    return (t.to(torch.promote_types(t.dtype, values.dtype)) * over_channels(values, t.ndim, dim)).to(t.dtype)
+
+
 def add_projection(a: Tensor, product: Tensor, constant: Tensor | None, dim: int) -> Tensor:
     """`a + a D - constant` with `D [r, r]` and `constant [r]`, in the dtype of `a`."""
     moved = along(a, product, dim)
@@ -118,8 +123,7 @@ def factored_backward(
 def two_sided_apply(x: Tensor, left: Tensor, right: Tensor, s: Tensor, dim: int) -> Tensor:
     """`((x V) * s) U^T` with `right = V [columns, h]`, `left = U [rows, h]`, `s [h]`, in the dtype of `x`."""
     t = along(x, right, dim)
-    wide = torch.promote_types(t.dtype, s.dtype)  # the gradient of s is summed in its own dtype
-    return along((t.to(wide) * over_channels(s, t.ndim, dim)).to(t.dtype), left.T, dim)
+    return along(scaled(t, s, dim), left.T, dim)  # the gradient of s is summed in its own dtype
 
 
 def shift_gradient(

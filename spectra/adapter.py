@@ -70,7 +70,7 @@ def attach(
 
 
 def attach_shapes(model: nn.Module, targets: str = "denoiser", *, tail: float | None = None) -> Adapter:
-    """An adapter of a model on the meta device: forward and backward run without values, to be counted.
+    """An adapter of a model without values: forward and backward run on shapes alone, to be counted.
 
         with torch.device("meta"):
             model = UNet2DConditionModel.from_config(config)
@@ -83,7 +83,8 @@ def attach_shapes(model: nn.Module, targets: str = "denoiser", *, tail: float | 
     tail's width, and that a quarter as many directions more lie below `layers.REBUILT_FLOOR`.
 
     Args:
-        model: every weight on the meta device.
+        model: every weight on the meta device, or a `FakeTensor` (made, attached and called in a `FakeTensorMode`,
+            in which attention takes the device's kernel: on meta it is the plain product, with all its scores saved).
         tail: share of each weight's directions in its tail, 0 to 1; by default what was measured for weights of its
             proportions (`spectrum.TYPICAL_TAIL`).
     """

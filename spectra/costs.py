@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 
 from spectra import kernels
 
-Plan = Literal["factored", "projected", "rebuilt"]
-PLANS: tuple[Plan, ...] = ("factored", "projected", "rebuilt")
+Plan = Literal["factored", "projected", "two-sided", "rebuilt"]
+ONE_BASIS: tuple[Plan, ...] = ("factored", "projected", "rebuilt")
+TWO_BASES: tuple[Plan, ...] = ("two-sided", "rebuilt")
 
 
 class Work(NamedTuple):
@@ -21,7 +22,7 @@ class Work(NamedTuple):
         n: rows of that activation.
         middle: rows of the narrow middle of an explicit term.
         r, m: smaller and larger side of the weight.
-        head: directions of the basis.
+        head: directions of the basis; 0 where both sides of all are kept.
         tail: directions with both sides explicit.
         low: further ones that are explicit in the rebuilt plan (`layers.REBUILT_FLOOR`).
         encode, decode: channels before and after the narrow middle; 0 where it is a gather.
@@ -45,13 +46,20 @@ class Work(NamedTuple):
     gram: bool
 
 
-def cheapest(work: Work | None) -> Plan:
-    """The plan of the fewest flops; on a tie, or without a choice, the first of `PLANS`."""
-    return PLANS[0] if work is None else min(PLANS, key=lambda plan: cost(plan, work))
+def plans(work: Work) -> tuple[Plan, ...]:
+    """The plans that the layer has."""
+    return ONE_BASIS if work.head else TWO_BASES
+
+
+def cheapest(work: Work) -> Plan:
+    """The plan of the fewest flops; on a tie the first."""
+    return min(plans(work), key=lambda plan: cost(plan, work))
 
 
 def cost(plan: Plan, work: Work) -> int:
     """Flops beyond the frozen layer, forward and backward; what is made once per value of delta is included."""
+    if plan == "two-sided":
+        return _two_sided(work)
     if plan == "rebuilt":
         return rebuilding(work) + _rebuilt(work)
     return (_factored(work) if plan == "factored" else _projected(work)) + _tail(work) + _pull(work)
@@ -60,12 +68,20 @@ def cost(plan: Plan, work: Work) -> int:
 def rebuilding(work: Work) -> int:
     """Flops of making the rebuilt weight: `Q diag(e) Q^T`, its product with W, the tail, and the low directions."""
     r, m = work.r, work.m
+    if not work.head:
+        return 2 * r * m * work.tail
     return 2 * r * r * (work.head + m) + 2 * r * m * (work.tail + work.low * work.learns)
 
 
 def _factored(work: Work) -> int:
     products = 2 + (work.learns or work.input_gradient) + work.input_gradient
     return 2 * work.n * work.r * work.head * products
+
+
+def _two_sided(work: Work) -> int:
+    """Encode and decode; the way back through the bases takes the place of the frozen layer's."""
+    back = work.decode * (work.learns or work.input_gradient)
+    return 2 * work.n * work.tail * (work.encode + work.decode + back)
 
 
 def _projected(work: Work) -> int:
@@ -76,6 +92,8 @@ def _projected(work: Work) -> int:
 def _rebuilt(work: Work) -> int:
     if not work.learns:
         return 0
+    if not work.head:
+        return 2 * work.n * work.r * work.m + 2 * work.r * work.m * work.tail
     explicit = 2 * work.middle * (work.tail + work.low) * (work.encode + work.decode)
     return explicit + _gradient(work) + _pull(work)
 

@@ -6,7 +6,6 @@ decides when that happens. With delta at zero the result is the frozen module's,
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from spectra import costs, kernels, plans
 from spectra.costs import Plan
 from spectra.operators import Operator, Place, operator_of
-from spectra.spectrum import Spectrum, matrix
+from spectra.spectrum import Spectrum, matrix, valueless
 
 
 def change(sigma: Tensor, delta: Tensor) -> Tensor:
@@ -95,8 +94,10 @@ class ShiftedLayer:
         self.operator: Operator | None = operator_of(module)
         weight: Tensor = module.weight  # type: ignore[assignment]
         place = self.operator.place(spectrum.side) if self.operator else None
-        # Without an activation to map, both sides of every direction are needed.
-        self._spectrum = spectrum if place else _with_full_tail(spectrum.to(weight.device), weight)
+        # Both sides of every direction: needed without an activation to map, and cheapest for a square weight.
+        self._square = self.operator is not None and self.operator.pointwise and is_square(spectrum.shape)
+        both = place is None or self._square
+        self._spectrum = _with_full_tail(spectrum.to(weight.device), weight) if both else spectrum
         self._sigma = spectrum.sigma.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         self._floor = REBUILT_FLOOR * self._sigma.square().mean().sqrt()
         self._low = _expected_low(self._spectrum, self._sigma, self._floor)
@@ -119,10 +120,12 @@ class ShiftedLayer:
             return with_parameters(module, {"weight": shifted}, x, *args, **kwargs)
         x, dtype = computed(x, weight)
         d, head = change(self._sigma, self.delta), self._spectrum.head
+        plan = self._plan(x)
+        if self._square:
+            return self._two_sided(x, weight, bias, d, dtype, operator, plan)
         if not head or place is None:
             y = operator.apply(x, weight, bias)
         else:
-            plan = self.plan or costs.cheapest(self.work(x))
             if plan == "rebuilt":
                 return self._rebuilt(x, weight, bias, d, dtype, operator, place)
             if plan == "projected":
@@ -162,6 +165,27 @@ class ShiftedLayer:
         else:
             a = kernels.batched_apply(a, basis, e, index, offset, dim)
         return operator.apply(a, weight, bias) if place == "input" else a
+
+    def _two_sided(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        d: Tensor,
+        dtype: torch.dtype,
+        operator: Operator,
+        plan: Plan | None,
+    ) -> Tensor:
+        """A square layer, both sides of which are kept: no direction needs a division."""
+        _, left, right = self._vectors(dtype)
+        if plan == "rebuilt":
+            made = self._once("rebuilt", None, lambda: self._rebuild(weight, d.detach(), False))
+            shifted = made.weight
+            if d.requires_grad and torch.is_grad_enabled():
+                shifted = plans.attach_weight_gradient(shifted, d, left, right)
+            return operator.apply(x, shifted, bias)
+        s = (self._sigma + d).detach()
+        return plans.two_sided(x, d, torch.relu(s), weight, bias, left, right, operator)
 
     def _projected(
         self,
@@ -235,7 +259,7 @@ class ShiftedLayer:
         basis, left, right = (vectors.to(wide) for vectors in self._vectors(weight.dtype))
         on_rows, head = spectrum.side == "left", spectrum.head
         w = matrix(weight).to(wide)
-        rebuilt = kernels.rebuild(w, basis, d[:head] / sigma, left=on_rows)
+        rebuilt = kernels.rebuild(w, basis, d[:head] / sigma, left=on_rows) if head else w
         if head < spectrum.rank:
             rebuilt = torch.addmm(rebuilt, left * d[head:], right.T)
         s = torch.relu(sigma + d[:head])
@@ -257,15 +281,23 @@ class ShiftedLayer:
 
     def _low_count(self, low: Tensor) -> int:
         """How many of the head's directions are made explicit; in a graph, and without values, a fixed number."""
-        if low.is_meta:
-            return self._low
         if torch.compiler.is_compiling():
             return min(self._low + math.ceil(LOW_RESERVE * self._spectrum.rank), self._spectrum.head)
-        return int(low.sum())
+        return self._low if valueless(low) else int(low.sum())
+
+    def _plan(self, x: Tensor) -> Plan | None:
+        """The plan for an input `x`; None where there is no choice."""
+        work = self.work(x)
+        if work is None:
+            return None
+        known = costs.plans(work)
+        if self.plan is not None:
+            return self.plan if self.plan in known else known[0]
+        return costs.cheapest(work)
 
     def work(self, x: Tensor) -> costs.Work | None:
         """What a forward of `x` has to do, for the cost model; None where there is no choice of plans."""
-        if self.operator is None or self._place is None or not self._spectrum.head:
+        if self.operator is None or self._place is None or not (self._spectrum.head or self._square):
             return None
         weight: Tensor = self.module.weight  # type: ignore[assignment]
         x, dtype = computed(x, weight)
@@ -318,12 +350,17 @@ class ShiftedLayer:
         return vectors
 
 
+def is_square(shape: tuple[int, ...]) -> bool:
+    """Whether a weight's matrix is square."""
+    return shape[0] == math.prod(shape[1:])
+
+
 def _expected_low(spectrum: Spectrum, sigma: Tensor, floor: Tensor) -> int:
     """How many directions of the head lie below the rebuilt plan's floor at delta = 0.
 
     Without values a density of sigma that is even near 0 is assumed.
     """
-    if sigma.is_meta:
+    if valueless(sigma):
         return min((spectrum.rank - spectrum.head) // 4, spectrum.head)
     return int((sigma[: spectrum.head] <= floor).sum())
 
@@ -361,18 +398,24 @@ def narrow(operator: Operator, x: Tensor, left: Tensor, right: Tensor, d: Tensor
     Args:
         d: `[k]`, or `[batch, k]` for directions of each sample's own.
     """
-    t = operator.encode(x, left, right)
-    wide = torch.promote_types(t.dtype, d.dtype)
-    return operator.decode((t.to(wide) * kernels.over_channels(d, t.ndim, operator.dim)).to(t.dtype), left, right)
+    return operator.decode(kernels.scaled(operator.encode(x, left, right), d, operator.dim), left, right)
 
 
 def with_parameters(module: nn.Module, parameters: Mapping[str, Tensor | None], *args: Any, **kwargs: Any) -> Tensor:
     """The module's own forward with some parameters replaced; the module itself stays untouched."""
-    twin = copy.copy(module)
-    twin.__dict__.pop("forward", None)  # ours, if it is installed
-    object.__setattr__(twin, "_parameters", {**module._parameters, **parameters})
-    out: Tensor = type(module).forward(twin, *args, **kwargs)
+    out: Tensor = type(module).forward(_View(module, parameters), *args, **kwargs)  # type: ignore[arg-type]
     return out
+
+
+class _View:
+    """A module seen with other parameters: what a forward takes for `self`. torch.compile follows it."""
+
+    def __init__(self, module: nn.Module, parameters: Mapping[str, Tensor | None]) -> None:
+        self._module = module
+        self._replaced = parameters
+
+    def __getattr__(self, name: str) -> Any:
+        return self._replaced[name] if name in self._replaced else getattr(self._module, name)
 
 
 def computed(x: Tensor, weight: Tensor) -> tuple[Tensor, torch.dtype]:

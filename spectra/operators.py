@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 Place = Literal["input", "output"]
 
@@ -50,6 +52,10 @@ class Operator(Protocol):
     def middle(self, x: Tensor) -> int:
         """Rows of the narrow middle, for an input `x`."""
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether rows and columns both meet channels, row by row of one matrix."""
+
     def channels(self, rows: int, columns: int) -> tuple[int, int]:
         """What a row of the narrow middle is multiplied with to come from the input, and to get to the output."""
 
@@ -59,6 +65,7 @@ class LinearOperator:
     """`y = x W^T + b`."""
 
     dim: int = -1
+    pointwise: bool = True
 
     def place(self, side: str) -> Place | None:
         return "output" if side == "left" else "input"
@@ -88,6 +95,7 @@ class EmbeddingOperator:
 
     dim: int = -1
     padding_idx: int | None = None
+    pointwise: bool = False
 
     def place(self, side: str) -> Place | None:
         return None if side == "left" else "output"
@@ -126,7 +134,19 @@ class ConvOperator:
             return "output"
         return "input" if all(k == 1 for k in self.kernel) else None
 
+    @property
+    def pointwise(self) -> bool:
+        return all(k == 1 for k in (*self.kernel, *self.stride)) and not any(self.padding)
+
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        out: Tensor
+        if x.requires_grad and not weight.requires_grad:
+            out = _FrozenConv.apply(x, weight, bias, self)  # type: ignore[no-untyped-call]
+        else:
+            out = self.convolve(x, weight, bias)
+        return out
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel) - 1]
         out: Tensor = conv(x, weight, bias, self.stride, self.padding, self.dilation)
         return out
@@ -135,17 +155,35 @@ class ConvOperator:
         return self.apply(x, right.T.reshape(right.shape[1], -1, *self.kernel), None)
 
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return pointwise(t, left)
+        return by_channels(t, left)
 
     def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return pointwise(grad, left.T)
+        return by_channels(grad, left.T)
 
     def middle(self, x: Tensor) -> int:
+        # A list: torch.compile follows no generator here.
         sizes = zip(x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
-        return x.shape[0] * math.prod((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
+        return x.shape[0] * math.prod([(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes])
 
     def channels(self, rows: int, columns: int) -> tuple[int, int]:
         return columns, rows
+
+
+class _FrozenConv(torch.autograd.Function):
+    """A convolution whose weight takes no gradient: it keeps the weight alone, where PyTorch keeps the input too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, operator: ConvOperator) -> Tensor:
+        ctx.operator, ctx.shape = operator, x.shape
+        ctx.save_for_backward(weight)
+        return operator.convolve(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,), (grad,), operator = ctx.saved_tensors, grads, ctx.operator
+        back = (conv1d_input, conv2d_input, conv3d_input)[len(operator.kernel) - 1]
+        x = back(ctx.shape, weight.to(grad.dtype), grad, operator.stride, operator.padding, operator.dilation)
+        return x, None, None, None
 
 
 @dataclass(frozen=True)
@@ -162,13 +200,17 @@ class ConvTransposeOperator:
     def place(self, side: str) -> Place | None:
         return "input" if side == "left" else None
 
+    @property
+    def pointwise(self) -> bool:
+        return False
+
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(self.kernel) - 1]
         out: Tensor = conv(x, weight, bias, self.stride, self.padding, self.output_padding, 1, self.dilation)
         return out
 
     def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return pointwise(x, left.T)
+        return by_channels(x, left.T)
 
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return self.apply(t, right.T.reshape(right.shape[1], -1, *self.kernel), None)
@@ -184,7 +226,7 @@ class ConvTransposeOperator:
         return rows, columns
 
 
-def pointwise(x: Tensor, mapping: Tensor) -> Tensor:
+def by_channels(x: Tensor, mapping: Tensor) -> Tensor:
     """`x [batch, p, ...]` with its channels mapped by `mapping [q, p]`: a convolution with a kernel of one."""
     spatial = x.ndim - 2
     conv = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]

@@ -87,6 +87,85 @@ def attach_explicit_gradient(
     return out
 
 
+def two_sided(
+    x: Tensor,
+    d: Tensor,
+    s: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    left: Tensor,
+    right: Tensor,
+    operator: Operator,
+) -> Tensor:
+    """The frozen layer and `((x V) * d) U^T`, differentiable in `x` and `d`; the way back is all `U diag(s) V^T`.
+
+    Args:
+        x: the layer's input; the operator is `pointwise`.
+        d: `[r]`, change of each singular value.
+        s: `[r]`, the singular values in force.
+        weight, bias: the frozen ones.
+        left: `U [rows, r]`, all directions.
+        right: `V [columns, r]`, likewise.
+    """
+    out: Tensor = _TwoSided.apply(x, d, s, weight, bias, left, right, operator)  # type: ignore[no-untyped-call]
+    return out
+
+
+def attach_weight_gradient(weight: Tensor, d: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """The rebuilt `weight` itself, whose gradient tells delta's: `colsum(U * (G V))`.
+
+    Args:
+        weight: of two or more dimensions, seen as `[rows, columns]`.
+        d: `[r]`, receives the gradient.
+        left: `U [rows, r]`, all directions.
+        right: `V [columns, r]`, likewise.
+    """
+    out: Tensor = _WeightGradient.apply(weight, d, left, right)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _TwoSided(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        d: Tensor,
+        s: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        left: Tensor,
+        right: Tensor,
+        operator: Operator,
+    ) -> Tensor:
+        ctx.operator = operator
+        t = operator.encode(x, left, right)
+        ctx.save_for_backward(t if ctx.needs_input_grad[1] else None, s, left, right)
+        return operator.apply(x, weight, bias) + operator.decode(kernels.scaled(t, d, operator.dim), left, right)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        t, s, left, right = ctx.saved_tensors
+        operator, (grad,) = ctx.operator, grads
+        need_x, need_d, *_ = ctx.needs_input_grad
+        p = operator.adjoint(grad, left, right)
+        grad_x = operator.decode(kernels.scaled(p, s, operator.dim), right, left) if need_x else None
+        grad_d = kernels.channel_products(t, p, operator.dim) if need_d else None
+        return grad_x, grad_d, None, None, None, None, None, None
+
+
+class _WeightGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, d: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        ctx.save_for_backward(left, right)
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        left, right = ctx.saved_tensors
+        gradient = grads[0].reshape(len(left), len(right)).to(left.dtype)
+        return None, kernels.channel_products(left, gradient @ right, -1), None, None
+
+
 class _Projected(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -14,6 +14,7 @@ from spectra.spectrum import decompose
 KINDS = {
     "square": (lambda: nn.Linear(48, 48), (5, 30, 48)),
     "wide": (lambda: nn.Linear(60, 40), (150, 60)),
+    "nearly square": (lambda: nn.Linear(50, 49), (150, 50)),
     "tall": (lambda: nn.Linear(40, 60), (150, 40)),
     "conv": (lambda: nn.Conv2d(3, 24, 3, stride=2, padding=1), (2, 3, 21, 16)),
     "1x1 tall": (lambda: nn.Conv2d(20, 24, 1, stride=2), (2, 20, 9, 9)),
@@ -33,14 +34,12 @@ def counted(forward, x: torch.Tensor) -> int:
 
 @pytest.mark.parametrize("learns", [True, False])
 @pytest.mark.parametrize("input_gradient", [True, False])
-@pytest.mark.parametrize("plan", costs.PLANS)
+@pytest.mark.parametrize("plan", ["factored", "projected", "two-sided", "rebuilt"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_costs_are_those_counted(kind: str, plan: costs.Plan, input_gradient: bool, learns: bool) -> None:
     torch.manual_seed(0)
     make, shape = KINDS[kind]
     module = make().requires_grad_(False)
-    if kind in ("square", "1x1 square"):
-        assert decompose(module.weight).head < 48, "a tail is wanted"
     if shape is None:
         if input_gradient:
             return
@@ -51,6 +50,8 @@ def test_costs_are_those_counted(kind: str, plan: costs.Plan, input_gradient: bo
     layer = ShiftedLayer(module, spectrum, torch.zeros(spectrum.rank, requires_grad=learns))
     layer.plan = plan
     work = layer.work(x)
+    if plan not in costs.plans(work):
+        return
     assert work.r == spectrum.rank and work.learns == learns and work.input_gradient == input_gradient
     beyond = counted(layer.forward, x) - counted(module, x) - costs.cost(plan, work)
     vectors = 2 * 2 * work.r * work.head  # what becomes of the bias is a product with a single vector, or two
@@ -68,7 +69,7 @@ def test_the_cheapest_plan_runs(kind: str) -> None:
     for batch in (1, 3, 40):
         x = torch.randn(batch, *shape[1:], requires_grad=True)
         flops = {}
-        for plan in (None, *costs.PLANS):
+        for plan in (None, *costs.plans(ShiftedLayer(module, spectrum, torch.zeros(spectrum.rank)).work(x))):
             layer = ShiftedLayer(module, spectrum, torch.zeros(spectrum.rank, requires_grad=True))
             layer.plan = plan
             flops[plan] = counted(layer.forward, x)
@@ -81,4 +82,4 @@ def test_every_plan_is_the_cheapest_somewhere() -> None:
         costs.cheapest(costs.Work(n=n, middle=n, learns=True, input_gradient=True, gram=True, **long))
         for n in (8, 200, 10**4)
     }
-    assert chosen == set(costs.PLANS)
+    assert chosen == set(costs.ONE_BASIS)
