@@ -417,7 +417,7 @@ def narrow(operator: Operator, x: Tensor, left: Tensor, right: Tensor, d: Tensor
 
 def with_parameters(module: nn.Module, parameters: Mapping[str, Tensor | None], *args: Any, **kwargs: Any) -> Tensor:
     """The module's own forward with some parameters replaced; the module itself stays untouched."""
-    out: Tensor = type(module).forward(_View(module, parameters), *args, **kwargs)  # type: ignore[arg-type]
+    out: Tensor = type(module).forward(_View(module, parameters), *args, **kwargs)
     return out
 
 
