@@ -191,16 +191,20 @@ def _measure(bench: Bench, item: str) -> Row:
     rates = {name: float(bench.settings[key]) * 1e12 for name, key in (("flops", "tflops"), ("bandwidth", "tbytes"))}
     tally = project(method, **rates, kernels=item == "spectra")
     longest = sorted(tally.seconds.items(), key=lambda pair: -pair[1])[:8]
-    milliseconds = {name: round(1e3 * seconds, 3) for name, seconds in longest}
+    milliseconds = {name: _milliseconds(seconds) for name, seconds in longest}
     return {
         "method": item,
         "resolution": shape.resolution,
         "tflop": round(tally.flops / 1e12, 4),
         "gigabytes": round(tally.bytes / 1e9, 3),
-        "projection_ms": round(1e3 * math.fsum(tally.seconds.values()), 3),
-        "projection_fused_ms": round(1e3 * tally.fused, 3),
+        "projection_ms": _milliseconds(math.fsum(tally.seconds.values())),
+        "projection_fused_ms": _milliseconds(tally.fused),
         "projection_longest_ms": milliseconds,
     }
+
+
+def _milliseconds(seconds: float) -> float:
+    return float(f"{1e3 * seconds:.5g}")
 
 
 def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:

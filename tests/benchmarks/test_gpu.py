@@ -12,7 +12,7 @@ import torch
 from spectra.benchmarks import gpu, run
 from spectra.cli.app import main
 
-TINY = {"device": "cpu", "tiny": "true", "models": "embedded", "repetitions": "1", "batch": "1", "dtype": "float32"}
+TINY = {"device": "cpu", "tiny": "true", "models": "tiny", "repetitions": "1", "batch": "1", "dtype": "float32"}
 
 
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,7 +34,7 @@ def test_all_of_it_runs_through_on_a_cpu(tmp_path: Path) -> None:
     assert 0 < record["summary"]["error_ratio"] <= gpu.ALLOWED
     kernel = rows["kernel factored apply, tiny, bf16"]
     assert all(kernel[f"{name}_us"] > 0 for name in ("ours", "plain", "lora"))
-    assert rows["step embedded, eager"]["gradient_error"] < 1e-4
+    assert rows["step tiny, eager"]["gradient_error"] < 1e-4
     assert {"machine", "versions", "commit"} <= json.loads((tmp_path / "gpu.jsonl").read_text()).keys()
 
 
@@ -43,7 +43,7 @@ def test_kernels_are_compared_with_compiled_ones(tmp_path: Path) -> None:
     record = run.run(gpu.CASE, out=tmp_path, settings=TINY | {"compiler": "eager"}, only=[item]).record
     assert record["failures"] == []
     assert record["rows"][0]["compiled_us"] > 0
-    assert "step embedded, compiled" in gpu.CASE.items(run.Bench({**gpu.CASE.settings, **record["settings"]}))
+    assert "step tiny, compiled" in gpu.CASE.items(run.Bench({**gpu.CASE.settings, **record["settings"]}))
 
 
 def test_a_wrong_kernel_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,12 @@ from spectra.errors import InputError
 
 @pytest.fixture(scope="module")
 def model() -> Denoiser:
-    """The embedded base with values, on a picture of one 64th."""
-    return denoiser("embedded", batch=2, device="cpu")[0]
+    return denoiser("tiny", batch=2, device="cpu")[0]
 
 
 @pytest.fixture(scope="module")
 def shapes() -> Denoiser:
-    return denoiser("embedded", batch=2)[0]
+    return denoiser("tiny", batch=2)[0]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ def test_a_model_that_cannot_be(arguments: dict[str, Any], message: str) -> None
 
 def test_flops_and_memory_report_an_object_by_method(tmp_path: Any) -> None:
     for name, figure in (("flops", "ratio"), ("memory", "beyond")):
-        settings = {"model": "embedded", "batch": "1"}
+        settings = {"model": "tiny", "batch": "1"}
         record = run.run(run.find(name), out=tmp_path, only=["frozen", "spectra"], settings=settings).record
         assert record["failures"] == []
         assert list(record[figure]) == ["frozen", "spectra"]

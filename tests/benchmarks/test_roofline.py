@@ -63,7 +63,7 @@ def test_kernels_are_charged_what_their_own_projection_is() -> None:
 
 
 def test_spectra_runs_its_kernels_and_the_plain_row_does_not() -> None:
-    model, _ = denoiser("embedded", batch=2, dtype=torch.bfloat16)
+    model, _ = denoiser("tiny", batch=64, dtype=torch.bfloat16)
     rates = {"flops": 8e14, "bandwidth": 3e12}
     with_kernels = roofline.project(prepare("spectra", model), **rates, kernels=True)
     plain = roofline.project(prepare("spectra", model), **rates)
@@ -74,7 +74,7 @@ def test_spectra_runs_its_kernels_and_the_plain_row_does_not() -> None:
 
 
 def test_every_figure_is_called_a_projection(tmp_path: Path) -> None:
-    record = run.run(roofline.CASE, out=tmp_path, settings={"model": "embedded"}, only=["frozen", "full"]).record
+    record = run.run(roofline.CASE, out=tmp_path, settings={"model": "tiny"}, only=["frozen", "full"]).record
     assert record["failures"] == []
     assert all("projection" in name for name in record["summary"])
     assert record["projection_ms"]["full"] > record["projection_ms"]["frozen"] > 0

@@ -11,18 +11,18 @@ from spectra.benchmarks.methods import Spectra
 from spectra.benchmarks.models import denoiser
 
 
-def test_each_sample_gets_its_own_shift_at_no_flops(tmp_path: Path) -> None:
-    settings = {"batch": "3", "repetitions": "1"}
+def test_each_sample_gets_its_own_shift_at_hardly_a_flop(tmp_path: Path) -> None:
+    settings = {"model": "tiny", "batch": "3", "repetitions": "1"}
     record = run.run(samples.CASE, out=tmp_path, settings=settings, only=["weights, training"]).record
     assert record["failures"] == []
     (row,) = record["rows"]
-    assert row["flops_ratio"] == 1
+    assert 1 <= row["flops_ratio"] <= 1.1
     assert row["difference"] < 1e-5
     assert record["ratio"] == {"weights, training": row["ratio"]}
 
 
 def test_the_shifts_differ_from_each_other_and_from_the_base() -> None:
-    model, _ = denoiser("embedded", batch=3, device="cpu")
+    model, _ = denoiser("tiny", batch=3, device="cpu")
     model.inputs["sample"][:] = model.inputs["sample"][0]
     model.inputs["encoder_hidden_states"][:] = model.inputs["encoder_hidden_states"][0]
     shifts = samples.Shifts(model, Spectra(0), 3, norms=False, seed=0)

@@ -1,4 +1,4 @@
-"""A training step of every method, timed on the embedded base: what is run, not how fast."""
+"""A training step of every method, timed on a small model: what is run, not how fast."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spectra.benchmarks.methods import METHODS, Spectra, prepare
 from spectra.benchmarks.models import denoiser
 from spectra.errors import InputError
 
-SETTINGS = {"model": "embedded", "resolution": "64", "batch": "1", "repetitions": "1"}
+SETTINGS = {"model": "tiny", "resolution": "64", "batch": "1", "repetitions": "1"}
 
 
 def test_all_methods_are_timed_in_one_run_and_spectra_is_held_against_the_paper(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_all_methods_are_timed_in_one_run_and_spectra_is_held_against_the_paper(
 
 
 def test_a_step_trains_and_leaves_the_weights_as_they_are() -> None:
-    model, _ = denoiser("embedded", device="cpu")
+    model, _ = denoiser("tiny", device="cpu")
     before = [p.clone() for p in model.module.parameters()]
     full, spectra = prepare("full", model), prepare("spectra", model, spectra=Spectra(0))
     for method in (full, spectra):
@@ -41,7 +41,7 @@ def test_every_step_rebuilds_its_weights(monkeypatch: pytest.MonkeyPatch) -> Non
     calls: list[None] = []
     rebuild = kernels.rebuild
     monkeypatch.setattr(kernels, "rebuild", lambda *args, **kwargs: calls.append(None) or rebuild(*args, **kwargs))
-    model, _ = denoiser("embedded", batch=8, device="cpu")
+    model, _ = denoiser("tiny", batch=64, device="cpu")
     once = step.stepper(prepare("spectra", model, spectra=Spectra(0)))
     once()
     first = len(calls)
