@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
-from spectra.benchmarks.methods import METHODS, SQUARE_TAIL, Method, prepare
+from spectra.benchmarks.methods import METHODS, Method, prepare
 from spectra.benchmarks.models import MODELS, denoiser
 
 _ASKED = {("sd15", 512, 1): 1.30, ("sd15", 512, 2): 1.25, ("sd15", 512, 8): 1.20, ("sd15", 256, 2): 1.40}
@@ -40,7 +40,7 @@ def _count(bench: Bench, name: str) -> Row:
         batch=bench.integer("batch"),
         dtype=getattr(torch, str(bench.settings["dtype"])),
     )
-    method = prepare(name, model, tail=float(bench.settings["tail"]))
+    method = prepare(name, model)
     forward, backward = count(method)
     return {
         "method": name,
@@ -77,7 +77,7 @@ CASE = Case(
     items=lambda bench: list(METHODS),
     measure=_measure,
     summarise=_summarise,
-    settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32", "tail": SQUARE_TAIL},
+    settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32"},
     columns=(
         Column("method"),
         Column("weights", "tensors"),
@@ -88,4 +88,4 @@ CASE = Case(
     goals=tuple(_goal(*step, asked) for step, asked in _ASKED.items()),
     needs=("peft",),
 )
-"""A `resolution` of 0 is the model's own; `tail` is `methods.SQUARE_TAIL`'s."""
+"""A `resolution` of 0 is the model's own."""

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row, Value
-from spectra.benchmarks.methods import METHODS, SQUARE_TAIL, Method, prepare
+from spectra.benchmarks.methods import METHODS, Method, prepare
 from spectra.benchmarks.models import MODELS, denoiser
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def count(method: Method) -> dict[str, int]:
     module = method.model.module
     frozen = _storages(v for v in [*module.parameters(), *module.buffers()] if id(v) not in own)
     trained = _storages(parameters)
-    bases = _storages([*method.constants, *_held(method.layers)])
+    bases = _storages([*method.constants, *_held(method)])
     known = frozen | trained | bases
 
     saved: list[Tensor] = []
@@ -47,11 +47,11 @@ def count(method: Method) -> dict[str, int]:
         torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t),  # type: ignore[func-returns-value]
     ):
         loss = method.forward()
-    kept = _storages(_held(method.layers))
+    kept = _storages(_held(method))
     at_forward = {key: size for key, size in _storages(saved).items() if key not in known | kept}
     loss.backward()
     # A backward may leave something behind as well; what autograd saved and freed is not held.
-    kept = {key: size for key, size in _storages(_held(method.layers)).items() if key not in known}
+    kept = {key: size for key, size in _storages(_held(method)).items() if key not in known}
 
     if parameters:
         optimizer = torch.optim.AdamW(parameters, lr=0.0)
@@ -77,10 +77,10 @@ def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
     return {storage._cdata: storage.nbytes() for storage in found}
 
 
-def _held(layers: Iterable[Any]) -> list[Tensor]:
+def _held(method: Method) -> list[Tensor]:
     """Every tensor that spectra's layers hold, delta and the module's own apart."""
     found: list[Tensor] = []
-    for layer in layers:
+    for layer in method.adapter.layers() if method.adapter else ():
         _collect({name: v for name, v in vars(layer).items() if name not in ("module", "delta")}, found)
     return found
 
@@ -138,7 +138,7 @@ def _measure(bench: Bench, item: str) -> Row:
         dtype=getattr(torch, str(bench.settings["dtype"])),
     )
     weights = sum(_storages([*model.module.parameters(), *model.module.buffers()]).values())
-    parts = count(prepare(item, model, tail=float(bench.settings["tail"])))
+    parts = count(prepare(item, model))
     return {"method": item, **parts, "beyond": sum(parts.values()) - weights}
 
 
@@ -166,9 +166,9 @@ CASE = Case(
     items=lambda bench: list(METHODS),
     measure=_measure,
     summarise=_summarise,
-    settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32", "tail": SQUARE_TAIL},
+    settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32"},
     columns=(Column("method"), *(_megabytes(part) for part in (*PARTS, "beyond"))),
     goals=(Goal("share_of_lora", "<=", 1.2, _UNDER), Goal("share_of_full", "<", 0.5, _UNDER)),
     needs=("peft",),
 )
-"""A `resolution` of 0 is the model's own; `tail` is `methods.SQUARE_TAIL`'s."""
+"""A `resolution` of 0 is the model's own."""

@@ -7,13 +7,13 @@
     spectra  the same function by spectra's plans
 
 A twin shares the storage of the frozen weights, so several methods can be measured in one process. On the meta device
-a matrix has no singular values; only how many directions its tail has is assumed (`tail_share`).
+a matrix has no singular values; how many directions its tail has is taken from trained ones (`spectrum.TYPICAL_TAIL`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +23,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from spectra.layers import ShiftedLayer
+    from spectra.adapter import Adapter
     from spectra.spectrum import Spectrum
 
 LORA_RANK = 4
-
-SQUARE_TAIL = 0.175
-"""Share of a square matrix's directions that are in its tail. It falls to 0 for a matrix twice as long as wide: so it
-is on average over the 138 trained matrices of the embedded base's UNet (.175; .076 between 1 and 2; 0 beyond)."""
 
 
 @dataclass
@@ -40,13 +36,13 @@ class Method:
     Attributes:
         model: the twin.
         parameters: what is trained, by name.
-        layers: spectra's, empty for the other methods.
-        constants: frozen tensors that the method adds to the model, spectra's apart.
+        adapter: spectra's, None for the other methods.
+        constants: frozen tensors that the method adds to the model, the adapter's apart.
     """
 
     model: Denoiser
     parameters: dict[str, nn.Parameter]
-    layers: list[ShiftedLayer] = field(default_factory=list)
+    adapter: Adapter | None = None
     constants: list[Tensor] = field(default_factory=list)
 
     def forward(self) -> Tensor:
@@ -66,14 +62,13 @@ class Method:
         self.model.inputs[self.model.latents].grad = None
 
 
-def prepare(name: str, model: Denoiser, *, tail: float = SQUARE_TAIL, spectra: Spectra | None = None) -> Method:
+def prepare(name: str, model: Denoiser, spectra: Spectra | None = None) -> Method:
     """The method called `name`, on a twin of `model`, which stays as it is.
 
     Args:
-        tail: see `tail_share`; on the meta device only.
         spectra: of the model's weights, to be shared by `paper` and `spectra`; made if they need it.
     """
-    return METHODS[name](twin(model), spectra or Spectra(tail))
+    return METHODS[name](twin(model), spectra or Spectra())
 
 
 def twin(model: Denoiser) -> Denoiser:
@@ -87,26 +82,18 @@ def twin(model: Denoiser) -> Denoiser:
 
 
 class Spectra:
-    """Spectra of a model's weights, made when they are asked for and kept; without values on the meta device."""
+    """Spectra of a model's weights, made when they are asked for and kept; without values where a weight has none."""
 
-    def __init__(self, tail: float) -> None:
-        self._tail = tail
+    def __init__(self) -> None:
         self._known: dict[str, Spectrum] = {}
 
     def of(self, path: str, weight: Tensor) -> Spectrum:
         """The spectrum of the module's weight at `path`."""
-        from spectra.spectrum import decompose, placeholder
+        from spectra.spectrum import decompose, placeholder, valueless
 
         if path not in self._known:
-            share = tail_share(weight, self._tail)
-            self._known[path] = placeholder(weight, share) if weight.is_meta else decompose(weight)
+            self._known[path] = placeholder(weight) if valueless(weight) else decompose(weight)
         return self._known[path]
-
-
-def tail_share(weight: Tensor, square: float) -> float:
-    """Share of the directions in the tail: `square` for a square matrix, none for one twice as long as wide."""
-    rows, columns = weight.shape[0], weight.shape[1:].numel()
-    return square * max(0.0, 2 - max(rows, columns) / max(min(rows, columns), 1))
 
 
 def _frozen(model: Denoiser, spectra: Spectra) -> Method:
@@ -171,17 +158,21 @@ def _literal(
 def _spectra(model: Denoiser, spectra: Spectra) -> Method:
     import torch
 
-    from spectra.layers import ShiftedLayer
+    from spectra.adapter import Adapter
+    from spectra.bindings import Binding
+    from spectra.families import Target
 
-    method = Method(model, {})
-    for path, module in matrices(model):
-        known = spectra.of(path, module.weight)  # type: ignore[arg-type]
-        delta = torch.nn.Parameter(_small(known.sigma.float()))
-        layer = ShiftedLayer(module, known, delta)
-        module.forward = layer.forward
-        method.parameters[path] = delta
-        method.layers.append(layer)
-    return method
+    known = {f"{model.component}.{path}": spectra.of(path, m.weight) for path, m in matrices(model)}  # type: ignore[arg-type]
+
+    def bind(chosen: Sequence[Target]) -> dict[str, Binding]:
+        return {target.name: Binding(target, known[target.name], "") for target in chosen}
+
+    adapter = Adapter({model.component: model.module}, ",".join(known), bind)
+    deltas = adapter.train()
+    with torch.no_grad():
+        for name, spectrum in known.items():
+            deltas[name].copy_(_small(spectrum.sigma))
+    return Method(model, {name.partition(".")[2]: deltas[name] for name in known}, adapter)
 
 
 def _small(sigma: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Row
 from spectra.benchmarks.memory import fused_attention
-from spectra.benchmarks.methods import METHODS, SQUARE_TAIL, Method, prepare
+from spectra.benchmarks.methods import METHODS, Method, prepare
 from spectra.benchmarks.models import denoiser
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _measure(bench: Bench, item: str) -> Row:
         batch=bench.integer("batch"),
         dtype=getattr(torch, str(bench.settings["dtype"])),
     )
-    method = prepare(item.partition("-")[0], model, tail=float(bench.settings["tail"]))
+    method = prepare(item.partition("-")[0], model)
     rates = {name: float(bench.settings[key]) * 1e12 for name, key in (("flops", "tflops"), ("bandwidth", "tbytes"))}
     tally = project(method, **rates, kernels=item == "spectra")
     longest = sorted(tally.seconds.items(), key=lambda pair: -pair[1])[:8]
@@ -232,7 +232,6 @@ CASE = Case(
         "dtype": "bfloat16",
         "tflops": 800.0,
         "tbytes": 3.0,
-        "tail": SQUARE_TAIL,
     },
     columns=(
         Column("method"),

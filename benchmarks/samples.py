@@ -137,7 +137,7 @@ def _measure(bench: Bench, item: str) -> Row:
     )
     what, _, use = item.partition(", ")
     train = use == "training"
-    spectra = bench.once("spectra", lambda: Spectra(0))
+    spectra = bench.once("spectra", lambda: Spectra())
     shifts = Shifts(model, spectra, count, norms=what == "weights", seed=bench.seed)
     one, each = shifts.one(0, train=train), shifts.each(train=train)
     row: dict[str, Any] = {"run": item, "shifts": count}

@@ -7,7 +7,9 @@ Before anything is timed, spectra's gradient is held against the paper's formula
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row, Value
@@ -66,8 +68,20 @@ def prepared(bench: Bench) -> dict[str, Method]:
         dtype=getattr(torch, str(bench.settings["dtype"])),
         seed=bench.seed,
     )
-    spectra = Spectra(0)
-    return {name: prepare(name, model, spectra=spectra) for name in chosen(bench)}
+    spectra = Spectra()
+    methods = {name: prepare(name, model, spectra) for name in chosen(bench)}
+    if bench.settings.get("tune") and "spectra" in methods:
+        tune(methods["spectra"])
+    return methods
+
+
+def tune(method: Method) -> None:
+    """Lets spectra measure its plans; what it finds is not remembered."""
+    import spectra
+
+    if method.adapter is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            spectra.tune(method.adapter, method.step, file=Path(folder) / "plans.json")
 
 
 def chosen(bench: Bench) -> list[str]:
@@ -136,6 +150,7 @@ CASE = Case(
         "device": "cpu",
         "dtype": "float32",
         "methods": ",".join(METHODS),
+        "tune": False,
         "repetitions": 5,
         "seed": 0,
     },
@@ -153,4 +168,4 @@ CASE = Case(
     ),
     needs=("peft",),
 )
-"""A `resolution` of 0 is the model's own."""
+"""A `resolution` of 0 is the model's own; with `tune`, spectra chooses its plans by measuring (`spectra.tune`)."""

@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spectra.benchmarks import flops, memory, run
-from spectra.benchmarks.methods import METHODS, Spectra, prepare, tail_share, twin
+from spectra.benchmarks.methods import METHODS, Spectra, prepare, twin
 from spectra.benchmarks.models import MODELS, Denoiser, denoiser, matrices
 from spectra.errors import InputError
 
@@ -40,10 +40,10 @@ def test_models_are_the_published_ones(name: str, parameters: int, count: int) -
 
 
 def test_the_paper_and_spectra_compute_the_same_step(model: Denoiser) -> None:
-    spectra = Spectra(0)
+    spectra = Spectra()
     found: dict[str, Any] = {}
     for name in ("paper", "spectra"):
-        method = prepare(name, model, spectra=spectra)
+        method = prepare(name, model, spectra)
         loss = method.forward()
         loss.backward()
         found[name] = (loss.detach(), {path: p.grad for path, p in method.parameters.items()})
@@ -55,7 +55,7 @@ def test_the_paper_and_spectra_compute_the_same_step(model: Denoiser) -> None:
 
 def test_methods_leave_the_model_as_it_is_and_share_its_weights(model: Denoiser) -> None:
     for name in METHODS:
-        prepare(name, model, spectra=Spectra(0))
+        prepare(name, model, Spectra())
     assert not any(p.requires_grad for p in model.module.parameters())
     assert "forward" not in vars(matrices(model)[0][1])
     first, second = next(model.module.parameters()), next(twin(model).module.parameters())
@@ -96,11 +96,6 @@ def test_the_bytes_of_a_method_are_of_its_kind(shapes: Denoiser) -> None:
     assert spectra["bases"] > 0
     # The paper's formula keeps every weight that it made until backward.
     assert counted["paper"]["saved"] > counted["frozen"]["saved"] + held
-
-
-def test_the_tail_that_is_assumed_falls_with_the_aspect() -> None:
-    shares = [tail_share(torch.empty(r, c, device="meta"), 0.2) for r, c in ((64, 64), (64, 96), (128, 64), (64, 999))]
-    assert shares == [0.2, 0.1, 0, 0]
 
 
 @pytest.mark.parametrize(

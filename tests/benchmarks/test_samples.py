@@ -25,7 +25,7 @@ def test_the_shifts_differ_from_each_other_and_from_the_base() -> None:
     model, _ = denoiser("tiny", batch=3, device="cpu")
     model.inputs["sample"][:] = model.inputs["sample"][0]
     model.inputs["encoder_hidden_states"][:] = model.inputs["encoder_hidden_states"][0]
-    shifts = samples.Shifts(model, Spectra(0), 3, norms=False, seed=0)
+    shifts = samples.Shifts(model, Spectra(), 3, norms=False, seed=0)
     base, each = samples.run(model, train=False), samples.run(shifts.each(train=False), train=False)
     one = samples.run(shifts.one(1, train=False), train=False)
     assert samples.difference(one[1:2], each[1:2]) < 1e-5

@@ -30,7 +30,7 @@ def test_all_methods_are_timed_in_one_run_and_spectra_is_held_against_the_paper(
 def test_a_step_trains_and_leaves_the_weights_as_they_are() -> None:
     model, _ = denoiser("tiny", device="cpu")
     before = [p.clone() for p in model.module.parameters()]
-    full, spectra = prepare("full", model), prepare("spectra", model, spectra=Spectra(0))
+    full, spectra = prepare("full", model), prepare("spectra", model, Spectra())
     for method in (full, spectra):
         step.stepper(method)()
         assert all(p.grad is None for p in method.parameters.values())
@@ -42,12 +42,21 @@ def test_every_step_rebuilds_its_weights(monkeypatch: pytest.MonkeyPatch) -> Non
     rebuild = kernels.rebuild
     monkeypatch.setattr(kernels, "rebuild", lambda *args, **kwargs: calls.append(None) or rebuild(*args, **kwargs))
     model, _ = denoiser("tiny", batch=64, device="cpu")
-    once = step.stepper(prepare("spectra", model, spectra=Spectra(0)))
+    once = step.stepper(prepare("spectra", model, Spectra()))
     once()
     first = len(calls)
     assert first > 0
     once()
     assert len(calls) == 2 * first
+
+
+def test_plans_can_be_measured_first() -> None:
+    model, _ = denoiser("tiny", device="cpu")
+    method = prepare("spectra", model, Spectra())
+    step.tune(method)
+    assert method.adapter is not None
+    assert all(layer.tuned for layer in method.adapter.layers())
+    assert all(p.grad is None for p in method.parameters.values())
 
 
 def test_a_method_that_is_not_there(tmp_path: Path) -> None:
