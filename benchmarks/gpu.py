@@ -2,8 +2,9 @@
 
     check ...    a kernel on odd shapes against float64: its error, as a multiple of plain PyTorch's in the same type
     kernel ...   the same on a layer's shapes, then forward and backward timed in turns: ours, PyTorch's products
-                 (cuBLAS), the same compiled, and for scale PEFT's LoRA of rank 4 on the layer
-    step ...     a whole training step of every method, as `spectra bench step` runs it, eager or compiled
+                 (cuBLAS), the same compiled, and for scale what a LoRA of rank 4 adds to the layer
+    step ...     a whole training step of every method, PEFT's LoRA among them, as `spectra bench step` runs it, eager
+                 or compiled
 
 A kernel whose error is more than twice plain PyTorch's is not timed: its row fails. `--set device=cpu --set tiny=true`
 runs all of it small on a CPU, where PyTorch takes the place of Triton.
@@ -265,7 +266,7 @@ def _repeated(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Call
 
 
 def _lora(p: Problem, made: Made) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
-    """What PEFT's LoRA adds to the layer's own output: `y + scaling * B(A(x))`, and its inputs."""
+    """What a LoRA adds to the layer's own output, as PEFT computes it: `y + B(A(x)) * scaling`, and its inputs."""
 
     def forward(x: Tensor, y: Tensor, down: Tensor, up: Tensor) -> Tensor:
         return y + (x @ down) @ up * 2.0
