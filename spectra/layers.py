@@ -227,9 +227,10 @@ class ShiftedLayer:
         place: Place,
     ) -> Tensor:
         """The layer with its shifted weight; delta's gradient comes from the activations."""
-        learns = d.requires_grad and torch.is_grad_enabled()
+        # A measurement without gradients between two steps shares the weight with the steps.
+        learns = self.delta.requires_grad
         made = self._once("rebuilt", learns, lambda: self._rebuild(weight, d.detach(), learns))
-        if not learns:
+        if not (learns and torch.is_grad_enabled()):
             return operator.apply(x, made.weight, bias)
         basis, dim, head = self._vectors(dtype)[0], operator.dim, self._spectrum.head
         if place == "input":

@@ -151,6 +151,8 @@ def test_rebuilt_weights_are_made_once_per_step(monkeypatch: pytest.MonkeyPatch)
     optimizer = torch.optim.AdamW([layer.delta], lr=0.1)
     for _ in range(3):  # accumulation
         layer.forward(x).sum().backward()
+        with torch.no_grad():
+            layer.forward(x)
     assert len(made) == 1
     optimizer.step()
     before = layer.forward(x)
