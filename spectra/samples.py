@@ -34,8 +34,12 @@ class Samples:
     """
 
     def __init__(self, rows: Tensor, images: int = 1) -> None:
-        self.rows = rows
         self.images = images
+        self.take(rows)
+
+    def take(self, rows: Tensor) -> None:
+        """Other rows `[n]`, from the next forward on."""
+        self.rows = rows
         self._known: dict[tuple[int, torch.device], Tensor] = {}
 
     def match(self, x: Tensor) -> tuple[Tensor, Tensor]:
