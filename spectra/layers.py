@@ -75,7 +75,7 @@ class ShiftedLayer:
         self._floor = float(REBUILT_FLOOR * self._sigma.square().mean().sqrt()) if self._sigma.numel() else 0.0
         place = self.operator.place(spectrum.side) if self.operator else None
         if place is None:  # no activation to map: both sides of every direction are needed
-            self._spectrum = _with_full_tail(self._spectrum, weight)
+            self._spectrum = with_full_tail(self._spectrum, weight)
         self._place = place
         self._converted: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
         self._rebuilt: tuple[tuple[int, torch.device], Tensor, Tensor | None] | None = None
@@ -261,7 +261,7 @@ def computed(x: Tensor, weight: Tensor) -> tuple[Tensor, torch.dtype]:
     return x, dtype
 
 
-def _with_full_tail(spectrum: Spectrum, weight: Tensor) -> Spectrum:
+def with_full_tail(spectrum: Spectrum, weight: Tensor) -> Spectrum:
     """The same spectrum with the other side of every direction explicit."""
     w, basis, head = matrix(weight).to(torch.float64), spectrum.basis.to(torch.float64), spectrum.head
     far = ((w.T if spectrum.side == "left" else w) @ basis[:, :head]) / spectrum.sigma[:head]

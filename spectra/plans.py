@@ -34,6 +34,11 @@ def rebuilt_cost(n: int, r: int, m: int) -> int:
     return 2 * r * r * (m + r) + gradient
 
 
+def whole_cost(n: int, r: int, m: int) -> int:
+    """Flops beyond the frozen layer of a rebuilt weight through which delta's gradient goes."""
+    return 2 * n * m * r + 4 * r * r * m
+
+
 def choose(n: int, r: int, m: int) -> Plan:
     """The cheaper plan for `n` rows of activations and a weight of `min = r`, `max = m`."""
     return "factored" if factored_cost(n, r) <= rebuilt_cost(n, r, m) else "rebuilt"

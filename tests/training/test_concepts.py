@@ -140,7 +140,7 @@ def test_together_equals_separately_in_double_precision(build_tiny: Callable[...
         (alone,) = trained([number])
         a, b = (torch.cat(list(deltas.values())) for deltas in (joint[number], alone))
         assert b.abs().max() > 0.01
-        assert (a - b).abs().max() < 1e-6 * b.abs().max()
+        assert (a - b).abs().max() < 1e-5 * b.abs().max()
 
 
 def test_one_concept_in_a_file_is_an_ordinary_training(settings: dict[str, Any], tmp_path: Path) -> None:
