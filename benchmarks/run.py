@@ -31,6 +31,7 @@ MODULES: Mapping[str, str] = {
     "exact": "spectra.benchmarks.exact",
     "kernels": "spectra.benchmarks.kernels",
     "subjects": "spectra.benchmarks.subjects",
+    "concepts": "spectra.benchmarks.concepts",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from PIL import Image
 
+from spectra.adapter import attach
 from spectra.errors import BaseError
-from spectra.families.denoise import Condition, DenoiseFamily, denoise_family, native_resolution
+from spectra.families import targets
+from spectra.families.denoise import Condition, denoise_family, native_resolution
 from spectra.files import atomic_write
 from spectra.generation import versions
 from spectra.pipeline import load_pipeline
@@ -81,65 +83,81 @@ def train_together(
     if not resume:
         for each in checked:
             each.outputs.clear_unfinished()
-    accelerator = make_accelerator(checked[0].config, device)
-    pipe = load_pipeline(checked[0].base, device=accelerator.device)
-    if getattr(pipe, "safety_checker", None) is not None:
-        # It would blacken class and validation pictures at random, and takes a gigabyte.
-        pipe.register_modules(safety_checker=None)
-    names = [each.name for each in wanted]
-    training = _Training(names, checked, pipe, denoise_family(pipe), accelerator, progress)
+    training = Training([each.name for each in wanted], checked, device=device, progress=progress)
     try:
         return training.run(began, force=force)
     finally:
         training.close()
 
 
-class _Training:
-    """The parts of one training, in the order in which they are made. Lists have an entry for each concept."""
+class Training:
+    """The parts of one training, in the order in which they are made. Lists have an entry for each concept.
+
+    Attributes:
+        pipe, family, accelerator, adapter: the base, attached, and what moves it.
+        stack, loop: its deltas, and their steps.
+    """
+
+    stack: Stack
+    loop: Loop
 
     def __init__(
-        self,
-        names: Sequence[str],
-        checked: Sequence[Checked],
-        pipe: Any,
-        family: DenoiseFamily,
-        accelerator: Any,
-        progress: Progress,
+        self, names: Sequence[str], checked: Sequence[Checked], *, device: str = "", progress: Progress = SILENT
     ) -> None:
-        self.names, self.checked, self.pipe, self.family = names, checked, pipe, family
-        self.accelerator, self.progress = accelerator, progress
+        self.names, self.checked, self.progress = names, checked, progress
         self.config = checked[0].config
-        self.adapter: Any = None
-        self.resolution = _resolution(pipe, self.config)
+        self.accelerator = make_accelerator(self.config, device)
+        self.pipe = load_pipeline(checked[0].base, device=self.accelerator.device)
+        if getattr(self.pipe, "safety_checker", None) is not None:
+            # It would blacken class and validation pictures at random, and takes a gigabyte.
+            self.pipe.register_modules(safety_checker=None)
+        self.family = denoise_family(self.pipe)
+        self.resolution = _resolution(self.pipe, self.config)
         self.boards = [Board(each.config.tensorboard) for each in checked]
+        self.adapter: Any = None
 
-    def run(self, began: float, *, force: bool) -> list[Summary]:
-        from spectra.families import targets
-
+    def prepare(self) -> None:
+        """Draw class pictures, encode, attach: everything that comes before the first step."""
         ranks = {target.name: target.weight.ndim for target in targets(self.pipe, self.config.all_targets)}
         trained = not {name.split(".")[0] for name in ranks}.isdisjoint(self.family.text_encoders)
-        fingerprint = pipeline_fingerprint(self.pipe)
+        self.fingerprint = pipeline_fingerprint(self.pipe)
         # The class pictures are drawn before anything is attached: by the frozen base.
         concepts = [
-            Concept(name, self._objectives(each, fingerprint), each.config.seed)
+            Concept(name, self._objectives(each), each.config.seed)
             for name, each in zip(self.names, self.checked, strict=True)
         ]
         conditions = self._conditions(trained)
-        from spectra.adapter import attach
-
         self.adapter = attach(self.pipe, self.config.all_targets, progress=self.progress)
+        self.stack = Stack(self.adapter, len(concepts))
+        if self.config.gradient_checkpointing:
+            getattr(self.pipe, self.family.model).enable_gradient_checkpointing()
+        self.loop = Loop(
+            pipe=self.pipe,
+            family=self.family,
+            concepts=concepts,
+            conditions=conditions,
+            deltas=self.stack.deltas,
+            ranks=ranks,
+            config=self.config,
+            accelerator=self.accelerator,
+            frozen=self.adapter.disabled,
+            rows=self.stack.rows,
+        )
+
+    def run(self, began: float, *, force: bool) -> list[Summary]:
+        """The whole training; `began` is when its clock started."""
+        self.prepare()
+        loop, stack = self.loop, self.stack
         validations = [Validation.of(each.config, self.resolution) for each in self.checked]
-        stack = Stack(self.adapter, len(concepts))
-        loop = self._loop(concepts, conditions, stack, ranks)
         with self.adapter.disabled():
             losses_before = loop.measure()
             before = [self._draw(number, "drawing before", each) for number, each in enumerate(validations)]
         saved = [each.saved for each in self.checked if each.saved is not None]
         if saved:
-            restore(loop, saved, base=fingerprint)
+            restore(loop, saved, base=self.fingerprint)
         resumed_at = loop.step
         started = time.perf_counter()
-        self._steps(loop, stack, validations, fingerprint)
+        self._steps(validations)
         train_seconds = time.perf_counter() - started
         losses_after = loop.measure()
         after = []
@@ -153,7 +171,7 @@ class _Training:
                 sheet = validations[number].before_after(
                     each.subject.at(self.resolution), before[number], after[number], loop.step
                 )
-                written.append(self._write(folder, number, concepts[number], stack, sheet))
+                written.append(self._write(folder, number, sheet))
         return [
             _summary(
                 each,
@@ -168,7 +186,7 @@ class _Training:
             for number, each in enumerate(self.checked)
         ]
 
-    def _objectives(self, checked: Checked, fingerprint: str) -> list[Objective]:
+    def _objectives(self, checked: Checked) -> list[Objective]:
         config = checked.config
         schedule = Schedule.of(self.pipe.scheduler, config.min_snr_gamma)
 
@@ -180,18 +198,18 @@ class _Training:
         own = checked.subject.at(self.resolution)
         objectives: list[Objective] = [Denoising("denoising", source(own, [config.prompt] * len(own)), schedule)]
         if config.prior_weight > 0:
-            drawn = self._class_pictures(checked, fingerprint)
+            drawn = self._class_pictures(checked)
             prior = source(drawn, prior_prompts(config.class_prompt, len(drawn), config.prior_unconditional))
             from_base = config.prior_target == "base"
             objectives.append(Denoising("prior", prior, schedule, config.prior_weight, from_base))
         return objectives
 
-    def _class_pictures(self, checked: Checked, fingerprint: str) -> list[Image.Image]:
+    def _class_pictures(self, checked: Checked) -> list[Image.Image]:
         config = checked.config
         if checked.class_pictures:
             return [fit(picture, self.resolution) for picture in checked.class_pictures]
         key = PriorKey(
-            base=fingerprint,
+            base=self.fingerprint,
             prompt=config.class_prompt,
             seed=config.seed,
             count=config.prior_count,
@@ -208,26 +226,8 @@ class _Training:
         prompts = [p for each in self.checked for p in (each.config.prompt, each.config.class_prompt, "")]
         return Conditions(encode, prompts, keep=self.config.cache_prompts, trained=trained)
 
-    def _loop(
-        self, concepts: Sequence[Concept], conditions: Conditions, stack: Stack, ranks: Mapping[str, int]
-    ) -> Loop:
-        if self.config.gradient_checkpointing:
-            getattr(self.pipe, self.family.model).enable_gradient_checkpointing()
-        return Loop(
-            pipe=self.pipe,
-            family=self.family,
-            concepts=concepts,
-            conditions=conditions,
-            deltas=stack.deltas,
-            ranks=ranks,
-            config=self.config,
-            accelerator=self.accelerator,
-            frozen=self.adapter.disabled,
-            rows=stack.rows,
-        )
-
-    def _steps(self, loop: Loop, stack: Stack, validations: Sequence[Validation], fingerprint: str) -> None:
-        config = self.config
+    def _steps(self, validations: Sequence[Validation]) -> None:
+        config, loop = self.config, self.loop
         self.progress.start("training", config.steps)
         self.progress.advance(loop.step)
         try:
@@ -237,21 +237,22 @@ class _Training:
                     board.record(concept.history[-1])
                 self.progress.advance(1, f"loss {loss:.4f}")
                 if config.save_every and (loop.step % config.save_every == 0 or loop.step == config.steps):
-                    self._save(loop, fingerprint)
+                    self._save()
                 if config.validation_every and config.validation_count and loop.step % config.validation_every == 0:
                     for number, validation in enumerate(validations):
-                        with stack.alone(number):
+                        with self.stack.alone(number):
                             self._look(loop.step, number, validation)
         finally:
             self.progress.finish()
 
-    def _save(self, loop: Loop, fingerprint: str) -> None:
+    def _save(self) -> None:
         """The state of each concept; all are written before the first takes the place of an older one."""
         with contextlib.ExitStack() as files:
             for number, each in enumerate(self.checked):
                 each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
                 path = files.enter_context(atomic_write(each.outputs.unfinished / STATE, force=True))
-                save_state(loop, number, path, config=each.config, subject=each.subject.digest, base=fingerprint)
+                digest = each.subject.digest
+                save_state(self.loop, number, path, config=each.config, subject=digest, base=self.fingerprint)
 
     def _draw(self, number: int, label: str, validation: Validation) -> Drawn:
         name = self.names[number]
@@ -265,13 +266,12 @@ class _Training:
         sheet.save(outputs.unfinished / f"step-{step:06d}.png")
         self.boards[number].picture("validation", sheet, step)
 
-    def _write(
-        self, folder: Path, number: int, concept: Concept, stack: Stack, sheet: Image.Image
-    ) -> Mapping[str, Any]:
+    def _write(self, folder: Path, number: int, sheet: Image.Image) -> Mapping[str, Any]:
         from spectra.shift import write_shift
 
         config, outputs = self.checked[number].config, self.checked[number].outputs
-        shift = stack.shift(
+        history = self.loop.concepts[number].history
+        shift = self.stack.shift(
             number,
             base=self.checked[number].base.name,
             settings=config.changed(),
@@ -282,9 +282,9 @@ class _Training:
             shift, folder / outputs.shift, dtype="float16" if config.file_dtype == "float16" else "float32"
         )
         (folder / outputs.config).write_text(config.to_toml(), encoding="utf-8")
-        write_log(concept.history, folder / LOG)
+        write_log(history, folder / LOG)
         sheet.save(folder / "before-after.png")
-        curve = draw_loss_curve(concept.history, folder / "loss.png")
+        curve = draw_loss_curve(history, folder / "loss.png")
         return {"tensors": len(shift), "floats": shift.floats, "bytes": size, "curve": curve}
 
     def close(self) -> None:
