@@ -60,14 +60,13 @@ def left(folder: Path) -> tuple[SpectralShift, list[dict[str, float]]]:
     "more",
     [
         {"text_encoder": True, "prior_target": "base", "prior_unconditional": 0.5, "lr_schedule": "cosine"},
-        {"gradient_checkpointing": True, "accumulation": 2, "batch": 1, "weight_decay": 0.5},
-        {"cache_latents": False, "cache_prompts": False, "prior_weight": 0.0, "text_encoder": True},
+        {"gradient_checkpointing": True, "accumulation": 2, "batch": 1, "weight_decay": 0.5, "cache_prompts": False},
     ],
-    ids=["text encoder", "checkpointed", "nothing kept"],
+    ids=["text encoder", "checkpointed"],
 )
 def test_together_equals_separately(three: list[dict[str, Any]], tmp_path: Path, more: dict[str, Any]) -> None:
     """Losses and shifts within rounding, with gradients that are clipped; and the same files around them."""
-    each = [{**own, **more, "max_grad_norm": 1e-3, "lr_1d": 1e-3} for own in three]
+    each = [{**own, **more, "steps": 3, "max_grad_norm": 1e-3, "lr_1d": 1e-3} for own in three]
     for name, own in zip("abc", each, strict=True):
         train(make_config(own), tmp_path / "alone" / name)
     together(each, tmp_path / "joint")
