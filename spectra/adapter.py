@@ -11,7 +11,7 @@ For using shifts that exist, see `spectra.serving`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -20,10 +20,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from spectra.bindings import bind, dtype_name
+from spectra.bindings import Binding, bind, bind_shapes, dtype_name
 from spectra.cache import SpectrumCache
 from spectra.errors import MismatchError
-from spectra.families import components, targets
+from spectra.families import Target, components, targets
 from spectra.layers import ShiftedLayer
 from spectra.metadata import FINGERPRINT_DIGITS, ShiftMetadata, base_fingerprint
 from spectra.progress import SILENT, Progress
@@ -67,7 +67,29 @@ def attach(
     Raises:
         TargetError, WeightError, MismatchError (the model is in use already).
     """
-    return Adapter(pipe, targets, cache, progress)
+    return Adapter(pipe, targets, lambda chosen: bind(chosen, cache, progress))
+
+
+def attach_shapes(model: nn.Module, targets: str = "denoiser", *, tail: float | None = None) -> Adapter:
+    """An adapter of a model without values: forward and backward run on shapes alone, to be counted.
+
+        with torch.device("meta"):
+            model = UNet2DConditionModel.from_config(config)
+        adapter = attach_shapes(model, "unet")
+        adapter.train()
+        with FlopCounterMode() as counter:
+            model(sample, timestep, text).sample.sum().backward()
+
+    The plans are those that real weights of these shapes would get. What depends on values is given or assumed: the
+    tail's width, and that a quarter as many directions more lie below `layers.REBUILT_FLOOR`.
+
+    Args:
+        model: every weight on the meta device, or a `FakeTensor` (made, attached and called in a `FakeTensorMode`,
+            in which attention takes the device's kernel: on meta it is the plain product, with all its scores saved).
+        tail: share of each weight's directions in its tail, 0 to 1; by default what was measured for weights of its
+            proportions (`spectrum.TYPICAL_TAIL`).
+    """
+    return Adapter(model, targets, lambda chosen: bind_shapes(chosen, tail))
 
 
 class Adapter:
@@ -78,7 +100,7 @@ class Adapter:
         subset: the targets as they were given.
     """
 
-    def __init__(self, pipe: Any, subset: str, cache: SpectrumCache | None, progress: Progress) -> None:
+    def __init__(self, pipe: Any, subset: str, bind: Callable[[Sequence[Target]], dict[str, Binding]]) -> None:
         self.subset = subset
         parts = components(pipe)
         chosen = targets(pipe, subset)
@@ -86,7 +108,7 @@ class Adapter:
         self._models = {name: model for name, model in parts.items() if name in names}
         claim(self._models, "training")
         try:
-            self._bindings = bind(chosen, cache, progress)
+            self._bindings = bind(chosen)
         except BaseException:
             release(self._models)
             raise

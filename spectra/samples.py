@@ -1,26 +1,20 @@
 """A shift of its own for every sample of a batch: one pass over the shared base.
 
-In general the factored plan serves: the frozen layer computes for the whole batch, and each sample takes its own row of
-relative changes. Deltas are all that many shifts in one batch cost.
+The frozen layer computes for the whole batch; each sample then takes its own row of changes, by the factored plan, or
+between the two sides of a square weight. Deltas are all that many shifts in one batch cost.
 
-In training the samples of each shift follow one another, equally many of each, and a weight for each such run may be
-cheaper. Beyond the frozen layer, forward and backward, for `n` rows of activations in a run:
-
-    factored   8 n r^2
-    rebuilt    as `plans` has it: the output tells the gradient; for long runs of convolutions
-    whole      W + U diag(d) V^T, and delta's gradient through that of the weight, as the paper has it:
-               2 n m r + 4 r^2 m, without a pass over the activations; for matrices that are about square
+In training the samples of each shift follow one another, equally many of each. Where such a run is so long that alone
+it would have a weight of its own made, each has (`costs`).
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spectra import kernels, plans
+from spectra import kernels
 from spectra.errors import MismatchError
 from spectra.layers import (
     ShiftedLayer,
@@ -30,7 +24,6 @@ from spectra.layers import (
     narrow,
     shifted_vector,
     shifted_weight,
-    with_full_tail,
     with_parameters,
 )
 from spectra.operators import LinearOperator, Operator
@@ -99,8 +92,7 @@ class SampledLayer(ShiftedLayer):
     def __init__(self, module: nn.Module, spectrum: Spectrum, deltas: Tensor, samples: Samples) -> None:
         super().__init__(module, spectrum, deltas)
         self._samples = samples
-        self._sides: tuple[Tensor, Tensor] | None = None
-        self._alone: list[ShiftedLayer] = []
+        self._layers: list[ShiftedLayer] = []
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the module returns for `x [batch, ...]`, each sample with its own shifted weight."""
@@ -112,11 +104,8 @@ class SampledLayer(ShiftedLayer):
         x, dtype = computed(x, weight)
         bias: Tensor | None = getattr(self.module, "bias", None)
         operator, place = self.operator, self._place
-        plan = self._plan(x, operator)
-        if plan == "whole":
-            return self._whole(x, weight, bias, dtype, operator)
-        if plan == "rebuilt":
-            return self._each_rebuilt(x)
+        if self._apart(x):
+            return self._own_weights(x, weight, bias, dtype, operator) if self._square else self._each(x)
         d, head = change(self._sigma, self.delta), self._spectrum.head
         if not head or place is None:
             y = operator.apply(x, weight, bias)
@@ -127,53 +116,38 @@ class SampledLayer(ShiftedLayer):
             y = y + narrow(operator, x, left, right, d[index, head:])
         return y
 
-    def _plan(self, x: Tensor, operator: Operator) -> str:
-        """The cheapest way for this batch."""
-        shifts, r = len(self.delta), self._spectrum.rank
-        if not self.delta.requires_grad or self._place is None or not x.is_floating_point():
-            return "factored"
-        if not self._samples.runs(x.shape[0], shifts):
-            return "factored"
-        m = math.prod(self._spectrum.shape) // max(r, 1)
-        n = x.numel() // (x.shape[operator.dim] * shifts * math.prod(getattr(operator, "stride", (1,))))
-        costs = {
-            "factored": plans.factored_cost(n, r),
-            "rebuilt": plans.rebuilt_cost(n, r, m),
-            "whole": plans.whole_cost(n, r, m),
-        }
-        return min(costs, key=costs.__getitem__)
+    def _apart(self, x: Tensor) -> bool:
+        """Whether the runs of a training are computed one by one."""
+        if not self.delta.requires_grad or not self._samples.runs(x.shape[0], len(self.delta)):
+            return False
+        return self._plan(x.chunk(len(self.delta))[0]) == "rebuilt"
 
-    def _each_rebuilt(self, x: Tensor) -> Tensor:
-        """A layer of its own for every run."""
-        if not self._alone:
-            self._alone = [ShiftedLayer(self.module, self._spectrum, delta) for delta in self.delta]
-        parts = []
-        for layer, delta, run in zip(self._alone, self.delta.unbind(), x.chunk(len(self.delta)), strict=True):
-            layer.delta, layer.plan = delta, "rebuilt"
-            parts.append(layer.forward(run))
-        return torch.cat(parts)
-
-    def _whole(self, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, operator: Operator) -> Tensor:
-        """Each run with a weight of its own, through which the gradient goes."""
-        shifts = len(self.delta)
+    def _own_weights(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, operator: Operator
+    ) -> Tensor:
+        """A square layer with a weight for every run, all made in one product; the gradient goes through them."""
+        shifts, wide = len(self.delta), self._sigma.dtype
         with torch.autocast(weight.device.type, enabled=False):
-            left, right = self._both_sides(weight)
-            d, w = change(self._sigma, self.delta), matrix(weight).to(self._sigma.dtype)
-            shifted = (w + (left * d.unsqueeze(1)) @ right.T).to(dtype)  # [shifts, rows, columns]
+            _, left, right = (vectors.to(wide) for vectors in self._vectors(weight.dtype))
+            d = change(self._sigma, self.delta)
+            shifted = (matrix(weight).to(wide) + (left * d.unsqueeze(1)) @ right.T).to(dtype)  # [shifts, r, r]
         if isinstance(operator, LinearOperator):
-            y = x.reshape(shifts, -1, x.shape[-1]) @ shifted.mT
-            y = y.reshape(*x.shape[:-1], -1)
+            y = (x.reshape(shifts, -1, x.shape[-1]) @ shifted.mT).reshape(x.shape)
             return y if bias is None else y + bias.to(dtype)
         runs = zip(x.chunk(shifts), shifted.unbind(), strict=True)
         return torch.cat([operator.apply(run, own.reshape(weight.shape), bias) for run, own in runs])
 
-    def _both_sides(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """`left [rows, r]` and `right [columns, r]`, the singular vectors of every direction."""
-        if self._sides is None or self._sides[0].device != weight.device:
-            spectrum, dtype = with_full_tail(self._spectrum, weight), self._sigma.dtype
-            near, far = spectrum.basis.to(dtype), spectrum.tail.T.to(dtype)
-            self._sides = (near, far) if spectrum.side == "left" else (far, near)
-        return self._sides
+    def _each(self, x: Tensor) -> Tensor:
+        """A layer for every run, with a weight of its own."""
+        while len(self._layers) < len(self.delta):
+            layer = ShiftedLayer.__new__(ShiftedLayer)
+            layer.__dict__.update({**self.__dict__, "_kept": {}})  # all is shared but what is made of delta
+            self._layers.append(layer)
+        parts = []
+        for layer, delta, run in zip(self._layers, self.delta.unbind(), x.chunk(len(self.delta)), strict=True):
+            layer.delta, layer.plan = delta, self.plan
+            parts.append(layer.forward(run))
+        return torch.cat(parts)
 
     def _one_by_one(self, weight: Tensor, index: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """For modules that are no plain operator: a forward for each shift that occurs."""

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import spectra
-from spectra import plans
 from spectra.errors import MismatchError
 from spectra.layers import ShiftedLayer, ShiftedVector, with_full_tail, with_parameters
-from spectra.operators import LinearOperator
 from spectra.samples import SampledLayer, SampledVector, Samples
 from spectra.spectrum import decompose
 
@@ -139,7 +137,7 @@ def paper(module: nn.Module, spectrum: Any, deltas: Tensor, x: Tensor, dtype: to
     return y, deltas.grad
 
 
-@pytest.mark.parametrize("plan", ["factored", "rebuilt", "whole"])
+@pytest.mark.parametrize("plan", ["together", "factored", "projected", "two-sided", "rebuilt"])
 @pytest.mark.parametrize("kind", [kind for kind in CONVS if kind != "grouped conv"])
 def test_every_plan_of_a_training(kind: str, plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Output and gradient err at most twice as much as the paper's formula does in the same precision."""
@@ -149,7 +147,8 @@ def test_every_plan_of_a_training(kind: str, plan: str, monkeypatch: pytest.Monk
     spectrum = decompose(module.weight)
     deltas, x = (0.3 * torch.randn(3, spectrum.rank)).requires_grad_(), torch.randn(shape)
     layer = SampledLayer(module, spectrum, deltas, Samples(RUNS))
-    monkeypatch.setattr(layer, "_plan", lambda *_: plan)
+    monkeypatch.setattr(layer, "_apart", lambda _: plan != "together")
+    layer.plan = None if plan == "together" else plan  # type: ignore[assignment]
     y = layer.forward(x)
     y.square().sum().backward()
     assert deltas.grad is not None
@@ -160,18 +159,25 @@ def test_every_plan_of_a_training(kind: str, plan: str, monkeypatch: pytest.Monk
         assert (mine - truth).norm() <= allowed
 
 
-def test_a_whole_weight_s_cost_is_what_is_counted() -> None:
-    r, m, n = 24, 32, 60
-    module = nn.Linear(m, r).requires_grad_(False)
-    deltas, x = torch.zeros(3, r, requires_grad=True), torch.randn(3, n, m, requires_grad=True)
-    layer = SampledLayer(module, decompose(module.weight), deltas, Samples(torch.arange(3)))
-    assert layer._plan(x, LinearOperator()) == "whole"
-    layer.forward(x)  # makes both sides
-    with FlopCounterMode(display=False) as counter:
-        layer.forward(x).sum().backward()
-    with FlopCounterMode(display=False) as frozen:
-        module(x).sum().backward()
-    assert counter.get_total_flops() - frozen.get_total_flops() == 3 * plans.whole_cost(n, r, m)
+def test_long_runs_have_a_weight_each() -> None:
+    """Counted: eight runs cost what each would cost alone, which is less than the batch would together."""
+    module = nn.Conv2d(16, 8, 3, padding=1).requires_grad_(False)
+    spectrum, deltas, x = decompose(module.weight), torch.zeros(2, 8, requires_grad=True), torch.randn(2, 16, 32, 32)
+    x.requires_grad_()
+
+    def counted(layer: ShiftedLayer, part: Tensor) -> int:
+        layer.forward(part).sum().backward()  # makes what is made once
+        with FlopCounterMode(display=False) as counter:
+            layer.forward(part).sum().backward()
+        return int(counter.get_total_flops())
+
+    sampled = SampledLayer(module, spectrum, deltas, Samples(torch.arange(2)))
+    assert sampled._apart(x)
+    alone = counted(ShiftedLayer(module, spectrum, torch.zeros(8, requires_grad=True)), x[:1])
+    assert counted(sampled, x) == 2 * alone
+    sampled._samples.take(torch.tensor([1, 0]))
+    assert not sampled._apart(x)
+    assert counted(sampled, x) > 2 * alone
 
 
 def test_runs_are_told_from_other_batches() -> None:
