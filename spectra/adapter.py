@@ -142,6 +142,12 @@ class Adapter:
         self._mode(training=False)
         return self
 
+    def layers(self) -> list[ShiftedLayer]:
+        """The layers that compute with a delta and have a choice of plans."""
+        return [
+            layer for binding in self._bindings.values() for layer in binding.routes if isinstance(layer, ShiftedLayer)
+        ]
+
     def _mode(self, *, training: bool) -> None:
         for name, binding in self._bindings.items():
             self.deltas[name].requires_grad_(training)

@@ -45,6 +45,10 @@ class Work(NamedTuple):
     input_gradient: bool
     gram: bool
 
+    def key(self) -> str:
+        """A name for this work, under which a measured plan is remembered."""
+        return " ".join([str(value) for value in self])
+
 
 def plans(work: Work) -> tuple[Plan, ...]:
     """The plans that the layer has."""

@@ -87,15 +87,21 @@ class ShiftedLayer:
     The vectors of the spectrum live on the weight's device, in its dtype (and in autocast's, once that is met).
     """
 
+    two_bases = True
+    """Whether a square layer keeps both sides of its spectrum, for the two-sided plan."""
+
     def __init__(self, module: nn.Module, spectrum: Spectrum, delta: Tensor) -> None:
         self.module = module
         self.delta = delta
-        self.plan: Plan | None = None  # an explicit choice; None lets the cost model decide
+        self.plan: Plan | None = None  # an explicit choice; None lets what was measured, or the cost model, decide
+        self.tuned: Mapping[str, Plan] = {}  # by `Work.key`
+        self.noted: Callable[[ShiftedLayer, Tensor, costs.Work], None] | None = None  # told of each forward
         self.operator: Operator | None = operator_of(module)
         weight: Tensor = module.weight  # type: ignore[assignment]
         place = self.operator.place(spectrum.side) if self.operator else None
         # Both sides of every direction: needed without an activation to map, and cheapest for a square weight.
-        self._square = self.operator is not None and self.operator.pointwise and is_square(spectrum.shape)
+        pointwise = self.operator is not None and self.operator.pointwise
+        self._square = self.two_bases and pointwise and is_square(spectrum.shape)
         both = place is None or self._square
         self._spectrum = with_full_tail(spectrum.to(weight.device), weight) if both else spectrum
         self._sigma = spectrum.sigma.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
@@ -290,10 +296,18 @@ class ShiftedLayer:
         work = self.work(x)
         if work is None:
             return None
-        known = costs.plans(work)
-        if self.plan is not None:
-            return self.plan if self.plan in known else known[0]
-        return costs.cheapest(work)
+        if self.noted is not None:
+            self.noted(self, x, work)
+        known, plan = costs.plans(work), self.plan
+        if plan is None and self.tuned:
+            plan = self.tuned.get(work.key())
+        if plan is None:
+            return costs.cheapest(work)
+        return plan if plan in known else known[0]
+
+    def forget(self) -> None:
+        """Drop what was made for the present value of delta."""
+        self._kept = {}
 
     def work(self, x: Tensor) -> costs.Work | None:
         """What a forward of `x` has to do, for the cost model; None where there is no choice of plans."""
@@ -403,7 +417,7 @@ def narrow(operator: Operator, x: Tensor, left: Tensor, right: Tensor, d: Tensor
 
 def with_parameters(module: nn.Module, parameters: Mapping[str, Tensor | None], *args: Any, **kwargs: Any) -> Tensor:
     """The module's own forward with some parameters replaced; the module itself stays untouched."""
-    out: Tensor = type(module).forward(_View(module, parameters), *args, **kwargs)  # type: ignore[arg-type]
+    out: Tensor = type(module).forward(_View(module, parameters), *args, **kwargs)
     return out
 
 

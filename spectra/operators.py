@@ -182,7 +182,8 @@ class _FrozenConv(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (weight,), (grad,), operator = ctx.saved_tensors, grads, ctx.operator
         back = (conv1d_input, conv2d_input, conv3d_input)[len(operator.kernel) - 1]
-        x = back(ctx.shape, weight.to(grad.dtype), grad, operator.stride, operator.padding, operator.dilation)
+        shape = operator.stride, operator.padding, operator.dilation
+        x: Tensor = back(ctx.shape, weight.to(grad.dtype), grad, *shape)  # type: ignore[no-untyped-call]
         return x, None, None, None
 
 

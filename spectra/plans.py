@@ -1,16 +1,17 @@
-"""How one layer computes with its shift: three plans and the gradients that they give delta.
+"""How one layer computes with its shift: four plans, and the gradients that they give delta.
 
 The shifted layer is `W_delta = W + (head) + (tail)`: the tail, a few directions with both sides known, is a narrow
-term `decode(encode(x) * d)`; the head is a map of one activation, `a + ((a Q) * e) Q^T`. Beyond the frozen layer:
+term `decode(encode(x) * d)`; the head is a map of one activation, `a + ((a Q) * e) Q^T`.
 
-    factored   the map as it stands                                        8 N r^2 flops, delta's gradient included
-    projected  `D = Q diag(e) Q^T` once for each value of delta, a + a D   2 r^3 + 4 N r^2 + gradient
-    rebuilt    W_delta once for each value of delta, the ordinary layer    2 r^2 (m + r) + gradient
+    factored   the map as it stands
+    projected  `D = Q diag(e) Q^T` once for each value of delta, then `a + a D`
+    rebuilt    W_delta once for each value of delta, then the ordinary layer
+    two-sided  for square weights, all directions of which have both sides: `y0 + ((x V) * d) U^T`
 
-The gradient alone takes 4 N r^2, or 2 N r^2 + 2 r^3 through a Gram matrix. None forms dL/dW. Rebuilt takes it from
-the activation that the basis meets: with `y` the layer's output and `g` its gradient, `u_i^T (dL/dW) v_i = sum_n (g
-Q)_ni (y Q)_ni / s_i`. Where the basis meets the input the pair is the input and the gradient that arrives at it.
-Derivation: docs/algebra.md; which plan is cheapest: `spectra.costs`.
+Rebuilt takes delta's gradient from the activation that the basis meets: with `y` the layer's output and `g` its
+gradient, `u_i^T (dL/dW) v_i = sum_n (g Q)_ni (y Q)_ni / s_i`; where the basis meets the input the pair is the input
+and the gradient that arrives at it; of a square weight it takes dL/dW itself. Derivation: docs/algebra.md. What each
+costs, and which is taken: `spectra.costs`.
 """
 
 from __future__ import annotations

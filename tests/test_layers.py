@@ -1,4 +1,4 @@
-"""Layers against the paper's formula in float64: outputs, gradients, every kind of module, both plans."""
+"""Layers against the paper's formula in float64: outputs, gradients, every kind of module, every plan."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_a_rebuilt_direction_that_shrank_keeps_its_gradient() -> None:
     torch.testing.assert_close(layer.delta.grad.double(), reference.grad, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["linear-wide", "linear-tall", "conv2d", "embedding-tall"])
+@pytest.mark.parametrize("kind", ["linear-wide", "linear-tall", "linear-square", "conv2d", "embedding-tall"])
 def test_autocast_and_checkpointing(kind: str) -> None:
     module, x = build(kind)
     spectrum = decompose(module.weight)
@@ -216,3 +216,38 @@ def test_vectors_are_added() -> None:
 def test_small_changes_are_not_lost_beside_large_sigma() -> None:
     sigma, delta = torch.tensor([1e4, 1.0, 1.0]), torch.tensor([1e-6, -3.0, 1e-9])
     assert change(sigma, delta).tolist() == pytest.approx([1e-6, -1.0, 1e-9])
+
+
+@pytest.mark.parametrize(
+    ("kind", "plan", "kept"),
+    [
+        ("conv2d", "factored", "another"),
+        ("conv2d", "projected", "another"),
+        ("conv2d", "rebuilt", "output"),
+        ("linear-tall", "rebuilt", "input"),
+        ("linear-square", "rebuilt", "input"),
+        ("linear-square", "two-sided", "another"),
+    ],
+)
+def test_what_is_kept_for_backward(kind: str, plan: str, kept: str) -> None:
+    """One activation: the output or the input itself, which others may keep too, or one as large as the output."""
+    module, x = build(kind)
+    x = x.repeat(20, *[1] * (x.ndim - 1)).requires_grad_()
+    spectrum = decompose(module.weight)
+    layer = ShiftedLayer(module, spectrum, torch.full((spectrum.rank,), 0.01, requires_grad=True))
+    layer.plan = plan
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.shape[:1] == x.shape[:1]:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        y = layer.forward(x)
+    storages = {"input": x.untyped_storage().data_ptr(), "output": y.untyped_storage().data_ptr()}
+    largest = max(sizes, key=lambda storage: sizes[storage])
+    assert next((name for name, storage in storages.items() if storage == largest), "another") == kept
+    narrow = sum(sizes.values()) - sizes[largest]
+    assert narrow <= 0.25 * y.nbytes and sizes[largest] <= max(x.nbytes, y.nbytes)
+    y.sum().backward()
