@@ -89,9 +89,8 @@ class Samples:
 class SampledLayer(ShiftedLayer):
     """A module with a weight of two or more dimensions; `deltas [shifts, r]`, one row of which each sample takes."""
 
-    two_bases = False  # it computes through the factored plan alone
-
     def __init__(self, module: nn.Module, spectrum: Spectrum, deltas: Tensor, samples: Samples) -> None:
+        self.two_bases = deltas.requires_grad  # where nothing is trained the factored plan serves all, with one
         super().__init__(module, spectrum, deltas)
         self._samples = samples
         self._layers: list[ShiftedLayer] = []
