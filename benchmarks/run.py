@@ -38,6 +38,7 @@ MODULES: Mapping[str, str] = {
     "samples": "spectra.benchmarks.samples",
     "roofline": "spectra.benchmarks.roofline",
     "gpu": "spectra.benchmarks.gpu",
+    "concepts": "spectra.benchmarks.concepts",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
 

@@ -27,6 +27,7 @@ from spectra.families import Target, components, targets
 from spectra.layers import ShiftedLayer
 from spectra.metadata import FINGERPRINT_DIGITS, ShiftMetadata, base_fingerprint
 from spectra.progress import SILENT, Progress
+from spectra.samples import Samples
 from spectra.shift import SpectralShift
 
 _ATTACHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
@@ -118,8 +119,18 @@ class Adapter:
         self._required = [(p, p.requires_grad) for model in parts.values() for p in model.parameters()]
         for parameter, _ in self._required:
             parameter.requires_grad_(False)
+        self.route()
+
+    def route(self, deltas: Mapping[str, Tensor] | None = None, samples: Samples | None = None) -> None:
+        """Let the model compute with `deltas`, the adapter's own by default.
+
+        Args:
+            deltas: by weight name, `[r]`, or `[shifts, r]` with `samples`.
+            samples: which row each sample of a batch takes.
+        """
         for name, binding in self._bindings.items():
-            binding.route(self.deltas[name])
+            binding.unroute()
+            binding.route((deltas or self.deltas)[name], samples)
 
     def train(self) -> dict[str, nn.Parameter]:
         """Turn gradients on, and let the cost model choose each layer's plan. Returns `deltas`."""

@@ -103,7 +103,7 @@ class ShiftedLayer:
         pointwise = self.operator is not None and self.operator.pointwise
         self._square = self.two_bases and pointwise and is_square(spectrum.shape)
         both = place is None or self._square
-        self._spectrum = _with_full_tail(spectrum.to(weight.device), weight) if both else spectrum
+        self._spectrum = with_full_tail(spectrum.to(weight.device), weight) if both else spectrum
         self._sigma = spectrum.sigma.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         self._floor = REBUILT_FLOOR * self._sigma.square().mean().sqrt()
         self._low = _expected_low(self._spectrum, self._sigma, self._floor)
@@ -442,7 +442,7 @@ def computed(x: Tensor, weight: Tensor) -> tuple[Tensor, torch.dtype]:
     return x, dtype
 
 
-def _with_full_tail(spectrum: Spectrum, weight: Tensor) -> Spectrum:
+def with_full_tail(spectrum: Spectrum, weight: Tensor) -> Spectrum:
     """The same spectrum with the other side of every direction explicit."""
     w, basis, head = matrix(weight).to(torch.float64), spectrum.basis.to(torch.float64), spectrum.head
     far = ((w.T if spectrum.side == "left" else w) @ basis[:, :head]) / spectrum.sigma[:head]
