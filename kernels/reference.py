@@ -141,7 +141,10 @@ def shift_gradient(
         return torch.where(over > 0, total / over.clamp_min(torch.finfo(over.dtype).tiny), 0)
     count = a.numel() // max(a.shape[dim], 1)
     if a.dtype in GRAM_DTYPES and prefers_gram(count, *basis.shape):
-        total = (basis * (_gram(b, a, dim) @ basis)).sum(0)
+        # The small product in float64 (Apple's GPU has none): else the error can pass twice the paper's formula's.
+        wide = a.dtype if a.device.type == "mps" else torch.float64
+        gram, q = _gram(b, a, dim).to(wide), basis.to(wide)
+        total = (q * (gram @ q)).sum(0).to(a.dtype)
         return total if offset is None else total - offset * (channel_sum(b, dim) @ basis)
     wide = torch.promote_types(a.dtype, torch.float32)
     t = along(a, basis, dim)
