@@ -50,8 +50,10 @@ class Shifts:
     def _spectrum(self, name: str, weight: Tensor) -> Any:
         return self._spectra.of(name.partition(".")[2], weight)
 
-    def one(self, row: int, *, train: bool) -> Denoiser:
-        """A twin of the model with one shift for every sample."""
+    def one(self, *, train: bool) -> tuple[Denoiser, Callable[[int], None]]:
+        """A twin of the model with one shift for every sample, the first, and what puts another in its place."""
+        import torch
+
         from spectra.layers import ShiftedLayer, ShiftedVector
 
         def layer(module: Any, spectrum: Any, delta: Tensor) -> Any:
@@ -61,7 +63,14 @@ class Shifts:
             made.plan = "factored"
             return made
 
-        return self._routed(layer, lambda deltas: deltas[row], train)
+        model, live = self._routed(layer, lambda deltas: deltas[0], train)
+
+        def take(row: int) -> None:
+            with torch.no_grad():
+                for name, delta in live.items():
+                    delta.copy_(self._deltas[name][row])
+
+        return model, take
 
     def each(self, *, train: bool) -> Denoiser:
         """A twin of the model with a shift for each sample."""
@@ -76,19 +85,22 @@ class Shifts:
                 return SampledVector(module, deltas, samples)
             return SampledLayer(module, spectrum, deltas, samples)
 
-        return self._routed(layer, lambda deltas: deltas, train)
+        return self._routed(layer, lambda deltas: deltas, train)[0]
 
-    def _routed(self, layer: Callable[..., Any], pick: Callable[[Tensor], Tensor], train: bool) -> Denoiser:
+    def _routed(
+        self, layer: Callable[..., Any], pick: Callable[[Tensor], Tensor], train: bool
+    ) -> tuple[Denoiser, dict[str, Tensor]]:
+        """A twin that computes with the picked deltas, and those by name."""
         from spectra.families import select
 
-        model = twin(self._model)
+        model, live = twin(self._model), {}
         for target in select(model.module, "denoiser", model.component):
             if target.name in self._deltas:
                 spectrum = self._spectrum(target.name, target.weight) if target.weight.ndim > 1 else None
-                delta = pick(self._deltas[target.name]).clone().requires_grad_(train)
+                delta = live[target.name] = pick(self._deltas[target.name]).clone().requires_grad_(train)
                 for module in target.modules:
                     module.forward = layer(module, spectrum, delta).forward
-        return model
+        return model, live
 
 
 def run(model: Denoiser, *, train: bool) -> Tensor:
@@ -139,10 +151,13 @@ def _measure(bench: Bench, item: str) -> Row:
     train = use == "training"
     spectra = bench.once("spectra", lambda: Spectra())
     shifts = Shifts(model, spectra, count, norms=what == "weights", seed=bench.seed)
-    one, each = shifts.one(0, train=train), shifts.each(train=train)
+    (one, take), each = shifts.one(train=train), shifts.each(train=train)
     row: dict[str, Any] = {"run": item, "shifts": count}
     row["flops_ratio"] = round(flops(each, train=train) / flops(one, train=train), 4)
-    apart = [run(sample(shifts.one(i, train=False), i), train=False) for i in range(count)]
+    apart = []
+    for index in range(count):
+        take(index)
+        apart.append(run(sample(one, index), train=False))
     row["difference"] = difference(run(each, train=False), torch.cat(apart))
     base = [run(sample(model, i), train=False) for i in range(count)]
     row["base_difference"] = difference(run(model, train=False), torch.cat(base))

@@ -27,7 +27,9 @@ def test_the_shifts_differ_from_each_other_and_from_the_base() -> None:
     model.inputs["encoder_hidden_states"][:] = model.inputs["encoder_hidden_states"][0]
     shifts = samples.Shifts(model, Spectra(), 3, norms=False, seed=0)
     base, each = samples.run(model, train=False), samples.run(shifts.each(train=False), train=False)
-    one = samples.run(shifts.one(1, train=False), train=False)
+    single, take = shifts.one(train=False)
+    take(1)
+    one = samples.run(single, train=False)
     assert samples.difference(one[1:2], each[1:2]) < 1e-5
     assert all(samples.difference(a, b) > 0.01 for a, b in ((each[:1], base[:1]), (each[:1], each[1:2])))
     assert samples.difference(torch.cat([base[:2], base[:1] * 2]), base) == 1
