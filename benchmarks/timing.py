@@ -19,6 +19,10 @@ class Spread:
     p80: float
     repetitions: int
 
+    def divided(self, parts: int) -> Spread:
+        """The same for each of the equal parts of what was timed."""
+        return Spread(self.median / parts, self.p20 / parts, self.p80 / parts, self.repetitions)
+
     def row(self) -> dict[str, float | int]:
         """As JSON: `{"median", "p20", "p80", "repetitions"}`, to 4 significant digits or better."""
         return {

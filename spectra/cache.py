@@ -171,7 +171,7 @@ class SpectrumCache:
         workers = max(1, min(MAX_WORKERS, len(weights), _processors()))
         progress.start("spectra", len(weights))
         try:
-            with _threads_shared_by(workers), ThreadPoolExecutor(workers) as pool:
+            with side_by_side(workers) as pool:
                 pending = [pool.submit(one, name) for name in weights]
                 try:
                     for done in as_completed(pending):
@@ -266,13 +266,17 @@ def _processors() -> int:
 
 
 @contextlib.contextmanager
-def _threads_shared_by(workers: int) -> Iterator[None]:
-    """Torch's threads divided among workers: an eigenproblem gains less from a second thread than a second one does."""
+def side_by_side(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool that decomposes several weights at once, torch's threads divided among them.
+
+    An eigenproblem gains less from a second thread than a second eigenproblem does.
+    """
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // workers))
     try:
-        yield
+        with ThreadPoolExecutor(workers) as pool:
+            yield pool
     finally:
         torch.set_num_threads(before)

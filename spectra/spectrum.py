@@ -34,7 +34,7 @@ TAIL_THRESHOLD = 1 / 5
 _SAFE_EXPONENT = 300
 """Squares of values below 2**300 and above 2**-300, and their sums, are ordinary float64 numbers."""
 
-_GRAM_BLOCK = 320
+_GRAM_BLOCK = 160
 
 _SIGN_TIE = 1e-6
 """Entries of a basis vector within this fraction of its largest count as equally large."""

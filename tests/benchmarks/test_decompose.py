@@ -16,7 +16,7 @@ from spectra.benchmarks.run import run
 
 def row(shape: str, count: int, ours: float, svd: float, svd_transposed: float, **more: float) -> Row:
     errors = {"ours_error": 1e-12, "svd_error": 1e-5, "ours_norm_error": 0.0, "svd_norm_error": 1e-6}
-    times = {"ours_s": ours, "svd_s": svd, "svd_transposed_s": svd_transposed}
+    times = {"ours_s": ours, "svd_s": svd, "svd_transposed_s": svd_transposed, "svd_at_once_s": 8.0}
     return (
         {"shape": shape, "count": count, "tail": 1, "floats": 10, "weight_floats": 50}
         | {name: {"median": value} for name, value in times.items()}
@@ -58,9 +58,10 @@ def test_exact_sigma_is_float64s() -> None:
 def test_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decompose, "_count", lambda: Counter({(30, 80): 2, (64, 40): 1}))
     threads = torch.get_num_threads()
-    record = run(decompose.CASE, out=tmp_path, settings={"repetitions": 1, "threads": 1, "cpu_clock": True}).record
+    record = run(decompose.CASE, out=tmp_path, settings={"repetitions": 1, "threads": 2}).record
     assert record["failures"] == []
     assert [(row["shape"], row["count"]) for row in record["rows"]] == [("30x80", 2), ("64x40", 1)]
+    assert {row["at_once"] for row in record["rows"]} == {2}
     assert record["summary"]["accuracy_ratio"] > 10
     assert record["summary"]["matrices"] == 3
     assert torch.get_num_threads() == threads
