@@ -32,8 +32,6 @@ def stepper(method: Method) -> Callable[[], None]:
         method.step()
         if optimizer is not None:
             optimizer.step()
-            # The fused optimizer changes parameters without saying so, and spectra would keep its rebuilt weights.
-            torch.autograd.graph.increment_version(parameters)
         method.forget()
 
     return step

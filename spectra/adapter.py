@@ -11,6 +11,7 @@ For using shifts that exist, see `spectra.serving`.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -19,6 +20,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from spectra.bindings import Binding, bind, bind_shapes, dtype_name
 from spectra.cache import SpectrumCache
@@ -92,6 +95,18 @@ def attach_shapes(model: nn.Module, targets: str = "denoiser", *, tail: float | 
     return Adapter(model, targets, lambda chosen: bind_shapes(chosen, tail))
 
 
+def _watch_steps(adapter: Adapter) -> Callable[[], None]:
+    """Tell the adapter of every optimizer's steps until the result is called; does not keep it alive."""
+    told = weakref.WeakMethod(adapter.changed)
+
+    def stepped(*_: Any) -> None:
+        if (changed := told()) is not None:
+            changed()
+
+    remove: Callable[[], None] = register_optimizer_step_post_hook(stepped).remove
+    return remove
+
+
 class Adapter:
     """Deltas bound to a live model. The model computes with them until `detach`.
 
@@ -119,6 +134,8 @@ class Adapter:
         self._required = [(p, p.requires_grad) for model in parts.values() for p in model.parameters()]
         for parameter, _ in self._required:
             parameter.requires_grad_(False)
+        self._routed: Mapping[str, Tensor] = self.deltas
+        self._watch = weakref.finalize(self, _watch_steps(self))
         self.route()
 
     def route(self, deltas: Mapping[str, Tensor] | None = None, samples: Samples | None = None) -> None:
@@ -128,9 +145,14 @@ class Adapter:
             deltas: by weight name, `[r]`, or `[shifts, r]` with `samples`.
             samples: which row each sample of a batch takes.
         """
+        self._routed = deltas or self.deltas
         for name, binding in self._bindings.items():
             binding.unroute()
-            binding.route((deltas or self.deltas)[name], samples)
+            binding.route(self._routed[name], samples)
+
+    def changed(self) -> None:
+        """Say that deltas have other values. Fused optimizers need it: they leave a tensor's version as it is."""
+        increment_version(list(self._routed.values()))
 
     def train(self) -> dict[str, nn.Parameter]:
         """Turn gradients on, and let the cost model choose each layer's plan. Returns `deltas`."""
@@ -214,4 +236,5 @@ class Adapter:
         for parameter, required in self._required:
             parameter.requires_grad_(required)
         self._required = []
+        self._watch()
         release(self._models)
