@@ -1,4 +1,4 @@
-# make setup | train | test | slow | lint | types | format | bench | clean
+# make setup | train | test | slow | lint | types | format | bench | gpu | clean
 # Needs Python 3.11 or later with pip, and nothing else. Everything runs setup first if that has not been done.
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ READY := .venv/ready
 # The packages are installed inside `spectra` (pyproject.toml); a type checker needs to see them laid out like that.
 TYPES := build/types/spectra
 
-.PHONY: setup train test slow lint types format bench clean
+.PHONY: setup train test slow lint types format bench gpu clean
 
 setup: $(READY)
 
@@ -42,6 +42,9 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/spectra bench
+
+gpu: $(READY)
+	$(BIN)/spectra bench gpu --resume
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -61,25 +61,65 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
 }
 
 
+def number(value: object) -> float | None:
+    """A figure, or the median of a timing; None for what is no number."""
+    if isinstance(value, Mapping):
+        value = value.get("median")
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def text(value: object, form: str = "", unit: float = 1) -> str:
+    """A value for a human: a number in multiples of `unit` and by `form`, or with 4 digits."""
+    figure = number(value)
+    if figure is None:
+        return "" if value is None else str(value)
+    if form:
+        return format(figure / unit, form)
+    return f"{int(figure):,}" if figure == int(figure) else f"{figure:.4g}"
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of the human table: the row's key, its heading and the format of its numbers.
 
-    A timing (`Spread.row()`) shows its median.
+    A timing (`Spread.row()`) shows its median; numbers are shown in multiples of `unit`.
     """
 
     key: str
     heading: str = ""
     form: str = ""
+    unit: float = 1
+
+    @property
+    def title(self) -> str:
+        """What stands above it."""
+        return self.heading or self.key
+
+    def text(self, row: Row) -> str:
+        """The row's cell."""
+        return text(row.get(self.key), self.form, self.unit)
+
+    def right(self, rows: Sequence[Row]) -> bool:
+        """Whether it holds numbers alone, which stand at the right."""
+        values = [row.get(self.key) for row in rows]
+        return all(value is None or number(value) is not None for value in values)
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is asked of one figure of the summary, e.g. `Goal("worst_ratio", ">=", 5.0)`."""
+    """What is asked of one figure of the summary, e.g. `Goal("worst_ratio", ">=", 5.0)`.
+
+    With `under`, it is asked only where each setting named there has one of its values.
+    """
 
     figure: str
     relation: Literal[">=", "<=", "<", ">", "=="]
     asked: Value
+    under: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+
+    def applies(self, settings: Mapping[str, Value]) -> bool:
+        """Whether it is asked under these settings."""
+        return all(settings.get(name) in values for name, values in self.under.items())
 
     def judge(self, summary: Row) -> dict[str, Any]:
         """The goal beside what was measured; `met` is None where the run has no such figure."""
@@ -146,11 +186,13 @@ class Case:
         items: the names of the rows, in order. `--only` picks among them.
         measure: one item to its row.
         rows: what the record calls its list of rows.
+        figure: the field of the rows that the record also gives as an object under its own name, item to value.
         columns: of the human table; those of a row that are not listed appear in the JSON alone.
         summarise: all rows to the figures that goals speak of.
         settings: every setting with its default.
         goals: what is asked of the summary. They are judged only on a complete run (no `--only`).
         needs: import names of optional packages, checked before anything slow starts.
+        plots: columns that a report draws, a bar for each row.
         stamp: what else a row depends on, such as a fingerprint of the base: rows kept under another are not
             resumed.
     """
@@ -166,4 +208,6 @@ class Case:
     goals: tuple[Goal, ...] = ()
     needs: tuple[str, ...] = ()
     rows: str = "rows"
+    figure: str = ""
+    plots: tuple[str, ...] = ()
     stamp: Callable[[Bench], str] = _no_stamp

@@ -11,7 +11,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,14 @@ def commit() -> dict[str, Any] | None:
     head = _git(root, "rev-parse", "HEAD")
     status = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
     return None if head is None else {"id": head, "changed": bool(status)}
+
+
+def where(record: Mapping[str, Any]) -> str:
+    """A record's processor and commit, for a human."""
+    known = record["commit"]
+    changed = " (changed)" if known and known["changed"] else ""
+    place = f"{record['machine']['processor']}, {record['machine']['cores']} cores"
+    return f"{place}; commit {known['id'][:10] + changed if known else 'unknown'}"
 
 
 def command(arguments: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from spectra.errors import InputError, SpectraError
 from spectra.progress import SILENT, Progress
 
 MODULES: Mapping[str, str] = {
+    "overview": "spectra.benchmarks.overview",
     "storage": "spectra.benchmarks.storage",
     "decompose": "spectra.benchmarks.decompose",
     "cache": "spectra.benchmarks.cache",
@@ -31,6 +32,13 @@ MODULES: Mapping[str, str] = {
     "exact": "spectra.benchmarks.exact",
     "kernels": "spectra.benchmarks.kernels",
     "subjects": "spectra.benchmarks.subjects",
+    "flops": "spectra.benchmarks.flops",
+    "memory": "spectra.benchmarks.memory",
+    "step": "spectra.benchmarks.step",
+    "samples": "spectra.benchmarks.samples",
+    "roofline": "spectra.benchmarks.roofline",
+    "gpu": "spectra.benchmarks.gpu",
+    "concepts": "spectra.benchmarks.concepts",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
 
@@ -131,11 +139,13 @@ def run(
 
     complete = not failures and items == every
     summary = dict(case.summarise(bench, rows)) if rows else {}
+    figures = {case.figure: {row[case.key]: row[case.figure] for row in rows}} if case.figure else {}
     record = {
         case.rows: rows,
+        **figures,
         "case": case.name,
         "summary": summary,
-        "goals": [goal.judge(summary) for goal in case.goals] if complete else [],
+        "goals": [g.judge(summary) for g in case.goals if g.applies(chosen)] if complete else [],
         "failures": failures,
         "complete": complete,
         "resumed": sum(item in kept for item in items),

@@ -68,13 +68,13 @@ def _measure(bench: Bench, item: str) -> Row:
         "tensors": len(lengths),
         "floats": sum(lengths.values()),
         "paper_kb": PAPER[item][2],
-        "fp32_bytes": _written(lengths, item.lower(), "float32", bench.seed),
-        "fp16_bytes": _written(lengths, item.lower(), "float16", bench.seed),
+        "fp32_bytes": written(lengths, item.lower(), "float32", bench.seed),
+        "fp16_bytes": written(lengths, item.lower(), "float16", bench.seed),
     }
 
 
-def _written(lengths: Mapping[str, int], subset: str, dtype: Any, seed: int) -> int:
-    """Bytes on disk of a shift with random deltas of these lengths."""
+def written(lengths: Mapping[str, int], subset: str, dtype: Any, seed: int) -> int:
+    """Bytes on disk of a shift with random deltas of these lengths, with a training's metadata."""
     import numpy as np
 
     from spectra.shift import SpectralShift, write_shift

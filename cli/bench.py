@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from spectra.benchmarks.case import Case
 
-_EXAMPLE = "Example:  spectra bench storage     |     spectra bench subjects --subject fox-noto-v1 --json"
+_EXAMPLE = "Example:  spectra bench --report bench.md     |     spectra bench flops --model sdxl --batch 4 --json"
 
 
 def register(app: typer.Typer) -> None:
@@ -24,11 +24,19 @@ def register(app: typer.Typer) -> None:
 
     @app.command(epilog=_EXAMPLE)
     def bench(
-        case: Annotated[str, typer.Argument(help="What to measure; without it, the list.", show_default=False)] = "",
+        case: Annotated[
+            str, typer.Argument(help="What to measure; without it, an overview on the embedded base.")
+        ] = "overview",
+        show: Annotated[bool, typer.Option("--list", help="List what there is to measure.")] = False,
         only: Annotated[
             list[str] | None,
             typer.Option("--only", "--subject", metavar="NAME", help="Measure only this row; can be repeated."),
         ] = None,
+        model: Annotated[
+            str | None, typer.Option(help="Short for --set model=NAME: sd15, sdxl, sd3, flux or embedded.")
+        ] = None,
+        resolution: Annotated[int | None, typer.Option(min=1, help="Short for --set resolution=N.")] = None,
+        batch: Annotated[int | None, typer.Option(min=1, help="Short for --set batch=N.")] = None,
         steps: Annotated[int | None, typer.Option(min=1, help="Short for --set steps=N.", show_default=False)] = None,
         repetitions: Annotated[
             int | None, typer.Option(min=1, help="Short for --set repetitions=N.", show_default=False)
@@ -43,17 +51,32 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option("--out", "-o", metavar="DIR", help="Folder of the results.", show_default=False),
         ] = None,
+        report: Annotated[
+            Path | None,
+            typer.Option(metavar="FILE.md", help="Write a report in Markdown, with its plots beside it in FILE.svg."),
+        ] = None,
+        force: Annotated[bool, typer.Option("--force", help="Replace an earlier report.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     ) -> None:
         """Measures a benchmark case, and appends the result to CASE.jsonl: in benchmarks/results of a
-        checkout, else in the current folder, or in --out.
+        checkout, else in the current folder, or in --out. Without a case: what a training step and its file cost,
+        beside PEFT's LoRA, full fine-tuning and the paper's formula.
         """
-        from spectra.benchmarks import run
+        from spectra.benchmarks import reports, run
 
-        if not case:
+        if show:
             _list(run.cases(), json)
             return
-        named = {"steps": steps, "repetitions": repetitions, "seed": seed}
+        if report is not None:
+            reports.check(report, force=force)
+        named = {
+            "model": model,
+            "resolution": resolution,
+            "batch": batch,
+            "steps": steps,
+            "repetitions": repetitions,
+            "seed": seed,
+        }
         settings = {name: str(value) for name, value in named.items() if value is not None}
         settings |= dict(_pair(text) for text in setting or [])
         chosen = run.find(case)
@@ -76,6 +99,9 @@ def register(app: typer.Typer) -> None:
             raise
         output.result(outcome.record, json=json, human=lambda console: _show(console, chosen, outcome.record))
         output.say(f"recorded in {outcome.path}")
+        if report is not None:
+            written = reports.write(chosen, outcome.record, report, force=force)
+            output.say(f"report in {' and '.join(map(str, written))}")
         if outcome.failures:
             count = f"{len(outcome.failures)} of {len(outcome.failures) + len(outcome.record[chosen.rows])} rows"
             raise SpectraError(f"{case}: {count} could not be measured; the first: {outcome.failures[0]}")
@@ -107,39 +133,22 @@ def _show(console: Console, case: Case, record: Mapping[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=case.title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    from spectra.benchmarks.case import text
+    from spectra.benchmarks.machine import where
+
+    rows = record[case.rows]
+    console.print(f"[italic]{escape(case.title)}[/]")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in case.columns:
-        numbers = all(_number(row.get(column.key)) is not None for row in record[case.rows])
-        table.add_column(column.heading or column.key, justify="right" if numbers else "left", overflow="fold")
-    for row in record[case.rows]:
-        table.add_row(*(escape(_cell(row.get(column.key), column.form)) for column in case.columns))
+        table.add_column(column.title, justify="right" if column.right(rows) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(column.text(row)) for column in case.columns))
     console.print(table)
     for figure, value in record["summary"].items():
-        console.print(f"{figure}: {escape(_cell(value, ''))}")
+        console.print(f"{figure}: {escape(text(value))}")
     for goal in record["goals"]:
         verdict = {True: "[green]met[/]", False: "[red]missed[/]", None: "not measured"}[goal["met"]]
         console.print(f"{goal['figure']} {escape(goal['asked'])}: {verdict}")
     for failure in record["failures"]:
         console.print(f"[red]failed[/] {escape(failure['item'])}: {escape(failure['error'])}")
-    commit = record["commit"]
-    changed = " (changed)" if commit and commit["changed"] else ""
-    place = f"{record['machine']['processor']}, {record['machine']['cores']} cores"
-    console.print(
-        f"[dim]{escape(place)}; commit {commit['id'][:10] + changed if commit else 'unknown'}; {record['seconds']} s[/]"
-    )
-
-
-def _number(value: object) -> float | None:
-    """A figure, or the median of a timing; None for what is no number."""
-    if isinstance(value, Mapping):
-        value = value.get("median")
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-def _cell(value: object, form: str) -> str:
-    number = _number(value)
-    if number is None:
-        return "" if value is None else str(value)
-    if form:
-        return format(number, form)
-    return f"{int(number):,}" if number == int(number) else f"{number:.4g}"
+    console.print(f"[dim]{escape(where(record))}; {record['seconds']} s[/]")

@@ -9,17 +9,20 @@ import typer
 
 from spectra.cli import output
 from spectra.cli.quiet import quiet_libraries
+from spectra.cli.sizes import readable
 from spectra.training.config import EMBEDDED, TrainConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from spectra.training.concepts import Wanted
     from spectra.training.report import Summary
 
 _EXAMPLE = (
     "Example:  spectra train     (the embedded base learns the embedded fox)     |     "
     'spectra train --base ./sd15 --images ./dog --prompt "a photo of a sks dog" '
-    '--class-prompt "a photo of a dog" -o out/dog'
+    '--class-prompt "a photo of a dog" -o out/dog     |     '
+    "spectra train --concepts pets.toml -o out     (several in one pass over the base, a folder for each)"
 )
 _DATA, _LOSS, _COST, _LOOK = "Pictures", "What is trained", "Cost", "Watching and resuming"
 
@@ -111,26 +114,41 @@ def register(app: typer.Typer) -> None:
         save_every: Annotated[int | None, _option("Save the state every so many steps.", _LOOK)] = None,
         resume: Annotated[bool, _option("Continue the saved state of this output.", _LOOK, "--resume")] = False,
         config: Annotated[Path | None, _option("Settings from a TOML file.", _LOOK, metavar="FILE.toml")] = None,
+        concepts: Annotated[
+            Path | None,
+            _option(
+                "Several concepts together: settings, then a table \\[\\[concept]] for each with its name, images (or "
+                "subject), prompt, class_prompt, seed and output.",
+                _DATA,
+                metavar="FILE.toml",
+            ),
+        ] = None,
         out: Annotated[
             Path | None, typer.Option("--out", "-o", metavar="DIR", help="Output folder.", show_default=False)
         ] = None,
         force: Annotated[bool, typer.Option("--force", help="Replace an earlier training's folder.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
     ) -> None:
-        """Trains a spectral shift on a few pictures of a subject; with no arguments, on the embedded fox."""
+        """Trains a spectral shift on pictures of a subject, or of several together; by itself, on the embedded fox."""
         given = {name: value for name, value in locals().items() if value is not None}
-        for name in ("config", "out", "force", "json", "device", "resume"):
+        for name in ("config", "concepts", "out", "force", "json", "device", "resume"):
             given.pop(name, None)
         quiet_libraries()
-        from spectra.training.run import train as run
+        from spectra.training.run import train_together
 
-        settings, progress = _settings(config, out, given, resume=resume), output.progress()
+        wanted = _wanted(config, concepts, out, given, resume=resume)
+        again = f"--concepts {concepts}" + (f" -o {out}" if out else "") if concepts else f"-o {out}"
         try:
-            summary = run(settings, out, resume=resume, force=force, device=device, progress=progress)
+            summaries = train_together(wanted, resume=resume, force=force, device=device, progress=output.progress())
         except KeyboardInterrupt:
-            _interrupted(out)
+            _interrupted([each.out for each in wanted], again)
             raise
-        output.result(summary.as_dict(), json=json, human=lambda console: _show(summary, console))
+        if concepts is None:
+            (summary,) = summaries
+            output.result(summary.as_dict(), json=json, human=lambda console: _show(summary, console))
+        else:
+            result = {"concepts": [{"name": w.name, **s.as_dict()} for w, s in zip(wanted, summaries, strict=True)]}
+            output.result(result, json=json, human=lambda console: _show_together(wanted, summaries, console))
 
 
 def _settings(config: Path | None, out: Path | None, given: dict[str, Any], *, resume: bool) -> Any:
@@ -151,34 +169,72 @@ def _settings(config: Path | None, out: Path | None, given: dict[str, Any], *, r
     return make_config(given, source="command line")
 
 
-def _interrupted(out: Path | None) -> None:
+def _wanted(
+    config: Path | None, concepts: Path | None, out: Path | None, given: dict[str, Any], *, resume: bool
+) -> list[Wanted]:
+    """What is to be learnt: one concept by the options, or those of a file."""
+    from spectra.errors import InputError
+    from spectra.training.concepts import ONLY, Wanted, read_concepts
+
+    if concepts is None:
+        return [Wanted("", _settings(config, out, given, resume=resume), out)]
+    for name in ("config", *ONLY):
+        if given.get(name) or (name == "config" and config is not None):
+            raise InputError(f"--{name} is for one concept; {concepts} says it for each: leave --{name} out")
+    return read_concepts(concepts, out, **given)
+
+
+def _interrupted(folders: list[Path | None], again: str) -> None:
     """How to go on, if a state was saved."""
     from spectra.training.outputs import STATE, Outputs
 
-    if out is not None and (Outputs(out).unfinished / STATE).is_file():
-        output.say(f"interrupted; continue with: spectra train --resume -o {out}")
+    if all(folder is not None and (Outputs(folder).unfinished / STATE).is_file() for folder in folders):
+        output.say(f"interrupted; continue with: spectra train --resume {again}")
+
+
+def _show_together(wanted: list[Wanted], summaries: list[Summary], console: Console) -> None:
+    """The summaries for a person: a line or two for each concept, then what they cost together."""
+    from rich.markup import escape
+
+    first = summaries[0]
+    lines = ["[bold]Learnt[/bold]"]
+    for each, summary in zip(wanted, summaries, strict=True):
+        learnt = f"{each.name}: {summary.subject}, as {summary.prompt!r}, loss {_change(summary)}"
+        lines += [f"  {escape(learnt)}", f"    {escape(summary.shift)}: {readable(summary.bytes)}"]
+    resumed = f", resumed at {first.resumed_at}" if first.resumed_at else ""
+    lines += [
+        "[bold]Cost, together[/bold]",
+        f"  {first.steps} steps{resumed}, {first.train_seconds:.0f} s of {first.total_seconds:.0f} s in all",
+        "[bold]Next[/bold]",
+        *(f"  {escape(summary.next_commands()[0])}" for summary in summaries),
+        *(f"[dim]{escape(note)}[/dim]" for note in first.notes),
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _change(summary: Summary) -> str:
+    """The loss before and after."""
+    change = 1 - summary.loss_after / summary.loss_before if summary.loss_before else 0.0
+    return f"{summary.loss_before:.4f} -> {summary.loss_after:.4f} ({-change:+.0%}, same noise)"
 
 
 def _show(summary: Summary, console: Console) -> None:
     """The summary for a person: what was learnt, what it cost, what to try next."""
     from rich.markup import escape
 
-    def kilobytes(size: int) -> str:
-        return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
-
-    change = 1 - summary.loss_after / summary.loss_before if summary.loss_before else 0.0
-    of_base = f", {summary.bytes / summary.base_bytes:.2%} of the base's {kilobytes(summary.base_bytes)}"
+    of_base = f", {summary.bytes / summary.base_bytes:.2%} of the base's {readable(summary.base_bytes)}"
     minutes = f"{summary.train_seconds:.0f} s of {summary.total_seconds:.0f} s in all"
     steps = f"{summary.steps} steps" + (f", resumed at {summary.resumed_at}" if summary.resumed_at else "")
     learnt = f"{summary.subject}, as {summary.prompt!r}"
     lines = [
         "[bold]Learnt[/bold]",
         f"  {escape(learnt)}",
-        f"  loss on its pictures {summary.loss_before:.4f} -> {summary.loss_after:.4f} ({-change:+.0%}, same noise)",
+        f"  loss on its pictures {_change(summary)}",
         f"  pictures before and after: {escape(summary.sheet)}",
         "[bold]Cost[/bold]",
         f"  {steps}, {minutes}",
-        f"  {escape(summary.shift)}: {kilobytes(summary.bytes)}{of_base if summary.base_bytes else ''}"
+        f"  {escape(summary.shift)}: {readable(summary.bytes)}{of_base if summary.base_bytes else ''}"
         f" ({summary.tensors} tensors, {summary.floats} floats)",
         "[bold]Next[/bold]",
         *(f"  {escape(command)}" for command in summary.next_commands()),

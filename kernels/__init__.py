@@ -11,18 +11,24 @@ from spectra.kernels.dispatch import (
     rebuild_from_delta,
     shift_gradient,
     two_sided_apply,
+    uses_gram,
     uses_triton,
 )
-from spectra.kernels.reference import GRAM_ROWS, over_channels
+from spectra.kernels.reference import add_projection, channel_products, over_channels, prefers_gram, projection, scaled
 
 __all__ = [
-    "GRAM_ROWS",
+    "add_projection",
     "batched_apply",
+    "channel_products",
     "factored_apply",
     "over_channels",
+    "prefers_gram",
+    "projection",
     "rebuild",
     "rebuild_from_delta",
+    "scaled",
     "shift_gradient",
     "two_sided_apply",
+    "uses_gram",
     "uses_triton",
 ]

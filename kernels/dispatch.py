@@ -33,6 +33,11 @@ def uses_triton(*tensors: Tensor) -> bool:
     )
 
 
+def uses_gram(*tensors: Tensor) -> bool:
+    """Whether `shift_gradient` of such tensors may take the Gram matrix, where `prefers_gram` says so."""
+    return tensors[0].dtype in reference.GRAM_DTYPES and not uses_triton(*tensors)
+
+
 def rebuild(weight: Tensor, basis: Tensor, e: Tensor, *, left: bool) -> Tensor:
     """The shifted weight without its tail; see `reference.rebuild`. Not differentiable: the plans do that."""
     if uses_triton(weight, basis):

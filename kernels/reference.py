@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-GRAM_ROWS = 8
-"""Rows per direction from which the Gram matrix is used: it saves up to half of the flops, and rounds a little more."""
+GRAM_DTYPES = (torch.float32, torch.float64)
 
-_BLOCK = 128
+_BLOCK, _BLOCKS = 128, 16
+"""The Gram matrix is summed over at most so many blocks of at least so many rows."""
 
 
 def along(x: Tensor, mapping: Tensor, dim: int) -> Tensor:
@@ -34,6 +34,33 @@ def channel_sum(product: Tensor, dim: int) -> Tensor:
         return product.to(dtype)  # an empty list of dimensions would mean all of them
     dim = dim % product.ndim
     return product.sum([i for i in range(product.ndim) if i != dim], dtype=dtype)
+
+
+def channel_products(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """`colsum(a * b)`, `[channels]`, in float32 at least."""
+    return channel_sum(a.to(torch.promote_types(a.dtype, torch.float32)) * b, dim)
+
+
+def scaled(t: Tensor, values: Tensor, dim: int) -> Tensor:
+    """`t` with its channels multiplied by `values [c]` or `[batch, c]`, rounded once, in the dtype of `t`."""
+    return (t.to(torch.promote_types(t.dtype, values.dtype)) * over_channels(values, t.ndim, dim)).to(t.dtype)
+
+
+def add_projection(a: Tensor, product: Tensor, constant: Tensor | None, dim: int) -> Tensor:
+    """`a + a D - constant` with `D [r, r]` and `constant [r]`, in the dtype of `a`."""
+    moved = along(a, product, dim)
+    return a + (moved if constant is None else moved - _channels(constant, moved, dim))
+
+
+def projection(basis: Tensor, e: Tensor) -> Tensor:
+    """`Q diag(e) Q^T`, `[r, r]`, in the dtype of `basis [r, h]`; the product is made in the wider one of `e [h]`."""
+    wide = basis.to(torch.promote_types(basis.dtype, e.dtype))
+    return ((wide * e) @ wide.T).to(basis.dtype)
+
+
+def prefers_gram(n: int, r: int, h: int) -> bool:
+    """Whether the Gram matrix, `2 n r^2 + 2 r^2 h` flops, is cheaper than two projections of `n` rows, `4 n r h`."""
+    return n * r + r * h < 2 * n * h
 
 
 def rebuild(weight: Tensor, basis: Tensor, e: Tensor, *, left: bool) -> Tensor:
@@ -96,8 +123,7 @@ def factored_backward(
 def two_sided_apply(x: Tensor, left: Tensor, right: Tensor, s: Tensor, dim: int) -> Tensor:
     """`((x V) * s) U^T` with `right = V [columns, h]`, `left = U [rows, h]`, `s [h]`, in the dtype of `x`."""
     t = along(x, right, dim)
-    wide = torch.promote_types(t.dtype, s.dtype)  # the gradient of s is summed in its own dtype
-    return along((t.to(wide) * over_channels(s, t.ndim, dim)).to(t.dtype), left.T, dim)
+    return along(scaled(t, s, dim), left.T, dim)  # the gradient of s is summed in its own dtype
 
 
 def shift_gradient(
@@ -107,16 +133,19 @@ def shift_gradient(
 
     With `over [h]` the sum is divided by it; where it is not positive the result is 0.
 
-    With many rows the Gram matrix `b^T a` is cheaper than two projections (2 N r^2 + 2 r^2 h against 4 N r h flops);
-    in half precision it would be rounded before its cancellation, so it is used from float32 on.
+    The Gram matrix `b^T a` is taken where it is cheaper than two projections; in half precision it would be rounded
+    before its cancellation, so it is used from float32 on.
     """
     if over is not None:
         total = shift_gradient(a, b, basis, dim, offset)
         return torch.where(over > 0, total / over.clamp_min(torch.finfo(over.dtype).tiny), 0)
     count = a.numel() // max(a.shape[dim], 1)
-    if offset is None and a.dtype in (torch.float32, torch.float64) and count > GRAM_ROWS * a.shape[dim]:
-        gram = _gram(b, a, dim)
-        return (basis * (gram @ basis)).sum(0)
+    if a.dtype in GRAM_DTYPES and prefers_gram(count, *basis.shape):
+        # The small product in float64 (Apple's GPU has none): else the error can pass twice the paper's formula's.
+        wide = a.dtype if a.device.type == "mps" else torch.float64
+        gram, q = _gram(b, a, dim).to(wide), basis.to(wide)
+        total = (q * (gram @ q)).sum(0).to(a.dtype)
+        return total if offset is None else total - offset * (channel_sum(b, dim) @ basis)
     wide = torch.promote_types(a.dtype, torch.float32)
     t = along(a, basis, dim)
     if offset is not None:
@@ -126,17 +155,18 @@ def shift_gradient(
 
 def _gram(b: Tensor, a: Tensor, dim: int) -> Tensor:
     """`b^T a`, `[r, r]`, over all rows, in blocks of them: short sums of products round less than one long sum."""
+    size = max(_BLOCK, -(-(a.numel() // a.shape[dim]) // _BLOCKS))
     if dim == 1 and a.ndim > 2:
         pairs = [
             (bs, as_.T)
             for bn, an in zip(b.flatten(2), a.flatten(2), strict=True)
-            for bs, as_ in zip(bn.split(_BLOCK, 1), an.split(_BLOCK, 1), strict=True)
+            for bs, as_ in zip(bn.split(size, 1), an.split(size, 1), strict=True)
         ]
     else:
-        pairs = [(bs.T, as_) for bs, as_ in zip(rows(b, dim).split(_BLOCK), rows(a, dim).split(_BLOCK), strict=True)]
+        pairs = [(bs.T, as_) for bs, as_ in zip(rows(b, dim).split(size), rows(a, dim).split(size), strict=True)]
     gram: Tensor = pairs[0][0] @ pairs[0][1]
     for left, right in pairs[1:]:
-        gram.addmm_(left, right)
+        gram = torch.addmm(gram, left, right)  # not in place, which PyTorch's counter of flops does not see
     return gram
 
 

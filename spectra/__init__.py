@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spectra.serving import activate, disabled, load, loaded, per_sample, unload
     from spectra.shift import ShiftMetadata, SpectralShift, read_shift, write_shift
     from spectra.spectrum import Spectrum, decompose
+    from spectra.tuning import tune
 
 __all__ = [
     "Adapter",
@@ -35,6 +36,7 @@ __all__ = [
     "loaded",
     "per_sample",
     "read_shift",
+    "tune",
     "unload",
     "write_shift",
 ]
@@ -57,6 +59,7 @@ _HOME = {
     "write_shift": "shift",
     "Spectrum": "spectrum",
     "decompose": "spectrum",
+    "tune": "tuning",
 }
 
 

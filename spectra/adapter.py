@@ -11,7 +11,8 @@ For using shifts that exist, see `spectra.serving`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -19,14 +20,17 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from spectra.bindings import bind, dtype_name
+from spectra.bindings import Binding, bind, bind_shapes, dtype_name
 from spectra.cache import SpectrumCache
 from spectra.errors import MismatchError
-from spectra.families import components, targets
+from spectra.families import Target, components, targets
 from spectra.layers import ShiftedLayer
 from spectra.metadata import FINGERPRINT_DIGITS, ShiftMetadata, base_fingerprint
 from spectra.progress import SILENT, Progress
+from spectra.samples import Samples
 from spectra.shift import SpectralShift
 
 _ATTACHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
@@ -66,7 +70,41 @@ def attach(
     Raises:
         TargetError, WeightError, MismatchError (the model is in use already).
     """
-    return Adapter(pipe, targets, cache, progress)
+    return Adapter(pipe, targets, lambda chosen: bind(chosen, cache, progress))
+
+
+def attach_shapes(model: nn.Module, targets: str = "denoiser", *, tail: float | None = None) -> Adapter:
+    """An adapter of a model without values: forward and backward run on shapes alone, to be counted.
+
+        with torch.device("meta"):
+            model = UNet2DConditionModel.from_config(config)
+        adapter = attach_shapes(model, "unet")
+        adapter.train()
+        with FlopCounterMode() as counter:
+            model(sample, timestep, text).sample.sum().backward()
+
+    The plans are those that real weights of these shapes would get. What depends on values is given or assumed: the
+    tail's width, and that half as many directions more lie below `layers.REBUILT_FLOOR`.
+
+    Args:
+        model: every weight on the meta device, or a `FakeTensor` (made, attached and called in a `FakeTensorMode`,
+            in which attention takes the device's kernel: on meta it is the plain product, with all its scores saved).
+        tail: share of each weight's directions in its tail, 0 to 1; by default what was measured for weights of its
+            proportions (`spectrum.TYPICAL_TAIL`).
+    """
+    return Adapter(model, targets, lambda chosen: bind_shapes(chosen, tail))
+
+
+def _watch_steps(adapter: Adapter) -> Callable[[], None]:
+    """Tell the adapter of every optimizer's steps until the result is called; does not keep it alive."""
+    told = weakref.WeakMethod(adapter.changed)
+
+    def stepped(*_: Any) -> None:
+        if (changed := told()) is not None:
+            changed()
+
+    remove: Callable[[], None] = register_optimizer_step_post_hook(stepped).remove
+    return remove
 
 
 class Adapter:
@@ -77,7 +115,7 @@ class Adapter:
         subset: the targets as they were given.
     """
 
-    def __init__(self, pipe: Any, subset: str, cache: SpectrumCache | None, progress: Progress) -> None:
+    def __init__(self, pipe: Any, subset: str, bind: Callable[[Sequence[Target]], dict[str, Binding]]) -> None:
         self.subset = subset
         parts = components(pipe)
         chosen = targets(pipe, subset)
@@ -85,7 +123,7 @@ class Adapter:
         self._models = {name: model for name, model in parts.items() if name in names}
         claim(self._models, "training")
         try:
-            self._bindings = bind(chosen, cache, progress)
+            self._bindings = bind(chosen)
         except BaseException:
             release(self._models)
             raise
@@ -96,8 +134,25 @@ class Adapter:
         self._required = [(p, p.requires_grad) for model in parts.values() for p in model.parameters()]
         for parameter, _ in self._required:
             parameter.requires_grad_(False)
+        self._routed: Mapping[str, Tensor] = self.deltas
+        self._watch = weakref.finalize(self, _watch_steps(self))
+        self.route()
+
+    def route(self, deltas: Mapping[str, Tensor] | None = None, samples: Samples | None = None) -> None:
+        """Let the model compute with `deltas`, the adapter's own by default.
+
+        Args:
+            deltas: by weight name, `[r]`, or `[shifts, r]` with `samples`.
+            samples: which row each sample of a batch takes.
+        """
+        self._routed = deltas or self.deltas
         for name, binding in self._bindings.items():
-            binding.route(self.deltas[name])
+            binding.unroute()
+            binding.route(self._routed[name], samples)
+
+    def changed(self) -> None:
+        """Say that deltas have other values. Fused optimizers need it: they leave a tensor's version as it is."""
+        increment_version(list(self._routed.values()))
 
     def train(self) -> dict[str, nn.Parameter]:
         """Turn gradients on, and let the cost model choose each layer's plan. Returns `deltas`."""
@@ -108,6 +163,12 @@ class Adapter:
         """Turn gradients off, and rebuild each weight once instead of computing with delta in every forward."""
         self._mode(training=False)
         return self
+
+    def layers(self) -> list[ShiftedLayer]:
+        """The layers that compute with a delta and have a choice of plans."""
+        return [
+            layer for binding in self._bindings.values() for layer in binding.routes if isinstance(layer, ShiftedLayer)
+        ]
 
     def _mode(self, *, training: bool) -> None:
         for name, binding in self._bindings.items():
@@ -175,4 +236,5 @@ class Adapter:
         for parameter, required in self._required:
             parameter.requires_grad_(required)
         self._required = []
+        self._watch()
         release(self._models)

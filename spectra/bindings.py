@@ -16,7 +16,7 @@ from spectra.fingerprint import fingerprint
 from spectra.layers import ShiftedLayer, ShiftedVector, shifted_vector, shifted_weight
 from spectra.progress import SILENT, Progress
 from spectra.samples import SampledLayer, SampledVector, Samples
-from spectra.spectrum import Spectrum
+from spectra.spectrum import Spectrum, placeholder
 
 
 class Binding:
@@ -41,18 +41,19 @@ class Binding:
         """What `apply` will put in force for `delta` (float, `[r]`); nothing changes yet.
 
         A parameter: the shifted weight, made once, on the weight's device and in its dtype (the frozen parameter
-        itself where delta is zero). A plain tensor: delta, for a table of which a forward gathers a few rows only.
+        itself where delta is zero); it requires a gradient if that does, for which a compiled graph would be made
+        again. A plain tensor: delta, for a table of which a forward gathers a few rows only.
         """
         weight = self.target.weight
         delta = delta.to(weight.device)
         if not bool(delta.any()):
             return weight
         if self.spectrum is None:
-            return nn.Parameter(shifted_vector(weight.detach(), delta), requires_grad=False)
+            return nn.Parameter(shifted_vector(weight.detach(), delta), weight.requires_grad)
         if self.spectrum.side == "right" and all(isinstance(module, nn.Embedding) for module in self.target.modules):
             return delta
         shifted = shifted_weight(weight.detach(), self.spectrum.to(weight.device), delta)
-        return nn.Parameter(shifted, requires_grad=False)
+        return nn.Parameter(shifted, weight.requires_grad)
 
     def apply(self, prepared: Tensor) -> None:
         """Put what `prepare` made in force, in place of whatever was; `restore` undoes it."""
@@ -142,6 +143,14 @@ def bind(
         for name, target in chosen.items()
     }
     return {name: Binding(target, spectra.get(name), digits[name]) for name, target in chosen.items()}
+
+
+def bind_shapes(targets: Iterable[Target], tail: float | None) -> dict[str, Binding]:
+    """Bindings of weights without values, with spectra that have none either (`placeholder`), and no fingerprint."""
+    return {
+        target.name: Binding(target, placeholder(target.weight, tail) if target.weight.ndim > 1 else None, "")
+        for target in targets
+    }
 
 
 def check_plain(name: str, weight: Tensor) -> None:

@@ -6,17 +6,18 @@ decides when that happens. With delta at zero the result is the frozen module's,
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from spectra import kernels, plans
+from spectra import costs, kernels, plans
+from spectra.costs import Plan
 from spectra.operators import Operator, Place, operator_of
-from spectra.spectrum import Spectrum, matrix
+from spectra.spectrum import Spectrum, matrix, valueless
 
 
 def change(sigma: Tensor, delta: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ def shifted_weight(weight: Tensor, spectrum: Spectrum, delta: Tensor) -> Tensor:
     if not delta.requires_grad and not bool(delta.any()):
         return weight
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    sigma, basis, tail = spectrum.sigma.to(dtype), spectrum.basis.to(dtype), spectrum.tail.to(dtype)
+    sigma, basis, tail = (v.to(weight.device, dtype) for v in (spectrum.sigma, spectrum.basis, spectrum.tail))
     d, head, left = change(sigma, delta.to(dtype)), spectrum.head, spectrum.side == "left"
     w = matrix(weight).to(dtype)
     shifted = kernels.rebuild(w, basis[:, :head], d[:head] / sigma[:head], left=left) if head else w
@@ -47,10 +48,32 @@ def shifted_weight(weight: Tensor, spectrum: Spectrum, delta: Tensor) -> Tensor:
     return shifted.reshape(weight.shape).to(weight.dtype)
 
 
-REBUILT_FLOOR = 1 / 4
+REBUILT_FLOOR = 0.3
 """A rebuilt weight's output is too coarse to tell delta's gradient of directions whose shifted singular value is below
 this share of rms(sigma): they get both sides explicitly. Measured on matrices of condition 1e2 to 1e8 in float32,
-bfloat16 and float16, 1/5 lets the error pass twice that of the paper's formula, 1/4 keeps it below 1.8 times."""
+bfloat16 and float16, 1/4 lets the error pass twice that of the paper's formula on one matrix in 56."""
+
+LOW_RESERVE = 1 / 16
+"""Where their number must not depend on values (torch.compile), room for this share of all directions to sink below
+the floor in training. Of more than that, the highest divide by their shifted value all the same."""
+
+
+class Rebuilt(NamedTuple):
+    """What is made once for each value of delta, by the rebuilt plan.
+
+    Attributes:
+        weight: the shifted weight, tail included, in the frozen weight's shape and dtype.
+        s: `[h]`, the head's singular values in force, 0 where they are clipped or explicit.
+        explicit: `[k]`, the directions with both sides given.
+        left: `[rows, k]`, their vectors.
+        right: `[columns, k]`, likewise.
+    """
+
+    weight: Tensor
+    s: Tensor
+    explicit: Tensor
+    left: Tensor
+    right: Tensor
 
 
 class ShiftedLayer:
@@ -64,25 +87,37 @@ class ShiftedLayer:
     The vectors of the spectrum live on the weight's device, in its dtype (and in autocast's, once that is met).
     """
 
+    two_bases = True
+    """Whether a square layer keeps both sides of its spectrum, for the two-sided plan."""
+
     def __init__(self, module: nn.Module, spectrum: Spectrum, delta: Tensor) -> None:
         self.module = module
         self.delta = delta
-        self.plan: plans.Plan | None = None  # an explicit choice; None lets the cost model decide
+        self.plan: Plan | None = None  # an explicit choice; None lets what was measured, or the cost model, decide
+        self.tuned: Mapping[str, Plan] = {}  # by `Work.key`
+        self.noted: Callable[[ShiftedLayer, Tensor, costs.Work], None] | None = None  # told of each forward
         self.operator: Operator | None = operator_of(module)
         weight: Tensor = module.weight  # type: ignore[assignment]
-        self._spectrum = spectrum.to(weight.device)
-        self._sigma = self._spectrum.sigma.to(torch.promote_types(weight.dtype, torch.float32))
-        self._floor = float(REBUILT_FLOOR * self._sigma.square().mean().sqrt()) if self._sigma.numel() else 0.0
         place = self.operator.place(spectrum.side) if self.operator else None
-        if place is None:  # no activation to map: both sides of every direction are needed
-            self._spectrum = _with_full_tail(self._spectrum, weight)
+        # Both sides of every direction: needed without an activation to map, and cheapest for a square weight.
+        pointwise = self.operator is not None and self.operator.pointwise
+        self._square = self.two_bases and pointwise and is_square(spectrum.shape)
+        both = place is None or self._square
+        self._spectrum = with_full_tail(spectrum.to(weight.device), weight) if both else spectrum
+        self._sigma = spectrum.sigma.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        self._floor = REBUILT_FLOOR * self._sigma.square().mean().sqrt()
+        self._low = _expected_low(self._spectrum, self._sigma, self._floor)
         self._place = place
         self._converted: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
-        self._rebuilt: tuple[tuple[int, torch.device], Tensor, Tensor | None] | None = None
+        self._offsets: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._kept: dict[str, tuple[Any, Any]] = {}
+        self._vectors(weight.dtype)
+        if place == "output":
+            self._offset(getattr(module, "bias", None), weight.dtype)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the module returns for `x` with the weight `U diag(ReLU(sigma + delta)) V^T`."""
-        module, operator = self.module, self.operator
+        module, operator, place = self.module, self.operator, self._place
         weight: Tensor = module.weight  # type: ignore[assignment]
         bias: Tensor | None = getattr(module, "bias", None)
         self._follow(weight)
@@ -91,11 +126,18 @@ class ShiftedLayer:
             return with_parameters(module, {"weight": shifted}, x, *args, **kwargs)
         x, dtype = computed(x, weight)
         d, head = change(self._sigma, self.delta), self._spectrum.head
-        place = self._place
-        if head and place is not None:
-            y = self._head(x, weight, bias, d[:head], dtype, operator, place)
-        else:
+        plan = self._plan(x)
+        if self._square:
+            return self._two_sided(x, weight, bias, d, dtype, operator, plan)
+        if not head or place is None:
             y = operator.apply(x, weight, bias)
+        else:
+            if plan == "rebuilt":
+                return self._rebuilt(x, weight, bias, d, dtype, operator, place)
+            if plan == "projected":
+                y = self._projected(x, weight, bias, d[:head], dtype, operator, place)
+            else:
+                y = self._factored(x, weight, bias, d[:head] / self._sigma[:head], dtype, operator, place)
         if head < self._spectrum.rank:
             _, left, right = self._vectors(dtype)
             y = y + narrow(operator, x, left, right, d[head:])
@@ -104,36 +146,8 @@ class ShiftedLayer:
     def _follow(self, weight: Tensor) -> None:
         """The spectrum goes where the weight went."""
         if self._sigma.device != weight.device:
-            self._spectrum, self._sigma = self._spectrum.to(weight.device), self._sigma.to(weight.device)
-
-    def _head(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        d: Tensor,
-        dtype: torch.dtype,
-        operator: Operator,
-        place: Place,
-    ) -> Tensor:
-        """The layer with its head's singular values changed by `d [h]`; the basis meets the activation at `place`."""
-        basis, dim = self._vectors(dtype)[0], operator.dim
-        if (self.plan or self._cheaper(x, operator)) == "factored":
-            return self._factored(x, weight, bias, d / self._sigma[: d.shape[0]], dtype, operator, place)
-        rebuilt, small = self._rebuild(weight, d)
-        s = (self._sigma[: d.shape[0]] + d).detach()
-        s = torch.where(s > self._floor, s, 0)
-        if place == "input":
-            attached = plans.attach_input_gradient(x, d, s, basis, dim)
-            y = operator.apply(attached, rebuilt, bias)
-        else:
-            y = operator.apply(x, rebuilt, bias)
-            y = plans.attach_output_gradient(y, d, s, basis, None if bias is None else bias.to(dtype), dim)
-        if small is not None and d.requires_grad and torch.is_grad_enabled():
-            left, right = self._explicit(weight, small, dtype)
-            # Adds zero: these directions are in the rebuilt weight already, this is for their gradient alone.
-            y = y + narrow(operator, x, left, right, d[small] - d[small].detach())
-        return y
+            self._sigma, self._floor = self._sigma.to(weight.device), self._floor.to(weight.device)
+            self._converted, self._offsets, self._kept = {}, {}, {}
 
     def _factored(
         self,
@@ -151,63 +165,224 @@ class ShiftedLayer:
         a, offset = x, None
         if place == "output":
             a = operator.apply(x, weight, bias)
-            offset = None if bias is None else bias.to(dtype) @ basis
+            offset = self._offset(bias, dtype)
         if index is None:
             a = kernels.factored_apply(a, basis, e, offset, dim)
         else:
             a = kernels.batched_apply(a, basis, e, index, offset, dim)
         return operator.apply(a, weight, bias) if place == "input" else a
 
-    def _cheaper(self, x: Tensor, operator: Operator) -> plans.Plan:
-        channels = x.shape[operator.dim] if x.is_floating_point() else 1
-        stride = math.prod(getattr(operator, "stride", (1,))) if self._place == "output" else 1
-        n = x.numel() // max(channels, 1) // stride
-        r = self._spectrum.rank
-        return plans.choose(n, r, math.prod(self._spectrum.shape) // max(r, 1))
+    def _two_sided(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        d: Tensor,
+        dtype: torch.dtype,
+        operator: Operator,
+        plan: Plan | None,
+    ) -> Tensor:
+        """A square layer, both sides of which are kept: no direction needs a division."""
+        _, left, right = self._vectors(dtype)
+        if plan == "rebuilt":
+            made = self._once("rebuilt", None, lambda: self._rebuild(weight, d.detach(), False))
+            shifted = made.weight
+            if d.requires_grad and torch.is_grad_enabled():
+                shifted = plans.attach_weight_gradient(shifted, d, left, right)
+            return operator.apply(x, shifted, bias)
+        s = (self._sigma + d).detach()
+        return plans.two_sided(x, d, torch.relu(s), weight, bias, left, right, operator)
 
-    def _rebuild(self, weight: Tensor, d: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The weight with its head shifted, and the head's directions that lie below the floor without being clipped.
+    def _projected(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        d: Tensor,
+        dtype: torch.dtype,
+        operator: Operator,
+        place: Place,
+    ) -> Tensor:
+        """The frozen layer and the head's `Q diag(e) Q^T`, made once for each value of delta, on one activation."""
+        basis, e = self._vectors(dtype)[0], d.detach() / (sigma := self._sigma[: d.shape[0]])
+        offset = self._offset(bias, dtype) if place == "output" else None
 
-        Made once for each value of delta: an optimizer's step changes the tensor's version.
+        def make() -> tuple[Tensor, Tensor | None]:
+            constant = None if offset is None else (offset * e).to(dtype) @ basis.T
+            return kernels.projection(basis, e), constant
+
+        product, constant = self._once("projected", dtype, make)
+        a = operator.apply(x, weight, bias) if place == "output" else x
+        a = plans.projected(a, d, sigma, basis, product, constant, offset, operator.dim)
+        return a if place == "output" else operator.apply(a, weight, bias)
+
+    def _rebuilt(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        d: Tensor,
+        dtype: torch.dtype,
+        operator: Operator,
+        place: Place,
+    ) -> Tensor:
+        """The layer with its shifted weight; delta's gradient comes from the activations."""
+        # A measurement without gradients between two steps shares the weight with the steps.
+        learns = self.delta.requires_grad
+        made = self._once("rebuilt", learns, lambda: self._rebuild(weight, d.detach(), learns))
+        if not (learns and torch.is_grad_enabled()):
+            return operator.apply(x, made.weight, bias)
+        basis, dim, head = self._vectors(dtype)[0], operator.dim, self._spectrum.head
+        if place == "input":
+            attached = plans.attach_input_gradient(x, d[:head], made.s, basis, dim)
+            y = operator.apply(attached, made.weight, bias)
+        else:
+            y = operator.apply(x, made.weight, bias)
+            y = plans.attach_output_gradient(y, d[:head], made.s, basis, self._offset(bias, dtype), dim)
+        if len(made.explicit) == 0:
+            return y
+        left, right = made.left.to(dtype), made.right.to(dtype)
+        with torch.no_grad():
+            middle = operator.encode(x, left, right)
+        return plans.attach_explicit_gradient(y, middle, d.index_select(0, made.explicit), left, right, operator)
+
+    def _once(self, name: str, variant: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns, made once for each value of delta: an optimizer's step changes the tensor's version.
+
+        A compiled graph makes it in every forward: it cannot see versions.
         """
-        key = (self.delta._version, weight.device)
-        if self._rebuilt is None or self._rebuilt[0] != key:
-            with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-                sigma = self._sigma[: d.shape[0]]
-                wide = self._sigma.dtype
-                basis, left = self._vectors(weight.dtype)[0].to(wide), self._spectrum.side == "left"
-                rebuilt = kernels.rebuild(matrix(weight).to(wide), basis, d / sigma, left=left)
-                s = sigma + d
-                small = ((s > 0) & (s <= self._floor)).nonzero().squeeze(1)
-                self._rebuilt = (
-                    key,
-                    rebuilt.reshape(weight.shape).to(weight.dtype),
-                    small if small.numel() else None,
-                )
-        return self._rebuilt[1], self._rebuilt[2]
+        if torch.compiler.is_compiling():
+            with torch.no_grad(), _full_precision(self._sigma):
+                return make()
+        key = (self.delta._version, variant)
+        if name not in self._kept or self._kept[name][0] != key:
+            self._kept.pop(name, None)
+            with torch.no_grad(), _full_precision(self._sigma):
+                self._kept[name] = (key, make())
+        return self._kept[name][1]
 
-    def _explicit(self, weight: Tensor, index: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Both sides of the head's directions `index`: `left [rows, i]`, `right [columns, i]`."""
-        wide = self._sigma.dtype
-        near = self._spectrum.basis[:, index].to(wide)
+    def _rebuild(self, weight: Tensor, d: Tensor, learns: bool) -> Rebuilt:
+        spectrum, sigma, wide = self._spectrum, self._sigma[: self._spectrum.head], self._sigma.dtype
+        basis, left, right = (vectors.to(wide) for vectors in self._vectors(weight.dtype))
+        on_rows, head = spectrum.side == "left", spectrum.head
         w = matrix(weight).to(wide)
-        far = ((w.T if self._spectrum.side == "left" else w) @ near) / self._sigma[index]
-        near, far = near.to(dtype), far.to(dtype)
-        return (near, far) if self._spectrum.side == "left" else (far, near)
+        rebuilt = kernels.rebuild(w, basis, d[:head] / sigma, left=on_rows) if head else w
+        if head < spectrum.rank:
+            rebuilt = torch.addmm(rebuilt, left * d[head:], right.T)
+        s = torch.relu(sigma + d[:head])
+        index = torch.arange(head, spectrum.rank, device=d.device)
+        if learns:
+            low = (s > 0) & (s <= self._floor)
+            count = self._low_count(low)
+            lowest = torch.where(low, s, torch.inf).topk(count, largest=False).indices
+            picked = low.index_select(0, lowest)
+            near = basis.index_select(1, lowest)
+            far = ((w.T if on_rows else w) @ near) / sigma.index_select(0, lowest)
+            near = near * picked  # the others have their gradient by `s`
+            left = torch.cat([near if on_rows else far, left], 1)
+            right = torch.cat([far if on_rows else near, right], 1)
+            index = torch.cat([lowest, index])
+            s = s.index_copy(0, lowest, torch.where(picked, 0, s.index_select(0, lowest)))
+        narrow = (vectors.to(weight.dtype) for vectors in (left, right))
+        return Rebuilt(rebuilt.reshape(weight.shape).to(weight.dtype), s, index, *narrow)
+
+    def _low_count(self, low: Tensor) -> int:
+        """How many of the head's directions are made explicit; in a graph, and without values, a fixed number."""
+        if torch.compiler.is_compiling():
+            return min(self._low + math.ceil(LOW_RESERVE * self._spectrum.rank), self._spectrum.head)
+        return self._low if valueless(low) else int(low.sum())
+
+    def _plan(self, x: Tensor) -> Plan | None:
+        """The plan for an input `x`; None where there is no choice."""
+        work = self.work(x)
+        if work is None:
+            return None
+        if self.noted is not None:
+            self.noted(self, x, work)
+        known, plan = costs.plans(work), self.plan
+        if plan is None and self.tuned:
+            plan = self.tuned.get(work.key())
+        if plan is None:
+            return costs.cheapest(work)
+        return plan if plan in known else known[0]
+
+    def forget(self) -> None:
+        """Drop what was made for the present value of delta."""
+        self._kept = {}
+
+    def work(self, x: Tensor) -> costs.Work | None:
+        """What a forward of `x` has to do, for the cost model; None where there is no choice of plans."""
+        if self.operator is None or self._place is None or not (self._spectrum.head or self._square):
+            return None
+        weight: Tensor = self.module.weight  # type: ignore[assignment]
+        x, dtype = computed(x, weight)
+        spectrum, middle = self._spectrum, self.operator.middle(x)
+        rows, columns = spectrum.shape[0], math.prod(spectrum.shape[1:])
+        encode, decode = self.operator.channels(rows, columns)
+        learning = torch.is_grad_enabled()
+        return costs.Work(
+            place=self._place,
+            n=middle if self._place == "output" else x.numel() // max(x.shape[self.operator.dim], 1),
+            middle=middle,
+            r=spectrum.rank,
+            m=max(rows, columns),
+            head=spectrum.head,
+            tail=spectrum.rank - spectrum.head,
+            low=self._low,
+            encode=encode,
+            decode=decode,
+            learns=learning and self.delta.requires_grad,
+            input_gradient=learning and x.requires_grad,
+            gram=kernels.uses_gram(self._vectors(dtype)[0]),
+        )
+
+    def _offset(self, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """`bias Q [h]`, for an activation that holds the bias."""
+        if bias is None:
+            return None
+        key = (dtype, bias.device)
+        if key in self._offsets:
+            return self._offsets[key]
+        offset = bias.detach().to(dtype) @ self._vectors(dtype)[0]
+        if not torch.compiler.is_compiling():
+            self._offsets[key] = offset
+        return offset
 
     def _vectors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """The head's basis `[r, h]`, and the tail's `left [rows, k]` and `right [columns, k]`, in `dtype`."""
         key = (dtype, self._sigma.device)
-        if key not in self._converted:
-            spectrum = self._spectrum
-            basis, tail = spectrum.basis.to(dtype), spectrum.tail.T.to(dtype)
-            if kernels.uses_triton(basis):
-                # By columns: a head of any width then has columns that are loaded 16 bytes at a time.
-                basis = basis.T.contiguous().T
-            near = basis[:, spectrum.head :]
-            sides = (near, tail) if spectrum.side == "left" else (tail, near)
-            self._converted[key] = (basis[:, : spectrum.head], *sides)
-        return self._converted[key]
+        if key in self._converted:
+            return self._converted[key]
+        spectrum, device = self._spectrum, self._sigma.device
+        basis, tail = spectrum.basis.to(device, dtype), spectrum.tail.T.to(device, dtype)
+        if kernels.uses_triton(basis):
+            # By columns: a head of any width then has columns that are loaded 16 bytes at a time.
+            basis = basis.T.contiguous().T
+        near = basis[:, spectrum.head :]
+        vectors = basis[:, : spectrum.head], *((near, tail) if spectrum.side == "left" else (tail, near))
+        if not torch.compiler.is_compiling():  # a graph that fills this would be compiled again when it is full
+            self._converted[key] = vectors
+        return vectors
+
+
+def is_square(shape: tuple[int, ...]) -> bool:
+    """Whether a weight's matrix is square."""
+    return shape[0] == math.prod(shape[1:])
+
+
+def _expected_low(spectrum: Spectrum, sigma: Tensor, floor: Tensor) -> int:
+    """How many directions of the head lie below the rebuilt plan's floor at delta = 0.
+
+    Without values a density of sigma that is even near 0 is assumed.
+    """
+    if valueless(sigma):
+        return min((spectrum.rank - spectrum.head) // 2, spectrum.head)
+    return int((sigma[: spectrum.head] <= floor).sum())
+
+
+def _full_precision(like: Tensor) -> AbstractContextManager[Any]:
+    """Without autocast, on the device of `like`."""
+    return nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
 
 
 class ShiftedVector:
@@ -238,30 +413,36 @@ def narrow(operator: Operator, x: Tensor, left: Tensor, right: Tensor, d: Tensor
     Args:
         d: `[k]`, or `[batch, k]` for directions of each sample's own.
     """
-    t = operator.encode(x, left, right)
-    wide = torch.promote_types(t.dtype, d.dtype)
-    return operator.decode((t.to(wide) * kernels.over_channels(d, t.ndim, operator.dim)).to(t.dtype), left, right)
+    return operator.decode(kernels.scaled(operator.encode(x, left, right), d, operator.dim), left, right)
 
 
 def with_parameters(module: nn.Module, parameters: Mapping[str, Tensor | None], *args: Any, **kwargs: Any) -> Tensor:
     """The module's own forward with some parameters replaced; the module itself stays untouched."""
-    twin = copy.copy(module)
-    twin.__dict__.pop("forward", None)  # ours, if it is installed
-    object.__setattr__(twin, "_parameters", {**module._parameters, **parameters})
-    out: Tensor = type(module).forward(twin, *args, **kwargs)
+    out: Tensor = type(module).forward(_View(module, parameters), *args, **kwargs)
     return out
+
+
+class _View:
+    """A module seen with other parameters: what a forward takes for `self`. torch.compile follows it."""
+
+    def __init__(self, module: nn.Module, parameters: Mapping[str, Tensor | None]) -> None:
+        self._module = module
+        self._replaced = parameters
+
+    def __getattr__(self, name: str) -> Any:
+        return self._replaced[name] if name in self._replaced else getattr(self._module, name)
 
 
 def computed(x: Tensor, weight: Tensor) -> tuple[Tensor, torch.dtype]:
     """`x` in the dtype in which the layer computes, and that dtype; a gather of rows stays in the table's."""
     dtype = weight.dtype
-    if x.is_floating_point() and torch.is_autocast_enabled(weight.device.type):
+    if x.is_floating_point() and not weight.is_meta and torch.is_autocast_enabled(weight.device.type):
         dtype = torch.get_autocast_dtype(weight.device.type)
         x = x.to(dtype)
     return x, dtype
 
 
-def _with_full_tail(spectrum: Spectrum, weight: Tensor) -> Spectrum:
+def with_full_tail(spectrum: Spectrum, weight: Tensor) -> Spectrum:
     """The same spectrum with the other side of every direction explicit."""
     w, basis, head = matrix(weight).to(torch.float64), spectrum.basis.to(torch.float64), spectrum.head
     far = ((w.T if spectrum.side == "left" else w) @ basis[:, :head]) / spectrum.sigma[:head]

@@ -15,11 +15,14 @@ needs both sides' vectors and serves the tail of a spectrum, and whole spectra w
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 Place = Literal["input", "output"]
 
@@ -43,12 +46,26 @@ class Operator(Protocol):
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """From the narrow middle to the layer's output, without bias."""
 
+    def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """The way back through `decode`: from the output's gradient to that of the narrow middle."""
+
+    def middle(self, x: Tensor) -> int:
+        """Rows of the narrow middle, for an input `x`."""
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether rows and columns both meet channels, row by row of one matrix."""
+
+    def channels(self, rows: int, columns: int) -> tuple[int, int]:
+        """What a row of the narrow middle is multiplied with to come from the input, and to get to the output."""
+
 
 @dataclass(frozen=True)
 class LinearOperator:
     """`y = x W^T + b`."""
 
     dim: int = -1
+    pointwise: bool = True
 
     def place(self, side: str) -> Place | None:
         return "output" if side == "left" else "input"
@@ -62,6 +79,15 @@ class LinearOperator:
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return t @ left.T
 
+    def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return grad @ left
+
+    def middle(self, x: Tensor) -> int:
+        return x.numel() // max(x.shape[-1], 1)
+
+    def channels(self, rows: int, columns: int) -> tuple[int, int]:
+        return columns, rows
+
 
 @dataclass(frozen=True)
 class EmbeddingOperator:
@@ -69,6 +95,7 @@ class EmbeddingOperator:
 
     dim: int = -1
     padding_idx: int | None = None
+    pointwise: bool = False
 
     def place(self, side: str) -> Place | None:
         return None if side == "left" else "output"
@@ -81,6 +108,15 @@ class EmbeddingOperator:
 
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return t @ right.T
+
+    def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return grad @ right
+
+    def middle(self, x: Tensor) -> int:
+        return x.numel()
+
+    def channels(self, rows: int, columns: int) -> tuple[int, int]:
+        return 0, columns
 
 
 @dataclass(frozen=True)
@@ -98,7 +134,19 @@ class ConvOperator:
             return "output"
         return "input" if all(k == 1 for k in self.kernel) else None
 
+    @property
+    def pointwise(self) -> bool:
+        return all(k == 1 for k in (*self.kernel, *self.stride)) and not any(self.padding)
+
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        out: Tensor
+        if x.requires_grad and not weight.requires_grad:
+            out = _FrozenConv.apply(x, weight, bias, self)  # type: ignore[no-untyped-call]
+        else:
+            out = self.convolve(x, weight, bias)
+        return out
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel) - 1]
         out: Tensor = conv(x, weight, bias, self.stride, self.padding, self.dilation)
         return out
@@ -107,7 +155,36 @@ class ConvOperator:
         return self.apply(x, right.T.reshape(right.shape[1], -1, *self.kernel), None)
 
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return pointwise(t, left)
+        return by_channels(t, left)
+
+    def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return by_channels(grad, left.T)
+
+    def middle(self, x: Tensor) -> int:
+        # A list: torch.compile follows no generator here.
+        sizes = zip(x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        return x.shape[0] * math.prod([(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes])
+
+    def channels(self, rows: int, columns: int) -> tuple[int, int]:
+        return columns, rows
+
+
+class _FrozenConv(torch.autograd.Function):
+    """A convolution whose weight takes no gradient: it keeps the weight alone, where PyTorch keeps the input too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, operator: ConvOperator) -> Tensor:
+        ctx.operator, ctx.shape = operator, x.shape
+        ctx.save_for_backward(weight)
+        return operator.convolve(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,), (grad,), operator = ctx.saved_tensors, grads, ctx.operator
+        back = (conv1d_input, conv2d_input, conv3d_input)[len(operator.kernel) - 1]
+        shape = operator.stride, operator.padding, operator.dilation
+        x: Tensor = back(ctx.shape, weight.to(grad.dtype), grad, *shape)  # type: ignore[no-untyped-call]
+        return x, None, None, None
 
 
 @dataclass(frozen=True)
@@ -124,19 +201,33 @@ class ConvTransposeOperator:
     def place(self, side: str) -> Place | None:
         return "input" if side == "left" else None
 
+    @property
+    def pointwise(self) -> bool:
+        return False
+
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(self.kernel) - 1]
         out: Tensor = conv(x, weight, bias, self.stride, self.padding, self.output_padding, 1, self.dilation)
         return out
 
     def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return pointwise(x, left.T)
+        return by_channels(x, left.T)
 
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return self.apply(t, right.T.reshape(right.shape[1], -1, *self.kernel), None)
 
+    def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        conv = ConvOperator(self.kernel, self.stride, self.padding, self.dilation)
+        return conv.apply(grad, right.T.reshape(right.shape[1], -1, *self.kernel), None)
 
-def pointwise(x: Tensor, mapping: Tensor) -> Tensor:
+    def middle(self, x: Tensor) -> int:
+        return x.numel() // max(x.shape[1], 1)
+
+    def channels(self, rows: int, columns: int) -> tuple[int, int]:
+        return rows, columns
+
+
+def by_channels(x: Tensor, mapping: Tensor) -> Tensor:
     """`x [batch, p, ...]` with its channels mapped by `mapping [q, p]`: a convolution with a kernel of one."""
     spatial = x.ndim - 2
     conv = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]

@@ -1,7 +1,10 @@
-"""A shift of its own for every sample of a batch: one pass over the shared base, through the factored plan.
+"""A shift of its own for every sample of a batch: one pass over the shared base.
 
-The frozen layer computes for the whole batch; each sample then takes its own row of relative changes. Deltas are all
-that many shifts in one batch cost.
+The frozen layer computes for the whole batch; each sample then takes its own row of changes, by the factored plan, or
+between the two sides of a square weight. Deltas are all that many shifts in one batch cost.
+
+In training the samples of each shift follow one another, equally many of each. Where such a run is so long that alone
+it would have a weight of its own made, each has (`costs`).
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ from spectra.layers import (
     change,
     computed,
     narrow,
+    shifted_vector,
     shifted_weight,
     with_parameters,
 )
-from spectra.spectrum import Spectrum
+from spectra.operators import LinearOperator, Operator
+from spectra.spectrum import Spectrum, matrix
 
 
 class Samples:
@@ -34,9 +39,24 @@ class Samples:
     """
 
     def __init__(self, rows: Tensor, images: int = 1) -> None:
-        self.rows = rows
         self.images = images
+        self.take(rows)
+
+    def take(self, rows: Tensor) -> None:
+        """Other rows `[n]`, from the next forward on."""
+        self.rows = rows
         self._known: dict[tuple[int, torch.device], Tensor] = {}
+        self._runs: dict[tuple[int, int], bool] = {}
+
+    def runs(self, batch: int, shifts: int) -> bool:
+        """Whether a batch holds the samples of shift 0, then as many of shift 1, and so on to the last."""
+        key = (batch, shifts)
+        if key not in self._runs:
+            whole = self.images == 1 and len(self.rows) == batch and batch % shifts == 0
+            self._runs[key] = whole and torch.equal(
+                self.rows.cpu(), torch.arange(shifts).repeat_interleave(batch // shifts)
+            )
+        return self._runs[key]
 
     def match(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`x` with the samples along its first dimension, and the row that each takes, `[batch]`.
@@ -70,8 +90,10 @@ class SampledLayer(ShiftedLayer):
     """A module with a weight of two or more dimensions; `deltas [shifts, r]`, one row of which each sample takes."""
 
     def __init__(self, module: nn.Module, spectrum: Spectrum, deltas: Tensor, samples: Samples) -> None:
+        self.two_bases = deltas.requires_grad  # where nothing is trained the factored plan serves all, with one
         super().__init__(module, spectrum, deltas)
         self._samples = samples
+        self._layers: list[ShiftedLayer] = []
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the module returns for `x [batch, ...]`, each sample with its own shifted weight."""
@@ -83,6 +105,8 @@ class SampledLayer(ShiftedLayer):
         x, dtype = computed(x, weight)
         bias: Tensor | None = getattr(self.module, "bias", None)
         operator, place = self.operator, self._place
+        if self._apart(x):
+            return self._own_weights(x, weight, bias, dtype, operator) if self._square else self._each(x)
         d, head = change(self._sigma, self.delta), self._spectrum.head
         if not head or place is None:
             y = operator.apply(x, weight, bias)
@@ -92,6 +116,39 @@ class SampledLayer(ShiftedLayer):
             _, left, right = self._vectors(dtype)
             y = y + narrow(operator, x, left, right, d[index, head:])
         return y
+
+    def _apart(self, x: Tensor) -> bool:
+        """Whether the runs of a training are computed one by one."""
+        if not self.delta.requires_grad or not self._samples.runs(x.shape[0], len(self.delta)):
+            return False
+        return self._plan(x.chunk(len(self.delta))[0]) == "rebuilt"
+
+    def _own_weights(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, operator: Operator
+    ) -> Tensor:
+        """A square layer with a weight for every run, all made in one product; the gradient goes through them."""
+        shifts, wide = len(self.delta), self._sigma.dtype
+        with torch.autocast(weight.device.type, enabled=False):
+            _, left, right = (vectors.to(wide) for vectors in self._vectors(weight.dtype))
+            d = change(self._sigma, self.delta)
+            shifted = (matrix(weight).to(wide) + (left * d.unsqueeze(1)) @ right.T).to(dtype)  # [shifts, r, r]
+        if isinstance(operator, LinearOperator):
+            y = (x.reshape(shifts, -1, x.shape[-1]) @ shifted.mT).reshape(x.shape)
+            return y if bias is None else y + bias.to(dtype)
+        runs = zip(x.chunk(shifts), shifted.unbind(), strict=True)
+        return torch.cat([operator.apply(run, own.reshape(weight.shape), bias) for run, own in runs])
+
+    def _each(self, x: Tensor) -> Tensor:
+        """A layer for every run, with a weight of its own."""
+        while len(self._layers) < len(self.delta):
+            layer = ShiftedLayer.__new__(ShiftedLayer)
+            layer.__dict__.update({**self.__dict__, "_kept": {}})  # all is shared but what is made of delta
+            self._layers.append(layer)
+        parts = []
+        for layer, delta, run in zip(self._layers, self.delta.unbind(), x.chunk(len(self.delta)), strict=True):
+            layer.delta, layer.plan = delta, self.plan
+            parts.append(layer.forward(run))
+        return torch.cat(parts)
 
     def _one_by_one(self, weight: Tensor, index: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """For modules that are no plain operator: a forward for each shift that occurs."""
@@ -114,6 +171,12 @@ class SampledVector(ShiftedVector):
         """The module's own output, and `delta` times what it normalises `x` to."""
         x, index = self._samples.match(x)
         weight: Tensor = self.module.weight  # type: ignore[assignment]
+        if self.delta.requires_grad and self._samples.runs(x.shape[0], len(self.delta)):
+            # A norm for each run: several short passes over the activations cost less than two long ones more.
+            runs = zip(x.chunk(len(self.delta)), self.delta.unbind(), strict=True)
+            return torch.cat(
+                [with_parameters(self.module, {"weight": shifted_vector(weight, own)}, run) for run, own in runs]
+            )
         plain: dict[str, Tensor | None] = {"weight": torch.ones_like(weight)}
         if "bias" in self.module._parameters:
             plain["bias"] = None

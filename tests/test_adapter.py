@@ -99,6 +99,35 @@ def test_training_and_serving_give_the_same_pictures() -> None:
     assert not torch.allclose(served, base, atol=1e-2)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_of_any_optimizer_reaches_rebuilt_weights(fused: bool) -> None:
+    """A fused one leaves the version of what it changes as it was."""
+    model = nn.Linear(6, 4)
+    adapter = spectra.attach({"unet": model}, "*")
+    deltas = list(adapter.train().values())
+    for layer in adapter.layers():
+        layer.plan = "rebuilt"
+    optimizer, x = torch.optim.AdamW(deltas, lr=0.1, fused=fused), torch.ones(3, 6)
+    before = model(x)
+    before.sum().backward()
+    optimizer.step()
+    after = model(x)
+    assert not torch.allclose(before, after)
+    adapter.set({name: torch.zeros_like(delta) for name, delta in adapter.deltas.items()})
+    assert torch.equal(model(x), before)
+    adapter.detach()
+
+
+def test_detaching_and_forgetting_stop_listening_to_optimizers() -> None:
+    from torch.optim import optimizer
+
+    heard = len(optimizer._global_optimizer_post_hooks)
+    adapter = spectra.attach({"unet": nn.Linear(6, 4)}, "*")
+    assert len(optimizer._global_optimizer_post_hooks) == heard + 1
+    adapter.detach()
+    assert len(optimizer._global_optimizer_post_hooks) == heard
+
+
 def test_a_shift_can_be_set_again() -> None:
     model, call = build("unet")
     adapter = spectra.attach(model, "unet-ca")

@@ -1,4 +1,4 @@
-"""Layers against the paper's formula in float64: outputs, gradients, every kind of module, both plans."""
+"""Layers against the paper's formula in float64: outputs, gradients, every kind of module, every plan."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def loss(y: Tensor) -> Tensor:
     return (y * torch.randn(y.shape, dtype=torch.float64).to(y)).sum()
 
 
-@pytest.mark.parametrize("plan", ["factored", "rebuilt", None])
+@pytest.mark.parametrize("plan", ["factored", "projected", "rebuilt", None])
 @pytest.mark.parametrize("kind", KINDS)
 def test_agrees_with_the_paper_in_float64(kind: str, plan: str | None) -> None:
     module, x = build(kind)
@@ -91,7 +91,7 @@ def test_agrees_with_the_paper_in_float64(kind: str, plan: str | None) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("plan", ["factored", "rebuilt"])
+@pytest.mark.parametrize("plan", ["factored", "projected", "rebuilt"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_zero_delta_is_the_module_itself(kind: str, plan: str, dtype: torch.dtype) -> None:
     module, x = build(kind)
@@ -105,7 +105,7 @@ def test_zero_delta_is_the_module_itself(kind: str, plan: str, dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("rank", [0, 1, 5])
-@pytest.mark.parametrize("plan", ["factored", "rebuilt"])
+@pytest.mark.parametrize("plan", ["factored", "projected", "rebuilt"])
 def test_weights_without_full_rank(rank: int, plan: str) -> None:
     torch.manual_seed(0)
     module = nn.Linear(14, 10).requires_grad_(False)
@@ -131,7 +131,7 @@ def test_empty_batches_pass() -> None:
     for kind in ("linear-wide", "linear-tall", "conv2d", "embedding-tall"):
         module, x = build(kind)
         spectrum = decompose(module.weight)
-        for plan in ("factored", "rebuilt"):
+        for plan in ("factored", "projected", "rebuilt"):
             layer = ShiftedLayer(module, spectrum, torch.full((spectrum.rank,), 0.1, requires_grad=True))
             layer.plan = plan
             y = layer.forward(x[:0])
@@ -151,6 +151,8 @@ def test_rebuilt_weights_are_made_once_per_step(monkeypatch: pytest.MonkeyPatch)
     optimizer = torch.optim.AdamW([layer.delta], lr=0.1)
     for _ in range(3):  # accumulation
         layer.forward(x).sum().backward()
+        with torch.no_grad():
+            layer.forward(x)
     assert len(made) == 1
     optimizer.step()
     before = layer.forward(x)
@@ -177,13 +179,13 @@ def test_a_rebuilt_direction_that_shrank_keeps_its_gradient() -> None:
     torch.testing.assert_close(layer.delta.grad.double(), reference.grad, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["linear-wide", "linear-tall", "conv2d", "embedding-tall"])
+@pytest.mark.parametrize("kind", ["linear-wide", "linear-tall", "linear-square", "conv2d", "embedding-tall"])
 def test_autocast_and_checkpointing(kind: str) -> None:
     module, x = build(kind)
     spectrum = decompose(module.weight)
     gradients = []
     for checkpointed in (False, True):
-        for plan in ("factored", "rebuilt"):
+        for plan in ("factored", "projected", "rebuilt"):
             delta = torch.full((spectrum.rank,), 0.05, requires_grad=True)
             layer = ShiftedLayer(module, spectrum, delta)
             layer.plan = plan
@@ -218,8 +220,36 @@ def test_small_changes_are_not_lost_beside_large_sigma() -> None:
     assert change(sigma, delta).tolist() == pytest.approx([1e-6, -1.0, 1e-9])
 
 
-@pytest.mark.parametrize(("n", "r", "m"), [(1, 64, 64), (77, 320, 768), (4096, 320, 2880), (64, 1280, 11520)])
-def test_the_cheaper_plan_is_chosen(n: int, r: int, m: int) -> None:
-    cheap = min(plans.factored_cost(n, r), plans.rebuilt_cost(n, r, m))
-    chosen = plans.choose(n, r, m)
-    assert (plans.factored_cost(n, r) if chosen == "factored" else plans.rebuilt_cost(n, r, m)) == cheap
+@pytest.mark.parametrize(
+    ("kind", "plan", "kept"),
+    [
+        ("conv2d", "factored", "another"),
+        ("conv2d", "projected", "another"),
+        ("conv2d", "rebuilt", "output"),
+        ("linear-tall", "rebuilt", "input"),
+        ("linear-square", "rebuilt", "input"),
+        ("linear-square", "two-sided", "another"),
+    ],
+)
+def test_what_is_kept_for_backward(kind: str, plan: str, kept: str) -> None:
+    """One activation: the output or the input itself, which others may keep too, or one as large as the output."""
+    module, x = build(kind)
+    x = x.repeat(20, *[1] * (x.ndim - 1)).requires_grad_()
+    spectrum = decompose(module.weight)
+    layer = ShiftedLayer(module, spectrum, torch.full((spectrum.rank,), 0.01, requires_grad=True))
+    layer.plan = plan
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.shape[:1] == x.shape[:1]:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        y = layer.forward(x)
+    storages = {"input": x.untyped_storage().data_ptr(), "output": y.untyped_storage().data_ptr()}
+    largest = max(sizes, key=lambda storage: sizes[storage])
+    assert next((name for name, storage in storages.items() if storage == largest), "another") == kept
+    narrow = sum(sizes.values()) - sizes[largest]
+    assert narrow <= 0.25 * y.nbytes and sizes[largest] <= max(x.nbytes, y.nbytes)
+    y.sum().backward()

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from small_models import build, random_shift
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import spectra
 from spectra.errors import MismatchError
-from spectra.layers import ShiftedLayer
-from spectra.samples import SampledLayer, Samples
+from spectra.layers import ShiftedLayer, ShiftedVector, with_full_tail, with_parameters
+from spectra.samples import SampledLayer, SampledVector, Samples
 from spectra.spectrum import decompose
 
 EACH = [{"dog": 1.0, "style": 0.5}, {"dog": -0.7}]
@@ -113,3 +113,91 @@ def test_what_cannot_be_is_refused() -> None:
     t5, _ = shifted("t5", "text-encoder")
     with pytest.raises(MismatchError, match="table of relative positions"), spectra.per_sample(t5, ["dog", "style"]):
         pass
+
+
+RUNS = torch.arange(3).repeat_interleave(2)
+"""Two samples of each of three shifts, as in a training of three concepts."""
+
+
+def paper(module: nn.Module, spectrum: Any, deltas: Tensor, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Output and delta's gradient by the paper's formula, each run with `U diag(ReLU(sigma + delta)) V^T`."""
+    full = with_full_tail(spectrum, module.weight)
+    near, far = full.basis.to(dtype), full.tail.T.to(dtype)
+    left, right = (near, far) if full.side == "left" else (far, near)
+    deltas = deltas.detach().to(dtype).requires_grad_()
+    outputs = []
+    for delta, run in zip(deltas.unbind(), x.to(dtype).chunk(3), strict=True):
+        weight = (left * torch.relu(full.sigma.to(dtype) + delta)) @ right.T
+        bias = None if module.bias is None else module.bias.to(dtype)
+        own = {"weight": weight.reshape(module.weight.shape), "bias": bias}
+        outputs.append(with_parameters(module, own, run))
+    y = torch.cat(outputs)
+    y.square().sum().backward()
+    assert deltas.grad is not None
+    return y, deltas.grad
+
+
+@pytest.mark.parametrize("plan", ["together", "factored", "projected", "two-sided", "rebuilt"])
+@pytest.mark.parametrize("kind", [kind for kind in CONVS if kind != "grouped conv"])
+def test_every_plan_of_a_training(kind: str, plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output and gradient err at most twice as much as the paper's formula does in the same precision."""
+    torch.manual_seed(1)
+    module, shape = CONVS[kind]
+    module.requires_grad_(False)
+    spectrum = decompose(module.weight)
+    deltas, x = (0.3 * torch.randn(3, spectrum.rank)).requires_grad_(), torch.randn(shape)
+    layer = SampledLayer(module, spectrum, deltas, Samples(RUNS))
+    monkeypatch.setattr(layer, "_apart", lambda _: plan != "together")
+    layer.plan = None if plan == "together" else plan  # type: ignore[assignment]
+    y = layer.forward(x)
+    y.square().sum().backward()
+    assert deltas.grad is not None
+    exact = paper(module, spectrum, deltas, x, torch.float64)
+    plain = paper(module, spectrum, deltas, x, torch.float32)
+    for mine, theirs, truth in zip((y, deltas.grad), plain, exact, strict=True):
+        allowed = 2 * (theirs - truth).norm() + 1e-6 * truth.norm()
+        assert (mine - truth).norm() <= allowed
+
+
+def test_long_runs_have_a_weight_each() -> None:
+    """Counted: eight runs cost what each would cost alone, which is less than the batch would together."""
+    module = nn.Conv2d(16, 8, 3, padding=1).requires_grad_(False)
+    spectrum, deltas, x = decompose(module.weight), torch.zeros(2, 8, requires_grad=True), torch.randn(2, 16, 32, 32)
+    x.requires_grad_()
+
+    def counted(layer: ShiftedLayer, part: Tensor) -> int:
+        layer.forward(part).sum().backward()  # makes what is made once
+        with FlopCounterMode(display=False) as counter:
+            layer.forward(part).sum().backward()
+        return int(counter.get_total_flops())
+
+    sampled = SampledLayer(module, spectrum, deltas, Samples(torch.arange(2)))
+    assert sampled._apart(x)
+    alone = counted(ShiftedLayer(module, spectrum, torch.zeros(8, requires_grad=True)), x[:1])
+    assert counted(sampled, x) == 2 * alone
+    sampled._samples.take(torch.tensor([1, 0]))
+    assert not sampled._apart(x)
+    assert counted(sampled, x) > 2 * alone
+
+
+def test_runs_are_told_from_other_batches() -> None:
+    samples = Samples(RUNS)
+    assert samples.runs(6, 3)
+    assert not samples.runs(12, 3), "guidance asks twice"
+    assert not samples.runs(6, 2)
+    samples.take(torch.tensor([0, 1, 2, 0, 1, 2]))
+    assert not samples.runs(6, 3)
+    assert samples.match(torch.zeros(6, 1))[1].tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_norms_of_a_training() -> None:
+    torch.manual_seed(0)
+    for module, shape in ((nn.GroupNorm(2, 6), (6, 6, 3, 3)), (nn.LayerNorm(6), (6, 4, 6))):
+        module.requires_grad_(False)
+        deltas, x = torch.randn(3, 6, requires_grad=True), torch.randn(shape)
+        trained = SampledVector(module, deltas, Samples(RUNS)).forward(x)
+        served = SampledVector(module, deltas.detach(), Samples(RUNS)).forward(x)
+        torch.testing.assert_close(trained, served)
+        separate = [ShiftedVector(module, deltas[row]).forward(x[n : n + 1]) for n, row in enumerate(RUNS)]
+        torch.testing.assert_close(torch.autograd.grad(trained.square().sum(), deltas)[0],
+                                   torch.autograd.grad(torch.cat(separate).square().sum(), deltas)[0])  # fmt: skip

@@ -201,13 +201,21 @@ def read_config(path: Path, **overrides: Any) -> TrainConfig:
     Raises:
         InputError: no such file, not TOML, an unknown setting, or a value of the wrong type.
     """
+    return make_config({**read_toml(path, "--config"), **overrides}, source=str(path))
+
+
+def read_toml(path: Path, option: str) -> dict[str, Any]:
+    """The values in a TOML file that was given as `option`.
+
+    Raises:
+        InputError: no such file, or not TOML.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); --config expects a TOML file") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {option} expects a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a TOML file ({error})") from error
-    return make_config({**values, **overrides}, source=str(path))
 
 
 def make_config(values: dict[str, Any], *, source: str = "settings") -> TrainConfig:

@@ -2,42 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from spectra.families.denoise import Condition, DenoiseFamily, encode_pictures
+from spectra.families.denoise import Condition, encode_pictures
 from spectra.progress import SILENT, Progress
 from spectra.training.pictures import to_tensor
+
+Key = TypeVar("Key", bound=Hashable)
 
 CHUNK = 8
 """Pictures that go through the VAE at once while caching."""
 
 
 class Conditions:
-    """The conditions of a fixed list of prompts: encoded once (`cached`), or at each use, with gradients."""
+    """The conditions of a training's prompts: encoded once and kept, or anew at each use, with gradients."""
 
-    def __init__(self, encode: Callable[[list[str]], Condition], prompts: Sequence[str], *, cached: bool) -> None:
-        """Encode right away if `cached`; equal prompts are encoded once."""
-        self._encode = encode
-        self._prompts = list(dict.fromkeys(prompts))
-        self._row = torch.tensor([self._prompts.index(prompt) for prompt in prompts])
+    def __init__(
+        self, encode: Callable[[list[str]], Condition], prompts: Iterable[str], *, keep: bool, trained: bool
+    ) -> None:
+        """Encode right away if they are kept.
+
+        Args:
+            encode: prompts to a row each.
+            prompts: all that will be asked for; equal ones are encoded once.
+            keep: hold what the frozen base makes of them, which is in force now.
+            trained: whether the text encoder learns; then only the base's own answers can use what is kept.
+        """
+        self.encode = encode
+        self.trained = trained
+        self._row = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
         self._known: Condition | None = None
-        if cached:
+        if keep:
             with torch.no_grad():
-                self._known = encode(self._prompts)
+                self._known = encode(list(self._row))
 
-    def rows(self, index: Tensor) -> Condition:
-        """The conditions of the prompts `index [n]`."""
-        rows = self._row[index]
-        if self._known is not None:
-            return self._known.rows(rows.to(self._known.embeds.device))
-        used, back = rows.unique(return_inverse=True)
-        fresh = self._encode([self._prompts[row] for row in used.tolist()])
-        return fresh.rows(back.to(fresh.embeds.device))
+    def frozen(self, prompts: Sequence[str]) -> Condition:
+        """What the base makes of `prompts`, a row each; if nothing is kept, the model must be the base now."""
+        if self._known is None:
+            return encoded(self.encode, prompts)
+        return self._known.rows(torch.tensor([self._row[p] for p in prompts], device=self._known.embeds.device))
+
+
+def encoded(encode: Callable[[list[Key]], Condition], keys: Sequence[Key]) -> Condition:
+    """A row for each of `keys`, equal ones encoded once."""
+    row = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    fresh = encode(list(row))
+    return fresh.rows(torch.tensor([row[key] for key in keys], device=fresh.embeds.device))
 
 
 class PictureSource:
@@ -46,29 +61,24 @@ class PictureSource:
     def __init__(
         self,
         pipe: Any,
-        family: DenoiseFamily,
         pictures: Sequence[Image.Image],
         prompts: Sequence[str],
         *,
         cache_latents: bool = True,
-        cache_prompts: bool = True,
         progress: Progress = SILENT,
     ) -> None:
         """Encode what is to be cached.
 
         Args:
             pipe: the base.
-            family: its family.
             pictures: RGB squares of one size.
             prompts: one for each picture.
             cache_latents: encode the pictures now; otherwise whenever they are used.
-            cache_prompts: likewise for the prompts; must be off while the text encoder trains.
             progress: told of each picture encoded.
         """
         self._pipe = pipe
         self._pixels = to_tensor(pictures)
-        size = self._pixels.shape[-1]
-        self._conditions = Conditions(lambda prompts: family.encode(pipe, prompts, size), prompts, cached=cache_prompts)
+        self._prompts = list(prompts)
         self._cached: tuple[Tensor, Tensor] | None = None
         channels, height, width = self._posterior(self._pixels[:1])[0].shape[1:]
         self._shape = (channels, height, width)
@@ -101,9 +111,9 @@ class PictureSource:
             mean, spread = (part[index.to(part.device)] for part in self._cached)
         return mean + spread * noise.to(mean.dtype)
 
-    def condition(self, index: Tensor) -> Condition:
-        """The conditions of their prompts."""
-        return self._conditions.rows(index)
+    def prompts(self, index: Tensor) -> list[str]:
+        """Their prompts."""
+        return [self._prompts[number] for number in index.tolist()]
 
     def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         vae = self._pipe.vae

@@ -1,4 +1,9 @@
-"""The steps of a training: draw, predict once, add the terms, move the deltas. It knows no term by name."""
+"""The steps of a training: draw, predict once, add the terms, move the deltas. It knows no term by name.
+
+Any number of concepts train together: each has objectives, randomness and history of its own, and its row of every
+delta. The model is called once for all of them, and nothing of one reaches another: a sample's loss depends on its own
+row only, gradients are clipped concept by concept, and AdamW is elementwise.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +19,43 @@ import torch
 from torch import Tensor, nn
 
 from spectra.errors import InputError, SpectraError
-from spectra.families.denoise import DenoiseFamily
+from spectra.families.denoise import Condition, DenoiseFamily
+from spectra.samples import Samples as Rows
 from spectra.training.config import TrainConfig
-from spectra.training.objectives import Draw, Objective, Samples, joined
+from spectra.training.latents import Conditions, encoded
+from spectra.training.objectives import Draw, Objective, Samples
 
 MEASURE_SAMPLES = 32
 """Samples of the fixed-noise loss before and after."""
+
+
+@dataclass
+class Concept:
+    """What one concept brings to a training.
+
+    Attributes:
+        name: for messages.
+        objectives: the terms of its loss.
+        seed: of everything that is drawn for it.
+        history: a record of each step.
+    """
+
+    name: str
+    objectives: Sequence[Objective]
+    seed: int
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator("cpu").manual_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples drawn for one objective of the concept with this number."""
+
+    concept: int
+    objective: Objective
+    draw: Draw
 
 
 @dataclass
@@ -28,27 +64,29 @@ class Loop:
 
     Attributes:
         pipe, family: the base with the shifts attached, and how it is called.
-        objectives: the terms of the loss.
-        deltas: what is trained, by name.
+        concepts: what is learnt. All have the same number of objectives.
+        conditions: of all their prompts.
+        deltas: what is trained, by name: `[r]`, or `[concepts, r]` with `rows`.
         ranks: number of dimensions of each delta's weight, which picks its learning rate.
-        config: the settings.
+        config: the settings; those that are a concept's own are not used here.
         accelerator: of accelerate; owns device, precision and accumulation.
         frozen: context in which the model computes as the base.
+        rows: told which row of the deltas each sample takes.
         step: optimizer steps done.
         rates: learning rate of each parameter group, before the schedule.
-        history: a record for each of them.
     """
 
     pipe: Any
     family: DenoiseFamily
-    objectives: Sequence[Objective]
+    concepts: Sequence[Concept]
+    conditions: Conditions
     deltas: Mapping[str, nn.Parameter]
     ranks: Mapping[str, int]
     config: TrainConfig
     accelerator: Any
     frozen: Callable[[], AbstractContextManager[None]]
+    rows: Rows | None = None
     step: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         groups = [
@@ -59,73 +97,120 @@ class Loop:
         self.rates = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
         optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
-        self.generator = torch.Generator("cpu").manual_seed(self.config.seed)
 
-    def advance(self) -> dict[str, float]:
-        """One optimizer step, over `accumulation` batches; returns its record, which `history` holds too.
+    def row(self, values: Tensor, concept: int) -> Tensor:
+        """One concept's part of a delta, or of what the optimizer keeps for it."""
+        return values if self.rows is None or values.ndim == 0 else values[concept]
+
+    def advance(self) -> float:
+        """One optimizer step, over `accumulation` batches. Adds a record to each history; returns the mean loss.
 
         Raises:
-            SpectraError: the loss is not finite.
+            SpectraError: a loss is not finite.
         """
         began = time.perf_counter()
         config = self.config
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * rate_factor(config, self.step)
         # Drawn for the whole step before it is cut into batches: how it is cut then changes no sample.
-        draws = [o.draw(config.batch * config.accumulation, self.generator) for o in self.objectives]
-        pieces = [draw.split(config.batch) for draw in draws]
-        sums = dict.fromkeys(("loss", *(o.name for o in self.objectives)), 0.0)
-        for batch in range(config.accumulation):
+        count = config.batch * config.accumulation
+        pieces = [
+            [Part(number, o, piece) for piece in o.draw(count, concept.generator).split(config.batch)]
+            for number, concept in enumerate(self.concepts)
+            for o in concept.objectives
+        ]
+        sums = [dict.fromkeys(("loss", *(o.name for o in concept.objectives)), 0.0) for concept in self.concepts]
+        for parts in zip(*pieces, strict=True):
             with self.accelerator.accumulate(getattr(self.pipe, self.family.model)):
-                terms = self._terms([piece[batch] for piece in pieces])
-                loss = torch.stack([o.weight * terms[o.name] for o in self.objectives]).sum()
-                self.accelerator.backward(loss)
+                terms = self._terms(parts)
+                weights = torch.tensor([part.objective.weight for part in parts], device=terms.device)
+                # The sum, not the mean, over concepts: each then has the gradient that it would have alone.
+                self.accelerator.backward((weights * terms).sum())
                 if self.accelerator.sync_gradients and config.max_grad_norm > 0:
-                    self.accelerator.clip_grad_norm_(list(self.deltas.values()), config.max_grad_norm)
+                    self.accelerator.unscale_gradients()
+                    clip(list(self.deltas.values()), len(self.concepts), config.max_grad_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            for name, value in {"loss": loss, **terms}.items():
-                sums[name] += float(value.detach()) / config.accumulation
-        if not math.isfinite(sums["loss"]):
-            raise SpectraError(
-                f"the loss is {sums['loss']} at step {self.step + 1}; train with a lower --lr than {config.lr:g}"
-                + (", or without mixed precision" if config.mixed_precision != "no" else "")
-            )
+            for part, value in zip(parts, terms.tolist(), strict=True):
+                sums[part.concept][part.objective.name] += value / config.accumulation
+                sums[part.concept]["loss"] += part.objective.weight * value / config.accumulation
+        for concept, each in zip(self.concepts, sums, strict=True):
+            if not math.isfinite(each["loss"]):
+                raise SpectraError(
+                    f"the loss{f' of {concept.name}' if len(self.concepts) > 1 else ''} is {each['loss']} "
+                    f"at step {self.step + 1}; train with a lower --lr than {config.lr:g}"
+                    + (", or without mixed precision" if config.mixed_precision != "no" else "")
+                )
         self.step += 1
-        record = {"step": self.step, **sums, "seconds": time.perf_counter() - began}
-        self.history.append(record)
-        return record
+        for concept, each in zip(self.concepts, sums, strict=True):
+            concept.history.append({"step": self.step, **each, "seconds": time.perf_counter() - began})
+        return sum(each["loss"] for each in sums) / len(sums)
 
-    def measure(self) -> float:
-        """The first objective's loss at fixed samples: comparable before and after, as the loss of a step is not."""
-        objective = copy.copy(self.objectives[0])
-        objective.remaining = []
-        draw = objective.draw(MEASURE_SAMPLES, torch.Generator("cpu").manual_seed(self.config.seed + 1))
-        total = 0.0
+    def measure(self) -> list[float]:
+        """Each concept's first term at fixed samples: comparable before and after, as the loss of a step is not."""
+        pieces = []
+        for number, concept in enumerate(self.concepts):
+            objective = copy.copy(concept.objectives[0])
+            objective.remaining = []
+            draw = objective.draw(MEASURE_SAMPLES, torch.Generator("cpu").manual_seed(concept.seed + 1))
+            pieces.append([Part(number, objective, piece) for piece in draw.split(8)])
         with torch.no_grad():
-            for piece in draw.split(8):
-                total += float(self._terms([piece], [objective])[objective.name]) * len(piece.index)
-        return total / MEASURE_SAMPLES
+            terms = [self._terms(parts) * len(parts[0].draw.index) for parts in zip(*pieces, strict=True)]
+        means: list[float] = (torch.stack(terms).sum(0) / MEASURE_SAMPLES).tolist()
+        return means
 
-    def _terms(self, draws: Sequence[Any], objectives: Sequence[Objective] | None = None) -> dict[str, Tensor]:
-        """Each objective's term for its drawn samples, from one call of the model."""
-        objectives = objectives or self.objectives
+    def _terms(self, parts: Sequence[Part]) -> Tensor:
+        """Each part's term, `[parts]`, from one call of the model."""
         with self.accelerator.autocast():
-            samples = [self._samples(o, draw) for o, draw in zip(objectives, draws, strict=True)]
-            prediction = self.family.predict(self.pipe, *joined(samples))
-        parts = prediction.split([len(part.timesteps) for part in samples])
-        return {o.name: o.term(p, s) for o, p, s in zip(objectives, parts, samples, strict=True)}
+            asked = [part.objective.samples(part.draw, self.accelerator.device) for part in parts]
+            held = [number for number, part in enumerate(parts) if part.objective.from_base]
+            if held:
+                with torch.no_grad(), self.frozen():
+                    answers = self._ask([asked[n] for n in held], self.conditions.frozen)
+                for number, answer in zip(held, answers, strict=True):
+                    asked[number] = replace(asked[number], target=answer)
+            rows = [part.concept for part, each in zip(parts, asked, strict=True) for _ in each.prompts]
+            answers = self._ask(asked, lambda prompts: self._conditions(rows, prompts), rows)
+        return torch.stack([part.objective.term(a, s) for part, a, s in zip(parts, answers, asked, strict=True)])
 
-    def _samples(self, objective: Objective, draw: Draw) -> Samples:
-        """What the model is asked, with the base's answer as the target where the objective wants that."""
-        samples = objective.samples(draw, self.accelerator.device)
-        if not objective.from_base:
-            return samples
-        with torch.no_grad(), self.frozen():
-            # Again, for the base's own encoding of the prompts.
-            asked = objective.samples(draw, self.accelerator.device)
-            answer = self.family.predict(self.pipe, asked.noisy, asked.timesteps, asked.condition)
-        return replace(samples, target=answer)
+    def _ask(
+        self,
+        asked: Sequence[Samples],
+        conditions: Callable[[Sequence[str]], Condition],
+        rows: Sequence[int] = (),
+    ) -> Sequence[Tensor]:
+        """The model's answers to several questions, put as one."""
+        condition = conditions([prompt for each in asked for prompt in each.prompts])
+        noisy, timesteps = torch.cat([each.noisy for each in asked]), torch.cat([each.timesteps for each in asked])
+        self._take(rows)
+        prediction = self.family.predict(self.pipe, noisy, timesteps, condition)
+        answers: Sequence[Tensor] = prediction.split([len(each.timesteps) for each in asked])
+        return answers
+
+    def _conditions(self, rows: Sequence[int], prompts: Sequence[str]) -> Condition:
+        """Those of `prompts`, each by the text encoder of the concept `rows` says."""
+        if not self.conditions.trained:
+            return self.conditions.frozen(prompts)
+
+        def encode(keys: list[tuple[int, str]]) -> Condition:
+            self._take([row for row, _ in keys])
+            return self.conditions.encode([prompt for _, prompt in keys])
+
+        return encoded(encode, list(zip(rows, prompts, strict=True)))
+
+    def _take(self, rows: Sequence[int]) -> None:
+        """Say whose samples the next call has. It stays said: checkpointing computes once more in the backward pass."""
+        if self.rows is not None and rows:
+            self.rows.take(torch.tensor(rows))
+
+
+def clip(deltas: Sequence[nn.Parameter], concepts: int, largest: float) -> None:
+    """Scale the gradient of each concept, over all deltas, to a norm of at most `largest`."""
+    gradients = [delta.grad.view(concepts, -1) for delta in deltas if delta.grad is not None]
+    norms = torch.stack([gradient.norm(dim=1) for gradient in gradients]).norm(dim=0)
+    factor = (largest / (norms + 1e-6)).clamp_max(1).unsqueeze(1)
+    for gradient in gradients:
+        gradient.mul_(factor)
 
 
 def rate_factor(config: TrainConfig, step: int) -> float:

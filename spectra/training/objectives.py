@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from spectra.errors import BaseError
-from spectra.families.denoise import Condition
 
 
 class Source(Protocol):
-    """Where samples come from: latents and conditions of pictures with their prompts."""
+    """Where samples come from: latents of pictures, and their prompts."""
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -26,8 +25,8 @@ class Source(Protocol):
     def latents(self, index: Tensor, noise: Tensor) -> Tensor:
         """Latents `[n, c, h, w]` of the pictures `index [n]`, drawn from their posterior by standard normal `noise`."""
 
-    def condition(self, index: Tensor) -> Condition:
-        """The conditions of their prompts, a row each."""
+    def prompts(self, index: Tensor) -> list[str]:
+        """Their prompts."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -53,11 +52,11 @@ class Draw:
 
 @dataclass(frozen=True)
 class Samples:
-    """What the model is asked: `noisy [n, c, h, w]` at `timesteps [n]`; and what it should answer, with its weight."""
+    """What the model is asked: `noisy [n, c, h, w]` at `timesteps [n]` with `n` prompts; and what it should answer."""
 
     noisy: Tensor
     timesteps: Tensor
-    condition: Condition
+    prompts: Sequence[str]
     target: Tensor
     weight: Tensor
 
@@ -169,18 +168,9 @@ class Denoising:
         timesteps = draw.timesteps.to(device)
         noisy, target = self.schedule.noisy_and_target(latents, draw.noise.to(device), timesteps)
         weight = self.schedule.weights(draw.timesteps).to(device)
-        return Samples(noisy, timesteps, self.source.condition(draw.index), target, weight)
+        return Samples(noisy, timesteps, self.source.prompts(draw.index), target, weight)
 
     def term(self, prediction: Tensor, samples: Samples) -> Tensor:
         """The weighted mean squared error, in float32."""
         error = (prediction.float() - samples.target.float()).square().mean(dim=(1, 2, 3))
         return (error * samples.weight).mean()
-
-
-def joined(parts: Sequence[Samples]) -> tuple[Tensor, Tensor, Condition]:
-    """One question to the model out of several: noisy latents, timesteps and conditions along the batch."""
-    return (
-        torch.cat([part.noisy for part in parts]),
-        torch.cat([part.timesteps for part in parts]),
-        Condition.joined([part.condition for part in parts]),
-    )

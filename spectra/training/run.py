@@ -1,28 +1,34 @@
-"""A whole training, in order: check everything, load, cache, step, draw, write."""
+"""A whole training, of one concept or of several together: check everything, load, cache, step, draw, write."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from spectra.adapter import attach
 from spectra.errors import BaseError
-from spectra.families.denoise import DenoiseFamily, denoise_family, native_resolution
+from spectra.families import targets
+from spectra.families.denoise import Condition, denoise_family, native_resolution
+from spectra.files import atomic_write
 from spectra.generation import versions
 from spectra.pipeline import load_pipeline
 from spectra.progress import SILENT, Progress
 from spectra.training.checks import Checked, check
+from spectra.training.concepts import Wanted, check_apart
 from spectra.training.config import TrainConfig
-from spectra.training.latents import PictureSource
-from spectra.training.loop import Loop, make_accelerator
+from spectra.training.latents import Conditions, PictureSource
+from spectra.training.loop import Concept, Loop, make_accelerator
 from spectra.training.objectives import Denoising, Objective, Schedule
 from spectra.training.outputs import LOG, STATE
 from spectra.training.pictures import fit
 from spectra.training.prior import PriorKey, pipeline_fingerprint, prior_pictures, prior_prompts
 from spectra.training.report import Board, Summary, draw_loss_curve, write_log
+from spectra.training.stack import Stack
 from spectra.training.state import restore, save_state
 from spectra.training.validation import Drawn, Validation
 
@@ -50,106 +56,160 @@ def train(
         SpectraError: something given is wrong, the output cannot be written, or the loss became infinite. Nothing is
             left behind then, but the states that `save_every` asked for.
     """
+    wanted = Wanted("", config or TrainConfig(), out)
+    return train_together([wanted], resume=resume, force=force, device=device, progress=progress)[0]
+
+
+def train_together(
+    wanted: Sequence[Wanted],
+    *,
+    resume: bool = False,
+    force: bool = False,
+    device: str = "",
+    progress: Progress = SILENT,
+) -> list[Summary]:
+    """Train several concepts at once, in one pass over the base per step. Each gets what `train` would have given it.
+
+    Args:
+        wanted: the concepts, see `concepts.read_concepts`. Settings that are not a concept's own are the first's.
+        resume, force, device, progress: as for `train`; they hold for all.
+
+    Raises:
+        SpectraError: as for `train`. No output folder appears before all are written.
+    """
     began = time.perf_counter()
-    checked = check(config or TrainConfig(), out, resume=resume, force=force)
+    checked = [check(each.config, each.out, resume=resume, force=force) for each in wanted]
+    check_apart(wanted, [each.outputs for each in checked])
     if not resume:
-        checked.outputs.clear_unfinished()
-    accelerator = make_accelerator(checked.config, device)
-    pipe = load_pipeline(checked.base, device=accelerator.device)
-    if getattr(pipe, "safety_checker", None) is not None:
-        # It would blacken class and validation pictures at random, and takes a gigabyte.
-        pipe.register_modules(safety_checker=None)
-    training = _Training(checked, pipe, denoise_family(pipe), accelerator, progress)
+        for each in checked:
+            each.outputs.clear_unfinished()
+    training = Training([each.name for each in wanted], checked, device=device, progress=progress)
     try:
         return training.run(began, force=force)
     finally:
         training.close()
 
 
-class _Training:
-    """The parts of one training, in the order in which they are made."""
+class Training:
+    """The parts of one training, in the order in which they are made. Lists have an entry for each concept.
+
+    Attributes:
+        pipe, family, accelerator, adapter: the base, attached, and what moves it.
+        stack, loop: its deltas, and their steps.
+    """
+
+    stack: Stack
+    loop: Loop
 
     def __init__(
-        self, checked: Checked, pipe: Any, family: DenoiseFamily, accelerator: Any, progress: Progress
+        self, names: Sequence[str], checked: Sequence[Checked], *, device: str = "", progress: Progress = SILENT
     ) -> None:
-        self.checked, self.pipe, self.family = checked, pipe, family
-        self.accelerator, self.progress = accelerator, progress
-        self.config = checked.config
-        self.outputs = checked.outputs
+        self.names, self.checked, self.progress = names, checked, progress
+        self.config = checked[0].config
+        self.accelerator = make_accelerator(self.config, device)
+        self.pipe = load_pipeline(checked[0].base, device=self.accelerator.device)
+        if getattr(self.pipe, "safety_checker", None) is not None:
+            # It would blacken class and validation pictures at random, and takes a gigabyte.
+            self.pipe.register_modules(safety_checker=None)
+        self.family = denoise_family(self.pipe)
+        self.resolution = _resolution(self.pipe, self.config)
+        self.boards = [Board(each.config.tensorboard) for each in checked]
         self.adapter: Any = None
-        self.resolution = _resolution(pipe, self.config)
-        self.board = Board(self.config.tensorboard)
 
-    def run(self, began: float, *, force: bool) -> Summary:
-        config, saved = self.config, self.checked.saved
-        from spectra.families import targets
-
-        ranks = {target.name: target.weight.ndim for target in targets(self.pipe, config.all_targets)}
-        names = {name.split(".")[0] for name in ranks}
-        fingerprint = pipeline_fingerprint(self.pipe)
+    def prepare(self) -> None:
+        """Draw class pictures, encode, attach: everything that comes before the first step."""
+        ranks = {target.name: target.weight.ndim for target in targets(self.pipe, self.config.all_targets)}
+        trained = not {name.split(".")[0] for name in ranks}.isdisjoint(self.family.text_encoders)
+        self.fingerprint = pipeline_fingerprint(self.pipe)
         # The class pictures are drawn before anything is attached: by the frozen base.
-        objectives = self._objectives(fingerprint, cache_prompts=names.isdisjoint(self.family.text_encoders))
-        from spectra.adapter import attach
-
-        self.adapter = attach(self.pipe, config.all_targets, progress=self.progress)
-        validation = Validation.of(config, self.resolution)
-        loop = self._loop(objectives, ranks)
-        self.adapter.eval()
-        with self.adapter.disabled():
-            loss_before = loop.measure()
-            before = validation.draw(self.pipe, "drawing before", self.progress)
-        if saved is not None:
-            restore(loop, saved, base=fingerprint)
-        resumed_at = loop.step
-        started = time.perf_counter()
-        self._steps(loop, validation, fingerprint)
-        train_seconds = time.perf_counter() - started
-        self.adapter.eval()
-        loss_after = loop.measure()
-        after = validation.draw(self.pipe, "drawing after", self.progress)
-        with self.outputs.finished(force=force) as folder:
-            written = self._write(folder, loop, validation, before, after)
-        return self._summary(
-            written,
-            steps=loop.step,
-            resumed_at=resumed_at,
-            loss_before=loss_before,
-            loss_after=loss_after,
-            train_seconds=train_seconds,
-            total_seconds=time.perf_counter() - began,
+        concepts = [
+            Concept(name, self._objectives(each), each.config.seed)
+            for name, each in zip(self.names, self.checked, strict=True)
+        ]
+        conditions = self._conditions(trained)
+        self.adapter = attach(self.pipe, self.config.all_targets, progress=self.progress)
+        self.stack = Stack(self.adapter, len(concepts))
+        if self.config.gradient_checkpointing:
+            getattr(self.pipe, self.family.model).enable_gradient_checkpointing()
+        self.loop = Loop(
+            pipe=self.pipe,
+            family=self.family,
+            concepts=concepts,
+            conditions=conditions,
+            deltas=self.stack.deltas,
+            ranks=ranks,
+            config=self.config,
+            accelerator=self.accelerator,
+            frozen=self.adapter.disabled,
+            rows=self.stack.rows,
         )
 
-    def _objectives(self, fingerprint: str, *, cache_prompts: bool) -> list[Objective]:
-        config = self.config
+    def run(self, began: float, *, force: bool) -> list[Summary]:
+        """The whole training; `began` is when its clock started."""
+        self.prepare()
+        loop, stack = self.loop, self.stack
+        validations = [Validation.of(each.config, self.resolution) for each in self.checked]
+        with self.adapter.disabled():
+            losses_before = loop.measure()
+            before = [self._draw(number, "drawing before", each) for number, each in enumerate(validations)]
+        saved = [each.saved for each in self.checked if each.saved is not None]
+        if saved:
+            restore(loop, saved, base=self.fingerprint)
+        resumed_at = loop.step
+        started = time.perf_counter()
+        self._steps(validations)
+        train_seconds = time.perf_counter() - started
+        losses_after = loop.measure()
+        after = []
+        for number, validation in enumerate(validations):
+            with stack.alone(number):
+                after.append(self._draw(number, "drawing after", validation))
+        with contextlib.ExitStack() as folders:
+            written = []
+            for number, each in enumerate(self.checked):
+                folder = folders.enter_context(each.outputs.finished(force=force))
+                sheet = validations[number].before_after(
+                    each.subject.at(self.resolution), before[number], after[number], loop.step
+                )
+                written.append(self._write(folder, number, sheet))
+        return [
+            _summary(
+                each,
+                written[number],
+                steps=loop.step,
+                resumed_at=resumed_at,
+                loss_before=losses_before[number],
+                loss_after=losses_after[number],
+                train_seconds=train_seconds,
+                total_seconds=time.perf_counter() - began,
+            )
+            for number, each in enumerate(self.checked)
+        ]
+
+    def _objectives(self, checked: Checked) -> list[Objective]:
+        config = checked.config
         schedule = Schedule.of(self.pipe.scheduler, config.min_snr_gamma)
 
         def source(pictures: list[Image.Image], prompts: list[str]) -> PictureSource:
             return PictureSource(
-                self.pipe,
-                self.family,
-                pictures,
-                prompts,
-                cache_latents=config.cache_latents,
-                cache_prompts=config.cache_prompts and cache_prompts,
-                progress=self.progress,
+                self.pipe, pictures, prompts, cache_latents=config.cache_latents, progress=self.progress
             )
 
-        own = self.checked.subject.at(self.resolution)
-        instance = source(own, [config.prompt] * len(own))
-        objectives: list[Objective] = [Denoising("denoising", instance, schedule)]
+        own = checked.subject.at(self.resolution)
+        objectives: list[Objective] = [Denoising("denoising", source(own, [config.prompt] * len(own)), schedule)]
         if config.prior_weight > 0:
-            drawn = self._class_pictures(fingerprint)
+            drawn = self._class_pictures(checked)
             prior = source(drawn, prior_prompts(config.class_prompt, len(drawn), config.prior_unconditional))
             from_base = config.prior_target == "base"
             objectives.append(Denoising("prior", prior, schedule, config.prior_weight, from_base))
         return objectives
 
-    def _class_pictures(self, fingerprint: str) -> list[Image.Image]:
-        config = self.config
-        if self.checked.class_pictures:
-            return [fit(picture, self.resolution) for picture in self.checked.class_pictures]
+    def _class_pictures(self, checked: Checked) -> list[Image.Image]:
+        config = checked.config
+        if checked.class_pictures:
+            return [fit(picture, self.resolution) for picture in checked.class_pictures]
         key = PriorKey(
-            base=fingerprint,
+            base=self.fingerprint,
             prompt=config.class_prompt,
             seed=config.seed,
             count=config.prior_count,
@@ -159,93 +219,103 @@ class _Training:
         )
         return prior_pictures(self.pipe, key, progress=self.progress)
 
-    def _loop(self, objectives: list[Objective], ranks: Mapping[str, int]) -> Loop:
-        if self.config.gradient_checkpointing:
-            getattr(self.pipe, self.family.model).enable_gradient_checkpointing()
-        return Loop(
-            pipe=self.pipe,
-            family=self.family,
-            objectives=objectives,
-            deltas=self.adapter.train(),
-            ranks=ranks,
-            config=self.config,
-            accelerator=self.accelerator,
-            frozen=self.adapter.disabled,
-        )
+    def _conditions(self, trained: bool) -> Conditions:
+        def encode(prompts: list[str]) -> Condition:
+            return self.family.encode(self.pipe, prompts, self.resolution)
 
-    def _steps(self, loop: Loop, validation: Validation, fingerprint: str) -> None:
-        config = self.config
-        self.adapter.train()
+        prompts = [p for each in self.checked for p in (each.config.prompt, each.config.class_prompt, "")]
+        return Conditions(encode, prompts, keep=self.config.cache_prompts, trained=trained)
+
+    def _steps(self, validations: Sequence[Validation]) -> None:
+        config, loop = self.config, self.loop
         self.progress.start("training", config.steps)
         self.progress.advance(loop.step)
         try:
             while loop.step < config.steps:
-                record = loop.advance()
-                self.board.record(record)
-                self.progress.advance(1, f"loss {record['loss']:.4f}")
+                loss = loop.advance()
+                for board, concept in zip(self.boards, loop.concepts, strict=True):
+                    board.record(concept.history[-1])
+                self.progress.advance(1, f"loss {loss:.4f}")
                 if config.save_every and (loop.step % config.save_every == 0 or loop.step == config.steps):
-                    self.outputs.unfinished.mkdir(parents=True, exist_ok=True)
-                    path = self.outputs.unfinished / STATE
-                    save_state(loop, path, subject=self.checked.subject.digest, base=fingerprint)
+                    self._save()
                 if config.validation_every and config.validation_count and loop.step % config.validation_every == 0:
-                    self._look(loop.step, validation)
+                    for number, validation in enumerate(validations):
+                        with self.stack.alone(number):
+                            self._look(loop.step, number, validation)
         finally:
             self.progress.finish()
 
-    def _look(self, step: int, validation: Validation) -> None:
-        """Pictures on the way, written at once."""
-        self.adapter.eval()
-        sheet = validation.sheet(validation.draw(self.pipe, "drawing"), f"After {step} steps")
-        self.adapter.train()
-        self.outputs.unfinished.mkdir(parents=True, exist_ok=True)
-        sheet.save(self.outputs.unfinished / f"step-{step:06d}.png")
-        self.board.picture("validation", sheet, step)
+    def _save(self) -> None:
+        """The state of each concept; all are written before the first takes the place of an older one."""
+        with contextlib.ExitStack() as files:
+            for number, each in enumerate(self.checked):
+                each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
+                path = files.enter_context(atomic_write(each.outputs.unfinished / STATE, force=True))
+                digest = each.subject.digest
+                save_state(self.loop, number, path, config=each.config, subject=digest, base=self.fingerprint)
 
-    def _write(
-        self, folder: Path, loop: Loop, validation: Validation, before: Drawn, after: Drawn
-    ) -> Mapping[str, Any]:
+    def _draw(self, number: int, label: str, validation: Validation) -> Drawn:
+        name = self.names[number]
+        return validation.draw(self.pipe, f"{label}: {name}" if name else label, self.progress)
+
+    def _look(self, step: int, number: int, validation: Validation) -> None:
+        """Pictures on the way, written at once."""
+        outputs = self.checked[number].outputs
+        sheet = validation.sheet(validation.draw(self.pipe, "drawing"), f"After {step} steps")
+        outputs.unfinished.mkdir(parents=True, exist_ok=True)
+        sheet.save(outputs.unfinished / f"step-{step:06d}.png")
+        self.boards[number].picture("validation", sheet, step)
+
+    def _write(self, folder: Path, number: int, sheet: Image.Image) -> Mapping[str, Any]:
         from spectra.shift import write_shift
 
-        config, outputs = self.config, self.outputs
-        shift = self.adapter.shift(
-            base=self.checked.base.name, settings=config.changed(), seed=config.seed, versions=versions()
+        config, outputs = self.checked[number].config, self.checked[number].outputs
+        history = self.loop.concepts[number].history
+        shift = self.stack.shift(
+            number,
+            base=self.checked[number].base.name,
+            settings=config.changed(),
+            seed=config.seed,
+            versions=versions(),
         )
         size = write_shift(
             shift, folder / outputs.shift, dtype="float16" if config.file_dtype == "float16" else "float32"
         )
         (folder / outputs.config).write_text(config.to_toml(), encoding="utf-8")
-        write_log(loop.history, folder / LOG)
-        instance = self.checked.subject.at(self.resolution)
-        validation.before_after(instance, before, after, loop.step).save(folder / "before-after.png")
-        curve = draw_loss_curve(loop.history, folder / "loss.png")
+        write_log(history, folder / LOG)
+        sheet.save(folder / "before-after.png")
+        curve = draw_loss_curve(history, folder / "loss.png")
         return {"tensors": len(shift), "floats": shift.floats, "bytes": size, "curve": curve}
-
-    def _summary(self, written: Mapping[str, Any], **measured: Any) -> Summary:
-        folder, config = self.outputs.folder, self.config
-        return Summary(
-            subject=self.checked.subject.name,
-            prompt=config.prompt,
-            class_prompt=config.class_prompt,
-            base=self.checked.base.name,
-            folder=str(folder),
-            shift=str(folder / self.outputs.shift),
-            sheet=str(folder / "before-after.png"),
-            config=str(folder / self.outputs.config),
-            loss_curve=str(folder / "loss.png") if written["curve"] else None,
-            state=str(folder / "progress" / STATE) if config.save_every else None,
-            tensors=written["tensors"],
-            floats=written["floats"],
-            bytes=written["bytes"],
-            base_bytes=self.checked.base.bytes,
-            notes=() if written["curve"] else ("no loss curve: matplotlib is not installed (pip install matplotlib)",),
-            **measured,
-        )
 
     def close(self) -> None:
         """Give the model back, whatever happened."""
         if self.adapter is not None:
             self.adapter.detach()
-        self.board.close()
+        for board in self.boards:
+            board.close()
+
+
+def _summary(checked: Checked, written: Mapping[str, Any], **measured: Any) -> Summary:
+    outputs, config = checked.outputs, checked.config
+    folder = outputs.folder
+    return Summary(
+        subject=checked.subject.name,
+        prompt=config.prompt,
+        class_prompt=config.class_prompt,
+        base=checked.base.name,
+        folder=str(folder),
+        shift=str(folder / outputs.shift),
+        sheet=str(folder / "before-after.png"),
+        config=str(folder / outputs.config),
+        loss_curve=str(folder / "loss.png") if written["curve"] else None,
+        state=str(folder / "progress" / STATE) if config.save_every else None,
+        tensors=written["tensors"],
+        floats=written["floats"],
+        bytes=written["bytes"],
+        base_bytes=checked.base.bytes,
+        notes=() if written["curve"] else ("no loss curve: matplotlib is not installed (pip install matplotlib)",),
+        **measured,
+    )
 
 
 def _resolution(pipe: Any, config: TrainConfig) -> int:

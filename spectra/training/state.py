@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spectra.errors import InputError
-from spectra.files import atomic_write
 from spectra.training.config import TrainConfig, make_config
 from spectra.training.loop import Loop
 
@@ -44,34 +44,34 @@ class SavedState:
     progress: dict[str, Any]
 
 
-def save_state(loop: Loop, path: Path, *, subject: str, base: str) -> None:
-    """Write a loop's state, replacing an older one at once.
+def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, subject: str, base: str) -> None:
+    """Write the state of one of a loop's concepts: the very state that it would have if it were trained alone.
 
     Args:
         loop: between two steps.
+        number: of the concept.
         path: the file.
+        config: the concept's settings.
         subject: digest of the instance pictures.
         base: fingerprint of the base pipeline.
-
-    Raises:
-        OutputError: it cannot be written.
     """
-    tensors = {f"delta/{name}": delta.detach().cpu() for name, delta in loop.deltas.items()}
+    concept = loop.concepts[number]
+    tensors = {f"delta/{name}": loop.row(delta, number).detach().cpu() for name, delta in loop.deltas.items()}
     optimizer = loop.optimizer.state_dict()["state"]
-    for number, entries in optimizer.items():
+    for parameter, entries in optimizer.items():
         for key, value in entries.items():
-            tensors[f"optimizer/{number}/{key}"] = torch.as_tensor(value).cpu()
+            tensors[f"optimizer/{parameter}/{key}"] = loop.row(torch.as_tensor(value), number).cpu()
     tensors["random/torch"] = torch.get_rng_state()
-    tensors["random/draws"] = loop.generator.get_state()
-    for number, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []):
-        tensors[f"random/cuda/{number}"] = state
+    tensors["random/draws"] = concept.generator.get_state()
+    for device, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []):
+        tensors[f"random/cuda/{device}"] = state
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     tensors["random/numpy"] = torch.from_numpy(np.asarray(keys, np.int64))
     scaler = loop.accelerator.scaler
     progress = {
         "step": loop.step,
-        "history": loop.history,
-        "remaining": {objective.name: objective.remaining for objective in loop.objectives},
+        "history": concept.history,
+        "remaining": {objective.name: objective.remaining for objective in concept.objectives},
         "python": random.getstate(),
         "numpy": [kind, position, has_gauss, cached],
         "scaler": scaler.state_dict() if scaler is not None else None,
@@ -79,13 +79,12 @@ def save_state(loop: Loop, path: Path, *, subject: str, base: str) -> None:
     header = {
         "format": "spectra-training-state",
         "version": str(VERSION),
-        "config": json.dumps(loop.config.as_dict()),
+        "config": json.dumps(config.as_dict()),
         "subject": subject,
         "base": base,
         "progress": json.dumps(progress),
     }
-    with atomic_write(path, force=True) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=header)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata=header)
 
 
 def read_state(path: Path) -> SavedState:
@@ -132,35 +131,55 @@ def check_resumable(saved: SavedState, config: TrainConfig, subject: str) -> Non
         )
 
 
-def restore(loop: Loop, saved: SavedState, *, base: str) -> None:
-    """Put a loop, and every random generator of the process, where the state was saved.
+def restore(loop: Loop, states: Sequence[SavedState], *, base: str) -> None:
+    """Put a loop, and every random generator of the process, where the states of its concepts were saved.
 
     Raises:
-        InputError: the state was saved with another base or other targets.
+        InputError: a state was saved with another base or other targets, or after other steps than the first.
     """
-    if base != saved.base:
-        raise InputError(f"cannot resume: the base is not the one the training began with ({base}, was {saved.base})")
-    names = {name.removeprefix("delta/") for name in saved.tensors if name.startswith("delta/")}
-    if names != set(loop.deltas):
-        raise InputError("cannot resume: the state holds the deltas of other targets")
+    first = states[0]
+    for saved in states:
+        if base != saved.base:
+            raise InputError(
+                f"cannot resume: the base is not the one the training began with ({base}, was {saved.base})"
+            )
+        names = {name.removeprefix("delta/") for name in saved.tensors if name.startswith("delta/")}
+        if names != set(loop.deltas):
+            raise InputError("cannot resume: the state holds the deltas of other targets")
+        if saved.progress["step"] != first.progress["step"]:
+            raise InputError(
+                f"cannot resume together: {first.path} is at step {first.progress['step']}, "
+                f"{saved.path} at step {saved.progress['step']}"
+            )
+
+    def joined(name: str) -> Tensor:
+        values = [saved.tensors[name] for saved in states]
+        return values[0] if loop.rows is None or values[0].ndim == 0 else torch.stack(values)
+
     with torch.no_grad():
         for name, delta in loop.deltas.items():
-            delta.copy_(saved.tensors[f"delta/{name}"])
+            delta.copy_(joined(f"delta/{name}"))
     entries: dict[int, dict[str, Tensor]] = {}
-    for name, value in saved.tensors.items():
+    for name in first.tensors:
         if name.startswith("optimizer/"):
             _, number, key = name.split("/", 2)
-            entries.setdefault(int(number), {})[key] = value
+            entries.setdefault(int(number), {})[key] = joined(name)
     whole = loop.optimizer.state_dict()
     loop.optimizer.load_state_dict({**whole, "state": entries})
+    loop.step = first.progress["step"]
+    for concept, saved in zip(loop.concepts, states, strict=True):
+        concept.history[:] = saved.progress["history"]
+        for objective in concept.objectives:
+            objective.remaining = list(saved.progress["remaining"][objective.name])
+        concept.generator.set_state(saved.tensors["random/draws"])
+    _restore_process(first, loop.accelerator.scaler)
+
+
+def _restore_process(saved: SavedState, scaler: Any) -> None:
+    """The random generators and the scaler that a process has one of."""
     progress = saved.progress
-    loop.step = progress["step"]
-    loop.history[:] = progress["history"]
-    for objective in loop.objectives:
-        objective.remaining = list(progress["remaining"][objective.name])
-    if progress["scaler"] is not None and loop.accelerator.scaler is not None:
-        loop.accelerator.scaler.load_state_dict(progress["scaler"])
-    loop.generator.set_state(saved.tensors["random/draws"])
+    if progress["scaler"] is not None and scaler is not None:
+        scaler.load_state_dict(progress["scaler"])
     torch.set_rng_state(saved.tensors["random/torch"])
     if torch.cuda.is_available():
         for device in range(torch.cuda.device_count()):

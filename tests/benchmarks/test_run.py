@@ -176,7 +176,7 @@ def test_every_case_is_listed_under_its_own_name_and_declares_its_columns() -> N
 
 
 def test_unknown_case() -> None:
-    with pytest.raises(InputError, match="no benchmark is called 'nothing'; there are: storage"):
+    with pytest.raises(InputError, match="no benchmark is called 'nothing'; there are: overview"):
         run.find("nothing")
 
 

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny_denoiser
 
-from spectra.benchmarks import run
+from spectra.benchmarks import models, run
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 from spectra.cli.app import main
 
@@ -36,13 +37,39 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "find", lambda name: CASE)
 
 
-def test_bare_bench_lists_the_cases(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench"]) == 0
+def test_list_shows_the_cases(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--list"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in run.MODULES)
-    assert main(["bench", "--json"]) == 0
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert main(["bench", "--list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [case["name"] for case in listed["cases"]] == list(run.MODULES)
+
+
+def test_bare_bench_compares_the_methods_in_80_columns_and_writes_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(models.MODELS, "embedded", (64, tiny_denoiser.build))  # type: ignore[arg-type]
+    report = tmp_path / "report.md"
+    arguments = ["bench", "--repetitions", "1", "--batch", "1", "--out", str(tmp_path), "--report", str(report)]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    rows = {line.split()[0]: line.split() for line in out.splitlines()[2:7]}
+    assert list(rows) == ["frozen", "lora", "full", "paper", "spectra"]
+    kilobytes = {name: int(row[2].replace(",", "")) for name, row in rows.items() if name != "frozen"}
+    assert 0 < kilobytes["lora"] < kilobytes["full"]
+    assert all(int(rows[name][1].replace(",", "")) > 0 for name in kilobytes)
+    text = report.read_text()
+    assert f"| spectra | {rows['spectra'][1]} |" in text
+    assert "![file, kB, memory, MB, step, s](report.svg)" in text
+    assert report.with_suffix(".svg").read_text().count("spectra") == 3
+
+    record = (tmp_path / "overview.jsonl").read_text()
+    assert main(arguments) == 1  # before anything is measured
+    assert "report.md exists already" in capsys.readouterr().err
+    assert (tmp_path / "overview.jsonl").read_text() == record
 
 
 def test_json_is_one_object_on_stdout_and_the_record_in_the_file(

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from spectra.errors import BaseError
-from spectra.families.denoise import Condition
-from spectra.training.objectives import Denoising, Samples, Schedule, joined
+from spectra.training.objectives import Denoising, Samples, Schedule
 
 
 class FixedSource:
@@ -20,8 +19,8 @@ class FixedSource:
     def latents(self, index: Tensor, noise: Tensor) -> Tensor:
         return index.view(-1, 1, 1, 1) + 0.01 * noise
 
-    def condition(self, index: Tensor) -> Condition:
-        return Condition(index.view(-1, 1, 1).float(), {"extra": index.float()})
+    def prompts(self, index: Tensor) -> list[str]:
+        return [f"picture {number}" for number in index.tolist()]
 
 
 def schedule(prediction: str = "epsilon", gamma: float = 0.0) -> Schedule:
@@ -89,15 +88,6 @@ def test_every_picture_comes_once_in_a_round() -> None:
 def test_the_term_is_the_weighted_mean_square() -> None:
     objective = Denoising("d", FixedSource(), schedule())
     target = torch.zeros(2, 2, 3, 3)
-    samples = Samples(target, torch.zeros(2), Condition(target), target, torch.tensor([1.0, 3.0]))
+    samples = Samples(target, torch.zeros(2), ["", ""], target, torch.tensor([1.0, 3.0]))
     prediction = torch.stack([torch.full((2, 3, 3), 2.0), torch.full((2, 3, 3), 1.0)])
     assert float(objective.term(prediction, samples)) == pytest.approx((1 * 4 + 3 * 1) / 2)
-
-
-def test_questions_are_joined_along_the_batch() -> None:
-    objective = Denoising("d", FixedSource(), schedule())
-    generator = torch.Generator().manual_seed(0)
-    parts = [objective.samples(objective.draw(n, generator), torch.device("cpu")) for n in (2, 3)]
-    noisy, timesteps, condition = joined(parts)
-    assert noisy.shape[0] == timesteps.shape[0] == condition.embeds.shape[0] == condition.added["extra"].shape[0] == 5
-    assert torch.equal(condition.added["extra"][2:], parts[1].condition.added["extra"])

@@ -12,8 +12,8 @@ from spectra import attach
 from spectra.errors import BaseError
 from spectra.families.denoise import denoise_family
 from spectra.training.config import make_config
-from spectra.training.latents import PictureSource
-from spectra.training.loop import Loop, make_accelerator
+from spectra.training.latents import Conditions, PictureSource
+from spectra.training.loop import Concept, Loop, make_accelerator
 from spectra.training.objectives import Denoising, Schedule
 
 
@@ -62,11 +62,13 @@ def test_sdxl_learns(build_tiny: Any) -> None:
     family = denoise_family(pipe)
     assert family.name == "SDXL"
     config = make_config({"base": "x", "lr": 0.02, "batch": 2})
-    source = PictureSource(pipe, family, [Image.new("RGB", (32, 32), "orange")], ["a disc"])
+    source = PictureSource(pipe, [Image.new("RGB", (32, 32), "orange")], ["a disc"])
     schedule = Schedule.of(pipe.scheduler, 5.0)
     adapter = attach(pipe, "unet")
+    concept = Concept("disc", [Denoising("denoising", source, schedule)], seed=0)
+    conditions = Conditions(lambda prompts: family.encode(pipe, prompts, 32), ["a disc"], keep=True, trained=False)
     loop = Loop(
-        pipe, family, [Denoising("denoising", source, schedule)], adapter.train(),
+        pipe, family, [concept], conditions, adapter.train(),
         dict.fromkeys(adapter.deltas, 2), config, make_accelerator(config, "cpu"), adapter.disabled,
     )  # fmt: skip
     before = loop.measure()

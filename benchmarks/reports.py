@@ -1,0 +1,105 @@
+"""A result as a report: Markdown with the table, the goals and where it was measured, and its plots in one SVG file."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spectra.benchmarks import machine
+from spectra.benchmarks.case import Case, number, text
+from spectra.errors import InputError
+from spectra.files import atomic_write, check_output
+
+
+def check(path: Path, *, force: bool) -> None:
+    """Whether the report can be written, to be asked before slow work begins.
+
+    Raises:
+        InputError: matplotlib is not installed.
+        OutputError: a file exists and `force` is not given, or cannot be written.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("a report's plots need matplotlib; install it with: pip install 'spectra-diffusion[bench]'")
+    for file in (path, _plots(path)):
+        check_output(file, force=force)
+
+
+def write(case: Case, record: Mapping[str, Any], path: Path, *, force: bool = False) -> list[Path]:
+    """Writes `path`, and the plots beside it if the case has any. Returns what was written.
+
+    Raises:
+        OutputError: a file exists and `force` is not given, or cannot be written.
+    """
+    written = [path]
+    if case.plots:
+        with atomic_write(_plots(path), force=force) as temporary:
+            draw(case, record, temporary)
+        written.append(_plots(path))
+    with atomic_write(path, force=force) as temporary:
+        temporary.write_text(markdown(case, record, _plots(path).name if case.plots else ""), encoding="utf-8")
+    return written
+
+
+def _plots(path: Path) -> Path:
+    return path.with_suffix(".svg")
+
+
+def markdown(case: Case, record: Mapping[str, Any], plots: str = "") -> str:
+    """The report's text.
+
+    Args:
+        plots: name of the file that holds them, empty for none.
+    """
+    rows = record[case.rows]
+    parts = [f"# {case.title}", _explanation(case)]
+    heads = [column.title for column in case.columns]
+    marks = ["---:" if column.right(rows) else ":---" for column in case.columns]
+    lines = [[column.text(row) for column in case.columns] for row in rows]
+    parts.append("\n".join("| " + " | ".join(cells) + " |" for cells in [heads, marks, *lines]))
+    if plots:
+        parts.append(f"![{', '.join(c.title for c in case.columns if c.key in case.plots)}]({plots})")
+    if record["summary"]:
+        parts.append("\n".join(f"- {figure}: {text(value)}" for figure, value in record["summary"].items()))
+    if record["goals"]:
+        verdicts = {True: "met", False: "missed", None: "not measured"}
+        goals = [f"- {g['figure']} {g['asked']}: {text(g['measured'])}, {verdicts[g['met']]}" for g in record["goals"]]
+        parts.append("\n".join(goals))
+    if record["failures"]:
+        parts.append("\n".join(f"- failed: {failure['item']}: {failure['error']}" for failure in record["failures"]))
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    parts.append(
+        f"`{record['command']}`, {record['when']}, {record['seconds']} s. {machine.where(record)}. {versions}."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _explanation(case: Case) -> str:
+    """What the case's module says of itself; what is indented there is a block of code here."""
+    return inspect.cleandoc(sys.modules[case.measure.__module__].__doc__ or "")
+
+
+def draw(case: Case, record: Mapping[str, Any], path: Path) -> None:
+    """A panel for each column of `case.plots`, with a bar for each row that has it."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    columns = [column for column in case.columns if column.key in case.plots]
+    figure = Figure(figsize=(3.4 * len(columns), 2.4), layout="constrained")
+    for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+        known = [row for row in record[case.rows] if number(row.get(column.key)) is not None]
+        values = [(number(row[column.key]) or 0.0) / column.unit for row in known]
+        bars = axes.barh([row[case.key] for row in known], values, color="0.6")
+        axes.bar_label(bars, [column.text(row) for row in known], padding=3)
+        for bar, row in zip(bars, known, strict=True):
+            bar.set_color("C0" if row[case.key] == "spectra" else "0.75")
+        axes.set_title(column.title, fontsize="medium")
+        axes.set_xlim(0, 1.25 * max(values, default=1))
+        axes.set_xticks([])
+        axes.invert_yaxis()
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": case.name}):
+        figure.savefig(path, metadata={"Date": None})
