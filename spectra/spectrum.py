@@ -34,7 +34,8 @@ TAIL_THRESHOLD = 1 / 5
 _SAFE_EXPONENT = 300
 """Squares of values below 2**300 and above 2**-300, and their sums, are ordinary float64 numbers."""
 
-_GRAM_BLOCK = 160
+_GRAM_BLOCK, _PANEL = 160, 1024
+"""Rows and columns of the products that a Gram matrix is summed of."""
 
 _SIGN_TIE = 1e-6
 """Entries of a basis vector within this fraction of its largest count as equally large."""
@@ -116,13 +117,13 @@ def decompose(weight: Tensor, *, name: str = "weight") -> Spectrum:
     _check(weight, name)
     home = weight.device
     # Apple's GPU has no float64: the work is done on the CPU there.
-    w = matrix(weight.detach().to("cpu" if home.type == "mps" else home, torch.float64))
+    w = matrix(weight.detach().to("cpu" if home.type == "mps" else home))
     rows, columns = w.shape
     side: Side = "left" if rows <= columns else "right"
     a = w if side == "left" else w.T  # from here on `a` is [r, m] with r <= m
     exponent = _exponent(w, name)
     if exponent:
-        a = torch.ldexp(a, torch.tensor(-exponent, device=a.device))
+        a = torch.ldexp(a.to(torch.float64), torch.tensor(-exponent, device=a.device))
 
     q, sigma, v = _eigenbasis(a)
     sign = _signs(q)
@@ -202,8 +203,11 @@ def _exponent(w: Tensor, name: str) -> int:
 def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of `a [r, m]`: left vectors `q [r, r]`, `sigma [r]`; right vectors `v [m, k]` of the k smallest directions."""
     r, m = a.shape
+    if m <= _PANEL:
+        a = a.to(torch.float64)
+    none = a.new_zeros(m, 0, dtype=torch.float64)
     if r == 0:
-        return a.new_zeros(0, 0), a.new_zeros(0), a.new_zeros(m, 0)
+        return none.new_zeros(0, 0), none.new_zeros(0), none
     gram = _gram(a)
     values, q = torch.linalg.eigh(gram)
     q = q.flip(1)
@@ -211,7 +215,8 @@ def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rms = gram.diagonal().mean().sqrt()
     k = int((sigma <= TAIL_THRESHOLD * rms).sum())
     if k == 0:
-        return q, sigma, a.new_zeros(m, 0)
+        return q, sigma, none
+    a = a.to(torch.float64)
     # The span of the small directions is well determined even where the directions within it are not.
     small = q[:, r - k :]
     projected = small.T @ a
@@ -233,12 +238,17 @@ def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _gram(a: Tensor) -> Tensor:
-    """`a @ a.T` below and on the diagonal, which is all that `eigh` reads; the blocks above it stay zero."""
-    r = a.shape[0]
-    gram = a.new_zeros(r, r)
-    for start in range(0, r, _GRAM_BLOCK):
-        stop = min(start + _GRAM_BLOCK, r)
-        gram[start:stop, :stop] = a[start:stop] @ a[:stop].T
+    """`a @ a.T` in float64, on and below the diagonal, which is all that `eigh` reads; the blocks above stay zero.
+
+    Panel by panel: a wide weight then never stands in memory in float64.
+    """
+    r, m = a.shape
+    gram = a.new_zeros(r, r, dtype=torch.float64)
+    for left in range(0, m, _PANEL):
+        panel = a[:, left : left + _PANEL].to(torch.float64)
+        for start in range(0, r, _GRAM_BLOCK):
+            stop = min(start + _GRAM_BLOCK, r)
+            gram[start:stop, :stop].addmm_(panel[start:stop], panel[:stop].T)
     return gram
 
 
