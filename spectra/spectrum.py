@@ -34,7 +34,7 @@ TAIL_THRESHOLD = 1 / 5
 _SAFE_EXPONENT = 300
 """Squares of values below 2**300 and above 2**-300, and their sums, are ordinary float64 numbers."""
 
-_GRAM_BLOCK, _PANEL = 160, 1024
+_GRAM_BLOCK, _PANEL = 160, 2048
 """Rows and columns of the products that a Gram matrix is summed of."""
 
 _SIGN_TIE = 1e-6
