@@ -35,8 +35,13 @@ class Critic:
             features.append(x)
         return self.score(x), features
 
+    def _learn(self, on: bool) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(on)
+
     def loss(self, decoded: Tensor, real: Tensor) -> Tensor:
         """What the decoder should lower; pictures are (n, 3, h, w) in [-1, 1]."""
+        self._learn(False)  # or the decoder's backward pass would work out the critic's gradients too
         score, features = self._judge(decoded)
         with torch.no_grad():
             expected = self._judge(real)[1]
@@ -44,7 +49,8 @@ class Critic:
         return MATCHING * distance - ADVERSARIAL * score.mean()
 
     def learn(self, decoded: Tensor, real: Tensor) -> None:
-        """One step of the critic's own; what `loss` left in its gradients is dropped."""
+        """One step of the critic's own."""
+        self._learn(True)
         self.optimizer.zero_grad()
         right, wrong = self._judge(real)[0], self._judge(decoded)[0]
         (F.relu(1 - right).mean() + F.relu(1 + wrong).mean()).backward()
