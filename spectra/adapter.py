@@ -171,13 +171,12 @@ class Adapter:
         ]
 
     def _mode(self, *, training: bool) -> None:
-        for name, binding in self._bindings.items():
-            self.deltas[name].requires_grad_(training)
-            for layer in binding.routes:
-                # A table of thousands of rows is not rebuilt for the few that a prompt gathers.
-                if isinstance(layer, ShiftedLayer):
-                    keep = training or isinstance(layer.module, nn.Embedding)
-                    layer.plan = None if keep else "rebuilt"
+        for delta in self.deltas.values():
+            delta.requires_grad_(training)
+        for layer in self.layers():
+            # A table of thousands of rows is not rebuilt for the few that a prompt gathers.
+            keep = training or isinstance(layer.module, nn.Embedding)
+            layer.plan = None if keep else "rebuilt"
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
