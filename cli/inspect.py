@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Shows what a shift file holds: its size by block and kind of layer, its base, settings and lineage."""
         from spectra import inspection
-        from spectra.shift import read_shift
+        from spectra.shift_file import read_shift
 
         shift = read_shift(file)
         size = file.stat().st_size

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from spectra.cache import SpectrumCache, default_cache
     from spectra.errors import SpectraError
     from spectra.serving import activate, disabled, load, loaded, per_sample, unload
-    from spectra.shift import ShiftMetadata, SpectralShift, read_shift, write_shift
+    from spectra.shift import ShiftMetadata, SpectralShift
+    from spectra.shift_file import read_shift, write_shift
     from spectra.spectrum import Spectrum, decompose
     from spectra.tuning import tune
 
@@ -55,8 +56,8 @@ _HOME = {
     "SpectraError": "errors",
     "ShiftMetadata": "shift",
     "SpectralShift": "shift",
-    "read_shift": "shift",
-    "write_shift": "shift",
+    "read_shift": "shift_file",
+    "write_shift": "shift_file",
     "Spectrum": "spectrum",
     "decompose": "spectrum",
     "tune": "tuning",

@@ -28,7 +28,7 @@ from spectra.cache import SpectrumCache
 from spectra.errors import MismatchError
 from spectra.families import Target, components, targets
 from spectra.layers import ShiftedLayer
-from spectra.metadata import FINGERPRINT_DIGITS, ShiftMetadata, base_fingerprint
+from spectra.metadata import FINGERPRINT_DIGITS, ShiftMetadata
 from spectra.progress import SILENT, Progress
 from spectra.samples import Samples
 from spectra.shift import SpectralShift
@@ -213,13 +213,12 @@ class Adapter:
             described: fields of `ShiftMetadata`: base, settings, seed, versions, licence, parents. Fingerprints,
                 dtype and subset are filled in.
         """
-        full = {name: binding.fingerprint for name, binding in self._bindings.items()}
-        weight: Tensor = next(iter(self._bindings.values())).target.weight
+        weights = {name: binding.target.weight for name, binding in self._bindings.items()}
         known = {
             "base": "",
-            "fingerprints": {name: digits[:FINGERPRINT_DIGITS] for name, digits in full.items()},
-            "base_fingerprint": base_fingerprint(full),
-            "base_dtype": dtype_name(weight.dtype),
+            "fingerprints": {name: each.fingerprint[:FINGERPRINT_DIGITS] for name, each in self._bindings.items()},
+            "base_dtype": dtype_name(next(iter(weights.values())).dtype),
+            "ndims": {name: weight.ndim for name, weight in weights.items()},
             "subset": self.subset,
         }
         unknown = set(described) - {field.name for field in fields(ShiftMetadata)}

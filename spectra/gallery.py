@@ -16,7 +16,8 @@ from spectra.outputs import check_ours
 from spectra.pipeline import find_base, load_pipeline
 from spectra.progress import SILENT, Progress
 from spectra.sheet import Section, contact_sheet
-from spectra.shift import SpectralShift, read_shift
+from spectra.shift import SpectralShift
+from spectra.shift_file import read_shift
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

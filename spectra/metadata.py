@@ -24,7 +24,7 @@ FINGERPRINT_DIGITS = 8
 """Hex digits kept of each weight's fingerprint: 32 bits tell which layer is wrong, all of them whether the base is."""
 
 _REQUIRED = ("format", "version", "base", "base_fingerprint", "base_dtype", "reshape", "fingerprints", "content_hash")
-_OPTIONAL = ("subset", "settings", "seed", "versions", "licence", "parents", "recipe")
+_OPTIONAL = ("ndims", "subset", "settings", "seed", "versions", "licence", "parents", "recipe")
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class ShiftMetadata:
     Attributes:
         base: id or path by which the base was named, for people; the fingerprints decide.
         fingerprints: by weight name, the first 8 hex digits of `spectra.cache.fingerprint` of the base's weight.
-        base_fingerprint: `base_fingerprint` of the full fingerprints, 16 hex digits.
         base_dtype: of the base's weights when their spectra were taken, such as "float32".
         reshape: how a weight becomes a matrix.
+        ndims: by weight name, how many dimensions the weight has; empty where that is not known.
         subset: what was trained, as given to `--target`.
         settings: what differed from the default settings.
         seed: of the training.
@@ -50,9 +50,9 @@ class ShiftMetadata:
 
     base: str
     fingerprints: Mapping[str, str]
-    base_fingerprint: str
     base_dtype: str = "float32"
     reshape: str = RESHAPE
+    ndims: Mapping[str, int] = field(default_factory=dict)
     subset: str = ""
     settings: Mapping[str, JSON] = field(default_factory=dict)
     seed: int | None = None
@@ -63,24 +63,17 @@ class ShiftMetadata:
     content_hash: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("fingerprints", "settings", "versions"):
+        for name in ("fingerprints", "ndims", "settings", "versions"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         object.__setattr__(self, "parents", tuple(self.parents))
 
-
-def base_fingerprint(full: Mapping[str, str]) -> str:
-    """One fingerprint for a set of weights.
-
-    Args:
-        full: `spectra.cache.fingerprint` (64 hex digits) by weight name, of the shifted weights.
-
-    Returns:
-        16 hex digits, whatever the mapping's order.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(full):
-        digest.update(f"{name}\0{full[name]}\n".encode())
-    return digest.hexdigest()[:16]
+    @property
+    def base_fingerprint(self) -> str:
+        """One name for all the weights that the shift fits: 16 hex digits made of their fingerprints."""
+        digest = hashlib.sha256()
+        for name in sorted(self.fingerprints):
+            digest.update(f"{name}\0{self.fingerprints[name]}\n".encode())
+        return digest.hexdigest()[:16]
 
 
 def to_strings(metadata: ShiftMetadata) -> dict[str, str]:
@@ -99,6 +92,7 @@ def to_strings(metadata: ShiftMetadata) -> dict[str, str]:
         "base_dtype": metadata.base_dtype,
         "reshape": metadata.reshape,
         "fingerprints": "".join(metadata.fingerprints[name] for name in sorted(metadata.fingerprints)),
+        "ndims": "".join(str(metadata.ndims[name]) for name in sorted(metadata.ndims)),
         "subset": metadata.subset,
         "settings": _dump("settings", dict(metadata.settings)) if metadata.settings else "",
         "seed": "" if metadata.seed is None else str(metadata.seed),
@@ -146,10 +140,11 @@ def from_strings(strings: Mapping[str, str], names: Iterable[str]) -> ShiftMetad
         _malformed("seed", "a whole number", seed)
     parents = tuple(strings["parents"].split(",")) if strings.get("parents") else ()
     _check_parents(parents)
+    ordered = sorted(names)
     return ShiftMetadata(
         base=strings["base"],
-        fingerprints=_split_fingerprints(strings["fingerprints"], sorted(names)),
-        base_fingerprint=strings["base_fingerprint"],
+        fingerprints=_split_fingerprints(strings["fingerprints"], ordered),
+        ndims=_split_ndims(strings.get("ndims", ""), ordered),
         base_dtype=strings["base_dtype"],
         reshape=strings["reshape"],
         subset=strings.get("subset", ""),
@@ -191,6 +186,12 @@ def _split_fingerprints(joined: str, names: list[str]) -> dict[str, str]:
     if not re.fullmatch(rf"[0-9a-f]{{{n * len(names)}}}", joined):
         _malformed("fingerprints", f"{n} hex digits for each of {len(names)} weights", f"{joined[:12]}...")
     return {name: joined[i * n : (i + 1) * n] for i, name in enumerate(names)}
+
+
+def _split_ndims(joined: str, names: list[str]) -> dict[str, int]:
+    if joined and not re.fullmatch(rf"[1-9]{{{len(names)}}}", joined):
+        _malformed("ndims", f"a digit for each of {len(names)} weights", f"{joined[:12]}...")
+    return dict(zip(names, map(int, joined), strict=False))
 
 
 def _dump(key: str, value: JSON) -> str:

@@ -31,7 +31,8 @@ from spectra.families import Target, components, targets
 from spectra.fingerprint import fingerprint
 from spectra.progress import SILENT, Progress
 from spectra.samples import Samples
-from spectra.shift import SpectralShift, read_shift
+from spectra.shift import SpectralShift
+from spectra.shift_file import read_shift
 
 _SERVED: WeakKeyDictionary[nn.Module, Served] = WeakKeyDictionary()
 

@@ -139,6 +139,23 @@ def decompose(weight: Tensor, *, name: str = "weight") -> Spectrum:
     )
 
 
+def opposite(weight: Tensor, spectrum: Spectrum) -> Tensor:
+    """The other side's singular vectors of every direction: float64 `[r, m]`, on the weight's device.
+
+    `V^T` where the spectrum keeps `U`, `U^T` where it keeps `V`. The head follows from the weight, as
+    `diag(1/sigma) Q^T W`; the tail was kept. With `basis`, `sigma` and this, `W = U diag(sigma) V^T`.
+
+    Args:
+        weight: that the spectrum belongs to, of any shape of two or more dimensions.
+    """
+    w = matrix(weight.detach()).to(torch.float64)
+    a = w if spectrum.side == "left" else w.T
+    head = spectrum.head
+    basis = spectrum.basis[:, :head].to(a)
+    near = (basis.T @ a) / spectrum.sigma[:head, None].to(a)
+    return torch.cat([near, spectrum.tail.to(a)])
+
+
 TYPICAL_TAIL = ((1, 0.18), (2, 0.09))
 """Share of a weight's directions that its tail holds, up to so many columns per row (or rows per column); none beyond.
 Measured on the embedded base's UNet: .18 of its 70 square weights, .09 of 24 up to twice as long, none of 44 others."""

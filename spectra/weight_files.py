@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.errors import BaseError
+from spectra.patterns import DENOISERS, TEXT_ENCODERS
 from spectra.pipeline import BaseLocation, find_base
 
 if TYPE_CHECKING:
@@ -115,8 +116,6 @@ def base_weights(
 
 
 def _folder_parts(folder: Path, components: Sequence[str], variant: str | None) -> dict[str, dict[str, _Place]]:
-    from spectra.families.components import DENOISERS, TEXT_ENCODERS
-
     known = [name for name in (*DENOISERS, *TEXT_ENCODERS) if (folder / name).is_dir()]
     if not known:
         raise BaseError(f"{folder}: no component that can carry a shift (unet, transformer, text_encoder, ...)")

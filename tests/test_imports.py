@@ -90,7 +90,10 @@ def test_a_right_import_is_not(folder: str, source: str) -> None:
         ("import spectra", "torch numpy diffusers transformers rich typer"),
         ("from spectra.cli.app import main; main(['--help'])", "torch numpy diffusers transformers safetensors"),
         ("from spectra.cli.app import main; main(['inspect', '--help'])", "torch numpy diffusers transformers"),
-        ("import spectra.shift, spectra.inspection", "torch diffusers transformers"),
+        (
+            "import spectra.shift_file, spectra.inspection, spectra.derivation, spectra.sigmas, spectra.patterns",
+            "torch diffusers transformers",
+        ),
         ("import spectra.cache", "torch diffusers transformers"),
         ("import spectra.base, spectra.base.subjects", "torch diffusers transformers"),
     ],

@@ -267,7 +267,7 @@ class Training:
         self.boards[number].picture("validation", sheet, step)
 
     def _write(self, folder: Path, number: int, sheet: Image.Image) -> Mapping[str, Any]:
-        from spectra.shift import write_shift
+        from spectra.shift_file import write_shift
 
         config, outputs = self.checked[number].config, self.checked[number].outputs
         history = self.loop.concepts[number].history
