@@ -107,7 +107,11 @@ def matching(names: Iterable[str], pattern: str, ndims: Mapping[str, int] | None
             raise TargetError(
                 f"{item!r} goes by the dimensions of weights, which this shift does not tell; name weights by patterns"
             )
-        chosen = [name for name in known if holds(*name.split(".", 1), ndims.get(name, 0))]
+        chosen = []
+        for name in known:
+            component, path = name.split(".", 1)
+            if holds(component, path, ndims.get(name, 0)):
+                chosen.append(name)
         if not chosen:
             near = difflib.get_close_matches(item, known, n=1)
             raise TargetError(

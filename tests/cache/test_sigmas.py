@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
-from spectra.cache import SpectrumCache, fingerprint
+from spectra.cache import CacheWarning, SpectrumCache, fingerprint
 from spectra.shift import ShiftMetadata
 from spectra.sigmas import read_sigmas
 
@@ -19,15 +20,17 @@ def test_known_weights_are_found_and_others_passed_over(tmp_path: Path) -> None:
     cache.spectrum(weights["unet.a"])
     digits = {name: fingerprint(weight)[:8] for name, weight in weights.items()}
     metadata = ShiftMetadata("tiny", digits, ndims={name: w.ndim for name, w in weights.items()})
-    found = read_sigmas(metadata, root=tmp_path)
+    found = read_sigmas(metadata, cache=cache)
     assert list(found) == ["unet.a"]
     np.testing.assert_allclose(found["unet.a"], torch.linalg.svdvals(weights["unet.a"].double()), rtol=1e-12)
-    assert read_sigmas(metadata, ["unet.b"], root=tmp_path) == {}
+    assert read_sigmas(metadata, ["unet.b"], cache=cache) == {}
 
 
 def test_a_damaged_entry_is_passed_over(tmp_path: Path) -> None:
     weight = torch.randn(4, 6)
-    SpectrumCache(tmp_path).spectrum(weight)
+    cache = SpectrumCache(tmp_path)
+    cache.spectrum(weight)
     (path,) = tmp_path.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-200])
-    assert read_sigmas(ShiftMetadata("tiny", {"unet.a": fingerprint(weight)[:8]}), root=tmp_path) == {}
+    with pytest.warns(CacheWarning, match="damaged"):
+        assert read_sigmas(ShiftMetadata("tiny", {"unet.a": fingerprint(weight)[:8]}), cache=cache) == {}
