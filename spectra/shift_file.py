@@ -133,14 +133,17 @@ def _read_header(path: Path) -> ShiftHeader:
         try:
             entries = json.loads(stream.read(length))
             strings = entries.pop("__metadata__", {})
-            end = max(entry["data_offsets"][1] for entry in entries.values()) if entries else 0
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            if not all(isinstance(value, str) for value in strings.values()):
+                raise TypeError("metadata that is not text")
+            tensors = {key: (e["dtype"], list(e["shape"]), int(e["data_offsets"][1])) for key, e in entries.items()}
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise ShiftFileError(f"not a whole safetensors file ({error}); fetch or make it again") from error
     check_version(strings)
+    end = max((end for _, _, end in tensors.values()), default=0)
     if 8 + length + end != size:
         raise ShiftFileError(f"expected {8 + length + end} bytes, got {size}; fetch or make it again")
-    codes = {_check_entry(key, entry["dtype"], entry["shape"]) for key, entry in entries.items()}
-    lengths = {key.removesuffix(_SUFFIX): entry["shape"][0] for key, entry in sorted(entries.items())}
+    codes = {_check_entry(key, code, shape) for key, (code, shape, _) in tensors.items()}
+    lengths = {key.removesuffix(_SUFFIX): shape[0] for key, (_, shape, _) in sorted(tensors.items())}
     return ShiftHeader(from_strings(strings, lengths), lengths, _precision(codes), size)
 
 
@@ -193,8 +196,8 @@ def _check_entry(key: str, code: str, shape: list[int]) -> str:
         raise ShiftFileError(f"expected keys that end in {_SUFFIX!r}, got {key!r}; the file holds something else too")
     if code not in _CODES.values():
         raise ShiftFileError(f"{key}: expected F32 or F16, got {code}")
-    if len(shape) != 1:
-        raise ShiftFileError(f"{key}: expected a delta of shape [n], got shape {shape}")
+    if len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
+        raise ShiftFileError(f"{key}: expected a delta of shape [n], n > 0, got shape {shape}")
     return code
 
 
