@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from spectra.derivation import lineage
 from spectra.errors import ShiftFileError
 from spectra.metadata import JSON, PACKED_VERSION, VERSION, ShiftMetadata, from_strings, to_strings
 from spectra.packing import coder
@@ -86,11 +85,13 @@ def _derived(shift: SpectralShift, error: float, errors: dict[str, JSON]) -> Shi
     """What the packed shift says: all that the shift says, and that it was made from it."""
     metadata = shift.metadata
     recipe: dict[str, JSON] = {"method": "pack", "error": error, "errors": errors}
-    if metadata.content_hash and metadata.parents:
-        recipe["parents"] = list(metadata.parents)
     if metadata.recipe is not None:
         recipe["recipe"] = metadata.recipe
-    return replace(metadata, parents=lineage([shift]), recipe=recipe, content_hash="")
+    parents = metadata.parents
+    if metadata.content_hash:
+        recipe |= {"parents": list(parents)} if parents else {}
+        parents = (metadata.content_hash,)
+    return replace(metadata, parents=parents, recipe=recipe, content_hash="")
 
 
 def check_entry(key: str, code: str, shape: list[int]) -> None:
