@@ -57,7 +57,7 @@ def register(app: typer.Typer) -> None:
         finally:
             progress.finish()
         found = {"error": error, "files": rows}
-        output.result(found, json=json, human=lambda console: _show(console, rows))
+        output.result(found, json=json, human=lambda console: _show(console, rows, targets))
 
 
 def _targets(files: Sequence[Path], out: Path) -> list[Path]:
@@ -75,21 +75,19 @@ def _targets(files: Sequence[Path], out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
-def _show(console: Console, rows: Sequence[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.table import Table
+def _show(console: Console, rows: Sequence[dict[str, Any]], targets: Sequence[Path]) -> None:
+    from spectra.cli.tables import percent, short_names, show, table
 
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("packed", overflow="fold")
-    for heading in ("bytes before", "after", "", "bits a float", "error"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["packed"],
+    lines = [
+        (
+            name,
             f"{row['bytes']:,}",
             f"{row['packed_bytes']:,}",
-            f"{100 * row['packed_bytes'] / row['bytes']:.0f} %",
+            percent(row["packed_bytes"] / row["bytes"], 0),
             f"{8 * row['packed_bytes'] / row['floats']:.2f}",
-            f"{100 * max(row['errors'].values()):.2g} %",
+            percent(max(row["errors"].values()), 2),
         )
-    console.print(table)
+        for name, row in zip(short_names(targets), rows, strict=True)
+    ]
+    show(console, table("packed", ("bytes", "after", "", "bits/float", "error"), lines))
+    console.print(f"in {targets[0].parent}", markup=False, soft_wrap=True)

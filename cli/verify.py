@@ -54,7 +54,10 @@ def register(app: typer.Typer) -> None:
             "ok": not failed,
             "failed": failed,
             "base": base or None,
-            "files": [verdict.described() for verdict in verdicts],
+            "files": [
+                {"file": str(each.file), "ok": each.ok, "said": each.said, "weights": dict(each.kinships)}
+                for each in verdicts
+            ],
         }
         output.result(found, json=json, human=lambda console: _show(console, verdicts))
         if failed:

@@ -147,7 +147,9 @@ def _read_header(path: Path) -> ShiftHeader:
             raise ShiftFileError("not a whole safetensors file; fetch or make it again")
         try:
             entries = json.loads(stream.read(length))
-            strings = {str(key): str(value) for key, value in entries.pop("__metadata__", {}).items()}
+            strings = entries.pop("__metadata__", {})
+            if not all(isinstance(value, str) for value in strings.values()):
+                raise TypeError("metadata that is not text")
             codes = {key: str(entry["dtype"]) for key, entry in sorted(entries.items())}
             shapes = {key: [int(n) for n in entry["shape"]] for key, entry in entries.items()}
             spans = {

@@ -5,20 +5,19 @@ Only the comparison with a base reads weights, and needs torch.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from spectra.copies import EXPECTED_ERROR, Fingerprints
 from spectra.errors import InputError, ShiftFileError
+from spectra.library import scan
 from spectra.progress import SILENT, Progress
 from spectra.shift import SpectralShift
 from spectra.shift_file import read_shift
-
-if TYPE_CHECKING:
-    from spectra.copies import Fingerprints
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,21 @@ class Verdict:
 
 
 def shift_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """The files given, and the safetensors files of the folders given, sorted within each.
+    """The files given, and the shifts in the folders given, damaged ones too.
 
     Raises:
-        InputError: a folder without such a file.
+        InputError: a folder without a shift.
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
-        if not files:
-            raise InputError(f"{path}: no .safetensors file in this folder")
-        found += files
+        if path.is_dir():
+            library = scan([path])
+            shifts = sorted([*(entry.path for entry in library.entries), *library.damaged])
+            if not shifts:
+                raise InputError(f"{path}: no shift file in this folder")
+            found += shifts
+        else:
+            found.append(path)
     return found
 
 
@@ -88,18 +91,69 @@ def verify(
     return found
 
 
-class BaseFingerprints(Mapping[str, "Fingerprints"]):
-    """The fingerprints of a base's weights, from its files, by the names that shifts give them.
+class BaseFingerprints:
+    """The fingerprints of a base's weights, from its files; each is computed once, when a shift asks for it.
 
-    Each is computed once, when the first shift that acts on the weight is compared.
+    Args:
+        base: as `spectra.pipeline.find_base` takes it.
+        variant: of its files.
     """
 
     def __init__(self, base: str, variant: str | None = None) -> None:
-        from spectra.bindings import dtype_name
-        from spectra.copies import Fingerprints
         from spectra.weight_files import base_weights
 
-        self.base = base or "the embedded base"
-        self._parts = base_weights(base, variant=variant)
+        self.base = base
+        self._weights = {name: part for part in base_weights(base, variant=variant).values() for name in part}
         self._known: dict[str, Fingerprints] = {}
-        self._lengths: dict[str, int] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._weights
+
+    def floats(self, name: str) -> int:
+        """Length of a weight's delta."""
+        shape = self._weights[name].shape(name)
+        return shape[0] if len(shape) == 1 else min(shape[0], math.prod(shape[1:]))
+
+    def of(self, name: str) -> Fingerprints:
+        """Those of one weight, as its file holds it and in other dtypes."""
+        if name not in self._known:
+            part = self._weights[name]
+            self._known[name] = Fingerprints(lambda: part[name], part.dtype(name), name=name)
+        return self._known[name]
+
+
+def _sound(file: Path, shift: SpectralShift) -> Verdict:
+    recipe = shift.metadata.recipe
+    error = f" to {recipe['error']:.2%}" if shift.precision == "packed" and isinstance(recipe, dict) else ""
+    said = f"sound: {len(shift)} weights, {shift.floats:,} floats, {shift.precision}{error}"
+    return Verdict(file, True, said, {})
+
+
+def _compare(file: Path, shift: SpectralShift, base: BaseFingerprints) -> Verdict:
+    """Name by name, length by length, fingerprint by fingerprint."""
+    metadata, found, example = shift.metadata, Counter[str](), {}
+    for name, delta in shift.items():
+        if name not in base:
+            kinship = "missing"
+        elif base.floats(name) != delta.size:
+            kinship = "length"
+        else:
+            kinship = base.of(name).kinship(metadata, name)
+        found[kinship] += 1
+        example.setdefault(kinship, name)
+    told = {kinship: found[kinship] for kinship in sorted(found)}
+    for kinship, what in (("missing", "are not there"), ("length", "have another length"), ("other", "differ")):
+        if found[kinship]:
+            said = (
+                f"not of {base.base}: {found[kinship]} of its {len(shift)} weights {what}, such as {example[kinship]}; "
+                f"it was trained on {metadata.base or 'an unnamed base'} in {metadata.base_dtype}"
+            )
+            return Verdict(file, False, said, told)
+    copies = [dtype for dtype in ("bfloat16", "float16") if found[dtype]]
+    if not copies:
+        return Verdict(file, True, f"fits {base.base} in {metadata.base_dtype}, all {len(shift)} weights", told)
+    said = (
+        f"fits, but {base.base} is a copy of its base rounded to {copies[0]}: Delta W changes by about "
+        f"{EXPECTED_ERROR[copies[0]]}, unless the spectra of the {metadata.base_dtype} original are in the cache"
+    )
+    return Verdict(file, True, said, told)

@@ -81,6 +81,10 @@ class FileWeights(Mapping[str, "Tensor"]):
         """The shape of a tensor, from the header alone."""
         return self.places[name][0].shape
 
+    def dtype(self, name: str) -> str:
+        """Torch's name of the dtype that the tensor has when it is read, such as "float16"."""
+        return self.places[name][0].entry.dtype if self._dtype is None else str(self._dtype).removeprefix("torch.")
+
     def only(self, wanted: Callable[[str], bool]) -> FileWeights:
         """Those of the tensors whose name is wanted."""
         return FileWeights({name: places for name, places in self.places.items() if wanted(name)}, self._dtype)
