@@ -51,8 +51,8 @@ def register(app: typer.Typer) -> None:
         """Writes the plain model with shifts folded in: the base's files, its dtype and names, other weights."""
         quiet_libraries()
         from spectra import baking
-        from spectra.gallery import parse_shift
         from spectra.pipeline import find_base
+        from spectra.scaled_files import parse_shift
         from spectra.shift_file import read_shift
 
         start = time.perf_counter()
