@@ -21,6 +21,7 @@ COMMANDS = (
     "cache",
     "inspect",
     "diff",
+    "bake",
     "pack",
     "verify",
     "bench",
