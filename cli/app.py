@@ -10,7 +10,7 @@ import typer
 
 import spectra
 from spectra.cli import output
-from spectra.cli.cache_warnings import plain_cache_warnings
+from spectra.cli.plain_warnings import plain_warnings
 from spectra.errors import SpectraError
 
 COMMANDS = (
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments after the program's name; by default those of this process.
     """
     try:
-        with plain_cache_warnings():
+        with plain_warnings():
             app(args=argv, prog_name="spectra")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
