@@ -91,10 +91,11 @@ def grouped(shift: SpectralShift, key: Callable[[str], str]) -> tuple[Part, ...]
     groups: dict[str, list[Delta]] = {}
     for name, delta in shift.items():
         groups.setdefault(key(name), []).append(delta)
-    return tuple(_part(name, groups[name]) for name in sorted(groups, key=_natural))
+    return tuple(_part(name, groups[name]) for name in sorted(groups, key=natural))
 
 
-def _natural(name: str) -> list[tuple[bool, int, str]]:
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """A key that sorts names with numbers in them by the numbers."""
     return [(piece.isdigit(), int(piece) if piece.isdigit() else 0, piece) for piece in name.split(".")]
 
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,10 @@ from spectra.files import atomic_write
 from spectra.metadata import ShiftMetadata, check_version, from_strings, to_strings
 from spectra.shift import Precision, SpectralShift, check_finite
 
-_SUFFIX = ".delta"
+SUFFIX = ".delta"
+"""What the key of every tensor ends in."""
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
 _CODES: dict[Precision, str] = {"float32": "F32", "float16": "F16"}
 
 
@@ -48,7 +52,7 @@ def write_shift(
         with np.errstate(over="ignore"):
             values = delta.astype(np.dtype(dtype).newbyteorder("<"))
         check_finite(name, values, "they do not fit into float16; write float32")
-        tensors[name + _SUFFIX] = values
+        tensors[name + SUFFIX] = values
     strings = to_strings(replace(shift.metadata, content_hash=""))
     strings["content_hash"] = _content_hash(strings, tensors)
     data = _serialize(strings, tensors, _CODES[dtype])
@@ -74,13 +78,27 @@ def _serialize(strings: dict[str, str], tensors: Mapping[str, npt.NDArray[np.flo
 
 
 def _content_hash(strings: Mapping[str, str], tensors: Mapping[str, npt.NDArray[np.floating]]) -> str:
-    """The first 32 hex digits of the SHA-256 over everything the file says: its metadata and its tensors."""
-    described = {key: value for key, value in strings.items() if key != "content_hash"}
-    digest = hashlib.sha256(json.dumps(described, ensure_ascii=False, sort_keys=True).encode())
+    content = ContentHash(strings)
     for key in sorted(tensors):
-        digest.update(f"\n{key} {tensors[key].dtype.name} {tensors[key].size}\n".encode())
-        digest.update(tensors[key].tobytes())
-    return digest.hexdigest()[:32]
+        content.add(key, tensors[key].dtype, tensors[key].tobytes())
+    return content.hexdigest()
+
+
+class ContentHash:
+    """The first 32 hex digits of the SHA-256 over everything a shift file says: its metadata, then its tensors."""
+
+    def __init__(self, strings: Mapping[str, str]) -> None:
+        described = {key: value for key, value in strings.items() if key != "content_hash"}
+        self._digest = hashlib.sha256(json.dumps(described, ensure_ascii=False, sort_keys=True).encode())
+
+    def add(self, key: str, dtype: np.dtype[Any], data: bytes) -> None:
+        """One tensor; they come in sorted order of their keys."""
+        self._digest.update(f"\n{key} {dtype.name} {len(data) // dtype.itemsize}\n".encode())
+        self._digest.update(data)
+
+    def hexdigest(self) -> str:
+        """Of all that was added."""
+        return self._digest.hexdigest()[:32]
 
 
 def read_shift(path: str | os.PathLike[str]) -> SpectralShift:
@@ -92,7 +110,7 @@ def read_shift(path: str | os.PathLike[str]) -> SpectralShift:
     Raises:
         ShiftFileError: no such file, not a shift, damaged, or of a later format version.
     """
-    with _explained(path):
+    with explained(path):
         return _read(Path(path))
 
 
@@ -119,11 +137,23 @@ def read_header(path: str | os.PathLike[str]) -> ShiftHeader:
     Raises:
         ShiftFileError: no such file, not a shift, cut short, or of a later format version.
     """
-    with _explained(path):
+    with explained(path):
         return _read_header(Path(path))
 
 
 def _read_header(path: Path) -> ShiftHeader:
+    strings, entries, _, size = read_entries(path)
+    lengths = {key.removesuffix(SUFFIX): entry["shape"][0] for key, entry in sorted(entries.items())}
+    precision = precision_of({entry["dtype"] for entry in entries.values()})
+    return ShiftHeader(from_strings(strings, lengths), lengths, precision, size)
+
+
+def read_entries(path: Path) -> tuple[dict[str, str], dict[str, Any], int, int]:
+    """The safetensors header of a shift file, its structure checked.
+
+    Returns:
+        The metadata's strings; dtype, shape and data_offsets by key; the byte at which the data start; the file's size.
+    """
     _check_file(path)
     with path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -139,13 +169,13 @@ def _read_header(path: Path) -> ShiftHeader:
     check_version(strings)
     if 8 + length + end != size:
         raise ShiftFileError(f"expected {8 + length + end} bytes, got {size}; fetch or make it again")
-    codes = {_check_entry(key, entry["dtype"], entry["shape"]) for key, entry in entries.items()}
-    lengths = {key.removesuffix(_SUFFIX): entry["shape"][0] for key, entry in sorted(entries.items())}
-    return ShiftHeader(from_strings(strings, lengths), lengths, _precision(codes), size)
+    for key, entry in entries.items():
+        _check_entry(key, entry["dtype"], entry["shape"])
+    return strings, entries, 8 + length, size
 
 
 @contextlib.contextmanager
-def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
+def explained(path: str | os.PathLike[str]) -> Iterator[None]:
     """Errors of reading a file, with its path in front."""
     try:
         yield
@@ -175,22 +205,30 @@ def _read(path: Path) -> SpectralShift:
             tensors = {key: file.get_tensor(key) for key in keys}
     except (SafetensorError, UnicodeError) as error:
         raise ShiftFileError(f"not a whole safetensors file ({error}); fetch or make it again") from error
-    precision = _precision(codes)
-    names = [key.removesuffix(_SUFFIX) for key in keys]
+    precision = precision_of(codes)
+    names = [key.removesuffix(SUFFIX) for key in keys]
     metadata = from_strings(strings, names)
-    found = _content_hash(strings, tensors)
-    if found != metadata.content_hash:
+    check_content(metadata.content_hash, _content_hash(strings, tensors))
+    return SpectralShift(dict(zip(names, tensors.values(), strict=True)), metadata, precision=precision)
+
+
+def check_content(expected: str, found: str) -> None:
+    """That a file holds what was written.
+
+    Raises:
+        ShiftFileError: its content hash is another.
+    """
+    if found != expected:
         raise ShiftFileError(
-            f"its content hash should be {metadata.content_hash} but is {found}: the file was changed or damaged "
+            f"its content hash should be {expected} but is {found}: the file was changed or damaged "
             "after it was written; fetch or make it again"
         )
-    return SpectralShift(dict(zip(names, tensors.values(), strict=True)), metadata, precision=precision)
 
 
 def _check_entry(key: str, code: str, shape: list[int]) -> str:
     """The dtype code of one tensor of the file, before it is read."""
-    if not key.endswith(_SUFFIX):
-        raise ShiftFileError(f"expected keys that end in {_SUFFIX!r}, got {key!r}; the file holds something else too")
+    if not key.endswith(SUFFIX):
+        raise ShiftFileError(f"expected keys that end in {SUFFIX!r}, got {key!r}; the file holds something else too")
     if code not in _CODES.values():
         raise ShiftFileError(f"{key}: expected F32 or F16, got {code}")
     if len(shape) != 1:
@@ -198,7 +236,8 @@ def _check_entry(key: str, code: str, shape: list[int]) -> str:
     return code
 
 
-def _precision(codes: set[str]) -> Precision:
+def precision_of(codes: set[str]) -> Precision:
+    """The one precision of a file whose tensors have these dtype codes."""
     if len(codes) > 1:
         raise ShiftFileError("expected all deltas in one dtype, got both F16 and F32; the file is damaged")
     return "float16" if codes == {"F16"} else "float32"
