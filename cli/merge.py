@@ -112,16 +112,14 @@ def register(app: typer.Typer) -> None:
         from spectra import merging
         from spectra.cli import merge_view
         from spectra.files import atomic_write, check_output
-        from spectra.shift_file import PRECISIONS, read_header, write_shift
+        from spectra.shift_file import precision_called, read_header, write_shift
 
         if show:
             merge_view.methods(merging.METHODS.values(), json=json)
             return
         if out is None and not dry_run:
             raise InputError("expected -o FILE for the merged shift, or --dry-run")
-        precision = next((each for each in PRECISIONS if each == file_dtype), None)
-        if precision is None:
-            raise InputError(f"--file-dtype: expected one of {', '.join(PRECISIONS)}, got {file_dtype!r}")
+        precision = precision_called(file_dtype)
         for target in () if dry_run else (out, save_recipe):
             if target is not None:
                 check_output(target, force=force)

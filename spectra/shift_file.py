@@ -23,7 +23,6 @@ from spectra.shift import Precision, SpectralShift, check_finite
 SUFFIX = ".delta"
 """What the key of every tensor ends in."""
 
-PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
 _CODES: dict[Precision, str] = {"float32": "F32", "float16": "F16"}
 
 
@@ -45,8 +44,7 @@ def write_shift(
         ShiftFileError: a value that float16 cannot hold, or metadata that JSON cannot.
         OutputError: the file exists and `force` is not given, or cannot be written.
     """
-    if dtype not in _CODES:
-        raise ShiftFileError(f"expected dtype 'float32' or 'float16', got {dtype!r}")
+    precision_called(dtype)
     tensors: dict[str, npt.NDArray[np.floating]] = {}
     for name, delta in shift.items():
         with np.errstate(over="ignore"):
@@ -59,6 +57,18 @@ def write_shift(
     with atomic_write(Path(path), force=force) as temporary:
         temporary.write_bytes(data)
     return len(data)
+
+
+def precision_called(name: str) -> Precision:
+    """The precision of that name.
+
+    Raises:
+        ShiftFileError: a file cannot have it.
+    """
+    for precision in _CODES:
+        if precision == name:
+            return precision
+    raise ShiftFileError(f"expected dtype {' or '.join(map(repr, _CODES))}, got {name!r}")
 
 
 def _serialize(strings: dict[str, str], tensors: Mapping[str, npt.NDArray[np.floating]], code: str) -> bytes:

@@ -160,15 +160,16 @@ def _rounded(name: str, delta: Row) -> Delta:
 
 
 def _resolved(recipe: Recipe, opened: Opened, method: Method, usual: Row, parameters: Mapping[str, float]) -> Recipe:
-    """The recipe with nothing left to defaults, and nothing in it that the method does not use."""
+    """The recipe with nothing left to defaults, nothing in it that the method does not use, and all numbers floats."""
     parents = tuple(
-        replace(found, scale=wanted.scale) for wanted, found in zip(recipe.parents, opened.parents, strict=True)
+        replace(found, scale=float(wanted.scale)) for wanted, found in zip(recipe.parents, opened.parents, strict=True)
     )
     given = {"alpha": usual[:1], "each": usual, "none": usual[:0]}[method.shares]
     return replace(
         recipe,
         parents=parents,
         weights=tuple(given.tolist()),
-        parameters=dict(parameters),
+        blocks=tuple((pattern, tuple(map(float, weights))) for pattern, weights in recipe.blocks),
+        parameters={name: float(value) for name, value in parameters.items()},
         seed=(recipe.seed or 0) if method.random else None,
     )

@@ -17,7 +17,7 @@ from spectra.merging.registry import Row, Rows, method
 _PARALLEL = 1e-6
 """Radians from 0 or pi below which two directions span no plane, and the chord is taken instead of the arc."""
 
-_STEPS = 200
+_STEPS = 1000
 _STILL = 1e-13
 
 
@@ -39,27 +39,41 @@ def slerp(deltas: Rows, weights: Row) -> Row:
 def karcher(deltas: Rows, weights: Row) -> Row:
     """The mean direction on the sphere, at the mean length; weights count by their share of the sum.
 
-    The direction `m` is where the weighted tangents to all others cancel:
-    `m ~ sum_i w_i t_i / sin(t_i) x_i`, with `t_i` the angle to `x_i`; solved by iteration. Negative weights turn a
-    shift around. Where the directions cancel each other there is no mean, and the result is zero.
+    The direction is that from which the weighted sum of squared angles to all is least: where the tangents to them
+    cancel. Negative weights turn a shift around. Where the directions cancel each other there is no mean, and the
+    result is zero.
     """
     shares = weights / np.sum(np.abs(weights)) if np.any(weights) else weights
     units, lengths = _directions(deltas * np.sign(shares)[:, None])
     shares = np.abs(shares)
     length = float(np.sum(shares * lengths))
     counted = (lengths > 0) & (shares > 0)
-    units, shares = units[counted], shares[counted]
-    mean, size = _unit(np.sum(shares[:, None] * units, axis=0)) if len(units) else (np.zeros(deltas.shape[1]), 0.0)
-    if size < _PARALLEL:
-        return np.zeros(deltas.shape[1])
+    units, shares = units[counted], shares[counted] / max(float(np.sum(shares[counted])), 1e-300)
+    mean, size = _unit(np.sum(shares[:, None] * units, axis=0))
+    return mean * 0.0 if size < _PARALLEL else _karcher_direction(units, shares, mean) * length
+
+
+def _karcher_direction(units: Rows, shares: Row, start: Row) -> Row:
+    """The least of `f(m) = sum_i shares_i t_i^2 / 2`, `t_i` the angle from `m` to `units_i`, near `start`.
+
+    Its gradient is `-sum_i shares_i t_i / sin(t_i) (units_i - cos(t_i) m)`. Its curvature is at most 1, so that steps
+    of 1 always go down; across the directions to all others it is `sum_i shares_i t_i cot(t_i)`, so that steps of one
+    over that arrive sooner, where they do not overshoot.
+    """
+    mean, shortened, moved = start, 1.0, math.inf
     for _ in range(_STEPS):
         # An arc cosine errs by 1e-8 at small angles, and t / sin(t) = 1 + t^2 / 6 by the square of that.
-        angles = np.arccos(np.clip(np.sum(units * mean, axis=1), -1.0, 1.0))
+        cosines = np.clip(np.sum(units * mean, axis=1), -1.0, 1.0)
+        angles = np.arccos(cosines)
         stretch = shares / np.sinc(np.minimum(angles, math.pi - _PARALLEL) / math.pi)
-        following, _ = _unit(np.sum(stretch[:, None] * units, axis=0))
-        moved, mean = float(np.max(np.abs(following - mean))), following
+        curvature = float(np.sum(stretch * cosines))
+        tangent = np.sum(stretch[:, None] * units, axis=0) - curvature * mean
+        before, moved = moved, float(np.max(np.abs(tangent)))
         if moved < _STILL:
-            return mean * length
+            return mean
+        if moved > 0.8 * before:
+            shortened /= 2
+        mean = _unit(mean + max(1.0, shortened / max(curvature, 1e-3)) * tangent)[0]
     raise InputError("karcher: these shifts point too far apart to have a mean direction; use weighted or ties")
 
 
