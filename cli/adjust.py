@@ -133,17 +133,13 @@ def _number(option: str, form: str, text: str, part: str) -> float:
 
 
 def _show(console: Console, adjusted: Adjusted, found: dict[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+    from spectra.cli.tables import percent, show, table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(("edit", "weights", "floats changed", "energy left")):
-        table.add_column(column, justify="right" if number else "left", no_wrap=bool(number), overflow="fold")
-    for effect in adjusted.effects:
-        table.add_row(
-            Text(_told(effect.step)), f"{effect.weights:,}", f"{effect.changed:,}", f"{100 * effect.energy:.4g} %"
-        )
-    console.print(table)
+    rows = [
+        (_told(effect.step), f"{effect.weights:,}", f"{effect.changed:,}", percent(effect.energy))
+        for effect in adjusted.effects
+    ]
+    show(console, table("edit", ("weights", "floats changed", "energy left"), rows))
     console.print(f"Delta W changes by {100 * adjusted.distance:.3g} %, as long as no singular value is clipped")
     console.print(
         f"wrote {found['output']}: {found['weights']:,} weights, {found['floats']:,} floats, {found['bytes']:,} bytes",
@@ -155,15 +151,15 @@ def _show(console: Console, adjusted: Adjusted, found: dict[str, Any]) -> None:
 def _told(step: Step) -> str:
     from spectra.adjusting import Band, Keep, Only, Scale, Soft
 
-    where = f" in {step.pattern}" if step.pattern else ""
+    where = f"{step.pattern}: " if step.pattern else ""
     match step:
         case Only(pattern):
             return f"only {pattern}"
         case Scale(factor):
-            return f"scale by {factor:g}{where}"
+            return f"{where}scale by {factor:g}"
         case Band(start, stop, factor):
-            return f"singular values {start:g} to {stop:g} by {factor:g}{where}"
+            return f"{where}band {start:g}:{stop:g} by {factor:g}"
         case Soft(threshold):
-            return f"soft threshold {threshold:g}{where}"
+            return f"{where}soft {threshold:g}"
         case Keep(count, first=first):
-            return f"keep the {count:,} {'first' if first else 'largest'}{where}"
+            return f"{where}keep {'first' if first else 'largest'} {count:,}"

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectra.cli import output
+from spectra.cli import output, tables
+from spectra.cli.tables import percent, short_names, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _FILES_SHOWN = 10
 
 _LEGEND = """\
-conflicts: coordinates where shifts pull in opposite directions; cosine: mean between two shifts, lengths counted; \
+opposed: coordinates that shifts pull in opposite directions; cosine: mean between two shifts, lengths counted; \
 energy: of their sum, as a multiple of the sum of theirs (1: they do not meet; less: they cancel)"""
 
 
@@ -30,14 +31,14 @@ def methods(known: Iterable[Method], *, json: bool) -> None:
     takes = {"alpha": "two shifts, --alpha", "each": "--weights", "none": "no weights"}
 
     def human(console: Console) -> None:
-        table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_column(no_wrap=True)
-        table.add_column()
+        listed = Table(box=None, pad_edge=False, show_header=False)
+        listed.add_column(no_wrap=True)
+        listed.add_column()
         for method in known:
             options = [takes[method.shares], *(f"--{name} {value:g}" for name, value in method.parameters.items())]
             options += ["--seed"] * method.random
-            table.add_row(f"[bold]{method.name}[/]", f"{method.about}\n[dim]{', '.join(options)}; {method.source}[/]")
-        console.print(table)
+            listed.add_row(f"[bold]{method.name}[/]", f"{method.about}\n[dim]{', '.join(options)}; {method.source}[/]")
+        console.print(listed)
 
     rows = [
         {
@@ -91,10 +92,9 @@ def show(console: Console, merged: Merged, found: dict[str, Any]) -> None:
         f"{found['weights']:,} weights{shared}, {found['floats']:,} floats",
         markup=False,
     )
-    console.print(_shifts(found))
-    if found["patterns"]:
-        console.print(_patterns(found))
-    console.print(_blocks(found, clipping=merged.prediction.clipping_known))
+    console.print()
+    tables.show(console, _shifts(found), *([_patterns(found)] if found["patterns"] else []), _blocks(found))
+    console.print()
     if count > 1:
         console.print(_LEGEND, style="dim")
     console.print(_clipping(found), markup=False)
@@ -106,51 +106,40 @@ def show(console: Console, merged: Merged, found: dict[str, Any]) -> None:
         console.print(f"recipe: {found['saved_recipe']}", markup=False, soft_wrap=True)
 
 
-def _table(*columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 0, 0, 1))
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=bool(number), overflow="fold")
-    return table
-
-
 def _shifts(found: dict[str, Any]) -> Table:
-    from rich.text import Text
-
-    table = _table("shift", "scale", "weight", "cosine with the result")
-    for shift in found["shifts"][:_FILES_SHOWN]:
-        name = Path(shift["file"]).name
-        table.add_row(Text(name), f"{shift['scale']:g}", f"{shift['weight']:.4g}", _number(shift["cosine"], ".3f"))
-    left = len(found["shifts"]) - _FILES_SHOWN
-    if left > 0:
-        table.add_row(f"and {left:,} more")
-    return table
+    names = short_names([Path(shift["file"]) for shift in found["shifts"]])
+    rows = [
+        (name, f"{shift['scale']:g}", f"{shift['weight']:.4g}", _number(shift["cosine"]))
+        for name, shift in zip(names[:_FILES_SHOWN], found["shifts"], strict=False)
+    ]
+    if len(names) > _FILES_SHOWN:
+        rows.append((f"and {len(names) - _FILES_SHOWN:,} more", "", "", ""))
+    return table("shift", ("scale", "weight", "cosine with the result"), rows)
 
 
 def _patterns(found: dict[str, Any]) -> Table:
-    from rich.text import Text
+    rows = [
+        (
+            each["pattern"],
+            ", ".join(f"{number:g}" for number in each["given"]),
+            f"{each['weights']:,} weights",
+            f"{each['floats']:,}",
+        )
+        for each in found["patterns"]
+    ]
+    return table("pattern", ("alpha or weights", "touches", "floats"), rows)
 
-    table = _table("pattern", "alpha or weights", "touches", "floats")
-    for each in found["patterns"]:
-        given = ", ".join(f"{number:g}" for number in each["given"])
-        table.add_row(Text(each["pattern"]), given, f"{each['weights']:,} weights", f"{each['floats']:,}")
-    return table
 
-
-def _blocks(found: dict[str, Any], *, clipping: bool) -> Table:
-    table = _table("block", "||delta||", "conflicts", "cosine", "energy", *(("clipped", "lost") if clipping else ()))
+def _blocks(found: dict[str, Any]) -> Table:
+    known = bool(found["total"]["known"])
+    rows = []
     for part in [*found["blocks"], found["total"]]:
-        cells = [
-            f"{part['norm']:.4g}",
-            _percent(part["conflicts"] / part["floats"]),
-            _number(part["cosine"], ".3f"),
-            _number(part["energy"], ".3f"),
-        ]
-        if clipping:
-            cells += [_number(part["clipped"], ",.0f"), "" if part["lost"] is None else _percent(part["lost"])]
-        table.add_row(part["name"], *cells, style="bold" if part is found["total"] else "")
-    return table
+        lost = "" if part["lost"] is None else percent(part["lost"])
+        opposed = percent(part["opposed"] / part["floats"])
+        numbers = (f"{part['norm']:.4g}", opposed, _number(part["cosine"]), _number(part["energy"]))
+        rows.append((part["name"], *numbers, *([lost] if known else [])))
+    headings = ("||delta||", "opposed", "cosine", "energy", *(["clipped"] if known else []))
+    return table("block", headings, rows[:-1], rows[-1])
 
 
 def _clipping(found: dict[str, Any]) -> str:
@@ -165,14 +154,10 @@ def _clipping(found: dict[str, Any]) -> str:
     part = f"; not known of {left:,} others" if (left := found["singular_values"] - total["known"]) else ""
     return (
         f"clipping: {total['clipped']:,} of {total['known']:,} singular values would fall below 0 and stay there "
-        f"(in a single shift: {total['clipped_alone']:,}); Delta W loses {_percent(total['lost'] or 0.0)} of its "
+        f"(in a single shift: {total['clipped_alone']:,}); Delta W loses {percent(total['lost'] or 0.0)} of its "
         f"energy{part}"
     )
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def _percent(part: float) -> str:
-    return f"{part:.1%}".replace("%", " %")
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{round(value, 3) + 0.0:.3f}"  # no -0.000

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from spectra import cache_entry
 from spectra.cache_entry import DamagedEntryError
@@ -31,6 +31,8 @@ from spectra.cache_store import Collected, Entry, Store, Verified, unreadable
 from spectra.cache_usage import CacheWarning, Usage
 from spectra.fingerprint import fingerprint
 from spectra.progress import SILENT, Progress
+
+Found = TypeVar("Found")
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,11 +123,18 @@ class SpectrumCache:
             fingerprint: all 64 hex digits, or the first 8 or more that a shift file holds; None where they are
                 those of several entries.
         """
+        return self._find(fingerprint, cache_entry.read_sigma)
+
+    def find(self, fingerprint: str) -> Spectrum | None:
+        """The spectrum of a weight known by its fingerprint, or None; arguments as `sigma`."""
+        return self._find(fingerprint, cache_entry.read_spectrum)
+
+    def _find(self, fingerprint: str, read: Callable[[Path], Found]) -> Found | None:
         matches = self._store.matching(fingerprint)
         if len(matches) != 1:
             return None
         try:
-            values = cache_entry.read_sigma(matches[0])
+            found = read(matches[0])
         except FileNotFoundError:
             return None
         except DamagedEntryError as damage:
@@ -134,7 +143,7 @@ class SpectrumCache:
         except OSError as error:
             raise unreadable(matches[0], error) from error
         self._store.touch(matches[0])
-        return values
+        return found
 
     def entries(self) -> list[Entry]:
         """All entries, the most recently used first."""

@@ -19,6 +19,15 @@ TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 """The parts of a pipeline that can carry a shift, by the names diffusers gives them."""
 
 
+def weight_name(component: str, path: str) -> str:
+    """The name of the weight of the module at `path`.
+
+    transformers 4 nests a CLIP text model one level deeper than 5 does; a shift's names must not depend on it.
+    """
+    path = path.removeprefix("text_model.")
+    return f"{component}.{path}" if path else component
+
+
 @dataclass(frozen=True)
 class Subset:
     """A named set of weights: of which components, and which of their paths and dimensions."""

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
-from spectra.metadata import ShiftMetadata, from_strings
-from spectra.shift import Precision
-from spectra.shift_file import SUFFIX, ContentHash, check_content, explained, precision_of, read_entries
+from spectra.metadata import ShiftMetadata, from_strings, is_packed
+from spectra.shift import Precision, SpectralShift
+from spectra.shift_file import SUFFIX, ContentHash, check_content, explained, precision_of, read_entries, read_shift
 
 Layout: TypeAlias = dict[str, tuple[int, int]]
 """By weight name, in the file's order: where its data start behind the header, and their number of floats."""
@@ -84,8 +84,8 @@ def file_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: name + SUFFIX)
 
 
-def open_stream(path: Path, layouts: Layouts) -> tuple[ShiftMetadata, DeltaStream]:
-    """What a file says about itself, and a stream of its deltas.
+def open_stream(path: Path, layouts: Layouts) -> tuple[ShiftMetadata, DeltaStream | SpectralShift]:
+    """What a file says about itself, and its deltas: a stream, or all of a packed file, which is decoded whole.
 
     Args:
         path: of the file.
@@ -95,16 +95,20 @@ def open_stream(path: Path, layouts: Layouts) -> tuple[ShiftMetadata, DeltaStrea
         ShiftFileError: no such file, not a shift, cut short, or of a later format version.
     """
     with explained(path):
-        strings, entries, first, _ = read_entries(path)
-        precision = precision_of({entry["dtype"] for entry in entries.values()})
+        entries = read_entries(path)
+    if is_packed(entries.strings):
+        shift = read_shift(path)
+        return shift.metadata, shift
+    with explained(path):
+        precision = precision_of(set(entries.codes.values()))
         itemsize = np.dtype(precision).itemsize
         found: Layout = {}
-        for key, entry in sorted(entries.items()):
-            (floats,), (start, stop) = entry["shape"], entry["data_offsets"]
+        for key, (start, stop) in entries.spans.items():
+            (floats,) = entries.shapes[key]
             if floats < 1 or start < 0 or stop - start != floats * itemsize:
                 raise ShiftFileError(f"{key}: its place in the file does not fit its shape; fetch or make it again")
             found[sys.intern(key.removesuffix(SUFFIX))] = start, floats
-        metadata = from_strings(strings, found)
+        metadata = from_strings(entries.strings, found)
         layout = layouts.setdefault(tuple(found.items()), found)
-        content = ContentHash(strings)
-        return metadata, DeltaStream(path, layout, first, precision, metadata.content_hash, content)
+        content = ContentHash(entries.strings)
+        return metadata, DeltaStream(path, layout, entries.first, precision, metadata.content_hash, content)

@@ -163,7 +163,7 @@ def test_the_command(tmp_path: Path, spectra_cli: Any) -> None:
     shift = saved(make(0), path)
     ran = spectra_cli("adjust", path, "--scale", "unet.up_blocks=0.5", "--keep", 2, "--on", "unet", "-o", out)
     assert (ran.code, ran.err) == (0, "")
-    for text in ("scale by 0.5 in unet.up_blocks", "keep the 2 largest in unet", "Delta W changes by"):
+    for text in ("unet.up_blocks: scale by 0.5", "unet: keep largest 2", "Delta W changes by"):
         assert text in ran.out
     assert max(map(len, ran.out.splitlines()[:-1])) <= 80
     ran = spectra_cli(

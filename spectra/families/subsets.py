@@ -12,7 +12,7 @@ from torch import nn
 from spectra.errors import TargetError
 from spectra.families.components import components
 from spectra.operators import has_spectrum
-from spectra.patterns import matcher
+from spectra.patterns import matcher, weight_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +80,9 @@ def _weights(model: nn.Module, component: str, holds: Callable[[str, str, int], 
         weight = module._parameters.get("weight")
         if weight is None or not (weight.ndim == 1 or has_spectrum(module)):
             continue
-        # transformers 4 nests a CLIP text model one level deeper than 5 does; a shift's names must not depend on it.
-        holders.setdefault(id(weight), (path.removeprefix("text_model."), []))[1].append(module)
+        holders.setdefault(id(weight), (weight_name(component, path), []))[1].append(module)
     return [
-        Target(f"{component}.{path}" if path else component, tuple(modules), modules[0]._parameters["weight"])  # type: ignore[arg-type]
-        for path, modules in holders.values()
-        if holds(component, path, modules[0]._parameters["weight"].ndim)  # type: ignore[union-attr]
+        Target(name, tuple(modules), modules[0]._parameters["weight"])  # type: ignore[arg-type]
+        for name, modules in holders.values()
+        if holds(component, name.removeprefix(component + "."), modules[0]._parameters["weight"].ndim)  # type: ignore[union-attr]
     ]

@@ -10,7 +10,7 @@ from spectra.merging.registry import Row, Rows, method
 
 @method("interpolate", shares="alpha", source="SVDiff, arXiv:2303.11305, section 3.3")
 def interpolate(deltas: Rows, weights: Row) -> Row:
-    """Alpha * first + (1 - alpha) * second."""
+    """A straight line: alpha times the first and 1 - alpha times the second."""
     return weighted_sum(deltas, weights)
 
 

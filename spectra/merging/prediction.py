@@ -2,7 +2,7 @@
 
 A shift's contribution is `c_i = weight_i * scale_i * delta_i`. Counted per block:
 
-    conflicts   coordinates where two contributions have opposite signs
+    opposed     coordinates where two contributions have opposite signs
     cosine      sum over pairs of c_i . c_j, as a part of sum over pairs of ||c_i|| ||c_j||: of two shifts, their cosine
     energy      ||sum c_i||^2 / sum ||c_i||^2: 1 where they do not meet, below it where they cancel, above it where they
                 strengthen each other
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from spectra.inspection import block, natural
+from spectra.inspection import block, in_order
 from spectra.merging.registry import Row, Rows
 
 
@@ -28,7 +28,7 @@ class Tally:
     """Sums over some weights of a merge of `count` shifts."""
 
     def __init__(self, count: int) -> None:
-        self.weights = self.floats = self.conflicts = 0
+        self.weights = self.floats = self.opposed = 0
         self.known = self.clipped = self.clipped_alone = 0
         self.energies = np.zeros(count)  # ||c_i||^2
         self.energy_of_sum = 0.0
@@ -42,7 +42,7 @@ class Tally:
         """One weight: contributions `[k, n]`, result `[n]`."""
         self.weights += 1
         self.floats += delta.size
-        self.conflicts += int(np.count_nonzero((contributions.min(axis=0) < 0) & (contributions.max(axis=0) > 0)))
+        self.opposed += int(np.count_nonzero((contributions.min(axis=0) < 0) & (contributions.max(axis=0) > 0)))
         self.energies += np.sum(np.square(contributions), axis=1)
         self.energy_of_sum += float(np.sum(np.square(np.sum(contributions, axis=0))))
         self.energy += float(np.sum(np.square(delta)))
@@ -76,7 +76,7 @@ class Tally:
             "weights": self.weights,
             "floats": self.floats,
             "norm": math.sqrt(self.energy),
-            "conflicts": self.conflicts,
+            "opposed": self.opposed,
             "cosine": self.cosine,
             "energy": self.energy_of_sum / parts if parts else None,
             "known": self.known,
@@ -134,5 +134,5 @@ class Blocks:
         total = Tally(self._count)
         for tally in self._tallies.values():
             total.include(tally)
-        ordered = {name: self._tallies[name] for name in sorted(self._tallies, key=natural)}
+        ordered = {name: self._tallies[name] for name in in_order(self._tallies)}
         return Prediction(ordered, total, sum(singular_values))

@@ -73,12 +73,12 @@ class Opened:
         seen: set[int] = set()
         layouts: Layouts = {}
         for shift in shifts:
-            source: Source
-            if isinstance(shift, SpectralShift):
-                metadata, source, file, layout = shift.metadata, _Held(shift), "", id(shift)
-            else:
-                metadata, stream = open_stream(Path(shift), layouts)
-                source, file, layout = stream, os.fspath(shift), id(stream.layout)
+            file = "" if isinstance(shift, SpectralShift) else os.fspath(shift)
+            metadata, opened = (
+                (shift.metadata, shift) if isinstance(shift, SpectralShift) else open_stream(Path(shift), layouts)
+            )
+            source: Source = _Held(opened) if isinstance(opened, SpectralShift) else opened
+            layout = id(opened if isinstance(opened, SpectralShift) else opened.layout)
             try:
                 self.ancestry.add(metadata)
                 if layout not in seen:  # thousands share one

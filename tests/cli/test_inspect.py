@@ -69,7 +69,7 @@ def test_people_see_tables_and_lineage(path: Path, spectra_cli: Callable[..., An
 
 def test_a_bad_file_is_one_line_and_1(path: Path, spectra_cli: Callable[..., Any]) -> None:
     path.write_bytes(path.read_bytes()[:-1])
-    for arguments in ([path], [path, "--json"], [path.parent / "absent"], [path.parent]):
+    for arguments in ([path], [path, "--json"], [path.parent / "absent"], [path.parent / "absent", path]):
         ran = spectra_cli("inspect", *arguments)
         assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
         assert ran.err.startswith("error: ")

@@ -176,7 +176,7 @@ def test_prediction_by_hand() -> None:
         "weights": 1,
         "floats": 3,
         "norm": 5.0,
-        "conflicts": 1,
+        "opposed": 1,
         "cosine": pytest.approx(3 / np.sqrt(5 * 14)),
         "energy": 25 / 19,
         "known": 3,
