@@ -23,6 +23,7 @@ COMMANDS = (
     "diff",
     "merge",
     "adjust",
+    "bake",
     "pack",
     "verify",
     "bench",

@@ -19,6 +19,7 @@ import numpy as np
 from spectra.algebra import Vector, described
 from spectra.derivation import derive
 from spectra.errors import InputError, TargetError
+from spectra.metadata import JSON
 from spectra.patterns import matching
 from spectra.shift import SpectralShift
 
@@ -132,7 +133,7 @@ def adjust(shift: SpectralShift, steps: Sequence[Step]) -> Adjusted:
             changed = sum(int(np.count_nonzero(edited[name] != deltas[name])) for name in names)
             deltas |= edited
         effects.append(Effect(step, len(names), changed, _energy(deltas) / before if before else 1.0))
-    recipe = {"method": "adjust", "shifts": [described(shift)], "steps": [as_dict(step) for step in steps]}
+    recipe: JSON = {"method": "adjust", "shifts": [described(shift)], "steps": [as_dict(step) for step in steps]}
     result = derive([shift], deltas, recipe)
     moved = sum(
         float(np.sum(np.square(delta - result.get(name, 0.0), dtype=np.float64))) for name, delta in shift.items()

@@ -130,16 +130,23 @@ def _flat(terms: Sequence[tuple[float, SpectralShift]]) -> JSON:
     """The terms as a recipe lists them: a sum of sums is one sum, and what occurs twice is one term."""
     flat: list[dict[str, Any]] = []
     for scale, shift in terms:
-        name = described(shift)
-        inner = name.get("recipe")
-        sums = isinstance(inner, dict) and inner.keys() == {"method", "shifts"} and inner["method"] == "add"
-        for term in inner["shifts"] if sums else [{**name, "scale": 1.0}]:
+        for term in _summed(shift):
             known = next((each for each in flat if _same(each, term)), None)
             if known is None:
                 flat.append({**term, "scale": scale * term["scale"]})
             else:
                 known["scale"] += scale * term["scale"]
     return list(flat)
+
+
+def _summed(shift: SpectralShift) -> list[dict[str, Any]]:
+    """The terms of a shift that is a sum in memory; of any other, itself."""
+    recipe: Any = shift.metadata.recipe
+    known_by_file = bool(shift.metadata.content_hash)
+    if not known_by_file and isinstance(recipe, dict) and recipe.keys() == {"method", "shifts"}:
+        terms: list[dict[str, Any]] = recipe["shifts"]
+        return terms
+    return [{**described(shift), "scale": 1.0}]
 
 
 def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:

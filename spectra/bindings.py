@@ -146,7 +146,7 @@ def bind(
         targets: what to bind.
         cache: where spectra are kept; the user's by default.
         progress: told of each spectrum.
-        originals: spectra to take in place of the weights' own, by name (`fitting.original_spectra`).
+        originals: spectra to take in place of the weights' own, by name (`matching.original_spectra`).
 
     Raises:
         WeightError: a weight that is not plain floating point in memory, or not finite.

@@ -6,7 +6,7 @@ vectors are those of the original (docs/algebra.md, section 6).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from spectra.fingerprint import fingerprint
@@ -65,6 +65,38 @@ class Fingerprints:
             if dtype in metadata.rounded and self.digits(dtype).startswith(metadata.rounded[dtype][name]):
                 return dtype
         return "other"
+
+
+def told(
+    metadata: ShiftMetadata, called: str, kinships: Mapping[str, Kinship], foreign: Collection[str], dtype: str
+) -> str:
+    """What is to be said where a shift acts on a rounded copy of its base, and how much of Delta W that costs.
+
+    Args:
+        metadata: of the shift.
+        called: how messages call it.
+        kinships: of the copy's weights, by name.
+        foreign: weights for which the original's singular vectors are not in use.
+        dtype: of the copy.
+
+    Returns:
+        One line; empty if no weight is a copy.
+    """
+    trained = metadata.base_dtype
+    copy = (
+        f"shift {called!r} was trained on {metadata.base or 'an unnamed base'} in {trained}, of which this model is a "
+        f"copy in {dtype}"
+    )
+    if foreign:
+        coarse = "bfloat16" if "bfloat16" in {*kinships.values(), trained, dtype} else "float16"
+        return (
+            f"{copy}: for {len(foreign)} of its weights the original's singular vectors are not in use, which changes "
+            f"Delta W by about {EXPECTED_ERROR[coarse]}; take the base in {trained}, or decompose it "
+            f"(spectra decompose BASE --dtype {trained}) and try again, with this shift alone"
+        )
+    if {"cast", *EXPECTED_ERROR} & set(kinships.values()):
+        return f"{copy}; with the original's singular vectors, only the rounding of the weights themselves is left"
+    return ""
 
 
 def cast(weight: Tensor, dtype: str) -> Tensor:

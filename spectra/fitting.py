@@ -1,173 +1,63 @@
-"""Whether a shift fits a live model, and in which singular vectors it acts there."""
+"""Whether a shift fits a base: its weights are there, of its lengths, and the ones that it was trained on."""
 
 from __future__ import annotations
 
 import difflib
-import warnings
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping, Sequence
 
-from torch import nn
-
-from spectra.bindings import Binding, check_plain, dtype_name
-from spectra.cache import SpectrumCache, default_cache
-from spectra.copies import EXPECTED_ERROR, Fingerprints, Kinship, cast
-from spectra.errors import MismatchError, RoundedCopyWarning
-from spectra.families import Target, targets
-from spectra.progress import SILENT, Progress
+from spectra.copies import Kinship
+from spectra.errors import MismatchError
 from spectra.shift import SpectralShift
-from spectra.spectrum import Spectrum
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
-def match(
-    shift: SpectralShift, name: str, models: Mapping[str, nn.Module], known: Mapping[str, Binding]
-) -> dict[str, Target]:
-    """The model's weights that the shift names, all of them and of the right length.
-
-    Raises:
-        MismatchError: a weight that the model lacks, or that is of another length.
-    """
-    available = {target.name: target for target in targets(dict(models), ",".join(f"{part}.*" for part in models))}
-    available |= {key: binding.target for key, binding in known.items()}
-    missing = [key for key in shift if key not in available]
-    if missing:
-        near = difflib.get_close_matches(missing[0], available, n=1, cutoff=0.8)
-        raise MismatchError(
-            f"shift {name!r} does not fit this model: {len(shift) - len(missing)} of its {len(shift)} weights are "
-            f"there, {len(missing)} are not, such as {missing[0]}"
-            f"{f' (nearest: {near[0]})' if near else ''}; load the base it was trained on ({shift.metadata.base})"
-        )
-    for key, delta in shift.items():
-        if delta.size != available[key].floats:
-            raise MismatchError(
-                f"shift {name!r} does not fit this model: {key} takes {available[key].floats} floats, the shift has "
-                f"{delta.size}; load the base it was trained on ({shift.metadata.base})"
-            )
-    return {key: available[key] for key in shift}
+def floats_of(shape: Sequence[int]) -> int:
+    """Length of the delta of a weight: `min(rows, columns)` of its matrix, or the length of a 1-D weight."""
+    return shape[0] if len(shape) == 1 else min(shape[0], math.prod(shape[1:]))
 
 
-def check_base(
-    shift: SpectralShift, name: str, chosen: Mapping[str, Target], known: Mapping[str, Binding], strict: bool
-) -> dict[str, Kinship]:
-    """What each weight is to the one that the shift was trained on: the same, or the same but for rounding.
-
-    Raises:
-        MismatchError: some are neither, and `strict` asks for it; otherwise a warning says so.
-    """
-    kinships: dict[str, Kinship] = {}
-    for key, target in chosen.items():
-        check_plain(key, target.weight)
-        kinships[key] = fingerprints(target, known.get(key)).kinship(shift.metadata, key)
-    other = [key for key, kinship in kinships.items() if kinship == "other"]
-    if not other:
-        return kinships
-    dtype = _dtype(chosen)
-    said = (
-        f"shift {name!r} was trained on another base: {len(other)} of its {len(shift)} weights differ, such as "
-        f"{other[0]}; it was trained on {_called(shift)} in {shift.metadata.base_dtype}, this model is in {dtype}"
-    )
-    if strict:
-        remedy = (
-            "load that base" if dtype == shift.metadata.base_dtype else f"load that base in {shift.metadata.base_dtype}"
-        )
-        raise MismatchError(f"{said}; {remedy}, or pass strict=False if it is the same base rounded")
-    warnings.warn(said, stacklevel=3)
-    return kinships
-
-
-def fingerprints(target: Target, binding: Binding | None = None) -> Fingerprints:
-    """The fingerprints of a live weight."""
-    weight = target.weight
-    known = "" if binding is None else binding.fingerprint
-    return Fingerprints(lambda: weight, dtype_name(weight.dtype), name=target.name, known=known)
-
-
-def original_spectra(
-    shift: SpectralShift,
-    chosen: Mapping[str, Target],
-    kinships: Mapping[str, Kinship],
-    cache: SpectrumCache | None = None,
-    progress: Progress = SILENT,
-) -> dict[str, Spectrum]:
-    """The spectra of the weights that the shift was trained on, where those of the model are rounded copies.
-
-    A weight that is the original once it is cast is decomposed so; of other copies the cache may know the original.
-
-    Returns:
-        By name. A weight that is no copy is not in it, nor one whose original's spectrum is not at hand.
-    """
-    cache = cache or default_cache()
-    matrices = {key: target.weight for key, target in chosen.items() if target.weight.ndim > 1}
-    found = {}
-    for key, weight in matrices.items():
-        if kinships[key] in EXPECTED_ERROR:
-            spectrum = cache.find(shift.metadata.fingerprints[key])
-            if spectrum is not None and spectrum.shape == tuple(weight.shape):
-                found[key] = spectrum
-    casts = _Cast({key: w for key, w in matrices.items() if kinships[key] == "cast"}, shift.metadata.base_dtype)
-    return found | (cache.spectra(casts, progress) if casts else {})
-
-
-class _Cast(Mapping[str, "Tensor"]):
-    """Weights in another dtype, each made when it is asked for."""
-
-    def __init__(self, weights: Mapping[str, Tensor], dtype: str) -> None:
-        self._weights, self._dtype = weights, dtype
-
-    def __getitem__(self, name: str) -> Tensor:
-        return cast(self._weights[name], self._dtype)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-
-def warn_of_copies(
-    shift: SpectralShift, name: str, kinships: Mapping[str, Kinship], bindings: Mapping[str, Binding]
-) -> None:
-    """Say that the model is a rounded copy, and how much of Delta W that costs.
+def check_weights(shift: SpectralShift, called: str, floats: Mapping[str, int]) -> None:
+    """That a model has all weights that a shift names, in its lengths.
 
     Args:
-        shift: that was loaded.
-        name: of the shift.
-        kinships: from `check_base`.
-        bindings: by name, those of all of the shift's weights among them.
+        called: how messages call the shift.
+        floats: length of each weight's delta, by name.
+
+    Raises:
+        MismatchError: it has not.
     """
-    related = {key: kinship for key, kinship in kinships.items() if kinship != "other"}
-    foreign = [
-        key
-        for key in related
-        if (spectrum := bindings[key].spectrum) is not None
-        and not spectrum.fingerprint.startswith(shift.metadata.fingerprints[key])
-    ]
-    trained, dtype = shift.metadata.base_dtype, _dtype({key: bindings[key].target for key in kinships})
-    if foreign:
-        coarse = "bfloat16" if "bfloat16" in {*related.values(), trained, dtype} else "float16"
-        warnings.warn(
-            f"shift {name!r} was trained on {_called(shift)} in {trained}, of which this model is a copy in {dtype}: "
-            f"for {len(foreign)} of its weights the original's singular vectors are not in use, which changes Delta W "
-            f"by about {EXPECTED_ERROR[coarse]}; load the base in {trained}, or decompose it "
-            f"(spectra decompose BASE --dtype {trained}) and load the shift again, alone",
-            RoundedCopyWarning,
-            stacklevel=3,
+    missing = [key for key in shift if key not in floats]
+    remedy = f"load the base it was trained on ({shift.metadata.base})"
+    if missing:
+        near = difflib.get_close_matches(missing[0], floats, n=1, cutoff=0.8)
+        raise MismatchError(
+            f"shift {called!r} does not fit this model: {len(shift) - len(missing)} of its {len(shift)} weights are "
+            f"there, {len(missing)} are not, such as {missing[0]}{f' (nearest: {near[0]})' if near else ''}; {remedy}"
         )
-    elif set(related.values()) - {"same"}:
-        warnings.warn(
-            f"shift {name!r} was trained on {_called(shift)} in {trained}, of which this model is a copy in {dtype}; "
-            "with the original's singular vectors, only the rounding of the weights themselves is left",
-            RoundedCopyWarning,
-            stacklevel=3,
-        )
+    for key, delta in shift.items():
+        if delta.size != floats[key]:
+            raise MismatchError(
+                f"shift {called!r} does not fit this model: {key} takes {floats[key]} floats, the shift has "
+                f"{delta.size}; {remedy}"
+            )
 
 
-def _dtype(chosen: Mapping[str, Target]) -> str:
-    return dtype_name(next(iter(chosen.values())).weight.dtype)
+def other_base(shift: SpectralShift, called: str, kinships: Mapping[str, Kinship], dtype: str) -> str:
+    """What is to be said of a model whose weights are not those that a shift was trained on; empty if they are.
 
+    A shift means nothing in another basis: every weight must be the one that it was trained on, but for rounding.
 
-def _called(shift: SpectralShift) -> str:
-    return shift.metadata.base or "an unnamed base"
+    Args:
+        called: how messages call the shift.
+        kinships: of the model's weights to the shift's, by name.
+        dtype: of the model.
+    """
+    metadata = shift.metadata
+    other = [key for key in shift if kinships[key] == "other"]
+    if not other:
+        return ""
+    return (
+        f"shift {called!r} was trained on another base: {len(other)} of its {len(shift)} weights differ, such as "
+        f"{other[0]}; it was trained on {metadata.base or 'an unnamed base'} in {metadata.base_dtype}, "
+        f"this model is in {dtype}"
+    )

@@ -12,7 +12,7 @@ base's costs. The frozen weights are kept beside, and unloading puts the very sa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from spectra.bindings import Binding, bind
 from spectra.cache import SpectrumCache
 from spectra.errors import MismatchError
 from spectra.families import components
-from spectra.fitting import check_base, match, original_spectra, warn_of_copies
+from spectra.matching import check_base, match, original_spectra, warn_of_copies
 from spectra.progress import SILENT, Progress
 from spectra.samples import Samples
 from spectra.shift import SpectralShift
@@ -51,12 +51,7 @@ class Served:
 
     def total(self, scales: Mapping[str, float]) -> dict[str, torch.Tensor]:
         """The sum of scaled deltas by weight, float32 `[r]`."""
-        totals: dict[str, torch.Tensor] = {}
-        for name, scale in scales.items():
-            for key, delta in self.shifts[name].items():
-                scaled = torch.from_numpy(delta.astype("float64")) * scale
-                totals[key] = totals[key] + scaled if key in totals else scaled
-        return {key: total.to(torch.float32) for key, total in totals.items()}
+        return total((self.shifts[name], scale) for name, scale in scales.items())
 
     def activate(self, scales: Mapping[str, float]) -> None:
         """Put exactly these shifts in force; all of the new weights are made before the first is put in."""
@@ -90,6 +85,16 @@ class Served:
         """The base's own weights, everywhere."""
         for binding in self.bindings.values():
             binding.restore()
+
+
+def total(scaled: Iterable[tuple[SpectralShift, float]]) -> dict[str, torch.Tensor]:
+    """The sum of shifts, each times its scale, by weight: float32 `[r]`."""
+    totals: dict[str, torch.Tensor] = {}
+    for shift, scale in scaled:
+        for key, delta in shift.items():
+            part = torch.from_numpy(delta.astype("float64")) * scale
+            totals[key] = totals[key] + part if key in totals else part
+    return {key: each.to(torch.float32) for key, each in totals.items()}
 
 
 def load(

@@ -5,7 +5,6 @@ Only the comparison with a base reads weights, and needs torch.
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from spectra.copies import EXPECTED_ERROR, Fingerprints
 from spectra.errors import InputError, ShiftFileError
+from spectra.fitting import floats_of
 from spectra.library import scan
 from spectra.progress import SILENT, Progress
 from spectra.shift import SpectralShift
@@ -111,8 +111,7 @@ class BaseFingerprints:
 
     def floats(self, name: str) -> int:
         """Length of a weight's delta."""
-        shape = self._weights[name].shape(name)
-        return shape[0] if len(shape) == 1 else min(shape[0], math.prod(shape[1:]))
+        return floats_of(self._weights[name].shape(name))
 
     def of(self, name: str) -> Fingerprints:
         """Those of one weight, as its file holds it and in other dtypes."""

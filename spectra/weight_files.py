@@ -93,6 +93,10 @@ class FileWeights(Mapping[str, "Tensor"]):
         """Those with two or more dimensions, which have a spectrum."""
         return self.only(lambda name: len(self.shape(name)) > 1)
 
+    def joined(self, other: FileWeights) -> FileWeights:
+        """These and another component's."""
+        return FileWeights({**self.places, **other.places}, self._dtype)
+
 
 def base_weights(
     base: str | BaseLocation = "",

@@ -16,8 +16,8 @@ from spectra.cache import SpectrumCache
 from spectra.derivation import derive
 from spectra.errors import MismatchError, RoundedCopyWarning
 from spectra.families import targets
-from spectra.fitting import check_base, original_spectra
 from spectra.layers import shifted_weight
+from spectra.matching import check_base, original_spectra
 from spectra.shift import SpectralShift
 from spectra.shift_file import read_shift, write_shift
 
@@ -78,7 +78,7 @@ def test_a_rounded_copy_is_loaded_and_told(dtype: torch.dtype, tmp_path: Path) -
     spectra.activate(copy, "dog")
     assert all(parameter.dtype == dtype and parameter.isfinite().all() for parameter in copy.parameters())
     spectra.unload(copy)
-    with pytest.warns(RoundedCopyWarning, match="16 of its weights .* about .* %; load the base in float32"):
+    with pytest.warns(RoundedCopyWarning, match="16 of its weights .* about .* %; take the base in float32"):
         spectra.load(copy, shift, "dog", cache=SpectrumCache(tmp_path))
     spectra.unload(copy)
 

@@ -146,7 +146,7 @@ def _random(seed: int, name: str, shape: tuple[int, ...]) -> Callable[[], Rows]:
     def draw() -> Rows:
         key = int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16], "little")
         raw = np.random.Philox(key=key).random_raw(shape[0] * shape[1])
-        return (np.asarray(raw, np.uint64) >> np.uint64(11)).reshape(shape) * 2.0**-53
+        return (np.asarray(raw, np.uint64) >> np.uint64(11)).reshape(shape).astype(np.float64) * 2.0**-53
 
     return draw
 

@@ -73,7 +73,8 @@ def _elected_mean(deltas: Rows, weights: Row, elected: Row | None = None) -> Row
     signs = np.sign(np.sum(turned * shares, axis=0) if elected is None else elected)
     agrees = (turned * signs > 0) * shares
     counted = np.sum(agrees, axis=0)
-    return np.sum(turned * agrees, axis=0) / np.where(counted > 0, counted, 1.0)
+    mean: Row = np.sum(turned * agrees, axis=0) / np.where(counted > 0, counted, 1.0)
+    return mean
 
 
 def _dropped(deltas: Rows, kept: float | Rows, random: Random) -> Rows:
