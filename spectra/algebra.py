@@ -142,8 +142,8 @@ def _flat(terms: Sequence[tuple[float, SpectralShift]]) -> JSON:
 def _summed(shift: SpectralShift) -> list[dict[str, Any]]:
     """The terms of a shift that is a sum in memory; of any other, itself."""
     recipe: Any = shift.metadata.recipe
-    known_by_file = bool(shift.metadata.content_hash)
-    if not known_by_file and isinstance(recipe, dict) and recipe.keys() == {"method", "shifts"}:
+    in_memory = not shift.metadata.content_hash and isinstance(recipe, dict)
+    if in_memory and recipe.keys() == {"method", "shifts"} and recipe["method"] == "add":
         terms: list[dict[str, Any]] = recipe["shifts"]
         return terms
     return [{**described(shift), "scale": 1.0}]

@@ -110,13 +110,13 @@ class SpectralShift(Mapping[str, Delta]):
     __array_ufunc__ = None  # numpy's numbers leave the product with a shift to the shift
 
     def __add__(self, other: object) -> SpectralShift:
-        return self._combined(1.0, other, 1.0)
+        return self._plus(other, 1.0) if isinstance(other, SpectralShift) else NotImplemented
 
     def __radd__(self, other: object) -> SpectralShift:
         return self if other == 0 else NotImplemented  # `sum(shifts)` begins with 0
 
     def __sub__(self, other: object) -> SpectralShift:
-        return self._combined(1.0, other, -1.0)
+        return self._plus(other, -1.0) if isinstance(other, SpectralShift) else NotImplemented
 
     def __mul__(self, scale: object) -> SpectralShift:
         return self._scaled(float(scale)) if isinstance(scale, Real) else NotImplemented
@@ -129,12 +129,10 @@ class SpectralShift(Mapping[str, Delta]):
     def __neg__(self) -> SpectralShift:
         return self._scaled(-1.0)
 
-    def _combined(self, scale: float, other: object, other_scale: float) -> SpectralShift:
-        if not isinstance(other, SpectralShift):
-            return NotImplemented
+    def _plus(self, other: SpectralShift, scale: float) -> SpectralShift:
         from spectra import algebra
 
-        return algebra.combine([(scale, self), (other_scale, other)])
+        return algebra.combine([(1.0, self), (scale, other)])
 
     def _scaled(self, scale: float) -> SpectralShift:
         from spectra import algebra

@@ -78,8 +78,9 @@ def precision_called(name: str) -> Literal["float32", "float16"]:
     Raises:
         ShiftFileError: there is none.
     """
-    if name == "float32" or name == "float16":
-        return name
+    known: dict[str, Literal["float32", "float16"]] = {"float32": "float32", "float16": "float16"}
+    if name in known:
+        return known[name]
     raise ShiftFileError(f"expected dtype 'float32' or 'float16', got {name!r}; a packed file takes an error")
 
 

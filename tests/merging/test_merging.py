@@ -261,6 +261,9 @@ def test_a_result_without_a_file_hands_on_its_recipe(tmp_path: Path) -> None:
     recipe = merge([between, a]).shift.metadata.recipe
     assert isinstance(recipe, dict)
     assert recipe["shifts"][0]["recipe"]["method"] == "add"
+    twice = (2 * merge([a, a], "model-stock").shift).metadata.recipe
+    assert isinstance(twice, dict)
+    assert twice["shifts"][0]["recipe"]["method"] == "model-stock"
     write_shift(merge([between, a]).shift, tmp_path / "m")
     kept = read_recipe(tmp_path / "m")
     with pytest.raises(InputError, match="never in a file"):
