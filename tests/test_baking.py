@@ -211,6 +211,6 @@ def test_the_command(base: Path, shifts: list[NamedShift], tmp_path: Path, spect
     assert "--force" in again.err
     forced = spectra_cli("bake", base, *given, "-o", tmp_path / "out", "--force")
     assert forced.code == 0
-    assert re.search(r"\d+ weights shifted, stored in float32", forced.out)
+    assert re.search(r"\d+ weights shifted; stored in float32", forced.out)
     weight = base_weights(str(tmp_path / "out"))["unet"].places["unet.conv_in"][0]
     assert not torch.equal(weight.read(), read_rows(base_weights(str(base))["unet"].places["unet.conv_in"][0].entry))
