@@ -39,6 +39,7 @@ MODULES: Mapping[str, str] = {
     "roofline": "spectra.benchmarks.roofline",
     "gpu": "spectra.benchmarks.gpu",
     "concepts": "spectra.benchmarks.concepts",
+    "extract": "spectra.benchmarks.extract",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
 

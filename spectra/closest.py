@@ -150,27 +150,47 @@ def project(change: Tensor, weight: Tensor, spectrum: Spectrum) -> Tensor:
     return torch.cat([(near * (product @ near)).sum(0) / spectrum.sigma[:head], tail])
 
 
-def approximate_rest(change: Tensor, weight: Tensor, spectrum: Spectrum, delta: Tensor, rank: int) -> Factors:
-    """The best approximation of rank `rank` (Eckart and Young) of `D - U diag(delta) V^T`."""
-    d, w = _wide(change, spectrum), _wide(weight, spectrum)
-    head, basis = spectrum.head, spectrum.basis.to(torch.float64)
-    near = basis[:, :head]
-    inside = (near * (delta[:head] / spectrum.sigma[:head])) @ near.T
-    outside = basis[:, head:] * delta[head:]
+def delta_weight(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Tensor:
+    """`Delta W = U diag(d) V^T` as the weight's matrix, float32; computed in float64 and rounded once.
+
+    Args:
+        d: float64 `[r]`, the change of each singular value.
+    """
+    columns = _columns(weight, spectrum, d)
+    w = _wide(weight, spectrum)
+    made = torch.cat([columns(part).to(torch.float32) for part in _panels(w)], dim=1)
+    return made if spectrum.side == "left" else made.T
+
+
+def approximate_rest(change: Tensor, weight: Tensor, spectrum: Spectrum, d: Tensor, rank: int) -> Factors:
+    """The best approximation of rank `rank` (Eckart and Young) of `D - U diag(d) V^T`."""
+    wide, columns = _wide(change, spectrum), _columns(weight, spectrum, d)
 
     def rest(part: slice) -> Tensor:
-        far = spectrum.tail[:, part].to(torch.float64)
-        return d[:, part].to(torch.float64) - inside @ w[:, part].to(torch.float64) - outside @ far
+        return wide[:, part].to(torch.float64) - columns(part)
 
-    gram = torch.zeros_like(inside)
-    for part in _panels(d):
+    gram = torch.zeros(spectrum.rank, spectrum.rank, dtype=torch.float64)
+    for part in _panels(wide):
         panel = rest(part)
         gram.addmm_(panel, panel.T)
     _, vectors = torch.linalg.eigh(gram)
     kept = vectors[:, -rank:].flip(1)
-    other = torch.cat([kept.T @ rest(part) for part in _panels(d)], dim=1)
+    other = torch.cat([kept.T @ rest(part) for part in _panels(wide)], dim=1)
     up, down = (kept, other) if spectrum.side == "left" else (other.T, kept.T)
     return Factors(up.to(torch.float32).contiguous(), down.to(torch.float32).contiguous())
+
+
+def _columns(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Callable[[slice], Tensor]:
+    """Any columns of `Delta W`, smaller side first: `Q diag(d / sigma) Q^T W` of the head, and the tail's term."""
+    w, head, basis = _wide(weight, spectrum), spectrum.head, spectrum.basis.to(torch.float64)
+    near = basis[:, :head]
+    inside = (near * (d[:head] / spectrum.sigma[:head])) @ near.T
+    outside = basis[:, head:] * d[head:]
+
+    def columns(part: slice) -> Tensor:
+        return inside @ w[:, part].to(torch.float64) + outside @ spectrum.tail[:, part].to(torch.float64)
+
+    return columns
 
 
 def _wide(weight: Tensor, spectrum: Spectrum) -> Tensor:
