@@ -24,6 +24,8 @@ COMMANDS = (
     "bake",
     "extract",
     "transplant",
+    "pack",
+    "verify",
     "bench",
 )
 """In the order `--help` shows them. Each is a file beside this one with a `register(app)`."""

@@ -7,10 +7,12 @@ memory.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +20,10 @@ import torch
 from torch import Tensor
 
 from spectra.cache import SpectrumCache, default_cache
+from spectra.copies import Fingerprints, told
 from spectra.derivation import check_same_base
-from spectra.errors import MismatchError, OutputError
+from spectra.errors import MismatchError, OutputError, RoundedCopyWarning
 from spectra.files import atomic_folder, atomic_write, check_output
-from spectra.fingerprint import fingerprint
 from spectra.fitting import check_weights, floats_of, other_base
 from spectra.layers import shifted_vector, shifted_weight
 from spectra.pipeline import BaseLocation, find_base
@@ -104,7 +106,8 @@ def bake(
     deltas = total((each.shift, each.scale) for each in shifts)
     components = sorted({name.partition(".")[0] for name in deltas})
     weights = reduce(FileWeights.joined, base_weights(location, components, variant=variant, dtype=dtype).values())
-    _check(shifts, weights, progress)
+    cache = cache or default_cache()
+    originals = _check(shifts, weights, cache, progress)
     shifted = weights.only(deltas.__contains__)
     files = {
         places[0].entry.path
@@ -112,7 +115,7 @@ def bake(
         for places in part.places.values()
     }
     with _copied(location, root, files, out, force) as (moved, left_out):
-        errors = (cache or default_cache()).visit(shifted, _writer(deltas, shifted, moved), "baking", progress)
+        errors = cache.visit(shifted, _writer(deltas, shifted, originals, moved), "baking", progress)
     norms = torch.tensor(list(errors.values()), dtype=torch.float64).sum(0)
     return Baked(
         weights=len(shifted),
@@ -123,13 +126,16 @@ def bake(
 
 
 def _writer(
-    deltas: Mapping[str, Tensor], weights: FileWeights, moved: Callable[[Path], Path]
+    deltas: Mapping[str, Tensor],
+    weights: FileWeights,
+    originals: Mapping[str, Spectrum],
+    moved: Callable[[Path], Path],
 ) -> Callable[[str, Tensor, Spectrum | None], tuple[float, float]]:
     """Overwrites one weight in the copy; returns the squares of the rounding's and of the shift's norm."""
 
     def write(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[float, float]:
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        delta = deltas[name]
+        delta, spectrum = deltas[name], originals.get(name, spectrum)
         exact = shifted_vector(wide, delta) if spectrum is None else shifted_weight(wide, spectrum, delta)
         lost = 0.0
         for place in weights.places[name]:
@@ -142,24 +148,46 @@ def _writer(
     return write
 
 
-def _check(shifts: Sequence[NamedShift], weights: FileWeights, progress: Progress) -> None:
-    """Before anything is written: that every shift was trained on these weights."""
+def _check(
+    shifts: Sequence[NamedShift], weights: FileWeights, cache: SpectrumCache, progress: Progress
+) -> dict[str, Spectrum]:
+    """Before anything is written: that every shift was trained on these weights, or on those that they are copies of.
+
+    Returns:
+        The spectra of the originals, by name, where the base is a rounded copy and the cache knows them.
+    """
     floats = {name: floats_of(weights.shape(name)) for name in weights}
     for each in shifts:
         check_weights(each.shift, each.name, floats)
-    names = sorted({name for each in shifts for name in each.shift})
-    digits = {}
-    progress.start("checking", len(names))
+    metadata = shifts[0].shift.metadata  # all are of one base, as far as they touch the same weights
+    digits = reduce(or_, (dict(each.shift.metadata.fingerprints) for each in shifts))
+    prints = {name: _fingerprints(weights, name, metadata.base_dtype) for name in sorted(digits)}
+    progress.start("checking", len(prints))
     try:
-        for name in names:
-            digits[name] = fingerprint(weights[name], name=name)
+        for weight in prints.values():
+            weight.digits()
             progress.advance()
     finally:
         progress.finish()
+    originals: dict[str, Spectrum] = {}
     for each in shifts:
-        said = other_base(each.shift, each.name, digits, each.shift.metadata.base_dtype)
+        kinships = {name: prints[name].kinship(each.shift.metadata, name) for name in each.shift}
+        said = other_base(each.shift, each.name, kinships, metadata.base_dtype)
         if said:
             raise MismatchError(f"{said}; bake it into that base, or carry it over to this one (spectra transplant)")
+        copies = [name for name, kinship in kinships.items() if kinship != "same" and len(weights.shape(name)) > 1]
+        known = {name: cache.find(digits[name]) for name in copies}
+        originals |= {name: spectrum for name, spectrum in known.items() if spectrum is not None}
+        foreign = set(copies) - originals.keys()
+        stored = weights.places[next(iter(each.shift))][0].entry.dtype
+        said = told(each.shift.metadata, each.name, kinships, foreign, stored)
+        if said:
+            warnings.warn(said, RoundedCopyWarning, stacklevel=3)
+    return originals
+
+
+def _fingerprints(weights: FileWeights, name: str, dtype: str) -> Fingerprints:
+    return Fingerprints(lambda: weights[name], dtype, name=name)
 
 
 def _check_output(location: BaseLocation, root: Path, out: Path, force: bool) -> None:

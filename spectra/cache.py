@@ -32,6 +32,8 @@ from spectra.cache_usage import CacheWarning, Usage
 from spectra.fingerprint import fingerprint
 from spectra.progress import SILENT, Progress
 
+Found = TypeVar("Found")
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -141,11 +143,18 @@ class SpectrumCache:
             fingerprint: all 64 hex digits, or the first 8 or more that a shift file holds; None where they are
                 those of several entries.
         """
+        return self._find(fingerprint, cache_entry.read_sigma)
+
+    def find(self, fingerprint: str) -> Spectrum | None:
+        """The spectrum of a weight known by its fingerprint, or None; arguments as `sigma`."""
+        return self._find(fingerprint, cache_entry.read_spectrum)
+
+    def _find(self, fingerprint: str, read: Callable[[Path], Found]) -> Found | None:
         matches = self._store.matching(fingerprint)
         if len(matches) != 1:
             return None
         try:
-            values = cache_entry.read_sigma(matches[0])
+            found = read(matches[0])
         except FileNotFoundError:
             return None
         except DamagedEntryError as damage:
@@ -154,7 +163,7 @@ class SpectrumCache:
         except OSError as error:
             raise unreadable(matches[0], error) from error
         self._store.touch(matches[0])
-        return values
+        return found
 
     def entries(self) -> list[Entry]:
         """All entries, the most recently used first."""

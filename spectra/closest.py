@@ -15,9 +15,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from spectra.bindings import dtype_name
 from spectra.cache import SpectrumCache, default_cache
+from spectra.copies import Fingerprints
 from spectra.errors import WeightError
-from spectra.fingerprint import fingerprint
 from spectra.progress import SILENT, Progress
 from spectra.shift import FINGERPRINT_DIGITS
 from spectra.spectrum import Spectrum, matrix
@@ -68,6 +69,7 @@ class Closest:
     Attributes:
         delta: float32 `[r]`.
         fingerprint: of the base's weight, as many digits as a shift file keeps.
+        rounded: likewise, of its rounded copies by dtype.
         ndim: of the weight.
         captured: of its change.
         rest: the best approximation of what is left, if one was asked for.
@@ -75,6 +77,7 @@ class Closest:
 
     delta: Tensor
     fingerprint: str
+    rounded: Mapping[str, str]
     ndim: int
     captured: Captured
     rest: Factors | None = None
@@ -104,10 +107,12 @@ def find_closest(
         change = changes[name](weight)
         if not bool(torch.isfinite(change).all()):
             raise WeightError(f"{name}: the change has values that are not finite; the model is damaged")
-        ndim = weight.ndim
+        known = spectrum.fingerprint if spectrum is not None else ""
+        prints = Fingerprints(lambda: weight, dtype_name(weight.dtype), name=name, known=known)
+        digits, rounded = prints.digits()[:FINGERPRINT_DIGITS], prints.rounded()
         if spectrum is None:
             captured = Captured(name, _square(change), 0.0)
-            return Closest(change.to(torch.float32), fingerprint(weight)[:FINGERPRINT_DIGITS], ndim, captured)
+            return Closest(change.to(torch.float32), digits, rounded, weight.ndim, captured)
         c = project(change, weight, spectrum)
         delta = torch.maximum(c, -spectrum.sigma)
         lost = (c - delta).square()
@@ -115,7 +120,7 @@ def find_closest(
         rest = max(square - float(c.square().sum()), 0.0) + float(lost.sum())
         captured = Captured(name, square, rest, int((lost > 0).sum()), float(lost.sum()))
         left = approximate_rest(change, weight, spectrum, delta, rank) if rank and rest > 0 else None
-        return Closest(delta.to(torch.float32), spectrum.fingerprint[:FINGERPRINT_DIGITS], ndim, captured, left)
+        return Closest(delta.to(torch.float32), digits, rounded, weight.ndim, captured, left)
 
     return (cache or default_cache()).visit(weights, find, label, progress)
 

@@ -55,6 +55,10 @@ class MismatchError(SpectraError):
     """A shift that does not fit the model it is loaded into."""
 
 
+class RoundedCopyWarning(UserWarning):
+    """A shift is used on a copy of its base in another precision."""
+
+
 class CacheError(SpectraError):
     """The spectrum cache cannot be read or written."""
 

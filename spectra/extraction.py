@@ -19,7 +19,7 @@ from spectra.closest import Captured, Change, Closest, Factors, find_closest, su
 from spectra.errors import BaseError, MismatchError
 from spectra.formats.lora import ChangeFile, is_change_key, read_lora
 from spectra.generation import versions
-from spectra.metadata import JSON, ShiftMetadata
+from spectra.metadata import JSON, ROUNDED, ShiftMetadata
 from spectra.patterns import matching
 from spectra.pipeline import BaseLocation, find_base
 from spectra.progress import SILENT, Progress
@@ -112,6 +112,7 @@ def shift_of(found: Mapping[str, Closest], **described: object) -> SpectralShift
     metadata = ShiftMetadata(
         fingerprints={name: each.fingerprint for name, each in found.items()},
         ndims={name: each.ndim for name, each in found.items()},
+        rounded={dtype: {name: each.rounded[dtype] for name, each in found.items()} for dtype in ROUNDED},
         **described,  # type: ignore[arg-type]
     )
     return SpectralShift({name: each.delta.numpy() for name, each in found.items()}, metadata)

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 
+from spectra.copies import Kinship
 from spectra.errors import MismatchError
 from spectra.shift import SpectralShift
 
@@ -41,18 +42,18 @@ def check_weights(shift: SpectralShift, called: str, floats: Mapping[str, int]) 
             )
 
 
-def other_base(shift: SpectralShift, called: str, fingerprints: Mapping[str, str], dtype: str) -> str:
+def other_base(shift: SpectralShift, called: str, kinships: Mapping[str, Kinship], dtype: str) -> str:
     """What is to be said of a model whose weights are not those that a shift was trained on; empty if they are.
 
-    A shift means nothing in another basis: every weight must be the one that it was trained on.
+    A shift means nothing in another basis: every weight must be the one that it was trained on, but for rounding.
 
     Args:
         called: how messages call the shift.
-        fingerprints: of the model's weights, by name.
+        kinships: of the model's weights to the shift's, by name.
         dtype: of the model.
     """
     metadata = shift.metadata
-    other = [key for key in shift if not fingerprints[key].startswith(metadata.fingerprints[key])]
+    other = [key for key in shift if kinships[key] == "other"]
     if not other:
         return ""
     return (

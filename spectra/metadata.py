@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NoReturn, TypeAlias
+from typing import Literal, NoReturn, TypeAlias
 
 from spectra.errors import ShiftFileError
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+
+Rounded: TypeAlias = Literal["float16", "bfloat16"]
 
 FORMAT = "spectra-shift"
 VERSION = 1
@@ -25,11 +27,13 @@ RESHAPE = "first-dim"
 FINGERPRINT_DIGITS = 8
 """Hex digits kept of each weight's fingerprint: 32 bits tell which layer is wrong, all of them whether the base is."""
 
+ROUNDED: tuple[Rounded, ...] = ("float16", "bfloat16")
+"""The dtypes that bases are rounded to, in the order in which a copy is looked for."""
+
 ROUNDED_DIGITS = 4
 """Hex digits kept of the fingerprint of each weight's rounded copies; only all of them together decide anything."""
 
 _REQUIRED = ("format", "version", "base", "base_fingerprint", "base_dtype", "reshape", "fingerprints", "content_hash")
-_ROUNDED = ("float16", "bfloat16")
 _OPTIONAL = (
     "rounded_float16",
     "rounded_bfloat16",
@@ -114,7 +118,7 @@ def to_strings(metadata: ShiftMetadata) -> dict[str, str]:
         "base_dtype": metadata.base_dtype,
         "reshape": metadata.reshape,
         "fingerprints": _join(metadata.fingerprints),
-        **{f"rounded_{dtype}": _join(metadata.rounded.get(dtype, {})) for dtype in _ROUNDED},
+        **{f"rounded_{dtype}": _join(metadata.rounded.get(dtype, {})) for dtype in ROUNDED},
         "ndims": "".join(str(metadata.ndims[name]) for name in sorted(metadata.ndims)),
         "subset": metadata.subset,
         "settings": _dump("settings", dict(metadata.settings)) if metadata.settings else "",
@@ -173,7 +177,7 @@ def from_strings(strings: Mapping[str, str], names: Iterable[str]) -> ShiftMetad
         fingerprints=_split("fingerprints", strings["fingerprints"], ordered, FINGERPRINT_DIGITS),
         rounded={
             dtype: _split(f"rounded_{dtype}", strings[f"rounded_{dtype}"], ordered, ROUNDED_DIGITS)
-            for dtype in _ROUNDED
+            for dtype in ROUNDED
             if f"rounded_{dtype}" in strings
         },
         ndims=_split_ndims(strings.get("ndims", ""), ordered),

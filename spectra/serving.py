@@ -12,7 +12,6 @@ base's costs. The frozen weights are kept beside, and unloading puts the very sa
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +22,11 @@ import torch
 from torch import nn
 
 from spectra.adapter import claim, release
-from spectra.bindings import Binding, bind, check_plain, dtype_name
+from spectra.bindings import Binding, bind
 from spectra.cache import SpectrumCache
 from spectra.errors import MismatchError
-from spectra.families import Target, components, targets
-from spectra.fingerprint import fingerprint
-from spectra.fitting import check_weights, other_base
+from spectra.families import components
+from spectra.matching import check_base, match, original_spectra, warn_of_copies
 from spectra.progress import SILENT, Progress
 from spectra.samples import Samples
 from spectra.shift import SpectralShift
@@ -114,7 +112,8 @@ def load(
         pipe: a diffusers pipeline, a mapping of components, or a bare model, with plain weights in memory.
         shift: a shift or its file.
         name: to call it by; the file's stem by default.
-        strict: refuse a shift whose fingerprints are not this model's. False warns instead.
+        strict: refuse a shift whose fingerprints are not this model's. False warns instead. A copy of the shift's
+            base in another precision is never refused: a `RoundedCopyWarning` says what it changes.
 
     Returns:
         The name.
@@ -134,14 +133,17 @@ def load(
     if served is not None and name in served.shifts:
         raise MismatchError(f"a shift named {name!r} is loaded already; choose another name or unload it first")
     known = {} if served is None else served.bindings
-    chosen = _match(shift, name, models, known)
-    _check_base(shift, name, chosen, known, strict)
+    chosen = match(shift, name, models, known)
+    kinships = check_base(shift, name, chosen, known, strict)
     if served is None:
         touched = {part: model for part, model in models.items() if any(k.startswith(part + ".") for k in shift)}
         claim(touched, "serving")
         served = Served(touched)
     try:
-        fresh = bind((target for key, target in chosen.items() if key not in known), cache, progress)
+        unbound = {key: target for key, target in chosen.items() if key not in known}
+        originals = original_spectra(shift, unbound, kinships, cache, progress)
+        fresh = bind(unbound.values(), cache, progress, originals)
+        warn_of_copies(shift, name, kinships, {**known, **fresh})
         missing = {key.split(".")[0] for key in fresh} - set(served.models)
         more = {part: models[part] for part in missing}
         claim(more, "serving")
@@ -269,32 +271,3 @@ def unload(pipe: Any, name: str | None = None) -> None:
 
 def _find(models: Mapping[str, nn.Module]) -> Served | None:
     return next((_SERVED[model] for model in models.values() if model in _SERVED), None)
-
-
-def _match(
-    shift: SpectralShift, name: str, models: Mapping[str, nn.Module], known: Mapping[str, Binding]
-) -> dict[str, Target]:
-    """The model's weights that the shift names, all of them and of the right length."""
-    available = {target.name: target for target in targets(dict(models), ",".join(f"{part}.*" for part in models))}
-    available |= {key: binding.target for key, binding in known.items()}
-    check_weights(shift, name, {key: target.floats for key, target in available.items()})
-    return {key: available[key] for key in shift}
-
-
-def _check_base(
-    shift: SpectralShift, name: str, chosen: Mapping[str, Target], known: Mapping[str, Binding], strict: bool
-) -> None:
-    """Every weight must be the one that the shift was trained on."""
-    fingerprints = {}
-    for key, target in chosen.items():
-        check_plain(key, target.weight)
-        fingerprints[key] = known[key].fingerprint if key in known else fingerprint(target.weight)
-    dtype = dtype_name(next(iter(chosen.values())).weight.dtype)
-    said = other_base(shift, name, fingerprints, dtype)
-    if said and strict:
-        remedy = (
-            "load that base" if dtype == shift.metadata.base_dtype else f"load that base in {shift.metadata.base_dtype}"
-        )
-        raise MismatchError(f"{said}; {remedy}, or pass strict=False if it is the same base rounded")
-    if said:
-        warnings.warn(said, stacklevel=3)

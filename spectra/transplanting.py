@@ -17,7 +17,7 @@ from spectra.closest import Captured, delta_weight, find_closest, summed
 from spectra.errors import BaseError, MismatchError
 from spectra.extraction import shift_of
 from spectra.fingerprint import fingerprint
-from spectra.fitting import check_weights, floats_of, other_base
+from spectra.fitting import check_weights, floats_of
 from spectra.generation import versions
 from spectra.layers import change
 from spectra.pipeline import BaseLocation, find_base
@@ -137,9 +137,12 @@ def _old_weights(shift: SpectralShift, source: str | None, called: str) -> FileW
     parts = base_weights(location, components, dtype=getattr(torch, metadata.base_dtype))
     old = reduce(FileWeights.joined, parts.values()).only(shift.__contains__)
     check_weights(shift, called, {name: floats_of(old.shape(name)) for name in old})
-    said = other_base(shift, called, {name: fingerprint(old[name]) for name in shift}, metadata.base_dtype)
-    if said:
-        raise MismatchError(f"{said}; give the base it was trained on with --from")
+    for name in shift:
+        if not fingerprint(old[name], name=name).startswith(metadata.fingerprints[name]):
+            raise MismatchError(
+                f"shift {called!r} was not trained on {location.name} in {metadata.base_dtype}: {name} is another weight "
+                "there; give the very base it was trained on with --from, not a rounded copy of it"
+            )
     return old
 
 

@@ -65,11 +65,11 @@ class FileWeights(Mapping[str, "Tensor"]):
 
     def __init__(self, places: Mapping[str, Sequence[Place]], dtype: torch.dtype | None = None) -> None:
         self.places = dict(places)
-        self.dtype = dtype
+        self._dtype = dtype
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self.places[name][0].read()
-        return tensor if self.dtype is None else tensor.to(self.dtype)
+        return tensor if self._dtype is None else tensor.to(self._dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
@@ -81,9 +81,13 @@ class FileWeights(Mapping[str, "Tensor"]):
         """The shape of a tensor, from the header alone."""
         return self.places[name][0].shape
 
+    def dtype(self, name: str) -> str:
+        """Torch's name of the dtype that the tensor has when it is read, such as "float16"."""
+        return self.places[name][0].entry.dtype if self._dtype is None else str(self._dtype).removeprefix("torch.")
+
     def only(self, wanted: Callable[[str], bool]) -> FileWeights:
         """Those of the tensors whose name is wanted."""
-        return FileWeights({name: places for name, places in self.places.items() if wanted(name)}, self.dtype)
+        return FileWeights({name: places for name, places in self.places.items() if wanted(name)}, self._dtype)
 
     def matrices(self) -> FileWeights:
         """Those with two or more dimensions, which have a spectrum."""
@@ -91,7 +95,7 @@ class FileWeights(Mapping[str, "Tensor"]):
 
     def joined(self, other: FileWeights) -> FileWeights:
         """These and another component's."""
-        return FileWeights({**self.places, **other.places}, self.dtype)
+        return FileWeights({**self.places, **other.places}, self._dtype)
 
 
 def base_weights(
@@ -160,7 +164,7 @@ def weights_of(tensors: FileWeights) -> FileWeights:
         if key.endswith(".weight"):
             component, _, path = key.removesuffix(".weight").partition(".")
             places.setdefault(weight_name(component, _TIED.get(path, path)), []).extend(at)
-    return FileWeights(places, tensors.dtype)
+    return FileWeights(places, tensors._dtype)
 
 
 def _called(base: str | BaseLocation) -> str:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 import spectra
 from spectra.baking import Baked, NamedShift, bake
-from spectra.errors import BaseError, MismatchError, OutputError
+from spectra.cache import SpectrumCache
+from spectra.errors import BaseError, MismatchError, OutputError, RoundedCopyWarning
 from spectra.pipeline import load_pipeline
 from spectra.shift_file import write_shift
 from spectra.tensor_files import read_entries, read_rows
@@ -122,6 +123,25 @@ def test_rounded_once_to_the_file_s_dtype(
         # The nearest number of that type, but where float32's own rounding decides between two.
         apart = (weight.float() - exact).abs() / (exact.abs() * torch.finfo(dtype).eps).clamp_min(1e-7)
         assert apart.max() < 0.51, name
+
+
+def test_a_rounded_copy_of_the_base_takes_the_original_s_singular_vectors(
+    base: Path, shifts: list[NamedShift], tmp_path: Path
+) -> None:
+    pipe = load_pipeline(str(base)).to(dtype=torch.float16)
+    pipe.save_pretrained(tmp_path / "half")
+    with pytest.warns(RoundedCopyWarning, match="with the original's singular vectors"):
+        done = bake_files(tmp_path / "half", shifts[:1], tmp_path / "out")
+    assert done.dtypes == ("float16",)
+    original = load_pipeline(str(base))
+    expected = state_of(served(components(original), shifts[:1]))
+    found = state_of(components(load_pipeline(str(tmp_path / "out"))))
+    for name in shifts[0].shift:
+        key = f"{name}.weight"
+        error = (found[key].float() - expected[key]).norm() / expected[key].norm()
+        assert error < 2**-10, key
+    with pytest.warns(RoundedCopyWarning, match="not in use"):
+        bake_files(tmp_path / "half", shifts[:1], tmp_path / "else", cache=SpectrumCache(tmp_path / "cache"))
 
 
 def test_a_variant_alone_is_baked(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_what_was_baked_comes_back(base: Path, shift: SpectralShift, tmp_path: P
     assert (found.others, found.total.clipped) == ((), 0)
     assert found.shift.metadata.fingerprints == shift.metadata.fingerprints
     assert found.shift.metadata.ndims == shift.metadata.ndims
+    assert found.shift.metadata.rounded == shift.metadata.rounded
     pipe = tiny_base.build()
     spectra.load(pipe, found.shift, name="x")  # its fingerprints are the base's
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from spectra.errors import FormatError
-from spectra.formats.changes import METHODS, Parts, change
+from spectra.formats.changes import METHODS, Parts, delta_weight
 from spectra.formats.names import aliases
 
 _SUFFIXES = {
@@ -72,7 +72,7 @@ class ChangeFile(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         keys = self._keys[name]
         parts = {part: self._file.get_tensor(key).to(torch.float32) for part, key in keys.items()}
-        delta, rank = change(parts)
+        delta, rank = delta_weight(parts)
         if not torch.isfinite(delta).all():
             raise FormatError(f"{self.path}: {name}: its values are not finite; fetch or make the file again")
         return delta * _scale(parts, rank, next(iter(keys.values())), self._config)
