@@ -40,6 +40,7 @@ MODULES: Mapping[str, str] = {
     "gpu": "spectra.benchmarks.gpu",
     "concepts": "spectra.benchmarks.concepts",
     "library": "spectra.benchmarks.library",
+    "extract": "spectra.benchmarks.extract",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
 

@@ -24,6 +24,8 @@ COMMANDS = (
     "merge",
     "adjust",
     "bake",
+    "extract",
+    "transplant",
     "pack",
     "verify",
     "bench",
