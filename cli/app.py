@@ -22,6 +22,7 @@ COMMANDS = (
     "inspect",
     "diff",
     "bake",
+    "convert",
     "pack",
     "verify",
     "bench",
