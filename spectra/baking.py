@@ -164,8 +164,8 @@ def _check(
     prints = {name: _fingerprints(weights, name, metadata.base_dtype) for name in sorted(digits)}
     progress.start("checking", len(prints))
     try:
-        for each in prints.values():
-            each.digits()
+        for weight in prints.values():
+            weight.digits()
             progress.advance()
     finally:
         progress.finish()
