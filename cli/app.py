@@ -26,6 +26,7 @@ COMMANDS = (
     "bake",
     "extract",
     "transplant",
+    "convert",
     "pack",
     "verify",
     "bench",
