@@ -36,7 +36,7 @@ def draw_difference(every: Sequence[Difference], total: Difference, title: str) 
 
 
 def _draw_cosines(axes: Axes, every: Sequence[Difference], total: Difference, place: dict[str, str]) -> None:
-    known = [part for part in every if part.cosine is not None]
+    known = {part.name: part.cosine for part in every if part.cosine is not None}
     levels = {label: i for i, label in enumerate(dict.fromkeys(place.values()))}
     axes.axvline(0, color="0.6", lw=0.8)
     if total.mean_cosine is not None:
@@ -44,17 +44,10 @@ def _draw_cosines(axes: Axes, every: Sequence[Difference], total: Difference, pl
     for row in range(0, len(levels), 2):
         axes.axhspan(row - 0.5, row + 0.5, color="0.96", lw=0, zorder=-1)
     # Dots of one row are spread over its height, in the order of their names.
-    spread = {name: 0.3 * np.sin(2.4 * i) for i, name in enumerate(part.name for part in known)}
-    axes.scatter(
-        [part.cosine for part in known],
-        [levels[place[part.name]] + spread[part.name] for part in known],
-        s=14,
-        color=[KIND_COLOURS[kind(part.name)] for part in known],
-        edgecolor="white",
-        lw=0.3,
-        zorder=2,
-    )
-    widest = 1.1 * max((abs(part.cosine or 0.0) for part in known), default=1.0)
+    heights = [levels[place[name]] + 0.3 * np.sin(2.4 * i) for i, name in enumerate(known)]
+    colours = [KIND_COLOURS[kind(name)] for name in known]
+    axes.scatter(list(known.values()), heights, s=14, color=colours, edgecolor="white", lw=0.3, zorder=2)
+    widest = 1.1 * max(map(abs, known.values()), default=0.0) or 1.0
     mean = "" if total.mean_cosine is None else f" (mean {total.mean_cosine:.3f})"
     axes.set(title=f"How alike they are: cosine, weight by weight{mean}", xlim=(-widest, widest))
     axes.tick_params(left=False, labelleft=False)

@@ -37,7 +37,7 @@ def draw_shift(shift: SpectralShift, sigmas: Sigmas, title: str) -> Figure:
     squares = {name: float(np.square(change).sum()) for name, change in moved.items()}
     figure = new_figure(10, max(height(len(set(rows(squares).values()))), 4.8))
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.1))
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.1))[0]
     axes = left.subplots()
     draw_energy(axes, squares, "Where it acts: share of ‖ΔW‖²")
     left.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
