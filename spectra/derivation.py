@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,25 +29,7 @@ def derive(
         MismatchError: two parents were trained on different bases.
         ShiftFileError: a delta that is none (see `SpectralShift`).
     """
-    check_same_base(parents)
-    fingerprints: dict[str, str] = {}
-    ndims: dict[str, int] = {}
-    for parent in parents:
-        fingerprints |= parent.metadata.fingerprints
-        ndims |= parent.metadata.ndims
-    told = all(name in ndims for name in deltas)
-    metadata = ShiftMetadata(
-        base=_agreed([parent.metadata.base for parent in parents]) or parents[0].metadata.base,
-        fingerprints={name: fingerprints[name] for name in deltas},
-        base_dtype=parents[0].metadata.base_dtype,
-        reshape=parents[0].metadata.reshape,
-        ndims={name: ndims[name] for name in deltas} if told else {},
-        subset=_agreed([parent.metadata.subset for parent in parents]),
-        licence=_agreed([parent.metadata.licence for parent in parents]),
-        parents=lineage(parents),
-        recipe=recipe,
-    )
-    return SpectralShift(deltas, metadata)
+    return SpectralShift(deltas, Ancestry(parent.metadata for parent in parents).metadata(deltas, recipe))
 
 
 def check_same_base(shifts: Sequence[SpectralShift]) -> None:
@@ -56,37 +38,80 @@ def check_same_base(shifts: Sequence[SpectralShift]) -> None:
     Raises:
         MismatchError: it is not, or their bases are of different precision.
     """
-    first = shifts[0]
-    seen: dict[str, tuple[str, SpectralShift]] = {}
-    for shift in shifts:
+    Ancestry(shift.metadata for shift in shifts)
+
+
+class Ancestry:
+    """What the parents of one shift have in common, told one after the other; of each very little is kept."""
+
+    def __init__(self, parents: Iterable[ShiftMetadata] = ()) -> None:
+        self._first: ShiftMetadata | None = None
+        self._fingerprints: dict[str, tuple[str, str]] = {}  # by weight name: its digits, and whose base they are of
+        self._ndims: dict[str, int] = {}
+        self._rounded: dict[str, dict[str, str]] = {}  # by dtype, then by weight name
+        self._bases: dict[str, None] = {}
+        self._subsets: dict[str, None] = {}
+        self._licences: dict[str, None] = {}
+        self._hashes: dict[str, None] = {}
+        for parent in parents:
+            self.add(parent)
+
+    def add(self, parent: ShiftMetadata) -> None:
+        """Takes one more parent in.
+
+        Raises:
+            MismatchError: it was trained on another base than those before, or in another precision.
+        """
+        first = self._first = self._first or parent
+        called = parent.base or "an unnamed base"
         for field in ("base_dtype", "reshape"):
-            mine, other = getattr(shift.metadata, field), getattr(first.metadata, field)
+            mine, other = getattr(parent, field), getattr(first, field)
             if mine != other:
                 raise MismatchError(
-                    f"these shifts belong to different bases: {_called(first)} in {other}, {_called(shift)} in {mine}; "
-                    "carry one over to the other's base first (spectra transplant)"
+                    f"these shifts belong to different bases: {first.base or 'an unnamed base'} in {other}, {called} "
+                    f"in {mine}; carry one over to the other's base first (spectra transplant)"
                 )
-        for name, digits in shift.metadata.fingerprints.items():
-            known, whose = seen.setdefault(name, (digits, shift))
+        for name, digits in parent.fingerprints.items():
+            known, whose = self._fingerprints.setdefault(name, (digits, called))
             if known != digits:
                 raise MismatchError(
-                    f"these shifts belong to different bases: {name} is another weight in {_called(whose)} than in "
-                    f"{_called(shift)}; carry one over to the other's base first (spectra transplant)"
+                    f"these shifts belong to different bases: {name} is another weight in {whose} than in {called}; "
+                    "carry one over to the other's base first (spectra transplant)"
                 )
+        self._ndims.update(parent.ndims)
+        for dtype, digits in parent.rounded.items():
+            self._rounded.setdefault(dtype, {}).update(digits)
+        self._bases[parent.base] = self._subsets[parent.subset] = self._licences[parent.licence] = None
+        self._hashes |= dict.fromkeys((parent.content_hash,) if parent.content_hash else parent.parents)
+
+    @property
+    def ndims(self) -> Mapping[str, int]:
+        """How many dimensions each weight has, where some parent told it."""
+        return self._ndims
+
+    def metadata(self, names: Iterable[str], recipe: JSON) -> ShiftMetadata:
+        """What their child says of itself; `names` are the weights that it shifts."""
+        if self._first is None:
+            raise ValueError("expected at least one parent")
+        chosen = sorted(names)
+        return ShiftMetadata(
+            base=_agreed(self._bases) or self._first.base,
+            fingerprints={name: self._fingerprints[name][0] for name in chosen},
+            base_dtype=self._first.base_dtype,
+            reshape=self._first.reshape,
+            ndims={name: self._ndims[name] for name in chosen} if self._ndims.keys() >= set(chosen) else {},
+            rounded={
+                dtype: {name: digits[name] for name in chosen}
+                for dtype, digits in self._rounded.items()
+                if digits.keys() >= set(chosen)
+            },
+            subset=_agreed(self._subsets),
+            licence=_agreed(self._licences),
+            parents=tuple(self._hashes),
+            recipe=recipe,
+        )
 
 
-def lineage(parents: Sequence[SpectralShift]) -> tuple[str, ...]:
-    """Content hashes of the parents, each once, in order."""
-    found: dict[str, None] = {}
-    for parent in parents:
-        own = (parent.metadata.content_hash,) if parent.metadata.content_hash else parent.metadata.parents
-        found |= dict.fromkeys(own)
-    return tuple(found)
-
-
-def _agreed(values: Sequence[str]) -> str:
-    return values[0] if len(set(values)) == 1 else ""
-
-
-def _called(shift: SpectralShift) -> str:
-    return shift.metadata.base or "an unnamed base"
+def _agreed(values: Iterable[str]) -> str:
+    found = list(values)
+    return found[0] if len(found) == 1 else ""

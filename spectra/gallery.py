@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from spectra.generation import Sampling, draw, file_name, read_prompts, requests
 from spectra.outputs import check_ours
 from spectra.pipeline import find_base, load_pipeline
 from spectra.progress import SILENT, Progress
+from spectra.scaled_files import parse_shift
 from spectra.sheet import Section, contact_sheet
 from spectra.shift import SpectralShift
 from spectra.shift_file import read_shift
@@ -109,26 +109,6 @@ def generate(
         "seconds": round(time.perf_counter() - began, 3),
         "pictures": listed,
     }
-
-
-def parse_shift(text: str) -> tuple[Path, float]:
-    """`FILE` or `FILE:SCALE` as a path and a scale (1 by default). A file whose name holds a colon is found first.
-
-    Raises:
-        InputError: no such file, or a scale that is no finite number.
-    """
-    if Path(text).is_file():
-        return Path(text), 1.0
-    file, colon, number = text.rpartition(":")
-    if not colon or not Path(file).is_file():
-        raise InputError(f"--shift {text}: no such file; expected FILE or FILE:SCALE")
-    try:
-        scale = float(number)
-    except ValueError:
-        scale = math.nan
-    if not math.isfinite(scale):
-        raise InputError(f"--shift {text}: expected a number after the colon, got {number!r}")
-    return Path(file), scale
 
 
 def _activate(pipe: Any, shifts: Sequence[tuple[Path, float, SpectralShift]], progress: Progress) -> None:

@@ -158,7 +158,7 @@ def read_entry(path: Path) -> Entry | None:
         fingerprint = strings["base_fingerprint"]
     else:  # laid out by another writer, of another version, or damaged: looked at closely
         header = read_header(path)
-        metadata = replace(header.metadata, fingerprints={}, ndims={})
+        metadata = replace(header.metadata, fingerprints={}, ndims={}, rounded={})
         precision, weights, floats = header.precision, len(header.lengths), sum(header.lengths.values())
         fingerprint = header.metadata.base_fingerprint
     return Entry(path, status.st_size, status.st_mtime, precision, weights, floats, fingerprint, metadata)

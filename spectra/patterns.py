@@ -19,6 +19,15 @@ TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 """The parts of a pipeline that can carry a shift, by the names diffusers gives them."""
 
 
+def weight_name(component: str, path: str) -> str:
+    """The name of the weight of the module at `path`.
+
+    transformers 4 nests a CLIP text model one level deeper than 5 does; a shift's names must not depend on it.
+    """
+    path = path.removeprefix("text_model.")
+    return f"{component}.{path}" if path else component
+
+
 @dataclass(frozen=True)
 class Subset:
     """A named set of weights: of which components, and which of their paths and dimensions."""
@@ -64,6 +73,8 @@ SUBSETS: dict[str, Subset] = {
 def matcher(item: str) -> Callable[[str, str, int], bool]:
     """Whether a weight, given as component, module path and number of dimensions, is meant by one subset or pattern.
 
+    A pattern means whole names; the name of a block, such as `unet.up_blocks.1`, means all that is inside.
+
     Raises:
         TargetError: neither the name of a subset nor a pattern.
     """
@@ -75,7 +86,8 @@ def matcher(item: str) -> Callable[[str, str, int], bool]:
             f"unknown target {item!r}{f', did you mean {near[0]!r}?' if near else ''}; expected one of "
             f"{', '.join(SUBSETS)}, or a pattern such as 'unet.*attn2*'"
         )
-    return lambda component, path, _: fnmatch.fnmatchcase(f"{component}.{path}", item)
+    whole = re.compile(f"({fnmatch.translate(item)})|({re.escape(item)}\\..*)")
+    return lambda component, path, _: whole.fullmatch(f"{component}.{path}") is not None
 
 
 def matching(names: Iterable[str], pattern: str, ndims: Mapping[str, int] | None = None) -> tuple[str, ...]:
@@ -83,7 +95,8 @@ def matching(names: Iterable[str], pattern: str, ndims: Mapping[str, int] | None
 
     Args:
         names: of weights, such as a shift's.
-        pattern: subset names and glob patterns, separated by commas (`unet-ca,text-encoder`, `unet.up_blocks.1.*`).
+        pattern: subset names, blocks and glob patterns, separated by commas (`unet-ca,text-encoder`,
+            `unet.up_blocks.1`, `unet.*norm*`).
         ndims: dimensions of each weight, such as `shift.metadata.ndims`; for subsets that go by them.
 
     Raises:

@@ -22,7 +22,7 @@ from spectra.metadata import FINGERPRINT_DIGITS, JSON, ShiftMetadata
 __all__ = ["FINGERPRINT_DIGITS", "JSON", "Delta", "Precision", "ShiftMetadata", "SpectralShift", "check_finite"]
 
 Delta: TypeAlias = npt.NDArray[np.float32]
-Precision: TypeAlias = Literal["float32", "float16"]
+Precision: TypeAlias = Literal["float32", "float16", "packed"]
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+")
 
@@ -35,7 +35,8 @@ class SpectralShift(Mapping[str, Delta]):
 
     Attributes:
         metadata: where it comes from and what it fits.
-        precision: that its values had in the file they were read from.
+        precision: that its values had in the file they were read from; "packed" if they were rounded to an error
+            that `metadata.recipe` tells.
     """
 
     __slots__ = ("_deltas", "metadata", "precision")
@@ -68,8 +69,12 @@ class SpectralShift(Mapping[str, Delta]):
             raise ShiftFileError(
                 f"expected one base fingerprint per delta, but {odd[0]} has only one of the two ({len(odd)} such names)"
             )
-        if metadata.ndims and metadata.ndims.keys() != self._deltas.keys():
-            raise ShiftFileError("expected the dimensions of every weight or of none, got those of some")
+        for what, known in (
+            ("dimensions", metadata.ndims),
+            *(("rounded copies", d) for d in metadata.rounded.values()),
+        ):
+            if known and known.keys() != self._deltas.keys():
+                raise ShiftFileError(f"expected the {what} of every weight or of none, got those of some")
         for name, digits in metadata.fingerprints.items():
             if not re.fullmatch(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}", digits):
                 raise ShiftFileError(

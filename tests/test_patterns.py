@@ -22,6 +22,7 @@ NDIMS = {
         ("unet-ca-kv", {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"}),
         ("unet-4d", {"unet.conv_in"}),
         ("*norm*", {"unet.conv_norm_out", "text_encoder.final_layer_norm"}),
+        ("unet.mid_block", {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"}),
         ("unet-4d, text-encoder", {"unet.conv_in", "text_encoder.final_layer_norm"}),
     ],
 )
@@ -33,6 +34,7 @@ def test_names_are_matched(pattern: str, expected: set[str]) -> None:
     ("pattern", "ndims", "said"),
     [
         ("unet.conv_im", NDIMS, "matches none of 4 weights; the nearest is 'unet.conv_in'"),
+        ("unet.mid_bloc", NDIMS, "matches none"),
         ("unett", NDIMS, "did you mean 'unet'"),
         ("unet-2d", {}, "goes by the dimensions of weights"),
         ("transformer", NDIMS, "matches none"),

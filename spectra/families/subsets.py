@@ -11,8 +11,9 @@ from torch import nn
 
 from spectra.errors import TargetError
 from spectra.families.components import components
+from spectra.fitting import floats_of
 from spectra.operators import has_spectrum
-from spectra.patterns import matcher
+from spectra.patterns import matcher, weight_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +33,7 @@ class Target:
     @property
     def floats(self) -> int:
         """Length of this weight's delta."""
-        if self.weight.ndim == 1:
-            return self.weight.shape[0]
-        rows = self.weight.shape[0]
-        return min(rows, self.weight.numel() // max(rows, 1))
+        return floats_of(self.weight.shape)
 
 
 def targets(pipe: Any, pattern: str = "denoiser") -> tuple[Target, ...]:
@@ -80,10 +78,9 @@ def _weights(model: nn.Module, component: str, holds: Callable[[str, str, int], 
         weight = module._parameters.get("weight")
         if weight is None or not (weight.ndim == 1 or has_spectrum(module)):
             continue
-        # transformers 4 nests a CLIP text model one level deeper than 5 does; a shift's names must not depend on it.
-        holders.setdefault(id(weight), (path.removeprefix("text_model."), []))[1].append(module)
+        holders.setdefault(id(weight), (weight_name(component, path), []))[1].append(module)
     return [
-        Target(f"{component}.{path}" if path else component, tuple(modules), modules[0]._parameters["weight"])  # type: ignore[arg-type]
-        for path, modules in holders.values()
-        if holds(component, path, modules[0]._parameters["weight"].ndim)  # type: ignore[union-attr]
+        Target(name, tuple(modules), modules[0]._parameters["weight"])  # type: ignore[arg-type]
+        for name, modules in holders.values()
+        if holds(component, name.removeprefix(component + "."), modules[0]._parameters["weight"].ndim)  # type: ignore[union-attr]
     ]

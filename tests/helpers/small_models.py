@@ -122,6 +122,17 @@ def clip_text() -> tuple[nn.Module, Call]:
     return model, lambda: model(tokens).last_hidden_state
 
 
+def text_encoder(width: int, projected: bool = False) -> nn.Module:
+    """A CLIP text encoder of SDXL's or SD3's kinds, with a projection or without."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=20, hidden_size=width, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=7, projection_dim=12,
+    )  # fmt: skip
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+
+
 def t5_encoder() -> tuple[nn.Module, Call]:
     """SD3's and Flux's second text encoder; its embedding table is tied."""
     from transformers import T5Config, T5EncoderModel
