@@ -39,6 +39,7 @@ MODULES: Mapping[str, str] = {
     "roofline": "spectra.benchmarks.roofline",
     "gpu": "spectra.benchmarks.gpu",
     "concepts": "spectra.benchmarks.concepts",
+    "unmix": "spectra.benchmarks.unmix",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
 
