@@ -41,6 +41,7 @@ MODULES: Mapping[str, str] = {
     "concepts": "spectra.benchmarks.concepts",
     "library": "spectra.benchmarks.library",
     "extract": "spectra.benchmarks.extract",
+    "unmix": "spectra.benchmarks.unmix",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
 
