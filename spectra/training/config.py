@@ -23,7 +23,7 @@ class TrainConfig:
     Attributes:
         base: folder, single-file checkpoint or hub id; empty for the embedded base.
         subject: name of an embedded subject, instead of `images`; empty with `images`.
-        images: folder of instance pictures.
+        images: folder of instance pictures, or one picture.
         prompt: instance prompt, with a rare token for the subject ("a photo of a sks dog").
         class_prompt: the same without the token; needed for prior preservation.
         class_images: folder of class pictures, instead of those the base would draw.

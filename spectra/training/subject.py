@@ -69,7 +69,7 @@ def read_subject(config: TrainConfig) -> Subject:
     """
     if config.images:
         paths = find_pictures(Path(config.images))
-        return Subject(Path(config.images).resolve().name, tuple(map(read_picture, paths)), tuple(map(str, paths)))
+        return Subject(default_name(config), tuple(map(read_picture, paths)), tuple(map(str, paths)))
     from spectra.base.subjects import instance_pictures
 
     known = find_subject(config.subject)
@@ -78,6 +78,8 @@ def read_subject(config: TrainConfig) -> Subject:
 
 
 def default_name(config: TrainConfig) -> str:
-    """What the output folder of a settled configuration is called where none is given: "fox"."""
-    name = Path(config.images).resolve().name if config.images else find_subject(config.subject).concept
+    """What a settled configuration learns, as the output folder is called where none is given: "fox"."""
+    path = Path(config.images).resolve()
+    named = path.stem if path.is_file() else path.name
+    name = named if config.images else find_subject(config.subject).concept
     return name.replace(" ", "-") or "subject"
