@@ -31,6 +31,9 @@ INDEX = "edit.json"
 
 TRAINING = "training"
 
+UNEDITED = "unedited.png"
+"""What is drawn from the caption's inversion, at guidance 1."""
+
 
 def edit(
     order: EditOrder, out: Path, *, force: bool = False, device: str = "", progress: Progress = SILENT
@@ -39,9 +42,8 @@ def edit(
 
     Args:
         order: the picture, and what is wanted of it.
-        out: the folder: a PNG per picture with its settings inside, `sheet.png`, `edit.json`, and the folder
-            `training` with the shift, where it was trained here. Where drawing is interrupted, that folder stays as
-            `<out>.training`.
+        out: the folder: a PNG per picture with its settings inside, `unedited.png`, `sheet.png`, `edit.json`, and
+            `training/` with the shift, where it was trained here. An interrupted edit leaves that in `<out>.training`.
         force: replace the folder of an earlier edit.
         device: such as "cuda"; a GPU if there is one, by default.
         progress: told of each part of the work.
@@ -73,6 +75,7 @@ def edit(
     report: dict[str, Any] = {
         "folder": str(out),
         "sheet": str(out / "sheet.png"),
+        "unedited": str(out / UNEDITED),
         "shift": str(order.shift or out / TRAINING / Path(summary.shift).name),
     }
     with atomic_folder(out, force=force) as temporary:
@@ -82,6 +85,7 @@ def edit(
             "inversions": [each.as_dict() for each in inversions],
             "pictures": _write(edited, order, shift, Path(report["shift"]).name, location.name, temporary),
         }
+        inversions[0].picture.save(temporary / UNEDITED)
         _sheet(order, session, depth, inversions[0], edited).save(temporary / "sheet.png")
         if summary is not None:
             shutil.copytree(summary.folder, temporary / TRAINING)
