@@ -32,6 +32,7 @@ MODULES: Mapping[str, str] = {
     "exact": "spectra.benchmarks.exact",
     "kernels": "spectra.benchmarks.kernels",
     "subjects": "spectra.benchmarks.subjects",
+    "editing": "spectra.benchmarks.editing",
     "flops": "spectra.benchmarks.flops",
     "memory": "spectra.benchmarks.memory",
     "step": "spectra.benchmarks.step",

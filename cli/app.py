@@ -16,6 +16,8 @@ from spectra.errors import SpectraError
 COMMANDS = (
     "train",
     "generate",
+    "edit",
+    "mix",
     "subjects",
     "decompose",
     "cache",

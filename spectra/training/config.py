@@ -39,7 +39,7 @@ class TrainConfig:
         subjects: two to four subjects for one shift, instead of `subject` or `images`: "DIR=PROMPT" each, with the
             subject's own special word in brackets ("a photo of a [V1] dog"), or the name of an embedded one. The
             class prompts are the same without that word.
-        images: folder of instance pictures.
+        images: folder of instance pictures, or one picture.
         prompt: instance prompt, with a rare token for the subject ("a photo of a sks dog").
         class_prompt: the same without the token; needed for prior preservation.
         class_images: folder of class pictures, instead of those the base would draw.

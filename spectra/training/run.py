@@ -113,7 +113,7 @@ class Training:
             # It would blacken class and validation pictures at random, and takes a gigabyte.
             self.pipe.register_modules(safety_checker=None)
         self.family = denoise_family(self.pipe)
-        self.resolution = _resolution(self.pipe, self.config)
+        self.resolution = resolution_of(self.pipe, self.config)
         self.boards = [Board(each.config.tensorboard) for each in checked]
         self.adapter: Any = None
         self.maps: AttentionMaps | None = None
@@ -302,7 +302,7 @@ def _summary(checked: Checked, written: Mapping[str, Any], **measured: Any) -> S
     )
 
 
-def _resolution(pipe: Any, config: TrainConfig) -> int:
+def resolution_of(pipe: Any, config: TrainConfig) -> int:
     """Pixels of the training pictures' side.
 
     Raises:
