@@ -11,9 +11,10 @@ import typer
 
 from spectra.cli import output
 from spectra.cli.listing import described, drawn, listed, show_list, show_tree
-from spectra.cli.tables import facts, percent, show, table
+from spectra.cli.tables import facts, percent, short_names, show, table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
     from spectra.inspection import Part
@@ -89,8 +90,11 @@ def register(app: typer.Typer) -> None:
 def _inspect_file(file: Path, *, layers: bool, plot: Path | None, force: bool, json: bool) -> None:
     from spectra import inspection
     from spectra.packing.arrays import stated_error
+    from spectra.plots import style
     from spectra.shift_file import read_shift
 
+    if plot is not None:
+        style.check(plot, force=force)
     shift = read_shift(file)
     found = {
         "file": str(file),
@@ -104,7 +108,19 @@ def _inspect_file(file: Path, *, layers: bool, plot: Path | None, force: bool, j
         "kinds": [asdict(part) for part in inspection.grouped(shift, inspection.kind)],
         "layers": [asdict(part) for part in inspection.layers(shift)],
     }
+    if plot is not None:
+        style.write(lambda: _draw(shift, file), plot, force=force)
     output.result(found, json=json, human=lambda console: show(console, *_tables(shift, found, layers)))
+
+
+def _draw(shift: SpectralShift, file: Path) -> Figure:
+    from spectra.plots.shift import draw_shift
+    from spectra.plots.style import shown
+    from spectra.sigmas import read_sigmas
+
+    prompt = shift.metadata.settings.get("prompt")
+    about = f"“{prompt}”, " if isinstance(prompt, str) else ""
+    return draw_shift(shift, read_sigmas(shift.metadata), shown(f"{file.stem}: {about}{shift.floats:,} floats"))
 
 
 def _inspect_folders(
@@ -120,12 +136,17 @@ def _inspect_folders(
     json: bool,
 ) -> None:
     from spectra import library, lineage
+    from spectra.plots import style
 
+    if plot is not None:
+        style.check(plot, force=force)
     held = library.scan(paths, output.progress())
     chosen = library.arrange(library.select(held.entries, **filters), sort)
     if parent:
         made = {entry.path for entry in lineage.descendants(held.entries, lineage.find_hash(held.entries, parent))}
         chosen = tuple(entry for entry in chosen if entry.path in made)
+    if plot is not None:
+        style.write(lambda: _draw_alike([entry.path for entry in chosen]), plot, force=force)
     found = listed(held, chosen)
     root = paths[0] if len(paths) == 1 else Path()
     if not tree:
@@ -139,6 +160,14 @@ def _inspect_folders(
         json=json,
         human=lambda console: show_tree(console, held, branches, len(chosen), root),
     )
+
+
+def _draw_alike(files: list[Path]) -> Figure:
+    from spectra.diffing import correlate, read_changes
+    from spectra.plots.correlation import check_count, draw_correlation
+
+    check_count(len(files))
+    return draw_correlation(correlate(read_changes(files)[1]), short_names(files))
 
 
 def _portability(shift: SpectralShift) -> str:
