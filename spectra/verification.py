@@ -131,7 +131,7 @@ def _compare(file: Path, shift: SpectralShift, base: BaseFingerprints) -> Verdic
         return Verdict(file, False, str(error), {})
     prints = {name: base.of(name) for name in shift}
     kinships = {name: each.kinship(metadata, name) for name, each in prints.items()}
-    counts, dtype = Counter(kinships.values()), next(iter(prints.values())).dtype
+    counts, dtype = Counter[str](kinships.values()), next(iter(prints.values())).dtype
     said = other_base(shift, file.stem, kinships, dtype)
     if said:
         return Verdict(file, False, said, counts)
