@@ -118,6 +118,7 @@ def test_many_files_are_not_all_listed(tmp_path: Path, spectra_cli: Callable[...
     paths = [tmp_path / f"{seed}.safetensors" for seed in range(13)]
     for seed, path in enumerate(paths):
         write_shift(make(seed, "unet.conv_in"), path)
-    ran = spectra_cli("merge", *paths, "--dry-run")
+    ran = spectra_cli("merge", *paths, "-o", tmp_path / "all")
     assert "and 3 more" in ran.out
+    assert spectra_cli("inspect", tmp_path / "all").out.count("and 5 more") == 3  # parents, weights, shifts
     assert "\n12 " not in ran.out
