@@ -16,6 +16,8 @@ from spectra.errors import SpectraError
 COMMANDS = (
     "train",
     "generate",
+    "edit",
+    "mix",
     "subjects",
     "decompose",
     "cache",
@@ -24,6 +26,9 @@ COMMANDS = (
     "merge",
     "adjust",
     "bake",
+    "extract",
+    "transplant",
+    "convert",
     "pack",
     "verify",
     "bench",

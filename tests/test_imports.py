@@ -97,7 +97,7 @@ def test_a_right_import_is_not(folder: str, source: str) -> None:
         ("import spectra.merging, spectra.algebra, spectra.adjusting", "torch diffusers transformers rich typer"),
         ("from spectra.cli.app import main; main(['merge', '--list'])", "torch diffusers transformers"),
         ("from spectra.cli.app import main; main(['adjust', '--help'])", "torch numpy diffusers transformers"),
-        ("import spectra.library, spectra.lineage, spectra.diffing", "torch diffusers transformers matplotlib"),
+        ("import spectra.library, spectra.lineage, spectra.diffing, spectra.plots.shift", "torch diffusers matplotlib"),
         ("from spectra.cli.app import main; main(['diff', '--help'])", "torch numpy diffusers transformers"),
         ("import spectra.cache", "torch diffusers transformers"),
         ("import spectra.base, spectra.base.subjects", "torch diffusers transformers"),
