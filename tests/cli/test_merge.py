@@ -86,6 +86,9 @@ def test_recipes_are_saved_and_replayed(files: list[Path], spectra_cli: Callable
         (["dog", "style", "-o", "x", "--block-weights", "unet.mid_block=1"], "matches none of 5 weights"),
         (["dog", "style", "-o", "x", "--gamma", "0.1"], "add has no parameter 'gamma'"),
         (["dog", "style", "-o", "x", "--file-dtype", "int8"], "expected dtype 'float32' or 'float16'"),
+        (["dog", "style", "-o", "x", "--save-recipe", "r.txt"], "ends in .toml"),
+        (["dog", "style", "-o", "x", "--alpha", "nan"], "expected finite weights"),
+        (["dog", "style", "-o", "x", "--method", "ties", "--density", "nan"], "above 0, at most 1"),
         (["--recipe", "dog", "-o", "x"], "holds no recipe of a merge"),
     ],
 )
