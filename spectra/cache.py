@@ -191,9 +191,9 @@ class SpectrumCache:
         usage: Usage,
         label: str,
     ) -> dict[str, T]:
-        import torch
-
         from concurrent.futures import as_completed
+
+        import torch
 
         def one(name: str) -> tuple[str, T]:
             weight, spectrum = weights[name], None
