@@ -17,7 +17,8 @@ from torch import Tensor
 from spectra.cache import SpectrumCache
 from spectra.closest import Captured, Change, Closest, Factors, find_closest, summed
 from spectra.errors import BaseError, MismatchError
-from spectra.formats.lora import ChangeFile, is_change_key, read_lora
+from spectra.formats import holds_changes
+from spectra.formats.lora import ChangeFile, read_lora
 from spectra.formats.names import is_embedding
 from spectra.generation import versions
 from spectra.metadata import JSON, ROUNDED, ShiftMetadata
@@ -131,7 +132,7 @@ def is_lora(model: str) -> bool:
     path = Path(model)
     if path.is_dir():
         return not (path / "model_index.json").is_file() and not (path / "config.json").is_file()
-    return path.is_file() and path.suffix == ".safetensors" and any(map(is_change_key, read_entries(path)))
+    return path.is_file() and path.suffix == ".safetensors" and holds_changes(read_entries(path))
 
 
 @dataclass(frozen=True)
