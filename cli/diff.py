@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -15,6 +15,7 @@ from spectra.cli import output
 from spectra.cli.tables import NAME_WIDTH, facts, percent, short_names, show, table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
     from spectra.diffing import Changes, Difference
@@ -26,6 +27,9 @@ _EXAMPLE = (
 )
 _MOST = 5
 """Weights shown of those that moved most."""
+
+_Views: TypeAlias = "tuple[Callable[[int], list[Table]], Callable[[], Figure]]"
+"""What was found, as tables for a terminal of so many columns, and as a picture."""
 
 
 def register(app: typer.Typer) -> None:
@@ -51,32 +55,24 @@ def register(app: typer.Typer) -> None:
             raise typer.BadParameter("expected at least two files", param_hint="A B [C...]")
         if layers and len(files) > 2:
             raise typer.BadParameter("lists the weights of two files, not of several", param_hint="--layers")
-        shifts, changes, unknown = _read(files)
+        from spectra.diffing import read_changes
+        from spectra.plots import correlation, style
+
+        if plot is not None:
+            style.check(plot, force=force)
+            if len(files) > 2:
+                correlation.check_count(len(files))
+        shifts, changes, unknown = read_changes(files)
         found: dict[str, Any] = {
             "files": [_described(file, shift) for file, shift in zip(files, shifts, strict=True)],
-            "exact": unknown == 0,
-            "unknown_sigmas": unknown,
+            "exact": not unknown,
+            "unknown_sigmas": len(unknown),
         }
-        if len(files) == 2:
-            _two(found, changes, layers=layers, json=json)
-        else:
-            _several(found, changes, json=json)
-
-
-def _read(files: Sequence[Path]) -> tuple[list[SpectralShift], list[Changes], int]:
-    """The shifts, what they change, and for how many weights the singular values are not in the cache."""
-    from spectra import diffing
-    from spectra.shift_file import read_shift
-    from spectra.sigmas import Sigmas, read_sigmas
-
-    shifts = [read_shift(file) for file in files]
-    diffing.check_comparable({str(file): shift for file, shift in zip(files, shifts, strict=True)})
-    sigmas: Sigmas = {}
-    unknown: set[str] = set()
-    for shift in shifts:
-        sigmas |= read_sigmas(shift.metadata, shift.keys() - sigmas.keys())
-        unknown |= diffing.unclear(shift, sigmas)
-    return shifts, [diffing.changes(shift, sigmas) for shift in shifts], len(unknown)
+        compare = _compare_two if len(files) == 2 else _compare_several
+        tables, draw = compare(found, changes, layers=layers)
+        if plot is not None:
+            style.write(draw, plot, force=force)
+        output.result(found, json=json, human=lambda console: show(console, *tables(console.width)))
 
 
 def _described(file: Path, shift: SpectralShift) -> dict[str, Any]:
@@ -91,11 +87,11 @@ def _described(file: Path, shift: SpectralShift) -> dict[str, Any]:
     }
 
 
-def _two(found: dict[str, Any], changes: Sequence[Changes], *, layers: bool, json: bool) -> None:
+def _compare_two(found: dict[str, Any], changes: Sequence[Changes], *, layers: bool) -> _Views:
     from spectra import diffing, inspection
 
     every = diffing.layers(*changes)
-    total = diffing.compare(*changes)
+    total = diffing.total(every)
     blocks, kinds = diffing.grouped(every, inspection.block), diffing.grouped(every, inspection.kind)
     found |= {
         "total": asdict(total),
@@ -104,10 +100,20 @@ def _two(found: dict[str, Any], changes: Sequence[Changes], *, layers: bool, jso
         "layers": [asdict(part) for part in every],
     }
 
-    furthest = sorted(every, key=lambda part: -part.distance)[:_MOST]
-    weights = _table("weight", every) if layers else _table("furthest apart", furthest)
-    tables = (_facts(found, total), _table("block", blocks), _table("kind", kinds), weights)
-    output.result(found, json=json, human=lambda console: show(console, *tables))
+    def tables(width: int) -> list[Table]:
+        furthest = sorted(every, key=lambda part: -part.distance)[:_MOST]
+        weights = _table("weight", every) if layers else _table("furthest apart", furthest)
+        return [_facts(found, total), _table("block", blocks), _table("kind", kinds), weights]
+
+    def draw() -> Figure:
+        from spectra.plots.difference import draw_difference
+        from spectra.plots.style import shown_name
+
+        first, second = (shown_name(name) for name in _labels(found))
+        title = f"A: {first}, B: {second}   ‖A − B‖ = {total.distance:.3g}, ‖A‖ = {total.first:.3g}"
+        return draw_difference(every, total, title)
+
+    return tables, draw
 
 
 def _facts(found: dict[str, Any], total: Difference) -> Table:
@@ -164,19 +170,29 @@ def _table(title: str, parts: Sequence[Difference]) -> Table:
     return table(title, headings, rows)
 
 
-def _several(found: dict[str, Any], changes: Sequence[Changes], *, json: bool) -> None:
+def _compare_several(found: dict[str, Any], changes: Sequence[Changes], *, layers: bool) -> _Views:
     from spectra.diffing import correlate
 
     correlation = correlate(changes)
     for key in ("mean_cosine", "cosine", "distance"):
         found[key] = [[None if math.isnan(value) else value for value in row] for row in getattr(correlation, key)]
     found["norms"] = correlation.norms.tolist()
-    output.result(found, json=json, human=lambda console: show(console, *_tables(found, console.width)))
+
+    def draw() -> Figure:
+        from spectra.plots.correlation import draw_correlation
+
+        return draw_correlation(correlation, _labels(found))
+
+    return lambda width: _tables(found, width), draw
+
+
+def _labels(found: dict[str, Any]) -> list[str]:
+    return short_names([Path(file["file"]) for file in found["files"]])
 
 
 def _tables(found: dict[str, Any], width: int) -> list[Table]:
     """The matrix of cosines where it fits the terminal, else the pairs at its ends."""
-    labels, cosines = short_names([Path(file["file"]) for file in found["files"]]), found["mean_cosine"]
+    labels, cosines = _labels(found), found["mean_cosine"]
     numbers = range(len(labels))
     told = facts([("base", _bases(found)), _measure(found)])
     if NAME_WIDTH + 7 + 8 * len(labels) <= width:

@@ -11,9 +11,10 @@ import typer
 
 from spectra.cli import output
 from spectra.cli.listing import described, drawn, listed, show_list, show_tree
-from spectra.cli.tables import facts, percent, show, table
+from spectra.cli.tables import facts, percent, short_names, show, table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
     from spectra.inspection import Part
@@ -88,13 +89,18 @@ def register(app: typer.Typer) -> None:
 
 def _inspect_file(file: Path, *, layers: bool, plot: Path | None, force: bool, json: bool) -> None:
     from spectra import inspection
+    from spectra.packing.arrays import stated_error
+    from spectra.plots import style
     from spectra.shift_file import read_shift
 
+    if plot is not None:
+        style.check(plot, force=force)
     shift = read_shift(file)
     found = {
         "file": str(file),
         "bytes": file.stat().st_size,
         "precision": shift.precision,
+        "error": stated_error(shift.metadata) if shift.precision == "packed" else None,
         **described(shift.metadata, shift.metadata.base_fingerprint),
         "portability": _portability(shift),
         "total": asdict(inspection.total(shift)),
@@ -102,7 +108,19 @@ def _inspect_file(file: Path, *, layers: bool, plot: Path | None, force: bool, j
         "kinds": [asdict(part) for part in inspection.grouped(shift, inspection.kind)],
         "layers": [asdict(part) for part in inspection.layers(shift)],
     }
+    if plot is not None:
+        style.write(lambda: _draw(shift, file), plot, force=force)
     output.result(found, json=json, human=lambda console: show(console, *_tables(shift, found, layers)))
+
+
+def _draw(shift: SpectralShift, file: Path) -> Figure:
+    from spectra.plots.shift import draw_shift
+    from spectra.plots.style import shown
+    from spectra.sigmas import read_sigmas
+
+    prompt = shift.metadata.settings.get("prompt")
+    about = f"“{prompt}”, " if isinstance(prompt, str) else ""
+    return draw_shift(shift, read_sigmas(shift.metadata), shown(f"{file.stem}: {about}{shift.floats:,} floats"))
 
 
 def _inspect_folders(
@@ -118,12 +136,17 @@ def _inspect_folders(
     json: bool,
 ) -> None:
     from spectra import library, lineage
+    from spectra.plots import style
 
+    if plot is not None:
+        style.check(plot, force=force)
     held = library.scan(paths, output.progress())
     chosen = library.arrange(library.select(held.entries, **filters), sort)
     if parent:
         made = {entry.path for entry in lineage.descendants(held.entries, lineage.find_hash(held.entries, parent))}
         chosen = tuple(entry for entry in chosen if entry.path in made)
+    if plot is not None:
+        style.write(lambda: _draw_alike([entry.path for entry in chosen]), plot, force=force)
     found = listed(held, chosen)
     root = paths[0] if len(paths) == 1 else Path()
     if not tree:
@@ -139,22 +162,34 @@ def _inspect_folders(
     )
 
 
+def _draw_alike(files: list[Path]) -> Figure:
+    from spectra.diffing import correlate, read_changes
+    from spectra.plots.correlation import check_count, draw_correlation
+
+    check_count(len(files))
+    return draw_correlation(correlate(read_changes(files)[1]), short_names(files))
+
+
 def _portability(shift: SpectralShift) -> str:
-    """What the shift can be loaded into. The two figures were measured for random shifts (docs/algebra.md)."""
-    rounding = {
-        "float32": "; a float16 copy of that base changes Delta W by about 1 %, a bfloat16 copy by about 10 %",
-        "float64": "; a float16 copy of that base changes Delta W by about 1 %, a bfloat16 copy by about 10 %",
-    }
+    """What the shift can be loaded into."""
+    from spectra.copies import EXPECTED_ERROR
+
+    metadata = shift.metadata
+    fits = f"fits a base whose {len(shift)} weights have these fingerprints in {metadata.base_dtype}"
+    copies = [dtype for dtype in metadata.rounded if dtype != metadata.base_dtype]
+    if not copies:
+        return fits
+    errors = " and ".join(f"{EXPECTED_ERROR[dtype]} in {dtype}" for dtype in copies)
     return (
-        f"fits a base whose {len(shift)} weights have these fingerprints in {shift.metadata.base_dtype}"
-        + rounding.get(shift.metadata.base_dtype, "")
+        f"{fits}, and its copies: Delta W changes by about {errors}, and only by the weights' own rounding where the "
+        f"spectra of the {metadata.base_dtype} base are in the cache"
     )
 
 
 def _tables(shift: SpectralShift, found: dict[str, Any], every_layer: bool) -> list[Table]:
     from spectra import inspection
 
-    told = [("file", f"{found['file']} ({found['bytes']:,} bytes, {found['precision']})")]
+    told = [("file", f"{found['file']} ({found['bytes']:,} bytes, {_precision(found)})")]
     told += [
         (key.replace("_", " "), _text(found[key]))
         for key in (*described(shift.metadata, ""), "portability")
@@ -165,6 +200,11 @@ def _tables(shift: SpectralShift, found: dict[str, Any], every_layer: bool) -> l
     if every_layer:
         parts["weight"] = inspection.layers(shift)
     return [facts(told), *(_table(title, some, whole) for title, some in parts.items())]
+
+
+def _precision(found: dict[str, Any]) -> str:
+    error = found["error"]
+    return str(found["precision"]) + ("" if error is None else f", error of Delta W at most {100 * error:g} %")
 
 
 def _text(value: Any) -> str:

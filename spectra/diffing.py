@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -22,7 +23,8 @@ from spectra.derivation import check_same_base
 from spectra.errors import MismatchError
 from spectra.inspection import in_order
 from spectra.shift import SpectralShift
-from spectra.sigmas import Sigmas
+from spectra.shift_file import read_shift
+from spectra.sigmas import Sigmas, read_sigmas
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 Changes: TypeAlias = Mapping[str, Vector]
@@ -93,6 +95,25 @@ def changes(shift: SpectralShift, sigmas: Sigmas) -> dict[str, Vector]:
     return found
 
 
+def read_changes(files: Sequence[Path]) -> tuple[list[SpectralShift], list[Changes], set[str]]:
+    """Shift files that can be compared, with the singular values that the cache knows.
+
+    Returns:
+        The shifts; what they change; and the names of weights of which it is not known what is clipped.
+
+    Raises:
+        ShiftFileError: a file that cannot be read.
+        MismatchError: two were trained on different bases.
+    """
+    shifts = [read_shift(file) for file in files]
+    check_comparable({str(file): shift for file, shift in zip(files, shifts, strict=True)})
+    sigmas: Sigmas = {}
+    for shift in shifts:
+        sigmas |= read_sigmas(shift.metadata, shift.keys() - sigmas.keys())
+    unknown = {name for shift in shifts for name in unclear(shift, sigmas)}
+    return shifts, [changes(shift, sigmas) for shift in shifts], unknown
+
+
 def unclear(shift: SpectralShift, sigmas: Sigmas) -> set[str]:
     """The weights of which `changes` could not tell what is clipped: they have singular values that are unknown."""
     ndims = shift.metadata.ndims
@@ -131,9 +152,14 @@ def _check(shifts: Sequence[SpectralShift]) -> None:
                 )
 
 
-def compare(first: Changes, second: Changes, name: str = "total") -> Difference:
+def compare(first: Changes, second: Changes) -> Difference:
     """Two shifts in all their weights together."""
-    return _joined(name, layers(first, second))
+    return total(layers(first, second))
+
+
+def total(parts: Sequence[Difference]) -> Difference:
+    """Differences of weights summed up."""
+    return _joined("total", parts)
 
 
 def grouped(parts: Sequence[Difference], key: Callable[[str], str]) -> tuple[Difference, ...]:

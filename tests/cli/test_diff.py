@@ -96,3 +96,15 @@ def test_what_cannot_be_compared_is_one_line(files: list[Path], spectra_cli: Cal
 def test_wrong_usage_is_2(files: list[Path], spectra_cli: Callable[..., Any]) -> None:
     assert spectra_cli("diff", files[0]).code == 2
     assert spectra_cli("diff", *files, "--layers").code == 2
+
+
+def test_pictures(files: list[Path], tmp_path: Path, spectra_cli: Callable[..., Any]) -> None:
+    for name, some in (("two.png", files[:2]), ("three.svg", files)):
+        ran = spectra_cli("diff", *some, "--plot", tmp_path / name, "--json")
+        assert (ran.code, json.loads(ran.out)["exact"]) == (0, False)
+        assert (tmp_path / name).stat().st_size > 1000
+    again = spectra_cli("diff", *files, "--plot", tmp_path / "three.svg")
+    assert (again.code, again.out) == (1, "")
+    assert "--force" in again.err
+    assert spectra_cli("diff", *files * 21, "--plot", tmp_path / "many.svg").code == 1
+    assert not (tmp_path / "many.svg").exists()

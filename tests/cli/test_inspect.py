@@ -89,3 +89,13 @@ def test_no_torch_is_imported(path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, cwd="/", timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_picture_of_a_shift(path: Path, tmp_path: Path, spectra_cli: Callable[..., Any]) -> None:
+    picture = tmp_path / "fox.png"
+    assert spectra_cli("inspect", path, "--plot", picture).code == 0
+    assert picture.stat().st_size > 1000
+    for arguments in (["--plot", picture], ["--plot", tmp_path / "fox.gif"]):
+        ran = spectra_cli("inspect", path, *arguments)
+        assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert spectra_cli("inspect", path, "--plot", picture, "--force").code == 0

@@ -110,3 +110,11 @@ def test_names_for_tables() -> None:
     assert folded("x" * 40, 10) == "x" * 40
     assert short_names([Path("a/fox.safetensors"), Path("b/cat.safetensors")]) == ["fox", "cat"]
     assert short_names([Path("a/x.safetensors"), Path("b/x.safetensors")]) == ["a/x", "b/x"]
+
+
+def test_a_heat_map_of_what_was_found(folder: Path, tmp_path: Path, spectra_cli: Callable[..., Any]) -> None:
+    assert spectra_cli("inspect", folder, "--plot", tmp_path / "alike.svg").code == 0
+    assert "How alike 5 shifts are" in (tmp_path / "alike.svg").read_text()
+    ran = spectra_cli("inspect", folder, "--find", "car", "--plot", tmp_path / "one.svg")
+    assert (ran.code, ran.out) == (1, "")
+    assert "2 to 60 shifts" in ran.err
