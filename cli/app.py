@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; by default those of this process.
     """
+    output.prepare()
     try:
         with plain_cache_warnings():
             app(args=argv, prog_name="spectra")
