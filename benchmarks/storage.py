@@ -82,14 +82,14 @@ def written(lengths: Mapping[str, int], subset: str, dtype: Any, seed: int) -> i
 
     rng = np.random.default_rng(seed)
     deltas = {name: (0.05 * rng.standard_normal(length)).astype(np.float32) for name, length in lengths.items()}
-    shift = SpectralShift(deltas, _metadata(list(lengths), subset))
+    shift = SpectralShift(deltas, sd15_metadata(list(lengths), subset))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shift.safetensors"
         write_shift(shift, path, dtype=dtype)
         return path.stat().st_size
 
 
-def _metadata(names: Sequence[str], subset: str) -> ShiftMetadata:
+def sd15_metadata(names: Sequence[str], subset: str) -> ShiftMetadata:
     """What a training of one subject on a local Stable Diffusion folder writes, of the same length.
 
     The fingerprints have real length and no meaning: there are no weights to take them from.

@@ -89,6 +89,7 @@ def register(app: typer.Typer) -> None:
 
 def _inspect_file(file: Path, *, layers: bool, plot: Path | None, force: bool, json: bool) -> None:
     from spectra import inspection
+    from spectra.packing.arrays import stated_error
     from spectra.plots import style
     from spectra.shift_file import read_shift
 
@@ -99,6 +100,7 @@ def _inspect_file(file: Path, *, layers: bool, plot: Path | None, force: bool, j
         "file": str(file),
         "bytes": file.stat().st_size,
         "precision": shift.precision,
+        "error": stated_error(shift.metadata) if shift.precision == "packed" else None,
         **described(shift.metadata, shift.metadata.base_fingerprint),
         "portability": _portability(shift),
         "total": asdict(inspection.total(shift)),
@@ -169,21 +171,25 @@ def _draw_alike(files: list[Path]) -> Figure:
 
 
 def _portability(shift: SpectralShift) -> str:
-    """What the shift can be loaded into. The two figures were measured for random shifts (docs/algebra.md)."""
-    rounding = {
-        "float32": "; a float16 copy of that base changes Delta W by about 1 %, a bfloat16 copy by about 10 %",
-        "float64": "; a float16 copy of that base changes Delta W by about 1 %, a bfloat16 copy by about 10 %",
-    }
+    """What the shift can be loaded into."""
+    from spectra.copies import EXPECTED_ERROR
+
+    metadata = shift.metadata
+    fits = f"fits a base whose {len(shift)} weights have these fingerprints in {metadata.base_dtype}"
+    copies = [dtype for dtype in metadata.rounded if dtype != metadata.base_dtype]
+    if not copies:
+        return fits
+    errors = " and ".join(f"{EXPECTED_ERROR[dtype]} in {dtype}" for dtype in copies)
     return (
-        f"fits a base whose {len(shift)} weights have these fingerprints in {shift.metadata.base_dtype}"
-        + rounding.get(shift.metadata.base_dtype, "")
+        f"{fits}, and its copies: Delta W changes by about {errors}, and only by the weights' own rounding where the "
+        f"spectra of the {metadata.base_dtype} base are in the cache"
     )
 
 
 def _tables(shift: SpectralShift, found: dict[str, Any], every_layer: bool) -> list[Table]:
     from spectra import inspection
 
-    told = [("file", f"{found['file']} ({found['bytes']:,} bytes, {found['precision']})")]
+    told = [("file", f"{found['file']} ({found['bytes']:,} bytes, {_precision(found)})")]
     told += [
         (key.replace("_", " "), _text(found[key]))
         for key in (*described(shift.metadata, ""), "portability")
@@ -194,6 +200,11 @@ def _tables(shift: SpectralShift, found: dict[str, Any], every_layer: bool) -> l
     if every_layer:
         parts["weight"] = inspection.layers(shift)
     return [facts(told), *(_table(title, some, whole) for title, some in parts.items())]
+
+
+def _precision(found: dict[str, Any]) -> str:
+    error = found["error"]
+    return str(found["precision"]) + ("" if error is None else f", error of Delta W at most {100 * error:g} %")
 
 
 def _text(value: Any) -> str:

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command(epilog=_EXAMPLE)
     def pack(
-        files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Shift files.", show_default=False)],
+        files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Shift files.", show_default=False)],
         out: Annotated[
             Path, typer.Option("--out", "-o", metavar="PATH", help="Output file; for several files, a folder.")
         ],
@@ -37,10 +37,14 @@ def register(app: typer.Typer) -> None:
         json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
         """Packs shifts: values are rounded to a stated error and entropy-coded. Every command reads the result."""
+        from spectra.errors import InputError
         from spectra.files import check_output
         from spectra.shift_file import read_header, read_shift, write_shift
 
         targets = _targets(files, out)
+        for file in files:
+            if read_header(file).precision == "packed":
+                raise InputError(f"{file} is packed already, and errors would add up; pack what it was made from")
         for target in targets:
             check_output(target, force=force)
         progress, rows = output.progress(), []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spectra.base import NAME
 from spectra.cli import output
 from spectra.cli.quiet import quiet_libraries
 
@@ -26,12 +27,12 @@ def register(app: typer.Typer) -> None:
     @app.command(epilog=_EXAMPLE)
     def verify(
         files: Annotated[
-            list[Path], typer.Argument(metavar="FILE...", help="Shift files, or folders of them.", show_default=False)
+            list[Path], typer.Argument(metavar="FILE", help="Shift files, or folders of them.", show_default=False)
         ],
         base: Annotated[
             str,
             typer.Option(
-                help="Whose weights to compare: diffusers folder, .safetensors file, hub id, or embedded.",
+                help=f"Whose weights to compare: diffusers folder, .safetensors file, hub id, or {NAME}.",
                 show_default=False,
             ),
         ] = "",
@@ -67,4 +68,6 @@ def register(app: typer.Typer) -> None:
 
 def _show(console: Console, verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
-        console.print(f"{verdict.file}: {verdict.said}", markup=False, soft_wrap=True)
+        console.print(
+            f"{'ok    ' if verdict.ok else 'failed'}  {verdict.file}: {verdict.said}", markup=False, soft_wrap=True
+        )

@@ -79,8 +79,8 @@ class Ancestry:
                     "carry one over to the other's base first (spectra transplant)"
                 )
         self._ndims.update(parent.ndims)
-        for dtype, digits in parent.rounded.items():
-            self._rounded.setdefault(dtype, {}).update(digits)
+        for dtype, rounded in parent.rounded.items():
+            self._rounded.setdefault(dtype, {}).update(rounded)
         self._bases[parent.base] = self._subsets[parent.subset] = self._licences[parent.licence] = None
         self._hashes |= dict.fromkeys((parent.content_hash,) if parent.content_hash else parent.parents)
 

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.errors import InputError
 from spectra.files import atomic_folder, check_output
-from spectra.generation import Sampling, draw, file_name, read_prompts, requests_for, save_png, settings_of, versions
+from spectra.generation import (
+    Sampling,
+    best_device,
+    draw,
+    file_name,
+    read_prompts,
+    requests_for,
+    save_png,
+    settings_of,
+    versions,
+)
 from spectra.outputs import check_ours
 from spectra.pipeline import find_base, load_pipeline
 from spectra.progress import SILENT, Progress
@@ -77,7 +87,7 @@ def generate(
     chosen = [parse_shift(text) for text in order.shifts]
     shifts = [(path, scale, read_shift(path)) for path, scale in chosen]
 
-    pipe = load_pipeline(location, device=device or _best_device())
+    pipe = load_pipeline(location, device=device or best_device())
     _activate(pipe, shifts, progress)
     requests = requests_for(prompts, order.seeds, order.negative)
     pictures = draw(pipe, requests, order.sampling, progress=progress)
@@ -122,11 +132,3 @@ def _activate(pipe: Any, shifts: Sequence[tuple[Path, float, SpectralShift]], pr
         scales[name] = scale
     if scales:
         activate(pipe, scales)
-
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -21,7 +21,9 @@ from spectra.metadata import ShiftMetadata, check_version, from_strings, is_pack
 from spectra.packing import arrays as packing
 from spectra.shift import Precision, SpectralShift, check_finite
 
-_SUFFIX = ".delta"
+SUFFIX = ".delta"
+"""What the key of every delta ends in."""
+
 _CODES = {"float32": "F32", "float16": "F16", "uint8": "U8", "uint16": "U16", "uint32": "U32"}
 
 
@@ -58,17 +60,28 @@ def write_shift(
     return len(data)
 
 
-def _plain(shift: SpectralShift, dtype: Precision) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+def _plain(shift: SpectralShift, dtype: str) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
     """Strings and tensors of a file that is not packed."""
-    if dtype not in ("float32", "float16"):
-        raise ShiftFileError(f"expected dtype 'float32' or 'float16', got {dtype!r}; a packed file takes an error")
+    dtype = precision_called(dtype)
     tensors: dict[str, npt.NDArray[Any]] = {}
     for name, delta in shift.items():
         with np.errstate(over="ignore"):
             values = delta.astype(np.dtype(dtype).newbyteorder("<"))
         check_finite(name, values, "they do not fit into float16; write float32")
-        tensors[name + _SUFFIX] = values
+        tensors[name + SUFFIX] = values
     return to_strings(replace(shift.metadata, content_hash="")), tensors
+
+
+def precision_called(name: str) -> Literal["float32", "float16"]:
+    """The precision of that name, in which the values of a file that is not packed can be.
+
+    Raises:
+        ShiftFileError: there is none.
+    """
+    known: dict[str, Literal["float32", "float16"]] = {"float32": "float32", "float16": "float16"}
+    if name in known:
+        return known[name]
+    raise ShiftFileError(f"expected dtype 'float32' or 'float16', got {name!r}; a packed file takes an error")
 
 
 def _serialize(strings: dict[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
@@ -89,13 +102,27 @@ def _serialize(strings: dict[str, str], tensors: Mapping[str, npt.NDArray[Any]])
 
 
 def _content_hash(strings: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> str:
-    """The first 32 hex digits of the SHA-256 over everything the file says: its metadata and its tensors."""
-    described = {key: value for key, value in strings.items() if key != "content_hash"}
-    digest = hashlib.sha256(json.dumps(described, ensure_ascii=False, sort_keys=True).encode())
+    content = ContentHash(strings)
     for key in sorted(tensors):
-        digest.update(f"\n{key} {tensors[key].dtype.name} {tensors[key].size}\n".encode())
-        digest.update(tensors[key].tobytes())
-    return digest.hexdigest()[:32]
+        content.add(key, tensors[key].dtype, tensors[key].tobytes())
+    return content.hexdigest()
+
+
+class ContentHash:
+    """The first 32 hex digits of the SHA-256 over everything a file says: its metadata, then its tensors."""
+
+    def __init__(self, strings: Mapping[str, str]) -> None:
+        described = {key: value for key, value in strings.items() if key != "content_hash"}
+        self._digest = hashlib.sha256(json.dumps(described, ensure_ascii=False, sort_keys=True).encode())
+
+    def add(self, key: str, dtype: np.dtype[Any], data: bytes) -> None:
+        """One tensor; they come in sorted order of their keys."""
+        self._digest.update(f"\n{key} {dtype.name} {len(data) // dtype.itemsize}\n".encode())
+        self._digest.update(data)
+
+    def hexdigest(self) -> str:
+        """Of all that was added."""
+        return self._digest.hexdigest()[:32]
 
 
 def read_shift(path: str | os.PathLike[str]) -> SpectralShift:
@@ -107,7 +134,7 @@ def read_shift(path: str | os.PathLike[str]) -> SpectralShift:
     Raises:
         ShiftFileError: no such file, not a shift, damaged, or of a later format version.
     """
-    with _explained(path):
+    with explained(path):
         return _read(Path(path))
 
 
@@ -134,11 +161,47 @@ def read_header(path: str | os.PathLike[str]) -> ShiftHeader:
     Raises:
         ShiftFileError: no such file, not a shift, cut short, or of a later format version.
     """
-    with _explained(path):
+    with explained(path):
         return _read_header(Path(path))
 
 
 def _read_header(path: Path) -> ShiftHeader:
+    entries = read_entries(path)
+    if not is_packed(entries.strings):
+        lengths = {key.removesuffix(SUFFIX): shape[0] for key, shape in entries.shapes.items()}
+        precision = precision_of(set(entries.codes.values()))
+        return ShiftHeader(from_strings(entries.strings, lengths), lengths, precision, entries.bytes)
+    arrays = {}
+    with path.open("rb") as stream:
+        for key in packing.DESCRIBED & entries.spans.keys():
+            start, stop = entries.spans[key]
+            stream.seek(entries.first + max(start, 0))
+            arrays[key] = np.frombuffer(stream.read(max(stop - start, 0)), dtype=np.uint8)
+    description = packing.describe(entries.strings, arrays)
+    return ShiftHeader(description.metadata, description.lengths, "packed", entries.bytes)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The safetensors header of a shift file.
+
+    Attributes:
+        strings: of the metadata.
+        codes, shapes, spans: dtype, shape, and first byte and the one after the last, by key in sorted order.
+        first: byte of the file that the spans count from.
+        bytes: size of the file.
+    """
+
+    strings: Mapping[str, str]
+    codes: Mapping[str, str]
+    shapes: Mapping[str, list[int]]
+    spans: Mapping[str, tuple[int, int]]
+    first: int
+    bytes: int
+
+
+def read_entries(path: Path) -> Entries:
+    """The safetensors header of a file, checked as far as that goes without its data."""
     _check_file(path)
     with path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -150,32 +213,23 @@ def _read_header(path: Path) -> ShiftHeader:
             strings = entries.pop("__metadata__", {})
             if not all(isinstance(value, str) for value in strings.values()):
                 raise TypeError("metadata that is not text")
-            codes = {key: str(entry["dtype"]) for key, entry in sorted(entries.items())}
-            shapes = {key: [int(n) for n in entry["shape"]] for key, entry in entries.items()}
-            spans = {
-                key: (int(entry["data_offsets"][0]), int(entry["data_offsets"][1])) for key, entry in entries.items()
-            }
+            ordered = sorted(entries.items())
+            codes = {key: str(entry["dtype"]) for key, entry in ordered}
+            shapes = {key: [int(n) for n in entry["shape"]] for key, entry in ordered}
+            spans = {key: (int(entry["data_offsets"][0]), int(entry["data_offsets"][1])) for key, entry in ordered}
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError) as error:
             raise ShiftFileError(f"not a whole safetensors file ({error}); fetch or make it again") from error
-        check_version(strings)
-        end = 8 + length + max((stop for _, stop in spans.values()), default=0)
-        if end != size:
-            raise ShiftFileError(f"expected {end} bytes, got {size}; fetch or make it again")
-        for key, code in codes.items():
-            _check_entry(key, code, shapes[key], packed=is_packed(strings))
-        if not is_packed(strings):
-            lengths = {key.removesuffix(_SUFFIX): shapes[key][0] for key in codes}
-            return ShiftHeader(from_strings(strings, lengths), lengths, _precision(set(codes.values())), size)
-        arrays = {}
-        for key in packing.DESCRIBED & spans.keys():
-            stream.seek(8 + length + max(spans[key][0], 0))
-            arrays[key] = np.frombuffer(stream.read(max(spans[key][1] - spans[key][0], 0)), dtype=np.uint8)
-        description = packing.describe(strings, arrays)
-    return ShiftHeader(description.metadata, description.lengths, "packed", size)
+    check_version(strings)
+    end = 8 + length + max((stop for _, stop in spans.values()), default=0)
+    if end != size:
+        raise ShiftFileError(f"expected {end} bytes, got {size}; fetch or make it again")
+    for key, code in codes.items():
+        _check_entry(key, code, shapes[key], packed=is_packed(strings))
+    return Entries(strings, codes, shapes, spans, 8 + length, size)
 
 
 @contextlib.contextmanager
-def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
+def explained(path: str | os.PathLike[str]) -> Iterator[None]:
     """Errors of reading a file, with its path in front."""
     try:
         yield
@@ -208,17 +262,21 @@ def _read(path: Path) -> SpectralShift:
     except (SafetensorError, UnicodeError) as error:
         raise ShiftFileError(f"not a whole safetensors file ({error}); fetch or make it again") from error
     if is_packed(strings):
-        _check_hash(strings, tensors)
+        check_content(strings.get("content_hash", ""), _content_hash(strings, tensors))
         return packing.unpack(strings, tensors)
-    precision = _precision(set(codes.values()))
-    names = [key.removesuffix(_SUFFIX) for key in keys]
+    precision = precision_of(set(codes.values()))
+    names = [key.removesuffix(SUFFIX) for key in keys]
     metadata = from_strings(strings, names)
-    _check_hash(strings, tensors)
+    check_content(metadata.content_hash, _content_hash(strings, tensors))
     return SpectralShift(dict(zip(names, tensors.values(), strict=True)), metadata, precision=precision)
 
 
-def _check_hash(strings: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> None:
-    expected, found = strings.get("content_hash", ""), _content_hash(strings, tensors)
+def check_content(expected: str, found: str) -> None:
+    """That a file holds what was written.
+
+    Raises:
+        ShiftFileError: its content hash is another.
+    """
     if found != expected:
         raise ShiftFileError(
             f"its content hash should be {expected} but is {found}: the file was changed or damaged "
@@ -231,15 +289,16 @@ def _check_entry(key: str, code: str, shape: list[int], *, packed: bool) -> None
     if packed:
         packing.check_entry(key, code, shape)
         return
-    if not key.endswith(_SUFFIX):
-        raise ShiftFileError(f"expected keys that end in {_SUFFIX!r}, got {key!r}; the file holds something else too")
+    if not key.endswith(SUFFIX):
+        raise ShiftFileError(f"expected keys that end in {SUFFIX!r}, got {key!r}; the file holds something else too")
     if code not in ("F32", "F16"):
         raise ShiftFileError(f"{key}: expected F32 or F16, got {code}")
     if len(shape) != 1:
         raise ShiftFileError(f"{key}: expected a delta of shape [n], got shape {shape}")
 
 
-def _precision(codes: set[str]) -> Precision:
+def precision_of(codes: set[str]) -> Precision:
+    """The one precision of a file whose deltas have these dtype codes."""
     if len(codes) > 1:
         raise ShiftFileError("expected all deltas in one dtype, got both F16 and F32; the file is damaged")
     return "float16" if codes == {"F16"} else "float32"

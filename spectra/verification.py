@@ -15,6 +15,7 @@ from spectra.copies import EXPECTED_ERROR, Fingerprints
 from spectra.errors import InputError, ShiftFileError
 from spectra.fitting import floats_of
 from spectra.library import scan
+from spectra.packing.arrays import stated_error
 from spectra.progress import SILENT, Progress
 from spectra.shift import SpectralShift
 from spectra.shift_file import read_shift
@@ -122,15 +123,17 @@ class BaseFingerprints:
 
 
 def _sound(file: Path, shift: SpectralShift) -> Verdict:
-    recipe = shift.metadata.recipe
-    error = f" to {recipe['error']:.2%}" if shift.precision == "packed" and isinstance(recipe, dict) else ""
-    said = f"sound: {len(shift)} weights, {shift.floats:,} floats, {shift.precision}{error}"
+    error = stated_error(shift.metadata) if shift.precision == "packed" else None
+    values = shift.precision if error is None else f"packed to {100 * error:g} %"
+    said = f"sound: {len(shift)} weights, {shift.floats:,} floats, {values}"
     return Verdict(file, True, said, {})
 
 
 def _compare(file: Path, shift: SpectralShift, base: BaseFingerprints) -> Verdict:
     """Name by name, length by length, fingerprint by fingerprint."""
-    metadata, found, example = shift.metadata, Counter[str](), {}
+    metadata = shift.metadata
+    found: Counter[str] = Counter()
+    example: dict[str, str] = {}
     for name, delta in shift.items():
         if name not in base:
             kinship = "missing"

@@ -126,11 +126,6 @@ def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
     return ChangeFile(path, keys, _config(path, file))
 
 
-def is_change_key(key: str) -> bool:
-    """Whether a key of a file belongs to a LoRA, LoHa, LoKr or full difference."""
-    return any(_plain(key).endswith(suffix) for suffix in _LONGEST_FIRST)
-
-
 def _split(key: str, path: Path) -> tuple[str, str]:
     """Module and part of a tensor's key."""
     plain = _plain(key)

@@ -157,9 +157,9 @@ def describe(metadata: ShiftMetadata) -> dict[str, str]:
 def _why_not(name: str, change: Change) -> str:
     """Why a weight cannot be in a LoRA, or empty if it can."""
     if len(change.shape) == 1:
-        return "norms: a LoRA has none"
+        return "norms, of which a LoRA has none"
     if is_embedding(name):
-        return "embeddings: the tools load no LoRA of them"
+        return "embeddings, of which the tools load no LoRA"
     return ""
 
 

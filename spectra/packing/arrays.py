@@ -57,7 +57,7 @@ def pack(shift: SpectralShift, error: float) -> tuple[dict[str, str], Arrays]:
     quantised = quantise(list(shift.values()), [int(ndims.get(name) == 1) for name in shift], error)
     coded = np.array(quantised.scales) >= 0
     scale = np.repeat(np.array(quantised.scales)[coded], np.array([delta.size for delta in shift.values()])[coded])
-    classes, counts = merge_scales(count_tokens(quantised.k, quantised.odd, scale, max(quantised.scales) + 1))
+    classes, counts = merge_scales(count_tokens(quantised.k, quantised.odd, scale, max(0, *quantised.scales) + 1))
     tables = np.array([coder.scale_counts(row) for row in counts.reshape(-1, counts.shape[2])])
     states, words = coder.encode(to_tokens(quantised.k)[0], 2 * classes[scale] + quantised.odd, tables, quantised.lanes)
     lines = [
@@ -92,6 +92,13 @@ def _derived(shift: SpectralShift, error: float, errors: dict[str, JSON]) -> Shi
         recipe |= {"parents": list(parents)} if parents else {}
         parents = (metadata.content_hash,)
     return replace(metadata, parents=parents, recipe=recipe, content_hash="")
+
+
+def stated_error(metadata: ShiftMetadata) -> float | None:
+    """The relative error of Delta W that a packed shift says it was allowed, if it says one."""
+    recipe = metadata.recipe
+    error = recipe.get("error") if isinstance(recipe, dict) and recipe.get("method") == "pack" else None
+    return error if isinstance(error, float) else None
 
 
 def check_entry(key: str, code: str, shape: list[int]) -> None:

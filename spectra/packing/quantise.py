@@ -19,12 +19,15 @@ from spectra.packing.tokens import to_tokens
 from spectra.packing.trellis import Floats, Integers, Rate, find_path, level
 from spectra.shift import Delta
 
-_LANES, _SHORTEST_LANE = 256, 512
+_LANES, _SHORTEST_LANE = 256, 1024
 _CLOSE = 0.996
 """A step is good when the error lies between this fraction of what is allowed and all of it."""
 
-_SEARCHES, _PATIENCE, _LAST = 4, 12, 40
-"""Paths that are searched at least; after which any step within the error is good; and at most."""
+_SEARCHES, _PATIENCE, _LAST = 4, 12, 50
+"""Paths that are searched at least; after which any step within the error is good; and at most.
+
+After twice the patience what tokens cost is left out: it can lead a handful of values from one extreme to the other.
+"""
 
 _SQUARED_ERROR = 0.26
 """Of the trellis at high rates, in squared steps."""
@@ -93,7 +96,8 @@ def quantise(deltas: Sequence[Delta], groups: Sequence[int], error: float) -> Qu
         alive = (largest >= steps[group]) & (energy > 0)
         coded = alive[weight]
         step, scale = steps[group[weight[coded]]], scales[weight[coded]]
-        rate = None if counts is None else _rate(counts, scale)
+        patient = search < _PATIENCE
+        rate = None if counts is None or search > 2 * _PATIENCE else _rate(counts, scale)
         lanes = lane_count(len(step))
         k, odd = find_path(values[coded] / step, lanes, rate)
         negative = (values[coded] < 0) & (k > 0)
@@ -102,11 +106,12 @@ def quantise(deltas: Sequence[Delta], groups: Sequence[int], error: float) -> Qu
         restored[coded] = restore(k, odd, negative, step)
         missed = np.sqrt(np.bincount(group, np.bincount(weight, (values - restored) ** 2)))
         errors = missed / np.where(norms > 0, norms, 1)
-        close = (errors >= _CLOSE * error) | (norms == 0) | (search >= _PATIENCE)
+        close = (errors >= _CLOSE * error) | (norms == 0) | (not patient)
         if search >= _SEARCHES and (errors <= error).all() and close.all():
             known = np.where(alive, scales, -1)
             return Quantised(tuple(steps), tuple(errors), tuple(known), lanes, k, odd, negative)
-        steps = steps * np.clip(0.5 * (1 + _CLOSE) * error / np.maximum(errors, 1e-300), 0.5, 2)
+        better = np.clip(0.5 * (1 + _CLOSE) * error / np.maximum(errors, 1e-300), 0.5, 2)
+        steps = steps * (better if patient else np.minimum(better, 1))
     raise ShiftFileError(f"expected an error of at most {error:g}, reached {errors.max():.3g}; allow a larger one")
 
 

@@ -13,7 +13,7 @@ from spectra.training.outputs import Outputs
 from spectra.training.prior import read_class_pictures
 from spectra.training.report import check_tensorboard
 from spectra.training.state import SavedState, check_resumable, read_state
-from spectra.training.subject import Subject, default_name, read_subject, settle
+from spectra.training.subject import Subject, default_name, digest, read_subjects, settle
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Checked:
     config: TrainConfig
     outputs: Outputs
     base: BaseLocation
-    subject: Subject
+    subjects: tuple[Subject, ...]
     class_pictures: tuple[Image.Image, ...]
     saved: SavedState | None
 
@@ -39,12 +39,12 @@ def check(config: TrainConfig, out: Path | None, *, resume: bool = False, force:
     outputs.check(force=force, resume=resume)
     base = find_base(config.base)
     check_tensorboard(config.tensorboard)
-    subject = read_subject(config)
+    subjects = read_subjects(config)
     own: tuple[Image.Image, ...] = ()
     if config.class_images and config.prior_weight > 0:
         own = tuple(read_class_pictures(Path(config.class_images)))
     saved = None
     if resume:
         saved = read_state(outputs.find_state())
-        check_resumable(saved, config, subject.digest)
-    return Checked(config, outputs, base, subject, own, saved)
+        check_resumable(saved, config, digest(subjects))
+    return Checked(config, outputs, base, subjects, own, saved)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import spectra
+from spectra.cache import default_cache
+from spectra.families import targets as targets_of
 from spectra.shift import SpectralShift
 
 Call = Callable[[], Tensor]
@@ -170,6 +172,20 @@ def random_shift(model: object, targets: str, seed: int, size: float = 0.2) -> S
     with torch.no_grad():
         for delta in adapter.deltas.values():
             delta.copy_(size * torch.randn(delta.shape, generator=generator))
+    shift = adapter.shift(base="test")
+    adapter.detach()
+    return shift
+
+
+def mild_shift(model: object, targets: str, seed: int, size: float = 0.1) -> SpectralShift:
+    """A shift that changes every singular value, and every entry of a norm, by up to `size` of itself: none clips."""
+    adapter = spectra.attach(model, targets)
+    cache, generator = default_cache(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for target in targets_of(model, targets):
+            weight, delta = target.weight, adapter.deltas[target.name]
+            sigma = weight if weight.ndim == 1 else cache.spectrum(weight).sigma
+            delta.copy_(size * sigma * (2 * torch.rand(delta.shape, generator=generator) - 1))
     shift = adapter.shift(base="test")
     adapter.detach()
     return shift
