@@ -93,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     # Declaring all commands takes as long as importing numpy; a command line needs its own.
     _register(arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS)
+    output.prepare()
     try:
         with plain_cache_warnings():
             app(args=arguments, prog_name="spectra")
