@@ -82,6 +82,9 @@ def register(app: typer.Typer) -> None:
         unmix_schedule: Annotated[
             str | None, _option("constant, falling or rising.", _JOINT, of="unmix_schedule")
         ] = None,
+        init_shift: Annotated[
+            str | None, _option("Shift to start from, instead of zero.", _LOSS, metavar="FILE")
+        ] = None,
         targets: Annotated[
             str | None, _option("Subsets or patterns, such as unet-ca,text-encoder.", _LOSS, "--target", of="targets")
         ] = None,
