@@ -32,6 +32,7 @@ MODULES: Mapping[str, str] = {
     "exact": "spectra.benchmarks.exact",
     "kernels": "spectra.benchmarks.kernels",
     "subjects": "spectra.benchmarks.subjects",
+    "editing": "spectra.benchmarks.editing",
     "flops": "spectra.benchmarks.flops",
     "memory": "spectra.benchmarks.memory",
     "step": "spectra.benchmarks.step",
@@ -39,6 +40,8 @@ MODULES: Mapping[str, str] = {
     "roofline": "spectra.benchmarks.roofline",
     "gpu": "spectra.benchmarks.gpu",
     "concepts": "spectra.benchmarks.concepts",
+    "library": "spectra.benchmarks.library",
+    "extract": "spectra.benchmarks.extract",
     "unmix": "spectra.benchmarks.unmix",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""

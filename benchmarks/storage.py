@@ -77,30 +77,29 @@ def written(lengths: Mapping[str, int], subset: str, dtype: Any, seed: int) -> i
     """Bytes on disk of a shift with random deltas of these lengths, with a training's metadata."""
     import numpy as np
 
-    from spectra.shift import SpectralShift, write_shift
+    from spectra.shift import SpectralShift
+    from spectra.shift_file import write_shift
 
     rng = np.random.default_rng(seed)
     deltas = {name: (0.05 * rng.standard_normal(length)).astype(np.float32) for name, length in lengths.items()}
-    shift = SpectralShift(deltas, _metadata(list(lengths), subset))
+    shift = SpectralShift(deltas, sd15_metadata(list(lengths), subset))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shift.safetensors"
         write_shift(shift, path, dtype=dtype)
         return path.stat().st_size
 
 
-def _metadata(names: Sequence[str], subset: str) -> ShiftMetadata:
+def sd15_metadata(names: Sequence[str], subset: str) -> ShiftMetadata:
     """What a training of one subject on a local Stable Diffusion folder writes, of the same length.
 
     The fingerprints have real length and no meaning: there are no weights to take them from.
     """
-    from spectra.shift import ShiftMetadata, base_fingerprint
+    from spectra.shift import ShiftMetadata
 
-    full = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
     installed = machine.versions()
     return ShiftMetadata(
         base="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        fingerprints={name: digest[:8] for name, digest in full.items()},
-        base_fingerprint=base_fingerprint(full),
+        fingerprints={name: hashlib.sha256(name.encode()).hexdigest()[:8] for name in names},
         base_dtype="float16",
         subset=subset,
         settings={

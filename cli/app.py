@@ -13,7 +13,26 @@ from spectra.cli import output
 from spectra.cli.cache_warnings import plain_cache_warnings
 from spectra.errors import SpectraError
 
-COMMANDS = ("train", "generate", "subjects", "decompose", "cache", "inspect", "bench")
+COMMANDS = (
+    "train",
+    "generate",
+    "edit",
+    "mix",
+    "subjects",
+    "decompose",
+    "cache",
+    "inspect",
+    "diff",
+    "merge",
+    "adjust",
+    "bake",
+    "extract",
+    "transplant",
+    "convert",
+    "pack",
+    "verify",
+    "bench",
+)
 """In the order `--help` shows them. Each is a file beside this one with a `register(app)`."""
 
 app = typer.Typer(

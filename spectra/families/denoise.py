@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from spectra.errors import BaseError
@@ -95,6 +96,15 @@ def encode_pictures(pipe: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     posterior = pipe.vae.encode(pixels).latent_dist
     offset = getattr(config, "shift_factor", None) or 0.0
     return (posterior.mean - offset) * config.scaling_factor, posterior.std * config.scaling_factor
+
+
+def decode_latents(pipe: Any, latents: Tensor) -> list[Image.Image]:
+    """RGB pictures of latents `[b, c, h, w]` in the model's scale."""
+    config = pipe.vae.config
+    offset = getattr(config, "shift_factor", None) or 0.0
+    with torch.no_grad():
+        pixels = pipe.vae.decode(latents / config.scaling_factor + offset, return_dict=False)[0]
+    return [picture.convert("RGB") for picture in pipe.image_processor.postprocess(pixels)]
 
 
 def native_resolution(pipe: Any) -> int:

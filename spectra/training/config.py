@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from spectra.base import GUIDANCE, NAME
 from spectra.errors import InputError
+from spectra.toml_files import read_toml, toml_value
 from spectra.training.wording import check_template
 
 MIXED_PRECISION = ("no", "fp16", "bf16")
@@ -40,7 +39,7 @@ class TrainConfig:
         subjects: two to four subjects for one shift, instead of `subject` or `images`: "DIR=PROMPT" each, with the
             subject's own special word in brackets ("a photo of a [V1] dog"), or the name of an embedded one. The
             class prompts are the same without that word.
-        images: folder of instance pictures.
+        images: folder of instance pictures, or one picture.
         prompt: instance prompt, with a rare token for the subject ("a photo of a sks dog").
         class_prompt: the same without the token; needed for prior preservation.
         class_images: folder of class pictures, instead of those the base would draw.
@@ -204,9 +203,9 @@ class TrainConfig:
         changed = self.changed()
         values = self.as_dict()
         lines = ["# spectra train --config THIS_FILE -o OUT   repeats this training."]
-        lines += [f"{name} = {_toml(values[name])}" for name in changed]
+        lines += [f"{name} = {toml_value(values[name])}" for name in changed]
         lines += ["", "# As by default:"]
-        lines += [f"{name} = {_toml(value)}" for name, value in values.items() if name not in changed]
+        lines += [f"{name} = {toml_value(value)}" for name, value in values.items() if name not in changed]
         return "\n".join(lines) + "\n"
 
 
@@ -257,20 +256,6 @@ def read_config(path: Path, **overrides: Any) -> TrainConfig:
     return make_config({**read_toml(path, "--config"), **overrides}, source=str(path))
 
 
-def read_toml(path: Path, option: str) -> dict[str, Any]:
-    """The values in a TOML file that was given as `option`.
-
-    Raises:
-        InputError: no such file, or not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {option} expects a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file ({error})") from error
-
-
 def make_config(values: dict[str, Any], *, source: str = "settings") -> TrainConfig:
     """A configuration from plain values on top of the defaults for their base.
 
@@ -304,8 +289,3 @@ def _at_least(config: TrainConfig, name: str, low: int) -> None:
     value = getattr(config, name)
     if not low <= value < float("inf"):
         raise InputError(f"{name.replace('_', ' ')}: expected a number of at least {low}, got {value}")
-
-
-def _toml(value: Any) -> str:
-    """A JSON string, number, boolean or list of strings is TOML too, but for DEL, which JSON leaves as it is."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

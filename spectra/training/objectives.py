@@ -147,6 +147,16 @@ class Schedule:
             return noisy, latents
         return noisy, signal * noise - spread * latents
 
+    def velocity(self, noisy: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
+        """`v = sqrt(a) eps - sqrt(1 - a) z` as a prediction for `noisy [n, c, h, w]` implies it, of whatever kind."""
+        if self.prediction == "v_prediction":
+            return prediction
+        alpha = self.alphas_cumprod[timesteps.cpu()].to(noisy.device).view(-1, 1, 1, 1)
+        signal, spread = alpha.sqrt().to(noisy.dtype), (1 - alpha).sqrt().to(noisy.dtype)
+        if self.prediction == "epsilon":
+            return (prediction - spread * noisy) / signal
+        return (signal * noisy - prediction) / spread
+
     def weights(self, timesteps: Tensor) -> Tensor:
         """Min-SNR weights `[n]` (arXiv:2303.09556, equation 4, for each kind of prediction); ones without a clip."""
         if self.min_snr_gamma == 0:

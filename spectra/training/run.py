@@ -113,7 +113,7 @@ class Training:
             # It would blacken class and validation pictures at random, and takes a gigabyte.
             self.pipe.register_modules(safety_checker=None)
         self.family = denoise_family(self.pipe)
-        self.resolution = _resolution(self.pipe, self.config)
+        self.resolution = resolution_of(self.pipe, self.config)
         self.boards = [Board(each.config.tensorboard) for each in checked]
         self.adapter: Any = None
         self.maps: AttentionMaps | None = None
@@ -252,7 +252,7 @@ class Training:
         self.boards[number].picture("validation", sheet, step)
 
     def _write(self, folder: Path, number: int, sheet: Image.Image) -> Mapping[str, Any]:
-        from spectra.shift import write_shift
+        from spectra.shift_file import write_shift
 
         checked = self.checked[number]
         config, outputs = checked.config, checked.outputs
@@ -307,7 +307,7 @@ def _summary(checked: Checked, written: Mapping[str, Any], **measured: Any) -> S
     )
 
 
-def _resolution(pipe: Any, config: TrainConfig) -> int:
+def resolution_of(pipe: Any, config: TrainConfig) -> int:
     """Pixels of the training pictures' side.
 
     Raises:

@@ -89,7 +89,7 @@ def default_name(config: TrainConfig) -> str:
     """What the output folder of a settled configuration is called where none is given: "fox", "fox-and-wolf"."""
 
     def name(place: str, embedded: bool) -> str:
-        return (find_subject(place).concept if embedded else Path(place).resolve().name).replace(" ", "-")
+        return (find_subject(place).concept if embedded else _called(place)).replace(" ", "-")
 
     if not config.subjects:
         return name(config.images or config.subject, not config.images) or "subject"
@@ -108,13 +108,19 @@ def _read(config: TrainConfig, images: str, embedded: str, prompt: str, class_pr
     if images:
         paths = find_pictures(Path(images))
         pictures = tuple(map(read_picture, paths))
-        return Subject(Path(images).resolve().name, pictures, tuple(map(str, paths)), prompt, class_prompt)
+        return Subject(_called(images), pictures, tuple(map(str, paths)), prompt, class_prompt)
     from spectra.base.subjects import instance_pictures
 
     known = find_subject(embedded)
     drawn = instance_pictures(known, count=INSTANCE_COUNT, size=config.resolution or 64, seed=config.seed)
     sources = tuple(f"{known.name}-{i}" for i in range(len(drawn)))
     return Subject(known.concept, tuple(drawn), sources, prompt, class_prompt)
+
+
+def _called(images: str) -> str:
+    """What a folder of pictures, or one picture, is called."""
+    path = Path(images).resolve()
+    return path.stem if path.is_file() else path.name
 
 
 def _split(subject: str) -> tuple[str, str]:

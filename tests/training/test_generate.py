@@ -13,10 +13,10 @@ from PIL import Image
 
 import spectra
 from spectra.errors import InputError
-from spectra.gallery import parse_shift
 from spectra.generation import Request, Sampling, draw, read_settings
 from spectra.pipeline import load_pipeline
-from spectra.shift import read_shift, write_shift
+from spectra.scaled_files import parse_shift
+from spectra.shift_file import read_shift, write_shift
 
 FEW = ("--steps", "2", "--guidance", "1")
 
