@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from spectra.pipeline import BaseLocation, find_base
-from spectra.shift import SpectralShift, read_shift
+from spectra.shift import SpectralShift
+from spectra.shift_file import read_shift
 from spectra.training.config import TrainConfig
 from spectra.training.outputs import Outputs
 from spectra.training.prior import read_class_pictures

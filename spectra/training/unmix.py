@@ -15,7 +15,7 @@ from torch import Tensor
 from spectra.training.objectives import Answer, Samples
 
 
-@dataclass(frozen=True)
+@dataclass
 class Unmix:
     """The mean square of a special word's attention over the other subject's half.
 
