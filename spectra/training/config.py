@@ -239,6 +239,8 @@ still being learnt. They are drawn with the guidance with which pictures will be
 they will be asked for. (Held to the noise instead, guided pictures came out with their contrast driven up.)
 Min-SNR weighting is off: for a base that predicts v it takes the weight from the noisiest steps, where a drawing's
 colour and place are decided.
+Collages shrink their pictures, since an icon fills its own, and their prompts are those by which the base has learnt to
+draw two things: named from left to right, and without "a drawing of", which asks it for one.
 """
 
 
