@@ -50,11 +50,11 @@ def flat(shift: SpectralShift) -> np.ndarray[Any, Any]:
 
 
 def test_two_subjects_become_one_shift(joint: dict[str, Any], tmp_path: Path) -> None:
-    shift, losses = run({**joint, "steps": 30, "unmix_schedule": "rising"}, tmp_path / "both")
+    shift, losses = run({**joint, "steps": 10, "unmix_schedule": "rising"}, tmp_path / "both")
     assert set(losses[0]) == {"step", "loss", "denoising", "unmix", "prior"}
     assert losses[0]["loss"] == pytest.approx(losses[0]["denoising"] + losses[0]["prior"]), "rises from zero"
     last = losses[-1]
-    weight = 100 * 29 / 30
+    weight = 100 * 9 / 10
     assert last["loss"] == pytest.approx(last["denoising"] + last["prior"] + weight * last["unmix"])
     read = read_config(tmp_path / "both" / "both.toml")
     assert read.subjects == tuple(joint["subjects"])
@@ -65,11 +65,11 @@ def test_two_subjects_become_one_shift(joint: dict[str, Any], tmp_path: Path) ->
 
 def test_unmix_lowers_attention_to_the_other_half(joint: dict[str, Any], tmp_path: Path) -> None:
     """The same samples with the term and without: what it measures falls only where it is asked for."""
-    joint = {**joint, "steps": 40, "collage": 1.0, "validation_count": 0, "text_encoder": True}
+    joint = {**joint, "steps": 12, "lr": 0.03, "collage": 1.0, "validation_count": 0, "text_encoder": True}
     with_term = run({**joint, "unmix_weight": 1000.0}, tmp_path / "a")[1]
     without = run({**joint, "unmix_weight": 1e-9}, tmp_path / "b")[1]
     assert with_term[0]["unmix"] == pytest.approx(without[0]["unmix"])
-    mean = [sum(record["unmix"] for record in each[-5:]) / 5 for each in (with_term, without)]
+    mean = [sum(record["unmix"] for record in each[-4:]) / 4 for each in (with_term, without)]
     assert mean[0] < 0.7 * mean[1]
 
 
@@ -193,7 +193,7 @@ BAD = {
     "no prompt": (["DIR=a [v] d", "DIR"], "needs a prompt, as in"),
     "no special word": (["DIR=a [v] d", "DIR=a w c"], "expected one word in brackets"),
     "the same word": (["DIR=a [v] d", "DIR=a [v] c"], "is the special word of two of them"),
-    "no folder": (["DIR=a [v] d", "none=a [w] c"], "expected a folder of pictures, found nothing"),
+    "no folder": (["DIR=a [v] d", "none=a [w] c"], "expected a folder of pictures, or one picture, found nothing"),
     "images too": (["DIR=a [v] d", "DIR=a [w] c", "--images", "DIR"], "images is for one subject, and here are 2"),
     "a share": (["DIR=a [v] d", "DIR=a [w] c", "--collage", "1.5"], "collage: expected a share between 0 and 1"),
     "a template": (["DIR=a [v] d", "DIR=a [w] c", "--collage-prompt", "{left}"], "expected places {left} and {right}"),
