@@ -119,6 +119,8 @@ def register(app: typer.Typer) -> None:
             return
         if out is None and not dry_run:
             raise InputError("expected -o FILE for the merged shift, or --dry-run")
+        if save_recipe is not None and save_recipe.suffix != ".toml":
+            raise InputError(f"--save-recipe: expected a name that ends in .toml, got {save_recipe}")
         precision = precision_called(file_dtype)
         for target in () if dry_run else (out, save_recipe):
             if target is not None:
