@@ -12,7 +12,7 @@ import typer
 
 import spectra
 from spectra.cli import output
-from spectra.cli.cache_warnings import plain_cache_warnings
+from spectra.cli.plain_warnings import plain_warnings
 from spectra.errors import SpectraError
 
 COMMANDS = (
@@ -93,8 +93,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     # Declaring all commands takes as long as importing numpy; a command line needs its own.
     _register(arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS)
+    output.prepare()
     try:
-        with plain_cache_warnings():
+        with plain_warnings():
             app(args=arguments, prog_name="spectra")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)

@@ -174,8 +174,8 @@ def _read_header(path: Path) -> ShiftHeader:
     arrays = {}
     with path.open("rb") as stream:
         for key in packing.DESCRIBED & entries.spans.keys():
-            start, stop = entries.spans[key]
-            stream.seek(entries.first + max(start, 0))
+            start, stop = (max(offset, 0) for offset in entries.spans[key])
+            stream.seek(entries.first + start)
             arrays[key] = np.frombuffer(stream.read(max(stop - start, 0)), dtype=np.uint8)
     description = packing.describe(entries.strings, arrays)
     return ShiftHeader(description.metadata, description.lengths, "packed", entries.bytes)
