@@ -99,7 +99,7 @@ def gc(
     cache = default_cache()
     limit = cache.max_bytes if max_size is None else parse_size(max_size, what="--max-size")
     done = cache.gc(limit)
-    found = {
+    found: dict[str, Any] = {
         "path": str(cache.path),
         "limit": limit,
         "removed": done.removed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,9 @@ _EXAMPLE = (
     'Example:  spectra generate --prompt "a drawing of a fox" --count 4 -o foxes     |     '
     'spectra generate --shift out/fox/fox.safetensors:0.8 --prompt "a drawing of a \\[V1] fox" --seed 7 -o pictures'
 )
+
+
+Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +51,9 @@ def register(app: typer.Typer) -> None:
         width: Annotated[int, typer.Option(help="Pixels.", show_default="the base's")] = 0,
         height: Annotated[int, typer.Option(help="Pixels.", show_default="the base's")] = 0,
         batch: Annotated[int, typer.Option(help="Pictures at once.")] = 8,
+        dtype: Annotated[
+            Dtype, typer.Option(help="Of the weights; in another than a shift's, its base is a rounded copy.")
+        ] = "float32",
         device: Annotated[str, typer.Option(help="Such as cpu or cuda.", show_default="a GPU if there is one")] = "",
         out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")] = Path("pictures"),
         force: Annotated[bool, typer.Option("--force", help="Replace an earlier output folder.")] = False,
@@ -68,6 +74,7 @@ def register(app: typer.Typer) -> None:
             negative=negative,
             seeds=tuple(dict.fromkeys(seeds)),
             sampling=Sampling(steps, _guidance(base) if guidance is None else guidance, width, height, batch),
+            dtype=dtype,
         )
         found = run(order, out, force=force, device=device, progress=output.progress())
         output.result(found, json=json, human=lambda console: _show(found, console))

@@ -13,8 +13,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from spectra.adapter import Adapter, attach
+    from spectra.adjusting import adjust
     from spectra.cache import SpectrumCache, default_cache
     from spectra.errors import SpectraError
+    from spectra.merging import merge
     from spectra.serving import activate, disabled, load, loaded, per_sample, unload
     from spectra.shift import ShiftMetadata, SpectralShift
     from spectra.shift_file import read_shift, write_shift
@@ -29,12 +31,14 @@ __all__ = [
     "Spectrum",
     "SpectrumCache",
     "activate",
+    "adjust",
     "attach",
     "decompose",
     "default_cache",
     "disabled",
     "load",
     "loaded",
+    "merge",
     "per_sample",
     "read_shift",
     "tune",
@@ -45,10 +49,12 @@ __all__ = [
 _HOME = {
     "Adapter": "adapter",
     "activate": "serving",
+    "adjust": "adjusting",
     "attach": "adapter",
     "disabled": "serving",
     "load": "serving",
     "loaded": "serving",
+    "merge": "merging",
     "per_sample": "serving",
     "unload": "serving",
     "SpectrumCache": "cache",

@@ -48,6 +48,7 @@ class Ancestry:
         self._first: ShiftMetadata | None = None
         self._fingerprints: dict[str, tuple[str, str]] = {}  # by weight name: its digits, and whose base they are of
         self._ndims: dict[str, int] = {}
+        self._rounded: dict[str, dict[str, str]] = {}  # by dtype, then by weight name
         self._bases: dict[str, None] = {}
         self._subsets: dict[str, None] = {}
         self._licences: dict[str, None] = {}
@@ -78,6 +79,8 @@ class Ancestry:
                     "carry one over to the other's base first (spectra transplant)"
                 )
         self._ndims.update(parent.ndims)
+        for dtype, rounded in parent.rounded.items():
+            self._rounded.setdefault(dtype, {}).update(rounded)
         self._bases[parent.base] = self._subsets[parent.subset] = self._licences[parent.licence] = None
         self._hashes |= dict.fromkeys((parent.content_hash,) if parent.content_hash else parent.parents)
 
@@ -97,6 +100,11 @@ class Ancestry:
             base_dtype=self._first.base_dtype,
             reshape=self._first.reshape,
             ndims={name: self._ndims[name] for name in chosen} if self._ndims.keys() >= set(chosen) else {},
+            rounded={
+                dtype: {name: digits[name] for name in chosen}
+                for dtype, digits in self._rounded.items()
+                if digits.keys() >= set(chosen)
+            },
             subset=_agreed(self._subsets),
             licence=_agreed(self._licences),
             parents=tuple(self._hashes),

@@ -20,7 +20,7 @@ TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def weight_name(component: str, path: str) -> str:
-    """The name of the weight of the module at `path`.
+    """The name of the weight of the module at `path` (or of any tensor, by its path).
 
     transformers 4 nests a CLIP text model one level deeper than 5 does; a shift's names must not depend on it.
     """

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -22,7 +23,7 @@ from spectra.metadata import FINGERPRINT_DIGITS, JSON, ShiftMetadata
 __all__ = ["FINGERPRINT_DIGITS", "JSON", "Delta", "Precision", "ShiftMetadata", "SpectralShift", "check_finite"]
 
 Delta: TypeAlias = npt.NDArray[np.float32]
-Precision: TypeAlias = Literal["float32", "float16"]
+Precision: TypeAlias = Literal["float32", "float16", "packed"]
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+")
 
@@ -33,9 +34,12 @@ class SpectralShift(Mapping[str, Delta]):
     A name is `<component>.<module path>`, such as `unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q`. A
     delta is float32, as long as its weight has singular values (as the weight itself, if that is 1-D), in their unit.
 
+    Shifts of one base add up and take factors: `0.7 * dog + 0.3 * style`, `(a - b) / 2`, `-a` (`spectra.algebra`).
+
     Attributes:
         metadata: where it comes from and what it fits.
-        precision: that its values had in the file they were read from.
+        precision: that its values had in the file they were read from; "packed" if they were rounded to an error
+            that `metadata.recipe` tells.
     """
 
     __slots__ = ("_deltas", "metadata", "precision")
@@ -68,8 +72,12 @@ class SpectralShift(Mapping[str, Delta]):
             raise ShiftFileError(
                 f"expected one base fingerprint per delta, but {odd[0]} has only one of the two ({len(odd)} such names)"
             )
-        if metadata.ndims and metadata.ndims.keys() != self._deltas.keys():
-            raise ShiftFileError("expected the dimensions of every weight or of none, got those of some")
+        for what, known in (
+            ("dimensions", metadata.ndims),
+            *(("rounded copies", d) for d in metadata.rounded.values()),
+        ):
+            if known and known.keys() != self._deltas.keys():
+                raise ShiftFileError(f"expected the {what} of every weight or of none, got those of some")
         for name, digits in metadata.fingerprints.items():
             if not re.fullmatch(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}", digits):
                 raise ShiftFileError(
@@ -98,6 +106,62 @@ class SpectralShift(Mapping[str, Delta]):
 
     def __repr__(self) -> str:
         return f"SpectralShift({len(self)} deltas, {self.floats} floats, base {self.metadata.base!r})"
+
+    __array_ufunc__ = None  # numpy's numbers leave the product with a shift to the shift
+
+    def __add__(self, other: object) -> SpectralShift:
+        return self._plus(other, 1.0) if isinstance(other, SpectralShift) else NotImplemented
+
+    def __radd__(self, other: object) -> SpectralShift:
+        return self if other == 0 else NotImplemented  # `sum(shifts)` begins with 0
+
+    def __sub__(self, other: object) -> SpectralShift:
+        return self._plus(other, -1.0) if isinstance(other, SpectralShift) else NotImplemented
+
+    def __mul__(self, scale: object) -> SpectralShift:
+        return self._scaled(float(scale)) if isinstance(scale, Real) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: object) -> SpectralShift:
+        return self._scaled(1.0 / float(divisor)) if isinstance(divisor, Real) else NotImplemented
+
+    def __neg__(self) -> SpectralShift:
+        return self._scaled(-1.0)
+
+    def _plus(self, other: SpectralShift, scale: float) -> SpectralShift:
+        from spectra import algebra
+
+        return algebra.combine([(1.0, self), (scale, other)])
+
+    def _scaled(self, scale: float) -> SpectralShift:
+        from spectra import algebra
+
+        return algebra.combine([(scale, self)])
+
+    def norm(self) -> float:
+        """`||delta||` over all weights."""
+        from spectra import algebra
+
+        return algebra.norm(self)
+
+    def dot(self, other: SpectralShift) -> float:
+        """The inner product with another shift of the same base, over the weights that both have."""
+        from spectra import algebra
+
+        return algebra.dot(self, other)
+
+    def cosine(self, other: SpectralShift) -> float:
+        """Of the angle between this and another shift of the same base; 0 if one of them is zero."""
+        from spectra import algebra
+
+        return algebra.cosine(self, other)
+
+    def restricted(self, pattern: str) -> SpectralShift:
+        """Only those weights that a pattern means, such as `unet-ca` or `unet.up_blocks.1`."""
+        from spectra import algebra
+
+        return algebra.restrict(self, pattern)
 
     @property
     def floats(self) -> int:

@@ -1,4 +1,4 @@
-"""Tensors inside safetensors files, each read or overwritten where it lies.
+"""Tensors inside safetensors files, each read or written where it lies.
 
 Reading goes through plain reads, not a memory map: what was read before does not stay in the process's memory, so
 that a walk over a model holds one tensor at a time. Overwriting keeps header, order and everything else of a file.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,8 @@ FLOATS = {
     "F8_E5M2": "float8_e5m2",
 }
 """The floating-point types of a safetensors file, by the names that torch gives them."""
+
+_FLOAT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
 Spans = Sequence[tuple[int, int]]
 
@@ -118,6 +120,33 @@ def read_rows(entry: Entry, spans: Spans = ()) -> Tensor:
         raise BaseError(f"{entry.path}: cannot read {entry.key} ({error}); the file is damaged") from error
     rows = [sum(stop - start for start, stop in spans), *entry.shape[1:]] if spans else entry.shape
     return data.view(entry.torch_dtype).reshape(rows)
+
+
+def create_file(
+    path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> dict[str, Entry]:
+    """A new safetensors file of zeros, to be filled with `write_rows`: one tensor at a time is then in memory.
+
+    Args:
+        path: of the file; what is there is replaced.
+        tensors: dtype (torch's name) and shape by key, in the order they will lie.
+        metadata: of the file.
+
+    Returns:
+        where each tensor lies, by key.
+    """
+    codes = {name: code for code, name in FLOATS.items()}
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for key, (dtype, shape) in tensors.items():
+        start, end = end, end + math.prod(shape) * _FLOAT_BYTES[dtype]
+        header[key] = {"dtype": codes[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(8 + len(text) + end)
+    return read_entries(path)
 
 
 def write_rows(entry: Entry, tensor: Tensor, spans: Spans = ()) -> None:

@@ -81,6 +81,10 @@ class FileWeights(Mapping[str, "Tensor"]):
         """The shape of a tensor, from the header alone."""
         return self.places[name][0].shape
 
+    def dtype(self, name: str) -> str:
+        """Torch's name of the dtype that the tensor has when it is read, such as "float16"."""
+        return self.places[name][0].entry.dtype if self._dtype is None else str(self._dtype).removeprefix("torch.")
+
     def only(self, wanted: Callable[[str], bool]) -> FileWeights:
         """Those of the tensors whose name is wanted."""
         return FileWeights({name: places for name, places in self.places.items() if wanted(name)}, self._dtype)
@@ -88,6 +92,10 @@ class FileWeights(Mapping[str, "Tensor"]):
     def matrices(self) -> FileWeights:
         """Those with two or more dimensions, which have a spectrum."""
         return self.only(lambda name: len(self.shape(name)) > 1)
+
+    def joined(self, other: FileWeights) -> FileWeights:
+        """These and another component's."""
+        return FileWeights({**self.places, **other.places}, self._dtype)
 
 
 def base_weights(
@@ -111,14 +119,7 @@ def base_weights(
         BaseError: the base or a component is missing, damaged, has no safetensors, or cannot be fetched.
     """
     parts = base_tensors(base, components, variant=variant, dtype=dtype)
-    found = {}
-    for component, tensors in parts.items():
-        places: dict[str, list[Place]] = {}
-        for key, at in tensors.places.items():
-            if key.endswith(".weight"):
-                path = key.removesuffix(".weight").removeprefix(component + ".")
-                places.setdefault(weight_name(component, _TIED.get(path, path)), []).extend(at)
-        found[component] = FileWeights(places, dtype)
+    found = {component: weights_of(tensors) for component, tensors in parts.items()}
     if not any(found.values()):
         raise BaseError(f"{_called(base)}: no weight that a shift could act on; expected floating-point *.weight")
     return found
@@ -131,7 +132,7 @@ def base_tensors(
     variant: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, FileWeights]:
-    """Every floating-point tensor of a base by component, biases too, under `<component>.<key of the model's state>`.
+    """Every floating-point tensor of a base by component, biases too: `unet.conv_in.weight`, `unet.conv_in.bias`.
 
     Arguments and errors as `base_weights`.
     """
@@ -148,6 +149,22 @@ def base_tensors(
         for name, places in parts.items()
         if not components or name in components
     }
+
+
+def folder_tensors(folder: Path, component: str) -> FileWeights:
+    """Those of a folder that holds one component alone, as `save_pretrained` of a model writes it."""
+    named = _named(component, (entry for path in weight_files(folder, None) for entry in read_entries(path).values()))
+    return FileWeights({key: [place] for key, place in named.items()})
+
+
+def weights_of(tensors: FileWeights) -> FileWeights:
+    """The weights among a model's tensors, under the names of shifts; a tied weight once, with all its places."""
+    places: dict[str, list[Place]] = {}
+    for key, at in tensors.places.items():
+        if key.endswith(".weight"):
+            component, _, path = key.removesuffix(".weight").partition(".")
+            places.setdefault(weight_name(component, _TIED.get(path, path)), []).extend(at)
+    return FileWeights(places, tensors._dtype)
 
 
 def _called(base: str | BaseLocation) -> str:
@@ -189,13 +206,15 @@ def _file_parts(path: Path) -> dict[str, dict[str, Place]]:
     if not layout:
         return {path.stem: _named(path.stem, entries.values())}
     return {
-        component: {f"{component}.{name}": Place(entries[origin.key], origin) for name, origin in origins.items()}
+        component: {
+            weight_name(component, name): Place(entries[origin.key], origin) for name, origin in origins.items()
+        }
         for component, origins in layout.items()
     }
 
 
 def _named(component: str, entries: Iterable[Entry]) -> dict[str, Place]:
-    return {f"{component}.{entry.key}": Place(entry, Origin(entry.key)) for entry in entries}
+    return {weight_name(component, entry.key): Place(entry, Origin(entry.key)) for entry in entries}
 
 
 def local_folder(location: BaseLocation, variant: str | None = None) -> Path:

@@ -37,16 +37,6 @@ def check(files: Mapping[str, FileWeights], models: Any) -> None:
     assert shapes == {name: tuple(weight.shape) for name, weight in expected.items()}
 
 
-def text(width: int, projected: bool = False) -> nn.Module:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    config = CLIPTextConfig(
-        vocab_size=20, hidden_size=width, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=7, projection_dim=12,
-    )  # fmt: skip
-    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
-
-
 @pytest.fixture(scope="module")
 def pipe() -> Any:
     return tiny_base.build()
@@ -68,14 +58,18 @@ def test_stable_diffusion_1(pipe: Any, tmp_path: Path) -> None:
 
 
 def test_stable_diffusion_2(pipe: Any, tmp_path: Path) -> None:
-    models = {"unet": pipe.unet, "text_encoder": text(16)}
+    models = {"unet": pipe.unet, "text_encoder": small_models.text_encoder(16)}
     state = original.original_unet(pipe.unet) | original.open_clip(models["text_encoder"], "cond_stage_model.model.")
     save_file(state, tmp_path / "v2.safetensors")
     check(base_weights(str(tmp_path / "v2.safetensors")), models)
 
 
 def test_sdxl(tmp_path: Path) -> None:
-    models = {"unet": small_models.build("sdxl")[0], "text_encoder": text(16), "text_encoder_2": text(24, True)}
+    models = {
+        "unet": small_models.build("sdxl")[0],
+        "text_encoder": small_models.text_encoder(16),
+        "text_encoder_2": small_models.text_encoder(24, True),
+    }
     state = (
         original.original_unet(models["unet"])
         | original.clip(models["text_encoder"], "conditioner.embedders.0.transformer.")
@@ -87,9 +81,11 @@ def test_sdxl(tmp_path: Path) -> None:
 
 def test_sd3(tmp_path: Path) -> None:
     models = {
-        "transformer": small_models.build("sd3")[0], "text_encoder": text(16, True), "text_encoder_2": text(24, True),
+        "transformer": small_models.build("sd3")[0],
+        "text_encoder": small_models.text_encoder(16, True),
+        "text_encoder_2": small_models.text_encoder(24, True),
         "text_encoder_3": small_models.build("t5")[0],
-    }  # fmt: skip
+    }
     t5 = models["text_encoder_3"].state_dict()
     assert torch.equal(t5["shared.weight"], t5["encoder.embed_tokens.weight"])  # one table, stored twice here
     state = (

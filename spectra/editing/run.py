@@ -116,7 +116,7 @@ def _learn(order: EditOrder, checked: Checked, device: str, progress: Progress) 
     """Train on the picture alone, with its caption: no special token, no prior (SVDiff, section 3.4)."""
     training = Training([""], [checked], device=device, progress=progress)
     try:
-        session = Session(training.pipe, *checked.subject.at(training.resolution))
+        session = Session(training.pipe, *checked.subjects[0].at(training.resolution))
         depth = measure_depth(session, order.caption)
         (summary,) = training.run(time.perf_counter(), force=True)
     finally:

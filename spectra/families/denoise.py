@@ -46,7 +46,8 @@ class DenoiseFamily:
     Attributes:
         name: for messages.
         model: the component that predicts the noise.
-        text_encoders: components that `encode` runs through.
+        text_encoders: components that `encode` runs through. A token of a prompt is at the same place for all.
+        cross_attention: what the paths of `model`'s layers end in that attend to the prompt's tokens.
         encode: `(pipe, prompts, resolution) -> Condition` with a row per prompt; differentiable.
         predict: `(pipe, noisy [b, c, h, w], timesteps [b], condition) -> [b, c, h, w]`.
     """
@@ -54,6 +55,7 @@ class DenoiseFamily:
     name: str
     model: str
     text_encoders: tuple[str, ...]
+    cross_attention: str
     encode: Callable[[Any, list[str], int], Condition]
     predict: Callable[[Any, Tensor, Tensor, Condition], Tensor]
 
@@ -137,7 +139,7 @@ def _predict_sdxl(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condit
 
 
 FAMILIES = (
-    DenoiseFamily("Stable Diffusion", "unet", ("text_encoder",), _encode_sd, _predict_sd),
-    DenoiseFamily("SDXL", "unet", ("text_encoder", "text_encoder_2"), _encode_sdxl, _predict_sdxl),
+    DenoiseFamily("Stable Diffusion", "unet", ("text_encoder",), "attn2", _encode_sd, _predict_sd),
+    DenoiseFamily("SDXL", "unet", ("text_encoder", "text_encoder_2"), "attn2", _encode_sdxl, _predict_sdxl),
 )
 """Later entries are tried first."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from spectra.errors import TargetError
 from spectra.families.components import components
+from spectra.fitting import floats_of
 from spectra.operators import has_spectrum
 from spectra.patterns import matcher, weight_name
 
@@ -32,10 +33,7 @@ class Target:
     @property
     def floats(self) -> int:
         """Length of this weight's delta."""
-        if self.weight.ndim == 1:
-            return self.weight.shape[0]
-        rows = self.weight.shape[0]
-        return min(rows, self.weight.numel() // max(rows, 1))
+        return floats_of(self.weight.shape)
 
 
 def targets(pipe: Any, pattern: str = "denoiser") -> tuple[Target, ...]:

@@ -9,11 +9,24 @@ from typing import Any, get_args, get_type_hints
 from spectra.base import GUIDANCE, NAME
 from spectra.errors import InputError
 from spectra.toml_files import read_toml, toml_value
+from spectra.training.wording import check_template
 
 MIXED_PRECISION = ("no", "fp16", "bf16")
 LR_SCHEDULES = ("constant", "cosine")
 FILE_DTYPES = ("float32", "float16")
 PRIOR_TARGETS = ("noise", "base")
+COLLAGE_FITS = ("crop", "shrink")
+UNMIX_SCHEDULES = ("constant", "falling", "rising")
+MOST_SUBJECTS = 4
+
+_CHOICES = {
+    "prior_target": PRIOR_TARGETS,
+    "lr_schedule": LR_SCHEDULES,
+    "mixed_precision": MIXED_PRECISION,
+    "file_dtype": FILE_DTYPES,
+    "collage_fit": COLLAGE_FITS,
+    "unmix_schedule": UNMIX_SCHEDULES,
+}
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,9 @@ class TrainConfig:
     Attributes:
         base: folder, single-file checkpoint or hub id; empty for the embedded base.
         subject: name of an embedded subject, instead of `images`; empty with `images`.
+        subjects: two to four subjects for one shift, instead of `subject` or `images`: "DIR=PROMPT" each, with the
+            subject's own special word in brackets ("a photo of a [V1] dog"), or the name of an embedded one. The
+            class prompts are the same without that word.
         images: folder of instance pictures, or one picture.
         prompt: instance prompt, with a rare token for the subject ("a photo of a sks dog").
         class_prompt: the same without the token; needed for prior preservation.
@@ -33,6 +49,15 @@ class TrainConfig:
         prior_unconditional: share of the class pictures that stand without a caption, so that the answer to the empty
             prompt, from which guidance starts, is preserved too; needs `prior_target` "base".
         prior_count, prior_steps, prior_guidance: how many class pictures are drawn, in how many steps, at which scale.
+        collage: probability that a sample of several subjects shows two of them, each on its half; class pictures too.
+        collage_fit: how a picture comes to fill a half: "crop" keeps its middle, "shrink" all of it.
+        collage_prompts: of collages, each as likely as another: {left} and {right} are the subjects as their prompts
+            name them, {before} what stands before that in the left one's.
+        unmix_weight: of the term that keeps a special word's attention off the other subject's half; 0 leaves it out.
+        unmix_layers: cross-attention layers that it acts on, patterns over their paths, comma separated.
+        unmix_schedule: its weight over the steps: "constant", "falling" to zero or "rising" from it.
+        init_shift: file of a shift to start from, with the same targets; empty starts from zero. So subjects that were
+            trained apart and added are finished together.
         targets: subset names or patterns, comma separated (`spectra.families`).
         text_encoder: train the text encoder's weights too.
         lr: learning rate of the shifts of weights with two or more dimensions.
@@ -60,6 +85,7 @@ class TrainConfig:
 
     base: str = ""
     subject: str = ""
+    subjects: tuple[str, ...] = ()
     images: str = ""
     prompt: str = ""
     class_prompt: str = ""
@@ -70,6 +96,16 @@ class TrainConfig:
     prior_count: int = 200
     prior_steps: int = 25
     prior_guidance: float = 5.0
+    collage: float = 0.6
+    collage_fit: str = "crop"
+    collage_prompts: tuple[str, ...] = (
+        "{before}{left} on the left and {right} on the right",
+        "{before}{right} and {left}",
+    )
+    unmix_weight: float = 1.0
+    unmix_layers: str = "*"
+    unmix_schedule: str = "constant"
+    init_shift: str = ""
     targets: str = "unet"
     text_encoder: bool = False
     lr: float = 1e-3
@@ -106,28 +142,43 @@ class TrainConfig:
             _at_least(self, name, 1)
         for name in ("prior_weight", "lr", "lr_1d", "weight_decay", "max_grad_norm", "min_snr_gamma", "resolution",
                      "validation_every", "validation_count", "save_every", "seed", "prior_guidance",
-                     "validation_guidance", "prior_unconditional"):  # fmt: skip
+                     "validation_guidance", "prior_unconditional", "collage", "unmix_weight"):  # fmt: skip
             _at_least(self, name, 0)
-        if self.prior_target not in PRIOR_TARGETS:
-            raise InputError(f"prior target: expected one of {', '.join(PRIOR_TARGETS)}, got {self.prior_target!r}")
-        if self.prior_unconditional > 1:
-            raise InputError(f"prior unconditional: expected a share between 0 and 1, got {self.prior_unconditional}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{name.replace('_', ' ')}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
+        for name in ("prior_unconditional", "collage"):
+            if getattr(self, name) > 1:
+                raise InputError(
+                    f"{name.replace('_', ' ')}: expected a share between 0 and 1, got {getattr(self, name)}"
+                )
         if self.prior_unconditional and self.prior_target != "base":
             raise InputError(
                 'prior unconditional needs prior target "base": pictures of one class are not what the base draws '
                 "without a prompt"
             )
-        if self.lr_schedule not in LR_SCHEDULES:
-            raise InputError(f"lr schedule: expected one of {', '.join(LR_SCHEDULES)}, got {self.lr_schedule!r}")
-        if self.mixed_precision not in MIXED_PRECISION:
-            raise InputError(f"mixed precision: expected one of {', '.join(MIXED_PRECISION)}, "
-                             f"got {self.mixed_precision!r}")  # fmt: skip
-        if self.file_dtype not in FILE_DTYPES:
-            raise InputError(f"file dtype: expected one of {', '.join(FILE_DTYPES)}, got {self.file_dtype!r}")
+        if self.subjects:
+            self._check_subjects()
         if self.subject and self.images:
             raise InputError("give either an embedded subject or a folder of pictures (--images), not both")
         if self.images and not self.prompt:
             raise InputError('--images needs --prompt, an instance prompt with a rare token such as "a [V1] dog"')
+
+    def _check_subjects(self) -> None:
+        if not 2 <= len(self.subjects) <= MOST_SUBJECTS:
+            raise InputError(
+                f"subjects: expected two to {MOST_SUBJECTS}, got {len(self.subjects)}; for one, use --images DIR and "
+                "--prompt, or --subject NAME"
+            )
+        for name in ("subject", "images", "prompt", "class_prompt", "class_images"):
+            if getattr(self, name):
+                raise InputError(f"{name.replace('_', ' ')} is for one subject, and here are {len(self.subjects)}")
+        if not self.collage_prompts:
+            raise InputError("collage prompts: expected at least one")
+        for template in self.collage_prompts:
+            check_template(template)
 
     @property
     def all_targets(self) -> str:
@@ -172,6 +223,8 @@ EMBEDDED: dict[str, Any] = {
     "prior_count": 24,
     "prior_steps": 20,
     "prior_guidance": GUIDANCE,
+    "collage_fit": "shrink",
+    "collage_prompts": ("{left} on the left and {right} on the right", "{left} and {right}"),
     "validation_guidance": GUIDANCE,
     "file_dtype": "float16",
 }
@@ -186,6 +239,8 @@ still being learnt. They are drawn with the guidance with which pictures will be
 they will be asked for. (Held to the noise instead, guided pictures came out with their contrast driven up.)
 Min-SNR weighting is off: for a base that predicts v it takes the weight from the noisiest steps, where a drawing's
 colour and place are decided.
+Collages shrink their pictures, since an icon fills its own, and their prompts are those by which the base has learnt to
+draw two things: named from left to right, and without "a drawing of", which asks it for one.
 """
 
 

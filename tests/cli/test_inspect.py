@@ -69,7 +69,7 @@ def test_people_see_tables_and_lineage(path: Path, spectra_cli: Callable[..., An
 
 def test_a_bad_file_is_one_line_and_1(path: Path, spectra_cli: Callable[..., Any]) -> None:
     path.write_bytes(path.read_bytes()[:-1])
-    for arguments in ([path], [path, "--json"], [path.parent / "absent"], [path.parent]):
+    for arguments in ([path], [path, "--json"], [path.parent / "absent"], [path.parent / "absent", path]):
         ran = spectra_cli("inspect", *arguments)
         assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
         assert ran.err.startswith("error: ")
@@ -89,3 +89,13 @@ def test_no_torch_is_imported(path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, cwd="/", timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_picture_of_a_shift(path: Path, tmp_path: Path, spectra_cli: Callable[..., Any]) -> None:
+    picture = tmp_path / "fox.png"
+    assert spectra_cli("inspect", path, "--plot", picture).code == 0
+    assert picture.stat().st_size > 1000
+    for arguments in (["--plot", picture], ["--plot", tmp_path / "fox.gif"]):
+        ran = spectra_cli("inspect", path, *arguments)
+        assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert spectra_cli("inspect", path, "--plot", picture, "--force").code == 0
