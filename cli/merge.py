@@ -49,7 +49,10 @@ def register(app: typer.Typer) -> None:
             typer.Option(help="Of interpolate and slerp: 1 is the first shift, 0 the second.", rich_help_panel=_HOW),
         ] = None,
         weights: Annotated[
-            str, typer.Option(metavar="W,W,...", help="One for each shift.", show_default=False, rich_help_panel=_HOW)
+            str,
+            typer.Option(
+                metavar="W,W,...", help="One for each shift, or one for all.", show_default=False, rich_help_panel=_HOW
+            ),
         ] = "",
         block_weights: Annotated[
             list[str] | None,
