@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spectra.base import GUIDANCE, NAME
 from spectra.cli import output
+from spectra.cli.precision import Precision
 from spectra.cli.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ _EXAMPLE = (
     'Example:  spectra generate --prompt "a drawing of a fox" --count 4 -o foxes     |     '
     'spectra generate --shift out/fox/fox.safetensors:0.8 --prompt "a drawing of a \\[V1] fox" --seed 7 -o pictures'
 )
-
-
-Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +50,7 @@ def register(app: typer.Typer) -> None:
         height: Annotated[int, typer.Option(help="Pixels.", show_default="the base's")] = 0,
         batch: Annotated[int, typer.Option(help="Pictures at once.")] = 8,
         dtype: Annotated[
-            Dtype, typer.Option(help="Of the weights; in another than a shift's, its base is a rounded copy.")
+            Precision, typer.Option(help="Of the weights; in another than a shift's, its base is a rounded copy.")
         ] = "float32",
         device: Annotated[str, typer.Option(help="Such as cpu or cuda.", show_default="a GPU if there is one")] = "",
         out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")] = Path("pictures"),
