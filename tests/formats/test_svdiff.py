@@ -121,7 +121,7 @@ def test_the_error_told_is_the_error(
     change = math.sqrt(sum(float((wanted[n] - base[n]).norm()) ** 2 for n in base))
     assert rest / change == pytest.approx(fit.error, rel=0.05, abs=3e-4 if size < 0.1 else 5e-5)
     if degenerate == "no":
-        assert fit.error < 1e-3
+        assert fit.error < 1e-2
 
 
 def test_svdiff_kohyas_linear_layers_are_exact_and_its_convolutions_the_closest(tmp_path: Path) -> None:
