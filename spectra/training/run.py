@@ -142,6 +142,9 @@ class Training:
         conditions = self._conditions(prompts, trained)
         self.adapter = attach(self.pipe, config.all_targets, progress=self.progress)
         self.stack = Stack(self.adapter, len(concepts))
+        for number, each in enumerate(self.checked):
+            if each.init is not None:
+                self.stack.start(number, each.init)
         if config.gradient_checkpointing:
             getattr(self.pipe, self.family.model).enable_gradient_checkpointing()
         self.loop = Loop(
@@ -252,14 +255,16 @@ class Training:
     def _write(self, folder: Path, number: int, sheet: Image.Image) -> Mapping[str, Any]:
         from spectra.shift_file import write_shift
 
-        config, outputs = self.checked[number].config, self.checked[number].outputs
+        checked = self.checked[number]
+        config, outputs = checked.config, checked.outputs
         history = self.loop.concepts[number].history
         shift = self.stack.shift(
             number,
-            base=self.checked[number].base.name,
+            base=checked.base.name,
             settings=config.changed(),
             seed=config.seed,
             versions=versions(),
+            parents=(checked.init.metadata.content_hash,) if checked.init is not None else (),
         )
         size = write_shift(
             shift, folder / outputs.shift, dtype="float16" if config.file_dtype == "float16" else "float32"
