@@ -16,6 +16,8 @@ from spectra.cli.quiet import quiet_libraries
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from spectra.extraction import Extracted
+
 _EXAMPLE = (
     "Example:  spectra extract ./sd15 ./sd15-dreambooth -o dog.safetensors     |     "
     "spectra extract ./sd15 style-lora.safetensors -o style.safetensors --json"
@@ -48,6 +50,11 @@ def register(app: typer.Typer) -> None:
         variant: Annotated[
             str | None, typer.Option(help="Of the base's weight files, such as fp16.", show_default=False)
         ] = None,
+        rest: Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="Write what the shift leaves, as a LoRA.", show_default=False),
+        ] = None,
+        rank: Annotated[int, typer.Option(min=1, help="Of that LoRA.")] = 16,
         layers: Annotated[bool, typer.Option("--layers", help="List every weight, not only blocks.")] = False,
         force: Annotated[bool, typer.Option("--force", help="Replace an earlier output.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON object, every weight in it.")] = False,
@@ -62,8 +69,11 @@ def register(app: typer.Typer) -> None:
         from spectra.shift_file import write_shift
 
         start = time.perf_counter()
-        check_output(out, force=force)
-        done = run(base, model, target=target, dtype=dtype, variant=variant, progress=output.progress())
+        for path in (out, rest):
+            if path is not None:
+                check_output(path, force=force)
+        wanted = 0 if rest is None else rank
+        done = run(base, model, target=target, dtype=dtype, variant=variant, rank=wanted, progress=output.progress())
         size = write_shift(done.shift, out, force=force)
         found = {
             "base": base,
@@ -73,6 +83,7 @@ def register(app: typer.Typer) -> None:
             "floats": done.shift.floats,
             **described(done.layers),
             "others": list(done.others),
+            "rest_file": None if rest is None else _write_rest(done, rest, rank, force),
             "seconds": round(time.perf_counter() - start, 3),
         }
         output.result(found, json=json, human=lambda console: _show(console, found, layers))
@@ -80,9 +91,25 @@ def register(app: typer.Typer) -> None:
             output.say(f"changed too, but held by no shift: {_some(done.others)}")
 
 
+def _write_rest(done: Extracted, path: Path, rank: int, force: bool) -> dict[str, Any] | None:
+    """Writes the LoRA, if there is anything for it."""
+    from spectra.formats.lora_export import write_factors
+
+    if not done.rest:
+        output.say(f"{path} is not written: the shift leaves nothing that a LoRA could hold")
+        return None
+    size = write_factors(done.rest, path, force=force)
+    return {"file": str(path), "bytes": size, "rank": rank, "energy": done.energy_with_rest}
+
+
 def _show(console: Console, found: dict[str, Any], every_layer: bool) -> None:
     show(console, found, every_layer)
     console.print(f"{found['out']}: {found['floats']:,} floats, {found['bytes']:,} bytes", markup=False, soft_wrap=True)
+    if rest := found["rest_file"]:
+        console.print(
+            f"{rest['file']}: LoRA of rank {rest['rank']}, {rest['bytes']:,} bytes", markup=False, soft_wrap=True
+        )
+        console.print(f"with it {100 * rest['energy']:.1f} % is captured")
 
 
 def _some(names: tuple[str, ...]) -> str:

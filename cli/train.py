@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
         subject: Annotated[
             list[str] | None,
             _option(
-                "Embedded subject (see spectra subjects). Two to four times: all into one shift, each by its name or as "
+                "Embedded subject (see spectra subjects). Two to four times: all into one shift, each by name or as "
                 'DIR="a photo of a \\[V1] dog", with a word of its own in brackets.',
                 _DATA,
                 metavar="NAME|DIR=PROMPT",

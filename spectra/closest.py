@@ -56,10 +56,17 @@ class Captured:
 
 @dataclass(frozen=True)
 class Factors:
-    """A change of low rank, `up [rows, k] @ down [k, columns]`, float32."""
+    """A change of low rank, `up [rows, k] @ down [k, columns]`, float32.
+
+    Attributes:
+        shape: of the weight.
+        square: `||up down||^2`, which it takes from the rest.
+    """
 
     up: Tensor
     down: Tensor
+    shape: tuple[int, ...]
+    square: float
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,8 @@ def approximate_rest(change: Tensor, weight: Tensor, spectrum: Spectrum, d: Tens
     kept = vectors[:, -rank:].flip(1)
     other = torch.cat([kept.T @ rest(part) for part in _panels(wide)], dim=1)
     up, down = (kept, other) if spectrum.side == "left" else (other.T, kept.T)
-    return Factors(up.to(torch.float32).contiguous(), down.to(torch.float32).contiguous())
+    up, down = up.to(torch.float32).contiguous(), down.to(torch.float32).contiguous()
+    return Factors(up, down, tuple(weight.shape), _square(other))
 
 
 def _columns(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Callable[[slice], Tensor]:

@@ -17,7 +17,9 @@ from torch import Tensor
 from spectra.cache import SpectrumCache
 from spectra.closest import Captured, Change, Closest, Factors, find_closest, summed
 from spectra.errors import BaseError, MismatchError
-from spectra.formats.lora import ChangeFile, is_change_key, read_lora
+from spectra.formats import holds_changes
+from spectra.formats.lora import ChangeFile, read_lora
+from spectra.formats.names import is_embedding
 from spectra.generation import versions
 from spectra.metadata import JSON, ROUNDED, ShiftMetadata
 from spectra.patterns import matching
@@ -37,7 +39,8 @@ class Extracted:
         shift: the closest one.
         layers: what it captures of each weight's change, in name order.
         others: tensors that were changed too and that no shift can hold: biases, free parameters, new ones.
-        rest: what the shift leaves of each weight, at the rank that was asked for.
+        rest: what the shift leaves of each weight, at the rank that was asked for; not of embeddings, of which no
+            tool loads a LoRA.
     """
 
     shift: SpectralShift
@@ -49,6 +52,12 @@ class Extracted:
     def total(self) -> Captured:
         """Of all weights together."""
         return summed("total", self.layers)
+
+    @property
+    def energy_with_rest(self) -> float:
+        """The part of the change that shift and rest hold together, 0 to 1."""
+        total = self.total
+        return total.energy + sum(each.square for each in self.rest.values()) / total.change
 
 
 def extract(
@@ -103,7 +112,7 @@ def extract(
         shift=shift_of(found, base=location.name, base_dtype=dtype, subset=target, versions=versions(), recipe=recipe),
         layers=layers,
         others=others,
-        rest={name: each.rest for name, each in found.items() if each.rest is not None},
+        rest={name: each.rest for name, each in found.items() if each.rest is not None and not is_embedding(name)},
     )
 
 
@@ -123,7 +132,7 @@ def is_lora(model: str) -> bool:
     path = Path(model)
     if path.is_dir():
         return not (path / "model_index.json").is_file() and not (path / "config.json").is_file()
-    return path.is_file() and path.suffix == ".safetensors" and any(map(is_change_key, read_entries(path)))
+    return path.is_file() and path.suffix == ".safetensors" and holds_changes(read_entries(path))
 
 
 @dataclass(frozen=True)

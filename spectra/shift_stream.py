@@ -39,6 +39,7 @@ class DeltaStream:
         self.path = path
         self.layout = layout
         self._first = first
+        self._precision = precision
         self._dtype = np.dtype(precision).newbyteorder("<")
         self._expected = expected
         self._content = content
@@ -66,7 +67,7 @@ class DeltaStream:
                     data = os.pread(stream.fileno(), size, self._first + start)
                     if len(data) != size:
                         raise ShiftFileError("it has become shorter while it was read; fetch or make it again")
-                    self._content.add(name + SUFFIX, self._dtype, data)
+                    self._content.add(name + SUFFIX, self._precision, floats, data)
                     yield name, np.frombuffer(data, self._dtype)
 
     def finish(self) -> None:

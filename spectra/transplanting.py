@@ -140,8 +140,8 @@ def _old_weights(shift: SpectralShift, source: str | None, called: str) -> FileW
     for name in shift:
         if not fingerprint(old[name], name=name).startswith(metadata.fingerprints[name]):
             raise MismatchError(
-                f"shift {called!r} was not trained on {location.name} in {metadata.base_dtype}: {name} is another weight "
-                "there; give the very base it was trained on with --from, not a rounded copy of it"
+                f"shift {called!r} was not trained on {location.name} in {metadata.base_dtype}: {name} is another "
+                "weight there; give the very base it was trained on with --from, not a rounded copy of it"
             )
     return old
 

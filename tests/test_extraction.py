@@ -19,6 +19,7 @@ import spectra
 from spectra.baking import NamedShift, bake
 from spectra.errors import BaseError, FormatError, MismatchError
 from spectra.extraction import extract
+from spectra.pipeline import load_pipeline
 from spectra.shift import SpectralShift
 from spectra.shift_file import read_shift
 from spectra.weight_files import base_weights
@@ -145,6 +146,35 @@ def test_a_lora_is_what_its_merged_model_is(base: Path, tmp_path: Path) -> None:
     assert apart(found.shift, whole.shift) < 1e-4
     assert found.total.energy == pytest.approx(whole.total.energy, rel=1e-3)
     assert 0 < found.total.energy < 1
+
+
+def test_shift_and_rest_together_are_the_model(base: Path, tmp_path: Path, spectra_cli: Any) -> None:
+    """diffusers loads the rest onto the baked shift: at full rank that is the fine-tuned model."""
+    tuned = tiny_base.build()
+    torch.manual_seed(4)
+    chosen = ("mid_block.attentions.0.transformer_blocks.0.attn2.to_k", "conv_in", "down_blocks.1.downsamplers.0.conv")
+    chosen = tuple(name for name in chosen if f"{name}.weight" in tuned.unet.state_dict())
+    with torch.no_grad():
+        for name in chosen:
+            weight = tuned.unet.get_parameter(f"{name}.weight")
+            weight.add_(0.03 * torch.randn_like(weight))
+    tuned.unet.save_pretrained(tmp_path / "tuned")
+    given = ["extract", base, tmp_path / "tuned", "-o", tmp_path / "x.safetensors", "--json"]
+    ran = spectra_cli(*given, "--rest", tmp_path / "rest.safetensors", "--rank", 64)
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
+    assert told["rest_file"]["energy"] == pytest.approx(1, abs=1e-6)
+    few = spectra_cli(*given, "--rest", tmp_path / "rest.safetensors", "--rank", 2, "--force")
+    assert told["energy"] < json.loads(few.out)["rest_file"]["energy"] < 0.999
+    spectra_cli(*given, "--rest", tmp_path / "rest.safetensors", "--rank", 64, "--force")
+    bake(str(base), [NamedShift("x", read_shift(tmp_path / "x.safetensors"))], tmp_path / "baked")
+    pipe = load_pipeline(str(tmp_path / "baked"))
+    pipe.load_lora_weights(str(tmp_path / "rest.safetensors"))
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    for name in chosen:
+        expected = tuned.unet.get_parameter(f"{name}.weight")
+        assert torch.allclose(pipe.unet.get_parameter(f"{name}.weight"), expected, atol=1e-5), name
 
 
 def test_what_cannot_be_extracted_is_said(base: Path, tmp_path: Path) -> None:

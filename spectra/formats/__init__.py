@@ -13,7 +13,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from spectra.errors import FormatError
@@ -32,7 +33,7 @@ FOREIGN_SUFFIXES = {
 SVDIFF_FILES = {"unet": "spectral_shifts.safetensors", "text_encoder": "spectral_shifts_te.safetensors"}
 """svdiff-pytorch's file of each component; it knows no other component."""
 
-_CHANGES = ("lora_", ".hada_", ".lokr_", ".diff", ".w_norm", "_lora.", ".lora.")
+_CHANGE = re.compile(r"lora_|[._]lora\.|\.hada_|\.lokr_|\.(diff|diff_b|w_norm|b_norm)$")
 
 
 def files_of(path: str | Path) -> list[Path]:
@@ -74,13 +75,18 @@ def detect(path: str | Path) -> str:
         ) from error
     if metadata.get("format") == FORMAT:
         return "shift"
-    kind = foreign_layout(header) or ("lora" if any(mark in key for key in header for mark in _CHANGES) else "")
+    kind = foreign_layout(header) or ("lora" if holds_changes(header) else "")
     if not kind:
         raise FormatError(
             f"{path}: neither a shift, nor one of {', '.join(FOREIGN_SUFFIXES)}, nor a LoRA (first key: "
             f"{next(iter(header), 'none')})"
         )
     return kind
+
+
+def holds_changes(keys: Iterable[str]) -> bool:
+    """Whether keys are those of a LoRA, LoHa, LoKr or full difference."""
+    return any(_CHANGE.search(key) for key in keys)
 
 
 def foreign_layout(keys: Collection[str]) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import spectra
 from spectra.cache import SpectrumCache, default_cache
+from spectra.closest import Factors
 from spectra.errors import FormatError
 from spectra.files import atomic_write, check_output
 from spectra.formats.measure import Change, LeftOut, left_out, measure, open_base
@@ -125,6 +126,30 @@ def write_lora(
         rounding=math.sqrt(sum(rounded.values()) / total),
         left_out=left_out(changes, reasons),
     )
+
+
+def write_factors(factors: Mapping[str, Factors], path: str | Path, *, force: bool = False) -> int:
+    """Write changes of low rank as a LoRA for PEFT and diffusers, in float32. Returns its bytes.
+
+    Args:
+        factors: of each weight, by name.
+        path: of the file.
+        force: replace a file that exists.
+
+    Raises:
+        OutputError: the file exists and `force` is not given, or cannot be written.
+    """
+    chosen = _LAYOUTS["peft"]
+    called = chosen.names(factors)
+    ranks = {name: each.down.shape[0] for name, each in factors.items()}
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, each in factors.items():
+        tensors |= chosen.tensors(called[name], "float32", ranks[name], each.shape)
+    with atomic_write(path, force=force) as temporary:
+        entries = create_file(temporary, tensors, chosen.metadata(ranks) | {"format": "pt"})
+        for name, each in factors.items():
+            chosen.write(entries, called[name], each.up, each.down, max(ranks.values()))
+        return temporary.stat().st_size
 
 
 def low_rank(weight: Tensor, spectrum: Spectrum, d: NDArray[np.float64], kept: Directions) -> tuple[Tensor, Tensor]:

@@ -139,7 +139,7 @@ def export_svdiff(
     strangers = sorted({component_of(name) for name in shift} - SVDIFF_FILES.keys())
     if strangers:
         raise FormatError(
-            f"svdiff-pytorch holds {' and '.join(SVDIFF_FILES)} only, this one {', '.join(strangers)} too; "
+            f"svdiff-pytorch has shifts of {' and '.join(SVDIFF_FILES)} only, this one has {', '.join(strangers)} too; "
             "write a LoRA, or full differences"
         )
     weights = open_base(base, variant=variant, dtype=shift.metadata.base_dtype)

@@ -39,7 +39,8 @@ def successors() -> Integers:
 
 def level(k: Integers, odd: Integers) -> Integers:
     """The magnitude of the level, in steps, that `k` stands for in a state that is odd (1) or even (0)."""
-    return np.maximum(2 * k - odd, 0)
+    levels: Integers = np.maximum(2 * k - odd, 0)
+    return levels
 
 
 def find_path(values: Floats, lanes: int, rate: Rate | None = None) -> tuple[Integers, Integers]:

@@ -12,7 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_shifts import LENGTHS, NORM, make, saved
+from small_models import build, random_shift
 
+import spectra
 from spectra import decompose
 from spectra.errors import InputError, MismatchError, ShiftFileError, TargetError
 from spectra.layers import shifted_weight
@@ -162,6 +164,19 @@ def test_merges_are_the_papers_formula_on_rebuilt_weights(seed: int, shape: tupl
         assert torch.linalg.norm(in_float64 - formula) <= rounding + 1e-12
         # Bases are stored in float32 (docs/algebra.md, section 2), so a rebuilt weight is good to that.
         assert torch.linalg.norm(shifted_weight(weight, spectrum, rounded) - formula) <= 1e-5 * (1 + sigma[0])
+
+
+def test_a_sum_draws_what_its_shifts_draw_together() -> None:
+    model, call = build("unet")
+    a, b = random_shift(model, "unet", 1), random_shift(model, "unet", 2)
+    for name, shift in {"a": a, "b": b, "sum": merge([a, b], scales=[0.5, -0.25], method="add").shift}.items():
+        spectra.load(model, shift, name)
+    spectra.activate(model, {"a": 0.5, "b": -0.25})
+    together = call()
+    spectra.activate(model, {"sum": 1})
+    torch.testing.assert_close(call(), together, rtol=1e-4, atol=1e-5)
+    spectra.activate(model, {})
+    assert not torch.allclose(call(), together, rtol=1e-2, atol=1e-2)
 
 
 def test_prediction_by_hand() -> None:
