@@ -102,6 +102,7 @@ def test_a_right_import_is_not(folder: str, source: str) -> None:
         ("from spectra.cli.app import main; main(['adjust', '--help'])", "torch numpy diffusers transformers"),
         ("import spectra.library, spectra.lineage, spectra.diffing, spectra.plots.shift", "torch diffusers matplotlib"),
         ("from spectra.cli.app import main; main(['diff', '--help'])", "torch numpy diffusers transformers"),
+        ("import spectra.formats, spectra.formats.names", "torch numpy diffusers transformers"),
         ("import spectra.cache", "torch diffusers transformers"),
         ("import spectra.base, spectra.base.subjects", "torch diffusers transformers"),
     ],
