@@ -66,8 +66,11 @@ def _gaussian(bench: Bench) -> SpectralShift:
 
 
 def _trained(bench: Bench) -> SpectralShift:
-    """The embedded subject as `spectra train` learns it."""
+    """The file of the setting, or the embedded subject as `spectra train` learns it."""
     from spectra.shift_file import read_shift
+
+    if bench.settings["shift"]:
+        return read_shift(str(bench.settings["shift"]))
     from spectra.training.config import defaults
     from spectra.training.embedded import DEFAULT
     from spectra.training.run import train
@@ -124,7 +127,7 @@ CASE = Case(
     items=_items,
     measure=_measure,
     summarise=_summarise,
-    settings={"seed": 0, "steps": 0},
+    settings={"seed": 0, "shift": "", "steps": 0},
     columns=(
         Column("shift"),
         Column("floats", form=",.0f"),
@@ -141,4 +144,4 @@ CASE = Case(
         Goal("within_error", "==", True),
     ),
 )
-"""`steps` of 0 stands for the default of `spectra train`."""
+"""`shift` is a file that was trained before; without it one is trained here. `steps` of 0 stands for the default."""

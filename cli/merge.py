@@ -140,13 +140,14 @@ def register(app: typer.Typer) -> None:
         merged = merging.replay(paths, wanted, progress=output.progress())
 
         found = merge_view.as_dict(merged)
+        text = "" if save_recipe is None else merged.recipe.to_toml(save_recipe.parent)
         if not dry_run and out is not None:
             found["bytes"] = write_shift(merged.shift, out, dtype=precision, force=force)
             found["output"] = str(out)
             found["content_hash"] = read_header(out).metadata.content_hash
             if save_recipe is not None:
                 with atomic_write(save_recipe, force=force) as temporary:
-                    temporary.write_text(merged.recipe.to_toml(save_recipe.parent), encoding="utf-8")
+                    temporary.write_text(text, encoding="utf-8")
                 found["saved_recipe"] = str(save_recipe)
         output.result(found, json=json, human=lambda console: merge_view.show(console, merged, found))
 

@@ -246,7 +246,6 @@ def _show_together(wanted: list[Wanted], summaries: list[Summary], console: Cons
         f"  {first.steps} steps{resumed}, {first.train_seconds:.0f} s of {first.total_seconds:.0f} s in all",
         "[bold]Next[/bold]",
         *(f"  {escape(summary.next_commands()[0])}" for summary in summaries),
-        *(f"[dim]{escape(note)}[/dim]" for note in first.notes),
     ]
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -277,7 +276,6 @@ def _show(summary: Summary, console: Console) -> None:
         f" ({summary.tensors} tensors, {summary.floats} floats)",
         "[bold]Next[/bold]",
         *(f"  {escape(command)}" for command in summary.next_commands()),
-        *(f"[dim]{escape(note)}[/dim]" for note in summary.notes),
     ]
     for line in lines:
         console.print(line, soft_wrap=True)

@@ -8,6 +8,7 @@ change: `delta = D`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -111,19 +112,19 @@ def find_closest(
     """
 
     def find(name: str, weight: Tensor, spectrum: Spectrum | None) -> Closest:
-        change = changes[name](weight)
-        if not bool(torch.isfinite(change).all()):
-            raise WeightError(f"{name}: the change has values that are not finite; the model is damaged")
         known = spectrum.fingerprint if spectrum is not None else ""
         prints = Fingerprints(lambda: weight, dtype_name(weight.dtype), name=name, known=known)
         digits, rounded = prints.digits()[:FINGERPRINT_DIGITS], prints.rounded()
+        change = changes[name](weight)
+        square = _square(change)
+        if not math.isfinite(square):
+            raise WeightError(f"{name}: the change has values that are not finite; the model is damaged")
         if spectrum is None:
-            captured = Captured(name, _square(change), 0.0)
+            captured = Captured(name, square, 0.0)
             return Closest(change.to(torch.float32), digits, rounded, weight.ndim, captured)
         c = project(change, weight, spectrum)
         delta = torch.maximum(c, -spectrum.sigma)
         lost = (c - delta).square()
-        square = _square(change)
         rest = max(square - float(c.square().sum()), 0.0) + float(lost.sum())
         captured = Captured(name, square, rest, int((lost > 0).sum()), float(lost.sum()))
         left = approximate_rest(change, weight, spectrum, delta, rank) if rank and rest > 0 else None

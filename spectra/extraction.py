@@ -162,7 +162,8 @@ class _Difference:
 
     def __call__(self, weight: Tensor) -> Tensor:
         trained = self.model[self.name]
-        return trained.to(torch.promote_types(torch.promote_types(trained.dtype, weight.dtype), torch.float32)) - weight
+        wide = torch.promote_types(torch.promote_types(trained.dtype, weight.dtype), torch.float32)
+        return trained.to(wide).sub_(weight)  # read for this alone, so it may be overwritten
 
 
 def _model_changes(

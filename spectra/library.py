@@ -171,6 +171,8 @@ def read_entry(path: Path) -> Entry | None:
 
 def _header_text(path: Path) -> tuple[bytes, os.stat_result]:
     """The JSON of a safetensors header, or whatever is in its place; empty if nothing can be."""
+    if not path.is_file():
+        raise ShiftFileError("it is no file, or a link to nothing; check the path")
     try:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")

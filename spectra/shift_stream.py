@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -59,12 +58,13 @@ class DeltaStream:
         Raises:
             ShiftFileError: the file is gone or shorter than it was.
         """
-        with explained(self.path), self.path.open("rb") as stream:
+        with explained(self.path), self.path.open("rb", buffering=0) as stream:
             for name in names:
                 if name in self.layout:
                     start, floats = self.layout[name]
                     size = floats * self._dtype.itemsize
-                    data = os.pread(stream.fileno(), size, self._first + start)
+                    stream.seek(self._first + start)
+                    data = stream.read(size)
                     if len(data) != size:
                         raise ShiftFileError("it has become shorter while it was read; fetch or make it again")
                     self._content.add(name + SUFFIX, self._precision, floats, data)

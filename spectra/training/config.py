@@ -225,6 +225,7 @@ EMBEDDED: dict[str, Any] = {
     "prior_guidance": GUIDANCE,
     "collage_fit": "shrink",
     "collage_prompts": ("{left} on the left and {right} on the right", "{left} and {right}"),
+    "unmix_weight": 0.01,
     "validation_guidance": GUIDANCE,
     "file_dtype": "float16",
 }
@@ -240,7 +241,9 @@ they will be asked for. (Held to the noise instead, guided pictures came out wit
 Min-SNR weighting is off: for a base that predicts v it takes the weight from the noisiest steps, where a drawing's
 colour and place are decided.
 Collages shrink their pictures, since an icon fills its own, and their prompts are those by which the base has learnt to
-draw two things: named from left to right, and without "a drawing of", which asks it for one.
+draw two things: named from left to right, and without "a drawing of", which asks it for one. The unmix term's weight is
+small: at .1 and above the special words are soon attended to nowhere, on their own half either, which is the term's
+easiest solution; what they mean then reaches the picture through the words around them.
 """
 
 

@@ -18,6 +18,7 @@ from spectra.families.denoise import Condition, denoise_family, native_resolutio
 from spectra.files import atomic_write
 from spectra.generation import versions
 from spectra.pipeline import load_pipeline
+from spectra.plots import style
 from spectra.progress import SILENT, Progress
 from spectra.training.checks import Checked, check
 from spectra.training.concepts import Wanted, check_apart
@@ -271,8 +272,8 @@ class Training:
         (folder / outputs.config).write_text(config.to_toml(), encoding="utf-8")
         write_log(history, folder / LOG)
         sheet.save(folder / "before-after.png")
-        curve = draw_loss_curve(history, folder / "loss.png")
-        return {"tensors": len(shift), "floats": shift.floats, "bytes": size, "curve": curve}
+        style.write(lambda: draw_loss_curve(history), folder / "loss.png")
+        return {"tensors": len(shift), "floats": shift.floats, "bytes": size}
 
     def close(self) -> None:
         """Give the model back, whatever happened."""
@@ -296,13 +297,12 @@ def _summary(checked: Checked, written: Mapping[str, Any], **measured: Any) -> S
         shift=str(folder / outputs.shift),
         sheet=str(folder / "before-after.png"),
         config=str(folder / outputs.config),
-        loss_curve=str(folder / "loss.png") if written["curve"] else None,
+        loss_curve=str(folder / "loss.png"),
         state=str(folder / "progress" / STATE) if config.save_every else None,
         tensors=written["tensors"],
         floats=written["floats"],
         bytes=written["bytes"],
         base_bytes=checked.base.bytes,
-        notes=() if written["curve"] else ("no loss curve: matplotlib is not installed (pip install matplotlib)",),
         **measured,
     )
 

@@ -252,6 +252,22 @@ def test_a_recipe_knows_its_shifts_by_content(tmp_path: Path) -> None:
         replay(find_parents(recipe, []), recipe)
 
 
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1), st.floats(-9, 9))
+@settings(max_examples=40)
+def test_a_recipe_is_read_as_it_was_written(tmp_path: Path, name: str, number: float) -> None:
+    parents = (Parent("0" * 32, number, str(tmp_path / "shifts" / f"{name}.x")),)
+    recipe = Recipe("ties", parents, (number,), ((name, (number, 1.0)),), {"density": 0.25}, seed=4)
+    (tmp_path / "r.toml").write_text(recipe.to_toml(tmp_path), encoding="utf-8")
+    found = read_recipe(tmp_path / "r.toml")
+    assert Path(found.parents[0].file) == Path(parents[0].file)
+    assert replace(found, parents=parents) == recipe
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not Unicode text"):
+        Recipe("add", (Parent(file="a\udcff"),)).to_toml(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
