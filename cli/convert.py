@@ -139,7 +139,10 @@ def register(app: typer.Typer) -> None:
         found["written"] |= _write(shift, out, target, rank, error, dtype, options)
         output.result(found, json=json, human=lambda console: _show(console, found))
         if rank is not None and found["written"]["error"] > _MUCH_LOST:
-            output.say("the shift is spread over more directions than that: --error 0.1 takes as many as it needs")
+            output.say(
+                "the shift is spread over more directions than that: --error 0.1 takes as many as it needs, "
+                "--to difference is exact"
+            )
 
 
 def _check_usage(
