@@ -1,9 +1,9 @@
 """FLOPs of one training step of each method, as a multiple of the frozen base's forward and backward.
 
 Counted by `torch.utils.flop_counter` on the meta device: matrix products, convolutions and attention, a multiplication
-and an addition each. Attention is counted as its plain products, the same for all methods. Passes over vectors and the
-optimizer's step are not counted. A step is one forward and one backward, so what a method makes once per optimizer
-step counts in full.
+and an addition each. Attention is counted as its plain products, the same for all methods. Passes over vectors, the
+optimizer's step, and what a model's first step makes once and for all are not counted. A step is one forward and one
+backward, so what a method makes once per optimizer step counts in full. Plans are those of an accelerator.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ def count(method: Method) -> tuple[int, int]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
+    method.settle()
     # The CPU's fused attention is unknown to the counter.
     with FlopCounterMode(display=False) as forward, sdpa_kernel(SDPBackend.MATH):
         loss = method.forward()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 DTYPES = ("fp32", "bf16", "fp16")
-PLANS = ("factored", "projected", "rebuilt")
+PLANS = ("factored", "projected", "rebuilt", "two-sided")
 _SIDE = 8
 """Pixels of a convolution's input; with the setting `rows` of 256 that is a batch of 4."""
 

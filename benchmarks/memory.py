@@ -9,8 +9,9 @@
     optimizer  AdamW's state
 
 `beyond` is their sum less the frozen model's weights. Attention is PyTorch's fused one, as it runs on any device. What
-lives only for the time of one operation is not counted. `share_of_lora` compares `beyond`; both hold the base's own
-activations, the `frozen` row's `saved`.
+lives only for the time of one operation is not counted, nor are the spectrum cache's files, of which the bases are made
+in the base's precision, on its device. Plans are those of an accelerator (`costs.balance`). `share_of_lora` compares
+`beyond`; both hold the base's own activations, the `frozen` row's `saved`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def count(method: Method) -> dict[str, int]:
     """Bytes of one step, by `PARTS`. Leaves gradients on the method's parameters."""
     import torch
 
+    method.settle()
     parameters = list(method.parameters.values())
     own = {id(parameter) for parameter in parameters}
     module = method.model.module
@@ -78,11 +80,15 @@ def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
 
 
 def _held(method: Method) -> list[Tensor]:
-    """Every tensor that spectra's layers hold, delta and the module's own apart."""
+    """Every tensor that spectra's layers hold, delta, the module's own and the cache's files apart."""
     found: list[Tensor] = []
     for layer in method.adapter.layers() if method.adapter else ():
-        _collect({name: v for name, v in vars(layer).items() if name not in ("module", "delta")}, found)
+        _collect({name: v for name, v in vars(layer).items() if name not in _NOT_OWN}, found)
     return found
+
+
+_NOT_OWN = ("module", "delta", "spectrum")
+"""What a layer holds that is counted elsewhere, or is a file mapped into memory."""
 
 
 def _collect(value: Any, found: list[Tensor]) -> None:

@@ -55,6 +55,13 @@ class Method:
         """Forward and backward."""
         self.forward().backward()
 
+    def settle(self) -> None:
+        """A forward that leaves nothing but what a model's first one makes for good: bases that its inputs ask for."""
+        if self.adapter is not None:
+            self.forward()
+            for layer in self.adapter.layers():
+                layer.forget()
+
     def forget(self) -> None:
         """Drops all gradients."""
         for parameter in self.parameters.values():

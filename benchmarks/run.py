@@ -26,6 +26,7 @@ from spectra.progress import SILENT, Progress
 MODULES: Mapping[str, str] = {
     "overview": "spectra.benchmarks.overview",
     "storage": "spectra.benchmarks.storage",
+    "packing": "spectra.benchmarks.packing",
     "decompose": "spectra.benchmarks.decompose",
     "cache": "spectra.benchmarks.cache",
     "gradients": "spectra.benchmarks.gradients",

@@ -83,7 +83,9 @@ class Shifts:
         def layer(module: Any, spectrum: Any, deltas: Tensor) -> Any:
             if spectrum is None:
                 return SampledVector(module, deltas, samples)
-            return SampledLayer(module, spectrum, deltas, samples)
+            made = SampledLayer(module, spectrum, deltas, samples)
+            made.plan = "factored"
+            return made
 
         return self._routed(layer, lambda deltas: deltas, train)[0]
 

@@ -70,9 +70,10 @@ def register(app: typer.Typer) -> None:
         alone, as these have no singular values. PATTERN is a subset, a block as inspect shows it, or a pattern such
         as 'unet.*attn2*'.
         """
-        from spectra import adjusting
+        from spectra import adjusting, diffing
         from spectra.files import check_output
         from spectra.shift_file import precision_called, read_shift, write_shift
+        from spectra.sigmas import read_sigmas
 
         steps: list[Step] = [adjusting.Only(only)] if only else []
         steps += [_scale(text) for text in scale or []]
@@ -88,6 +89,8 @@ def register(app: typer.Typer) -> None:
         check_output(out, force=force)
         shift = read_shift(file)
         adjusted = adjusting.adjust(shift, steps)
+        sigmas = read_sigmas(shift.metadata)
+        moved = diffing.compare(*(diffing.changes(each, sigmas) for each in (shift, adjusted.shift)))
         size = write_shift(adjusted.shift, out, dtype=precision, force=force)
         found = {
             "file": str(file),
@@ -95,7 +98,8 @@ def register(app: typer.Typer) -> None:
             "bytes": size,
             "weights": len(adjusted.shift),
             "floats": adjusted.shift.floats,
-            "distance": adjusted.distance,
+            "distance": moved.distance / moved.first if moved.first else 0.0,
+            "exact": not diffing.unclear(shift, sigmas),
             "steps": [
                 {
                     **adjusting.as_dict(effect.step),
@@ -140,7 +144,8 @@ def _show(console: Console, adjusted: Adjusted, found: dict[str, Any]) -> None:
         for effect in adjusted.effects
     ]
     show(console, table("edit", ("weights", "floats changed", "energy left"), rows))
-    console.print(f"Delta W changes by {100 * adjusted.distance:.3g} %, as long as no singular value is clipped")
+    clipped = "with what the ReLU clips" if found["exact"] else "as far as no singular value is clipped"
+    console.print(f"Delta W changes by {percent(found['distance'])}, {clipped}")
     console.print(
         f"wrote {found['output']}: {found['weights']:,} weights, {found['floats']:,} floats, {found['bytes']:,} bytes",
         markup=False,

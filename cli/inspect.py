@@ -25,6 +25,9 @@ _EXAMPLE = (
     "spectra inspect shifts/ --prompt fox --sort date     |     spectra inspect shifts/ --tree"
 )
 _FOLDER = "Of a folder"
+_LISTED = 8
+"""Of a long list, as a thousand parents are, so many are shown; all are in the JSON."""
+
 
 Sort = Literal["name", "date", "size", "floats", "prompt", "base", "subset"]
 
@@ -208,9 +211,25 @@ def _precision(found: dict[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
+    """Data in lines: an entry each, the last of many left out."""
     if isinstance(value, dict):
-        return "\n".join(f"{key} = {item}" for key, item in value.items())
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+        return "\n".join(line for key, item in value.items() for line in _entry(key, item))
+    return "\n".join(_first(value)) if isinstance(value, list) else str(value)
+
+
+def _entry(key: str, item: Any) -> list[str]:
+    """One entry of a dictionary; the tables of a list stand below its name."""
+    if isinstance(item, list) and any(isinstance(each, dict) for each in item):
+        return [f"{key}:", *(f"  {line}" for line in _first(item))]
+    return [f"{key} = {', '.join(_first(item)) if isinstance(item, list) else item}"]
+
+
+def _first(items: list[Any]) -> list[str]:
+    lines = [
+        ", ".join(f"{key} {value}" for key, value in item.items()) if isinstance(item, dict) else str(item)
+        for item in items[:_LISTED]
+    ]
+    return [*lines, f"and {len(items) - _LISTED:,} more"] if len(items) > _LISTED else lines
 
 
 def _table(title: str, parts: Iterable[Part], whole: Part) -> Table:

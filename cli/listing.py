@@ -156,7 +156,7 @@ def _branch(branch: Branch, names: dict[str, str]) -> str:
         return names.get(key) or f"unknown {key[:8]}"
 
     copies = f" ({len(branch.entries) - 1} more of the same content)" if len(branch.entries) > 1 else ""
-    remarks = [branch.entries[0].origin] if branch.entries else []
+    remarks = [entry.method or entry.prompt for entry in branch.entries[:1]]
     if branch.depth and branch.partners:
         remarks.append("with " + ", ".join(map(called, branch.partners)))
     if branch.repeated:

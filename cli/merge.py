@@ -49,7 +49,10 @@ def register(app: typer.Typer) -> None:
             typer.Option(help="Of interpolate and slerp: 1 is the first shift, 0 the second.", rich_help_panel=_HOW),
         ] = None,
         weights: Annotated[
-            str, typer.Option(metavar="W,W,...", help="One for each shift.", show_default=False, rich_help_panel=_HOW)
+            str,
+            typer.Option(
+                metavar="W,W,...", help="One for each shift, or one for all.", show_default=False, rich_help_panel=_HOW
+            ),
         ] = "",
         block_weights: Annotated[
             list[str] | None,
@@ -119,6 +122,8 @@ def register(app: typer.Typer) -> None:
             return
         if out is None and not dry_run:
             raise InputError("expected -o FILE for the merged shift, or --dry-run")
+        if save_recipe is not None and save_recipe.suffix != ".toml":
+            raise InputError(f"--save-recipe: expected a name that ends in .toml, got {save_recipe}")
         precision = precision_called(file_dtype)
         for target in () if dry_run else (out, save_recipe):
             if target is not None:
@@ -135,13 +140,14 @@ def register(app: typer.Typer) -> None:
         merged = merging.replay(paths, wanted, progress=output.progress())
 
         found = merge_view.as_dict(merged)
+        text = "" if save_recipe is None else merged.recipe.to_toml(save_recipe.parent)
         if not dry_run and out is not None:
             found["bytes"] = write_shift(merged.shift, out, dtype=precision, force=force)
             found["output"] = str(out)
             found["content_hash"] = read_header(out).metadata.content_hash
             if save_recipe is not None:
                 with atomic_write(save_recipe, force=force) as temporary:
-                    temporary.write_text(merged.recipe.to_toml(save_recipe.parent), encoding="utf-8")
+                    temporary.write_text(text, encoding="utf-8")
                 found["saved_recipe"] = str(save_recipe)
         output.result(found, json=json, human=lambda console: merge_view.show(console, merged, found))
 

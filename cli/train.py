@@ -22,6 +22,7 @@ _EXAMPLE = (
     "Example:  spectra train     (the embedded base learns the embedded fox)     |     "
     'spectra train --base ./sd15 --images ./dog --prompt "a photo of a sks dog" '
     '--class-prompt "a photo of a dog" -o out/dog     |     '
+    "spectra train --subject fox --subject wolf -o out/both     (two into one shift)     |     "
     "spectra train --concepts pets.toml -o out     (several in one pass over the base, a folder for each)"
 )
 _DATA, _LOSS, _COST, _LOOK = "Pictures", "What is trained", "Cost", "Watching and resuming"
@@ -47,8 +48,8 @@ def register(app: typer.Typer) -> None:
         subject: Annotated[
             list[str] | None,
             _option(
-                "Embedded subject (see spectra subjects). Twice to four times, several into one shift: names, or "
-                'DIR="a photo of a \\[V1] dog" with a word in brackets for each.',
+                "Embedded subject (see spectra subjects). Two to four times: all into one shift, each by name or as "
+                'DIR="a photo of a \\[V1] dog", with a word of its own in brackets.',
                 _DATA,
                 metavar="NAME|DIR=PROMPT",
             ),
@@ -81,6 +82,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         unmix_schedule: Annotated[
             str | None, _option("constant, falling or rising.", _JOINT, of="unmix_schedule")
+        ] = None,
+        init_shift: Annotated[
+            str | None, _option("Shift to start from, instead of zero.", _LOSS, metavar="FILE")
         ] = None,
         targets: Annotated[
             str | None, _option("Subsets or patterns, such as unet-ca,text-encoder.", _LOSS, "--target", of="targets")
@@ -242,7 +246,6 @@ def _show_together(wanted: list[Wanted], summaries: list[Summary], console: Cons
         f"  {first.steps} steps{resumed}, {first.train_seconds:.0f} s of {first.total_seconds:.0f} s in all",
         "[bold]Next[/bold]",
         *(f"  {escape(summary.next_commands()[0])}" for summary in summaries),
-        *(f"[dim]{escape(note)}[/dim]" for note in first.notes),
     ]
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -273,7 +276,6 @@ def _show(summary: Summary, console: Console) -> None:
         f" ({summary.tensors} tensors, {summary.floats} floats)",
         "[bold]Next[/bold]",
         *(f"  {escape(command)}" for command in summary.next_commands()),
-        *(f"[dim]{escape(note)}[/dim]" for note in summary.notes),
     ]
     for line in lines:
         console.print(line, soft_wrap=True)

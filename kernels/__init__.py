@@ -14,10 +14,21 @@ from spectra.kernels.dispatch import (
     uses_gram,
     uses_triton,
 )
-from spectra.kernels.reference import add_projection, channel_products, over_channels, prefers_gram, projection, scaled
+from spectra.kernels.reference import (
+    add_projection,
+    along,
+    channel_products,
+    over_channels,
+    prefers_gram,
+    projection,
+    scaled,
+    singular_gradient,
+    weight_gradient,
+)
 
 __all__ = [
     "add_projection",
+    "along",
     "batched_apply",
     "channel_products",
     "factored_apply",
@@ -28,7 +39,9 @@ __all__ = [
     "rebuild_from_delta",
     "scaled",
     "shift_gradient",
+    "singular_gradient",
     "two_sided_apply",
     "uses_gram",
     "uses_triton",
+    "weight_gradient",
 ]

@@ -36,9 +36,12 @@ def channel_sum(product: Tensor, dim: int) -> Tensor:
     return product.sum([i for i in range(product.ndim) if i != dim], dtype=dtype)
 
 
-def channel_products(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    """`colsum(a * b)`, `[channels]`, in float32 at least."""
-    return channel_sum(a.to(torch.promote_types(a.dtype, torch.float32)) * b, dim)
+def channel_products(a: Tensor, b: Tensor, dim: int, apart: bool = False) -> Tensor:
+    """`colsum(a * b)`, `[channels]`, in float32 at least; `[batch, channels]` where samples are kept `apart`."""
+    product = a.to(torch.promote_types(a.dtype, torch.float32)) * b
+    if not apart:
+        return channel_sum(product, dim)
+    return (product if dim == -1 else product.movedim(1, -1)).flatten(1, -2).sum(1) if a.ndim > 2 else product
 
 
 def scaled(t: Tensor, values: Tensor, dim: int) -> Tensor:
@@ -153,8 +156,35 @@ def shift_gradient(
     return channel_sum(t.to(wide) * along(b, basis, dim), dim)
 
 
+def weight_gradient(x: Tensor, grad: Tensor, dim: int) -> Tensor:
+    """`G = grad^T x`, `[rows, columns]`: a weight's gradient where its rows and columns both meet channels."""
+    return _gram(grad, x, dim) if x.dtype in GRAM_DTYPES and x.numel() else rows(grad, dim).T @ rows(x, dim)
+
+
+def singular_gradient(
+    gradient: Tensor, weight: Tensor, basis: Tensor, sigma: Tensor, left: Tensor, right: Tensor
+) -> Tensor:
+    """`u_i^T G v_i` of every direction, `[h + k]`, in float32 at least, from a weight's gradient.
+
+    Args:
+        gradient: `G [rows, columns]`.
+        weight: the frozen one, `[rows, columns]`.
+        basis: `U [rows, h]` of the directions whose other side comes of the weight: `V = W^T U / sigma`.
+        sigma: `[h]`, positive.
+        left, right: `U [rows, k]` and `V [columns, k]` of the others.
+    """
+    tail = channel_products(left, gradient @ right, -1)
+    if basis.shape[1] == 0:
+        return tail
+    # In float64 as in `shift_gradient`: the small product cancels.
+    wide = gradient.dtype if gradient.device.type == "mps" else torch.float64
+    product, q = (gradient @ weight.T).to(wide), basis.to(wide)
+    head = (q * (product @ q)).sum(0).to(sigma.dtype) / sigma
+    return torch.cat([head, tail.to(head.dtype)])
+
+
 def _gram(b: Tensor, a: Tensor, dim: int) -> Tensor:
-    """`b^T a`, `[r, r]`, over all rows, in blocks of them: short sums of products round less than one long sum."""
+    """`b^T a`, over all rows, in blocks of them: short sums of products round less than one long sum."""
     size = max(_BLOCK, -(-(a.numel() // a.shape[dim]) // _BLOCKS))
     if dim == 1 and a.ndim > 2:
         pairs = [

@@ -28,6 +28,7 @@ from spectra.bindings import Binding, bind, bind_shapes, dtype_name
 from spectra.cache import SpectrumCache
 from spectra.errors import MismatchError
 from spectra.families import Target, components, targets
+from spectra.kept import watch
 from spectra.layers import ShiftedLayer
 from spectra.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
 from spectra.progress import SILENT, Progress
@@ -136,6 +137,7 @@ class Adapter:
         for parameter, _ in self._required:
             parameter.requires_grad_(False)
         self._routed: Mapping[str, Tensor] = self.deltas
+        self._end_watch = watch(())
         self._watch = weakref.finalize(self, _watch_steps(self))
         self.route()
 
@@ -147,6 +149,9 @@ class Adapter:
             samples: which row each sample of a batch takes.
         """
         self._routed = deltas or self.deltas
+        self._end_watch()
+        if samples is None:  # a norm that asks whose sample it has cannot be called again later
+            self._end_watch = watch(self._models.values())
         for name, binding in self._bindings.items():
             binding.unroute()
             binding.route(self._routed[name], samples)
@@ -243,4 +248,5 @@ class Adapter:
             parameter.requires_grad_(required)
         self._required = []
         self._watch()
+        self._end_watch()
         release(self._models)

@@ -19,7 +19,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -35,6 +34,8 @@ from spectra.progress import SILENT, Progress
 Found = TypeVar("Found")
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     import numpy as np
     import torch
     from torch import Tensor
@@ -190,6 +191,8 @@ class SpectrumCache:
         usage: Usage,
         label: str,
     ) -> dict[str, T]:
+        from concurrent.futures import as_completed
+
         import torch
 
         def one(name: str) -> tuple[str, T]:
@@ -305,6 +308,8 @@ def side_by_side(workers: int) -> Iterator[ThreadPoolExecutor]:
 
     An eigenproblem gains less from a second thread than a second eigenproblem does.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     import torch
 
     before = torch.get_num_threads()

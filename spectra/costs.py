@@ -1,4 +1,4 @@
-"""What each plan costs beyond the frozen layer, in flops; a test holds it against what PyTorch counts.
+"""What each plan costs beyond the frozen layer, in flops and bytes; a test holds both against what PyTorch counts.
 
 A product of `[a, b]` and `[b, c]` counts `2 a b c`; additions and scalings of activations count nothing.
 """
@@ -12,6 +12,17 @@ from spectra import kernels
 Plan = Literal["factored", "projected", "two-sided", "rebuilt"]
 ONE_BASIS: tuple[Plan, ...] = ("factored", "projected", "rebuilt")
 TWO_BASES: tuple[Plan, ...] = ("two-sided", "rebuilt")
+
+_BALANCE = {"cpu": 10}
+_ACCELERATOR = 267
+
+
+def balance(device: str) -> int:
+    """Flops that a kind of device computes while it moves a byte, which is what a byte is worth.
+
+    267 is an H100 in bfloat16 (800 TFLOP/s and 3.0 TB/s) and stands for all accelerators; 10 is two cores of a CPU.
+    """
+    return _BALANCE.get(device, _ACCELERATOR)
 
 
 class Work(NamedTuple):
@@ -29,6 +40,10 @@ class Work(NamedTuple):
         learns: whether delta takes a gradient.
         input_gradient: whether the layer's input does.
         gram: whether delta's gradient may go through the Gram matrix.
+        free: whether the layer may hold its input for nothing (`kept.is_kept`), and has a use for it.
+        literal: whether the two-sided plan leaves the frozen product out.
+        itemsize: bytes of a number.
+        balance: of the device.
     """
 
     place: Literal["input", "output"]
@@ -44,10 +59,14 @@ class Work(NamedTuple):
     learns: bool
     input_gradient: bool
     gram: bool
+    free: bool
+    literal: bool
+    itemsize: int
+    balance: int
 
     def key(self) -> str:
-        """A name for this work, under which a measured plan is remembered."""
-        return " ".join([str(value) for value in self])
+        """A name for this work, under which a measured plan is remembered; the same at delta = 0 as later."""
+        return " ".join([str(value) for value in self._replace(literal=False)])
 
 
 def plans(work: Work) -> tuple[Plan, ...]:
@@ -56,8 +75,60 @@ def plans(work: Work) -> tuple[Plan, ...]:
 
 
 def cheapest(work: Work) -> Plan:
-    """The plan of the fewest flops; on a tie the first."""
-    return min(plans(work), key=lambda plan: cost(plan, work))
+    """The plan of the lowest price; on a tie the first."""
+    return min(plans(work), key=lambda plan: price(plan, work))
+
+
+def wants_both_sides(work: Work) -> bool:
+    """Whether a square layer that keeps one side should keep the other too: fewer flops, for bytes that are read."""
+    if not work.learns:
+        return False
+    both = work._replace(head=0, tail=work.r, low=0)
+    other_side = work.itemsize * work.m * work.head
+    return price(cheapest(both), both) + work.balance * other_side < price(cheapest(work), work)
+
+
+def price(plan: Plan, work: Work) -> int:
+    """Flops, and what the bytes are worth that are kept: each is written and read."""
+    return cost(plan, work) + 2 * work.balance * kept(plan, work)
+
+
+def kept(plan: Plan, work: Work) -> int:
+    """Bytes kept from forward to backward, or from step to step: activations, and what is made of delta.
+
+    The layer's output counts, though others may keep it too.
+    """
+    if plan == "two-sided":
+        numbers = 0 if keeps_input(work) else work.middle * work.tail
+        return work.itemsize * numbers * work.learns
+    numbers = work.middle * work.tail
+    if plan == "factored":
+        numbers += work.n * work.head
+    else:
+        met = 0 if work.place == "input" and work.free else work.n * work.r
+        if plan == "projected":
+            numbers += met
+        elif gradient_by_weight(work):
+            numbers = 0 if work.free else work.middle * work.r
+        else:
+            numbers += met + work.middle * work.low
+    made = {"factored": 0, "projected": work.r**2, "rebuilt": work.r * work.m}[plan]
+    return work.itemsize * (numbers * work.learns + made)
+
+
+def keeps_input(work: Work) -> bool:
+    """Whether the two-sided plan makes its middle again in the backward pass, of an input that is kept for nothing."""
+    return work.learns and work.free and work.encode < work.balance * work.itemsize
+
+
+def gradient_by_weight(work: Work) -> bool:
+    """Whether the rebuilt plan takes delta's gradient from the weight's."""
+    if not work.head:
+        return True
+    if not (work.free and work.gram and work.place == "output"):
+        return False
+    activations = work.n * work.r + work.middle * (work.tail + work.low)
+    return _by_weight(work) < _by_rows(work) + 2 * work.balance * work.itemsize * activations
 
 
 def cost(plan: Plan, work: Work) -> int:
@@ -74,7 +145,8 @@ def rebuilding(work: Work) -> int:
     r, m = work.r, work.m
     if not work.head:
         return 2 * r * m * work.tail
-    return 2 * r * r * (work.head + m) + 2 * r * m * (work.tail + work.low * work.learns)
+    low = work.low * (work.learns and not gradient_by_weight(work))
+    return 2 * r * r * (work.head + m) + 2 * r * m * (work.tail + low)
 
 
 def _factored(work: Work) -> int:
@@ -84,8 +156,9 @@ def _factored(work: Work) -> int:
 
 def _two_sided(work: Work) -> int:
     """Encode and decode; the way back through the bases takes the place of the frozen layer's."""
-    back = work.decode * (work.learns or work.input_gradient)
-    return 2 * work.n * work.tail * (work.encode + work.decode + back)
+    encode, decode = 1 + keeps_input(work), 1 + (work.learns or work.input_gradient)
+    frozen = work.encode * work.decode if work.literal else 0
+    return 2 * work.n * (work.tail * (work.encode * encode + work.decode * decode) - frozen)
 
 
 def _projected(work: Work) -> int:
@@ -94,10 +167,19 @@ def _projected(work: Work) -> int:
 
 
 def _rebuilt(work: Work) -> int:
+    """Delta's gradient."""
     if not work.learns:
         return 0
-    if not work.head:
-        return 2 * work.n * work.r * work.m + 2 * work.r * work.m * work.tail
+    return _by_weight(work) if gradient_by_weight(work) else _by_rows(work)
+
+
+def _by_weight(work: Work) -> int:
+    r, m = work.r, work.m
+    head = 2 * r * r * (m + work.head) if work.head else 0
+    return 2 * work.n * r * m + 2 * r * m * work.tail + head
+
+
+def _by_rows(work: Work) -> int:
     explicit = 2 * work.middle * (work.tail + work.low) * (work.encode + work.decode)
     return explicit + _gradient(work) + _pull(work)
 

@@ -48,6 +48,7 @@ class Order:
         negative: negative prompt of all of them.
         seeds: one picture of each prompt for each.
         sampling: steps, guidance, size and batch.
+        dtype: of the weights, such as "bfloat16"; shifts trained in another act on a rounded copy of their base.
     """
 
     base: str = ""
@@ -57,6 +58,7 @@ class Order:
     negative: str = ""
     seeds: tuple[int, ...] = (0,)
     sampling: Sampling = field(default_factory=Sampling)
+    dtype: str = "float32"
 
 
 def generate(
@@ -77,6 +79,8 @@ def generate(
     Raises:
         SpectraError: something given is wrong (checked before the base is loaded), or the folder cannot be written.
     """
+    import torch
+
     began = time.perf_counter()
     prompts = [*order.prompts, *(read_prompts(order.prompts_file) if order.prompts_file else [])]
     if not prompts:
@@ -87,12 +91,13 @@ def generate(
     chosen = [parse_shift(text) for text in order.shifts]
     shifts = [(path, scale, read_shift(path)) for path, scale in chosen]
 
-    pipe = load_pipeline(location, device=device or best_device())
+    pipe = load_pipeline(location, getattr(torch, order.dtype), device or best_device())
     _activate(pipe, shifts, progress)
     requests = requests_for(prompts, order.seeds, order.negative)
     pictures = draw(pipe, requests, order.sampling, progress=progress)
     common = {
         "base": location.name,
+        "dtype": order.dtype,
         "shifts": [
             {"file": path.name, "scale": scale, "content_hash": shift.metadata.content_hash}
             for path, scale, shift in shifts

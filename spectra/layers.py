@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spectra import costs, kernels, plans
 from spectra.costs import Plan
+from spectra.kept import is_kept
 from spectra.operators import Operator, Place, operator_of
 from spectra.spectrum import Spectrum, matrix, valueless
 
@@ -84,11 +85,9 @@ class ShiftedLayer:
         spectrum: of that weight.
         delta: float32 `[r]`, may be trained.
 
-    The vectors of the spectrum live on the weight's device, in its dtype (and in autocast's, once that is met).
+    The vectors of the spectrum live on the weight's device, in its dtype (and in autocast's, once that is met). The
+    spectrum itself is not needed then: it is a file of the cache, mapped into memory.
     """
-
-    two_bases = True
-    """Whether a square layer keeps both sides of its spectrum, for the two-sided plan."""
 
     def __init__(self, module: nn.Module, spectrum: Spectrum, delta: Tensor) -> None:
         self.module = module
@@ -99,14 +98,14 @@ class ShiftedLayer:
         self.operator: Operator | None = operator_of(module)
         weight: Tensor = module.weight  # type: ignore[assignment]
         place = self.operator.place(spectrum.side) if self.operator else None
-        # Both sides of every direction: needed without an activation to map, and cheapest for a square weight.
+        # Without an activation to map, every direction needs both sides.
+        self.spectrum = spectrum if self.operator else with_full_tail(spectrum, weight)
         pointwise = self.operator is not None and self.operator.pointwise
-        self._square = self.two_bases and pointwise and is_square(spectrum.shape)
-        both = place is None or self._square
-        self._spectrum = with_full_tail(spectrum.to(weight.device), weight) if both else spectrum
+        self._square = pointwise and is_square(spectrum.shape)
+        self._both = place is None or (self._square and not spectrum.head)
         self._sigma = spectrum.sigma.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         self._floor = REBUILT_FLOOR * self._sigma.square().mean().sqrt()
-        self._low = _expected_low(self._spectrum, self._sigma, self._floor)
+        self._low = _expected_low(spectrum, self._sigma, self._floor)
         self._place = place
         self._converted: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
         self._offsets: dict[tuple[torch.dtype, torch.device], Tensor] = {}
@@ -115,6 +114,11 @@ class ShiftedLayer:
         if place == "output":
             self._offset(getattr(module, "bias", None), weight.dtype)
 
+    @property
+    def _head(self) -> int:
+        """How many directions have one side only."""
+        return 0 if self._both else self.spectrum.head
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the module returns for `x` with the weight `U diag(ReLU(sigma + delta)) V^T`."""
         module, operator, place = self.module, self.operator, self._place
@@ -122,23 +126,22 @@ class ShiftedLayer:
         bias: Tensor | None = getattr(module, "bias", None)
         self._follow(weight)
         if operator is None or args or kwargs:
-            shifted = shifted_weight(weight, self._spectrum, self.delta)
+            shifted = shifted_weight(weight, self.spectrum, self.delta)
             return with_parameters(module, {"weight": shifted}, x, *args, **kwargs)
         x, dtype = computed(x, weight)
-        d, head = change(self._sigma, self.delta), self._spectrum.head
-        plan = self._plan(x)
-        if self._square:
-            return self._two_sided(x, weight, bias, d, dtype, operator, plan)
-        if not head or place is None:
+        plan, work = self._plan(x)
+        d, head = change(self._sigma, self.delta), self._head
+        if work is None or place is None:
             y = operator.apply(x, weight, bias)
+        elif plan == "rebuilt":
+            return self._rebuilt(x, weight, bias, d, dtype, operator, work)
+        elif plan == "two-sided":
+            return self._two_sided(x, weight, bias, d, dtype, operator, work)
+        elif plan == "projected":
+            y = self._projected(x, weight, bias, d[:head], dtype, operator, place)
         else:
-            if plan == "rebuilt":
-                return self._rebuilt(x, weight, bias, d, dtype, operator, place)
-            if plan == "projected":
-                y = self._projected(x, weight, bias, d[:head], dtype, operator, place)
-            else:
-                y = self._factored(x, weight, bias, d[:head] / self._sigma[:head], dtype, operator, place)
-        if head < self._spectrum.rank:
+            y = self._factored(x, weight, bias, d[:head] / self._sigma[:head], dtype, operator, place)
+        if head < self.spectrum.rank:
             _, left, right = self._vectors(dtype)
             y = y + narrow(operator, x, left, right, d[head:])
         return y
@@ -180,18 +183,13 @@ class ShiftedLayer:
         d: Tensor,
         dtype: torch.dtype,
         operator: Operator,
-        plan: Plan | None,
+        work: costs.Work | None,
     ) -> Tensor:
-        """A square layer, both sides of which are kept: no direction needs a division."""
+        """A square layer, both sides of which are kept, by `d [r]` or `[batch, r]`: no direction needs a division."""
         _, left, right = self._vectors(dtype)
-        if plan == "rebuilt":
-            made = self._once("rebuilt", None, lambda: self._rebuild(weight, d.detach(), False))
-            shifted = made.weight
-            if d.requires_grad and torch.is_grad_enabled():
-                shifted = plans.attach_weight_gradient(shifted, d, left, right)
-            return operator.apply(x, shifted, bias)
-        s = (self._sigma + d).detach()
-        return plans.two_sided(x, d, torch.relu(s), weight, bias, left, right, operator)
+        s = torch.relu(self._sigma + d).detach()
+        literal, keep_input = (work.literal, costs.keeps_input(work)) if work else (False, False)
+        return plans.two_sided(x, d, s, None if literal else weight, bias, left, right, operator, keep_input)
 
     def _projected(
         self,
@@ -224,16 +222,20 @@ class ShiftedLayer:
         d: Tensor,
         dtype: torch.dtype,
         operator: Operator,
-        place: Place,
+        work: costs.Work,
     ) -> Tensor:
-        """The layer with its shifted weight; delta's gradient comes from the activations."""
+        """The layer with its shifted weight; delta's gradient comes from the activations, or from the weight's."""
+        by_weight = costs.gradient_by_weight(work)
         # A measurement without gradients between two steps shares the weight with the steps.
-        learns = self.delta.requires_grad
+        learns = self.delta.requires_grad and not by_weight
         made = self._once("rebuilt", learns, lambda: self._rebuild(weight, d.detach(), learns))
-        if not (learns and torch.is_grad_enabled()):
+        if not (self.delta.requires_grad and torch.is_grad_enabled()):
             return operator.apply(x, made.weight, bias)
-        basis, dim, head = self._vectors(dtype)[0], operator.dim, self._spectrum.head
-        if place == "input":
+        (basis, left, right), dim, head = self._vectors(dtype), operator.dim, self._head
+        if by_weight:
+            sides = plans.Sides(matrix(weight), basis, self._sigma[:head], left, right)
+            return plans.rebuilt_by_weight(x, d, made.weight, bias, sides, operator)
+        if work.place == "input":
             attached = plans.attach_input_gradient(x, d[:head], made.s, basis, dim)
             y = operator.apply(attached, made.weight, bias)
         else:
@@ -262,9 +264,9 @@ class ShiftedLayer:
         return self._kept[name][1]
 
     def _rebuild(self, weight: Tensor, d: Tensor, learns: bool) -> Rebuilt:
-        spectrum, sigma, wide = self._spectrum, self._sigma[: self._spectrum.head], self._sigma.dtype
+        spectrum, head, wide = self.spectrum, self._head, self._sigma.dtype
         basis, left, right = (vectors.to(wide) for vectors in self._vectors(weight.dtype))
-        on_rows, head = spectrum.side == "left", spectrum.head
+        on_rows, sigma = spectrum.side == "left", self._sigma[:head]
         w = matrix(weight).to(wide)
         rebuilt = kernels.rebuild(w, basis, d[:head] / sigma, left=on_rows) if head else w
         if head < spectrum.rank:
@@ -289,22 +291,35 @@ class ShiftedLayer:
     def _low_count(self, low: Tensor) -> int:
         """How many of the head's directions are made explicit; in a graph, and without values, a fixed number."""
         if torch.compiler.is_compiling():
-            return min(self._low + math.ceil(LOW_RESERVE * self._spectrum.rank), self._spectrum.head)
+            return min(self._low + math.ceil(LOW_RESERVE * self.spectrum.rank), self._head)
         return self._low if valueless(low) else int(low.sum())
 
-    def _plan(self, x: Tensor) -> Plan | None:
-        """The plan for an input `x`; None where there is no choice."""
+    def _plan(self, x: Tensor) -> tuple[Plan | None, costs.Work | None]:
+        """The plan for an input `x`, and its work; None where there is no choice."""
         work = self.work(x)
         if work is None:
-            return None
+            return None, None
+        if self._square and not self._both and self._wants_both(work):
+            self._keep_both()
+            work = self.work(x) or work
         if self.noted is not None:
             self.noted(self, x, work)
         known, plan = costs.plans(work), self.plan
         if plan is None and self.tuned:
             plan = self.tuned.get(work.key())
         if plan is None:
-            return costs.cheapest(work)
-        return plan if plan in known else known[0]
+            plan = costs.cheapest(work)
+        return (plan if plan in known else known[0]), work
+
+    def _wants_both(self, work: costs.Work) -> bool:
+        """Whether to keep the other side of a square weight from now on. Not in a compiled graph, which has no now."""
+        if torch.compiler.is_compiling() or self.plan in ("factored", "projected"):
+            return False
+        return self.plan == "two-sided" or costs.wants_both_sides(work)
+
+    def _keep_both(self) -> None:
+        self._both = True
+        self._converted, self._offsets, self._kept = {}, {}, {}
 
     def forget(self) -> None:
         """Drop what was made for the present value of delta."""
@@ -312,11 +327,13 @@ class ShiftedLayer:
 
     def work(self, x: Tensor) -> costs.Work | None:
         """What a forward of `x` has to do, for the cost model; None where there is no choice of plans."""
-        if self.operator is None or self._place is None or not (self._spectrum.head or self._square):
+        head = self._head
+        if self.operator is None or self._place is None or not (head or self._square):
             return None
         weight: Tensor = self.module.weight  # type: ignore[assignment]
+        free = (self.operator.pointwise or self._place == "input") and is_kept(x)
         x, dtype = computed(x, weight)
-        spectrum, middle = self._spectrum, self.operator.middle(x)
+        spectrum, middle = self.spectrum, self.operator.middle(x)
         rows, columns = spectrum.shape[0], math.prod(spectrum.shape[1:])
         encode, decode = self.operator.channels(rows, columns)
         learning = torch.is_grad_enabled()
@@ -326,15 +343,32 @@ class ShiftedLayer:
             middle=middle,
             r=spectrum.rank,
             m=max(rows, columns),
-            head=spectrum.head,
-            tail=spectrum.rank - spectrum.head,
-            low=self._low,
+            head=head,
+            tail=spectrum.rank - head,
+            low=0 if self._both else self._low,
             encode=encode,
             decode=decode,
             learns=learning and self.delta.requires_grad,
             input_gradient=learning and x.requires_grad,
             gram=kernels.uses_gram(self._vectors(dtype)[0]),
+            free=free and x.dtype == dtype,
+            literal=self._square and self._literal(dtype),
+            itemsize=dtype.itemsize,
+            balance=costs.balance(x.device.type),
         )
+
+    def _literal(self, dtype: torch.dtype) -> bool:
+        """Whether both sides and the singular values in force make the whole product, without the frozen weight's.
+
+        Not at delta = 0, where the output is the frozen layer's bit for bit; nor in half precision, in which both
+        sides are rounded and `W` is not.
+        """
+        if dtype.itemsize < 4 or torch.compiler.is_compiling():
+            return False
+        if not self._both:
+            return True  # if it kept them: they are for all steps but the first
+        moved = self._once("moved", None, lambda: valueless(self.delta) or bool(self.delta.any()))
+        return bool(moved)
 
     def _offset(self, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         """`bias Q [h]`, for an activation that holds the bias."""
@@ -353,13 +387,15 @@ class ShiftedLayer:
         key = (dtype, self._sigma.device)
         if key in self._converted:
             return self._converted[key]
-        spectrum, device = self._spectrum, self._sigma.device
+        spectrum, device, head = self.spectrum, self._sigma.device, self._head
+        if self._both:
+            spectrum = with_full_tail(spectrum.to(device), self.module.weight)  # type: ignore[arg-type]
         basis, tail = spectrum.basis.to(device, dtype), spectrum.tail.T.to(device, dtype)
         if kernels.uses_triton(basis):
             # By columns: a head of any width then has columns that are loaded 16 bytes at a time.
             basis = basis.T.contiguous().T
-        near = basis[:, spectrum.head :]
-        vectors = basis[:, : spectrum.head], *((near, tail) if spectrum.side == "left" else (tail, near))
+        near = basis[:, head:]
+        vectors = basis[:, :head], *((near, tail) if spectrum.side == "left" else (tail, near))
         if not torch.compiler.is_compiling():  # a graph that fills this would be compiled again when it is full
             self._converted[key] = vectors
         return vectors

@@ -67,11 +67,16 @@ class Entry:
         return prompt if isinstance(prompt, str) else ""
 
     @property
-    def origin(self) -> str:
-        """In a few words what the shift is: its prompt, or how it was made from others; empty if it tells neither."""
+    def method(self) -> str:
+        """How the shift was made from others; empty if the file tells nothing of the kind."""
         recipe = self.metadata.recipe
         method = recipe.get("method") if isinstance(recipe, dict) else recipe
-        return self.prompt or (f"({method})" if isinstance(method, str) and method else "")
+        return method if isinstance(method, str) else ""
+
+    @property
+    def origin(self) -> str:
+        """In a few words what the shift is: its prompt, else how it was made; empty if it tells neither."""
+        return self.prompt or (f"({self.method})" if self.method else "")
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,8 @@ def read_entry(path: Path) -> Entry | None:
 
 def _header_text(path: Path) -> tuple[bytes, os.stat_result]:
     """The JSON of a safetensors header, or whatever is in its place; empty if nothing can be."""
+    if not path.is_file():
+        raise ShiftFileError("it is no file, or a link to nothing; check the path")
     try:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")

@@ -229,10 +229,9 @@ class ConvTransposeOperator:
 
 def by_channels(x: Tensor, mapping: Tensor) -> Tensor:
     """`x [batch, p, ...]` with its channels mapped by `mapping [q, p]`: a convolution with a kernel of one."""
-    spatial = x.ndim - 2
-    conv = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]
-    out: Tensor = conv(x, mapping.reshape(*mapping.shape, *[1] * spatial))
-    return out
+    ones = (1,) * (x.ndim - 2)
+    pointwise = ConvOperator(ones, ones, (0,) * len(ones), ones)
+    return pointwise.apply(x, mapping.reshape(*mapping.shape, *ones), None)
 
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -6,23 +6,25 @@ term `decode(encode(x) * d)`; the head is a map of one activation, `a + ((a Q) *
     factored   the map as it stands
     projected  `D = Q diag(e) Q^T` once for each value of delta, then `a + a D`
     rebuilt    W_delta once for each value of delta, then the ordinary layer
-    two-sided  for square weights, all directions of which have both sides: `y0 + ((x V) * d) U^T`
+    two-sided  for square weights, all directions of which have both sides: `((x V) * s) U^T`
 
 Rebuilt takes delta's gradient from the activation that the basis meets: with `y` the layer's output and `g` its
 gradient, `u_i^T (dL/dW) v_i = sum_n (g Q)_ni (y Q)_ni / s_i`; where the basis meets the input the pair is the input
-and the gradient that arrives at it; of a square weight it takes dL/dW itself. Derivation: docs/algebra.md. What each
-costs, and which is taken: `spectra.costs`.
+and the gradient that arrives at it; or it takes it from dL/dW itself. Derivation: docs/algebra.md. What each costs, and
+which is taken: `spectra.costs`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spectra import kernels
+from spectra.kept import origin, remake
 from spectra.operators import Operator
+from spectra.spectrum import matrix
 
 
 def projected(
@@ -47,7 +49,10 @@ def projected(
         offset: `bias Q [h]`, likewise.
         dim: where `a` has its channels.
     """
-    out: Tensor = _Projected.apply(a, d, sigma, basis, product, constant, offset, dim)  # type: ignore[no-untyped-call]
+    norm, source = origin(a)
+    out: Tensor = _Projected.apply(  # type: ignore[no-untyped-call]
+        a, source, norm, d, sigma, basis, product, constant, offset, dim
+    )
     return out
 
 
@@ -68,7 +73,8 @@ def attach_output_gradient(y: Tensor, d: Tensor, s: Tensor, basis: Tensor, offse
 
 def attach_input_gradient(x: Tensor, d: Tensor, s: Tensor, basis: Tensor, dim: int) -> Tensor:
     """`x` itself; the gradient that arrives at it tells delta's. Its result must feed this layer alone."""
-    out: Tensor = _InputGradient.apply(x, d, s, basis, dim)  # type: ignore[no-untyped-call]
+    norm, source = origin(x)
+    out: Tensor = _InputGradient.apply(x, source, norm, d, s, basis, dim)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -92,36 +98,56 @@ def two_sided(
     x: Tensor,
     d: Tensor,
     s: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None,
     left: Tensor,
     right: Tensor,
     operator: Operator,
+    keep_input: bool,
 ) -> Tensor:
-    """The frozen layer and `((x V) * d) U^T`, differentiable in `x` and `d`; the way back is all `U diag(s) V^T`.
+    """The frozen layer and `((x V) * d) U^T`, or `((x V) * s) U^T` alone; differentiable in `x` and `d`.
+
+    The way back is all `U diag(s) V^T`.
 
     Args:
         x: the layer's input; the operator is `pointwise`.
-        d: `[r]`, change of each singular value.
-        s: `[r]`, the singular values in force.
-        weight, bias: the frozen ones.
+        d: `[r]`, or `[batch, r]` for each sample's own: change of each singular value.
+        s: likewise, the singular values in force.
+        weight: the frozen one, or None to leave its product out.
+        bias: the layer's.
         left: `U [rows, r]`, all directions.
         right: `V [columns, r]`, likewise.
+        keep_input: hold `x` for the way back, and make `x V` again of it, instead of holding `x V`.
     """
-    out: Tensor = _TwoSided.apply(x, d, s, weight, bias, left, right, operator)  # type: ignore[no-untyped-call]
+    norm, source = origin(x)
+    out: Tensor = _TwoSided.apply(  # type: ignore[no-untyped-call]
+        x, source, norm, d, s, weight, bias, left, right, operator, keep_input
+    )
     return out
 
 
-def attach_weight_gradient(weight: Tensor, d: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """The rebuilt `weight` itself, whose gradient tells delta's: `colsum(U * (G V))`.
+class Sides(NamedTuple):
+    """What tells delta's gradient from a weight's: `kernels.singular_gradient` of `weight` and these."""
+
+    weight: Tensor
+    basis: Tensor
+    sigma: Tensor
+    left: Tensor
+    right: Tensor
+
+
+def rebuilt_by_weight(
+    x: Tensor, d: Tensor, shifted: Tensor, bias: Tensor | None, sides: Sides, operator: Operator
+) -> Tensor:
+    """The layer with its `shifted` weight; delta's gradient comes from that weight's, `G = g^T x`.
 
     Args:
-        weight: of two or more dimensions, seen as `[rows, columns]`.
-        d: `[r]`, receives the gradient.
-        left: `U [rows, r]`, all directions.
-        right: `V [columns, r]`, likewise.
+        x: the layer's input; the operator is `pointwise`.
+        d: `[r]`, change of each singular value; receives the gradient.
+        sides: of the frozen weight, as a matrix.
     """
-    out: Tensor = _WeightGradient.apply(weight, d, left, right)  # type: ignore[no-untyped-call]
+    norm, source = origin(x)
+    out: Tensor = _ByWeight.apply(x, source, norm, d, shifted, bias, operator, *sides)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -130,41 +156,65 @@ class _TwoSided(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
+        source: Tensor | None,
+        norm: nn.Module | None,
         d: Tensor,
         s: Tensor,
-        weight: Tensor,
+        weight: Tensor | None,
         bias: Tensor | None,
         left: Tensor,
         right: Tensor,
         operator: Operator,
+        keep_input: bool,
     ) -> Tensor:
-        ctx.operator = operator
+        ctx.operator, ctx.norm, ctx.keep_input = operator, norm, keep_input
         t = operator.encode(x, left, right)
-        ctx.save_for_backward(t if ctx.needs_input_grad[1] else None, s, left, right)
-        return operator.apply(x, weight, bias) + operator.decode(kernels.scaled(t, d, operator.dim), left, right)
+        held = (x if norm is None else source) if keep_input else t
+        ctx.save_for_backward(held if ctx.needs_input_grad[3] else None, s, left, right)
+        if weight is not None:
+            return operator.apply(x, weight, bias) + operator.decode(kernels.scaled(t, d, operator.dim), left, right)
+        y = operator.decode(kernels.scaled(t, s, operator.dim), left, right)
+        return y if bias is None else y + kernels.over_channels(bias.to(y.dtype), y.ndim, operator.dim)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        t, s, left, right = ctx.saved_tensors
+        held, s, left, right = ctx.saved_tensors
         operator, (grad,) = ctx.operator, grads
-        need_x, need_d, *_ = ctx.needs_input_grad
+        need_x, need_d = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
         p = operator.adjoint(grad, left, right)
         grad_x = operator.decode(kernels.scaled(p, s, operator.dim), right, left) if need_x else None
-        grad_d = kernels.channel_products(t, p, operator.dim) if need_d else None
-        return grad_x, grad_d, None, None, None, None, None, None
+        grad_d = None
+        if need_d:
+            t = operator.encode(remake(ctx.norm, held), left, right) if ctx.keep_input else held
+            grad_d = kernels.channel_products(t, p, operator.dim, apart=s.ndim == 2)
+        return grad_x, None, None, grad_d, *[None] * 7
 
 
-class _WeightGradient(torch.autograd.Function):
+class _ByWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, d: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        ctx.save_for_backward(left, right)
-        return weight.view_as(weight)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        source: Tensor | None,
+        norm: nn.Module | None,
+        d: Tensor,
+        shifted: Tensor,
+        bias: Tensor | None,
+        operator: Operator,
+        *sides: Tensor,
+    ) -> Tensor:
+        ctx.operator, ctx.norm = operator, norm
+        ctx.save_for_backward(x if norm is None else source, shifted, *sides)
+        return operator.apply(x, shifted, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        left, right = ctx.saved_tensors
-        gradient = grads[0].reshape(len(left), len(right)).to(left.dtype)
-        return None, kernels.channel_products(left, gradient @ right, -1), None, None
+        held, shifted, *sides = ctx.saved_tensors
+        (grad,), dim = grads, ctx.operator.dim
+        grad_x = kernels.along(grad, matrix(shifted).to(grad.dtype), dim) if ctx.needs_input_grad[0] else None
+        gradient = kernels.weight_gradient(remake(ctx.norm, held), grad, dim)
+        grad_d = kernels.singular_gradient(gradient, *sides)
+        return grad_x, None, None, grad_d, *[None] * (len(sides) + 3)
 
 
 class _Projected(torch.autograd.Function):
@@ -172,6 +222,8 @@ class _Projected(torch.autograd.Function):
     def forward(
         ctx: Any,
         a: Tensor,
+        source: Tensor | None,
+        norm: nn.Module | None,
         d: Tensor,
         sigma: Tensor,
         basis: Tensor,
@@ -180,20 +232,23 @@ class _Projected(torch.autograd.Function):
         offset: Tensor | None,
         dim: int,
     ) -> Tensor:
-        ctx.dim = dim
+        ctx.dim, ctx.norm = dim, norm
         # Each part of backward keeps only what it needs; without a gradient of delta that is not `a`.
-        kept = (a, sigma, basis, offset) if ctx.needs_input_grad[1] else (None,) * 4
+        kept = (a if norm is None else source, sigma, basis, offset) if ctx.needs_input_grad[3] else (None,) * 4
         ctx.save_for_backward(*kept, product)
         return kernels.add_projection(a, product, constant, dim)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        a, sigma, basis, offset, product = ctx.saved_tensors
-        (grad,) = grads
-        need_input, need_d, *_ = ctx.needs_input_grad
-        grad_a = kernels.add_projection(grad, product, None, ctx.dim) if need_input else None
-        grad_d = kernels.shift_gradient(a, grad, basis, ctx.dim, offset=offset, over=sigma) if need_d else None
-        return grad_a, grad_d, None, None, None, None, None, None
+        held, sigma, basis, offset, product = ctx.saved_tensors
+        (grad,), dim = grads, ctx.dim
+        grad_a, grad_d = None, None
+        if ctx.needs_input_grad[0]:
+            grad_a = kernels.add_projection(grad, product, None, dim)
+        if ctx.needs_input_grad[3]:
+            a = remake(ctx.norm, held)
+            grad_d = kernels.shift_gradient(a, grad, basis, dim, offset=offset, over=sigma)
+        return grad_a, None, None, grad_d, *[None] * 6
 
 
 class _OutputGradient(torch.autograd.Function):
@@ -213,16 +268,26 @@ class _OutputGradient(torch.autograd.Function):
 
 class _InputGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, d: Tensor, s: Tensor, basis: Tensor, dim: int) -> Tensor:
-        ctx.dim = dim
-        ctx.save_for_backward(x, s, basis)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        source: Tensor | None,
+        norm: nn.Module | None,
+        d: Tensor,
+        s: Tensor,
+        basis: Tensor,
+        dim: int,
+    ) -> Tensor:
+        ctx.dim, ctx.norm = dim, norm
+        ctx.save_for_backward(x if norm is None else source, s, basis)
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, s, basis = ctx.saved_tensors
-        (grad,) = grads
-        return grad, kernels.shift_gradient(x, grad.to(x.dtype), basis, ctx.dim, over=s), None, None, None
+        held, s, basis = ctx.saved_tensors
+        (grad,), x = grads, remake(ctx.norm, held)
+        grad_d = kernels.shift_gradient(x, grad.to(x.dtype), basis, ctx.dim, over=s)
+        return grad, None, None, grad_d, None, None, None
 
 
 class _ExplicitGradient(torch.autograd.Function):

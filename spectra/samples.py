@@ -90,7 +90,6 @@ class SampledLayer(ShiftedLayer):
     """A module with a weight of two or more dimensions; `deltas [shifts, r]`, one row of which each sample takes."""
 
     def __init__(self, module: nn.Module, spectrum: Spectrum, deltas: Tensor, samples: Samples) -> None:
-        self.two_bases = deltas.requires_grad  # where nothing is trained the factored plan serves all, with one
         super().__init__(module, spectrum, deltas)
         self._samples = samples
         self._layers: list[ShiftedLayer] = []
@@ -106,22 +105,27 @@ class SampledLayer(ShiftedLayer):
         bias: Tensor | None = getattr(self.module, "bias", None)
         operator, place = self.operator, self._place
         if self._apart(x):
-            return self._own_weights(x, weight, bias, dtype, operator) if self._square else self._each(x)
-        d, head = change(self._sigma, self.delta), self._spectrum.head
+            return self._own_weights(x, weight, bias, dtype, operator) if self._both else self._each(x)
+        d, head = change(self._sigma, self.delta), self._head
+        if self._both and self._square:
+            return self._two_sided(x, weight, bias, d[index], dtype, operator, self.work(x))
         if not head or place is None:
             y = operator.apply(x, weight, bias)
         else:
             y = self._factored(x, weight, bias, d[:, :head] / self._sigma[:head], dtype, operator, place, index)
-        if head < self._spectrum.rank:
+        if head < self.spectrum.rank:
             _, left, right = self._vectors(dtype)
             y = y + narrow(operator, x, left, right, d[index, head:])
         return y
 
     def _apart(self, x: Tensor) -> bool:
         """Whether the runs of a training are computed one by one."""
-        if not self.delta.requires_grad or not self._samples.runs(x.shape[0], len(self.delta)):
+        if not self.delta.requires_grad:
             return False
-        return self._plan(x.chunk(len(self.delta))[0]) == "rebuilt"
+        self._plan(x)  # lets a square layer keep the other side, if the whole batch is worth it
+        if not self._samples.runs(x.shape[0], len(self.delta)):
+            return False
+        return self._plan(x.chunk(len(self.delta))[0])[0] == "rebuilt"
 
     def _own_weights(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, operator: Operator
@@ -155,7 +159,7 @@ class SampledLayer(ShiftedLayer):
         groups = [(row, (index == row).nonzero().squeeze(1)) for row in index.unique().tolist()]
         parts = []
         for row, mine in groups:
-            shifted = shifted_weight(weight, self._spectrum, self.delta[row])
+            shifted = shifted_weight(weight, self.spectrum, self.delta[row])
             parts.append(with_parameters(self.module, {"weight": shifted}, x[mine], *args, **kwargs))
         return torch.cat(parts)[torch.cat([mine for _, mine in groups]).argsort()]
 

@@ -104,7 +104,7 @@ def _serialize(strings: dict[str, str], tensors: Mapping[str, npt.NDArray[Any]])
 def _content_hash(strings: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> str:
     content = ContentHash(strings)
     for key in sorted(tensors):
-        content.add(key, tensors[key].dtype, tensors[key].tobytes())
+        content.add(key, tensors[key].dtype.name, tensors[key].size, tensors[key].tobytes())
     return content.hexdigest()
 
 
@@ -115,9 +115,9 @@ class ContentHash:
         described = {key: value for key, value in strings.items() if key != "content_hash"}
         self._digest = hashlib.sha256(json.dumps(described, ensure_ascii=False, sort_keys=True).encode())
 
-    def add(self, key: str, dtype: np.dtype[Any], data: bytes) -> None:
-        """One tensor; they come in sorted order of their keys."""
-        self._digest.update(f"\n{key} {dtype.name} {len(data) // dtype.itemsize}\n".encode())
+    def add(self, key: str, dtype: str, size: int, data: bytes) -> None:
+        """One tensor: its key, numpy's name of its dtype, its number of values, and their bytes; in order of keys."""
+        self._digest.update(f"\n{key} {dtype} {size}\n".encode())
         self._digest.update(data)
 
     def hexdigest(self) -> str:
@@ -174,8 +174,8 @@ def _read_header(path: Path) -> ShiftHeader:
     arrays = {}
     with path.open("rb") as stream:
         for key in packing.DESCRIBED & entries.spans.keys():
-            start, stop = entries.spans[key]
-            stream.seek(entries.first + max(start, 0))
+            start, stop = (max(offset, 0) for offset in entries.spans[key])
+            stream.seek(entries.first + start)
             arrays[key] = np.frombuffer(stream.read(max(stop - start, 0)), dtype=np.uint8)
     description = packing.describe(entries.strings, arrays)
     return ShiftHeader(description.metadata, description.lengths, "packed", entries.bytes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -39,6 +38,7 @@ class DeltaStream:
         self.path = path
         self.layout = layout
         self._first = first
+        self._precision = precision
         self._dtype = np.dtype(precision).newbyteorder("<")
         self._expected = expected
         self._content = content
@@ -58,15 +58,16 @@ class DeltaStream:
         Raises:
             ShiftFileError: the file is gone or shorter than it was.
         """
-        with explained(self.path), self.path.open("rb") as stream:
+        with explained(self.path), self.path.open("rb", buffering=0) as stream:
             for name in names:
                 if name in self.layout:
                     start, floats = self.layout[name]
                     size = floats * self._dtype.itemsize
-                    data = os.pread(stream.fileno(), size, self._first + start)
+                    stream.seek(self._first + start)
+                    data = stream.read(size)
                     if len(data) != size:
                         raise ShiftFileError("it has become shorter while it was read; fetch or make it again")
-                    self._content.add(name + SUFFIX, self._dtype, data)
+                    self._content.add(name + SUFFIX, self._precision, floats, data)
                     yield name, np.frombuffer(data, self._dtype)
 
     def finish(self) -> None:

@@ -11,14 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectra.copies import EXPECTED_ERROR, Fingerprints
-from spectra.errors import InputError, ShiftFileError
-from spectra.fitting import floats_of
+from spectra.copies import EXPECTED_ERROR, Fingerprints, told
+from spectra.errors import InputError, MismatchError, ShiftFileError
+from spectra.fitting import check_weights, floats_of, other_base
 from spectra.library import scan
 from spectra.packing.arrays import stated_error
 from spectra.progress import SILENT, Progress
 from spectra.shift import SpectralShift
 from spectra.shift_file import read_shift
+from spectra.sigmas import read_sigmas
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Verdict:
         file: its path.
         ok: whether it is sound and, if a base was given, fits that.
         said: why, in one line.
-        kinships: how many of its weights are to the base's as `copies.Kinship` says; "missing" and "length" too.
+        kinships: how many of the base's weights are what to the shift's (`copies.Kinship`).
     """
 
     file: Path
@@ -95,24 +96,16 @@ def verify(
 class BaseFingerprints:
     """The fingerprints of a base's weights, from its files; each is computed once, when a shift asks for it.
 
-    Args:
-        base: as `spectra.pipeline.find_base` takes it.
-        variant: of its files.
+    Attributes:
+        floats: length of each weight's delta, by name.
     """
 
     def __init__(self, base: str, variant: str | None = None) -> None:
         from spectra.weight_files import base_weights
 
-        self.base = base
         self._weights = {name: part for part in base_weights(base, variant=variant).values() for name in part}
+        self.floats = {name: floats_of(part.shape(name)) for name, part in self._weights.items()}
         self._known: dict[str, Fingerprints] = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._weights
-
-    def floats(self, name: str) -> int:
-        """Length of a weight's delta."""
-        return floats_of(self._weights[name].shape(name))
 
     def of(self, name: str) -> Fingerprints:
         """Those of one weight, as its file holds it and in other dtypes."""
@@ -132,30 +125,19 @@ def _sound(file: Path, shift: SpectralShift) -> Verdict:
 def _compare(file: Path, shift: SpectralShift, base: BaseFingerprints) -> Verdict:
     """Name by name, length by length, fingerprint by fingerprint."""
     metadata = shift.metadata
-    found: Counter[str] = Counter()
-    example: dict[str, str] = {}
-    for name, delta in shift.items():
-        if name not in base:
-            kinship = "missing"
-        elif base.floats(name) != delta.size:
-            kinship = "length"
-        else:
-            kinship = base.of(name).kinship(metadata, name)
-        found[kinship] += 1
-        example.setdefault(kinship, name)
-    told = {kinship: found[kinship] for kinship in sorted(found)}
-    for kinship, what in (("missing", "are not there"), ("length", "have another length"), ("other", "differ")):
-        if found[kinship]:
-            said = (
-                f"not of {base.base}: {found[kinship]} of its {len(shift)} weights {what}, such as {example[kinship]}; "
-                f"it was trained on {metadata.base or 'an unnamed base'} in {metadata.base_dtype}"
-            )
-            return Verdict(file, False, said, told)
-    copies = [dtype for dtype in ("bfloat16", "float16") if found[dtype]]
-    if not copies:
-        return Verdict(file, True, f"fits {base.base} in {metadata.base_dtype}, all {len(shift)} weights", told)
-    said = (
-        f"fits, but {base.base} is a copy of its base rounded to {copies[0]}: Delta W changes by about "
-        f"{EXPECTED_ERROR[copies[0]]}, unless the spectra of the {metadata.base_dtype} original are in the cache"
-    )
-    return Verdict(file, True, said, told)
+    try:
+        check_weights(shift, file.stem, base.floats)
+    except MismatchError as error:
+        return Verdict(file, False, str(error), {})
+    prints = {name: base.of(name) for name in shift}
+    kinships = {name: each.kinship(metadata, name) for name, each in prints.items()}
+    counts, dtype = Counter[str](kinships.values()), next(iter(prints.values())).dtype
+    said = other_base(shift, file.stem, kinships, dtype)
+    if said:
+        return Verdict(file, False, said, counts)
+    # What is the original once it is cast loses nothing: it is decomposed so when it is loaded.
+    copies = {name: kinship for name, kinship in kinships.items() if kinship in EXPECTED_ERROR}
+    matrices = [name for name in copies if metadata.ndims.get(name) != 1]
+    known = read_sigmas(metadata, matrices)
+    said = told(metadata, file.stem, copies, [name for name in matrices if name not in known], dtype)
+    return Verdict(file, True, said or f"fits the base, all {len(shift)} weights, in {metadata.base_dtype}", counts)

@@ -66,6 +66,16 @@ def test_maps_are_those_of_the_plain_processor(unet: Any) -> None:
             torch.testing.assert_close(found, whole[word.sample][..., list(word.tokens)], rtol=1e-5, atol=1e-6)
 
 
+def test_masked_tokens_are_attended_to_nowhere(unet: Any) -> None:
+    maps = AttentionMaps(unet, "attn2")
+    maps.ask([Word(1, (0, 5), 0)])
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    unet(torch.randn(2, 4, 8, 8), 5, torch.randn(2, 6, 24), encoder_attention_mask=mask)
+    for (attention,) in maps.take():
+        assert attention[..., 1].max() == 0 < attention[..., 0].min()
+    maps.close()
+
+
 def test_nothing_is_kept_that_nobody_asked_for(unet: Any) -> None:
     assert asked(unet, [])[1] == []
     maps = AttentionMaps(unet, "attn2")

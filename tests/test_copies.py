@@ -7,18 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from small_models import build, random_shift
 from torch import nn
 
 import spectra
 from spectra.bindings import Binding, bind
 from spectra.cache import SpectrumCache
+from spectra.copies import Fingerprints, cast
 from spectra.derivation import derive
 from spectra.errors import MismatchError, RoundedCopyWarning
 from spectra.families import targets
 from spectra.layers import shifted_weight
 from spectra.matching import check_base, original_spectra
-from spectra.shift import SpectralShift
+from spectra.shift import ShiftMetadata, SpectralShift
 from spectra.shift_file import read_shift, write_shift
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -51,6 +54,27 @@ def change_error(original: nn.Module, shift: SpectralShift, bindings: dict[str, 
     return (missed / whole) ** 0.5
 
 
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@given(
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    trained=st.sampled_from(DTYPES),
+    live=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**32),
+)
+def test_every_copy_is_recognised(shape: list[int], trained: str, live: str, seed: int) -> None:
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    weight = cast(drawn, trained)
+    known = Fingerprints(lambda: weight, trained)
+    rounded = {dtype: {"unet.a": digits} for dtype, digits in known.rounded().items()}
+    metadata = ShiftMetadata("tiny", {"unet.a": known.digits()[:8]}, trained, rounded=rounded)
+    copy = cast(weight, live)
+    kinship = Fingerprints(lambda: copy, live).kinship(metadata, "unet.a")
+    back = torch.equal(cast(copy, trained), weight)
+    assert kinship == ("same" if live == trained else "cast" if back else live)
+
+
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)])
 def test_with_the_originals_singular_vectors_only_rounding_is_left(
     dtype: torch.dtype, rounding: float, tmp_path: Path
@@ -61,7 +85,6 @@ def test_with_the_originals_singular_vectors_only_rounding_is_left(
     known, own = bound(copy, shift), bound(copy, shift, SpectrumCache(tmp_path))
     exact = change_error(model, shift, bound(model, shift))
     found, without = change_error(model, shift, known), change_error(model, shift, own)
-    print(dtype, exact, found, without)
     assert exact < 1e-6
     assert found < rounding
     assert without > 2 * found, "the copy's own singular vectors are worse"
@@ -140,7 +163,7 @@ def test_files_and_merges_hand_on_what_recognises_a_copy(tmp_path: Path) -> None
     with pytest.warns(RoundedCopyWarning):
         spectra.load(half := build("unet", torch.float16)[0], both, "both")
     spectra.unload(half)
-    blind = derive([a, SpectralShift(b, b.metadata.__class__("", b.metadata.fingerprints))], {**a, **b}, None)
+    blind = derive([a, SpectralShift(b, ShiftMetadata("", b.metadata.fingerprints))], {**a, **b}, None)
     assert not blind.metadata.rounded
     with pytest.raises(MismatchError, match="another base"):
         spectra.load(half, blind, "blind")

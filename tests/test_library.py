@@ -96,10 +96,11 @@ def test_damaged_files_are_told_with_their_reason(folder: Path) -> None:
     for name, data in bad.items():
         (folder / f"{name}.safetensors").write_bytes(data)
     (folder / "gone.safetensors").symlink_to(folder / "nowhere")
+    os.mkfifo(folder / "pipe.safetensors")  # to open it would wait for ever
     found = scan([folder])
     assert len(found.entries) == 3
     reasons = {path.stem: reason for path, reason in found.damaged.items()}
-    assert reasons.keys() == bad.keys() | {"gone"}
+    assert reasons.keys() == bad.keys() | {"gone", "pipe"}
     assert all("\n" not in reason and str(folder) not in reason for reason in reasons.values())
     assert "update spectra" in reasons["later"]
     assert "I32" in reasons["foreign_dtype"]

@@ -44,8 +44,8 @@ def test_what_was_fastest_is_taken_and_remembered(tmp_path: Path) -> None:
     step()
     before = {name: delta.grad.clone() for name, delta in adapter.deltas.items()}
     tuned = spectra.tune(adapter, step, file=file, timer=clock)
-    # The first square layer's input takes no gradient: four kinds of work, of two, three, three and two plans.
-    assert len(tuned) == 4 and clock.calls == 10 and set(tuned.values()) == {"rebuilt"}
+    # The first square layer's input takes no gradient: four kinds of work, of three plans each.
+    assert len(tuned) == 4 and clock.calls == 12 and set(tuned.values()) == {"rebuilt"}
     assert all(torch.equal(delta.grad, before[name]) for name, delta in adapter.deltas.items())
     for layer in adapter.layers():
         layer.forget()
@@ -58,7 +58,7 @@ def test_what_was_fastest_is_taken_and_remembered(tmp_path: Path) -> None:
     adapter.detach()
 
     again, step = attached(net)
-    assert spectra.tune(again, step, file=file, timer=clock) == tuned and clock.calls == 10
+    assert spectra.tune(again, step, file=file, timer=clock) == tuned and clock.calls == 12
     again.detach()
 
 
@@ -86,7 +86,7 @@ def test_other_work_keeps_to_the_cost_model(tmp_path: Path) -> None:
     for layer in adapter.layers():
         x = torch.randn(5, layer.module.in_features)
         work = layer.work(x)
-        assert layer._plan(x) == costs.cheapest(work)
+        assert layer._plan(x)[0] == costs.cheapest(work)
     adapter.detach()
 
 

@@ -67,12 +67,15 @@ def invert(
     progress.start("inverting", steps)
     try:
         for timestep, a, b in reversed(list(_walk(pipe.scheduler, steps))):
-            y, settled = x, torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            y, last = x, torch.full((len(x),), float("inf"), device=x.device)
+            settled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
             for _ in range(EVALUATIONS):
                 moved = (x - b * _predict(pipe, family, y, timestep, condition)) / a
-                # A settled sample stays: how often its neighbours have to be evaluated does not change it.
-                y, before = torch.where(settled.view(-1, 1, 1, 1), y, moved), y
-                settled |= (y - before).flatten(1).norm(dim=1) <= TOLERANCE * y.flatten(1).norm(dim=1)
+                change = (moved - y).flatten(1).norm(dim=1)
+                # A settled sample stays, however often its neighbours are evaluated; so does one that runs away.
+                settled |= change > last
+                y, last = torch.where(settled.view(-1, 1, 1, 1), y, moved), change
+                settled |= change <= TOLERANCE * y.flatten(1).norm(dim=1)
                 if settled.all():
                     break
             x = y

@@ -63,8 +63,9 @@ def edit(
     if order.shift is None:
         checked = check(config, _unfinished(out, force=force), force=True)
         session, depth, summary = _learn(order, checked, device, progress)
-        shift = read_shift(summary.shift)
+        shift, file = read_shift(summary.shift), out / TRAINING / Path(summary.shift).name
     else:
+        file = order.shift
         shift, picture = read_shift(order.shift), read_picture(order.image)
         pipe = load_pipeline(location, device=device or best_device())
         session = Session(pipe, fit(picture, resolution_of(pipe, config)))
@@ -76,14 +77,14 @@ def edit(
         "folder": str(out),
         "sheet": str(out / "sheet.png"),
         "unedited": str(out / UNEDITED),
-        "shift": str(order.shift or out / TRAINING / Path(summary.shift).name),
+        "shift": str(file),
     }
     with atomic_folder(out, force=force) as temporary:
         report |= {
             "training": summary and summary.as_dict(),
             "depth": depth.as_dict(),
             "inversions": [each.as_dict() for each in inversions],
-            "pictures": _write(edited, order, shift, Path(report["shift"]).name, location.name, temporary),
+            "pictures": _write(edited, order, shift, file.name, location.name, temporary),
         }
         inversions[0].picture.save(temporary / UNEDITED)
         _sheet(order, session, depth, inversions[0], edited).save(temporary / "sheet.png")

@@ -13,7 +13,7 @@ from torch import Tensor
 from spectra.editing.depth import psnr
 from spectra.editing.inversion import ddim, follow, invert, slerp
 from spectra.editing.order import EditOrder, Variant
-from spectra.families.denoise import decode_latents, denoise_family, encode_pictures
+from spectra.families.denoise import Condition, decode_latents, denoise_family, encode_pictures
 from spectra.generation import Request, Sampling, draw
 from spectra.progress import SILENT, Progress
 from spectra.serving import activate, load
@@ -105,10 +105,13 @@ class Session:
                 prompts,
                 self.latents.expand(len(prompts), -1, -1, -1),
                 order.batch,
-                lambda *each: invert(self.pipe, self.family, *each, order.steps, progress),
+                lambda chunk, condition: invert(self.pipe, self.family, chunk, condition, order.steps, progress),
             )
             back = self._in_batches(
-                prompts, noise, order.batch, lambda *each: follow(self.pipe, self.family, *each, order.steps)
+                prompts,
+                noise,
+                order.batch,
+                lambda chunk, condition: follow(self.pipe, self.family, chunk, condition, order.steps),
             )
             inversions += [self._compare(*each, scale) for each in zip(prompts, back.split(1), strict=True)]
             starts = dict(zip(prompts, noise.split(1), strict=True))
@@ -118,7 +121,7 @@ class Session:
         return inversions, sorted(edited, key=lambda each: where[each.request.prompt])
 
     def _in_batches(
-        self, prompts: Sequence[str], latents: Tensor, batch: int, walk: Callable[[Tensor, Any], Tensor]
+        self, prompts: Sequence[str], latents: Tensor, batch: int, walk: Callable[[Tensor, Condition], Tensor]
     ) -> Tensor:
         """`walk` from a row of `latents` for each prompt, at most `batch` of them at once."""
         walked = []

@@ -52,14 +52,13 @@ def word_tokens(tokenizer: Any, prompt: str, word: str) -> tuple[int, ...]:
         raise InputError(f"prompt {prompt!r} has no word {word!r}")
 
     def tokens(text: str) -> list[int]:
-        ids: list[int] = tokenizer(text).input_ids
+        ids: list[int] = tokenizer(text, truncation=True, max_length=tokenizer.model_max_length).input_ids
         return ids[1:-1]  # without the marks of beginning and end
 
-    first, own = 1 + len(tokens(prompt[: found.start()])), tokens(word)
-    read = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
-    if read[first : first + len(own)] != own or first + len(own) >= len(read):
+    start, own = len(tokens(prompt[: found.start()])), tokens(word)
+    if tokens(prompt)[start : start + len(own)] != own:
         raise InputError(f"prompt {prompt!r} is longer than the text encoder reads: shorten what stands before {word}")
-    return tuple(range(first, first + len(own)))
+    return tuple(range(1 + start, 1 + start + len(own)))
 
 
 class AttentionMaps:

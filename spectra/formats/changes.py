@@ -33,7 +33,7 @@ METHODS = (
 """The parts that are enough for a change, by method."""
 
 
-def delta_weight(parts: Parts) -> tuple[Tensor, int | None]:
+def change_of(parts: Parts) -> tuple[Tensor, int | None]:
     """Delta W without its scale, and the rank that the scale divides by, if there is one.
 
     Args:

@@ -10,14 +10,14 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from spectra.cache import SpectrumCache, default_cache
+from spectra.closest import delta_weight
 from spectra.errors import FormatError
 from spectra.files import atomic_write, check_output
-from spectra.formats.lora_export import Stored, describe, low_rank
+from spectra.formats.lora_export import Stored, describe
 from spectra.formats.measure import measure, open_base
 from spectra.formats.names import kohya_names
 from spectra.progress import SILENT, Progress
@@ -88,8 +88,8 @@ def write_difference(
             if spectrum is None:
                 entry, exact = entries[called[name] + ".w_norm"], torch.from_numpy(d)
             else:
-                up, down = low_rank(weight, spectrum, d, np.flatnonzero(d))
-                entry, exact = entries[called[name] + ".diff"], up @ down
+                entry = entries[called[name] + ".diff"]
+                exact = delta_weight(weight, spectrum, torch.from_numpy(d))
             stored = exact.to(entry.torch_dtype)
             if not torch.isfinite(stored).all():
                 raise FormatError(f"{name}: its difference does not fit into {dtype}; write float32")

@@ -12,6 +12,7 @@ which is the closest shift (docs/algebra.md, section 5), and what it does not re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -19,8 +20,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from spectra.closest import delta_weight, project
 from spectra.layers import change
-from spectra.spectrum import Spectrum, matrix, opposite
+from spectra.spectrum import Spectrum, matrix
 
 Reshape = Literal["first-dim", "channels-last"]
 """How a convolution `[co, ci, kh, kw]` becomes a matrix: `co x (ci kh kw)`, ours, or `(co kh kw) x ci`."""
@@ -28,23 +30,24 @@ Reshape = Literal["first-dim", "channels-last"]
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """The singular vectors and values of one weight, float32.
+    """The singular vectors and values that other code has of one weight, float32.
 
     Attributes:
         u: `[rows, r]`.
         sigma: `[r]`, descending.
         vt: `[r, columns]`.
-        restore: makes a matrix of this layout one of ours.
+        restore: makes a matrix of its layout one of ours.
     """
 
     u: Tensor
     sigma: Tensor
     vt: Tensor
-    restore: Callable[[Tensor], Tensor] = lambda m: m
+    restore: Callable[[Tensor], Tensor] | None = None
 
     def product(self, d: Tensor) -> Tensor:
-        """`U diag(d) V^T` as a matrix of our layout, `[rows, columns]`."""
-        return self.restore((self.u * d) @ self.vt)
+        """`U diag(d) V^T` as a matrix of our layout."""
+        made = (self.u * d.to(self.u)) @ self.vt
+        return made if self.restore is None else self.restore(made)
 
     def coordinates(self, d: Tensor) -> Tensor:
         """`u_i^T D v_i` of each direction, `[r]`, of a matrix `D` of our layout; only of a basis in it."""
@@ -53,7 +56,7 @@ class Basis:
 
 @dataclass(frozen=True)
 class Carried:
-    """One weight's delta in the other vectors.
+    """One weight's delta in other vectors.
 
     Attributes:
         delta: float32 `[r]`.
@@ -66,38 +69,49 @@ class Carried:
     lost: float
 
 
-def carry(delta: Tensor, source: Basis, target: Basis) -> Carried:
-    """`delta` of one basis in another of the same weight.
+def from_foreign(delta: Tensor, theirs: Basis, weight: Tensor, spectrum: Spectrum) -> Carried:
+    """Their delta in our vectors.
 
     Two bases of one layout have nearly the same vectors, and then a direction that is clipped stays as far below zero
     as it was, which matters at a smaller scale. In another layout only the change itself means anything.
     """
-    delta = delta.to(torch.float32)
-    exact = source.product(change(source.sigma, delta))
-    same_layout = source.u.shape == target.u.shape
-    carried = target.coordinates(source.product(delta) if same_layout else exact)
-    reached = target.product(change(target.sigma, carried))
-    return Carried(carried, float(exact.norm()) ** 2, float((reached - exact).norm()) ** 2)
+    exact = theirs.product(change(theirs.sigma, delta))
+    ours = project(exact if theirs.restore else theirs.product(delta), weight, spectrum)
+    reached = delta_weight(weight, spectrum, change(spectrum.sigma, ours))
+    return _carried(ours, exact, reached)
 
 
-def own_basis(weight: Tensor, spectrum: Spectrum) -> Basis:
-    """Ours."""
-    near, far = spectrum.basis, opposite(weight, spectrum).to(torch.float32)
-    u, vt = (near, far) if spectrum.side == "left" else (far.T, near.T)
-    return Basis(u, spectrum.sigma.to(torch.float32), vt)
+def to_foreign(delta: Tensor, weight: Tensor, spectrum: Spectrum, theirs: Basis) -> Carried:
+    """Our delta in their vectors, of the same layout."""
+    wide = delta.to(torch.float64)
+    exact = delta_weight(weight, spectrum, change(spectrum.sigma, wide))
+    found = theirs.coordinates(delta_weight(weight, spectrum, wide))
+    return _carried(found, exact, theirs.product(change(theirs.sigma, found)))
+
+
+def norm_from_foreign(factor: Tensor, theirs: Basis) -> Carried:
+    """What is added to a norm `[n]` by one factor `[1]` of its vector."""
+    added = theirs.product(change(theirs.sigma, factor))[0]
+    return _carried(added, added, added)
+
+
+def norm_to_foreign(delta: Tensor, theirs: Basis) -> Carried:
+    """The one factor of a norm that is closest to a delta `[n]` added to it."""
+    factor = theirs.coordinates(delta[None])
+    return _carried(factor, delta, theirs.product(change(theirs.sigma, factor))[0])
+
+
+def _carried(delta: Tensor, exact: Tensor, reached: Tensor) -> Carried:
+    return Carried(delta.to(torch.float32), float(exact.norm()) ** 2, float((reached - exact).norm()) ** 2)
 
 
 def plain_basis(weight: Tensor, reshape: Reshape = "first-dim") -> Basis:
     """That of `torch.linalg.svd` in float32, as the paper's plain code has it; of a 1-D weight, that of `[1, n]`."""
     w = weight.detach().to(torch.float32)
     if w.ndim == 1:
-        return _svd(w[None])
-    if reshape == "first-dim":
-        return _svd(matrix(w))
+        return Basis(*torch.linalg.svd(w[None], full_matrices=False))
+    if reshape == "first-dim" or math.prod(w.shape[2:]) == 1:
+        return Basis(*torch.linalg.svd(matrix(w), full_matrices=False))
     last = w.movedim(1, -1)
     u, sigma, vt = torch.linalg.svd(last.reshape(-1, w.shape[1]), full_matrices=False)
     return Basis(u, sigma, vt, lambda m: matrix(m.reshape(last.shape).movedim(-1, 1)))
-
-
-def _svd(m: Tensor) -> Basis:
-    return Basis(*torch.linalg.svd(m, full_matrices=False))

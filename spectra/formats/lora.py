@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from spectra.errors import FormatError
-from spectra.formats.changes import METHODS, Parts, delta_weight
+from spectra.formats.changes import METHODS, Parts, change_of
 from spectra.formats.names import aliases
 
 _SUFFIXES = {
@@ -72,7 +72,7 @@ class ChangeFile(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         keys = self._keys[name]
         parts = {part: self._file.get_tensor(key).to(torch.float32) for part, key in keys.items()}
-        delta, rank = delta_weight(parts)
+        delta, rank = change_of(parts)
         if not torch.isfinite(delta).all():
             raise FormatError(f"{self.path}: {name}: its values are not finite; fetch or make the file again")
         return delta * _scale(parts, rank, next(iter(keys.values())), self._config)
@@ -147,21 +147,16 @@ def _scale(parts: Parts, rank: int | None, key: str, config: Mapping[str, Any]) 
         return 1.0
     if "alpha" in parts:
         return float(parts["alpha"]) / rank if rank else 1.0  # LyCORIS does not scale a LoKr without a rank
-    own = _own_config(key, config)
-    module = _split(key, Path())[0]
+    module, own = _split(key, Path())[0], config
+    if "peft_type" not in config:  # diffusers joins the configurations of several components, each behind its name
+        prefix = module.partition(".")[0] + "."
+        module = module.removeprefix(prefix)
+        own = {name.removeprefix(prefix): value for name, value in config.items() if name.startswith(prefix)}
     alpha = _patterned(own.get("alpha_pattern"), module, own.get("lora_alpha", own.get("alpha")))
     rank = rank or _patterned(own.get("rank_pattern"), module, own.get("r"))
     if alpha is None or not rank:
         return 1.0
     return float(alpha) / (math.sqrt(rank) if own.get("use_rslora") else rank)
-
-
-def _own_config(key: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """PEFT's configuration for the component of a key; diffusers joins several, each key behind its component."""
-    if "peft_type" in config:
-        return dict(config)
-    prefix = key.partition(".")[0] + "."
-    return {name.removeprefix(prefix): value for name, value in config.items() if name.startswith(prefix)}
 
 
 def _patterned(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:

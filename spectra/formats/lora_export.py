@@ -96,7 +96,7 @@ def write_lora(
     weights = open_base(base, variant=variant, dtype=shift.metadata.base_dtype)
     keep_directions({}, rank=rank, error=error)  # refuses wrong ones before the slow part
     changes = measure(shift, weights, cache, progress)
-    reasons = {name: why for name, each in changes.items() if (why := _why_not(name, each))}
+    reasons = {name: why for name, each in changes.items() if (why := _why_not(name, each, layout))}
     able = {name: each for name, each in changes.items() if name not in reasons}
     kept = {name: each for name, each in keep_directions(able, rank=rank, error=error).items() if len(each)}
     if not kept:
@@ -179,8 +179,10 @@ def describe(metadata: ShiftMetadata) -> dict[str, str]:
     return {"format": "pt"} | {key: value for key, value in said.items() if value}
 
 
-def _why_not(name: str, change: Change) -> str:
+def _why_not(name: str, change: Change, layout: LoraLayout) -> str:
     """Why a weight cannot be in a LoRA, or empty if it can."""
+    if layout == "kohya" and name.endswith(".text_projection"):
+        return "text projections, which diffusers cannot load from kohya's layout"
     if len(change.shape) == 1:
         return "norms, of which a LoRA has none"
     if is_embedding(name):

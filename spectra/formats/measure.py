@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from spectra.bindings import dtype_name
 from spectra.cache import SpectrumCache
+from spectra.copies import Fingerprints, Kinship
 from spectra.errors import MismatchError
-from spectra.fingerprint import fingerprint
 from spectra.fitting import check_weights, floats_of, other_base
 from spectra.layers import change
 from spectra.progress import Progress
@@ -93,15 +94,28 @@ def visit_shifted(
     """
     check_weights(shift, "given", {name: floats_of(weights.shape(name)) for name in weights})
 
-    def both(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[str, T]:
-        digits = fingerprint(weight, name=name) if spectrum is None else spectrum.fingerprint
-        return digits, use(name, weight, spectrum)
+    def both(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[Kinship, T]:
+        kinship = prints_of(name, weight, spectrum).kinship(shift.metadata, name)
+        return kinship, use(name, weight, spectrum)
 
     found = cache.visit(weights.only(shift.__contains__), both, label, progress)
-    said = other_base(shift, "given", {name: digits for name, (digits, _) in found.items()}, shift.metadata.base_dtype)
+    kinships = {name: kinship for name, (kinship, _) in found.items()}
+    said = other_base(shift, "given", kinships, shift.metadata.base_dtype)
     if said:
         raise MismatchError(f"{said}; give that base, or carry the shift over to this one (spectra transplant)")
+    rounded = next((kinship for kinship in kinships.values() if kinship != "same"), "")
+    if rounded:
+        raise MismatchError(
+            f"this base is a copy of the shift's, rounded to {rounded}: its singular vectors are others; give the "
+            f"original ({shift.metadata.base}), and what is written will do for the copy too"
+        )
     return {name: value for name, (_, value) in found.items()}
+
+
+def prints_of(name: str, weight: Tensor, spectrum: Spectrum | None) -> Fingerprints:
+    """A weight's fingerprints; its own is known where its spectrum is."""
+    known = spectrum.fingerprint if spectrum is not None else ""
+    return Fingerprints(lambda: weight, dtype_name(weight.dtype), name=name, known=known)
 
 
 def measure(shift: SpectralShift, weights: FileWeights, cache: SpectrumCache, progress: Progress) -> dict[str, Change]:

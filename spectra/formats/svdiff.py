@@ -11,18 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import spectra
 from spectra.cache import SpectrumCache, default_cache
 from spectra.errors import FormatError
 from spectra.files import atomic_folder, check_output
-from spectra.fingerprint import fingerprint
 from spectra.formats import SVDIFF_FILES
-from spectra.formats.foreign_basis import Basis, Carried, Reshape, carry, own_basis, plain_basis
-from spectra.formats.measure import LeftOut, open_base, visit_shifted
+from spectra.formats.foreign_basis import (
+    Carried,
+    Reshape,
+    from_foreign,
+    norm_from_foreign,
+    norm_to_foreign,
+    plain_basis,
+    to_foreign,
+)
+from spectra.formats.measure import LeftOut, open_base, prints_of, visit_shifted
 from spectra.formats.names import component_of, path_of, peft_name
 from spectra.formats.svdiff_files import ADDED_NORMS, read_svdiff, reshape_of
-from spectra.layers import change
-from spectra.metadata import FINGERPRINT_DIGITS, ShiftMetadata
+from spectra.generation import versions
+from spectra.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
 from spectra.progress import SILENT, Progress
 from spectra.shift import SpectralShift
 from spectra.spectrum import Spectrum
@@ -84,26 +90,27 @@ def import_svdiff(
     shapes = {name: weights.shape(name) for name in foreign.deltas}
     reshape, telling = reshape_of(foreign, shapes)
 
-    def one(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[str, Carried]:
-        delta = foreign.deltas[name]
+    def one(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[str, dict[str, str], Carried]:
+        delta, prints = foreign.deltas[name], prints_of(name, weight, spectrum)
         if spectrum is not None:
-            theirs = plain_basis(weight, "first-dim" if weight.ndim == 2 else reshape)
-            return spectrum.fingerprint, carry(delta, theirs, own_basis(weight, spectrum))
-        if foreign.layout not in ADDED_NORMS:
-            theirs = plain_basis(weight)
-            delta = theirs.product(change(theirs.sigma, delta))[0]
-        return fingerprint(weight, name=name), Carried(delta, float(delta.norm()) ** 2, 0.0)
+            carried = from_foreign(delta, plain_basis(weight, reshape), weight, spectrum)
+        elif foreign.layout in ADDED_NORMS:
+            carried = Carried(delta, float(delta.norm()) ** 2, 0.0)
+        else:
+            carried = norm_from_foreign(delta, plain_basis(weight))
+        return prints.digits()[:FINGERPRINT_DIGITS], prints.rounded(), carried
 
     found = cache.visit(weights.only(foreign.deltas.__contains__), one, "carrying over", progress)
-    carried = {name: each for name, (_, each) in found.items()}
+    carried = {name: each for name, (_, _, each) in found.items()}
     error, worst = _errors(carried)
     metadata = ShiftMetadata(
         base=base or "embedded",
-        fingerprints={name: digits[:FINGERPRINT_DIGITS] for name, (digits, _) in found.items()},
+        fingerprints={name: digits for name, (digits, _, _) in found.items()},
+        rounded={dtype: {name: rounded[dtype] for name, (_, rounded, _) in found.items()} for dtype in ROUNDED},
         base_dtype="float32",
         ndims={name: len(shape) for name, shape in shapes.items()},
-        versions={"spectra": spectra.__version__},
-        recipe={"converted": foreign.layout, "reshape": reshape, "error": float(f"{error:.3g}")},
+        versions=versions(),
+        recipe={"method": "convert", "from": foreign.layout, "reshape": reshape, "error": float(f"{error:.3g}")},
     )
     shift = SpectralShift({name: each.delta.numpy() for name, each in carried.items()}, metadata)
     return shift, Fit(foreign.layout, reshape, telling, error, worst, beside=foreign.beside)
@@ -139,7 +146,7 @@ def export_svdiff(
     strangers = sorted({component_of(name) for name in shift} - SVDIFF_FILES.keys())
     if strangers:
         raise FormatError(
-            f"svdiff-pytorch holds {' and '.join(SVDIFF_FILES)} only, this one {', '.join(strangers)} too; "
+            f"svdiff-pytorch has shifts of {' and '.join(SVDIFF_FILES)} only, this one has {', '.join(strangers)} too; "
             "write a LoRA, or full differences"
         )
     weights = open_base(base, variant=variant, dtype=shift.metadata.base_dtype)
@@ -147,7 +154,9 @@ def export_svdiff(
     def one(name: str, weight: Tensor, spectrum: Spectrum | None) -> Carried:
         delta = torch.from_numpy(shift[name].copy())
         theirs = plain_basis(weight)
-        return _along(delta, theirs) if spectrum is None else carry(delta, own_basis(weight, spectrum), theirs)
+        if spectrum is None:
+            return norm_to_foreign(delta, theirs)
+        return to_foreign(delta, weight, spectrum, theirs)
 
     carried = visit_shifted(shift, weights, one, "carrying over", cache or default_cache(), progress)
     _write_folder(folder, carried, force)
@@ -156,13 +165,6 @@ def export_svdiff(
     error, worst = _errors({name: each for name, each in carried.items() if name not in norms})
     left_out = (LeftOut("norms, each now one factor times its vector", len(norms), lost),) if norms else ()
     return Fit("svdiff-pytorch", "first-dim", len(carried), error, worst, left_out)
-
-
-def _along(delta: Tensor, theirs: Basis) -> Carried:
-    """The one factor of a norm that is closest to a delta `[n]` added to it."""
-    factor = theirs.coordinates(delta[None])
-    reached = theirs.product(change(theirs.sigma, factor))[0]
-    return Carried(factor, float(delta.norm()) ** 2, float((reached - delta).norm()) ** 2)
 
 
 def _write_folder(folder: str | Path, carried: Mapping[str, Carried], force: bool) -> None:

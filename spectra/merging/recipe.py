@@ -79,13 +79,18 @@ class Recipe:
         return {key: value for key, value in recipe.items() if value not in ([], None)}
 
     def to_toml(self, folder: Path) -> str:
-        """As TOML, to be written into `folder`, from which its files are found again."""
+        """As TOML, to be written into `folder`, from which its files are found again.
+
+        Raises:
+            InputError: a file whose name is not Unicode text.
+        """
         lines = ["# spectra merge --recipe THIS_FILE -o OUT   repeats this merge."]
         tables: list[str] = []
         for key, value in self.as_dict(files=True).items():
             if key in ("shifts", "blocks"):
                 for entry in value:
                     if "file" in entry:
+                        _check_text(entry["file"])
                         entry["file"] = _from_folder(entry["file"], folder)
                     tables += ["", f"[[{key}]]", *(f"{name} = {toml_value(item)}" for name, item in entry.items())]
             else:
@@ -204,3 +209,11 @@ def _from_folder(file: str, folder: Path) -> str:
         return Path(os.path.relpath(file, folder)).as_posix()
     except ValueError:  # another drive
         return Path(file).resolve().as_posix()
+
+
+def _check_text(file: str) -> None:
+    """A TOML file is Unicode; a name need not be."""
+    try:
+        file.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{file!r}: its name is not Unicode text, which a recipe is; rename it") from error

@@ -101,7 +101,7 @@ def merge(
                 tallies[name].add(scaled * weights[:, None], delta)
                 sigma = sigmas.get(name)
                 if sigma is not None and sigma.size == delta.size:
-                    tallies[name].clip(scaled, delta, sigma)
+                    tallies[name].clip(scaled * (weights != 0)[:, None], delta, sigma)
                 deltas[name] = _rounded(name, delta)
             progress.advance(1)
     finally:

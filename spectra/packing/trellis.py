@@ -37,9 +37,10 @@ def successors() -> Integers:
     return (state >> 1) ^ ((_PARITY >> 1) * (state & 1)) ^ ((_INPUT >> 1) * parity)
 
 
-def level(k: Integers, odd: Integers) -> Integers:
+def level(k: Integers, odd: Integers | int) -> Integers:
     """The magnitude of the level, in steps, that `k` stands for in a state that is odd (1) or even (0)."""
-    return np.maximum(2 * k - odd, 0)
+    levels: Integers = np.maximum(2 * k - odd, 0)
+    return levels
 
 
 def find_path(values: Floats, lanes: int, rate: Rate | None = None) -> tuple[Integers, Integers]:
@@ -68,7 +69,7 @@ def _nearest(magnitudes: Floats, odd: int, parity: int, rate: Rate | None) -> tu
     below = 2 * np.floor((magnitudes + odd - 2 * parity) / 4).astype(np.int64) + parity
     found: list[tuple[Integers, Floats]] = []
     for k in (np.maximum(below, parity), np.maximum(below, parity - 2) + 2):
-        cost = np.square(level(k, np.int64(odd)) - magnitudes)  # type: ignore[arg-type]
+        cost = np.square(level(k, odd) - magnitudes)
         found.append((k, cost if rate is None else cost + RATE_WEIGHT * rate(k, odd)))
     (near, cost), (far, other) = found
     farther = other < cost

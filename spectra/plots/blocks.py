@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -23,14 +24,14 @@ def rows(names: Iterable[str]) -> dict[str, str]:
     """The row of each weight, by weight name; in order of the rows."""
     blocks = {name: block(name) for name in names}
     distinct = in_order(set(blocks.values()))
-    single = len({one.split(".")[0] for one in distinct}) == 1
+    main = Counter(one.split(".")[0] for one in distinct).most_common(1)[0][0]
     width = math.ceil(len(distinct) / _MOST)
     labels: dict[str, str] = {}
     for series, members in itertools.groupby(distinct, key=_series):
         some = list(members)
         for start in range(0, len(some), width if series else 1):
             shared = some[start : start + (width if series else 1)]
-            labels |= dict.fromkeys(shared, _label(shared, single=single))
+            labels |= dict.fromkeys(shared, _label(shared, main))
     order = {one: i for i, one in enumerate(distinct)}
     return {name: labels[blocks[name]] for name in sorted(blocks, key=lambda name: order[blocks[name]])}
 
@@ -40,15 +41,15 @@ def _series(name: str) -> str:
     return head if last.isdigit() else ""
 
 
-def _label(blocks: list[str], *, single: bool) -> str:
-    """`down_blocks.0`, `text_encoder: layers.3-5`, or `unet: the rest` for weights outside of blocks."""
+def _label(blocks: list[str], main: str) -> str:
+    """`down_blocks.0` of the main component, `text_encoder: layers.3-5`, or `unet: the rest` outside of blocks."""
     component, *path = blocks[0].split(".")
     if not path:
         return f"{component}: the rest"
     label = ".".join(path[-2:]) if path[-1].isdigit() else path[-1]
     if len(blocks) > 1:
         label += f"-{blocks[-1].rpartition('.')[2]}"
-    return label if single else f"{component}: {label}"
+    return label if component == main else f"{component}: {label}"
 
 
 def draw_energy(axes: Axes, squares: Mapping[str, float], title: str) -> None:

@@ -18,7 +18,7 @@ SUFFIXES = (".png", ".svg")
 KIND_COLOURS = {
     "cross-attention": "#D55E00",
     "self-attention": "#0072B2",
-    "joint attention": "#0072B2",
+    "joint attention": "#D55E00",
     "feed-forward": "#009E73",
     "convolution": "#CC79A7",
     "projection": "#E69F00",
@@ -26,10 +26,16 @@ KIND_COLOURS = {
     "norm": "#56B4E9",
     "other": "#999999",
 }
-"""Of the kinds of layer (`spectra.inspection.KINDS`): the palette of Okabe and Ito (jfly.uni-koeln.de/color)."""
+"""Of the kinds of layer (`spectra.inspection.KINDS`): the palette of Okabe and Ito (jfly.uni-koeln.de/color).
+
+A model has cross-attention or joint attention.
+"""
 
 UP, DOWN, INK, PALE = "#0072B2", "#D55E00", "0.2", "0.75"
 """What grows, what shrinks, lines and text, and what stays in the background."""
+
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Of curves, one after the other, from the same palette."""
 
 _STYLE = {
     "axes.edgecolor": "0.4",

@@ -8,6 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from spectra.pipeline import BaseLocation, find_base
+from spectra.shift import SpectralShift
+from spectra.shift_file import read_shift
 from spectra.training.config import TrainConfig
 from spectra.training.outputs import Outputs
 from spectra.training.prior import read_class_pictures
@@ -26,6 +28,7 @@ class Checked:
     subjects: tuple[Subject, ...]
     class_pictures: tuple[Image.Image, ...]
     saved: SavedState | None
+    init: SpectralShift | None
 
 
 def check(config: TrainConfig, out: Path | None, *, resume: bool = False, force: bool = False) -> Checked:
@@ -47,4 +50,5 @@ def check(config: TrainConfig, out: Path | None, *, resume: bool = False, force:
     if resume:
         saved = read_state(outputs.find_state())
         check_resumable(saved, config, digest(subjects))
-    return Checked(config, outputs, base, subjects, own, saved)
+    init = read_shift(Path(config.init_shift)) if config.init_shift else None
+    return Checked(config, outputs, base, subjects, own, saved, init)

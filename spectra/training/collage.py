@@ -90,9 +90,10 @@ class CollageSource:
         pictures = [picture for each in shown for picture in each.pictures]
         prompts = [prompt for each in shown for prompt in each.prompts]
         halves = [halved(picture, collages.fit) for picture in pictures]
-        cached = {"cache_latents": cache_latents, "progress": progress}
-        self._whole = PictureSource(pipe, pictures, prompts, **cached)
-        self._halves = PictureSource(pipe, halves, prompts, **cached)
+        self._whole, self._halves = (
+            PictureSource(pipe, each, prompts, cache_latents=cache_latents, progress=progress)
+            for each in (pictures, halves)
+        )
         if 2 * self._halves.latent_shape[2] != self._whole.latent_shape[2]:
             raise BaseError(f"latents of {self._whole.latent_shape[2]} columns have no halves for collages")
         ends = list(accumulate(len(each.pictures) for each in shown))

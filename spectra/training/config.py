@@ -56,6 +56,8 @@ class TrainConfig:
         unmix_weight: of the term that keeps a special word's attention off the other subject's half; 0 leaves it out.
         unmix_layers: cross-attention layers that it acts on, patterns over their paths, comma separated.
         unmix_schedule: its weight over the steps: "constant", "falling" to zero or "rising" from it.
+        init_shift: file of a shift to start from, with the same targets; empty starts from zero. So subjects that were
+            trained apart and added are finished together.
         targets: subset names or patterns, comma separated (`spectra.families`).
         text_encoder: train the text encoder's weights too.
         lr: learning rate of the shifts of weights with two or more dimensions.
@@ -103,6 +105,7 @@ class TrainConfig:
     unmix_weight: float = 1.0
     unmix_layers: str = "*"
     unmix_schedule: str = "constant"
+    init_shift: str = ""
     targets: str = "unet"
     text_encoder: bool = False
     lr: float = 1e-3
@@ -222,6 +225,7 @@ EMBEDDED: dict[str, Any] = {
     "prior_guidance": GUIDANCE,
     "collage_fit": "shrink",
     "collage_prompts": ("{left} on the left and {right} on the right", "{left} and {right}"),
+    "unmix_weight": 0.01,
     "validation_guidance": GUIDANCE,
     "file_dtype": "float16",
 }
@@ -236,6 +240,10 @@ still being learnt. They are drawn with the guidance with which pictures will be
 they will be asked for. (Held to the noise instead, guided pictures came out with their contrast driven up.)
 Min-SNR weighting is off: for a base that predicts v it takes the weight from the noisiest steps, where a drawing's
 colour and place are decided.
+Collages shrink their pictures, since an icon fills its own, and their prompts are those by which the base has learnt to
+draw two things: named from left to right, and without "a drawing of", which asks it for one. The unmix term's weight is
+small: at .1 and above the special words are soon attended to nowhere, on their own half either, which is the term's
+easiest solution; what they mean then reaches the picture through the words around them.
 """
 
 

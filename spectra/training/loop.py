@@ -148,6 +148,8 @@ class Loop:
                     f"at step {self.step + 1}; train with a lower --lr than {config.lr:g}"
                     + (", or without mixed precision" if config.mixed_precision != "no" else "")
                 )
+        if self.maps is not None:
+            self.maps.ask([])  # what is drawn between steps has other samples
         self.step += 1
         for concept, each in zip(self.concepts, sums, strict=True):
             concept.history.append({"step": self.step, **each, "seconds": time.perf_counter() - began})

@@ -18,6 +18,7 @@ from spectra.families.denoise import Condition, denoise_family, native_resolutio
 from spectra.files import atomic_write
 from spectra.generation import versions
 from spectra.pipeline import load_pipeline
+from spectra.plots import style
 from spectra.progress import SILENT, Progress
 from spectra.training.checks import Checked, check
 from spectra.training.concepts import Wanted, check_apart
@@ -141,6 +142,9 @@ class Training:
         conditions = self._conditions(prompts, trained)
         self.adapter = attach(self.pipe, config.all_targets, progress=self.progress)
         self.stack = Stack(self.adapter, len(concepts))
+        for number, each in enumerate(self.checked):
+            if each.init is not None:
+                self.stack.start(number, each.init)
         if config.gradient_checkpointing:
             getattr(self.pipe, self.family.model).enable_gradient_checkpointing()
         self.loop = Loop(
@@ -251,14 +255,16 @@ class Training:
     def _write(self, folder: Path, number: int, sheet: Image.Image) -> Mapping[str, Any]:
         from spectra.shift_file import write_shift
 
-        config, outputs = self.checked[number].config, self.checked[number].outputs
+        checked = self.checked[number]
+        config, outputs = checked.config, checked.outputs
         history = self.loop.concepts[number].history
         shift = self.stack.shift(
             number,
-            base=self.checked[number].base.name,
+            base=checked.base.name,
             settings=config.changed(),
             seed=config.seed,
             versions=versions(),
+            parents=(checked.init.metadata.content_hash,) if checked.init is not None else (),
         )
         size = write_shift(
             shift, folder / outputs.shift, dtype="float16" if config.file_dtype == "float16" else "float32"
@@ -266,8 +272,8 @@ class Training:
         (folder / outputs.config).write_text(config.to_toml(), encoding="utf-8")
         write_log(history, folder / LOG)
         sheet.save(folder / "before-after.png")
-        curve = draw_loss_curve(history, folder / "loss.png")
-        return {"tensors": len(shift), "floats": shift.floats, "bytes": size, "curve": curve}
+        style.write(lambda: draw_loss_curve(history), folder / "loss.png")
+        return {"tensors": len(shift), "floats": shift.floats, "bytes": size}
 
     def close(self) -> None:
         """Give the model back, whatever happened."""
@@ -291,13 +297,12 @@ def _summary(checked: Checked, written: Mapping[str, Any], **measured: Any) -> S
         shift=str(folder / outputs.shift),
         sheet=str(folder / "before-after.png"),
         config=str(folder / outputs.config),
-        loss_curve=str(folder / "loss.png") if written["curve"] else None,
+        loss_curve=str(folder / "loss.png"),
         state=str(folder / "progress" / STATE) if config.save_every else None,
         tensors=written["tensors"],
         floats=written["floats"],
         bytes=written["bytes"],
         base_bytes=checked.base.bytes,
-        notes=() if written["curve"] else ("no loss curve: matplotlib is not installed (pip install matplotlib)",),
         **measured,
     )
 

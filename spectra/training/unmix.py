@@ -15,7 +15,7 @@ from torch import Tensor
 from spectra.training.objectives import Answer, Samples
 
 
-@dataclass(frozen=True)
+@dataclass
 class Unmix:
     """The mean square of a special word's attention over the other subject's half.
 
@@ -53,7 +53,5 @@ def other_half(height: int, width: int, places: int, side: int) -> Tensor:
     A column of the map that the cut goes through counts by its share.
     """
     across = round(math.sqrt(places * width / height))
-    edges = torch.linspace(0, 1, across + 1)
-    low, high = (0.5, 1.0) if side == 0 else (0.0, 0.5)
-    share = (edges[1:].clamp(low, high) - edges[:-1].clamp(low, high)) * across
-    return share.repeat(places // across)
+    left = (across / 2 - torch.arange(across)).clamp(0, 1)
+    return (1 - left if side == 0 else left).repeat(places // across)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -64,9 +67,9 @@ def test_the_tree(folder: Path, spectra_cli: Callable[..., Any]) -> None:
     shown = [line.rstrip() for line in ran.out.splitlines()]
     assert shown[:6] == [
         "car  a [bold]car",
-        "└── both  (add), with copy",
+        "└── both  add, with copy",
         "copy (1 more of the same content)  a [V1] fox",
-        "└── both  (add), with car",
+        "└── both  add, with car",
         "unknown 99999999",
         "└── lone",
     ]
@@ -103,6 +106,20 @@ def test_many_rows_are_cut_and_said(tmp_path: Path, spectra_cli: Callable[..., A
 def test_an_empty_folder(tmp_path: Path, spectra_cli: Callable[..., Any]) -> None:
     ran = spectra_cli("inspect", tmp_path)
     assert (ran.code, ran.out.strip()) == (0, f"0 shifts in {tmp_path}, 0 bytes")
+
+
+def test_a_name_that_is_no_text_is_shown_all_the_same(tmp_path: Path) -> None:
+    write(tmp_path / "plain.safetensors", 1.0)
+    (tmp_path / "plain.safetensors").rename(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff.safetensors"))
+    code = "import sys\nfrom spectra.cli.app import main\nsys.exit(main(['inspect', sys.argv[1], *sys.argv[2:]]))"
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    for arguments in ([], ["--json"]):
+        ran = subprocess.run(
+            [sys.executable, "-c", code, tmp_path, *arguments], capture_output=True, text=True, env=strict, cwd="/"
+        )
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert "odd\\udcff" in ran.stdout
+    assert json.loads(ran.stdout)["shifts"][0]["file"].endswith("odd\udcff.safetensors")
 
 
 def test_names_for_tables() -> None:

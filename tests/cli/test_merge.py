@@ -86,6 +86,9 @@ def test_recipes_are_saved_and_replayed(files: list[Path], spectra_cli: Callable
         (["dog", "style", "-o", "x", "--block-weights", "unet.mid_block=1"], "matches none of 5 weights"),
         (["dog", "style", "-o", "x", "--gamma", "0.1"], "add has no parameter 'gamma'"),
         (["dog", "style", "-o", "x", "--file-dtype", "int8"], "expected dtype 'float32' or 'float16'"),
+        (["dog", "style", "-o", "x", "--save-recipe", "r.txt"], "ends in .toml"),
+        (["dog", "style", "-o", "x", "--alpha", "nan"], "expected finite weights"),
+        (["dog", "style", "-o", "x", "--method", "ties", "--density", "nan"], "above 0, at most 1"),
         (["--recipe", "dog", "-o", "x"], "holds no recipe of a merge"),
     ],
 )
@@ -118,6 +121,7 @@ def test_many_files_are_not_all_listed(tmp_path: Path, spectra_cli: Callable[...
     paths = [tmp_path / f"{seed}.safetensors" for seed in range(13)]
     for seed, path in enumerate(paths):
         write_shift(make(seed, "unet.conv_in"), path)
-    ran = spectra_cli("merge", *paths, "--dry-run")
+    ran = spectra_cli("merge", *paths, "-o", tmp_path / "all")
     assert "and 3 more" in ran.out
+    assert spectra_cli("inspect", tmp_path / "all").out.count("and 5 more") == 3  # parents, weights, shifts
     assert "\n12 " not in ran.out

@@ -12,7 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_shifts import LENGTHS, NORM, make, saved
+from small_models import build, random_shift
 
+import spectra
 from spectra import decompose
 from spectra.errors import InputError, MismatchError, ShiftFileError, TargetError
 from spectra.layers import shifted_weight
@@ -164,6 +166,19 @@ def test_merges_are_the_papers_formula_on_rebuilt_weights(seed: int, shape: tupl
         assert torch.linalg.norm(shifted_weight(weight, spectrum, rounded) - formula) <= 1e-5 * (1 + sigma[0])
 
 
+def test_a_sum_draws_what_its_shifts_draw_together() -> None:
+    model, call = build("unet")
+    a, b = random_shift(model, "unet", 1), random_shift(model, "unet", 2)
+    for name, shift in {"a": a, "b": b, "sum": merge([a, b], scales=[0.5, -0.25], method="add").shift}.items():
+        spectra.load(model, shift, name)
+    spectra.activate(model, {"a": 0.5, "b": -0.25})
+    together = call()
+    spectra.activate(model, {"sum": 1})
+    torch.testing.assert_close(call(), together, rtol=1e-4, atol=1e-5)
+    spectra.activate(model, {})
+    assert not torch.allclose(call(), together, rtol=1e-2, atol=1e-2)
+
+
 def test_prediction_by_hand() -> None:
     metadata = ShiftMetadata("b", {"unet.a": "0" * 8, "unet.b.0.x": "1" * 8}, ndims={"unet.a": 2, "unet.b.0.x": 2})
     a = SpectralShift({"unet.a": np.array([1.0, -2.0, 0.0]), "unet.b.0.x": np.array([2.0])}, metadata)
@@ -235,6 +250,22 @@ def test_a_recipe_knows_its_shifts_by_content(tmp_path: Path) -> None:
     write_shift(make(7), files[0])
     with pytest.raises(MismatchError, match="the recipe was made with content"):
         replay(find_parents(recipe, []), recipe)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1), st.floats(-9, 9))
+@settings(max_examples=40)
+def test_a_recipe_is_read_as_it_was_written(tmp_path: Path, name: str, number: float) -> None:
+    parents = (Parent("0" * 32, number, str(tmp_path / "shifts" / f"{name}.x")),)
+    recipe = Recipe("ties", parents, (number,), ((name, (number, 1.0)),), {"density": 0.25}, seed=4)
+    (tmp_path / "r.toml").write_text(recipe.to_toml(tmp_path), encoding="utf-8")
+    found = read_recipe(tmp_path / "r.toml")
+    assert Path(found.parents[0].file) == Path(parents[0].file)
+    assert replace(found, parents=parents) == recipe
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not Unicode text"):
+        Recipe("add", (Parent(file="a\udcff"),)).to_toml(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import zlib
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_gaussian_values_take_1_5_percent_more_than_rate_distortion_asks_for(tmp
 
 
 def test_it_is_the_same_shift_made_from_another_file(tmp_path: Path) -> None:
-    write_shift(example(), tmp_path / "plain", dtype="float16")
+    write_shift(example(count=400), tmp_path / "plain", dtype="float16")
     plain = read_shift(tmp_path / "plain")
     found = packed(plain, tmp_path / "a")
     assert found.metadata.parents == (plain.metadata.content_hash,)
@@ -122,13 +123,13 @@ def test_a_merged_shift_keeps_its_recipe_and_parents(tmp_path: Path) -> None:
 
 
 def test_the_same_shift_gives_the_same_bytes(tmp_path: Path) -> None:
-    packed(example(), tmp_path / "a")
-    packed(example(), tmp_path / "b")
+    packed(example(count=400), tmp_path / "a")
+    packed(example(count=400), tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_unpacked_it_is_an_ordinary_file(tmp_path: Path) -> None:
-    found = packed(example(), tmp_path / "a")
+    found = packed(example(count=400), tmp_path / "a")
     write_shift(found, tmp_path / "b")
     again = read_shift(tmp_path / "b")
     assert again == found
@@ -144,13 +145,13 @@ def test_dimensions_that_are_not_known_stay_unknown(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [0.0, -1.0, 0.6, math.nan, 1e-9])
 def test_an_error_out_of_range_is_refused(error: float, tmp_path: Path) -> None:
     with pytest.raises(ShiftFileError, match="expected an error from 1e-05 to 0.5"):
-        write_shift(example(), tmp_path / "a", error=error)
+        write_shift(example(count=400), tmp_path / "a", error=error)
     assert not list(tmp_path.iterdir())
 
 
 def test_packing_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShiftFileError, match="packed already"):
-        write_shift(packed(example(), tmp_path / "a"), tmp_path / "b", error=0.01)
+        write_shift(packed(example(count=400), tmp_path / "a"), tmp_path / "b", error=0.01)
 
 
 # Damage
@@ -168,7 +169,7 @@ def taken_apart(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
 
 
 def test_no_truncation_is_read(tmp_path: Path) -> None:
-    packed(example(), tmp_path / "a")
+    packed(example(count=400), tmp_path / "a")
     data = (tmp_path / "a").read_bytes()
     for length in [*range(0, len(data), 211), len(data) - 1]:
         (tmp_path / "a").write_bytes(data[:length])
@@ -182,7 +183,7 @@ def test_no_truncation_is_read(tmp_path: Path) -> None:
 def test_no_flipped_bit_is_read_as_another_shift(position: int, bit: int, tmp_path: Path) -> None:
     path = tmp_path / "a"
     if not path.exists():
-        packed(example(), path)
+        packed(example(count=400), path)
         (tmp_path / "whole").write_bytes(path.read_bytes())
     data = bytearray((tmp_path / "whole").read_bytes())
     data[position % len(data)] ^= 1 << bit
@@ -262,9 +263,52 @@ def test_what_is_wrong_is_said(
 
 @pytest.mark.parametrize("key", ["bits", "fingerprints", "states", "tables", "weights", "words"])
 def test_a_part_that_is_missing_is_said(key: str, tmp_path: Path) -> None:
-    strings, parts = packing.pack(example(), 0.1)
+    strings, parts = packing.pack(example(count=400), 0.1)
     del parts[key]
     strings["content_hash"] = shift_file._content_hash(strings, parts)
     save_file(parts, tmp_path / "a", metadata=strings)
     with pytest.raises(ShiftFileError, match=key):
         read_shift(tmp_path / "a")
+
+
+def test_the_document_is_enough_to_read_one(tmp_path: Path) -> None:
+    """docs/file-format.md, version 2, followed to the letter and one number at a time."""
+    plain = example(count=1200)
+    found = packed(plain, tmp_path / "a", 0.003)
+    strings, parts = taken_apart(tmp_path / "a")
+    told = [line.split(" ") for line in zlib.decompress(parts["weights"].tobytes()).decode().split("\n")]
+    classes = 1 + max(int(each) for *_, each in told if each != "-")
+    tables = parts["tables"].reshape(classes, 2, -1).astype(int)
+    x, words = [int(state) for state in parts["states"]], [int(word) for word in parts["words"]]
+    trellis, read, coded = [0] * len(x), 0, []
+    for each in (int(each) for _, length, _, each in told if each != "-" for _ in range(int(length))):
+        lane = len(coded) % len(x)
+        odd, slot = trellis[lane] & 1, x[lane] & 4095
+        ends = np.cumsum(tables[each, odd])
+        token = int(np.searchsorted(ends, slot, side="right"))
+        frequency = int(tables[each, odd, token])
+        x[lane] = frequency * (x[lane] >> 12) + slot - (int(ends[token]) - frequency)
+        if x[lane] < 65536:
+            x[lane], read = x[lane] << 16 | words[read], read + 1
+        trellis[lane] = (trellis[lane] >> 1) ^ (33 * (trellis[lane] & 1)) ^ (10 * (token & 1))
+        coded.append((token, odd))
+    assert (read, set(x)) == (len(words), {65536})
+    bits = iter(np.unpackbits(parts["bits"]).tolist())
+    negative = [next(bits) if token else 0 for token, _ in coded]
+    widths = [0 if token < 32 else (token - 32) // 16 + 1 for token, _ in coded]
+    low = [0] * len(coded)
+    for plane in range(max(widths)):
+        for i, width in enumerate(widths):
+            low[i] |= next(bits) << plane if width > plane else 0
+    numbers = []
+    for (token, odd), between, sign in zip(coded, low, negative, strict=True):
+        octave, rest = divmod(token - 32, 16)
+        eighth, last = divmod(rest, 2)
+        k = token if token < 32 else (((8 + eighth) << (octave + 1) | between) << 1) | last
+        numbers.append((-1) ** sign * max(2 * k - odd, 0))
+    assert max(widths) > 1
+    steps, values = json.loads(strings["steps"]), iter(numbers)
+    for name, length, ndim, each in told:
+        step = steps[int(ndim == "1")]
+        expected = [0.0 if each == "-" else np.float32(next(values) * step) for _ in range(int(length))]
+        np.testing.assert_array_equal(found[name], np.array(expected, np.float32))
