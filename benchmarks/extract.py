@@ -49,8 +49,11 @@ def _measure(bench: Bench, item: str) -> Row:
     if item == "bake":
         told, row = _run("bake", folder / "base", "--shift", shift, "-o", baked, cache=folder / "bake-cache")
         return {"command": item, "weights": told["weights"], **row}
+    if not baked.is_dir():  # --only extract
+        _run("bake", folder / "base", "--shift", shift, "-o", baked, cache=folder / "bake-cache")
     told, row = _run("extract", folder / "base", baked, "-o", found, cache=folder / "extract-cache")
     error, worst = _errors(shift, found)
+    bench.shared.pop("folder").cleanup()
     return {
         "command": item,
         "weights": len(told["layers"]),
@@ -65,7 +68,6 @@ def _measure(bench: Bench, item: str) -> Row:
 def _prepare(folder: Path, seed: int) -> Path:
     """Writes the UNet, and a shift of all its weights."""
     import torch
-    from diffusers import UNet2DConditionModel
 
     from spectra.fingerprint import fingerprint
     from spectra.fitting import floats_of
@@ -74,8 +76,7 @@ def _prepare(folder: Path, seed: int) -> Path:
     from spectra.weight_files import base_weights
 
     torch.manual_seed(seed)
-    make: Any = UNet2DConditionModel  # diffusers is untyped here
-    make(cross_attention_dim=768).save_pretrained(folder / "base" / "unet")
+    _unet().save_pretrained(folder / "base" / "unet")
     (folder / "base" / "model_index.json").write_text("{}")
     deltas, digits, ndims = {}, {}, {}
     for name, weight in base_weights(str(folder / "base"))["unet"].items():
@@ -87,6 +88,14 @@ def _prepare(folder: Path, seed: int) -> Path:
     metadata = ShiftMetadata(base="random UNet", fingerprints=digits, ndims=ndims)
     write_shift(SpectralShift(deltas, metadata), folder / "shift.safetensors")
     return folder
+
+
+def _unet() -> Any:
+    """Stable Diffusion 1.x's, with random weights."""
+    from diffusers import UNet2DConditionModel
+
+    make: Any = UNet2DConditionModel  # diffusers is untyped here
+    return make(cross_attention_dim=768)
 
 
 def _run(*arguments: object, cache: Path) -> tuple[dict[str, Any], dict[str, Any]]:

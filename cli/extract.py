@@ -24,6 +24,10 @@ _EXAMPLE = (
 )
 
 
+_LITTLE = 0.1
+"""Below this part of the change a shift does not stand for it."""
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command."""
 
@@ -89,6 +93,11 @@ def register(app: typer.Typer) -> None:
         output.result(found, json=json, human=lambda console: _show(console, found, layers))
         if done.others and not json:
             output.say(f"changed too, but held by no shift: {_some(done.others)}")
+        if done.total.energy < _LITTLE:
+            output.say(
+                "the shift holds little of this change, which hardly lies along the base's singular vectors; "
+                "--rest writes what is left as a LoRA"
+            )
 
 
 def _write_rest(done: Extracted, path: Path, rank: int, force: bool) -> dict[str, Any] | None:
