@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from spectra.adapter import attach
-from spectra.errors import BaseError
+from spectra.errors import BaseError, InputError
 from spectra.families import targets
 from spectra.families.denoise import Condition, denoise_family, native_resolution
 from spectra.files import atomic_write
@@ -106,6 +106,8 @@ class Training:
     ) -> None:
         self.names, self.checked, self.progress = names, checked, progress
         self.config = checked[0].config
+        if self.config.low_memory and len(checked) > 1:
+            raise InputError(f"low memory trains one concept at a time, got {len(checked)}; leave low_memory out")
         self.accelerator = make_accelerator(self.config, device)
         self.pipe = load_pipeline(checked[0].base, device=self.accelerator.device)
         if getattr(self.pipe, "safety_checker", None) is not None:
@@ -127,7 +129,9 @@ class Training:
             for name, each in zip(self.names, self.checked, strict=True)
         ]
         conditions = self._conditions(trained)
-        self.adapter = attach(self.pipe, self.config.all_targets, progress=self.progress)
+        self.adapter = attach(
+            self.pipe, self.config.all_targets, low_memory=self.config.low_memory, progress=self.progress
+        )
         self.stack = Stack(self.adapter, len(concepts))
         if self.config.gradient_checkpointing:
             getattr(self.pipe, self.family.model).enable_gradient_checkpointing()
