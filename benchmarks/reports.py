@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks import machine
 from spectra.benchmarks.case import Case, number, text
-from spectra.errors import InputError
 from spectra.files import atomic_write, check_output
+from spectra.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def check(path: Path, *, force: bool) -> None:
     """Whether the report can be written, to be asked before slow work begins.
 
     Raises:
-        InputError: matplotlib is not installed.
         OutputError: a file exists and `force` is not given, or cannot be written.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("a report's plots need matplotlib; install it with: pip install 'spectra-diffusion[bench]'")
     for file in (path, _plots(path)):
         check_output(file, force=force)
 
@@ -36,8 +35,7 @@ def write(case: Case, record: Mapping[str, Any], path: Path, *, force: bool = Fa
     """
     written = [path]
     if case.plots:
-        with atomic_write(_plots(path), force=force) as temporary:
-            draw(case, record, temporary)
+        style.write(lambda: draw(case, record), _plots(path), force=force)
         written.append(_plots(path))
     with atomic_write(path, force=force) as temporary:
         temporary.write_text(markdown(case, record, _plots(path).name if case.plots else ""), encoding="utf-8")
@@ -82,24 +80,20 @@ def _explanation(case: Case) -> str:
     return inspect.cleandoc(sys.modules[case.measure.__module__].__doc__ or "")
 
 
-def draw(case: Case, record: Mapping[str, Any], path: Path) -> None:
+def draw(case: Case, record: Mapping[str, Any]) -> Figure:
     """A panel for each column of `case.plots`, with a bar for each row that has it."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     columns = [column for column in case.columns if column.key in case.plots]
-    figure = Figure(figsize=(3.4 * len(columns), 2.4), layout="constrained")
+    figure = style.new_figure(3.4 * len(columns), 2.4)
     for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
         known = [row for row in record[case.rows] if number(row.get(column.key)) is not None]
         values = [(number(row[column.key]) or 0.0) / column.unit for row in known]
-        bars = axes.barh([row[case.key] for row in known], values, color="0.6")
+        bars = axes.barh([row[case.key] for row in known], values)
         axes.bar_label(bars, [column.text(row) for row in known], padding=3)
         for bar, row in zip(bars, known, strict=True):
-            bar.set_color("C0" if row[case.key] == "spectra" else "0.75")
-        axes.set_title(column.title, fontsize="medium")
+            bar.set_color(style.UP if row[case.key] == "spectra" else style.PALE)
+        axes.set_title(column.title)
         axes.set_xlim(0, 1.25 * max(values, default=1))
         axes.set_xticks([])
         axes.invert_yaxis()
-        axes.spines[["top", "right", "bottom"]].set_visible(False)
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": case.name}):
-        figure.savefig(path, metadata={"Date": None})
+        axes.spines["bottom"].set_visible(False)
+    return figure

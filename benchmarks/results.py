@@ -7,6 +7,7 @@ have been recorded.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -93,3 +94,13 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 def _unwritable(path: Path, error: OSError) -> OutputError:
     reason = error.strerror or type(error).__name__
     return OutputError(f"cannot write the results to {path}: {reason}; choose another folder with --out")
+
+
+def base_stamp(*parts: bytes) -> str:
+    """Content hash of the embedded base's weights and of whatever else decides a row: a case's `stamp`."""
+    from spectra.pipeline import find_base
+
+    whole = hashlib.sha256(b"".join(parts))
+    for file in sorted(Path(find_base("").target).rglob("*.safetensors")):
+        whole.update(file.read_bytes())
+    return whole.hexdigest()[:16]

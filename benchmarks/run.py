@@ -26,12 +26,14 @@ from spectra.progress import SILENT, Progress
 MODULES: Mapping[str, str] = {
     "overview": "spectra.benchmarks.overview",
     "storage": "spectra.benchmarks.storage",
+    "packing": "spectra.benchmarks.packing",
     "decompose": "spectra.benchmarks.decompose",
     "cache": "spectra.benchmarks.cache",
     "gradients": "spectra.benchmarks.gradients",
     "exact": "spectra.benchmarks.exact",
     "kernels": "spectra.benchmarks.kernels",
     "subjects": "spectra.benchmarks.subjects",
+    "editing": "spectra.benchmarks.editing",
     "flops": "spectra.benchmarks.flops",
     "memory": "spectra.benchmarks.memory",
     "step": "spectra.benchmarks.step",
@@ -39,6 +41,9 @@ MODULES: Mapping[str, str] = {
     "roofline": "spectra.benchmarks.roofline",
     "gpu": "spectra.benchmarks.gpu",
     "concepts": "spectra.benchmarks.concepts",
+    "library": "spectra.benchmarks.library",
+    "extract": "spectra.benchmarks.extract",
+    "unmix": "spectra.benchmarks.unmix",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 if TYPE_CHECKING:
     import torch
 
-    from spectra.shift import ShiftMetadata
+    from spectra.shift import ShiftMetadata, SpectralShift
 
 PAPER: Mapping[str, tuple[int, int, float]] = {
     "UNet": (391, 322_856, 1404),
@@ -75,33 +76,40 @@ def _measure(bench: Bench, item: str) -> Row:
 
 def written(lengths: Mapping[str, int], subset: str, dtype: Any, seed: int) -> int:
     """Bytes on disk of a shift with random deltas of these lengths, with a training's metadata."""
-    import numpy as np
+    from spectra.shift_file import write_shift
 
-    from spectra.shift import SpectralShift, write_shift
-
-    rng = np.random.default_rng(seed)
-    deltas = {name: (0.05 * rng.standard_normal(length)).astype(np.float32) for name, length in lengths.items()}
-    shift = SpectralShift(deltas, _metadata(list(lengths), subset))
+    shift = gaussian_shift(lengths, dict.fromkeys(lengths, 2), subset, seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shift.safetensors"
         write_shift(shift, path, dtype=dtype)
         return path.stat().st_size
 
 
-def _metadata(names: Sequence[str], subset: str) -> ShiftMetadata:
+def gaussian_shift(lengths: Mapping[str, int], ndims: Mapping[str, int], subset: str, seed: int) -> SpectralShift:
+    """A shift with normal deltas of these lengths, with a training's metadata."""
+    import numpy as np
+
+    from spectra.shift import SpectralShift
+
+    rng = np.random.default_rng(seed)
+    deltas = {name: (0.05 * rng.standard_normal(length)).astype(np.float32) for name, length in lengths.items()}
+    return SpectralShift(deltas, replace(sd15_metadata(list(lengths), subset), ndims=ndims))
+
+
+def sd15_metadata(names: Sequence[str], subset: str) -> ShiftMetadata:
     """What a training of one subject on a local Stable Diffusion folder writes, of the same length.
 
     The fingerprints have real length and no meaning: there are no weights to take them from.
     """
-    from spectra.shift import ShiftMetadata, base_fingerprint
+    from spectra.metadata import FINGERPRINT_DIGITS, ROUNDED, ROUNDED_DIGITS, ShiftMetadata
 
-    full = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
     installed = machine.versions()
     return ShiftMetadata(
         base="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        fingerprints={name: digest[:8] for name, digest in full.items()},
-        base_fingerprint=base_fingerprint(full),
+        fingerprints={name: _digits(name)[:FINGERPRINT_DIGITS] for name in names},
         base_dtype="float16",
+        ndims=dict.fromkeys(names, 2),
+        rounded={dtype: {name: _digits(name + dtype)[:ROUNDED_DIGITS] for name in names} for dtype in ROUNDED},
         subset=subset,
         settings={
             "base": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -115,6 +123,10 @@ def _metadata(names: Sequence[str], subset: str) -> ShiftMetadata:
         seed=1,
         versions={name: installed.get(package, "0.1.0") for name, package in _PACKAGES.items()},
     )
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:

@@ -15,7 +15,6 @@ Similarity is a mean cosine of EfficientNet-Lite0 features (`judge.py`): .7 the 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import statistics
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.base import GUIDANCE
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.results import base_stamp
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,19 +48,14 @@ def _items(bench: Bench) -> list[str]:
 
 
 def _stamp(bench: Bench) -> str:
-    """Content hash of the base's weights, the subjects and the default settings: others are another measurement."""
+    """Of the base, the subjects and the default settings: others are another measurement."""
     import json
 
     from spectra.base.subjects import SUBJECTS, instance_pictures
-    from spectra.pipeline import find_base
     from spectra.training.config import defaults
 
-    whole = hashlib.sha256(json.dumps(defaults("").as_dict()).encode())
-    for known in SUBJECTS:
-        whole.update(b"".join(picture.tobytes() for picture in instance_pictures(known, seed=bench.seed)))
-    for file in sorted(Path(find_base("").target).rglob("*.safetensors")):
-        whole.update(file.read_bytes())
-    return whole.hexdigest()[:16]
+    pictures = [picture for known in SUBJECTS for picture in instance_pictures(known, seed=bench.seed)]
+    return base_stamp(json.dumps(defaults("").as_dict()).encode(), *(picture.tobytes() for picture in pictures))
 
 
 def _measure(bench: Bench, item: str) -> Row:

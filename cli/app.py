@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import errno
 import importlib
+import sys
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
 import spectra
 from spectra.cli import output
-from spectra.cli.cache_warnings import plain_cache_warnings
+from spectra.cli.plain_warnings import plain_warnings
 from spectra.errors import SpectraError
 
-COMMANDS = ("train", "generate", "subjects", "decompose", "cache", "inspect", "bench")
+COMMANDS = (
+    "train",
+    "generate",
+    "edit",
+    "mix",
+    "subjects",
+    "decompose",
+    "cache",
+    "inspect",
+    "diff",
+    "merge",
+    "adjust",
+    "bake",
+    "extract",
+    "transplant",
+    "convert",
+    "pack",
+    "verify",
+    "bench",
+)
 """In the order `--help` shows them. Each is a file beside this one with a `register(app)`."""
 
 app = typer.Typer(
@@ -50,8 +71,14 @@ def _root(
     pass
 
 
-for _name in COMMANDS:
-    importlib.import_module(f"spectra.cli.{_name}").register(app)
+_registered: set[str] = set()
+
+
+def _register(names: Iterable[str]) -> None:
+    for name in names:
+        if name not in _registered:
+            importlib.import_module(f"spectra.cli.{name}").register(app)
+            _registered.add(name)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,9 +90,13 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; by default those of this process.
     """
+    arguments = sys.argv[1:] if argv is None else argv
+    # Declaring all commands takes as long as importing numpy; a command line needs its own.
+    _register(arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS)
+    output.prepare()
     try:
-        with plain_cache_warnings():
-            app(args=argv, prog_name="spectra")
+        with plain_warnings():
+            app(args=arguments, prog_name="spectra")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except KeyboardInterrupt:

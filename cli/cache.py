@@ -43,6 +43,7 @@ def ls(
         "path": str(cache.path),
         "bytes": size,
         "limit": cache.max_bytes,
+        "class_pictures": _class_pictures(),
         "entries": [
             {
                 "fingerprint": entry.fingerprint,
@@ -87,6 +88,9 @@ def gc(
         str | None,
         typer.Option("--max-size", metavar="SIZE", help="Such as 5GB or 0; by default the cache's limit."),
     ] = None,
+    class_pictures: Annotated[
+        bool, typer.Option("--class-pictures", help="Remove kept class pictures too; trainings draw them again.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Removes damaged and half-written files, and the least recently used entries beyond a size."""
@@ -95,22 +99,25 @@ def gc(
     cache = default_cache()
     limit = cache.max_bytes if max_size is None else parse_size(max_size, what="--max-size")
     done = cache.gc(limit)
-    found = {
+    found: dict[str, Any] = {
         "path": str(cache.path),
         "limit": limit,
         "removed": done.removed,
         "freed": done.freed,
         "kept": done.kept,
         "bytes": done.size,
+        "class_pictures": _remove_class_pictures() if class_pictures else {"sets": 0, "bytes": 0},
     }
-    output.result(
-        found,
-        json=json,
-        human=lambda console: console.print(
+
+    def human(console: Console) -> None:
+        console.print(
             f"{done.removed:,} files removed ({readable(done.freed)}), "
             f"{done.kept:,} entries kept ({readable(done.size)})"
-        ),
-    )
+        )
+        if class_pictures:
+            console.print(_count(found["class_pictures"]) + " of class pictures removed")
+
+    output.result(found, json=json, human=human)
 
 
 def path(json: Json = False) -> None:
@@ -123,6 +130,32 @@ def path(json: Json = False) -> None:
         json=json,
         human=lambda console: console.print(where, soft_wrap=True, markup=False),
     )
+
+
+def _class_pictures() -> dict[str, int]:
+    """How many sets of class pictures are kept, and their bytes."""
+    from spectra.cache_settings import prior_root
+
+    sets = [folder for folder in prior_root().glob("*") if folder.is_dir()]
+    return {"sets": len(sets), "bytes": sum(file.stat().st_size for folder in sets for file in folder.glob("*"))}
+
+
+def _remove_class_pictures() -> dict[str, int]:
+    """Removes them; a set goes whole, by a rename first, so that no training reads half of one."""
+    import shutil
+
+    from spectra.cache_settings import prior_root
+
+    removed = _class_pictures()
+    for folder in prior_root().glob("*"):
+        gone = folder.with_name(f".{folder.name}.tmp")
+        folder.rename(gone)
+        shutil.rmtree(gone)
+    return removed
+
+
+def _count(pictures: dict[str, int]) -> str:
+    return f"{pictures['sets']:,} sets ({readable(pictures['bytes'])})"
 
 
 def _list(console: Console, found: dict[str, Any], shown: list[dict[str, Any]]) -> None:
@@ -146,6 +179,8 @@ def _list(console: Console, found: dict[str, Any], shown: list[dict[str, Any]]) 
         soft_wrap=True,
         markup=False,
     )
+    if found["class_pictures"]["sets"]:
+        console.print(_count(found["class_pictures"]) + " of class pictures beside them (gc --class-pictures)")
 
 
 def _ago(when: float) -> str:

@@ -70,7 +70,8 @@ def register(app: typer.Typer) -> None:
         parts = base_weights(base, component or [], variant=variant, dtype=cast)
         where = _device(device)
         rows: list[dict[str, Any]] = []
-        for name, weights in parts.items():
+        for name, every in parts.items():
+            weights = every.matrices()
             start = time.perf_counter()
             usage = cache.fill(weights, output.progress(), device=where)
             row: dict[str, Any] = {

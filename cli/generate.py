@@ -9,6 +9,7 @@ import typer
 
 from spectra.base import GUIDANCE, NAME
 from spectra.cli import output
+from spectra.cli.precision import Precision
 from spectra.cli.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def register(app: typer.Typer) -> None:
         width: Annotated[int, typer.Option(help="Pixels.", show_default="the base's")] = 0,
         height: Annotated[int, typer.Option(help="Pixels.", show_default="the base's")] = 0,
         batch: Annotated[int, typer.Option(help="Pictures at once.")] = 8,
+        dtype: Annotated[
+            Precision, typer.Option(help="Of the weights; in another than a shift's, its base is a rounded copy.")
+        ] = "float32",
         device: Annotated[str, typer.Option(help="Such as cpu or cuda.", show_default="a GPU if there is one")] = "",
         out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")] = Path("pictures"),
         force: Annotated[bool, typer.Option("--force", help="Replace an earlier output folder.")] = False,
@@ -68,6 +72,7 @@ def register(app: typer.Typer) -> None:
             negative=negative,
             seeds=tuple(dict.fromkeys(seeds)),
             sampling=Sampling(steps, _guidance(base) if guidance is None else guidance, width, height, batch),
+            dtype=dtype,
         )
         found = run(order, out, force=force, device=device, progress=output.progress())
         output.result(found, json=json, human=lambda console: _show(found, console))

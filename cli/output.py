@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json as _json
 import sys
 from collections.abc import Callable
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from spectra.progress import Progress
+
+
+def prepare() -> None:
+    """Letters that the terminal's encoding lacks, as file names may hold, are shown as escapes; JSON stays JSON."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def line(text: str) -> None:

@@ -22,9 +22,11 @@ _EXAMPLE = (
     "Example:  spectra train     (the embedded base learns the embedded fox)     |     "
     'spectra train --base ./sd15 --images ./dog --prompt "a photo of a sks dog" '
     '--class-prompt "a photo of a dog" -o out/dog     |     '
+    "spectra train --subject fox --subject wolf -o out/both     (two into one shift)     |     "
     "spectra train --concepts pets.toml -o out     (several in one pass over the base, a folder for each)"
 )
 _DATA, _LOSS, _COST, _LOOK = "Pictures", "What is trained", "Cost", "Watching and resuming"
+_JOINT = "Several subjects in one shift"
 
 
 def _option(help: str, panel: str, *names: str, of: str = "", **more: Any) -> Any:
@@ -43,7 +45,15 @@ def register(app: typer.Typer) -> None:
     @app.command(epilog=_EXAMPLE)
     def train(
         base: Annotated[str | None, _option("Diffusers folder, .safetensors checkpoint or hub id.", _DATA)] = None,
-        subject: Annotated[str | None, _option("Embedded subject (see spectra subjects).", _DATA)] = None,
+        subject: Annotated[
+            list[str] | None,
+            _option(
+                "Embedded subject (see spectra subjects). Two to four times: all into one shift, each by name or as "
+                'DIR="a photo of a \\[V1] dog", with a word of its own in brackets.',
+                _DATA,
+                metavar="NAME|DIR=PROMPT",
+            ),
+        ] = None,
         images: Annotated[str | None, _option("Folder of instance pictures.", _DATA, metavar="DIR")] = None,
         prompt: Annotated[str | None, _option("Instance prompt, with a rare token.", _DATA)] = None,
         class_prompt: Annotated[str | None, _option("The same without the token.", _DATA)] = None,
@@ -51,6 +61,31 @@ def register(app: typer.Typer) -> None:
             str | None, _option("Class pictures, instead of the base's own.", _DATA, metavar="DIR")
         ] = None,
         resolution: Annotated[int | None, _option("Pixels of a picture's side.", _DATA)] = None,
+        collage: Annotated[
+            float | None, _option("Probability that a sample shows two of them, a half each.", _JOINT, of="collage")
+        ] = None,
+        collage_fit: Annotated[
+            str | None, _option("crop a picture to fill its half, or shrink it.", _JOINT, of="collage_fit")
+        ] = None,
+        collage_prompts: Annotated[
+            list[str] | None,
+            _option(
+                "Of collages: {left}, {right}, {before} stand for the subjects; repeatable.", _JOINT, "--collage-prompt"
+            ),
+        ] = None,
+        unmix_weight: Annotated[
+            float | None,
+            _option("Keeps a special word's attention off the other's half; 0 is off.", _JOINT, of="unmix_weight"),
+        ] = None,
+        unmix_layers: Annotated[
+            str | None, _option("Cross-attention layers it acts on, patterns.", _JOINT, of="unmix_layers")
+        ] = None,
+        unmix_schedule: Annotated[
+            str | None, _option("constant, falling or rising.", _JOINT, of="unmix_schedule")
+        ] = None,
+        init_shift: Annotated[
+            str | None, _option("Shift to start from, instead of zero.", _LOSS, metavar="FILE")
+        ] = None,
         targets: Annotated[
             str | None, _option("Subsets or patterns, such as unet-ca,text-encoder.", _LOSS, "--target", of="targets")
         ] = None,
@@ -137,6 +172,10 @@ def register(app: typer.Typer) -> None:
         given = {name: value for name, value in locals().items() if value is not None}
         for name in ("config", "concepts", "out", "force", "json", "device", "resume"):
             given.pop(name, None)
+        if subject is not None and (len(subject) > 1 or "=" in subject[0]):
+            given["subjects"] = given.pop("subject")
+        elif subject is not None:
+            (given["subject"],) = subject
         quiet_libraries()
         from spectra.training.run import train_together
 
@@ -211,7 +250,6 @@ def _show_together(wanted: list[Wanted], summaries: list[Summary], console: Cons
         f"  {first.steps} steps{resumed}, {first.train_seconds:.0f} s of {first.total_seconds:.0f} s in all",
         "[bold]Next[/bold]",
         *(f"  {escape(summary.next_commands()[0])}" for summary in summaries),
-        *(f"[dim]{escape(note)}[/dim]" for note in first.notes),
     ]
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -242,7 +280,6 @@ def _show(summary: Summary, console: Console) -> None:
         f" ({summary.tensors} tensors, {summary.floats} floats)",
         "[bold]Next[/bold]",
         *(f"  {escape(command)}" for command in summary.next_commands()),
-        *(f"[dim]{escape(note)}[/dim]" for note in summary.notes),
     ]
     for line in lines:
         console.print(line, soft_wrap=True)

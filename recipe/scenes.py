@@ -7,23 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from spectra.base.subjects import COLOURS
+
 SIZE = 64
 # Little is varied on purpose: wide shifts, scales and mirroring cost a small UNet most of its steps, and where half of
 # the drawings are mirrored, pictures are both at once for long.
 FLIPPED, COLOURED, PAIRS = 0.0, 0.35, 0.06
-COLOURS = {
-    "white": (255, 255, 255),
-    "grey": (150, 150, 155),
-    "black": (20, 20, 24),
-    "red": (215, 45, 45),
-    "orange": (245, 150, 50),
-    "yellow": (250, 220, 80),
-    "green": (80, 175, 85),
-    "blue": (65, 125, 220),
-    "purple": (140, 85, 190),
-    "pink": (245, 165, 195),
-    "brown": (130, 90, 60),
-}
 
 
 @dataclass(frozen=True)

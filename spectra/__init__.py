@@ -13,10 +13,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from spectra.adapter import Adapter, attach
+    from spectra.adjusting import adjust
     from spectra.cache import SpectrumCache, default_cache
     from spectra.errors import SpectraError
+    from spectra.formats.difference import write_difference
+    from spectra.formats.lora_export import write_lora
+    from spectra.formats.svdiff import export_svdiff, import_svdiff
+    from spectra.merging import merge
     from spectra.serving import activate, disabled, load, loaded, per_sample, unload
-    from spectra.shift import ShiftMetadata, SpectralShift, read_shift, write_shift
+    from spectra.shift import ShiftMetadata, SpectralShift
+    from spectra.shift_file import read_shift, write_shift
     from spectra.spectrum import Spectrum, decompose
     from spectra.tuning import tune
 
@@ -28,26 +34,38 @@ __all__ = [
     "Spectrum",
     "SpectrumCache",
     "activate",
+    "adjust",
     "attach",
     "decompose",
     "default_cache",
     "disabled",
+    "export_svdiff",
+    "import_svdiff",
     "load",
     "loaded",
+    "merge",
     "per_sample",
     "read_shift",
     "tune",
     "unload",
+    "write_difference",
+    "write_lora",
     "write_shift",
 ]
 
 _HOME = {
+    "export_svdiff": "formats.svdiff",
+    "import_svdiff": "formats.svdiff",
+    "write_difference": "formats.difference",
+    "write_lora": "formats.lora_export",
     "Adapter": "adapter",
     "activate": "serving",
+    "adjust": "adjusting",
     "attach": "adapter",
     "disabled": "serving",
     "load": "serving",
     "loaded": "serving",
+    "merge": "merging",
     "per_sample": "serving",
     "unload": "serving",
     "SpectrumCache": "cache",
@@ -55,8 +73,8 @@ _HOME = {
     "SpectraError": "errors",
     "ShiftMetadata": "shift",
     "SpectralShift": "shift",
-    "read_shift": "shift",
-    "write_shift": "shift",
+    "read_shift": "shift_file",
+    "write_shift": "shift_file",
     "Spectrum": "spectrum",
     "decompose": "spectrum",
     "tune": "tuning",

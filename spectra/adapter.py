@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -30,7 +31,7 @@ from spectra.families import Target, components, targets
 from spectra.kept import watch
 from spectra.layers import ShiftedLayer
 from spectra.low_memory import Spool, TwoSidedLayer
-from spectra.metadata import FINGERPRINT_DIGITS, ShiftMetadata, base_fingerprint
+from spectra.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
 from spectra.progress import SILENT, Progress
 from spectra.samples import Samples
 from spectra.shift import SpectralShift
@@ -245,13 +246,13 @@ class Adapter:
             described: fields of `ShiftMetadata`: base, settings, seed, versions, licence, parents. Fingerprints,
                 dtype and subset are filled in.
         """
-        full = {name: binding.fingerprint for name, binding in self._bindings.items()}
-        weight: Tensor = next(iter(self._bindings.values())).target.weight
+        weights = {name: binding.target.weight for name, binding in self._bindings.items()}
         known = {
             "base": "",
-            "fingerprints": {name: digits[:FINGERPRINT_DIGITS] for name, digits in full.items()},
-            "base_fingerprint": base_fingerprint(full),
-            "base_dtype": dtype_name(weight.dtype),
+            "fingerprints": {name: each.fingerprint[:FINGERPRINT_DIGITS] for name, each in self._bindings.items()},
+            "base_dtype": dtype_name(next(iter(weights.values())).dtype),
+            "ndims": {name: weight.ndim for name, weight in weights.items()},
+            "rounded": self._rounded(),
             "subset": self.subset,
         }
         unknown = set(described) - {field.name for field in fields(ShiftMetadata)}
@@ -259,6 +260,12 @@ class Adapter:
             raise TypeError(f"unknown metadata: {', '.join(sorted(unknown))}")
         deltas = {name: delta.detach().cpu().numpy() for name, delta in self.deltas.items()}
         return SpectralShift(deltas, ShiftMetadata(**{**known, **described}))
+
+    def _rounded(self) -> dict[str, dict[str, str]]:
+        """Digits of the weights' rounded copies, by dtype and name. The first time hashes every weight twice."""
+        with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
+            found = dict(zip(self._bindings, pool.map(lambda each: each.rounded, self._bindings.values()), strict=True))
+        return {dtype: {name: digits[dtype] for name, digits in found.items()} for dtype in ROUNDED}
 
     def detach(self) -> None:
         """Give the model back as it was: its own forwards, weights and gradient flags. Can be called twice."""

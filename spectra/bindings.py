@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spectra.cache import SpectrumCache, default_cache
+from spectra.copies import Fingerprints
 from spectra.errors import WeightError
 from spectra.families import Target
 from spectra.fingerprint import fingerprint
@@ -26,6 +28,7 @@ class Binding:
 
     Attributes:
         target: name, modules and frozen parameter.
+        spectrum: the weight's own, or that of the weight it is a rounded copy of.
         fingerprint: of the frozen weight, 64 hex digits.
         applied: what `apply` put in force, None if nothing is.
         routes: the layers that compute in the modules' place, if they are routed.
@@ -40,6 +43,12 @@ class Binding:
         self._routed: list[tuple[nn.Module, Any]] = []
         self.routes: list[ShiftedLayer | ShiftedVector | TwoSidedLayer] = []
         self.spool: Spool | None = None
+
+    @functools.cached_property
+    def rounded(self) -> dict[str, str]:
+        """The digits that a shift keeps of the weight's rounded copies, by dtype; hashes the weight once for each."""
+        weight = self.target.weight
+        return Fingerprints(lambda: weight, dtype_name(weight.dtype), known=self.fingerprint).rounded()
 
     def prepare(self, delta: Tensor) -> Tensor:
         """What `apply` will put in force for `delta` (float, `[r]`); nothing changes yet.
@@ -150,9 +159,18 @@ def _reset_forward(module: nn.Module, previous: Any) -> None:
 
 
 def bind(
-    targets: Iterable[Target], cache: SpectrumCache | None = None, progress: Progress = SILENT
+    targets: Iterable[Target],
+    cache: SpectrumCache | None = None,
+    progress: Progress = SILENT,
+    originals: Mapping[str, Spectrum] = MappingProxyType({}),
 ) -> dict[str, Binding]:
     """Bindings by name, with spectra from the cache (computed and stored where it lacks them).
+
+    Args:
+        targets: what to bind.
+        cache: where spectra are kept; the user's by default.
+        progress: told of each spectrum.
+        originals: spectra to take in place of the weights' own, by name (`matching.original_spectra`).
 
     Raises:
         WeightError: a weight that is not plain floating point in memory, or not finite.
@@ -160,13 +178,14 @@ def bind(
     chosen = {target.name: target for target in targets}
     for name, target in chosen.items():
         check_plain(name, target.weight)
-    matrices = {name: t.weight for name, t in chosen.items() if t.weight.ndim > 1}
+    matrices = {name: t.weight for name, t in chosen.items() if t.weight.ndim > 1 and name not in originals}
     spectra: Mapping[str, Spectrum] = (cache or default_cache()).spectra(matrices, progress) if matrices else {}
     digits = {
         name: spectra[name].fingerprint if name in spectra else fingerprint(target.weight, name=name)
         for name, target in chosen.items()
     }
-    return {name: Binding(target, spectra.get(name), digits[name]) for name, target in chosen.items()}
+    used = {**spectra, **originals}
+    return {name: Binding(target, used.get(name), digits[name]) for name, target in chosen.items()}
 
 
 def bind_shapes(targets: Iterable[Target], tail: float | None) -> dict[str, Binding]:

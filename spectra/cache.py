@@ -19,10 +19,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from spectra import cache_entry
 from spectra.cache_entry import DamagedEntryError
@@ -32,7 +31,11 @@ from spectra.cache_usage import CacheWarning, Usage
 from spectra.fingerprint import fingerprint
 from spectra.progress import SILENT, Progress
 
+Found = TypeVar("Found")
+
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     import numpy as np
     import torch
     from torch import Tensor
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
     from spectra.spectrum import Spectrum
 
 __all__ = ["CacheWarning", "SpectrumCache", "Usage", "default_cache", "fingerprint", "parse_size"]
+
+T = TypeVar("T")
+Visitor: TypeAlias = "Callable[[str, Tensor, Spectrum | None], T]"
 
 MAX_WORKERS = 4
 """Each holds one weight in float64 several times over. Torch's threads are divided among them."""
@@ -98,9 +104,8 @@ class SpectrumCache:
             WeightError: a weight has no spectrum (see `decompose`).
             CacheError: the folder cannot be made or read.
         """
-        found: dict[str, Spectrum] = {}
-        self._each(weights, progress, device, found.__setitem__, Usage())
-        return {name: found[name] for name in weights if name in found}
+        found = self._each(weights, lambda name, weight, spectrum: spectrum, progress, device, Usage(), "spectra")
+        return {name: spectrum for name, spectrum in found.items() if spectrum is not None}
 
     def fill(
         self,
@@ -111,8 +116,26 @@ class SpectrumCache:
     ) -> Usage:
         """Like `spectra`, but keeps nothing in memory. Returns what was done, these weights alone."""
         usage = Usage()
-        self._each(weights, progress, device, lambda name, spectrum: None, usage)
+        self._each(weights, lambda name, weight, spectrum: None, progress, device, usage, "spectra")
         return usage
+
+    def visit(
+        self, weights: Mapping[str, Tensor], use: Visitor[T], label: str, progress: Progress = SILENT
+    ) -> dict[str, T]:
+        """What `use(name, weight, spectrum)` returns for each weight, by name; nothing else is kept.
+
+        Several weights are in work at once, in threads. A mapping that reads each tensor when it is asked for makes
+        this a walk over a model at bounded memory.
+
+        Args:
+            weights: by name.
+            use: given each weight with its spectrum, on the CPU; None for a 1-D weight.
+            label: how the progress is called.
+
+        Raises:
+            As `spectra`, and whatever `use` raises, once the weights in work are done.
+        """
+        return self._each(weights, use, progress, None, Usage(), label)
 
     def sigma(self, fingerprint: str) -> np.ndarray | None:
         """Singular values (float64, descending) of a weight known by its fingerprint, or None. Needs no torch.
@@ -121,11 +144,18 @@ class SpectrumCache:
             fingerprint: all 64 hex digits, or the first 8 or more that a shift file holds; None where they are
                 those of several entries.
         """
+        return self._find(fingerprint, cache_entry.read_sigma)
+
+    def find(self, fingerprint: str) -> Spectrum | None:
+        """The spectrum of a weight known by its fingerprint, or None; arguments as `sigma`."""
+        return self._find(fingerprint, cache_entry.read_spectrum)
+
+    def _find(self, fingerprint: str, read: Callable[[Path], Found]) -> Found | None:
         matches = self._store.matching(fingerprint)
         if len(matches) != 1:
             return None
         try:
-            values = cache_entry.read_sigma(matches[0])
+            found = read(matches[0])
         except FileNotFoundError:
             return None
         except DamagedEntryError as damage:
@@ -134,7 +164,7 @@ class SpectrumCache:
         except OSError as error:
             raise unreadable(matches[0], error) from error
         self._store.touch(matches[0])
-        return values
+        return found
 
     def entries(self) -> list[Entry]:
         """All entries, the most recently used first."""
@@ -155,32 +185,39 @@ class SpectrumCache:
     def _each(
         self,
         weights: Mapping[str, Tensor],
+        use: Visitor[T],
         progress: Progress,
         device: torch.device | str | None,
-        keep: Callable[[str, Spectrum], None],
         usage: Usage,
-    ) -> None:
+        label: str,
+    ) -> dict[str, T]:
+        from concurrent.futures import as_completed
+
         import torch
 
-        def one(name: str) -> str:
-            weight = weights[name]
+        def one(name: str) -> tuple[str, T]:
+            weight, spectrum = weights[name], None
             if weight.ndim > 1:
-                keep(name, self._obtain(weight, name, torch.device(device or weight.device), usage))
-            return name
+                spectrum = self._obtain(weight, name, torch.device(device or weight.device), usage)
+            return name, use(name, weight, spectrum)
 
+        found: dict[str, T] = {}
         workers = max(1, min(MAX_WORKERS, len(weights), _processors()))
-        progress.start("spectra", len(weights))
+        progress.start(label, len(weights))
         try:
             with side_by_side(workers) as pool:
                 pending = [pool.submit(one, name) for name in weights]
                 try:
                     for done in as_completed(pending):
-                        progress.advance(1, done.result())
+                        name, value = done.result()
+                        found[name] = value
+                        progress.advance(1, name)
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
         finally:
             progress.finish()
+        return {name: found[name] for name in weights}
 
     def _obtain(self, weight: Tensor, name: str, device: torch.device, usage: Usage) -> Spectrum:
         from spectra.spectrum import decompose
@@ -271,6 +308,8 @@ def side_by_side(workers: int) -> Iterator[ThreadPoolExecutor]:
 
     An eigenproblem gains less from a second thread than a second eigenproblem does.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     import torch
 
     before = torch.get_num_threads()

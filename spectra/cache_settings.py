@@ -27,6 +27,11 @@ def default_root() -> Path:
     return platformdirs.user_cache_path("spectra", appauthor=False) / "spectra"
 
 
+def prior_root() -> Path:
+    """Where class pictures are kept: a folder of the cache's, since they too can be made again."""
+    return default_root() / "prior"
+
+
 def default_limit() -> int:
     """`SPECTRA_CACHE_LIMIT` in bytes, else `DEFAULT_LIMIT`.
 

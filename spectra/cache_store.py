@@ -90,7 +90,12 @@ class Store:
         place = self.place(fingerprint)
         if len(fingerprint) == _FULL_NAME:
             return [place] if place.exists() else []
-        return sorted(place.parent.glob(f"{fingerprint}*{_SUFFIX}"))
+        try:  # a shift asks for hundreds of weights, and `glob` takes three times as long
+            with os.scandir(place.parent) as found:
+                names = [entry.name for entry in found]
+        except OSError:
+            return []
+        return sorted(place.parent / name for name in names if name.startswith(fingerprint) and name.endswith(_SUFFIX))
 
     def write(self, fingerprint: str, content: bytes) -> Path:
         """Puts an entry in its place, whole, replacing one that is there.

@@ -4,7 +4,8 @@
     ├── InputError            something given by the user is wrong or missing
     │   ├── PictureError      no pictures, or one that cannot be read
     │   ├── TargetError       an unknown subset name, or a pattern that matches nothing
-    │   └── BaseError         the base model is missing or is not what was expected
+    │   ├── BaseError         the base model is missing or is not what was expected
+    │   └── FormatError       a file of another tool that cannot be read, or cannot hold what it should
     ├── WeightError           a weight that has no spectrum (non-finite, quantised, on the meta device)
     ├── ShiftFileError        a file that is not a shift, is damaged, or is of a later format
     ├── MismatchError         a shift that does not fit the model it is loaded into
@@ -38,6 +39,10 @@ class BaseError(InputError):
     """The base model is missing or is not what was expected."""
 
 
+class FormatError(InputError):
+    """A file of another tool that cannot be read, or cannot hold what it should."""
+
+
 class WeightError(SpectraError, ValueError):
     """A weight that has no spectrum: non-finite, quantised, complex, or on the meta device."""
 
@@ -48,6 +53,10 @@ class ShiftFileError(SpectraError):
 
 class MismatchError(SpectraError):
     """A shift that does not fit the model it is loaded into."""
+
+
+class RoundedCopyWarning(UserWarning):
+    """A shift is used on a copy of its base in another precision."""
 
 
 class CacheError(SpectraError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.errors import InputError
 from spectra.files import atomic_folder, check_output
-from spectra.generation import Sampling, draw, file_name, read_prompts, requests_for, save_png, settings_of, versions
+from spectra.generation import (
+    Sampling,
+    best_device,
+    draw,
+    file_name,
+    read_prompts,
+    requests_for,
+    save_png,
+    settings_of,
+    versions,
+)
 from spectra.outputs import check_ours
 from spectra.pipeline import find_base, load_pipeline
 from spectra.progress import SILENT, Progress
+from spectra.scaled_files import parse_shift
 from spectra.sheet import Section, contact_sheet
-from spectra.shift import SpectralShift, read_shift
+from spectra.shift import SpectralShift
+from spectra.shift_file import read_shift
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +48,7 @@ class Order:
         negative: negative prompt of all of them.
         seeds: one picture of each prompt for each.
         sampling: steps, guidance, size and batch.
+        dtype: of the weights, such as "bfloat16"; shifts trained in another act on a rounded copy of their base.
     """
 
     base: str = ""
@@ -46,6 +58,7 @@ class Order:
     negative: str = ""
     seeds: tuple[int, ...] = (0,)
     sampling: Sampling = field(default_factory=Sampling)
+    dtype: str = "float32"
 
 
 def generate(
@@ -66,6 +79,8 @@ def generate(
     Raises:
         SpectraError: something given is wrong (checked before the base is loaded), or the folder cannot be written.
     """
+    import torch
+
     began = time.perf_counter()
     prompts = [*order.prompts, *(read_prompts(order.prompts_file) if order.prompts_file else [])]
     if not prompts:
@@ -76,12 +91,13 @@ def generate(
     chosen = [parse_shift(text) for text in order.shifts]
     shifts = [(path, scale, read_shift(path)) for path, scale in chosen]
 
-    pipe = load_pipeline(location, device=device or _best_device())
+    pipe = load_pipeline(location, getattr(torch, order.dtype), device or best_device())
     _activate(pipe, shifts, progress)
     requests = requests_for(prompts, order.seeds, order.negative)
     pictures = draw(pipe, requests, order.sampling, progress=progress)
     common = {
         "base": location.name,
+        "dtype": order.dtype,
         "shifts": [
             {"file": path.name, "scale": scale, "content_hash": shift.metadata.content_hash}
             for path, scale, shift in shifts
@@ -110,26 +126,6 @@ def generate(
     }
 
 
-def parse_shift(text: str) -> tuple[Path, float]:
-    """`FILE` or `FILE:SCALE` as a path and a scale (1 by default). A file whose name holds a colon is found first.
-
-    Raises:
-        InputError: no such file, or a scale that is no finite number.
-    """
-    if Path(text).is_file():
-        return Path(text), 1.0
-    file, colon, number = text.rpartition(":")
-    if not colon or not Path(file).is_file():
-        raise InputError(f"--shift {text}: no such file; expected FILE or FILE:SCALE")
-    try:
-        scale = float(number)
-    except ValueError:
-        scale = math.nan
-    if not math.isfinite(scale):
-        raise InputError(f"--shift {text}: expected a number after the colon, got {number!r}")
-    return Path(file), scale
-
-
 def _activate(pipe: Any, shifts: Sequence[tuple[Path, float, SpectralShift]], progress: Progress) -> None:
     """Load every shift under a name of its own, and put all of them in force."""
     from spectra.serving import activate, load
@@ -141,11 +137,3 @@ def _activate(pipe: Any, shifts: Sequence[tuple[Path, float, SpectralShift]], pr
         scales[name] = scale
     if scales:
         activate(pipe, scales)
-
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

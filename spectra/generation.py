@@ -31,13 +31,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are drawn. Width and height are in pixels; 0 is the base's own size."""
+    """How pictures are drawn. Width and height are in pixels; 0 is the base's own size.
+
+    `eta` is the share of fresh noise in each step, from 0 (DDIM) to 1 (DDPM), for schedulers that take one.
+    """
 
     steps: int = 25
     guidance: float = 5.0
     width: int = 0
     height: int = 0
     batch: int = 8
+    eta: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -45,14 +49,20 @@ class Sampling:
         Raises:
             InputError: a number out of range.
         """
-        for name, low in (("steps", 1), ("guidance", 0), ("width", 0), ("height", 0), ("batch", 1)):
+        for name, low in (("steps", 1), ("guidance", 0), ("width", 0), ("height", 0), ("batch", 1), ("eta", 0)):
             value = getattr(self, name)
             if not low <= value < float("inf"):
                 raise InputError(f"{name}: expected a number of at least {low}, got {value}")
 
 
 def draw(
-    pipe: Any, requests: Sequence[Request], sampling: Sampling, *, progress: Progress = SILENT, label: str = "drawing"
+    pipe: Any,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    *,
+    start: torch.Tensor | None = None,
+    progress: Progress = SILENT,
+    label: str = "drawing",
 ) -> list[Image.Image]:
     """The requested pictures, in order.
 
@@ -63,6 +73,7 @@ def draw(
         pipe: a text-to-image pipeline.
         requests: what to draw.
         sampling: how.
+        start: latents `[n, c, h, w]` to begin with, instead of each request's own noise.
         progress: told of each picture.
         label: what the progress is called.
 
@@ -78,7 +89,11 @@ def draw(
         for first in range(0, len(requests), sampling.batch):
             chunk = requests[first : first + sampling.batch]
             negatives = [request.negative for request in chunk]
-            extra = {"negative_prompt": negatives} if any(negatives) else {}
+            extra: dict[str, Any] = {"negative_prompt": negatives} if any(negatives) else {}
+            if start is not None:
+                extra["latents"] = start[first : first + sampling.batch]
+            if sampling.eta:
+                extra["eta"] = sampling.eta
             with torch.no_grad():
                 drawn = pipe(
                     [request.prompt for request in chunk],
@@ -175,3 +190,10 @@ def file_name(number: int, request: Request) -> str:
     """`0003-a-red-fox-seed7.png`: sorted as drawn, and readable."""
     words = re.sub(r"[^a-z0-9]+", "-", request.prompt.lower()).strip("-")[:40].strip("-")
     return f"{number:04d}-{words or 'picture'}-seed{request.seed}.png"
+
+
+def best_device() -> str:
+    """Where pictures are drawn fastest on this machine."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -91,7 +91,12 @@ def grouped(shift: SpectralShift, key: Callable[[str], str]) -> tuple[Part, ...]
     groups: dict[str, list[Delta]] = {}
     for name, delta in shift.items():
         groups.setdefault(key(name), []).append(delta)
-    return tuple(_part(name, groups[name]) for name in sorted(groups, key=_natural))
+    return tuple(_part(name, groups[name]) for name in in_order(groups))
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names sorted, those of numbered blocks in numerical order."""
+    return sorted(names, key=_natural)
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:

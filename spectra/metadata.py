@@ -8,14 +8,18 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NoReturn, TypeAlias
+from typing import Literal, NoReturn, TypeAlias
 
 from spectra.errors import ShiftFileError
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
+Rounded: TypeAlias = Literal["float16", "bfloat16"]
+
 FORMAT = "spectra-shift"
 VERSION = 1
+PACKED_VERSION = 2
+"""Of packed files (spectra.packing), so that a reader that does not know them says so."""
 
 RESHAPE = "first-dim"
 """The reshape rule that this version trains and reads: the first dimension as it is, the others flattened."""
@@ -23,8 +27,25 @@ RESHAPE = "first-dim"
 FINGERPRINT_DIGITS = 8
 """Hex digits kept of each weight's fingerprint: 32 bits tell which layer is wrong, all of them whether the base is."""
 
+ROUNDED: tuple[Rounded, ...] = ("float16", "bfloat16")
+"""The dtypes that bases are rounded to, in the order in which a copy is looked for."""
+
+ROUNDED_DIGITS = 4
+"""Hex digits kept of the fingerprint of each weight's rounded copies; only all of them together decide anything."""
+
 _REQUIRED = ("format", "version", "base", "base_fingerprint", "base_dtype", "reshape", "fingerprints", "content_hash")
-_OPTIONAL = ("subset", "settings", "seed", "versions", "licence", "parents", "recipe")
+_OPTIONAL = (
+    "rounded_float16",
+    "rounded_bfloat16",
+    "ndims",
+    "subset",
+    "settings",
+    "seed",
+    "versions",
+    "licence",
+    "parents",
+    "recipe",
+)
 
 
 @dataclass(frozen=True)
@@ -34,9 +55,11 @@ class ShiftMetadata:
     Attributes:
         base: id or path by which the base was named, for people; the fingerprints decide.
         fingerprints: by weight name, the first 8 hex digits of `spectra.cache.fingerprint` of the base's weight.
-        base_fingerprint: `base_fingerprint` of the full fingerprints, 16 hex digits.
         base_dtype: of the base's weights when their spectra were taken, such as "float32".
         reshape: how a weight becomes a matrix.
+        ndims: by weight name, how many dimensions the weight has; empty where that is not known.
+        rounded: by dtype ("float16", "bfloat16") and weight name, the first 4 hex digits of the fingerprint that the
+            base's weight has when it is rounded to that dtype; empty where that is not known.
         subset: what was trained, as given to `--target`.
         settings: what differed from the default settings.
         seed: of the training.
@@ -50,9 +73,10 @@ class ShiftMetadata:
 
     base: str
     fingerprints: Mapping[str, str]
-    base_fingerprint: str
     base_dtype: str = "float32"
     reshape: str = RESHAPE
+    ndims: Mapping[str, int] = field(default_factory=dict)
+    rounded: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     subset: str = ""
     settings: Mapping[str, JSON] = field(default_factory=dict)
     seed: int | None = None
@@ -63,24 +87,19 @@ class ShiftMetadata:
     content_hash: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("fingerprints", "settings", "versions"):
+        for name in ("fingerprints", "ndims", "settings", "versions"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        rounded = {dtype: MappingProxyType(dict(digits)) for dtype, digits in self.rounded.items()}
+        object.__setattr__(self, "rounded", MappingProxyType(rounded))
         object.__setattr__(self, "parents", tuple(self.parents))
 
-
-def base_fingerprint(full: Mapping[str, str]) -> str:
-    """One fingerprint for a set of weights.
-
-    Args:
-        full: `spectra.cache.fingerprint` (64 hex digits) by weight name, of the shifted weights.
-
-    Returns:
-        16 hex digits, whatever the mapping's order.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(full):
-        digest.update(f"{name}\0{full[name]}\n".encode())
-    return digest.hexdigest()[:16]
+    @property
+    def base_fingerprint(self) -> str:
+        """One name for all the weights that the shift fits: 16 hex digits made of their fingerprints."""
+        digest = hashlib.sha256()
+        for name in sorted(self.fingerprints):
+            digest.update(f"{name}\0{self.fingerprints[name]}\n".encode())
+        return digest.hexdigest()[:16]
 
 
 def to_strings(metadata: ShiftMetadata) -> dict[str, str]:
@@ -98,7 +117,9 @@ def to_strings(metadata: ShiftMetadata) -> dict[str, str]:
         "base_fingerprint": metadata.base_fingerprint,
         "base_dtype": metadata.base_dtype,
         "reshape": metadata.reshape,
-        "fingerprints": "".join(metadata.fingerprints[name] for name in sorted(metadata.fingerprints)),
+        "fingerprints": _join(metadata.fingerprints),
+        **{f"rounded_{dtype}": _join(metadata.rounded.get(dtype, {})) for dtype in ROUNDED},
+        "ndims": "".join(str(metadata.ndims[name]) for name in sorted(metadata.ndims)),
         "subset": metadata.subset,
         "settings": _dump("settings", dict(metadata.settings)) if metadata.settings else "",
         "seed": "" if metadata.seed is None else str(metadata.seed),
@@ -113,6 +134,10 @@ def to_strings(metadata: ShiftMetadata) -> dict[str, str]:
         except UnicodeEncodeError as error:
             raise ShiftFileError(f"the shift's {key} is not Unicode text: {value!r}; name it otherwise") from error
     return {key: value for key, value in strings.items() if value or key in _REQUIRED}
+
+
+def _join(digits: Mapping[str, str]) -> str:
+    return "".join(digits[name] for name in sorted(digits))
 
 
 def from_strings(strings: Mapping[str, str], names: Iterable[str]) -> ShiftMetadata:
@@ -146,10 +171,16 @@ def from_strings(strings: Mapping[str, str], names: Iterable[str]) -> ShiftMetad
         _malformed("seed", "a whole number", seed)
     parents = tuple(strings["parents"].split(",")) if strings.get("parents") else ()
     _check_parents(parents)
+    ordered = sorted(names)
     return ShiftMetadata(
         base=strings["base"],
-        fingerprints=_split_fingerprints(strings["fingerprints"], sorted(names)),
-        base_fingerprint=strings["base_fingerprint"],
+        fingerprints=_split("fingerprints", strings["fingerprints"], ordered, FINGERPRINT_DIGITS),
+        rounded={
+            dtype: _split(f"rounded_{dtype}", strings[f"rounded_{dtype}"], ordered, ROUNDED_DIGITS)
+            for dtype in ROUNDED
+            if f"rounded_{dtype}" in strings
+        },
+        ndims=_split_ndims(strings.get("ndims", ""), ordered),
         base_dtype=strings["base_dtype"],
         reshape=strings["reshape"],
         subset=strings.get("subset", ""),
@@ -174,10 +205,16 @@ def check_version(strings: Mapping[str, str]) -> None:
     version = strings.get("version", "")
     if not re.fullmatch(r"[0-9]{1,9}", version) or int(version) < 1:
         _malformed("version", "a whole number", version)
-    if int(version) > VERSION:
+    if int(version) > PACKED_VERSION:
         raise ShiftFileError(
-            f"the file is of format version {version}, this spectra reads up to version {VERSION}; update spectra"
+            f"the file is of format version {version}, this spectra reads up to version {PACKED_VERSION}; "
+            "update spectra"
         )
+
+
+def is_packed(strings: Mapping[str, str]) -> bool:
+    """Whether a header that `check_version` has seen is of a packed file."""
+    return int(strings["version"]) == PACKED_VERSION
 
 
 def _check_parents(parents: tuple[str, ...]) -> None:
@@ -186,11 +223,16 @@ def _check_parents(parents: tuple[str, ...]) -> None:
             _malformed("parents", "content hashes of 32 hex digits", parent)
 
 
-def _split_fingerprints(joined: str, names: list[str]) -> dict[str, str]:
-    n = FINGERPRINT_DIGITS
+def _split(key: str, joined: str, names: list[str], n: int) -> dict[str, str]:
     if not re.fullmatch(rf"[0-9a-f]{{{n * len(names)}}}", joined):
-        _malformed("fingerprints", f"{n} hex digits for each of {len(names)} weights", f"{joined[:12]}...")
+        _malformed(key, f"{n} hex digits for each of {len(names)} weights", f"{joined[:12]}...")
     return {name: joined[i * n : (i + 1) * n] for i, name in enumerate(names)}
+
+
+def _split_ndims(joined: str, names: list[str]) -> dict[str, int]:
+    if joined and not re.fullmatch(rf"[1-9]{{{len(names)}}}", joined):
+        _malformed("ndims", f"a digit for each of {len(names)} weights", f"{joined[:12]}...")
+    return dict(zip(names, map(int, joined), strict=False))
 
 
 def _dump(key: str, value: JSON) -> str:

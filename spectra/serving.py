@@ -11,10 +11,8 @@ base's costs. The frozen weights are kept beside, and unloading puts the very sa
 
 from __future__ import annotations
 
-import difflib
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,14 +22,15 @@ import torch
 from torch import nn
 
 from spectra.adapter import claim, release
-from spectra.bindings import Binding, bind, check_plain, dtype_name
+from spectra.bindings import Binding, bind
 from spectra.cache import SpectrumCache
 from spectra.errors import MismatchError
-from spectra.families import Target, components, targets
-from spectra.fingerprint import fingerprint
+from spectra.families import components
+from spectra.matching import check_base, match, original_spectra, warn_of_copies
 from spectra.progress import SILENT, Progress
 from spectra.samples import Samples
-from spectra.shift import SpectralShift, read_shift
+from spectra.shift import SpectralShift
+from spectra.shift_file import read_shift
 
 _SERVED: WeakKeyDictionary[nn.Module, Served] = WeakKeyDictionary()
 
@@ -52,12 +51,7 @@ class Served:
 
     def total(self, scales: Mapping[str, float]) -> dict[str, torch.Tensor]:
         """The sum of scaled deltas by weight, float32 `[r]`."""
-        totals: dict[str, torch.Tensor] = {}
-        for name, scale in scales.items():
-            for key, delta in self.shifts[name].items():
-                scaled = torch.from_numpy(delta.astype("float64")) * scale
-                totals[key] = totals[key] + scaled if key in totals else scaled
-        return {key: total.to(torch.float32) for key, total in totals.items()}
+        return total((self.shifts[name], scale) for name, scale in scales.items())
 
     def activate(self, scales: Mapping[str, float]) -> None:
         """Put exactly these shifts in force; all of the new weights are made before the first is put in."""
@@ -93,6 +87,16 @@ class Served:
             binding.restore()
 
 
+def total(scaled: Iterable[tuple[SpectralShift, float]]) -> dict[str, torch.Tensor]:
+    """The sum of shifts, each times its scale, by weight: float32 `[r]`."""
+    totals: dict[str, torch.Tensor] = {}
+    for shift, scale in scaled:
+        for key, delta in shift.items():
+            part = torch.from_numpy(delta.astype("float64")) * scale
+            totals[key] = totals[key] + part if key in totals else part
+    return {key: each.to(torch.float32) for key, each in totals.items()}
+
+
 def load(
     pipe: Any,
     shift: SpectralShift | str | os.PathLike[str],
@@ -108,7 +112,8 @@ def load(
         pipe: a diffusers pipeline, a mapping of components, or a bare model, with plain weights in memory.
         shift: a shift or its file.
         name: to call it by; the file's stem by default.
-        strict: refuse a shift whose fingerprints are not this model's. False warns instead.
+        strict: refuse a shift whose fingerprints are not this model's. False warns instead. A copy of the shift's
+            base in another precision is never refused: a `RoundedCopyWarning` says what it changes.
 
     Returns:
         The name.
@@ -128,14 +133,17 @@ def load(
     if served is not None and name in served.shifts:
         raise MismatchError(f"a shift named {name!r} is loaded already; choose another name or unload it first")
     known = {} if served is None else served.bindings
-    chosen = _match(shift, name, models, known)
-    _check_base(shift, name, chosen, known, strict)
+    chosen = match(shift, name, models, known)
+    kinships = check_base(shift, name, chosen, known, strict)
     if served is None:
         touched = {part: model for part, model in models.items() if any(k.startswith(part + ".") for k in shift)}
         claim(touched, "serving")
         served = Served(touched)
     try:
-        fresh = bind((target for key, target in chosen.items() if key not in known), cache, progress)
+        unbound = {key: target for key, target in chosen.items() if key not in known}
+        originals = original_spectra(shift, unbound, kinships, cache, progress)
+        fresh = bind(unbound.values(), cache, progress, originals)
+        warn_of_copies(shift, name, kinships, {**known, **fresh})
         missing = {key.split(".")[0] for key in fresh} - set(served.models)
         more = {part: models[part] for part in missing}
         claim(more, "serving")
@@ -263,52 +271,3 @@ def unload(pipe: Any, name: str | None = None) -> None:
 
 def _find(models: Mapping[str, nn.Module]) -> Served | None:
     return next((_SERVED[model] for model in models.values() if model in _SERVED), None)
-
-
-def _match(
-    shift: SpectralShift, name: str, models: Mapping[str, nn.Module], known: Mapping[str, Binding]
-) -> dict[str, Target]:
-    """The model's weights that the shift names, all of them and of the right length."""
-    available = {target.name: target for target in targets(dict(models), ",".join(f"{part}.*" for part in models))}
-    available |= {key: binding.target for key, binding in known.items()}
-    missing = [key for key in shift if key not in available]
-    if missing:
-        near = difflib.get_close_matches(missing[0], available, n=1, cutoff=0.8)
-        raise MismatchError(
-            f"shift {name!r} does not fit this model: {len(shift) - len(missing)} of its {len(shift)} weights are "
-            f"there, {len(missing)} are not, such as {missing[0]}"
-            f"{f' (nearest: {near[0]})' if near else ''}; load the base it was trained on ({shift.metadata.base})"
-        )
-    for key, delta in shift.items():
-        if delta.size != available[key].floats:
-            raise MismatchError(
-                f"shift {name!r} does not fit this model: {key} takes {available[key].floats} floats, the shift has "
-                f"{delta.size}; load the base it was trained on ({shift.metadata.base})"
-            )
-    return {key: available[key] for key in shift}
-
-
-def _check_base(
-    shift: SpectralShift, name: str, chosen: Mapping[str, Target], known: Mapping[str, Binding], strict: bool
-) -> None:
-    """A shift means nothing in another basis: every weight must be the one that it was trained on."""
-    other = []
-    for key, target in chosen.items():
-        check_plain(key, target.weight)
-        digits = known[key].fingerprint if key in known else fingerprint(target.weight)
-        if not digits.startswith(shift.metadata.fingerprints[key]):
-            other.append(key)
-    if not other:
-        return
-    dtype = dtype_name(next(iter(chosen.values())).weight.dtype)
-    said = (
-        f"shift {name!r} was trained on another base: {len(other)} of its {len(shift)} weights differ, such as "
-        f"{other[0]}; it was trained on {shift.metadata.base or 'an unnamed base'} in {shift.metadata.base_dtype}, "
-        f"this model is in {dtype}"
-    )
-    if strict:
-        remedy = (
-            "load that base" if dtype == shift.metadata.base_dtype else f"load that base in {shift.metadata.base_dtype}"
-        )
-        raise MismatchError(f"{said}; {remedy}, or pass strict=False if it is the same base rounded")
-    warnings.warn(said, stacklevel=3)

@@ -139,6 +139,30 @@ def decompose(weight: Tensor, *, name: str = "weight") -> Spectrum:
     )
 
 
+def opposite(weight: Tensor, spectrum: Spectrum, directions: Tensor | None = None) -> Tensor:
+    """The other side's singular vectors: float64 `[r, m]`, on the weight's device.
+
+    `V^T` where the spectrum keeps `U`, `U^T` where it keeps `V`. The head follows from the weight, as
+    `diag(1/sigma) Q^T W`; the tail was kept. With `basis`, `sigma` and this, `W = U diag(sigma) V^T`.
+
+    Args:
+        weight: that the spectrum belongs to, of any shape of two or more dimensions.
+        directions: `[k]` of integers: only these, `[k, m]` in their order.
+    """
+    w = matrix(weight.detach()).to(torch.float64)
+    a = w if spectrum.side == "left" else w.T
+    if directions is None:
+        directions = torch.arange(spectrum.rank)
+    chosen = directions.to(a.device)
+    in_head = chosen < spectrum.head
+    found = a.new_empty(len(chosen), a.shape[1])
+    head = chosen[in_head]
+    basis = spectrum.basis.to(a.device)[:, head].to(a)
+    found[in_head] = (basis.T @ a) / spectrum.sigma.to(a)[head, None]
+    found[~in_head] = spectrum.tail.to(a)[chosen[~in_head] - spectrum.head]
+    return found
+
+
 TYPICAL_TAIL = ((1, 0.18), (2, 0.09))
 """Share of a weight's directions that its tail holds, up to so many columns per row (or rows per column); none beyond.
 Measured on the embedded base's UNet: .18 of its 70 square weights, .09 of 24 up to twice as long, none of 44 others."""

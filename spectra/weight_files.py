@@ -1,20 +1,22 @@
 """The weights of a base straight from its safetensors files, tensor by tensor, without building the model.
 
-`spectra decompose` needs nothing else: a tensor read from the file has the fingerprint of the loaded module's weight,
-provided it has its dtype.
+A tensor read from the file has the fingerprint of the loaded module's weight, provided it has its dtype; and it has
+the name that a shift gives it, whatever the layout of the file.
 """
 
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spectra.errors import BaseError
+from spectra.original_layouts import Origin, original_layout
+from spectra.patterns import DENOISERS, TEXT_ENCODERS, weight_name
 from spectra.pipeline import BaseLocation, find_base
+from spectra.tensor_files import Entry, read_entries, read_rows
 
 if TYPE_CHECKING:
     import torch
@@ -23,75 +25,92 @@ if TYPE_CHECKING:
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _USUAL_NAMES = ("diffusion_pytorch_model", "model")
 
-_SINGLE_FILE_PREFIXES = {
-    "model.diffusion_model.": "unet",
-    "cond_stage_model.transformer.": "text_encoder",
-    "conditioner.embedders.0.transformer.": "text_encoder",
-    "conditioner.embedders.1.model.": "text_encoder_2",
-}
-"""How the single-file checkpoints of Stable Diffusion 1.x and SDXL call the parts that can carry a shift."""
-
-_NEVER_SHIFTED = ("first_stage_model.", "vae.", "model_ema.")
+_TIED = {"encoder.embed_tokens": "shared"}
+"""T5's table is stored under either name, or both; a module is named by its first path."""
 
 
 @dataclass(frozen=True)
-class _Place:
-    path: Path
-    key: str
-    shape: tuple[int, ...]
+class Place:
+    """Where a tensor of a model lies in the base's files.
+
+    Attributes:
+        entry: the tensor of the file.
+        origin: which of its rows, and whether transposed.
+    """
+
+    entry: Entry
+    origin: Origin
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the model's tensor."""
+        shape = self.entry.shape
+        if self.origin.spans:
+            shape = (sum(stop - start for start, stop in self.origin.spans), *shape[1:])
+        return shape[::-1] if self.origin.transposed else shape
+
+    def read(self) -> Tensor:
+        """The model's tensor, in the file's dtype."""
+        tensor = read_rows(self.entry, self.origin.spans)
+        return tensor.T.contiguous() if self.origin.transposed else tensor
 
 
 class FileWeights(Mapping[str, "Tensor"]):
-    """Every floating-point `*.weight` of two or more dimensions in some files, read when it is asked for.
-
-    Keys are `<component>.<module path>`. Several threads may read at once.
+    """Tensors of a model by name, each read from its file when it is asked for. Several threads may read at once.
 
     Args:
-        places: where each weight is.
+        places: where each tensor is; in several places where a file holds a tied one more than once.
         dtype: to cast to; the file's own by default.
     """
 
-    def __init__(self, places: Mapping[str, _Place], dtype: torch.dtype | None = None) -> None:
-        self._places = dict(places)
+    def __init__(self, places: Mapping[str, Sequence[Place]], dtype: torch.dtype | None = None) -> None:
+        self.places = dict(places)
         self._dtype = dtype
-        self._open: dict[Path, Any] = {}
-        self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> Tensor:
-        place = self._places[name]
-        with self._lock:
-            if place.path not in self._open:
-                self._open[place.path] = _opened(place.path)
-            file = self._open[place.path]
-        try:
-            tensor: Tensor = file.get_tensor(place.key)
-        except Exception as error:
-            raise BaseError(f"{place.path}: cannot read {place.key} ({error}); the file is damaged") from error
+        tensor = self.places[name][0].read()
         return tensor if self._dtype is None else tensor.to(self._dtype)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self.places)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a weight, from the header alone."""
-        return self._places[name].shape
+        """The shape of a tensor, from the header alone."""
+        return self.places[name][0].shape
+
+    def dtype(self, name: str) -> str:
+        """Torch's name of the dtype that the tensor has when it is read, such as "float16"."""
+        return self.places[name][0].entry.dtype if self._dtype is None else str(self._dtype).removeprefix("torch.")
+
+    def only(self, wanted: Callable[[str], bool]) -> FileWeights:
+        """Those of the tensors whose name is wanted."""
+        return FileWeights({name: places for name, places in self.places.items() if wanted(name)}, self._dtype)
+
+    def matrices(self) -> FileWeights:
+        """Those with two or more dimensions, which have a spectrum."""
+        return self.only(lambda name: len(self.shape(name)) > 1)
+
+    def joined(self, other: FileWeights) -> FileWeights:
+        """These and another component's."""
+        return FileWeights({**self.places, **other.places}, self._dtype)
 
 
 def base_weights(
-    base: str = "",
+    base: str | BaseLocation = "",
     components: Sequence[str] = (),
     *,
     variant: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, FileWeights]:
-    """The weights of a base by component, from its files.
+    """Every floating-point weight of a base by component, under the names `<component>.<module path>` of shifts.
 
     Args:
         base: a diffusers folder, a `.safetensors` file, a hub id (fetched if it is not here yet), or empty for the
-            embedded base.
+            embedded base. A single file may have an original layout (Stable Diffusion, SDXL, SD3, Flux); its weights
+            have the names of diffusers' modules all the same.
         components: which to take, such as `("unet", "text_encoder")`; by default all that can carry a shift.
         variant: of the files, such as `fp16` for `diffusion_pytorch_model.fp16.safetensors`.
         dtype: to cast to; the files' own by default.
@@ -99,40 +118,72 @@ def base_weights(
     Raises:
         BaseError: the base or a component is missing, damaged, has no safetensors, or cannot be fetched.
     """
-    location = find_base(base)
+    parts = base_tensors(base, components, variant=variant, dtype=dtype)
+    found = {component: weights_of(tensors) for component, tensors in parts.items()}
+    if not any(found.values()):
+        raise BaseError(f"{_called(base)}: no weight that a shift could act on; expected floating-point *.weight")
+    return found
+
+
+def base_tensors(
+    base: str | BaseLocation = "",
+    components: Sequence[str] = (),
+    *,
+    variant: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> dict[str, FileWeights]:
+    """Every floating-point tensor of a base by component, biases too: `unet.conv_in.weight`, `unet.conv_in.bias`.
+
+    Arguments and errors as `base_weights`.
+    """
+    location = base if isinstance(base, BaseLocation) else find_base(base)
     if location.kind == "file":
-        parts = _split(Path(location.target))
+        parts = _file_parts(Path(location.target))
     else:
-        folder = _fetched(location, variant) if location.kind == "hub" else Path(location.target)
-        parts = _folder_parts(folder, components, variant)
+        parts = _folder_parts(local_folder(location, variant), components, variant)
     missing = [name for name in components if name not in parts]
     if missing:
-        raise BaseError(f"{base or 'embedded'}: no component {missing[0]!r}; it has: {', '.join(parts)}")
-    chosen = {name: places for name, places in parts.items() if not components or name in components}
-    if not any(chosen.values()):
-        raise BaseError(f"{base or 'embedded'}: no weight that could be decomposed; expected floating-point *.weight")
-    return {name: FileWeights(places, dtype) for name, places in chosen.items()}
+        raise BaseError(f"{_called(base)}: no component {missing[0]!r}; it has: {', '.join(parts)}")
+    return {
+        name: FileWeights({key: [place] for key, place in places.items()}, dtype)
+        for name, places in parts.items()
+        if not components or name in components
+    }
 
 
-def _folder_parts(folder: Path, components: Sequence[str], variant: str | None) -> dict[str, dict[str, _Place]]:
-    from spectra.families.components import DENOISERS, TEXT_ENCODERS
+def folder_tensors(folder: Path, component: str) -> FileWeights:
+    """Those of a folder that holds one component alone, as `save_pretrained` of a model writes it."""
+    named = _named(component, (entry for path in weight_files(folder, None) for entry in read_entries(path).values()))
+    return FileWeights({key: [place] for key, place in named.items()})
 
+
+def weights_of(tensors: FileWeights) -> FileWeights:
+    """The weights among a model's tensors, under the names of shifts; a tied weight once, with all its places."""
+    places: dict[str, list[Place]] = {}
+    for key, at in tensors.places.items():
+        if key.endswith(".weight"):
+            component, _, path = key.removesuffix(".weight").partition(".")
+            places.setdefault(weight_name(component, _TIED.get(path, path)), []).extend(at)
+    return FileWeights(places, tensors._dtype)
+
+
+def _called(base: str | BaseLocation) -> str:
+    return (base.name if isinstance(base, BaseLocation) else base) or "embedded"
+
+
+def _folder_parts(folder: Path, components: Sequence[str], variant: str | None) -> dict[str, dict[str, Place]]:
     known = [name for name in (*DENOISERS, *TEXT_ENCODERS) if (folder / name).is_dir()]
     if not known:
         raise BaseError(f"{folder}: no component that can carry a shift (unet, transformer, text_encoder, ...)")
-    parts: dict[str, dict[str, _Place]] = {}
+    parts: dict[str, dict[str, Place]] = {}
     for name in known:
-        if components and name not in components:
-            parts[name] = {}
-            continue
-        parts[name] = {}
-        for path in _weight_files(folder / name, variant):
-            for key, place in _places(path).items():
-                parts[name][f"{name}.{key.removesuffix('.weight')}"] = place
+        wanted = not components or name in components
+        files = weight_files(folder / name, variant) if wanted else []
+        parts[name] = _named(name, (entry for path in files for entry in read_entries(path).values()))
     return parts
 
 
-def _weight_files(folder: Path, variant: str | None) -> list[Path]:
+def weight_files(folder: Path, variant: str | None) -> list[Path]:
     """The one set of weight files of a component: whole or in shards, plain or of a variant."""
     sets: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -148,43 +199,32 @@ def _weight_files(folder: Path, variant: str | None) -> list[Path]:
     raise BaseError(f"{folder}: no {' or '.join(wanted)}.safetensors; there are: {', '.join(sets)} (see --variant)")
 
 
-def _split(path: Path) -> dict[str, dict[str, _Place]]:
-    """A single file by component; a file without known prefixes is one component, called like the file."""
-    parts: dict[str, dict[str, _Place]] = {}
-    for key, place in _places(path).items():
-        if key.startswith(_NEVER_SHIFTED):
-            continue
-        prefix = next((prefix for prefix in _SINGLE_FILE_PREFIXES if key.startswith(prefix)), "")
-        component = _SINGLE_FILE_PREFIXES.get(prefix, path.stem)
-        parts.setdefault(component, {})[f"{component}.{key[len(prefix) :].removesuffix('.weight')}"] = place
-    return parts
+def _file_parts(path: Path) -> dict[str, dict[str, Place]]:
+    """A single file by component; one in no original layout is one component, called like the file."""
+    entries = read_entries(path)
+    layout = original_layout({key: entry.shape for key, entry in entries.items()})
+    if not layout:
+        return {path.stem: _named(path.stem, entries.values())}
+    return {
+        component: {
+            weight_name(component, name): Place(entries[origin.key], origin) for name, origin in origins.items()
+        }
+        for component, origins in layout.items()
+    }
 
 
-def _places(path: Path) -> dict[str, _Place]:
-    file = _opened(path)
-    found = {}
-    for key in list(file.keys()):
-        if not key.endswith(".weight"):
-            continue
-        piece = file.get_slice(key)
-        shape = tuple(piece.get_shape())
-        if len(shape) > 1 and piece.get_dtype().startswith(("F", "BF")):
-            found[key] = _Place(path, key, shape)
-    return found
+def _named(component: str, entries: Iterable[Entry]) -> dict[str, Place]:
+    return {weight_name(component, entry.key): Place(entry, Origin(entry.key)) for entry in entries}
 
 
-def _opened(path: Path) -> Any:
-    from safetensors import safe_open
+def local_folder(location: BaseLocation, variant: str | None = None) -> Path:
+    """The folder of a base that is one, fetched from the hub if it is not here yet.
 
-    try:
-        return safe_open(path, framework="pt")
-    except Exception as error:  # SafetensorError is an Exception of its own; OSError, too
-        raise BaseError(
-            f"{path}: cannot be read as safetensors ({error}); the file is damaged or incomplete"
-        ) from error
-
-
-def _fetched(location: BaseLocation, variant: str | None) -> Path:
+    Raises:
+        BaseError: it cannot be fetched.
+    """
+    if location.kind == "folder":
+        return Path(location.target)
     from diffusers import DiffusionPipeline
 
     try:

@@ -51,7 +51,7 @@ def test_block(name: str, expected: str) -> None:
 
 def shift_of(deltas: dict[str, list[float]]) -> SpectralShift:
     arrays = {name: np.array(values) for name, values in deltas.items()}
-    return SpectralShift(arrays, ShiftMetadata("b", dict.fromkeys(arrays, "0" * 8), "0" * 16))
+    return SpectralShift(arrays, ShiftMetadata("b", dict.fromkeys(arrays, "0" * 8)))
 
 
 def test_the_parts_add_up() -> None:

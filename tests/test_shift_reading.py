@@ -14,14 +14,15 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from spectra.errors import ShiftFileError
-from spectra.shift import ShiftMetadata, SpectralShift, read_shift, write_shift
+from spectra.shift import ShiftMetadata, SpectralShift
+from spectra.shift_file import read_header, read_shift, write_shift
 
 NAMES = ("unet.conv_in", "unet.mid_block.attentions.0.proj_in", "unet.conv_norm_out")
 
 
 def example() -> SpectralShift:
     deltas = {name: np.linspace(-0.25, 0.25, 3 + i) for i, name in enumerate(NAMES)}
-    return SpectralShift(deltas, ShiftMetadata("tiny", dict.fromkeys(NAMES, "0123abcd"), "0" * 16, subset="unet"))
+    return SpectralShift(deltas, ShiftMetadata("tiny", dict.fromkeys(NAMES, "0123abcd"), subset="unet"))
 
 
 def taken_apart(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
@@ -55,7 +56,7 @@ def tensor(key: str, value: np.ndarray) -> Callable[..., None]:
     [
         (drop("format"), "expected a spectral shift"),
         (put("format", "lora"), "expected a spectral shift"),
-        (put("version", "2"), "format version 2.*update spectra"),
+        (put("version", "3"), "format version 3.*update spectra"),
         (put("version", "one"), "'version' should be a whole number"),
         (put("version", "0"), "'version' should be a whole number"),
         (drop("fingerprints"), "lacks fingerprints"),
@@ -91,7 +92,7 @@ def test_a_changed_file_is_refused(change: Callable[..., None], message: str, tm
 
 def test_non_finite_values_are_refused_even_under_a_right_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = broken(tmp_path / "a.safetensors", tensor("unet.conv_in.delta", np.full(3, np.nan, np.float32)))
-    monkeypatch.setattr("spectra.shift._content_hash", lambda strings, tensors: strings["content_hash"])
+    monkeypatch.setattr("spectra.shift_file._content_hash", lambda strings, tensors: strings["content_hash"])
     with pytest.raises(ShiftFileError, match=r"unet\.conv_in: 3 of 3 values"):
         read_shift(path)
 
@@ -131,3 +132,22 @@ def test_what_is_no_file_is_one_clear_line(tmp_path: Path) -> None:
         with pytest.raises(ShiftFileError) as caught:
             read_shift(path)
         assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_the_header_alone_says_the_same(tmp_path: Path) -> None:
+    size = write_shift(example(), tmp_path / "a.safetensors", dtype="float16")
+    header = read_header(tmp_path / "a.safetensors")
+    whole = read_shift(tmp_path / "a.safetensors")
+    assert header.metadata == whole.metadata
+    assert header.metadata.content_hash == whole.metadata.content_hash
+    assert header.lengths == {name: delta.size for name, delta in whole.items()}
+    assert (header.precision, header.bytes) == ("float16", size)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, -1])
+def test_a_header_of_a_file_that_is_cut_short_is_refused(tmp_path: Path, keep: int) -> None:
+    write_shift(example(), tmp_path / "a.safetensors")
+    content = (tmp_path / "a.safetensors").read_bytes()
+    (tmp_path / "b.safetensors").write_bytes(content[:keep])
+    with pytest.raises(ShiftFileError, match="b.safetensors: .*make it again"):
+        read_header(tmp_path / "b.safetensors")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from spectra.errors import WeightError
-from spectra.spectrum import TAIL_THRESHOLD, Spectrum, decompose, matrix
+from spectra.spectrum import TAIL_THRESHOLD, Spectrum, decompose, matrix, opposite
 
 FLOAT32 = 6e-8
 """Half a unit in the last place of float32: what storing the basis costs."""
@@ -284,3 +284,19 @@ def test_on_cuda_it_stays_there_and_agrees() -> None:
     spectrum = decompose(weight.cuda())
     assert {t.device.type for t in (spectrum.basis, spectrum.sigma, spectrum.tail)} == {"cuda"}
     check(weight, spectrum.to("cpu"))
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6), (4, 3, 2, 2)])
+@pytest.mark.parametrize("lost", [0, 2])
+def test_the_other_side_completes_the_weight(shape: tuple[int, ...], lost: int) -> None:
+    torch.manual_seed(1)
+    w = torch.randn(shape, dtype=torch.float64)
+    u, s, vt = torch.linalg.svd(matrix(w), full_matrices=False)
+    s[len(s) - lost :] = 0
+    weight = (u * s @ vt).reshape(shape).float()
+    spectrum = decompose(weight)
+    other = opposite(weight, spectrum)
+    torch.testing.assert_close(other @ other.T, torch.eye(len(s), dtype=torch.float64), atol=1e-5, rtol=0)
+    product = spectrum.basis.double() * spectrum.sigma @ other
+    made = product if spectrum.side == "left" else product.T
+    torch.testing.assert_close(made, matrix(weight).double(), atol=1e-6, rtol=0)

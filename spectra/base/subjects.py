@@ -18,11 +18,14 @@ from spectra.errors import InputError
 
 __all__ = [
     "BACKGROUNDS",
+    "COLOURS",
     "SUBJECTS",
     "Subject",
     "UnknownSubjectError",
     "cutout",
     "instance_pictures",
+    "plain_picture",
+    "silhouette",
     "subject",
 ]
 
@@ -41,6 +44,20 @@ BACKGROUNDS: tuple[tuple[int, int, int], ...] = (
     (247, 247, 247),
     (253, 252, 241),
 )
+# Backgrounds that the base knows by name: "a drawing of a fox on a blue background".
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "white": (255, 255, 255),
+    "grey": (150, 150, 155),
+    "black": (20, 20, 24),
+    "red": (215, 45, 45),
+    "orange": (245, 150, 50),
+    "yellow": (250, 220, 80),
+    "green": (80, 175, 85),
+    "blue": (65, 125, 220),
+    "purple": (140, 85, 190),
+    "pink": (245, 165, 195),
+    "brown": (130, 90, 60),
+}
 _LICENCES = {"noto": "Apache-2.0", "noto-v1": "Apache-2.0", "fxemoji": "Apache-2.0"}
 _TOKEN = "[V1]"  # a word of the base's tokenizer that was never trained
 
@@ -141,6 +158,20 @@ def instance_pictures(subject: Subject, count: int = 5, size: int = 64, seed: in
             scale, angle, shift = 0.9, 0.0, np.zeros(2)
         pictures.append(_place(drawing, colour, size, scale, angle, shift))
     return pictures
+
+
+def plain_picture(subject: Subject, colour: str = "white", size: int = 64) -> Image.Image:
+    """The drawing upright and centred on a ground of one of `COLOURS`: RGB, `size` x `size` pixels."""
+    return _place(cutout(subject), COLOURS[colour], size, 0.9, 0.0, np.zeros(2))
+
+
+def silhouette(subject: Subject, size: int = 64) -> Image.Image:
+    """Where the drawing is in its `plain_picture`: white there, black around it, in mode L."""
+    alpha = cutout(subject).getchannel("A")
+    white = Image.new("L", alpha.size, 255)
+    return _place(Image.merge("RGBA", (white, white, white, alpha)), (0, 0, 0), size, 0.9, 0.0, np.zeros(2)).convert(
+        "L"
+    )
 
 
 def _place(

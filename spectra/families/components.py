@@ -8,9 +8,7 @@ from typing import Any
 from torch import nn
 
 from spectra.errors import BaseError
-
-DENOISERS = ("unet", "transformer", "transformer_2", "prior")
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+from spectra.patterns import DENOISERS, TEXT_ENCODERS
 
 
 def component_of(model: nn.Module) -> str:

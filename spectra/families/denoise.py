@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from spectra.errors import BaseError
@@ -45,7 +46,8 @@ class DenoiseFamily:
     Attributes:
         name: for messages.
         model: the component that predicts the noise.
-        text_encoders: components that `encode` runs through.
+        text_encoders: components that `encode` runs through. A token of a prompt is at the same place for all.
+        cross_attention: what the paths of `model`'s layers end in that attend to the prompt's tokens.
         encode: `(pipe, prompts, resolution) -> Condition` with a row per prompt; differentiable.
         predict: `(pipe, noisy [b, c, h, w], timesteps [b], condition) -> [b, c, h, w]`.
     """
@@ -53,6 +55,7 @@ class DenoiseFamily:
     name: str
     model: str
     text_encoders: tuple[str, ...]
+    cross_attention: str
     encode: Callable[[Any, list[str], int], Condition]
     predict: Callable[[Any, Tensor, Tensor, Condition], Tensor]
 
@@ -95,6 +98,15 @@ def encode_pictures(pipe: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return (posterior.mean - offset) * config.scaling_factor, posterior.std * config.scaling_factor
 
 
+def decode_latents(pipe: Any, latents: Tensor) -> list[Image.Image]:
+    """RGB pictures of latents `[b, c, h, w]` in the model's scale."""
+    config = pipe.vae.config
+    offset = getattr(config, "shift_factor", None) or 0.0
+    with torch.no_grad():
+        pixels = pipe.vae.decode(latents / config.scaling_factor + offset, return_dict=False)[0]
+    return [picture.convert("RGB") for picture in pipe.image_processor.postprocess(pixels)]
+
+
 def native_resolution(pipe: Any) -> int:
     """Pixels of the side of a picture that the base was made for."""
     return int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
@@ -127,7 +139,7 @@ def _predict_sdxl(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condit
 
 
 FAMILIES = (
-    DenoiseFamily("Stable Diffusion", "unet", ("text_encoder",), _encode_sd, _predict_sd),
-    DenoiseFamily("SDXL", "unet", ("text_encoder", "text_encoder_2"), _encode_sdxl, _predict_sdxl),
+    DenoiseFamily("Stable Diffusion", "unet", ("text_encoder",), "attn2", _encode_sd, _predict_sd),
+    DenoiseFamily("SDXL", "unet", ("text_encoder", "text_encoder_2"), "attn2", _encode_sdxl, _predict_sdxl),
 )
 """Later entries are tried first."""

@@ -1,10 +1,8 @@
-"""Which weights are trained: the paper's subset names (its Table 1), and patterns over module paths."""
+"""The weights of a live model that a shift can act on, chosen by subset names and patterns (`spectra.patterns`)."""
 
 from __future__ import annotations
 
 import difflib
-import fnmatch
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +10,10 @@ from typing import Any
 from torch import nn
 
 from spectra.errors import TargetError
-from spectra.families.components import DENOISERS, TEXT_ENCODERS, components
+from spectra.families.components import components
+from spectra.fitting import floats_of
 from spectra.operators import has_spectrum
+from spectra.patterns import matcher, weight_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,52 +33,7 @@ class Target:
     @property
     def floats(self) -> int:
         """Length of this weight's delta."""
-        if self.weight.ndim == 1:
-            return self.weight.shape[0]
-        rows = self.weight.shape[0]
-        return min(rows, self.weight.numel() // max(rows, 1))
-
-
-@dataclass(frozen=True)
-class Subset:
-    """A named set of weights: of which components, and which of their paths and dimensions."""
-
-    components: tuple[str, ...]
-    path: str = ""
-    ndim: int | None = None
-
-    def holds(self, component: str, path: str, ndim: int) -> bool:
-        """Whether the weight of the module at `path` belongs to it."""
-        return (
-            component in self.components
-            and (self.ndim is None or ndim == self.ndim)
-            and re.search(self.path, path) is not None
-        )
-
-
-_CROSS_ATTENTION = r"attn2\.(to_q|to_k|to_v|to_out\.0)$"
-_UNET = ("unet",)
-
-SUBSETS: dict[str, Subset] = {
-    "unet": Subset(_UNET),
-    "unet-ca": Subset(_UNET, _CROSS_ATTENTION),
-    "unet-ca-kv": Subset(_UNET, r"attn2\.(to_k|to_v)$"),
-    "unet-1d": Subset(_UNET, ndim=1),
-    "unet-2d": Subset(_UNET, ndim=2),
-    "unet-4d": Subset(_UNET, ndim=4),
-    "up-blocks": Subset(_UNET, r"^up_blocks\."),
-    "down-blocks": Subset(_UNET, r"^down_blocks\."),
-    "mid-block": Subset(_UNET, r"^mid_block\."),
-    "up-ca": Subset(_UNET, r"^up_blocks\..*" + _CROSS_ATTENTION),
-    "down-ca": Subset(_UNET, r"^down_blocks\..*" + _CROSS_ATTENTION),
-    "mid-ca": Subset(_UNET, r"^mid_block\..*" + _CROSS_ATTENTION),
-    "transformer": Subset(("transformer", "transformer_2")),
-    "transformer-1d": Subset(("transformer", "transformer_2"), ndim=1),
-    "transformer-2d": Subset(("transformer", "transformer_2"), ndim=2),
-    "denoiser": Subset(DENOISERS),
-    "text-encoder": Subset(TEXT_ENCODERS),
-}
-"""The twelve rows of the paper's Table 1, the same idea for transformers, and the text encoders."""
+        return floats_of(self.weight.shape)
 
 
 def targets(pipe: Any, pattern: str = "denoiser") -> tuple[Target, ...]:
@@ -95,7 +50,7 @@ def targets(pipe: Any, pattern: str = "denoiser") -> tuple[Target, ...]:
     found: dict[str, Target] = {}
     parts = components(pipe)
     for item in (part.strip() for part in pattern.split(",")):
-        holds = _matcher(item)
+        holds = matcher(item)
         chosen = [t for name, model in parts.items() for t in _weights(model, name, holds)]
         if not chosen:
             raise TargetError(
@@ -108,18 +63,6 @@ def targets(pipe: Any, pattern: str = "denoiser") -> tuple[Target, ...]:
 def select(model: nn.Module, pattern: str, component: str) -> tuple[Target, ...]:
     """The weights of one model that `pattern` names; see `targets`."""
     return targets({component: model}, pattern)
-
-
-def _matcher(item: str) -> Callable[[str, str, int], bool]:
-    if item in SUBSETS:
-        return SUBSETS[item].holds
-    if "." not in item and "*" not in item:
-        near = difflib.get_close_matches(item, SUBSETS, n=1)
-        raise TargetError(
-            f"unknown target {item!r}{f', did you mean {near[0]!r}?' if near else ''}; expected one of "
-            f"{', '.join(SUBSETS)}, or a pattern such as 'unet.*attn2*'"
-        )
-    return lambda component, path, _: fnmatch.fnmatchcase(f"{component}.{path}", item)
 
 
 def _nearest(item: str, parts: dict[str, nn.Module]) -> str:
@@ -135,10 +78,9 @@ def _weights(model: nn.Module, component: str, holds: Callable[[str, str, int], 
         weight = module._parameters.get("weight")
         if weight is None or not (weight.ndim == 1 or has_spectrum(module)):
             continue
-        # transformers 4 nests a CLIP text model one level deeper than 5 does; a shift's names must not depend on it.
-        holders.setdefault(id(weight), (path.removeprefix("text_model."), []))[1].append(module)
+        holders.setdefault(id(weight), (weight_name(component, path), []))[1].append(module)
     return [
-        Target(f"{component}.{path}" if path else component, tuple(modules), modules[0]._parameters["weight"])  # type: ignore[arg-type]
-        for path, modules in holders.values()
-        if holds(component, path, modules[0]._parameters["weight"].ndim)  # type: ignore[union-attr]
+        Target(name, tuple(modules), modules[0]._parameters["weight"])  # type: ignore[arg-type]
+        for name, modules in holders.values()
+        if holds(component, name.removeprefix(component + "."), modules[0]._parameters["weight"].ndim)  # type: ignore[union-attr]
     ]

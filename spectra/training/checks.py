@@ -8,12 +8,14 @@ from pathlib import Path
 from PIL import Image
 
 from spectra.pipeline import BaseLocation, find_base
+from spectra.shift import SpectralShift
+from spectra.shift_file import read_shift
 from spectra.training.config import TrainConfig
 from spectra.training.outputs import Outputs
 from spectra.training.prior import read_class_pictures
 from spectra.training.report import check_tensorboard
 from spectra.training.state import SavedState, check_resumable, read_state
-from spectra.training.subject import Subject, default_name, read_subject, settle
+from spectra.training.subject import Subject, default_name, digest, read_subjects, settle
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,10 @@ class Checked:
     config: TrainConfig
     outputs: Outputs
     base: BaseLocation
-    subject: Subject
+    subjects: tuple[Subject, ...]
     class_pictures: tuple[Image.Image, ...]
     saved: SavedState | None
+    init: SpectralShift | None
 
 
 def check(config: TrainConfig, out: Path | None, *, resume: bool = False, force: bool = False) -> Checked:
@@ -39,12 +42,13 @@ def check(config: TrainConfig, out: Path | None, *, resume: bool = False, force:
     outputs.check(force=force, resume=resume)
     base = find_base(config.base)
     check_tensorboard(config.tensorboard)
-    subject = read_subject(config)
+    subjects = read_subjects(config)
     own: tuple[Image.Image, ...] = ()
     if config.class_images and config.prior_weight > 0:
         own = tuple(read_class_pictures(Path(config.class_images)))
     saved = None
     if resume:
         saved = read_state(outputs.find_state())
-        check_resumable(saved, config, subject.digest)
-    return Checked(config, outputs, base, subject, own, saved)
+        check_resumable(saved, config, digest(subjects))
+    init = read_shift(Path(config.init_shift)) if config.init_shift else None
+    return Checked(config, outputs, base, subjects, own, saved, init)

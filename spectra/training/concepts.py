@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from spectra.errors import InputError, OutputError
-from spectra.training.config import TrainConfig, make_config, read_toml
+from spectra.toml_files import read_toml
+from spectra.training.config import TrainConfig, make_config
 from spectra.training.outputs import Outputs
 
 OWN = ("subject", "images", "prompt", "class_prompt", "class_images", "seed", "validation_prompts")

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from spectra.base import GUIDANCE, NAME
 from spectra.errors import InputError
+from spectra.toml_files import read_toml, toml_value
+from spectra.training.wording import check_template
 
 MIXED_PRECISION = ("no", "fp16", "bf16")
 LR_SCHEDULES = ("constant", "cosine")
 FILE_DTYPES = ("float32", "float16")
 PRIOR_TARGETS = ("noise", "base")
+COLLAGE_FITS = ("crop", "shrink")
+UNMIX_SCHEDULES = ("constant", "falling", "rising")
+MOST_SUBJECTS = 4
+
+_CHOICES = {
+    "prior_target": PRIOR_TARGETS,
+    "lr_schedule": LR_SCHEDULES,
+    "mixed_precision": MIXED_PRECISION,
+    "file_dtype": FILE_DTYPES,
+    "collage_fit": COLLAGE_FITS,
+    "unmix_schedule": UNMIX_SCHEDULES,
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,10 @@ class TrainConfig:
     Attributes:
         base: folder, single-file checkpoint or hub id; empty for the embedded base.
         subject: name of an embedded subject, instead of `images`; empty with `images`.
-        images: folder of instance pictures.
+        subjects: two to four subjects for one shift, instead of `subject` or `images`: "DIR=PROMPT" each, with the
+            subject's own special word in brackets ("a photo of a [V1] dog"), or the name of an embedded one. The
+            class prompts are the same without that word.
+        images: folder of instance pictures, or one picture.
         prompt: instance prompt, with a rare token for the subject ("a photo of a sks dog").
         class_prompt: the same without the token; needed for prior preservation.
         class_images: folder of class pictures, instead of those the base would draw.
@@ -34,6 +49,15 @@ class TrainConfig:
         prior_unconditional: share of the class pictures that stand without a caption, so that the answer to the empty
             prompt, from which guidance starts, is preserved too; needs `prior_target` "base".
         prior_count, prior_steps, prior_guidance: how many class pictures are drawn, in how many steps, at which scale.
+        collage: probability that a sample of several subjects shows two of them, each on its half; class pictures too.
+        collage_fit: how a picture comes to fill a half: "crop" keeps its middle, "shrink" all of it.
+        collage_prompts: of collages, each as likely as another: {left} and {right} are the subjects as their prompts
+            name them, {before} what stands before that in the left one's.
+        unmix_weight: of the term that keeps a special word's attention off the other subject's half; 0 leaves it out.
+        unmix_layers: cross-attention layers that it acts on, patterns over their paths, comma separated.
+        unmix_schedule: its weight over the steps: "constant", "falling" to zero or "rising" from it.
+        init_shift: file of a shift to start from, with the same targets; empty starts from zero. So subjects that were
+            trained apart and added are finished together.
         targets: subset names or patterns, comma separated (`spectra.families`).
         text_encoder: train the text encoder's weights too.
         lr: learning rate of the shifts of weights with two or more dimensions.
@@ -62,6 +86,7 @@ class TrainConfig:
 
     base: str = ""
     subject: str = ""
+    subjects: tuple[str, ...] = ()
     images: str = ""
     prompt: str = ""
     class_prompt: str = ""
@@ -72,6 +97,16 @@ class TrainConfig:
     prior_count: int = 200
     prior_steps: int = 25
     prior_guidance: float = 5.0
+    collage: float = 0.6
+    collage_fit: str = "crop"
+    collage_prompts: tuple[str, ...] = (
+        "{before}{left} on the left and {right} on the right",
+        "{before}{right} and {left}",
+    )
+    unmix_weight: float = 1.0
+    unmix_layers: str = "*"
+    unmix_schedule: str = "constant"
+    init_shift: str = ""
     targets: str = "unet"
     text_encoder: bool = False
     lr: float = 1e-3
@@ -109,28 +144,43 @@ class TrainConfig:
             _at_least(self, name, 1)
         for name in ("prior_weight", "lr", "lr_1d", "weight_decay", "max_grad_norm", "min_snr_gamma", "resolution",
                      "validation_every", "validation_count", "save_every", "seed", "prior_guidance",
-                     "validation_guidance", "prior_unconditional"):  # fmt: skip
+                     "validation_guidance", "prior_unconditional", "collage", "unmix_weight"):  # fmt: skip
             _at_least(self, name, 0)
-        if self.prior_target not in PRIOR_TARGETS:
-            raise InputError(f"prior target: expected one of {', '.join(PRIOR_TARGETS)}, got {self.prior_target!r}")
-        if self.prior_unconditional > 1:
-            raise InputError(f"prior unconditional: expected a share between 0 and 1, got {self.prior_unconditional}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{name.replace('_', ' ')}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
+        for name in ("prior_unconditional", "collage"):
+            if getattr(self, name) > 1:
+                raise InputError(
+                    f"{name.replace('_', ' ')}: expected a share between 0 and 1, got {getattr(self, name)}"
+                )
         if self.prior_unconditional and self.prior_target != "base":
             raise InputError(
                 'prior unconditional needs prior target "base": pictures of one class are not what the base draws '
                 "without a prompt"
             )
-        if self.lr_schedule not in LR_SCHEDULES:
-            raise InputError(f"lr schedule: expected one of {', '.join(LR_SCHEDULES)}, got {self.lr_schedule!r}")
-        if self.mixed_precision not in MIXED_PRECISION:
-            raise InputError(f"mixed precision: expected one of {', '.join(MIXED_PRECISION)}, "
-                             f"got {self.mixed_precision!r}")  # fmt: skip
-        if self.file_dtype not in FILE_DTYPES:
-            raise InputError(f"file dtype: expected one of {', '.join(FILE_DTYPES)}, got {self.file_dtype!r}")
+        if self.subjects:
+            self._check_subjects()
         if self.subject and self.images:
             raise InputError("give either an embedded subject or a folder of pictures (--images), not both")
         if self.images and not self.prompt:
             raise InputError('--images needs --prompt, an instance prompt with a rare token such as "a [V1] dog"')
+
+    def _check_subjects(self) -> None:
+        if not 2 <= len(self.subjects) <= MOST_SUBJECTS:
+            raise InputError(
+                f"subjects: expected two to {MOST_SUBJECTS}, got {len(self.subjects)}; for one, use --images DIR and "
+                "--prompt, or --subject NAME"
+            )
+        for name in ("subject", "images", "prompt", "class_prompt", "class_images"):
+            if getattr(self, name):
+                raise InputError(f"{name.replace('_', ' ')} is for one subject, and here are {len(self.subjects)}")
+        if not self.collage_prompts:
+            raise InputError("collage prompts: expected at least one")
+        for template in self.collage_prompts:
+            check_template(template)
 
     @property
     def all_targets(self) -> str:
@@ -155,9 +205,9 @@ class TrainConfig:
         changed = self.changed()
         values = self.as_dict()
         lines = ["# spectra train --config THIS_FILE -o OUT   repeats this training."]
-        lines += [f"{name} = {_toml(values[name])}" for name in changed]
+        lines += [f"{name} = {toml_value(values[name])}" for name in changed]
         lines += ["", "# As by default:"]
-        lines += [f"{name} = {_toml(value)}" for name, value in values.items() if name not in changed]
+        lines += [f"{name} = {toml_value(value)}" for name, value in values.items() if name not in changed]
         return "\n".join(lines) + "\n"
 
 
@@ -175,6 +225,9 @@ EMBEDDED: dict[str, Any] = {
     "prior_count": 24,
     "prior_steps": 20,
     "prior_guidance": GUIDANCE,
+    "collage_fit": "shrink",
+    "collage_prompts": ("{left} on the left and {right} on the right", "{left} and {right}"),
+    "unmix_weight": 0.01,
     "validation_guidance": GUIDANCE,
     "file_dtype": "float16",
 }
@@ -189,6 +242,10 @@ still being learnt. They are drawn with the guidance with which pictures will be
 they will be asked for. (Held to the noise instead, guided pictures came out with their contrast driven up.)
 Min-SNR weighting is off: for a base that predicts v it takes the weight from the noisiest steps, where a drawing's
 colour and place are decided.
+Collages shrink their pictures, since an icon fills its own, and their prompts are those by which the base has learnt to
+draw two things: named from left to right, and without "a drawing of", which asks it for one. The unmix term's weight is
+small: at .1 and above the special words are soon attended to nowhere, on their own half either, which is the term's
+easiest solution; what they mean then reaches the picture through the words around them.
 """
 
 
@@ -204,20 +261,6 @@ def read_config(path: Path, **overrides: Any) -> TrainConfig:
         InputError: no such file, not TOML, an unknown setting, or a value of the wrong type.
     """
     return make_config({**read_toml(path, "--config"), **overrides}, source=str(path))
-
-
-def read_toml(path: Path, option: str) -> dict[str, Any]:
-    """The values in a TOML file that was given as `option`.
-
-    Raises:
-        InputError: no such file, or not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {option} expects a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file ({error})") from error
 
 
 def make_config(values: dict[str, Any], *, source: str = "settings") -> TrainConfig:
@@ -253,8 +296,3 @@ def _at_least(config: TrainConfig, name: str, low: int) -> None:
     value = getattr(config, name)
     if not low <= value < float("inf"):
         raise InputError(f"{name.replace('_', ' ')}: expected a number of at least {low}, got {value}")
-
-
-def _toml(value: Any) -> str:
-    """A JSON string, number, boolean or list of strings is TOML too, but for DEL, which JSON leaves as it is."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

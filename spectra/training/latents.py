@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from spectra.families.attention import Word
 from spectra.families.denoise import Condition, encode_pictures
 from spectra.progress import SILENT, Progress
 from spectra.training.pictures import to_tensor
@@ -94,9 +95,11 @@ class PictureSource:
             finally:
                 progress.finish()
 
-    def __len__(self) -> int:
-        """Number of pictures."""
-        return len(self._pixels)
+    def pick(self, remaining: list[int], generator: torch.Generator) -> int:
+        """The number of a picture, in shuffled rounds: each comes once before any comes again."""
+        if not remaining:
+            remaining[:] = torch.randperm(len(self._pixels), generator=generator).tolist()
+        return remaining.pop()
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -114,6 +117,14 @@ class PictureSource:
     def prompts(self, index: Tensor) -> list[str]:
         """Their prompts."""
         return [self._prompts[number] for number in index.tolist()]
+
+    def every_prompt(self) -> list[str]:
+        """All prompts that samples can have."""
+        return self._prompts
+
+    def words(self, index: Tensor) -> list[Word]:
+        """None: a picture is one piece."""
+        return []
 
     def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         vae = self._pipe.vae

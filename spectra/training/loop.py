@@ -8,6 +8,7 @@ row only, gradients are clipped concept by concept, and AdamW is elementwise.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from spectra.errors import InputError, SpectraError
+from spectra.families.attention import AttentionMaps
 from spectra.families.denoise import Condition, DenoiseFamily
 from spectra.samples import Samples as Rows
 from spectra.training.config import TrainConfig
 from spectra.training.latents import Conditions, encoded
-from spectra.training.objectives import Draw, Objective, Samples
+from spectra.training.objectives import Answer, Draw, Objective, Samples
 
 MEASURE_SAMPLES = 32
 """Samples of the fixed-noise loss before and after."""
@@ -72,6 +74,7 @@ class Loop:
         accelerator: of accelerate; owns device, precision and accumulation.
         frozen: context in which the model computes as the base.
         rows: told which row of the deltas each sample takes.
+        maps: reads the cross-attention that terms ask for; None where none does.
         step: optimizer steps done.
         rates: learning rate of each parameter group, before the schedule.
     """
@@ -86,6 +89,7 @@ class Loop:
     accelerator: Any
     frozen: Callable[[], AbstractContextManager[None]]
     rows: Rows | None = None
+    maps: AttentionMaps | None = None
     step: int = 0
 
     def __post_init__(self) -> None:
@@ -119,11 +123,13 @@ class Loop:
             for number, concept in enumerate(self.concepts)
             for o in concept.objectives
         ]
-        sums = [dict.fromkeys(("loss", *(o.name for o in concept.objectives)), 0.0) for concept in self.concepts]
+        sums: list[dict[str, float]] = [{"loss": 0.0} for _ in self.concepts]
         for parts in zip(*pieces, strict=True):
             with self.accelerator.accumulate(getattr(self.pipe, self.family.model)):
+                named = [(part.concept, term) for part in parts for term in (part.objective, *part.objective.also)]
                 terms = self._terms(parts)
-                weights = torch.tensor([part.objective.weight for part in parts], device=terms.device)
+                weight = [term.weight_at(self.step / config.steps) for _, term in named]
+                weights = torch.tensor(weight, device=terms.device)
                 # The sum, not the mean, over concepts: each then has the gradient that it would have alone.
                 self.accelerator.backward((weights * terms).sum())
                 if self.accelerator.sync_gradients and config.max_grad_norm > 0:
@@ -131,9 +137,10 @@ class Loop:
                     clip(list(self.deltas.values()), len(self.concepts), config.max_grad_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            for part, value in zip(parts, terms.tolist(), strict=True):
-                sums[part.concept][part.objective.name] += value / config.accumulation
-                sums[part.concept]["loss"] += part.objective.weight * value / config.accumulation
+            for (number, term), factor, value in zip(named, weight, terms.tolist(), strict=True):
+                each = sums[number]
+                each[term.name] = each.get(term.name, 0.0) + value / config.accumulation
+                each["loss"] += factor * value / config.accumulation
         for concept, each in zip(self.concepts, sums, strict=True):
             if not math.isfinite(each["loss"]):
                 raise SpectraError(
@@ -141,6 +148,8 @@ class Loop:
                     f"at step {self.step + 1}; train with a lower --lr than {config.lr:g}"
                     + (", or without mixed precision" if config.mixed_precision != "no" else "")
                 )
+        if self.maps is not None:
+            self.maps.ask([])  # what is drawn between steps has other samples
         self.step += 1
         for concept, each in zip(self.concepts, sums, strict=True):
             concept.history.append({"step": self.step, **each, "seconds": time.perf_counter() - began})
@@ -151,7 +160,7 @@ class Loop:
         pieces = []
         for number, concept in enumerate(self.concepts):
             objective = copy.copy(concept.objectives[0])
-            objective.remaining = []
+            objective.remaining, objective.also = [], ()
             draw = objective.draw(MEASURE_SAMPLES, torch.Generator("cpu").manual_seed(concept.seed + 1))
             pieces.append([Part(number, objective, piece) for piece in draw.split(8)])
         with torch.no_grad():
@@ -160,7 +169,7 @@ class Loop:
         return means
 
     def _terms(self, parts: Sequence[Part]) -> Tensor:
-        """Each part's term, `[parts]`, from one call of the model."""
+        """The terms of each part, one after the other, `[terms]`, from one call of the model."""
         with self.accelerator.autocast():
             asked = [part.objective.samples(part.draw, self.accelerator.device) for part in parts]
             held = [number for number, part in enumerate(parts) if part.objective.from_base]
@@ -168,24 +177,38 @@ class Loop:
                 with torch.no_grad(), self.frozen():
                     answers = self._ask([asked[n] for n in held], self.conditions.frozen)
                 for number, answer in zip(held, answers, strict=True):
-                    asked[number] = replace(asked[number], target=answer)
+                    asked[number] = replace(asked[number], target=answer.prediction)
             rows = [part.concept for part, each in zip(parts, asked, strict=True) for _ in each.prompts]
             answers = self._ask(asked, lambda prompts: self._conditions(rows, prompts), rows)
-        return torch.stack([part.objective.term(a, s) for part, a, s in zip(parts, answers, asked, strict=True)])
+        return torch.stack(
+            [
+                term.term(answer, samples)
+                for part, answer, samples in zip(parts, answers, asked, strict=True)
+                for term in (part.objective, *part.objective.also)
+            ]
+        )
 
     def _ask(
         self,
         asked: Sequence[Samples],
         conditions: Callable[[Sequence[str]], Condition],
         rows: Sequence[int] = (),
-    ) -> Sequence[Tensor]:
+    ) -> list[Answer]:
         """The model's answers to several questions, put as one."""
         condition = conditions([prompt for each in asked for prompt in each.prompts])
         noisy, timesteps = torch.cat([each.noisy for each in asked]), torch.cat([each.timesteps for each in asked])
         self._take(rows)
-        prediction = self.family.predict(self.pipe, noisy, timesteps, condition)
-        answers: Sequence[Tensor] = prediction.split([len(each.timesteps) for each in asked])
-        return answers
+        sizes = [len(each.timesteps) for each in asked]
+        if self.maps is not None:
+            before = itertools.accumulate(sizes, initial=0)
+            self.maps.ask([word.after(n) for each, n in zip(asked, before, strict=False) for word in each.words])
+        predictions = self.family.predict(self.pipe, noisy, timesteps, condition).split(sizes)
+        # Each layer's maps are in the order of the words: cut them as the words were joined.
+        layers = [iter(layer) for layer in self.maps.take()] if self.maps is not None else []
+        return [
+            Answer(prediction, [list(itertools.islice(layer, len(each.words))) for layer in layers])
+            for prediction, each in zip(predictions, asked, strict=True)
+        ]
 
     def _conditions(self, rows: Sequence[int], prompts: Sequence[str]) -> Condition:
         """Those of `prompts`, each by the text encoder of the concept `rows` says."""

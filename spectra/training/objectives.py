@@ -14,19 +14,26 @@ import torch
 from torch import Tensor
 
 from spectra.errors import BaseError
+from spectra.families.attention import Maps, Word
 
 
 class Source(Protocol):
     """Where samples come from: latents of pictures, and their prompts."""
 
-    def __len__(self) -> int:
-        """Number of pictures."""
+    def pick(self, remaining: list[int], generator: torch.Generator) -> int | list[int]:
+        """One sample's entry of `index`: which picture, or how one is put together; takes it from `remaining`."""
 
     def latents(self, index: Tensor, noise: Tensor) -> Tensor:
-        """Latents `[n, c, h, w]` of the pictures `index [n]`, drawn from their posterior by standard normal `noise`."""
+        """Latents `[n, c, h, w]` of `n` entries of `index`, drawn from their posterior by standard normal `noise`."""
 
     def prompts(self, index: Tensor) -> list[str]:
         """Their prompts."""
+
+    def every_prompt(self) -> Sequence[str]:
+        """All prompts that samples can have."""
+
+    def words(self, index: Tensor) -> list[Word]:
+        """Words of theirs that belong to one half of the picture."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -35,7 +42,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Draw:
-    """What was drawn for `n` samples: picture numbers, posterior noise, noise and timesteps."""
+    """What was drawn for `n` samples: a source's entries, posterior noise, noise and timesteps."""
 
     index: Tensor
     posterior: Tensor
@@ -52,38 +59,61 @@ class Draw:
 
 @dataclass(frozen=True)
 class Samples:
-    """What the model is asked: `noisy [n, c, h, w]` at `timesteps [n]` with `n` prompts; and what it should answer."""
+    """What the model is asked: `noisy [n, c, h, w]` at `timesteps [n]` with `n` prompts; and what it should answer.
+
+    `words` are those whose cross-attention is asked for too.
+    """
 
     noisy: Tensor
     timesteps: Tensor
     prompts: Sequence[str]
     target: Tensor
     weight: Tensor
+    words: Sequence[Word] = ()
 
 
-class Objective(Protocol):
+@dataclass(frozen=True)
+class Answer:
+    """What the model answered: `prediction [n, c, h, w]`, and the maps of the words that were asked for."""
+
+    prediction: Tensor
+    maps: Maps = field(default_factory=list)
+
+
+class Term(Protocol):
     """A term of the loss.
 
     Attributes:
         name: in logs.
-        weight: in the sum of the terms.
-        from_base: the target is what the frozen base answers to the same question, instead of the one in `samples`.
-        remaining: pictures not yet drawn in this round; the only state, saved and restored with a training.
     """
 
     name: str
-    weight: float
+
+    def weight_at(self, done: float) -> float:
+        """Its weight in the sum of the terms, where `done` of the steps are done, a share from 0 to 1."""
+
+    def term(self, answer: Answer, samples: Samples) -> Tensor:
+        """The loss, a scalar, not yet weighted."""
+
+
+class Objective(Term, Protocol):
+    """A term of the loss that asks the model for samples of its own.
+
+    Attributes:
+        from_base: the target is what the frozen base answers to the same question, instead of the one in `samples`.
+        remaining: pictures not yet drawn in this round; the only state, saved and restored with a training.
+        also: further terms of the same samples and answer.
+    """
+
     from_base: bool
     remaining: list[int]
+    also: Sequence[Term]
 
     def draw(self, count: int, generator: torch.Generator) -> Draw:
         """Everything random that `count` samples need."""
 
     def samples(self, draw: Draw, device: torch.device) -> Samples:
         """What to ask the model."""
-
-    def term(self, prediction: Tensor, samples: Samples) -> Tensor:
-        """The loss, a scalar, not yet weighted."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +147,16 @@ class Schedule:
             return noisy, latents
         return noisy, signal * noise - spread * latents
 
+    def velocity(self, noisy: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
+        """`v = sqrt(a) eps - sqrt(1 - a) z` as a prediction for `noisy [n, c, h, w]` implies it, of whatever kind."""
+        if self.prediction == "v_prediction":
+            return prediction
+        alpha = self.alphas_cumprod[timesteps.cpu()].to(noisy.device).view(-1, 1, 1, 1)
+        signal, spread = alpha.sqrt().to(noisy.dtype), (1 - alpha).sqrt().to(noisy.dtype)
+        if self.prediction == "epsilon":
+            return (prediction - spread * noisy) / signal
+        return (signal * noisy - prediction) / spread
+
     def weights(self, timesteps: Tensor) -> Tensor:
         """Min-SNR weights `[n]` (arXiv:2303.09556, equation 4, for each kind of prediction); ones without a clip."""
         if self.min_snr_gamma == 0:
@@ -148,15 +188,18 @@ class Denoising:
     weight: float = 1.0
     from_base: bool = False
     remaining: list[int] = field(default_factory=list)
+    also: Sequence[Term] = ()
+
+    def weight_at(self, done: float) -> float:
+        """The same at every step."""
+        return self.weight
 
     def draw(self, count: int, generator: torch.Generator) -> Draw:
-        """Pictures in shuffled rounds (each once before any comes again), and noise sample by sample."""
+        """What the source picks, and noise, sample by sample."""
         shape = self.source.latent_shape
         index, normals, timesteps = [], [], []
         for _ in range(count):
-            if not self.remaining:
-                self.remaining = torch.randperm(len(self.source), generator=generator).tolist()
-            index.append(self.remaining.pop())
+            index.append(self.source.pick(self.remaining, generator))
             normals.append(torch.randn((2, *shape), generator=generator))
             timesteps.append(torch.randint(len(self.schedule.alphas_cumprod), (), generator=generator))
         posterior, noise = torch.stack(normals, dim=1)
@@ -168,9 +211,10 @@ class Denoising:
         timesteps = draw.timesteps.to(device)
         noisy, target = self.schedule.noisy_and_target(latents, draw.noise.to(device), timesteps)
         weight = self.schedule.weights(draw.timesteps).to(device)
-        return Samples(noisy, timesteps, self.source.prompts(draw.index), target, weight)
+        prompts, words = self.source.prompts(draw.index), self.source.words(draw.index)
+        return Samples(noisy, timesteps, prompts, target, weight, words if self.also else ())
 
-    def term(self, prediction: Tensor, samples: Samples) -> Tensor:
+    def term(self, answer: Answer, samples: Samples) -> Tensor:
         """The weighted mean squared error, in float32."""
-        error = (prediction.float() - samples.target.float()).square().mean(dim=(1, 2, 3))
+        error = (answer.prediction.float() - samples.target.float()).square().mean(dim=(1, 2, 3))
         return (error * samples.weight).mean()

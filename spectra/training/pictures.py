@@ -16,15 +16,15 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def find_pictures(folder: Path) -> tuple[Path, ...]:
-    """The picture files of a folder by name, hidden ones left out.
+    """The picture files of a folder by name, hidden ones left out; a file stands for itself.
 
     Raises:
         PictureError: no such folder, or no picture in it.
     """
+    if folder.is_file():
+        return (folder,)
     if not folder.is_dir():
-        raise PictureError(
-            f"{folder}: expected a folder of pictures, found {'a file' if folder.exists() else 'nothing'}"
-        )
+        raise PictureError(f"{folder}: expected a folder of pictures, or one picture, found nothing")
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not found:
         raise PictureError(f"{folder}: no pictures in it; expected files ending in {', '.join(SUFFIXES)}")

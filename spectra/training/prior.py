@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from spectra.cache_settings import prior_root
 from spectra.errors import OutputError, PictureError
 from spectra.files import atomic_folder
 from spectra.generation import Request, Sampling, draw, save_png
@@ -42,15 +42,6 @@ class PriorKey:
     def digest(self) -> str:
         """Its content address, 32 hex digits."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
-
-
-def prior_root() -> Path:
-    """Where class pictures are kept: `prior/` in `SPECTRA_CACHE`, or in the user's cache folder."""
-    if os.environ.get("SPECTRA_CACHE"):
-        return Path(os.environ["SPECTRA_CACHE"]) / "prior"
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("spectra")) / "prior"
 
 
 def pipeline_fingerprint(pipe: Any) -> str:

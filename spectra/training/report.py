@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spectra.base import NAME
 from spectra.errors import InputError
+from spectra.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WINDOW = 20
 """Steps over which the curve is averaged, since a step's loss depends mostly on the timesteps it drew."""
@@ -33,7 +38,7 @@ class Summary:
     shift: str
     sheet: str
     config: str
-    loss_curve: str | None
+    loss_curve: str
     state: str | None
     steps: int
     resumed_at: int
@@ -45,11 +50,10 @@ class Summary:
     loss_after: float
     train_seconds: float
     total_seconds: float
-    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**asdict(self), "notes": list(self.notes), "try": self.next_commands()}
+        return {**asdict(self), "try": self.next_commands()}
 
     def next_commands(self) -> list[str]:
         """Commands to try next, to be copied into a shell."""
@@ -82,25 +86,21 @@ def averaged(values: Sequence[float], window: int = WINDOW) -> np.ndarray[Any, n
     return means
 
 
-def draw_loss_curve(history: Sequence[dict[str, float]], path: Path) -> bool:
-    """Draw every term's curve, each step faintly, and averaged over `WINDOW` steps. False without matplotlib."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return False
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
+def draw_loss_curve(history: Sequence[dict[str, float]]) -> Figure:
+    """Every term's curve, each step faintly, and averaged over `WINDOW` steps."""
+    figure = style.new_figure(7, 4)
     axes = figure.subplots()
     steps = [record["step"] for record in history]
-    for number, name in enumerate(key for key in history[0] if key not in ("step", "seconds", "loss")):
-        values = [record[name] for record in history]
-        axes.plot(steps, values, color=f"C{number}", alpha=0.2, linewidth=0.8)
-        axes.plot(steps, averaged(values), color=f"C{number}", label=f"{name} (mean of {WINDOW} steps)")
+    terms = [key for key in history[0] if key not in ("step", "seconds", "loss")]
+    for term, colour in zip(terms, itertools.cycle(style.LINES)):
+        values = [record[term] for record in history]
+        axes.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
+        axes.plot(steps, averaged(values), color=colour, label=f"{term} (mean of {WINDOW} steps)")
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
     axes.legend()
-    figure.savefig(path, dpi=110)
-    return True
+    return figure
 
 
 class Board:

@@ -13,23 +13,25 @@ from PIL import Image
 from spectra.adapter import attach
 from spectra.errors import BaseError, InputError
 from spectra.families import targets
+from spectra.families.attention import AttentionMaps
 from spectra.families.denoise import Condition, denoise_family, native_resolution
 from spectra.files import atomic_write
 from spectra.generation import versions
 from spectra.pipeline import load_pipeline
+from spectra.plots import style
 from spectra.progress import SILENT, Progress
 from spectra.training.checks import Checked, check
 from spectra.training.concepts import Wanted, check_apart
 from spectra.training.config import TrainConfig
-from spectra.training.latents import Conditions, PictureSource
+from spectra.training.latents import Conditions
 from spectra.training.loop import Concept, Loop, make_accelerator
-from spectra.training.objectives import Denoising, Objective, Schedule
 from spectra.training.outputs import LOG, STATE
-from spectra.training.pictures import fit
-from spectra.training.prior import PriorKey, pipeline_fingerprint, prior_pictures, prior_prompts
+from spectra.training.prior import pipeline_fingerprint
 from spectra.training.report import Board, Summary, draw_loss_curve, write_log
 from spectra.training.stack import Stack
 from spectra.training.state import restore, save_state
+from spectra.training.subject import digest, pair_prompts
+from spectra.training.terms import objectives
 from spectra.training.validation import Drawn, Validation
 
 
@@ -114,26 +116,38 @@ class Training:
             # It would blacken class and validation pictures at random, and takes a gigabyte.
             self.pipe.register_modules(safety_checker=None)
         self.family = denoise_family(self.pipe)
-        self.resolution = _resolution(self.pipe, self.config)
+        self.resolution = resolution_of(self.pipe, self.config)
         self.boards = [Board(each.config.tensorboard) for each in checked]
         self.adapter: Any = None
+        self.maps: AttentionMaps | None = None
 
     def prepare(self) -> None:
         """Draw class pictures, encode, attach: everything that comes before the first step."""
-        ranks = {target.name: target.weight.ndim for target in targets(self.pipe, self.config.all_targets)}
+        config = self.config
+        ranks = {target.name: target.weight.ndim for target in targets(self.pipe, config.all_targets)}
         trained = not {name.split(".")[0] for name in ranks}.isdisjoint(self.family.text_encoders)
         self.fingerprint = pipeline_fingerprint(self.pipe)
+        if config.subjects and config.unmix_weight > 0:
+            self.maps = AttentionMaps(
+                getattr(self.pipe, self.family.model), self.family.cross_attention, config.unmix_layers
+            )
         # The class pictures are drawn before anything is attached: by the frozen base.
-        concepts = [
-            Concept(name, self._objectives(each), each.config.seed)
-            for name, each in zip(self.names, self.checked, strict=True)
+        terms = [
+            objectives(self.pipe, each, self.resolution, self.fingerprint, progress=self.progress)
+            for each in self.checked
         ]
-        conditions = self._conditions(trained)
-        self.adapter = attach(
-            self.pipe, self.config.all_targets, low_memory=self.config.low_memory, progress=self.progress
-        )
+        concepts = [
+            Concept(name, own, each.config.seed)
+            for name, own, each in zip(self.names, terms, self.checked, strict=True)
+        ]
+        prompts = [prompt for own in terms for each in own for prompt in each.source.every_prompt()]
+        conditions = self._conditions(prompts, trained)
+        self.adapter = attach(self.pipe, config.all_targets, low_memory=config.low_memory, progress=self.progress)
         self.stack = Stack(self.adapter, len(concepts))
-        if self.config.gradient_checkpointing:
+        for number, each in enumerate(self.checked):
+            if each.init is not None:
+                self.stack.start(number, each.init)
+        if config.gradient_checkpointing:
             getattr(self.pipe, self.family.model).enable_gradient_checkpointing()
         self.loop = Loop(
             pipe=self.pipe,
@@ -142,17 +156,18 @@ class Training:
             conditions=conditions,
             deltas=self.stack.deltas,
             ranks=ranks,
-            config=self.config,
+            config=config,
             accelerator=self.accelerator,
             frozen=self.adapter.disabled,
             rows=self.stack.rows,
+            maps=self.maps,
         )
 
     def run(self, began: float, *, force: bool) -> list[Summary]:
         """The whole training; `began` is when its clock started."""
         self.prepare()
         loop, stack = self.loop, self.stack
-        validations = [Validation.of(each.config, self.resolution) for each in self.checked]
+        validations = [Validation.of(each.config, each.subjects, self.resolution) for each in self.checked]
         with self.adapter.disabled():
             losses_before = loop.measure()
             before = [self._draw(number, "drawing before", each) for number, each in enumerate(validations)]
@@ -173,7 +188,10 @@ class Training:
             for number, each in enumerate(self.checked):
                 folder = folders.enter_context(each.outputs.finished(force=force))
                 sheet = validations[number].before_after(
-                    each.subject.at(self.resolution), before[number], after[number], loop.step
+                    [picture for subject in each.subjects for picture in subject.at(self.resolution)],
+                    before[number],
+                    after[number],
+                    loop.step,
                 )
                 written.append(self._write(folder, number, sheet))
         return [
@@ -190,44 +208,10 @@ class Training:
             for number, each in enumerate(self.checked)
         ]
 
-    def _objectives(self, checked: Checked) -> list[Objective]:
-        config = checked.config
-        schedule = Schedule.of(self.pipe.scheduler, config.min_snr_gamma)
-
-        def source(pictures: list[Image.Image], prompts: list[str]) -> PictureSource:
-            return PictureSource(
-                self.pipe, pictures, prompts, cache_latents=config.cache_latents, progress=self.progress
-            )
-
-        own = checked.subject.at(self.resolution)
-        objectives: list[Objective] = [Denoising("denoising", source(own, [config.prompt] * len(own)), schedule)]
-        if config.prior_weight > 0:
-            drawn = self._class_pictures(checked)
-            prior = source(drawn, prior_prompts(config.class_prompt, len(drawn), config.prior_unconditional))
-            from_base = config.prior_target == "base"
-            objectives.append(Denoising("prior", prior, schedule, config.prior_weight, from_base))
-        return objectives
-
-    def _class_pictures(self, checked: Checked) -> list[Image.Image]:
-        config = checked.config
-        if checked.class_pictures:
-            return [fit(picture, self.resolution) for picture in checked.class_pictures]
-        key = PriorKey(
-            base=self.fingerprint,
-            prompt=config.class_prompt,
-            seed=config.seed,
-            count=config.prior_count,
-            size=self.resolution,
-            steps=config.prior_steps,
-            guidance=config.prior_guidance,
-        )
-        return prior_pictures(self.pipe, key, progress=self.progress)
-
-    def _conditions(self, trained: bool) -> Conditions:
+    def _conditions(self, prompts: list[str], trained: bool) -> Conditions:
         def encode(prompts: list[str]) -> Condition:
             return self.family.encode(self.pipe, prompts, self.resolution)
 
-        prompts = [p for each in self.checked for p in (each.config.prompt, each.config.class_prompt, "")]
         return Conditions(encode, prompts, keep=self.config.cache_prompts, trained=trained)
 
     def _steps(self, validations: Sequence[Validation]) -> None:
@@ -255,8 +239,8 @@ class Training:
             for number, each in enumerate(self.checked):
                 each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
                 path = files.enter_context(atomic_write(each.outputs.unfinished / STATE, force=True))
-                digest = each.subject.digest
-                save_state(self.loop, number, path, config=each.config, subject=digest, base=self.fingerprint)
+                pictures = digest(each.subjects)
+                save_state(self.loop, number, path, config=each.config, subject=pictures, base=self.fingerprint)
 
     def _draw(self, number: int, label: str, validation: Validation) -> Drawn:
         name = self.names[number]
@@ -271,16 +255,18 @@ class Training:
         self.boards[number].picture("validation", sheet, step)
 
     def _write(self, folder: Path, number: int, sheet: Image.Image) -> Mapping[str, Any]:
-        from spectra.shift import write_shift
+        from spectra.shift_file import write_shift
 
-        config, outputs = self.checked[number].config, self.checked[number].outputs
+        checked = self.checked[number]
+        config, outputs = checked.config, checked.outputs
         history = self.loop.concepts[number].history
         shift = self.stack.shift(
             number,
-            base=self.checked[number].base.name,
+            base=checked.base.name,
             settings=config.changed(),
             seed=config.seed,
             versions=versions(),
+            parents=(checked.init.metadata.content_hash,) if checked.init is not None else (),
         )
         size = write_shift(
             shift, folder / outputs.shift, dtype="float16" if config.file_dtype == "float16" else "float32"
@@ -288,13 +274,15 @@ class Training:
         (folder / outputs.config).write_text(config.to_toml(), encoding="utf-8")
         write_log(history, folder / LOG)
         sheet.save(folder / "before-after.png")
-        curve = draw_loss_curve(history, folder / "loss.png")
-        return {"tensors": len(shift), "floats": shift.floats, "bytes": size, "curve": curve}
+        style.write(lambda: draw_loss_curve(history), folder / "loss.png")
+        return {"tensors": len(shift), "floats": shift.floats, "bytes": size}
 
     def close(self) -> None:
         """Give the model back, whatever happened."""
         if self.adapter is not None:
             self.adapter.detach()
+        if self.maps is not None:
+            self.maps.close()
         for board in self.boards:
             board.close()
 
@@ -303,26 +291,25 @@ def _summary(checked: Checked, written: Mapping[str, Any], **measured: Any) -> S
     outputs, config = checked.outputs, checked.config
     folder = outputs.folder
     return Summary(
-        subject=checked.subject.name,
-        prompt=config.prompt,
+        subject=" and ".join(subject.name for subject in checked.subjects),
+        prompt=(pair_prompts(config, checked.subjects) or [config.prompt])[0],
         class_prompt=config.class_prompt,
         base=checked.base.name,
         folder=str(folder),
         shift=str(folder / outputs.shift),
         sheet=str(folder / "before-after.png"),
         config=str(folder / outputs.config),
-        loss_curve=str(folder / "loss.png") if written["curve"] else None,
+        loss_curve=str(folder / "loss.png"),
         state=str(folder / "progress" / STATE) if config.save_every else None,
         tensors=written["tensors"],
         floats=written["floats"],
         bytes=written["bytes"],
         base_bytes=checked.base.bytes,
-        notes=() if written["curve"] else ("no loss curve: matplotlib is not installed (pip install matplotlib)",),
         **measured,
     )
 
 
-def _resolution(pipe: Any, config: TrainConfig) -> int:
+def resolution_of(pipe: Any, config: TrainConfig) -> int:
     """Pixels of the training pictures' side.
 
     Raises:

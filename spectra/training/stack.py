@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spectra.adapter import Adapter
+from spectra.errors import MismatchError
 from spectra.samples import Samples
 from spectra.shift import SpectralShift
 
@@ -32,6 +33,22 @@ class Stack:
                 name: nn.Parameter(delta.new_zeros(concepts, len(delta))) for name, delta in adapter.deltas.items()
             }
         self.train()
+
+    def start(self, concept: int, shift: SpectralShift) -> None:
+        """Let a concept begin at a shift.
+
+        Raises:
+            MismatchError: it was trained on another base, or on other targets.
+        """
+        own = self.adapter.shift().metadata.fingerprints
+        for name, digits in shift.metadata.fingerprints.items():
+            if own.get(name, digits) != digits:
+                raise MismatchError(f"cannot start from a shift of another base: {name} is not this base's weight")
+        self.adapter.set(shift)
+        if self.rows is not None:
+            with torch.no_grad():
+                for name, delta in self.adapter.deltas.items():
+                    self.deltas[name][concept] = delta
 
     def train(self) -> None:
         """Let the model compute with all concepts' deltas, a row for each sample."""

@@ -12,6 +12,7 @@ from spectra.generation import Sampling, draw, requests_for
 from spectra.progress import SILENT, Progress
 from spectra.sheet import Section, contact_sheet
 from spectra.training.config import TrainConfig
+from spectra.training.subject import Subject, pair_prompts
 
 Drawn = dict[str, list[Image.Image]]
 """Pictures by prompt."""
@@ -26,9 +27,13 @@ class Validation:
     sampling: Sampling
 
     @classmethod
-    def of(cls, config: TrainConfig, resolution: int) -> Validation:
-        """The prompts that were asked for, or the instance and the class prompt."""
-        prompts = config.validation_prompts or tuple(filter(None, (config.prompt, config.class_prompt)))
+    def of(cls, config: TrainConfig, subjects: Sequence[Subject], resolution: int) -> Validation:
+        """The prompts that were asked for; or each subject's and the class prompt, or those of two subjects."""
+        own = [subject.prompt for subject in subjects]
+        prompts = config.validation_prompts or (
+            *own,
+            *(pair_prompts(config, subjects) or filter(None, [config.class_prompt])),
+        )
         seeds = tuple(range(config.seed, config.seed + config.validation_count))
         size = config.resolution and resolution
         sampling = Sampling(config.validation_steps, config.validation_guidance, size, size)

@@ -73,6 +73,22 @@ def test_gc(cache: SpectrumCache, spectra_cli: Callable[..., Any]) -> None:
     assert "1 files removed" in spectra_cli("cache", "gc", "--max-size", "0").out
 
 
+def test_class_pictures_are_counted_and_removed_when_asked(
+    cache: SpectrumCache, spectra_cli: Callable[..., Any]
+) -> None:
+    kept = cache.path / "prior" / "0123"
+    kept.mkdir(parents=True)
+    (kept / "0000.png").write_bytes(b"12345")
+    assert json.loads(spectra_cli("cache", "ls", "--json").out)["class_pictures"] == {"sets": 1, "bytes": 5}
+    assert "1 sets (5 bytes) of class pictures" in spectra_cli("cache", "ls").out
+    spectra_cli("cache", "gc")
+    assert kept.is_dir()
+    found = json.loads(spectra_cli("cache", "gc", "--class-pictures", "--json").out)
+    assert found["class_pictures"] == {"sets": 1, "bytes": 5}
+    assert list((cache.path / "prior").iterdir()) == []
+    assert len(cache.entries()) == 3
+
+
 def test_path_is_one_plain_line_however_long(
     tmp_path: Path, spectra_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,10 +118,10 @@ def test_a_single_file_by_its_prefixes(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "v1.safetensors")
     parts = base_weights(str(tmp_path / "v1.safetensors"))
     assert {name: list(part) for name, part in parts.items()} == {
-        "unet": ["unet.input_blocks.0.0"],
-        "text_encoder": ["text_encoder.text_model.fc1"],
+        "unet": ["unet.conv_in"],
+        "text_encoder": ["text_encoder.fc1"],
     }
-    assert torch.equal(parts["unet"]["unet.input_blocks.0.0"], tensor(8, 4, 3, 3))
+    assert torch.equal(parts["unet"]["unet.conv_in"], tensor(8, 4, 3, 3))
 
 
 def test_shards_and_variants(folder: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spectra.shift import ShiftMetadata, SpectralShift, write_shift
+from spectra.shift import ShiftMetadata, SpectralShift
+from spectra.shift_file import write_shift
 
 DELTAS = {
     "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q": [3.0, 0.0, 0.0],
@@ -27,7 +28,6 @@ def path(tmp_path: Path) -> Path:
     described = ShiftMetadata(
         base="tiny",
         fingerprints=dict.fromkeys(DELTAS, "0123abcd"),
-        base_fingerprint="0123456789abcdef",
         subset="unet",
         settings={"instance_prompt": "a drawing of a [V1] fox", "steps": 7},
         seed=3,
@@ -60,7 +60,7 @@ def test_json_holds_everything(path: Path, spectra_cli: Callable[..., Any]) -> N
 def test_people_see_tables_and_lineage(path: Path, spectra_cli: Callable[..., Any]) -> None:
     ran = spectra_cli("inspect", path)
     assert ran.code == 0
-    for text in ("[V1] fox", "cross-attention", "unet.up_blocks.0", "0123456789abcdef", "a" * 32, "fits a base"):
+    for text in ("[V1] fox", "cross-attention", "unet.up_blocks.0", "base fingerprint", "a" * 32, "fits a base"):
         assert text in ran.out
     assert "attn2.to_q" not in ran.out
     assert max(map(len, ran.out.splitlines())) <= 80
@@ -69,14 +69,14 @@ def test_people_see_tables_and_lineage(path: Path, spectra_cli: Callable[..., An
 
 def test_a_bad_file_is_one_line_and_1(path: Path, spectra_cli: Callable[..., Any]) -> None:
     path.write_bytes(path.read_bytes()[:-1])
-    for arguments in ([path], [path, "--json"], [path.parent / "absent"], [path.parent]):
+    for arguments in ([path], [path, "--json"], [path.parent / "absent"], [path.parent / "absent", path]):
         ran = spectra_cli("inspect", *arguments)
         assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
         assert ran.err.startswith("error: ")
 
 
 def test_a_shift_of_zeros_is_shown(path: Path, spectra_cli: Callable[..., Any]) -> None:
-    zeros = SpectralShift({"unet.a": np.zeros(3)}, ShiftMetadata("b", {"unet.a": "0" * 8}, "0" * 16))
+    zeros = SpectralShift({"unet.a": np.zeros(3)}, ShiftMetadata("b", {"unet.a": "0" * 8}))
     write_shift(zeros, path, force=True)
     assert spectra_cli("inspect", path).code == 0
 
@@ -89,3 +89,13 @@ def test_no_torch_is_imported(path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, cwd="/", timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_picture_of_a_shift(path: Path, tmp_path: Path, spectra_cli: Callable[..., Any]) -> None:
+    picture = tmp_path / "fox.png"
+    assert spectra_cli("inspect", path, "--plot", picture).code == 0
+    assert picture.stat().st_size > 1000
+    for arguments in (["--plot", picture], ["--plot", tmp_path / "fox.gif"]):
+        ran = spectra_cli("inspect", path, *arguments)
+        assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert spectra_cli("inspect", path, "--plot", picture, "--force").code == 0

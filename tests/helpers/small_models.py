@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import spectra
+from spectra.cache import default_cache
+from spectra.families import targets as targets_of
 from spectra.shift import SpectralShift
 
 Call = Callable[[], Tensor]
@@ -122,6 +124,17 @@ def clip_text() -> tuple[nn.Module, Call]:
     return model, lambda: model(tokens).last_hidden_state
 
 
+def text_encoder(width: int, projected: bool = False) -> nn.Module:
+    """A CLIP text encoder of SDXL's or SD3's kinds, with a projection or without."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=20, hidden_size=width, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=7, projection_dim=12,
+    )  # fmt: skip
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+
+
 def t5_encoder() -> tuple[nn.Module, Call]:
     """SD3's and Flux's second text encoder; its embedding table is tied."""
     from transformers import T5Config, T5EncoderModel
@@ -159,6 +172,20 @@ def random_shift(model: object, targets: str, seed: int, size: float = 0.2) -> S
     with torch.no_grad():
         for delta in adapter.deltas.values():
             delta.copy_(size * torch.randn(delta.shape, generator=generator))
+    shift = adapter.shift(base="test")
+    adapter.detach()
+    return shift
+
+
+def mild_shift(model: object, targets: str, seed: int, size: float = 0.1) -> SpectralShift:
+    """A shift that changes every singular value, and every entry of a norm, by up to `size` of itself: none clips."""
+    adapter = spectra.attach(model, targets)
+    cache, generator = default_cache(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for target in targets_of(model, targets):
+            weight, delta = target.weight, adapter.deltas[target.name]
+            sigma = weight if weight.ndim == 1 else cache.spectrum(weight).sigma
+            delta.copy_(size * sigma * (2 * torch.rand(delta.shape, generator=generator) - 1))
     shift = adapter.shift(base="test")
     adapter.detach()
     return shift

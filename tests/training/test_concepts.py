@@ -15,7 +15,8 @@ from PIL import Image
 from spectra import attach
 from spectra.errors import InputError, OutputError, SpectraError
 from spectra.families.denoise import denoise_family
-from spectra.shift import SpectralShift, read_shift
+from spectra.shift import SpectralShift
+from spectra.shift_file import read_shift
 from spectra.training.concepts import OWN, Wanted, read_concepts
 from spectra.training.config import make_config
 from spectra.training.latents import Conditions, PictureSource

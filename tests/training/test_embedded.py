@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.pipeline import load_pipeline
-from spectra.shift import read_shift
+from spectra.shift_file import read_shift
 from spectra.training.config import make_config
 from spectra.training.run import train
 

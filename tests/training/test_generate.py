@@ -13,10 +13,10 @@ from PIL import Image
 
 import spectra
 from spectra.errors import InputError
-from spectra.gallery import parse_shift
 from spectra.generation import Request, Sampling, draw, read_settings
 from spectra.pipeline import load_pipeline
-from spectra.shift import read_shift, write_shift
+from spectra.scaled_files import parse_shift
+from spectra.shift_file import read_shift, write_shift
 
 FEW = ("--steps", "2", "--guidance", "1")
 
@@ -105,6 +105,25 @@ def test_the_scale_decides_how_far_from_the_base(
     assert np.array_equal(drawn["base"], drawn["0"])
     assert np.abs(drawn["1"] - drawn["halves"]).max() <= 1
     assert np.abs(drawn["1"] - drawn["base"]).max() > 5
+
+
+def test_another_precision_is_a_rounded_copy(
+    spectra_cli: Any, tiny_base: Path, tiny_shift: Path, tmp_path: Path
+) -> None:
+    drawn = {}
+    for dtype in ("float32", "bfloat16"):
+        ran = spectra_cli(
+            "generate", "--base", tiny_base, "--shift", tiny_shift, "--prompt", "a", *FEW,
+            "--dtype", dtype, "-o", tmp_path / dtype, "--json",
+        )  # fmt: skip
+        assert ran.code == 0, ran.err
+        assert json.loads(ran.out)["pictures"][0]["dtype"] == dtype
+        drawn[dtype] = pixels(tmp_path / dtype / "0000-a-seed0.png")
+    assert ran.err.startswith("warning: shift ")
+    assert "of which this model is a copy in bfloat16" in ran.err
+    assert ran.err.count("\n") == 1
+    difference = np.abs(drawn["float32"] - drawn["bfloat16"])
+    assert 0 < difference.mean() < 10
 
 
 def test_a_trained_shift_draws_the_same_once_loaded(

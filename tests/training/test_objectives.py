@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from spectra.errors import BaseError
-from spectra.training.objectives import Denoising, Samples, Schedule
+from spectra.families.attention import Word
+from spectra.training.objectives import Answer, Denoising, Samples, Schedule
 
 
 class FixedSource:
@@ -13,14 +14,22 @@ class FixedSource:
 
     latent_shape = (2, 3, 3)
 
-    def __len__(self) -> int:
-        return 5
+    def pick(self, remaining: list[int], generator: torch.Generator) -> int:
+        if not remaining:
+            remaining[:] = torch.randperm(5, generator=generator).tolist()
+        return remaining.pop()
 
     def latents(self, index: Tensor, noise: Tensor) -> Tensor:
         return index.view(-1, 1, 1, 1) + 0.01 * noise
 
     def prompts(self, index: Tensor) -> list[str]:
         return [f"picture {number}" for number in index.tolist()]
+
+    def every_prompt(self) -> list[str]:
+        return self.prompts(torch.arange(5))
+
+    def words(self, index: Tensor) -> list[Word]:
+        return []
 
 
 def schedule(prediction: str = "epsilon", gamma: float = 0.0) -> Schedule:
@@ -90,4 +99,4 @@ def test_the_term_is_the_weighted_mean_square() -> None:
     target = torch.zeros(2, 2, 3, 3)
     samples = Samples(target, torch.zeros(2), ["", ""], target, torch.tensor([1.0, 3.0]))
     prediction = torch.stack([torch.full((2, 3, 3), 2.0), torch.full((2, 3, 3), 1.0)])
-    assert float(objective.term(prediction, samples)) == pytest.approx((1 * 4 + 3 * 1) / 2)
+    assert float(objective.term(Answer(prediction), samples)) == pytest.approx((1 * 4 + 3 * 1) / 2)

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from spectra.errors import InputError, OutputError, SpectraError
-from spectra.shift import SpectralShift, read_shift
+from spectra.shift import SpectralShift
+from spectra.shift_file import read_shift
 from spectra.training.config import make_config, read_config
 from spectra.training.loop import Loop, rate_factor
 from spectra.training.run import train

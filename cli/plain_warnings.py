@@ -1,4 +1,4 @@
-"""What the spectrum cache warns of, as one plain line on stderr when it happens."""
+"""What the library warns of, as one plain line on stderr when it happens."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from typing import TextIO
 
 from spectra.cache_usage import CacheWarning
 from spectra.cli import output
+from spectra.errors import RoundedCopyWarning
+
+_OURS = (CacheWarning, RoundedCopyWarning)
 
 
 @contextlib.contextmanager
-def plain_cache_warnings() -> Iterator[None]:
-    """Every `CacheWarning` inside the block is said without the place in our source that Python shows by default."""
+def plain_warnings() -> Iterator[None]:
+    """The library's warnings inside the block are said without the place in our source that Python shows by default."""
     with warnings.catch_warnings():
-        warnings.simplefilter("always", CacheWarning)
+        for category in _OURS:
+            warnings.simplefilter("always", category)
         before = warnings.showwarning
 
         def show(
@@ -26,7 +30,7 @@ def plain_cache_warnings() -> Iterator[None]:
             file: TextIO | None = None,
             line: str | None = None,
         ) -> None:
-            if issubclass(category, CacheWarning):
+            if issubclass(category, _OURS):
                 output.say(f"warning: {message}")
             else:
                 before(message, category, filename, lineno, file, line)

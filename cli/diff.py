@@ -1,0 +1,212 @@
+"""`spectra diff`: how far shifts of one base are from each other, and where. Needs neither torch nor the base."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from spectra.cli import output
+from spectra.cli.tables import NAME_WIDTH, facts, percent, short_names, show, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+    from spectra.diffing import Changes, Difference
+    from spectra.shift import SpectralShift
+
+_EXAMPLE = (
+    "Example:  spectra diff fox.safetensors wolf.safetensors --plot diff.png     |     "
+    "spectra diff shifts/*.safetensors --json"
+)
+_MOST = 5
+"""Weights shown of those that moved most."""
+
+_Views: TypeAlias = "tuple[Callable[[int], list[Table]], Callable[[], Figure]]"
+"""What was found, as tables for a terminal of so many columns, and as a picture."""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+
+    @app.command(epilog=_EXAMPLE)
+    def diff(
+        files: Annotated[
+            list[Path], typer.Argument(metavar="A B [C...]", help="Shift files of one base.", show_default=False)
+        ],
+        layers: Annotated[bool, typer.Option("--layers", help="Of two files: list every weight.")] = False,
+        plot: Annotated[
+            Path | None, typer.Option(metavar="FILE", help="Draw it, as .png or .svg.", show_default=False)
+        ] = None,
+        force: Annotated[bool, typer.Option("--force", help="Replace an earlier plot.")] = False,
+        json: Annotated[bool, typer.Option("--json", help="Print one JSON object, every weight in it.")] = False,
+    ) -> None:
+        """Compares shifts: the distance of the weights they make, cosines, signs, and what moved apart most.
+
+        A weight that a file does not hold counts as unchanged. Of several files, each is compared with each.
+        """
+        if len(files) < 2:
+            raise typer.BadParameter("expected at least two files", param_hint="A B [C...]")
+        if layers and len(files) > 2:
+            raise typer.BadParameter("lists the weights of two files, not of several", param_hint="--layers")
+        from spectra.diffing import read_changes
+        from spectra.plots import correlation, style
+
+        if plot is not None:
+            style.check(plot, force=force)
+            if len(files) > 2:
+                correlation.check_count(len(files))
+        shifts, changes, unknown = read_changes(files)
+        found: dict[str, Any] = {
+            "files": [_described(file, shift) for file, shift in zip(files, shifts, strict=True)],
+            "exact": not unknown,
+            "unknown_sigmas": len(unknown),
+        }
+        compare = _compare_two if len(files) == 2 else _compare_several
+        tables, draw = compare(found, changes, layers=layers)
+        if plot is not None:
+            style.write(draw, plot, force=force)
+        output.result(found, json=json, human=lambda console: show(console, *tables(console.width)))
+
+
+def _described(file: Path, shift: SpectralShift) -> dict[str, Any]:
+    metadata = shift.metadata
+    return {
+        "file": str(file),
+        "base": metadata.base,
+        "subset": metadata.subset,
+        "weights": len(shift),
+        "floats": shift.floats,
+        "content_hash": metadata.content_hash,
+    }
+
+
+def _compare_two(found: dict[str, Any], changes: Sequence[Changes], *, layers: bool) -> _Views:
+    from spectra import diffing, inspection
+
+    every = diffing.layers(*changes)
+    total = diffing.total(every)
+    blocks, kinds = diffing.grouped(every, inspection.block), diffing.grouped(every, inspection.kind)
+    found |= {
+        "total": asdict(total),
+        "blocks": [asdict(part) for part in blocks],
+        "kinds": [asdict(part) for part in kinds],
+        "layers": [asdict(part) for part in every],
+    }
+
+    def tables(width: int) -> list[Table]:
+        furthest = sorted(every, key=lambda part: -part.distance)[:_MOST]
+        weights = _table("weight", every) if layers else _table("furthest apart", furthest)
+        return [_facts(found, total), _table("block", blocks), _table("kind", kinds), weights]
+
+    def draw() -> Figure:
+        from spectra.plots.difference import draw_difference
+        from spectra.plots.style import shown_name
+
+        first, second = (shown_name(name) for name in _labels(found))
+        title = f"A: {first}, B: {second}   ‖A − B‖ = {total.distance:.3g}, ‖A‖ = {total.first:.3g}"
+        return draw_difference(every, total, title)
+
+    return tables, draw
+
+
+def _facts(found: dict[str, Any], total: Difference) -> Table:
+    relative = f", {total.distance / total.first:.3g} of ||A||" if total.first else ""
+    opposed = f"{total.opposed:,} of {total.moved:,} coordinates that both change"
+    return facts(
+        [
+            *((letter, _told(file)) for letter, file in zip("AB", found["files"], strict=True)),
+            ("base", _bases(found)),
+            ("||A||, ||B||", f"{total.first:.4g}, {total.second:.4g}"),
+            ("||A - B||", f"{total.distance:.4g}{relative}"),
+            ("cosine", f"{_cosine(total.cosine)}; mean of the cosines of weights {_cosine(total.mean_cosine)}"),
+            ("opposed signs", opposed + (f" ({percent(total.opposed / total.moved)})" if total.moved else "")),
+            _measure(found),
+        ]
+    )
+
+
+def _told(file: dict[str, Any]) -> str:
+    return f"{file['file']} ({file['subset'] + ', ' if file['subset'] else ''}{file['floats']:,} floats)"
+
+
+def _bases(found: dict[str, Any]) -> str:
+    return " or ".join(dict.fromkeys(file["base"] or "unnamed" for file in found["files"]))
+
+
+def _measure(found: dict[str, Any]) -> tuple[str, str]:
+    """What the lengths and distances are."""
+    if found["exact"]:
+        return "exact", "lengths and distances of Delta W, with what the ReLU clips"
+    return "plain", (
+        f"lengths and distances of delta: the singular values of {found['unknown_sigmas']:,} weights are not in the "
+        "cache (spectra decompose BASE), so what the ReLU clips is not known; it can only shorten the distance"
+    )
+
+
+def _cosine(value: float | None) -> str:
+    return "none" if value is None else f"{round(value, 3) + 0.0:.3f}"  # no -0.000
+
+
+def _length(value: float) -> str:
+    return f"{value:#.3g}".rstrip(".")
+
+
+def _table(title: str, parts: Sequence[Difference]) -> Table:
+    single = all(part.weights == 1 for part in parts)  # the mean of one cosine is no news
+    rows = []
+    for part in parts:
+        lengths = (_length(value) for value in (part.first, part.second, part.distance))
+        cosines = [_cosine(part.cosine), *([] if single else [_cosine(part.mean_cosine)])]
+        opposed = percent(part.opposed / part.moved, 0) if part.moved else ""
+        rows.append((part.name, *lengths, *cosines, opposed))
+    headings = ["||A||", "||B||", "||A - B||", "cosine", *([] if single else ["mean"]), "opposed"]
+    return table(title, headings, rows)
+
+
+def _compare_several(found: dict[str, Any], changes: Sequence[Changes], *, layers: bool) -> _Views:
+    from spectra.diffing import correlate
+
+    correlation = correlate(changes)
+    for key in ("mean_cosine", "cosine", "distance"):
+        found[key] = [[None if math.isnan(value) else value for value in row] for row in getattr(correlation, key)]
+    found["norms"] = correlation.norms.tolist()
+
+    def draw() -> Figure:
+        from spectra.plots.correlation import draw_correlation
+
+        return draw_correlation(correlation, _labels(found))
+
+    return lambda width: _tables(found, width), draw
+
+
+def _labels(found: dict[str, Any]) -> list[str]:
+    return short_names([Path(file["file"]) for file in found["files"]])
+
+
+def _tables(found: dict[str, Any], width: int) -> list[Table]:
+    """The matrix of cosines where it fits the terminal, else the pairs at its ends."""
+    labels, cosines = _labels(found), found["mean_cosine"]
+    numbers = range(len(labels))
+    told = facts([("base", _bases(found)), _measure(found)])
+    if NAME_WIDTH + 7 + 8 * len(labels) <= width:
+        lengths = [_length(norm) for norm in found["norms"]]
+        rows = [
+            (f"{i + 1}  {labels[i]}", lengths[i], *("" if i == j else _cosine(cosines[i][j]) for j in numbers))
+            for i in numbers
+        ]
+        return [told, table("mean cosine of weights", ["||A||", *(str(i + 1) for i in numbers)], rows)]
+    pairs = sorted(itertools.combinations(numbers, 2), key=lambda pair: cosines[pair[0]][pair[1]] or 0.0)
+    tables = [told]
+    for title, some in (("most alike", pairs[: -_MOST - 1 : -1]), ("least alike", pairs[:_MOST])):
+        rows = [
+            (f"{labels[i]}, {labels[j]}", _cosine(cosines[i][j]), _length(found["distance"][i][j])) for i, j in some
+        ]
+        tables.append(table(f"{title} of {len(pairs):,} pairs", ["mean cosine", "||A - B||"], rows))
+    return [*tables, facts([("all of them", "--json, or --plot FILE")])]

@@ -1,0 +1,179 @@
+"""How `spectra inspect` shows a folder of shifts: as a table, or as a family tree."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spectra.cli.sizes import readable
+from spectra.cli.tables import plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from spectra.library import Entry, Library
+    from spectra.lineage import Branch
+    from spectra.metadata import ShiftMetadata
+
+_SHOWN = 40
+"""Rows, and lines of what else there is to say, unless all are asked for."""
+_COPIES = 4
+"""Names of the same content, likewise."""
+
+
+def described(metadata: ShiftMetadata, base_fingerprint: str) -> dict[str, Any]:
+    """What a file says of itself, as JSON data."""
+    return {
+        "base": metadata.base,
+        "base_fingerprint": base_fingerprint,
+        "base_dtype": metadata.base_dtype,
+        "reshape": metadata.reshape,
+        "subset": metadata.subset,
+        "settings": dict(metadata.settings),
+        "seed": metadata.seed,
+        "versions": dict(metadata.versions),
+        "licence": metadata.licence,
+        "parents": list(metadata.parents),
+        "recipe": metadata.recipe,
+        "content_hash": metadata.content_hash,
+    }
+
+
+def listed(library: Library, chosen: Sequence[Entry]) -> dict[str, Any]:
+    """A library, and those of its shifts that were asked for, as JSON data."""
+    from spectra.library import copies
+
+    return {
+        "shifts": [
+            {
+                "file": str(entry.path),
+                "bytes": entry.bytes,
+                "changed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.changed)),
+                "precision": entry.precision,
+                "weights": entry.weights,
+                "floats": entry.floats,
+                **described(entry.metadata, entry.base_fingerprint),
+            }
+            for entry in chosen
+        ],
+        "of": len(library.entries),
+        "other_files": library.others,
+        "damaged": [{"file": str(path), "reason": reason} for path, reason in library.damaged.items()],
+        "copies": [[str(entry.path) for entry in group] for group in copies(chosen)],
+    }
+
+
+def drawn(tree: Sequence[Branch]) -> list[dict[str, Any]]:
+    """A family tree as JSON data, a line each."""
+    return [
+        {"depth": branch.depth, "content_hash": branch.content_hash, "files": [str(e.path) for e in branch.entries]}
+        for branch in tree
+    ]
+
+
+def show_list(console: Console, library: Library, chosen: Sequence[Entry], root: Path, *, everything: bool) -> None:
+    """The shifts that were asked for, in a table; what all of them share is said once, below."""
+    from spectra.library import copies
+
+    limit = len(chosen) + len(library.damaged) if everything else _SHOWN
+    columns: dict[str, Callable[[Entry], str]] = {
+        "prompt": lambda entry: entry.origin,
+        "subset": lambda entry: entry.metadata.subset,
+        "base": lambda entry: entry.metadata.base,
+        "base dtype": lambda entry: entry.metadata.base_dtype,
+        "values": lambda entry: entry.precision,
+        "size": lambda entry: readable(entry.bytes),
+        "changed": lambda entry: time.strftime("%Y-%m-%d", time.localtime(entry.changed)),
+    }
+    cells = {heading: [text(entry) for entry in chosen] for heading, text in columns.items()}
+    shared = {heading: texts[0] for heading, texts in cells.items() if len(texts) > 1 and len(set(texts)) == 1}
+    if chosen:
+        varied = {heading: texts for heading, texts in cells.items() if heading not in shared}
+        console.print(_table([_name(entry.path, root) for entry in chosen[:limit]], varied))
+        console.print()
+    _more(console, len(chosen), limit)
+    size = readable(sum(entry.bytes for entry in chosen))
+    part = "" if len(chosen) == len(library.entries) else f" of {len(library.entries):,}"
+    _line(console, f"{len(chosen):,}{part} shift{'' if len(library.entries) == 1 else 's'} in {root}, {size}")
+    if any(shared.values()):
+        _line(console, "all: " + ", ".join(f"{heading} {text}" for heading, text in shared.items() if text))
+    for group in (groups := copies(chosen))[:limit]:
+        names = [_name(entry.path, root) for entry in group]
+        more = f" and {len(names) - _COPIES:,} more" if len(names) > _COPIES and not everything else ""
+        _line(console, f"copies: {' = '.join(names if everything else names[:_COPIES])}{more}")
+    _more(console, len(groups), limit)
+    _show_rest(console, library, limit)
+
+
+def _show_rest(console: Console, library: Library, limit: int) -> None:
+    """What is no shift, and what cannot be read."""
+    if library.others:
+        _line(console, f"{library.others:,} other file{'' if library.others == 1 else 's'} passed over")
+    for path, reason in list(library.damaged.items())[:limit]:
+        _line(console, f"damaged: {path}: {reason}")
+    _more(console, len(library.damaged), limit)
+
+
+def _table(names: Sequence[str], columns: dict[str, list[str]]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("file", overflow="fold")
+    for heading in columns:
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("size", "changed", "values"))
+    for i, name in enumerate(names):
+        table.add_row(plain(name), *(plain(texts[i]) for texts in columns.values()))
+    return table
+
+
+def show_tree(console: Console, library: Library, tree: Sequence[Branch], chosen: int, root: Path) -> None:
+    """A family tree: what was made from a shift stands below it."""
+    names = {b.content_hash: _name(b.entries[0].path, root) for b in tree if b.entries}
+    open_at: list[bool] = []  # by depth, whether another branch of that depth follows below
+    lines = []
+    for i in range(len(tree) - 1, -1, -1):
+        branch = tree[i]
+        del open_at[branch.depth + 1 :]
+        open_at += [False] * (branch.depth + 1 - len(open_at))
+        stem = "".join("│   " if more else "    " for more in open_at[1 : branch.depth])
+        fork = ("├── " if open_at[branch.depth] else "└── ") if branch.depth else ""
+        lines.append(stem + fork + _branch(branch, names))
+        open_at[branch.depth] = True
+    for line in reversed(lines):
+        _line(console, line)
+    related = {entry.path for branch in tree for entry in branch.entries}
+    alone = chosen - len(related)
+    if alone > 0:
+        _line(console, f"{alone:,} shift{' has' if alone == 1 else 's have'} neither parents nor children here")
+    _show_rest(console, library, _SHOWN)
+
+
+def _branch(branch: Branch, names: dict[str, str]) -> str:
+    def called(key: str) -> str:
+        return names.get(key) or f"unknown {key[:8]}"
+
+    copies = f" ({len(branch.entries) - 1} more of the same content)" if len(branch.entries) > 1 else ""
+    remarks = [entry.method or entry.prompt for entry in branch.entries[:1]]
+    if branch.depth and branch.partners:
+        remarks.append("with " + ", ".join(map(called, branch.partners)))
+    if branch.repeated:
+        remarks.append("continued above")
+    told = ", ".join(filter(None, remarks))
+    return called(branch.content_hash) + copies + (f"  {told}" if told else "")
+
+
+def _name(path: Path, root: Path) -> str:
+    """A file as it is called below the folder in question; all shifts have the same suffix, which is left out."""
+    return str(path.relative_to(root) if path.is_relative_to(root) else path).removesuffix(".safetensors")
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(plain(text), soft_wrap=True)
+
+
+def _more(console: Console, count: int, limit: int) -> None:
+    if count > limit:
+        _line(console, f"and {count - limit:,} more (--all)")

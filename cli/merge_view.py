@@ -1,0 +1,163 @@
+"""What `spectra merge` shows of a merge: JSON values, and tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spectra.cli import output, tables
+from spectra.cli.tables import percent, short_names, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from spectra.merging import Merged
+    from spectra.merging.registry import Method
+
+_FILES_SHOWN = 10
+
+_LEGEND = """\
+opposed: coordinates that shifts pull in opposite directions; cosine: mean between two shifts, lengths counted; \
+energy: of their sum, as a multiple of the sum of theirs (1: they do not meet; less: they cancel)"""
+
+
+def methods(known: Iterable[Method], *, json: bool) -> None:
+    """Prints the list of methods."""
+    from rich.table import Table
+
+    known = list(known)
+    takes = {"alpha": "two shifts, --alpha", "each": "--weights", "none": "no weights"}
+
+    def human(console: Console) -> None:
+        listed = Table(box=None, pad_edge=False, show_header=False)
+        listed.add_column(no_wrap=True)
+        listed.add_column()
+        for method in known:
+            options = [takes[method.shares], *(f"--{name} {value:g}" for name, value in method.parameters.items())]
+            options += ["--seed"] * method.random
+            listed.add_row(f"[bold]{method.name}[/]", f"{method.about}\n[dim]{', '.join(options)}; {method.source}[/]")
+        console.print(listed)
+
+    rows = [
+        {
+            "name": method.name,
+            "about": method.about,
+            "source": method.source,
+            "shares": method.shares,
+            "parameters": dict(method.parameters),
+            "random": method.random,
+        }
+        for method in known
+    ]
+    output.result({"methods": rows}, json=json, human=human)
+
+
+def as_dict(merged: Merged) -> dict[str, Any]:
+    """The merge as JSON values, without what was written."""
+    cosines = merged.prediction.cosines()
+    return {
+        "output": None,
+        "method": merged.recipe.method,
+        "parameters": dict(merged.recipe.parameters),
+        "shifts": [
+            {
+                "file": parent.file,
+                "content_hash": parent.content_hash,
+                "scale": parent.scale,
+                "weight": weight,
+                "cosine": cosine,
+            }
+            for parent, weight, cosine in zip(merged.recipe.parents, merged.weights, cosines, strict=True)
+        ],
+        "weights": len(merged.shift),
+        "floats": merged.shift.floats,
+        "shared": merged.shared,
+        "patterns": [
+            {"pattern": each.pattern, "given": list(each.given), "weights": each.weights, "floats": each.floats}
+            for each in merged.touched
+        ],
+        **merged.prediction.as_dict(),
+    }
+
+
+def show(console: Console, merged: Merged, found: dict[str, Any]) -> None:
+    """The same for people."""
+    parameters = "".join(f", {name} {value:g}" for name, value in found["parameters"].items())
+    shared = f", {found['shared']:,} of them in all" if found["shared"] < found["weights"] else ""
+    count = len(found["shifts"])
+    console.print(
+        f"{found['method']}{parameters} of {count} shift{'s' if count != 1 else ''}: "
+        f"{found['weights']:,} weights{shared}, {found['floats']:,} floats",
+        markup=False,
+    )
+    console.print()
+    tables.show(console, _shifts(found), *([_patterns(found)] if found["patterns"] else []), _blocks(found))
+    console.print()
+    if count > 1:
+        console.print(_LEGEND, style="dim")
+    console.print(_clipping(found), markup=False)
+    if found["output"] is None:
+        console.print("dry run: nothing was written")
+    else:
+        console.print(f"wrote {found['output']} ({found['bytes']:,} bytes)", markup=False, soft_wrap=True)
+    if "saved_recipe" in found:
+        console.print(f"recipe: {found['saved_recipe']}", markup=False, soft_wrap=True)
+
+
+def _shifts(found: dict[str, Any]) -> Table:
+    names = short_names([Path(shift["file"]) for shift in found["shifts"]])
+    rows = [
+        (name, f"{shift['scale']:g}", f"{shift['weight']:.4g}", _number(shift["cosine"]))
+        for name, shift in zip(names[:_FILES_SHOWN], found["shifts"], strict=False)
+    ]
+    if len(names) > _FILES_SHOWN:
+        rows.append((f"and {len(names) - _FILES_SHOWN:,} more", "", "", ""))
+    return table("shift", ("scale", "weight", "cosine with the result"), rows)
+
+
+def _patterns(found: dict[str, Any]) -> Table:
+    rows = [
+        (
+            each["pattern"],
+            ", ".join(f"{number:g}" for number in each["given"]),
+            f"{each['weights']:,} weights",
+            f"{each['floats']:,}",
+        )
+        for each in found["patterns"]
+    ]
+    return table("pattern", ("alpha or weights", "touches", "floats"), rows)
+
+
+def _blocks(found: dict[str, Any]) -> Table:
+    known = bool(found["total"]["known"])
+    rows = []
+    for part in [*found["blocks"], found["total"]]:
+        lost = "" if part["lost"] is None else percent(part["lost"])
+        opposed = percent(part["opposed"] / part["floats"])
+        numbers = (f"{part['norm']:.4g}", opposed, _number(part["cosine"]), _number(part["energy"]))
+        rows.append((part["name"], *numbers, *([lost] if known else [])))
+    headings = ("||delta||", "opposed", "cosine", "energy", *(["clipped"] if known else []))
+    return table("block", headings, rows[:-1], rows[-1])
+
+
+def _clipping(found: dict[str, Any]) -> str:
+    total = found["total"]
+    if not found["singular_values"]:
+        return "clipping: none, as only 1-D weights are shifted"
+    if not total["known"]:
+        return (
+            "clipping: unknown, as the spectrum cache does not have this base's singular values; "
+            "spectra decompose BASE brings them in"
+        )
+    part = f"; not known of {left:,} others" if (left := found["singular_values"] - total["known"]) else ""
+    return (
+        f"clipping: {total['clipped']:,} of {total['known']:,} singular values would fall below 0 and stay there "
+        f"(in a single shift: {total['clipped_alone']:,}); Delta W loses {percent(total['lost'] or 0.0)} of its "
+        f"energy{part}"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{round(value, 3) + 0.0:.3f}"  # no -0.000

@@ -1,0 +1,132 @@
+"""DDIM walked both ways: from a picture's latents to the noise they would be drawn from, and back.
+
+A step of DDIM without noise (arXiv:2010.02502, equation 12) leads from `y` at the level of a timestep to `x` at the
+level below it. Whatever the model predicts, it is linear in `y` and in the prediction `p(y)`:
+
+    x = a y + b p(y)
+
+so that the way up is the fixed point of `y = (x - b p(y)) / a`. Plain DDIM inversion evaluates `p` once, at `x`; here
+that is only the first guess, and the steps agree with each other in both directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectra.errors import BaseError
+from spectra.families.denoise import Condition, DenoiseFamily
+from spectra.progress import SILENT, Progress
+
+EVALUATIONS = 6
+"""Most evaluations of the model in one step of an inversion."""
+
+TOLERANCE = 1e-3
+"""A step is settled when an evaluation moves the latents by less than this, relative to their norm."""
+
+
+def ddim(scheduler: Any) -> Any:
+    """DDIM on the noise schedule of a base's scheduler, ending at the schedule's first level and clipping nothing.
+
+    Raises:
+        BaseError: a kind of prediction that is not known here.
+    """
+    from diffusers import DDIMScheduler
+
+    made = DDIMScheduler.from_config(
+        scheduler.config, clip_sample=False, thresholding=False, set_alpha_to_one=False, rescale_betas_zero_snr=False
+    )
+    made.alphas_cumprod = scheduler.alphas_cumprod.clone()  # as it is, zero terminal signal included
+    made.final_alpha_cumprod = made.alphas_cumprod[0]
+    if made.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
+        raise BaseError(
+            f"prediction type {made.config.prediction_type!r} cannot be inverted; expected epsilon, v_prediction or "
+            "sample"
+        )
+    return made
+
+
+@torch.no_grad()
+def invert(
+    pipe: Any, family: DenoiseFamily, latents: Tensor, condition: Condition, steps: int, progress: Progress = SILENT
+) -> Tensor:
+    """The noise `[n, c, h, w]` from which DDIM draws `latents [n, c, h, w]`, at guidance 1.
+
+    Args:
+        pipe: the model, with a `ddim` scheduler.
+        family: how it is called.
+        latents: of pictures.
+        condition: a row for each of them.
+        steps: as many as it will be drawn in.
+        progress: told of each step.
+    """
+    x = latents
+    progress.start("inverting", steps)
+    try:
+        for timestep, a, b in reversed(list(_walk(pipe.scheduler, steps))):
+            y, last = x, torch.full((len(x),), float("inf"), device=x.device)
+            settled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            for _ in range(EVALUATIONS):
+                moved = (x - b * _predict(pipe, family, y, timestep, condition)) / a
+                change = (moved - y).flatten(1).norm(dim=1)
+                # A settled sample stays, however often its neighbours are evaluated; so does one that runs away.
+                settled |= change > last
+                y, last = torch.where(settled.view(-1, 1, 1, 1), y, moved), change
+                settled |= change <= TOLERANCE * y.flatten(1).norm(dim=1)
+                if settled.all():
+                    break
+            x = y
+            progress.advance()
+    finally:
+        progress.finish()
+    return x
+
+
+@torch.no_grad()
+def follow(pipe: Any, family: DenoiseFamily, noise: Tensor, condition: Condition, steps: int) -> Tensor:
+    """The latents that DDIM draws from `noise [n, c, h, w]` at guidance 1: the way back of `invert`."""
+    y = noise
+    for timestep, a, b in _walk(pipe.scheduler, steps):
+        y = a * y + b * _predict(pipe, family, y, timestep, condition)
+    return y
+
+
+def slerp(amount: float, one: Tensor, other: Tensor) -> Tensor:
+    """Spherical interpolation of each sample `[n, c, h, w]`: 0 is `one`, 1 is `other`, and norms stay in between.
+
+    Samples that point the same way, or opposite ways, have no one arc between them and are mixed linearly.
+    """
+    a, b = one.flatten(1).double(), other.flatten(1).double()
+    cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    angle = torch.acos(cosine.clamp(-1, 1))
+    arc = angle.sin() > 1e-6
+    first = torch.where(arc, torch.sin((1 - amount) * angle) / angle.sin(), 1 - amount)
+    second = torch.where(arc, torch.sin(amount * angle) / angle.sin(), amount)
+    return (first[:, None] * a + second[:, None] * b).view_as(one).to(one.dtype)
+
+
+def _predict(pipe: Any, family: DenoiseFamily, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
+    timesteps = torch.full((len(latents),), timestep, device=latents.device)
+    return family.predict(pipe, latents, timesteps, condition)
+
+
+def _walk(scheduler: Any, steps: int) -> Iterator[tuple[int, float, float]]:
+    """Timestep, `a` and `b` of every step, from noise to picture, just as the scheduler takes them."""
+    scheduler.set_timesteps(steps)
+    levels, kind = scheduler.alphas_cumprod.double(), scheduler.config.prediction_type
+    apart = len(levels) // steps
+    for timestep in scheduler.timesteps.tolist():
+        here = levels[timestep]
+        there = levels[timestep - apart] if timestep >= apart else levels[0]
+        signal, spread = here.sqrt(), (1 - here).sqrt()
+        new_signal, new_spread = there.sqrt(), (1 - there).sqrt()
+        if kind == "v_prediction":  # picture = signal y - spread p, noise = signal p + spread y
+            a, b = new_signal * signal + new_spread * spread, new_spread * signal - new_signal * spread
+        elif kind == "epsilon":  # picture = (y - spread p) / signal, noise = p
+            a, b = new_signal / signal, new_spread - new_signal * spread / signal
+        else:  # picture = p, noise = (y - signal p) / spread
+            a, b = new_spread / spread, new_signal - new_spread * signal / spread
+        yield timestep, float(a), float(b)

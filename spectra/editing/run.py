@@ -1,0 +1,161 @@
+"""A whole edit: check everything, learn the picture, invert it, draw every variant, write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spectra.editing.depth import Depth, measure_depth
+from spectra.editing.order import EditOrder
+from spectra.editing.session import Edited, Inversion, Session
+from spectra.errors import OutputError
+from spectra.files import atomic_folder, check_output
+from spectra.generation import best_device, file_name, save_png, settings_of, versions
+from spectra.outputs import check_ours
+from spectra.pipeline import find_base, load_pipeline
+from spectra.progress import SILENT, Progress
+from spectra.sheet import Section, contact_sheet
+from spectra.shift import SpectralShift
+from spectra.shift_file import read_shift
+from spectra.training.checks import Checked, check
+from spectra.training.pictures import fit, read_picture
+from spectra.training.report import Summary
+from spectra.training.run import Training, resolution_of
+
+INDEX = "edit.json"
+"""The report; a folder that lacks it is not one of ours, and is never replaced."""
+
+TRAINING = "training"
+
+UNEDITED = "unedited.png"
+"""What is drawn from the caption's inversion, at guidance 1."""
+
+
+def edit(
+    order: EditOrder, out: Path, *, force: bool = False, device: str = "", progress: Progress = SILENT
+) -> dict[str, Any]:
+    """Edit a picture into a folder, which appears whole.
+
+    Args:
+        order: the picture, and what is wanted of it.
+        out: the folder: a PNG per picture with its settings inside, `unedited.png`, `sheet.png`, `edit.json`, and
+            `training/` with the shift, where it was trained here. An interrupted edit leaves that in `<out>.training`.
+        force: replace the folder of an earlier edit.
+        device: such as "cuda"; a GPU if there is one, by default.
+        progress: told of each part of the work.
+
+    Returns:
+        Folder, sheet, shift, summary of the training, the base's depth, inversions, and pictures with their settings,
+        as JSON values.
+
+    Raises:
+        SpectraError: something given is wrong (checked before anything slow), or the folder cannot be written.
+    """
+    began = time.perf_counter()
+    check_output(out, force=force)
+    check_ours(out, INDEX)
+    config, location = order.config, find_base(order.base)
+    summary: Summary | None = None
+    if order.shift is None:
+        checked = check(config, _unfinished(out, force=force), force=True)
+        session, depth, summary = _learn(order, checked, device, progress)
+        shift, file = read_shift(summary.shift), out / TRAINING / Path(summary.shift).name
+    else:
+        file = order.shift
+        shift, picture = read_shift(order.shift), read_picture(order.image)
+        pipe = load_pipeline(location, device=device or best_device())
+        session = Session(pipe, fit(picture, resolution_of(pipe, config)))
+        depth = measure_depth(session, order.caption)
+    session.take(shift, progress)
+    inversions, edited = session.draw(order, progress)
+
+    report: dict[str, Any] = {
+        "folder": str(out),
+        "sheet": str(out / "sheet.png"),
+        "unedited": str(out / UNEDITED),
+        "shift": str(file),
+    }
+    with atomic_folder(out, force=force) as temporary:
+        report |= {
+            "training": summary and summary.as_dict(),
+            "depth": depth.as_dict(),
+            "inversions": [each.as_dict() for each in inversions],
+            "pictures": _write(edited, order, shift, file.name, location.name, temporary),
+        }
+        inversions[0].picture.save(temporary / UNEDITED)
+        _sheet(order, session, depth, inversions[0], edited).save(temporary / "sheet.png")
+        if summary is not None:
+            shutil.copytree(summary.folder, temporary / TRAINING)
+        report["seconds"] = round(time.perf_counter() - began, 3)
+        (temporary / INDEX).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if summary is not None:
+        shutil.rmtree(Path(summary.folder).parent, ignore_errors=True)
+    return report
+
+
+def _unfinished(out: Path, *, force: bool) -> Path:
+    """Where the training is kept until the folder is whole.
+
+    Raises:
+        OutputError: an interrupted edit has left one there.
+    """
+    folder = out.with_name(f"{out.name}.{TRAINING}")
+    if folder.exists() and not force:
+        raise OutputError(
+            f"{folder} holds what an interrupted edit has learnt; use it with "
+            f"--shift {folder / out.name / out.name}.safetensors, or learn anew with --force"
+        )
+    return folder / out.name
+
+
+def _learn(order: EditOrder, checked: Checked, device: str, progress: Progress) -> tuple[Session, Depth, Summary]:
+    """Train on the picture alone, with its caption: no special token, no prior (SVDiff, section 3.4)."""
+    training = Training([""], [checked], device=device, progress=progress)
+    try:
+        session = Session(training.pipe, *checked.subjects[0].at(training.resolution))
+        depth = measure_depth(session, order.caption)
+        (summary,) = training.run(time.perf_counter(), force=True)
+    finally:
+        training.close()
+    return session, depth, summary
+
+
+def _write(
+    edited: Sequence[Edited], order: EditOrder, shift: SpectralShift, file: str, base: str, folder: Path
+) -> list[dict[str, Any]]:
+    """A PNG of each edit with its settings inside; their settings."""
+    listed = []
+    for number, each in enumerate(edited):
+        common = {
+            "caption": order.caption,
+            "eta": each.variant.eta,
+            "noise_mix": each.variant.noise_mix,
+            "base": base,
+            "anchor": order.anchor,
+            "shifts": [{"file": file, "scale": each.variant.scale, "content_hash": shift.metadata.content_hash}],
+            "versions": versions(),
+        }
+        settings = settings_of(each.request, each.sampling, each.picture, common)
+        name = file_name(number, each.request)
+        save_png(each.picture, folder / name, settings)
+        listed.append({"file": name, **settings})
+    return listed
+
+
+def _sheet(order: EditOrder, session: Session, depth: Depth, back: Inversion, edited: Sequence[Edited]) -> Any:
+    """The picture, what the VAE and the inversion keep of it, and every edit with what differs between variants."""
+    captions = ["the picture", f"the VAE's: {depth.vae_psnr:.1f} dB", f"drawn from its inversion: {back.psnr:.1f} dB"]
+    sections = [Section(order.caption, [session.picture, session.seen, back.picture], captions)]
+    variants = order.variants
+    if len(variants) == 1:
+        sections.append(Section("Edited", [each.picture for each in edited], order.edits))
+    else:
+        for wanted in order.edits:
+            own = [each for each in edited if each.request.prompt == wanted]
+            words = [each.variant.differences(variants) for each in own]
+            sections.append(Section(wanted, [each.picture for each in own], words))
+    return contact_sheet(sections)

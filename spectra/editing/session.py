@@ -1,0 +1,173 @@
+"""A base, a picture, and the shift that has learnt it: what every edit of the picture is drawn with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from spectra.editing.depth import psnr
+from spectra.editing.inversion import ddim, follow, invert, slerp
+from spectra.editing.order import EditOrder, Variant
+from spectra.families.denoise import Condition, decode_latents, denoise_family, encode_pictures
+from spectra.generation import Request, Sampling, draw
+from spectra.progress import SILENT, Progress
+from spectra.serving import activate, load
+from spectra.shift import SpectralShift
+from spectra.training.pictures import to_tensor
+
+NAME = "picture"
+"""What the shift is called while it is loaded."""
+
+FRESH = 2**32
+"""Added to a seed for the noise that is mixed in: the noise of the steps comes from the seed itself."""
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """How well one prompt's inversion leads back to the picture.
+
+    Attributes:
+        prompt, scale: of the edit or the caption, and of the shift.
+        error: distance of the latents drawn from it, at guidance 1, to the picture's, relative to their norm.
+        psnr: of what is drawn from it against the picture, in dB.
+        picture: that.
+    """
+
+    prompt: str
+    scale: float
+    error: float
+    psnr: float
+    picture: Image.Image
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its figures, as JSON values."""
+        return {name: getattr(self, name) for name in ("prompt", "scale", "error", "psnr")}
+
+
+@dataclass(frozen=True)
+class Edited:
+    """One picture, and how it was drawn."""
+
+    variant: Variant
+    request: Request
+    sampling: Sampling
+    picture: Image.Image
+
+
+class Session:
+    """A base with one picture.
+
+    Attributes:
+        pipe, family: the base, and how it is called. Its scheduler is DDIM from here on.
+        picture: a square as the base takes it.
+        latents: of it, `[1, c, h, w]`.
+        seen: what the VAE makes of it.
+    """
+
+    def __init__(self, pipe: Any, picture: Image.Image) -> None:
+        """Encode the picture.
+
+        Raises:
+            BaseError: the base is none that can be trained and inverted here.
+        """
+        self.pipe, self.picture = pipe, picture
+        self.family = denoise_family(pipe)
+        if getattr(pipe, "safety_checker", None) is not None:
+            pipe.register_modules(safety_checker=None)  # it would blacken pictures at random
+        pipe.register_modules(scheduler=ddim(pipe.scheduler))
+        with torch.no_grad():
+            pixels = to_tensor([picture]).to(pipe.vae.device, pipe.vae.dtype)
+            self.latents = encode_pictures(pipe, pixels)[0]
+        (self.seen,) = decode_latents(pipe, self.latents)
+
+    def take(self, shift: SpectralShift, progress: Progress = SILENT) -> None:
+        """Load the picture's shift.
+
+        Raises:
+            MismatchError: it was trained on another base.
+        """
+        load(self.pipe, shift, name=NAME, progress=progress)
+
+    def draw(self, order: EditOrder, progress: Progress = SILENT) -> tuple[list[Inversion], list[Edited]]:
+        """Every edit in every variant; a prompt is inverted once for each scale, the caption always."""
+        inverted = order.edits if order.anchor == "edit" and min(order.noise_mixes) < 1 else ()
+        prompts = list(dict.fromkeys((order.caption, *inverted)))
+        inversions: list[Inversion] = []
+        edited: list[Edited] = []
+        for scale in dict.fromkeys(order.scales):
+            activate(self.pipe, {NAME: scale})
+            noise = self._in_batches(
+                prompts,
+                self.latents.expand(len(prompts), -1, -1, -1),
+                order.batch,
+                lambda chunk, condition: invert(self.pipe, self.family, chunk, condition, order.steps, progress),
+            )
+            back = self._in_batches(
+                prompts,
+                noise,
+                order.batch,
+                lambda chunk, condition: follow(self.pipe, self.family, chunk, condition, order.steps),
+            )
+            inversions += [self._compare(*each, scale) for each in zip(prompts, back.split(1), strict=True)]
+            starts = dict(zip(prompts, noise.split(1), strict=True))
+            variants = [variant for variant in order.variants if variant.scale == scale]
+            edited += self._draw(order, variants, starts, progress)
+        where = {edit: number for number, edit in enumerate(order.edits)}
+        return inversions, sorted(edited, key=lambda each: where[each.request.prompt])
+
+    def _in_batches(
+        self, prompts: Sequence[str], latents: Tensor, batch: int, walk: Callable[[Tensor, Condition], Tensor]
+    ) -> Tensor:
+        """`walk` from a row of `latents` for each prompt, at most `batch` of them at once."""
+        walked = []
+        for first in range(0, len(prompts), batch):
+            chunk = list(prompts[first : first + batch])
+            with torch.no_grad():
+                condition = self.family.encode(self.pipe, chunk, self.picture.width)
+            walked.append(walk(latents[first : first + batch], condition))
+        return torch.cat(walked)
+
+    def _compare(self, prompt: str, back: Tensor, scale: float) -> Inversion:
+        (picture,) = decode_latents(self.pipe, back)
+        error = float((back - self.latents).norm() / self.latents.norm())
+        return Inversion(prompt, scale, round(error, 6), round(psnr(self.picture, picture), 2), picture)
+
+    def _draw(
+        self, order: EditOrder, variants: Sequence[Variant], starts: dict[str, Tensor], progress: Progress
+    ) -> list[Edited]:
+        """The variants of one scale, those that share guidance and eta together."""
+        edited = []
+        for guidance, eta in dict.fromkeys((variant.guidance, variant.eta) for variant in variants):
+            chosen = [
+                (edit, variant)
+                for edit in order.edits
+                for variant in variants
+                if (variant.guidance, variant.eta) == (guidance, eta)
+            ]
+            negative = order.caption if order.anchor == "caption" and guidance > 1 else ""
+            requests = [Request(edit, variant.seed, negative) for edit, variant in chosen]
+            anchors = [order.caption if order.anchor == "caption" else edit for edit, _ in chosen]
+            start = torch.cat(
+                [self._start(starts.get(anchor), v) for anchor, (_, v) in zip(anchors, chosen, strict=True)]
+            )
+            side = self.picture.width
+            sampling = Sampling(order.steps, guidance, side, side, order.batch, eta)
+            pictures = draw(self.pipe, requests, sampling, start=start, progress=progress, label="drawing edits")
+            edited += [
+                Edited(variant, request, sampling, picture)
+                for (_, variant), request, picture in zip(chosen, requests, pictures, strict=True)
+            ]
+        return edited
+
+    def _start(self, noise: Tensor | None, variant: Variant) -> Tensor:
+        """The picture's noise `[1, c, h, w]`, with as much fresh noise of the variant's seed as it asks for."""
+        if noise is not None and not variant.noise_mix:
+            return noise
+        generator = torch.Generator("cpu").manual_seed(variant.seed + FRESH)
+        fresh = torch.randn(self.latents.shape, generator=generator).to(self.latents)
+        return fresh if noise is None or variant.noise_mix == 1 else slerp(variant.noise_mix, noise, fresh)

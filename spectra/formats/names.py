@@ -1,0 +1,158 @@
+"""How other tools call a weight.
+
+Here a weight is `<component>.<module path>`, with diffusers' paths. PEFT writes the same with dots and sometimes
+without the component; kohya's scripts flatten the path with underscores behind a prefix, and for SDXL they use the
+paths of the original repository (sgm).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+_KOHYA_PREFIXES = {
+    "unet": ("lora_unet",),
+    "transformer": ("lora_transformer", "lora_unet"),
+    "text_encoder": ("lora_te", "lora_te1"),
+    "text_encoder_2": ("lora_te2",),
+    "text_encoder_3": ("lora_te3",),
+}
+"""The first is the one to write."""
+
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+_OUTSIDE_BLOCKS = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+
+_EMBEDDINGS = re.compile(r"\.(token_embedding|position_embedding|shared|embed_tokens|relative_attention_bias)$")
+
+
+def component_of(name: str) -> str:
+    """The component of a weight's name: `unet` of `unet.conv_in`."""
+    return name.partition(".")[0]
+
+
+def path_of(name: str) -> str:
+    """The module path of a weight's name: `conv_in` of `unet.conv_in`."""
+    return name.partition(".")[2]
+
+
+def is_embedding(name: str) -> bool:
+    """Whether the weight is a table of which rows are looked up, as the text encoders' token embedding."""
+    return _EMBEDDINGS.search(name) is not None
+
+
+def aliases(names: Iterable[str]) -> dict[str, str]:
+    """The weight that is meant by each name that PEFT, diffusers or kohya's scripts may give it.
+
+    Args:
+        names: of all weights of a base.
+
+    Returns:
+        weight names by foreign module names. A name that two weights could have (a path without its component) is
+        left out.
+    """
+    known = set(names)
+    found: dict[str, str] = {}
+    shared: set[str] = set()
+    for name in sorted(known):
+        for alias in _aliases_of(name, known):
+            if found.setdefault(alias, name) != name:
+                shared.add(alias)
+    return {alias: name for alias, name in found.items() if alias not in shared}
+
+
+def peft_name(name: str) -> str:
+    """The name under which diffusers looks for an adapter of this weight: transformers 4 has its `text_model`."""
+    component, path = component_of(name), path_of(name)
+    return f"{component}.{_text_model(component, path)}"
+
+
+def kohya_names(names: Collection[str]) -> dict[str, str]:
+    """The module names that kohya's scripts write, by weight name.
+
+    Args:
+        names: of all weights of a base; they tell SDXL from the others.
+    """
+    sdxl = any(path_of(name).startswith("add_embedding.") for name in names)
+    two_encoders = any(component_of(name) == "text_encoder_2" for name in names)
+    found = {}
+    for name in names:
+        component, path = component_of(name), path_of(name)
+        prefix = _KOHYA_PREFIXES.get(component, (f"lora_{component}",))[0]
+        if component == "text_encoder" and two_encoders:
+            prefix = "lora_te1"
+        if component == "unet" and sdxl:
+            path = original_unet_path(path, names) or path
+        found[name] = f"{prefix}_{_text_model(component, path)}".replace(".", "_")
+    return found
+
+
+def original_unet_path(path: str, names: Collection[str]) -> str | None:
+    """The path in the original repository (sgm, ldm) of a module of diffusers' UNet; None if it has no counterpart.
+
+    Args:
+        path: such as `down_blocks.1.attentions.0.proj_in`.
+        names: of all weights of the base, which tell how many layers its blocks have.
+    """
+    if path in _OUTSIDE_BLOCKS:
+        return _OUTSIDE_BLOCKS[path]
+    match = re.fullmatch(r"(down|up|mid)_blocks?\.(?:(\d+)\.)?(\w+?)\.(\d+)\.(.+)", path)
+    if not match:
+        return None
+    side, block, kind, layer, rest = match[1], int(match[2] or 0), match[3], int(match[4]), match[5]
+    resnets = {n.split(".")[4] for n in names if n.startswith("unet.down_blocks.0.resnets.")}
+    if not resnets:
+        return None
+    per_block = 1 + len(resnets)
+    if kind == "resnets":
+        head, _, tail = rest.partition(".")
+        rest = ".".join(filter(None, (_RESNET.get(head, head), tail)))
+    if side == "mid":
+        return f"middle_block.{layer * 2 if kind == 'resnets' else 1}.{rest}"
+    first = 1 if side == "down" else 0
+    stem = "input_blocks" if side == "down" else "output_blocks"
+    if kind == "downsamplers":
+        return f"{stem}.{(block + 1) * per_block}.0.op"
+    if kind == "upsamplers":
+        after_attention = any(n.startswith(f"unet.up_blocks.{block}.attentions.") for n in names)
+        return f"{stem}.{block * per_block + per_block - 1}.{2 if after_attention else 1}.conv"
+    return f"{stem}.{first + block * per_block + layer}.{0 if kind == 'resnets' else 1}.{rest}"
+
+
+def _text_model(component: str, path: str) -> str:
+    """CLIP's layers lie under `text_model` in the files of most tools; T5's and the projection do not."""
+    inside = component.startswith("text_encoder") and path.startswith(("encoder.layers.", "embeddings.", "final_layer"))
+    return f"text_model.{path}" if inside else path
+
+
+def _aliases_of(name: str, names: set[str]) -> set[str]:
+    component, path = component_of(name), path_of(name).removeprefix("text_model.")
+    paths = {path, _text_model(component, path)}
+    if component == "unet":
+        original = original_unet_path(path, names)
+        paths |= {original} if original else set()
+    flat = {
+        f"{prefix}_{p}".replace(".", "_")
+        for prefix in _KOHYA_PREFIXES.get(component, (f"lora_{component}",))
+        for p in paths
+    }
+    # diffusers before 0.22 kept the layers of attention in a processor, and called CLIP's after the UNet's.
+    old = {re.sub(r"\.(attn\d?)\.(to_\w+?)(\.0)?$", r".\1.processor.\2", p) for p in paths}
+    old |= {re.sub(r"self_attn\.(q|k|v|out)_proj$", r"self_attn.to_\1", p) for p in paths}
+    dotted = paths | old
+    return flat | dotted | {f"{component}.{p}" for p in dotted}

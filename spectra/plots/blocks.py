@@ -1,0 +1,89 @@
+"""Blocks as the rows of a picture: the network from its input above to its output below."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spectra.inspection import KINDS, block, in_order, kind
+from spectra.plots.style import KIND_COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST = 26
+"""Rows that a picture has room for; of longer series neighbours share a row."""
+
+
+def rows(names: Iterable[str]) -> dict[str, str]:
+    """The row of each weight, by weight name; in order of the rows."""
+    blocks = {name: block(name) for name in names}
+    distinct = in_order(set(blocks.values()))
+    main = Counter(one.split(".")[0] for one in distinct).most_common(1)[0][0]
+    width = math.ceil(len(distinct) / _MOST)
+    labels: dict[str, str] = {}
+    for series, members in itertools.groupby(distinct, key=_series):
+        some = list(members)
+        for start in range(0, len(some), width if series else 1):
+            shared = some[start : start + (width if series else 1)]
+            labels |= dict.fromkeys(shared, _label(shared, main))
+    order = {one: i for i, one in enumerate(distinct)}
+    return {name: labels[blocks[name]] for name in sorted(blocks, key=lambda name: order[blocks[name]])}
+
+
+def _series(name: str) -> str:
+    head, _, last = name.rpartition(".")
+    return head if last.isdigit() else ""
+
+
+def _label(blocks: list[str], main: str) -> str:
+    """`down_blocks.0` of the main component, `text_encoder: layers.3-5`, or `unet: the rest` outside of blocks."""
+    component, *path = blocks[0].split(".")
+    if not path:
+        return f"{component}: the rest"
+    label = ".".join(path[-2:]) if path[-1].isdigit() else path[-1]
+    if len(blocks) > 1:
+        label += f"-{blocks[-1].rpartition('.')[2]}"
+    return label if component == main else f"{component}: {label}"
+
+
+def draw_energy(axes: Axes, squares: Mapping[str, float], title: str) -> None:
+    """A bar for each row, made of the kinds of layer: each as long as its share of all the energy.
+
+    Args:
+        axes: where to draw.
+        squares: a squared length for each weight, by name.
+        title: says what of.
+    """
+    place = rows(squares)
+    labels = list(dict.fromkeys(place.values()))
+    whole = sum(squares.values()) or 1.0
+    shares = {(label, of): 0.0 for label in labels for of in kinds(squares)}
+    for name, square in squares.items():
+        shares[place[name], kind(name)] += 100 * square / whole
+    ends = np.zeros(len(labels))
+    for of in kinds(squares):
+        lengths = np.array([shares[label, of] for label in labels])
+        axes.barh(labels, lengths, left=ends, height=0.72, color=KIND_COLOURS[of], label=of)
+        ends += lengths
+    for row, end in enumerate(ends):
+        axes.text(end, row, f" {end:.1f} %", va="center", color="0.3", fontsize="small")
+    axes.set(title=title, xlim=(0, 1.14 * max(ends.max(), 1e-9)), xticks=[], ylim=(len(labels) - 0.4, -0.6))
+    axes.tick_params(left=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+
+
+def kinds(names: Iterable[str]) -> list[str]:
+    """The kinds of layer that occur, always in the same order."""
+    present = {kind(name) for name in names}
+    return [of for of in (*(of for of, _ in KINDS), "other") if of in present]
+
+
+def height(count: int) -> float:
+    """Inches for so many rows, with a title and a legend."""
+    return 1.3 + 0.27 * count

@@ -1,0 +1,70 @@
+"""A heat map of how alike several shifts are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spectra.diffing import Correlation
+from spectra.errors import InputError
+from spectra.plots.style import new_figure, shown_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST = 60
+"""Shifts whose names are still readable."""
+_NUMBERED = 14
+"""Shifts up to which each field has its number in it."""
+
+
+def check_count(count: int) -> None:
+    """Whether a heat map has room for so many shifts, to be asked before they are read.
+
+    Raises:
+        InputError: it has not, or there are fewer than two.
+    """
+    if not 2 <= count <= MOST:
+        raise InputError(
+            f"a heat map shows 2 to {MOST} shifts, these are {count}; choose some (--find, --prompt, --base, --subset)"
+        )
+
+
+def draw_correlation(correlation: Correlation, labels: Sequence[str]) -> Figure:
+    """The mean cosine of each with each (SVDiff, Figure 9a), from blue (opposed) over white to red (alike).
+
+    Args:
+        correlation: of at most `MOST` shifts.
+        labels: a name for each of them.
+    """
+    count, labels = len(labels), [shown_name(label) for label in labels]
+    cosines = np.where(np.eye(count, dtype=bool), np.nan, correlation.mean_cosine)
+    found = np.abs(cosines[np.isfinite(cosines)])
+    widest = 1.2 * float(found.max()) if found.size and found.max() > 0 else 1.0
+    side = min(10.0, 3.6 + 0.42 * count)
+    figure = new_figure(side + 0.9, side)
+    axes = figure.subplots()
+    axes.set_title(f"How alike {count} shifts are", fontweight="bold", fontsize=11)
+    image = axes.imshow(cosines, cmap="RdBu_r", vmin=-widest, vmax=widest)
+    size = "medium" if count <= 24 else "x-small"
+    axes.set_xticks(range(count), labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
+    axes.set_yticks(range(count), labels, fontsize=size)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_facecolor("0.93")
+    if count <= _NUMBERED:
+        digits = 2 if widest > 0.1 else 3
+        for (i, j), cosine in np.ndenumerate(cosines):
+            if np.isfinite(cosine):
+                colour = "white" if abs(cosine) > 0.6 * widest else "0.2"
+                number = f"{round(cosine, digits) + 0.0:.{digits}f}"
+                axes.text(j, i, number, ha="center", va="center", color=colour, size="small")
+    axes.set_xticks(np.arange(1, count) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, count) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", lw=1.5 if count <= 24 else 0.5)
+    bar = figure.colorbar(image, ax=axes, shrink=0.75, aspect=24, pad=0.02)
+    bar.set_label("mean cosine over weights")
+    bar.outline.set_visible(False)
+    return figure

@@ -1,0 +1,114 @@
+"""A picture of one shift: where it acts, and what it does to the singular values of the weights that it moves most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spectra.diffing import Vector, changes
+from spectra.inspection import kind
+from spectra.plots.blocks import draw_energy, height, kinds, rows
+from spectra.plots.style import DOWN, INK, PALE, UP, new_figure
+from spectra.shift import SpectralShift
+from spectra.sigmas import Sigmas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+_PANELS = 4
+_BARS = 160
+"""At most; of more directions neighbours share a bar, which shows how far the one goes that moves most."""
+_TOWERING = 3.0
+"""So many times the largest of the lower 95 % of the singular values, the first ones are cut off."""
+
+
+def draw_shift(shift: SpectralShift, sigmas: Sigmas, title: str) -> Figure:
+    """The energy `||Delta W||^2` by block and kind of layer, beside the spectra of a few weights.
+
+    Args:
+        shift: what is drawn.
+        sigmas: of its base, as far as they are known (`spectra.sigmas.read_sigmas`).
+        title: of the whole.
+    """
+    moved = changes(shift, sigmas)
+    squares = {name: float(np.square(change).sum()) for name, change in moved.items()}
+    figure = new_figure(10, max(height(len(set(rows(squares).values()))), 4.8))
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.1))[0]
+    axes = left.subplots()
+    draw_energy(axes, squares, "Where it acts: share of ‖ΔW‖²")
+    left.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    _draw_spectra(right, moved, {name: sigma for name, sigma in sigmas.items() if name in moved})
+    return figure
+
+
+def most_moved(moved: Mapping[str, Vector], sigmas: Sigmas, count: int = _PANELS) -> list[str]:
+    """A weight of each kind of layer, the one that moves most for its size, `||Delta W|| / ||W||`.
+
+    Args:
+        moved: change by weight name.
+        sigmas: of the weights that may be chosen. If there are none all may, and they count as equally large.
+        count: of weights, if there are so many kinds; those that hold most of the energy are taken.
+    """
+    names = list(sigmas or moved)
+    energy = {of: sum(_length(moved[name]) ** 2 for name in names if kind(name) == of) for of in kinds(names)}
+    ratios = {name: _part(moved[name], sigmas.get(name, np.ones(1))) for name in names}
+    best = {kind(name): name for name in sorted(names, key=lambda name: ratios[name])}
+    return [best[of] for of in sorted(energy, key=lambda of: -energy[of])[:count]]
+
+
+def _length(values: Vector) -> float:
+    return float(np.linalg.norm(values))
+
+
+def _part(change: Vector, sigma: Vector) -> float:
+    return _length(change) / (_length(sigma) or 1.0)
+
+
+def _draw_spectra(figure: SubFigure, moved: Mapping[str, Vector], sigmas: Sigmas) -> None:
+    from matplotlib.patches import Patch
+
+    chosen = most_moved(moved, sigmas)
+    figure.suptitle(
+        "Singular values of the weights that move most for their size"
+        if sigmas
+        else "δ of the weights that move most; σ is not in the cache",
+        x=0.02,
+        ha="left",
+        fontsize=10,
+    )
+    panels = figure.subplots(len(chosen), 1, squeeze=False)[:, 0]
+    for axes, name in zip(panels, chosen, strict=True):
+        _draw_spectrum(axes, name, moved[name], sigmas.get(name))
+    panels[-1].set_xlabel("direction, the largest singular value first" if sigmas else "direction")
+    patches = [Patch(color=colour, label=label) for colour, label in ((UP, "raised by the shift"), (DOWN, "lowered"))]
+    base = [Patch(facecolor=PALE, edgecolor=INK, lw=0.8, label="σ of the base")] if sigmas else []
+    figure.legend(handles=base + patches, loc="outside lower center", ncols=3, fontsize="small")
+
+
+def _draw_spectrum(axes: Axes, name: str, change: Vector, sigma: Vector | None) -> None:
+    width = -(-change.size // _BARS)
+    starts = np.arange(0, change.size, width)
+    edges = np.append(starts, change.size) + 0.5
+    base = np.zeros(starts.size) if sigma is None else sigma[starts]
+    axes.stairs(base, edges, fill=True, color=PALE)
+    axes.stairs(base + np.maximum.reduceat(change, starts).clip(min=0), edges, baseline=base, fill=True, color=UP)
+    axes.stairs(base + np.minimum.reduceat(change, starts).clip(max=0), edges, baseline=base, fill=True, color=DOWN)
+    axes.stairs(base, edges, color=INK, lw=0.8)
+    axes.set_title(name, fontsize="small", loc="left")
+    axes.set_xlim(edges[0], edges[-1])
+    axes.margins(y=0.08)
+    if sigma is None:
+        return
+    axes.set_title(f"‖ΔW‖/‖W‖ = {_part(change, sigma):.2g}", fontsize="small", loc="right", color="0.4")
+    usual = sigma[sigma.size // 20]
+    if sigma[0] <= _TOWERING * usual or not usual:
+        axes.set_ylim(bottom=0)
+        return
+    top = 1.5 * usual
+    axes.set_ylim(0, top)
+    beside = edges[np.argmax(base < 0.75 * top)]
+    axes.annotate(f"σ₁ = {sigma[0]:.3g}", (beside, top), (2, -1), textcoords="offset points", va="top", size="small")

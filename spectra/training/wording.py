@@ -1,0 +1,76 @@
+"""Prompts of several subjects: their special words, their class prompts, and two of them in one picture.
+
+The special word of a prompt is the one in brackets, as the paper writes it: "photo of a [V1] fox". The brackets are
+part of the word; the text encoder reads the prompt as it stands.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from spectra.errors import InputError
+
+_WORD = re.compile(r"(?<!\S)\[[^\s\[\]]+\](?!\S)")
+_NOUN = re.compile(r"(?:\b(?:an?|the|my)\s+)?\S+$", re.IGNORECASE)
+_PLACES = ("before", "left", "right")
+
+
+@dataclass(frozen=True)
+class Wording:
+    """A prompt taken apart: "photo of " before, and "a [V1] fox", which names the subject by its special word."""
+
+    before: str
+    noun: str
+    word: str
+
+    @property
+    def prompt(self) -> str:
+        """The whole prompt."""
+        return self.before + self.noun
+
+    @property
+    def bare(self) -> Wording:
+        """The class alone: without the special word, and with the article that then fits."""
+        noun = " ".join(self.noun.replace(self.word, " ", 1).split())
+        return Wording(self.before, re.sub(r"^(an?)\b(?=\s+[aeio])", "an", noun), "")
+
+
+def take_apart(prompt: str) -> Wording:
+    """A subject's prompt.
+
+    Raises:
+        InputError: not one word in brackets.
+    """
+    words = _WORD.findall(prompt)
+    if len(words) != 1:
+        raise InputError(
+            f'prompt {prompt!r}: expected one word in brackets that names the subject, as in "photo of a [V1] fox", '
+            f"got {len(words)}"
+        )
+    start = prompt.index(words[0])
+    noun = _NOUN.search(prompt[: start + len(words[0])])
+    first = noun.start() if noun else start
+    return Wording(prompt[:first], prompt[first:], words[0])
+
+
+def both(template: str, left: Wording, right: Wording) -> str:
+    """The prompt of a picture of two subjects, by a template with places {before}, {left} and {right}."""
+    return template.format(before=left.before, left=left.noun, right=right.noun)
+
+
+def check_template(template: str) -> None:
+    """Whether a template says both subjects.
+
+    Raises:
+        InputError: it lacks one, or has places that are not known.
+    """
+    try:
+        filled = template.format(**dict.fromkeys(_PLACES, "x"))
+    except (KeyError, ValueError, IndexError):
+        filled = ""
+    if not filled or not all(f"{{{place}}}" in template for place in ("left", "right")):
+        raise InputError(
+            f"collage prompt {template!r}: expected places {{left}} and {{right}}, and perhaps {{before}}, as in "
+            '"{before}{left} on the left and {right} on the right"'
+        )

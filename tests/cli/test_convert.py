@@ -1,0 +1,108 @@
+"""`spectra convert` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import plain_base
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import spectra
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    return plain_base.write(tmp_path, plain_base.tensors())
+
+
+@pytest.fixture
+def shift(tmp_path: Path) -> Path:
+    path = tmp_path / "fox.safetensors"
+    spectra.write_shift(plain_base.random_shift(plain_base.tensors()), path)
+    return path
+
+
+@pytest.mark.parametrize("to", ["lora", "kohya", "difference", "svdiff-pytorch"])
+def test_each_format_is_written_and_told(to: str, base: str, shift: Path, tmp_path: Path, spectra_cli: Cli) -> None:
+    size = ["--rank", 4] if to in ("lora", "kohya") else []
+    arguments = ["convert", shift, "--base", base, "--to", to, *size, "-o", tmp_path / "out"]
+    done = spectra_cli(*arguments)
+    assert done.code == 0, done.err
+    assert "read" in done.out
+    assert "written" in done.out
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert ("left out" in done.out) == (to != "difference")
+    assert (tmp_path / "out").exists()
+    again = spectra_cli(*arguments)
+    assert again.code == 1
+    assert "--force" in again.err
+    found = spectra_cli(
+        "convert", shift, "--base", base, "--to", to, *size, "-o", tmp_path / "out", "--force", "--json"
+    )
+    assert found.code == 0
+    said = json.loads(found.out)
+    assert said["written"]["format"] == to
+    assert said["written"]["bytes"] > 0
+    if to == "lora":
+        assert set(said["written"]["ranks"].values()) == {4}
+        assert 0 < said["written"]["error"] < 1
+
+
+def test_there_and_back(base: str, shift: Path, tmp_path: Path, spectra_cli: Cli) -> None:
+    assert spectra_cli("convert", shift, "--base", base, "--to", "svdiff-pytorch", "-o", tmp_path / "s").code == 0
+    done = spectra_cli("convert", tmp_path / "s", "--base", base, "-o", tmp_path / "back.safetensors", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["read"]["format"] == "svdiff-pytorch"
+    before, after = spectra.read_shift(shift), spectra.read_shift(tmp_path / "back.safetensors")
+    assert after.metadata.fingerprints == before.metadata.fingerprints
+    assert after["unet.ff"] == pytest.approx(before["unet.ff"], abs=1e-4)
+    assert after.metadata.recipe["from"] == "svdiff-pytorch"  # type: ignore[index,call-overload]
+    chained = spectra_cli("convert", tmp_path / "s", "--base", base, "--to", "lora", "--error", 0, "-o", tmp_path / "l")
+    assert chained.code == 0, chained.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "say what to write"),
+        (["--to", "lora"], "--rank"),
+        (["--to", "lora", "--rank", 2, "--error", 0.1], "a LoRA takes"),
+        (["--to", "difference", "--rank", 2], "only a LoRA"),
+        (["--to", "svdiff-pytorch", "--dtype", "float16"], "not stored in float16"),
+    ],
+)
+def test_wrong_usage(arguments: list[object], says: str, shift: Path, tmp_path: Path, spectra_cli: Cli) -> None:
+    done = spectra_cli("convert", shift, "-o", tmp_path / "out", *arguments)
+    assert done.code == 2
+    assert says in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_known_failures(base: str, shift: Path, tmp_path: Path, spectra_cli: Cli) -> None:
+    out = ["-o", tmp_path / "out"]
+    foreign, lora, odd = (tmp_path / f"{name}.safetensors" for name in ("foreign", "lora", "odd"))
+    save_file({"to_q.delta": torch.zeros(12)}, foreign)
+    save_file({"unet.to_q.lora_A.weight": torch.zeros(1, 12)}, lora)
+    save_file({"weight": torch.zeros(1)}, odd)
+    for arguments, says in (
+        ([foreign, *out], "give --base"),
+        ([lora, *out], "spectra extract"),
+        ([odd, *out], "neither a shift"),
+        ([tmp_path / "none.safetensors", *out], "no such file"),
+        ([shift, "--to", "difference", *out], "does not fit this model"),  # the embedded base
+        ([shift, "--to", "difference", "--base", tmp_path / "none", *out], "no base there"),
+    ):
+        done = spectra_cli("convert", *arguments)
+        assert done.code == 1, arguments
+        assert says in done.err
+        assert done.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    done = spectra_cli("convert", foreign, foreign, "--base", base, *out)
+    assert "in another of the files" in done.err

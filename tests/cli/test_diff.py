@@ -1,0 +1,110 @@
+"""`spectra diff`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spectra.cache import default_cache
+from spectra.shift import ShiftMetadata, SpectralShift
+from spectra.shift_file import write_shift
+
+LONG = "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_out.0"
+DELTAS = {
+    "unet.mid_block.attentions.0.norm": [[1.0, 2.0], [1.0, -2.0], [0.0, 0.0]],
+    LONG: [[3.0, 0.0], [0.0, 4.0], [1.0, 1.0]],
+}
+
+
+def write(path: Path, number: int, digits: str = "0123abcd", **told: Any) -> Path:
+    described = ShiftMetadata("sd15", dict.fromkeys(DELTAS, digits), **told)
+    write_shift(SpectralShift({name: np.array(rows[number]) for name, rows in DELTAS.items()}, described), path)
+    return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    return [write(tmp_path / f"{name}.safetensors", i) for i, name in enumerate(("fox", "wolf", "car"))]
+
+
+def test_two_files_as_json(files: list[Path], spectra_cli: Callable[..., Any]) -> None:
+    ran = spectra_cli("diff", *files[:2], "--json")
+    assert (ran.code, ran.err) == (0, "")
+    found = json.loads(ran.out)
+    assert found["total"]["distance"] == pytest.approx(np.sqrt(16 + 9 + 16))
+    assert (found["total"]["moved"], found["total"]["opposed"]) == (2, 1)
+    assert [part["name"] for part in found["layers"]] == sorted(DELTAS)
+    assert {part["name"] for part in found["kinds"]} == {"cross-attention", "norm"}
+    assert (found["exact"], found["unknown_sigmas"]) == (False, 2)
+    assert [Path(file["file"]).stem for file in found["files"]] == ["fox", "wolf"]
+
+
+def test_people_see_tables_in_80_columns(files: list[Path], spectra_cli: Callable[..., Any]) -> None:
+    ran = spectra_cli("diff", *files[:2])
+    assert ran.code == 0
+    for text in ("||A - B||", "opposed", "spectra decompose", "unet.mid_block", "furthest apart", "to_out.0"):
+        assert text in ran.out
+    assert max(map(len, ran.out.splitlines())) <= 80
+    assert "weight" in spectra_cli("diff", *files[:2], "--layers").out
+
+
+def test_clipping_counts_where_the_cache_knows_sigma(tmp_path: Path, spectra_cli: Callable[..., Any]) -> None:
+    import torch
+
+    from spectra.cache import fingerprint
+
+    weight = torch.diag(torch.tensor([5.0, 1.0]))
+    default_cache().fill({"unet.a": weight})
+    told = ShiftMetadata("b", {"unet.a": fingerprint(weight)[:8]}, ndims={"unet.a": 2})
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for file, delta in zip(files, ([1.0, -1.0], [1.0, -9.0]), strict=True):
+        write_shift(SpectralShift({"unet.a": np.array(delta)}, told), file)
+    found = json.loads(spectra_cli("diff", *files, "--json").out)
+    assert (found["exact"], found["unknown_sigmas"]) == (True, 0)
+    assert found["total"]["distance"] == pytest.approx(0.0, abs=1e-12)  # both take the second direction away
+    assert found["total"]["second"] == pytest.approx(np.sqrt(2))
+
+
+def test_several_files_give_a_matrix(files: list[Path], spectra_cli: Callable[..., Any]) -> None:
+    found = json.loads(spectra_cli("diff", *files, "--json").out)
+    matrix = found["mean_cosine"]
+    assert matrix[0][0] == pytest.approx(1.0)
+    assert matrix[0][1] == pytest.approx((-3 / 5 + 0) / 2)
+    assert matrix[0][2] == matrix[2][0] == pytest.approx(1 / np.sqrt(2))  # the third does not change the norm
+    assert found["distance"][0][1] == pytest.approx(np.sqrt(41))
+    ran = spectra_cli("diff", *files)
+    assert "0.707" in ran.out
+    assert max(map(len, ran.out.splitlines())) <= 80
+    many = spectra_cli("diff", *files, *files, *files)
+    assert "most alike of 36 pairs" in many.out
+
+
+def test_what_cannot_be_compared_is_one_line(files: list[Path], spectra_cli: Callable[..., Any]) -> None:
+    other = write(files[0].with_name("other.safetensors"), 0, digits="f" * 8)
+    for arguments in ([files[0], other], [*files, other], [files[0], files[0].with_name("absent")]):
+        ran = spectra_cli("diff", *arguments)
+        assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert "fox.safetensors and " in spectra_cli("diff", *files, other).err
+    assert "spectra transplant" in spectra_cli("diff", files[0], other).err
+
+
+def test_wrong_usage_is_2(files: list[Path], spectra_cli: Callable[..., Any]) -> None:
+    assert spectra_cli("diff", files[0]).code == 2
+    assert spectra_cli("diff", *files, "--layers").code == 2
+
+
+def test_pictures(files: list[Path], tmp_path: Path, spectra_cli: Callable[..., Any]) -> None:
+    for name, some in (("two.png", files[:2]), ("three.svg", files)):
+        ran = spectra_cli("diff", *some, "--plot", tmp_path / name, "--json")
+        assert (ran.code, json.loads(ran.out)["exact"]) == (0, False)
+        assert (tmp_path / name).stat().st_size > 1000
+    again = spectra_cli("diff", *files, "--plot", tmp_path / "three.svg")
+    assert (again.code, again.out) == (1, "")
+    assert "--force" in again.err
+    assert spectra_cli("diff", *files * 21, "--plot", tmp_path / "many.svg").code == 1
+    assert not (tmp_path / "many.svg").exists()

@@ -1,0 +1,68 @@
+"""A base of a few plain tensors in one file, and shifts of it: what code on weights must work on, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spectra.fingerprint import fingerprint
+from spectra.fitting import floats_of
+from spectra.metadata import FINGERPRINT_DIGITS
+from spectra.shift import ShiftMetadata, SpectralShift
+
+SHAPES = {
+    "unet.to_q": (12, 12),
+    "unet.to_k": (12, 20),
+    "unet.ff": (30, 12),
+    "unet.conv": (8, 8, 3, 3),
+    "unet.conv_shortcut": (10, 6, 1, 1),
+    "unet.down": (16, 4, 3, 3),
+    "unet.norm": (12,),
+}
+
+
+def tensors(shapes: Mapping[str, tuple[int, ...]] = SHAPES, seed: int = 0) -> dict[str, Tensor]:
+    """Normal weights of these shapes; vectors are about 1, as norms are."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(shape, generator=generator) * (0.1 if len(shape) == 1 else 1) + (len(shape) == 1)
+        for name, shape in shapes.items()
+    }
+
+
+def write(folder: Path, weights: Mapping[str, Tensor]) -> str:
+    """The base as `unet.safetensors`, and its path: a file in no known layout is one component, called like it."""
+    path = folder / "unet.safetensors"
+    save_file({f"{name.removeprefix('unet.')}.weight": weight.contiguous() for name, weight in weights.items()}, path)
+    return str(path)
+
+
+def random_shift(weights: Mapping[str, Tensor], size: float = 0.2, seed: int = 1) -> SpectralShift:
+    """A shift of normal deltas of deviation `size`."""
+    generator = torch.Generator().manual_seed(seed)
+    return SpectralShift(
+        {
+            name: size * torch.randn(floats_of(weight.shape), generator=generator).numpy()
+            for name, weight in weights.items()
+        },
+        ShiftMetadata("test", {name: fingerprint(weight)[:FINGERPRINT_DIGITS] for name, weight in weights.items()}),
+    )
+
+
+def shifted(weights: Mapping[str, Tensor], shift: Mapping[str, object]) -> dict[str, Tensor]:
+    """The weights as the shift's definition gives them, float64: by the paper's formula, with numpy's SVD."""
+    import numpy as np
+
+    found = {}
+    for name, weight in weights.items():
+        w, delta = weight.double().numpy(), np.asarray(shift[name], dtype=np.float64)
+        if w.ndim == 1:
+            found[name] = torch.from_numpy(w + delta)
+            continue
+        u, sigma, vt = np.linalg.svd(w.reshape(len(w), -1), full_matrices=False)
+        found[name] = torch.from_numpy(((u * np.maximum(sigma + delta, 0)) @ vt).reshape(w.shape))
+    return found
