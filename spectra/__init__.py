@@ -14,13 +14,16 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from spectra.adapter import Adapter, attach
     from spectra.adjusting import adjust
+    from spectra.baking import bake
     from spectra.cache import SpectrumCache, default_cache
     from spectra.errors import SpectraError
+    from spectra.extraction import extract
     from spectra.merging import merge
     from spectra.serving import activate, disabled, load, loaded, per_sample, unload
     from spectra.shift import ShiftMetadata, SpectralShift
     from spectra.shift_file import read_shift, write_shift
     from spectra.spectrum import Spectrum, decompose
+    from spectra.transplanting import transplant
     from spectra.tuning import tune
 
 __all__ = [
@@ -33,14 +36,17 @@ __all__ = [
     "activate",
     "adjust",
     "attach",
+    "bake",
     "decompose",
     "default_cache",
     "disabled",
+    "extract",
     "load",
     "loaded",
     "merge",
     "per_sample",
     "read_shift",
+    "transplant",
     "tune",
     "unload",
     "write_shift",
@@ -51,7 +57,9 @@ _HOME = {
     "activate": "serving",
     "adjust": "adjusting",
     "attach": "adapter",
+    "bake": "baking",
     "disabled": "serving",
+    "extract": "extraction",
     "load": "serving",
     "loaded": "serving",
     "merge": "merging",
@@ -66,6 +74,7 @@ _HOME = {
     "write_shift": "shift_file",
     "Spectrum": "spectrum",
     "decompose": "spectrum",
+    "transplant": "transplanting",
     "tune": "tuning",
 }
 
