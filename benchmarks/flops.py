@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
-from spectra.benchmarks.methods import METHODS, Method, prepare
+from spectra.benchmarks.methods import METHODS, VARIANTS, Method, prepare
 from spectra.benchmarks.models import MODELS, denoiser
 
 _ASKED = {("sd15", 512, 1): 1.30, ("sd15", 512, 2): 1.25, ("sd15", 512, 8): 1.20, ("sd15", 256, 2): 1.40}
@@ -75,7 +75,7 @@ CASE = Case(
     title="FLOPs of a training step, as a multiple of the frozen base's",
     key="method",
     figure="ratio",
-    items=lambda bench: list(METHODS),
+    items=lambda bench: [*METHODS, *VARIANTS],
     measure=_measure,
     summarise=_summarise,
     settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32"},

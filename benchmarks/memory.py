@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row, Value
-from spectra.benchmarks.methods import METHODS, Method, prepare
+from spectra.benchmarks.methods import METHODS, VARIANTS, Method, prepare
 from spectra.benchmarks.models import MODELS, denoiser
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ CASE = Case(
     title="bytes of a training step, by what they hold (MB)",
     key="method",
     figure="beyond",
-    items=lambda bench: list(METHODS),
+    items=lambda bench: [*METHODS, *VARIANTS],
     measure=_measure,
     summarise=_summarise,
     settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32"},

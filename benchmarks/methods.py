@@ -6,6 +6,8 @@
     paper    `U diag(ReLU(sigma + delta)) V^T` in every matrix, differentiated by autograd
     spectra  the same function by spectra's plans
 
+and `low-memory`, spectra without the frozen weights.
+
 A twin shares the storage of the frozen weights, so several methods can be measured in one process. On the meta device
 a matrix has no singular values; how many directions its tail has is taken from trained ones (`spectrum.TYPICAL_TAIL`).
 """
@@ -75,7 +77,7 @@ def prepare(name: str, model: Denoiser, spectra: Spectra | None = None) -> Metho
     Args:
         spectra: of the model's weights, to be shared by `paper` and `spectra`; made if they need it.
     """
-    return METHODS[name](twin(model), spectra or Spectra())
+    return {**METHODS, **VARIANTS}[name](twin(model), spectra or Spectra())
 
 
 def twin(model: Denoiser) -> Denoiser:
@@ -162,7 +164,7 @@ def _literal(
     return forward
 
 
-def _spectra(model: Denoiser, spectra: Spectra) -> Method:
+def _spectra(model: Denoiser, spectra: Spectra, low_memory: bool = False) -> Method:
     import torch
 
     from spectra.adapter import Adapter
@@ -174,12 +176,17 @@ def _spectra(model: Denoiser, spectra: Spectra) -> Method:
     def bind(chosen: Sequence[Target]) -> dict[str, Binding]:
         return {target.name: Binding(target, known[target.name], "") for target in chosen}
 
-    adapter = Adapter({model.component: model.module}, ",".join(known), bind)
+    adapter = Adapter({model.component: model.module}, ",".join(known), bind, low_memory)
     deltas = adapter.train()
     with torch.no_grad():
         for name, spectrum in known.items():
             deltas[name].copy_(_small(spectrum.sigma))
-    return Method(model, {name.partition(".")[2]: deltas[name] for name in known}, adapter)
+    parameters = {name.partition(".")[2]: deltas[name] for name in known}
+    return Method(model, parameters, adapter, adapter.sides())
+
+
+def _low_memory(model: Denoiser, spectra: Spectra) -> Method:
+    return _spectra(model, spectra, low_memory=True)
 
 
 def _small(sigma: Tensor) -> Tensor:
@@ -194,3 +201,6 @@ METHODS: Mapping[str, Callable[[Denoiser, Spectra], Method]] = {
     "paper": _paper,
     "spectra": _spectra,
 }
+
+VARIANTS: Mapping[str, Callable[[Denoiser, Spectra], Method]] = {"low-memory": _low_memory}
+"""Further ways to train with spectra, where they are worth a row."""

@@ -123,6 +123,10 @@ def register(app: typer.Typer) -> None:
             bool | None,
             _option("Less memory, more time.", _COST, "--gradient-checkpointing/--no-gradient-checkpointing"),
         ] = None,
+        low_memory: Annotated[
+            bool | None,
+            _option("U and V in place of each weight: less memory.", _COST, "--low-memory/--no-low-memory"),
+        ] = None,
         mixed_precision: Annotated[str | None, _option("no, fp16 or bf16.", _COST, of="mixed_precision")] = None,
         cache_latents: Annotated[
             bool | None,

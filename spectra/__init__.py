@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from spectra.cache import SpectrumCache, default_cache
     from spectra.errors import SpectraError
     from spectra.extraction import extract
+    from spectra.formats.difference import write_difference
+    from spectra.formats.lora_export import write_lora
+    from spectra.formats.svdiff import export_svdiff, import_svdiff
     from spectra.merging import merge
     from spectra.serving import activate, disabled, load, loaded, per_sample, unload
     from spectra.shift import ShiftMetadata, SpectralShift
@@ -40,7 +43,9 @@ __all__ = [
     "decompose",
     "default_cache",
     "disabled",
+    "export_svdiff",
     "extract",
+    "import_svdiff",
     "load",
     "loaded",
     "merge",
@@ -49,10 +54,16 @@ __all__ = [
     "transplant",
     "tune",
     "unload",
+    "write_difference",
+    "write_lora",
     "write_shift",
 ]
 
 _HOME = {
+    "export_svdiff": "formats.svdiff",
+    "import_svdiff": "formats.svdiff",
+    "write_difference": "formats.difference",
+    "write_lora": "formats.lora_export",
     "Adapter": "adapter",
     "activate": "serving",
     "adjust": "adjusting",

@@ -30,6 +30,7 @@ from spectra.errors import MismatchError
 from spectra.families import Target, components, targets
 from spectra.kept import watch
 from spectra.layers import ShiftedLayer
+from spectra.low_memory import Spool, TwoSidedLayer
 from spectra.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
 from spectra.progress import SILENT, Progress
 from spectra.samples import Samples
@@ -59,20 +60,27 @@ def release(models: Mapping[str, nn.Module]) -> None:
 
 
 def attach(
-    pipe: Any, targets: str = "denoiser", *, cache: SpectrumCache | None = None, progress: Progress = SILENT
+    pipe: Any,
+    targets: str = "denoiser",
+    *,
+    low_memory: bool = False,
+    cache: SpectrumCache | None = None,
+    progress: Progress = SILENT,
 ) -> Adapter:
     """Make the weights named by `targets` trainable through their spectral shifts.
 
     Args:
         pipe: a diffusers pipeline, a mapping of components, or a bare model. Its weights stay as they are.
         targets: subset names and patterns, see `spectra.families.targets`.
+        low_memory: keep `U` and `V` instead of the weights, which go to a file until `detach`; the model then computes
+            as the base up to rounding, not bit for bit, at delta = 0. See `spectra.low_memory`.
         cache: where spectra are kept; the user's by default.
         progress: told of each spectrum.
 
     Raises:
-        TargetError, WeightError, MismatchError (the model is in use already).
+        TargetError, WeightError, MismatchError (the model is in use already), OutputError (no room for the file).
     """
-    return Adapter(pipe, targets, lambda chosen: bind(chosen, cache, progress))
+    return Adapter(pipe, targets, lambda chosen: bind(chosen, cache, progress), low_memory)
 
 
 def attach_shapes(model: nn.Module, targets: str = "denoiser", *, tail: float | None = None) -> Adapter:
@@ -117,7 +125,13 @@ class Adapter:
         subset: the targets as they were given.
     """
 
-    def __init__(self, pipe: Any, subset: str, bind: Callable[[Sequence[Target]], dict[str, Binding]]) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        subset: str,
+        bind: Callable[[Sequence[Target]], dict[str, Binding]],
+        low_memory: bool = False,
+    ) -> None:
         self.subset = subset
         parts = components(pipe)
         chosen = targets(pipe, subset)
@@ -139,7 +153,12 @@ class Adapter:
         self._routed: Mapping[str, Tensor] = self.deltas
         self._end_watch = watch(())
         self._watch = weakref.finalize(self, _watch_steps(self))
-        self.route()
+        try:
+            self._spool = Spool() if low_memory else None
+            self.route()
+        except BaseException:
+            self.detach()
+            raise
 
     def route(self, deltas: Mapping[str, Tensor] | None = None, samples: Samples | None = None) -> None:
         """Let the model compute with `deltas`, the adapter's own by default.
@@ -154,7 +173,10 @@ class Adapter:
             self._end_watch = watch(self._models.values())
         for name, binding in self._bindings.items():
             binding.unroute()
-            binding.route(self._routed[name], samples)
+            if self._spool is not None and samples is None:
+                binding.route_both_sides(self._routed[name], self._spool)
+            else:
+                binding.route(self._routed[name], samples)
 
     def changed(self) -> None:
         """Say that deltas have other values. Fused optimizers need it: they leave a tensor's version as it is."""
@@ -175,6 +197,11 @@ class Adapter:
         return [
             layer for binding in self._bindings.values() for layer in binding.routes if isinstance(layer, ShiftedLayer)
         ]
+
+    def sides(self) -> list[Tensor]:
+        """`U` and `V` of the layers that compute without their weight."""
+        routes = [layer for binding in self._bindings.values() for layer in binding.routes]
+        return [side for layer in routes if isinstance(layer, TwoSidedLayer) for side in layer.sides]
 
     def _mode(self, *, training: bool) -> None:
         for delta in self.deltas.values():

@@ -16,6 +16,8 @@ from spectra.errors import WeightError
 from spectra.families import Target
 from spectra.fingerprint import fingerprint
 from spectra.layers import ShiftedLayer, ShiftedVector, shifted_vector, shifted_weight
+from spectra.low_memory import Spool, TwoSidedLayer
+from spectra.operators import operator_of
 from spectra.progress import SILENT, Progress
 from spectra.samples import SampledLayer, SampledVector, Samples
 from spectra.spectrum import Spectrum, placeholder
@@ -30,6 +32,7 @@ class Binding:
         fingerprint: of the frozen weight, 64 hex digits.
         applied: what `apply` put in force, None if nothing is.
         routes: the layers that compute in the modules' place, if they are routed.
+        spool: where the weight's values are, if the modules compute without them.
     """
 
     def __init__(self, target: Target, spectrum: Spectrum | None, digits: str) -> None:
@@ -38,7 +41,8 @@ class Binding:
         self.fingerprint = digits
         self.applied: Tensor | None = None
         self._routed: list[tuple[nn.Module, Any]] = []
-        self.routes: list[ShiftedLayer | ShiftedVector] = []
+        self.routes: list[ShiftedLayer | ShiftedVector | TwoSidedLayer] = []
+        self.spool: Spool | None = None
 
     @functools.cached_property
     def rounded(self) -> dict[str, str]:
@@ -93,7 +97,7 @@ class Binding:
             delta: `[r]`, or `[shifts, r]` with `samples`, which say the row that each sample of a batch takes.
         """
         for module in self.target.modules:
-            layer: ShiftedLayer | ShiftedVector
+            layer: ShiftedLayer | ShiftedVector | TwoSidedLayer
             if samples is not None:
                 layer = (
                     SampledVector(module, delta, samples)
@@ -108,10 +112,27 @@ class Binding:
             self._routed.append((module, module.__dict__.get("forward")))
             module.forward = layer.forward
 
+    def route_both_sides(self, delta: Tensor, spool: Spool) -> None:
+        """`route` by both sides of the spectrum, with the weight's values in the spool until `unroute`.
+
+        Where a module is no plain operator, or the weight has one dimension, it is `route` itself.
+        """
+        if self.spectrum is None or any(operator_of(module) is None for module in self.target.modules):
+            return self.route(delta)
+        for module in self.target.modules:
+            layer = TwoSidedLayer(module, self.spectrum, delta)
+            self.routes.append(layer)
+            self._routed.append((module, module.__dict__.get("forward")))
+            module.forward = layer.forward
+        self.spool = spool
+        spool.take(self.target.weight)
+
     def pause(self, paused: bool) -> None:
         """Let the modules compute with the frozen weight for a while (True), or with delta again (False)."""
         for (module, previous), layer in zip(self._routed, self.routes, strict=True):
-            if not paused:
+            if isinstance(layer, TwoSidedLayer):
+                layer.paused = paused
+            elif not paused:
                 module.forward = layer.forward
             else:
                 _reset_forward(module, previous)
@@ -121,6 +142,9 @@ class Binding:
         for module, previous in self._routed:
             _reset_forward(module, previous)
         self._routed, self.routes = [], []
+        if self.spool is not None:
+            self.spool.give_back(self.target.weight)
+            self.spool = None
 
     def _put(self, parameter: nn.Parameter) -> None:
         for module in self.target.modules:

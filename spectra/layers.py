@@ -449,7 +449,7 @@ def narrow(operator: Operator, x: Tensor, left: Tensor, right: Tensor, d: Tensor
     Args:
         d: `[k]`, or `[batch, k]` for directions of each sample's own.
     """
-    return operator.decode(kernels.scaled(operator.encode(x, left, right), d, operator.dim), left, right)
+    return operator.decode(plans.scale(operator.encode(x, left, right), d, operator.dim), left, right)
 
 
 def with_parameters(module: nn.Module, parameters: Mapping[str, Tensor | None], *args: Any, **kwargs: Any) -> Tensor:

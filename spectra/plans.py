@@ -94,6 +94,16 @@ def attach_explicit_gradient(
     return out
 
 
+def scale(t: Tensor, values: Tensor, dim: int) -> Tensor:
+    """`kernels.scaled`, differentiable in `t` and `values`; keeps `t` in its own dtype.
+
+    Args:
+        values: `[channels]`, or `[batch, channels]` for each sample's own, float32 or wider.
+    """
+    out: Tensor = _Scaled.apply(t, values, dim)  # type: ignore[no-untyped-call]
+    return out
+
+
 def two_sided(
     x: Tensor,
     d: Tensor,
@@ -149,6 +159,23 @@ def rebuilt_by_weight(
     norm, source = origin(x)
     out: Tensor = _ByWeight.apply(x, source, norm, d, shifted, bias, operator, *sides)  # type: ignore[no-untyped-call]
     return out
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, values: Tensor, dim: int) -> Tensor:
+        ctx.dim = dim
+        ctx.save_for_backward(t if ctx.needs_input_grad[1] else None, values)
+        return kernels.scaled(t, values, dim)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        t, values = ctx.saved_tensors
+        (grad,), dim = grads, ctx.dim
+        grad_t = kernels.scaled(grad, values, dim) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return grad_t, None, None
+        return grad_t, kernels.channel_products(t, grad, dim, apart=values.ndim == 2).to(values.dtype), None
 
 
 class _TwoSided(torch.autograd.Function):

@@ -73,7 +73,7 @@ def components(pipe: Any) -> dict[str, nn.Module]:
 
 
 def close(found: Tensor, expected: Tensor) -> bool:
-    """Within a few roundings of float32: a gathered row is computed by another product than the whole table."""
+    """Equal but for float32's rounding: a served table is shifted row by row, a baked one whole."""
     return torch.allclose(found.float(), expected.float(), rtol=1e-6, atol=5e-7 * float(expected.abs().max()))
 
 

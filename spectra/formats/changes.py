@@ -55,11 +55,9 @@ def change_of(parts: Parts) -> tuple[Tensor, int | None]:
     if "hada_w1_a" in parts:
         first, second = (_product(parts, f"hada_w{i}", f"hada_t{i}") for i in (1, 2))
         return (first * second).flatten(1), parts["hada_w1_b"].shape[0]
-    first = parts.get("lokr_w1")
-    second = parts.get("lokr_w2")
     ranks = [parts[name].shape[0] for name in ("lokr_w1_b", "lokr_w2_b") if name in parts]
-    first = _product(parts, "lokr_w1") if first is None else first
-    second = _product(parts, "lokr_w2", "lokr_t2") if second is None else second
+    first = parts["lokr_w1"] if "lokr_w1" in parts else _product(parts, "lokr_w1")
+    second = parts["lokr_w2"] if "lokr_w2" in parts else _product(parts, "lokr_w2", "lokr_t2")
     return torch.kron(first.flatten(1), second.flatten(1)), ranks[-1] if ranks else None
 
 

@@ -3,7 +3,7 @@
 A level is a multiple of the step. In an even state the even multiples can be reached, 2 k; in an odd state 0 and the
 odd ones, (2 k - 1) with the sign of the value, where k = 0, 1, 2, ... The parity of k leads to the next state. So each
 number costs what a quantiser of twice the step costs, and the Viterbi algorithm finds the path whose levels lie
-nearest: 1.3 dB less error than a uniform quantiser's at 64 states, of 1.53 dB that any quantiser could gain.
+nearest: 1.26 dB less error than a uniform quantiser's at 64 states, of 1.53 dB that any quantiser could gain.
 
 (Marcellin and Fischer, Trellis coded quantization of memoryless and Gauss-Markov sources, IEEE Trans. Comm. 38, 1990;
 the two sets of levels are those of dependent quantisation in H.266.)

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from spectra.adapter import attach
-from spectra.errors import BaseError
+from spectra.errors import BaseError, InputError
 from spectra.families import targets
 from spectra.families.attention import AttentionMaps
 from spectra.families.denoise import Condition, denoise_family, native_resolution
@@ -108,6 +108,8 @@ class Training:
     ) -> None:
         self.names, self.checked, self.progress = names, checked, progress
         self.config = checked[0].config
+        if self.config.low_memory and len(checked) > 1:
+            raise InputError(f"low memory trains one concept at a time, got {len(checked)}; leave low_memory out")
         self.accelerator = make_accelerator(self.config, device)
         self.pipe = load_pipeline(checked[0].base, device=self.accelerator.device)
         if getattr(self.pipe, "safety_checker", None) is not None:
@@ -140,7 +142,7 @@ class Training:
         ]
         prompts = [prompt for own in terms for each in own for prompt in each.source.every_prompt()]
         conditions = self._conditions(prompts, trained)
-        self.adapter = attach(self.pipe, config.all_targets, progress=self.progress)
+        self.adapter = attach(self.pipe, config.all_targets, low_memory=config.low_memory, progress=self.progress)
         self.stack = Stack(self.adapter, len(concepts))
         for number, each in enumerate(self.checked):
             if each.init is not None:

@@ -50,7 +50,7 @@ def test_every_state_is_entered_twice() -> None:
     assert (following[:, 0] != following[:, 1]).all()
 
 
-def test_the_error_is_1_3_db_below_a_uniform_quantisers() -> None:
+def test_the_error_is_1_2_db_below_a_uniform_quantisers() -> None:
     """At equal rate: a set of levels is two steps wide, so a uniform quantiser of two steps costs as many bits."""
     drawn = np.random.default_rng(0).uniform(-200, 200, 20_000)
     k, odd = find_path(drawn, 40)
