@@ -210,7 +210,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 CASE = Case(
     name="editing",
-    title="one picture edited: the asked background comes, the subject stays, an unedited picture comes back",
+    title="one picture edited: background, subject, and the way back",
     key="picture",
     items=_items,
     measure=_measure,

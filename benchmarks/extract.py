@@ -146,7 +146,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 CASE = Case(
     name="extract",
-    title="a shift baked into SD 1.5's UNet and extracted again: error and peak memory",
+    title="a shift baked into SD 1.5's UNet and extracted again",
     key="command",
     items=lambda bench: ["bake", "extract"],
     measure=_measure,

@@ -122,7 +122,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 CASE = Case(
     name="packing",
-    title="bytes of packed shifts, Gaussian and trained, beside the rate-distortion bound",
+    title="bytes of packed shifts beside the rate-distortion bound",
     key="shift",
     items=_items,
     measure=_measure,

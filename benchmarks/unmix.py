@@ -248,7 +248,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 CASE = Case(
     name="unmix",
-    title="two similar subjects in one picture: Cut-Mix-Unmix against plain joint training",
+    title="two similar subjects in one picture, against joint training",
     key="item",
     items=_items,
     measure=_measure,

@@ -68,8 +68,8 @@ def register(app: typer.Typer) -> None:
         base: Annotated[
             str | None,
             typer.Option(
-                help="That it was trained on: folder, .safetensors file or hub id; 'embedded' for the embedded base, "
-                "which is the default where a shift is read.",
+                help="That it was trained on: folder, .safetensors file or hub id; spectra-base is the embedded one, "
+                "and the default where a shift is read.",
                 show_default=False,
             ),
         ] = None,
@@ -101,6 +101,7 @@ def register(app: typer.Typer) -> None:
         json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
         """Converts shifts from and to the files of other tools, and says what that costs."""
+        from spectra.base import NAME
         from spectra.errors import FormatError
         from spectra.files import check_output
         from spectra.formats import detect, files_of
@@ -114,8 +115,8 @@ def register(app: typer.Typer) -> None:
                 f"{files[0]}: it does not say which base it was trained on, and means nothing without: give --base"
             )
         quiet_libraries()
-        name = "" if base in (None, "embedded") else str(base)
-        found: dict[str, Any] = {"files": [str(file) for file in files], "base": name or "embedded"}
+        name = base or ""
+        found: dict[str, Any] = {"files": [str(file) for file in files], "base": name or NAME}
         if kinds == {"shift"}:
             from spectra.shift_file import read_shift
 

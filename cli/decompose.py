@@ -62,6 +62,7 @@ def register(app: typer.Typer) -> None:
         quiet_libraries()
         import torch
 
+        from spectra.base import NAME
         from spectra.cache import default_cache
         from spectra.weight_files import base_weights
 
@@ -87,7 +88,7 @@ def register(app: typer.Typer) -> None:
         for row in (*rows, total):
             row["ratio"] = round(row["spectrum_floats"] / max(row["weight_floats"], 1), 4)
         found = {
-            "base": base or "embedded",
+            "base": base or NAME,
             "dtype": dtype,
             "device": where or "cpu",
             "cache": str(cache.path),

@@ -27,7 +27,7 @@ from spectra.spectrum import Spectrum, matrix
 Change: TypeAlias = Callable[[Tensor], Tensor]
 """From a base's weight to the change of it, of the same shape or as the weight's matrix, float32 or wider."""
 
-_PANEL = 2048
+_PANEL = 1024
 """Columns that are in float64 at once."""
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spectra.base import NAME
 from spectra.errors import BaseError
 from spectra.original_layouts import Origin, original_layout
 from spectra.patterns import DENOISERS, TEXT_ENCODERS, weight_name
@@ -168,7 +169,7 @@ def weights_of(tensors: FileWeights) -> FileWeights:
 
 
 def _called(base: str | BaseLocation) -> str:
-    return (base.name if isinstance(base, BaseLocation) else base) or "embedded"
+    return (base.name if isinstance(base, BaseLocation) else base) or NAME
 
 
 def _folder_parts(folder: Path, components: Sequence[str], variant: str | None) -> dict[str, dict[str, Place]]:

@@ -73,7 +73,8 @@ def components(pipe: Any) -> dict[str, nn.Module]:
 
 
 def close(found: Tensor, expected: Tensor) -> bool:
-    return torch.allclose(found.float(), expected.float(), rtol=1e-6, atol=1e-7 * float(expected.abs().max()))
+    """Equal but for float32's rounding: a served table is shifted row by row, a baked one whole."""
+    return torch.allclose(found.float(), expected.float(), rtol=1e-6, atol=5e-7 * float(expected.abs().max()))
 
 
 def bake_files(path: Path, shifts: list[NamedShift], out: Path, **options: Any) -> Baked:

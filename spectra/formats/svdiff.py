@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectra.base import NAME
 from spectra.cache import SpectrumCache, default_cache
 from spectra.errors import FormatError
 from spectra.files import atomic_folder, check_output
@@ -104,7 +105,7 @@ def import_svdiff(
     carried = {name: each for name, (_, _, each) in found.items()}
     error, worst = _errors(carried)
     metadata = ShiftMetadata(
-        base=base or "embedded",
+        base=base or NAME,
         fingerprints={name: digits for name, (digits, _, _) in found.items()},
         rounded={dtype: {name: rounded[dtype] for name, (_, rounded, _) in found.items()} for dtype in ROUNDED},
         base_dtype="float32",

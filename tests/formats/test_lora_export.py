@@ -27,6 +27,7 @@ from spectra.families import targets
 from spectra.formats.lora import read_lora
 from spectra.formats.lora_export import LoraLayout, Stored, write_lora
 from spectra.formats.measure import Change
+from spectra.formats.names import is_embedding
 from spectra.formats.truncation import keep_directions, truncation_error
 from spectra.pipeline import load_pipeline
 from spectra.shift import SpectralShift
@@ -59,11 +60,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return str(folder)
 
 
-@pytest.mark.parametrize(
-    ("layout", "size"),
-    [("peft", {"error": 0.3}), ("kohya", {"error": 0.3}), ("kohya", {"rank": 10**6})],
-    ids=["peft", "kohya", "kohya-whole"],
-)
+@pytest.mark.parametrize(("layout", "size"), [("peft", {"rank": 3}), ("kohya", {"error": 0.3})], ids=["peft", "kohya"])
 def test_diffusers_loads_what_was_predicted(
     saved: str, layout: LoraLayout, size: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -81,7 +78,12 @@ def test_diffusers_loads_what_was_predicted(
     assert {name for name in base if not torch.equal(theirs[name], base[name])} == set(done.ranks)
     if "rank" in size:
         assert len(done.ranks) + sum(each.weights for each in done.left_out) == len(shift)
-    error = distance(theirs, ours, done.ranks) / distance(ours, base, done.ranks)
+    able = [
+        name
+        for name in shift
+        if base[name].ndim > 1 and not is_embedding(name) and (layout == "peft" or "text_projection" not in name)
+    ]
+    error = distance(theirs, ours, able) / distance(ours, base, able)
     assert error == pytest.approx(done.error, rel=1e-4, abs=1e-6)
     if "error" in size:
         assert 0.29 < done.error <= 0.3
@@ -89,7 +91,7 @@ def test_diffusers_loads_what_was_predicted(
 
 def test_at_full_rank_the_embedded_base_draws_the_same(tmp_path: Path) -> None:
     pipe = load_pipeline()
-    matrices = "unet.mid_block*to_?,unet.mid_block*conv?,unet.conv_in,unet.up_blocks.0*conv1"
+    matrices = "unet.mid_block*to_?,unet.mid_block*conv?,unet.conv_in"
     shift = small_models.random_shift(pipe, matrices, seed=2, size=0.3)
     done = write_lora(shift, tmp_path / "lora.safetensors", error=0)
     assert done.error == 0
@@ -97,7 +99,7 @@ def test_at_full_rank_the_embedded_base_draws_the_same(tmp_path: Path) -> None:
 
     def draw() -> np.ndarray:
         seed = torch.Generator().manual_seed(0)
-        pictures: np.ndarray = pipe("a fox", num_inference_steps=2, generator=seed, output_type="np").images
+        pictures: np.ndarray = pipe("a fox", 32, 32, num_inference_steps=2, generator=seed, output_type="np").images
         return pictures
 
     before = draw()
@@ -126,7 +128,8 @@ def test_transformers_of_sd3_and_flux(kind: str, tmp_path: Path) -> None:
     model.unload_lora()
     theirs = weights(model, "transformer")
     assert {name for name in base if not torch.equal(theirs[name], base[name])} == set(done.ranks)
-    error = distance(theirs, ours, done.ranks) / distance(ours, base, done.ranks)
+    able = [name for name in shift if base[name].ndim > 1]
+    error = distance(theirs, ours, able) / distance(ours, base, able)
     assert error == pytest.approx(done.error, rel=1e-4)
     kohya = write_lora(shift, tmp_path / "kohya.safetensors", base=str(file), rank=3, layout="kohya")
     assert set(read_lora(tmp_path / "kohya.safetensors", base)) == set(kohya.ranks)

@@ -164,7 +164,7 @@ def test_the_frozen_base_can_answer_for_the_class_pictures(settings: dict[str, A
 def test_own_class_pictures_take_the_place_of_the_base_s(
     settings: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spectra.training.run.prior_pictures", lambda *_, **__: pytest.fail("drew class pictures"))
+    monkeypatch.setattr("spectra.training.terms.prior_pictures", lambda *_, **__: pytest.fail("drew class pictures"))
     settings = {**settings, "validation_count": 0, "validation_every": 1}  # no validation pictures either
     _, losses = run({**settings, "class_images": str(photos), "steps": 1}, tmp_path / "a")
     assert losses[0]["prior"] > 0
