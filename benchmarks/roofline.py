@@ -188,6 +188,7 @@ def _measure(bench: Bench, item: str) -> Row:
         dtype=getattr(torch, str(bench.settings["dtype"])),
     )
     method = prepare(item.partition("-")[0], model)
+    method.settle()
     rates = {name: float(bench.settings[key]) * 1e12 for name, key in (("flops", "tflops"), ("bandwidth", "tbytes"))}
     tally = project(method, **rates, kernels=item == "spectra")
     longest = sorted(tally.seconds.items(), key=lambda pair: -pair[1])[:8]

@@ -14,8 +14,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from spectra.adapter import Adapter, attach
     from spectra.adjusting import adjust
+    from spectra.baking import bake
     from spectra.cache import SpectrumCache, default_cache
     from spectra.errors import SpectraError
+    from spectra.extraction import extract
     from spectra.formats.difference import write_difference
     from spectra.formats.lora_export import write_lora
     from spectra.formats.svdiff import export_svdiff, import_svdiff
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from spectra.shift import ShiftMetadata, SpectralShift
     from spectra.shift_file import read_shift, write_shift
     from spectra.spectrum import Spectrum, decompose
+    from spectra.transplanting import transplant
     from spectra.tuning import tune
 
 __all__ = [
@@ -36,16 +39,19 @@ __all__ = [
     "activate",
     "adjust",
     "attach",
+    "bake",
     "decompose",
     "default_cache",
     "disabled",
     "export_svdiff",
+    "extract",
     "import_svdiff",
     "load",
     "loaded",
     "merge",
     "per_sample",
     "read_shift",
+    "transplant",
     "tune",
     "unload",
     "write_difference",
@@ -62,7 +68,9 @@ _HOME = {
     "activate": "serving",
     "adjust": "adjusting",
     "attach": "adapter",
+    "bake": "baking",
     "disabled": "serving",
+    "extract": "extraction",
     "load": "serving",
     "loaded": "serving",
     "merge": "merging",
@@ -77,6 +85,7 @@ _HOME = {
     "write_shift": "shift_file",
     "Spectrum": "spectrum",
     "decompose": "spectrum",
+    "transplant": "transplanting",
     "tune": "tuning",
 }
 

@@ -29,11 +29,11 @@ from spectra.layers import shifted_vector, shifted_weight
 from spectra.pipeline import BaseLocation, find_base
 from spectra.progress import SILENT, Progress
 from spectra.serving import total
+from spectra.shift import SpectralShift
 from spectra.tensor_files import write_rows
 from spectra.weight_files import FileWeights, base_tensors, base_weights, local_folder
 
 if TYPE_CHECKING:
-    from spectra.shift import SpectralShift
     from spectra.spectrum import Spectrum
 
 _WEIGHT_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb")
@@ -73,8 +73,8 @@ class Baked:
 
 def bake(
     base: str,
-    shifts: Sequence[NamedShift],
-    out: Path,
+    shifts: SpectralShift | Sequence[NamedShift],
+    out: Path | str,
     *,
     variant: str | None = None,
     force: bool = False,
@@ -88,7 +88,7 @@ def bake(
 
     Args:
         base: a diffusers folder, a single-file checkpoint or a hub id; empty is the embedded base.
-        shifts: at least one, all of this base.
+        shifts: one as it is, or several with their names and scales; all of this base.
         out: the folder to write, or, of a single-file base, the file.
         variant: of the weight files to read and to write, such as "fp16".
         force: replace an earlier output.
@@ -98,7 +98,8 @@ def bake(
         BaseError: the base is missing or damaged.
         OutputError: `out` exists, lies inside the base, or cannot be written.
     """
-    location = find_base(base)
+    shifts = [NamedShift("given", shifts)] if isinstance(shifts, SpectralShift) else shifts
+    location, out = find_base(base), Path(out)
     root = Path(location.target) if location.kind == "file" else local_folder(location, variant)
     _check_output(location, root, out, force)
     check_same_base([each.shift for each in shifts])

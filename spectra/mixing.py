@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from spectra.algebra import described
 from spectra.derivation import derive
 from spectra.errors import MismatchError
 from spectra.patterns import matching
-from spectra.shift import Delta, SpectralShift
+from spectra.shift import JSON, Delta, SpectralShift
 from spectra.unet_layers import Layer, Layout, find_layout
 
 TARGETS = "unet-2d"
@@ -65,8 +66,13 @@ def mix(content: SpectralShift, style: SpectralShift, *, layers: str = "", targe
                 f"{chosen[0].name} to {chosen[-1].name}; name other --layers or another --target"
             )
         deltas |= given
-    recipe = {"method": "mix", "layers": f"{chosen[0].name}:{chosen[-1].name}", "target": target}
-    mixed = derive([content, style], deltas, dict(recipe))
+    recipe: JSON = {
+        "method": "mix",
+        "shifts": [described(content), described(style)],
+        "layers": f"{chosen[0].name}:{chosen[-1].name}",
+        "target": target,
+    }
+    mixed = derive([content, style], deltas, recipe)
     held = [(layer, layer in chosen, sum(map(layer.holds, mixed))) for layer in layout.all_layers]
     return Mix(
         shift=mixed,

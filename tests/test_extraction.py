@@ -48,8 +48,8 @@ def apart(found: SpectralShift, expected: SpectralShift) -> float:
 
 
 def test_what_was_baked_comes_back(base: Path, shift: SpectralShift, tmp_path: Path) -> None:
-    bake(str(base), [NamedShift("x", shift)], tmp_path / "model")
-    found = extract(str(base), str(tmp_path / "model"))
+    spectra.bake(str(base), shift, str(tmp_path / "model"))
+    found = spectra.extract(str(base), str(tmp_path / "model"))
     assert apart(found.shift, shift) < 1e-5
     assert found.total.energy > 1 - 1e-5
     assert (found.others, found.total.clipped) == ((), 0)

@@ -35,7 +35,9 @@ def test_geometry_is_the_contents_and_all_else_the_styles() -> None:
     assert {layer.name for layer, own, _ in mixed.layers if own} == {"4,down,0", "4,mid,0"}
     assert all(weights == 1 for _, _, weights in mixed.layers)
     assert (mixed.elsewhere, mixed.left_out) == (1, len(BLOCKS))
-    assert mixed.shift.metadata.recipe == {"method": "mix", "layers": "4,down,0:4,mid,0", "target": "unet-2d"}
+    recipe: Any = mixed.shift.metadata.recipe
+    assert (recipe["method"], recipe["layers"], recipe["target"]) == ("mix", "4,down,0:4,mid,0", "unet-2d")
+    assert len(recipe["shifts"]) == 2
 
 
 def test_a_shift_mixed_with_itself_is_itself() -> None:

@@ -44,7 +44,8 @@ class WrittenLora:
     Attributes:
         bytes: size of the file.
         ranks: of each weight in it, by name.
-        error: `||Delta W of the file - ours|| / ||ours||` over these weights, by the directions it does without.
+        error: `||Delta W of the file - ours|| / ||ours||` over all weights that a LoRA can hold, by the directions that
+            it does without.
         rounding: the same, by the file's dtype alone.
         left_out: what it cannot hold.
     """

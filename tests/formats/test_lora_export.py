@@ -60,11 +60,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return str(folder)
 
 
-@pytest.mark.parametrize(
-    ("layout", "size"),
-    [("peft", {"error": 0.3}), ("kohya", {"error": 0.3}), ("kohya", {"rank": 10**6})],
-    ids=["peft", "kohya", "kohya-whole"],
-)
+@pytest.mark.parametrize(("layout", "size"), [("peft", {"rank": 3}), ("kohya", {"error": 0.3})], ids=["peft", "kohya"])
 def test_diffusers_loads_what_was_predicted(
     saved: str, layout: LoraLayout, size: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -95,7 +91,7 @@ def test_diffusers_loads_what_was_predicted(
 
 def test_at_full_rank_the_embedded_base_draws_the_same(tmp_path: Path) -> None:
     pipe = load_pipeline()
-    matrices = "unet.mid_block*to_?,unet.mid_block*conv?,unet.conv_in,unet.up_blocks.0*conv1"
+    matrices = "unet.mid_block*to_?,unet.mid_block*conv?,unet.conv_in"
     shift = small_models.random_shift(pipe, matrices, seed=2, size=0.3)
     done = write_lora(shift, tmp_path / "lora.safetensors", error=0)
     assert done.error == 0
@@ -103,7 +99,7 @@ def test_at_full_rank_the_embedded_base_draws_the_same(tmp_path: Path) -> None:
 
     def draw() -> np.ndarray:
         seed = torch.Generator().manual_seed(0)
-        pictures: np.ndarray = pipe("a fox", num_inference_steps=2, generator=seed, output_type="np").images
+        pictures: np.ndarray = pipe("a fox", 32, 32, num_inference_steps=2, generator=seed, output_type="np").images
         return pictures
 
     before = draw()

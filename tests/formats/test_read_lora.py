@@ -22,16 +22,14 @@ from spectra.formats.lora import read_lora
 from spectra.formats.names import aliases, kohya_names, original_unet_path, path_of
 from spectra.spectrum import matrix
 
-TARGETS = ["to_q", "to_k", "to_out.0", "conv1", "conv_shortcut", "proj_in", "conv_in", "time_emb_proj", "ff.net.2"]
+TARGETS = ["to_q", "to_k", "conv1"]
 
 METHODS = {
     "lora": peft.LoraConfig(
         r=3, lora_alpha=5, target_modules=TARGETS, alpha_pattern={"conv1": 2}, rank_pattern={"to_k": 2}
     ),
     "rslora": peft.LoraConfig(r=4, lora_alpha=5, target_modules=TARGETS, use_rslora=True),
-    "loha": peft.LoHaConfig(r=3, alpha=5, target_modules=TARGETS, rank_pattern={"to_k": 2}),
     "loha tucker": peft.LoHaConfig(r=3, alpha=5, target_modules=TARGETS, use_effective_conv2d=True),
-    "lokr": peft.LoKrConfig(r=2, alpha=5, target_modules=TARGETS),
     "lokr both": peft.LoKrConfig(r=1, alpha=3, target_modules=TARGETS, decompose_both=True, decompose_factor=4),
     "lokr tucker": peft.LoKrConfig(r=2, alpha=5, target_modules=TARGETS, use_effective_conv2d=True),
     "lokr full": peft.LoKrConfig(r=999, alpha=100, target_modules=TARGETS),
@@ -62,7 +60,7 @@ def test_peft_files_give_what_peft_merges(pipe: Any, method: str, tmp_path: Path
     wrapped.save_pretrained(tmp_path)
     merged = dict(wrapped.merge_and_unload().named_parameters())
     found = read_lora(tmp_path, before)
-    assert len(found) > 40
+    assert len(found) > 10
     for name, change in found.items():
         weight = before[name]
         assert change.shape == matrix(weight).shape
