@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row, Value
-from spectra.benchmarks.methods import METHODS, Method, Spectra, prepare
+from spectra.benchmarks.methods import METHODS, VARIANTS, Method, Spectra, prepare
 from spectra.benchmarks.models import denoiser
 from spectra.errors import InputError
 
@@ -86,12 +86,12 @@ def chosen(bench: Bench) -> list[str]:
     """The setting `methods`, as a list.
 
     Raises:
-        InputError: a name that is not in `METHODS`.
+        InputError: a name that is in neither `METHODS` nor `VARIANTS`.
     """
-    names = str(bench.settings["methods"]).split(",")
-    unknown = [name for name in names if name not in METHODS]
+    names, known = str(bench.settings["methods"]).split(","), [*METHODS, *VARIANTS]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise InputError(f"no method is called {unknown[0]!r}; there are: {', '.join(METHODS)}")
+        raise InputError(f"no method is called {unknown[0]!r}; there are: {', '.join(known)}")
     return names
 
 
@@ -118,7 +118,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
     seconds = {row["method"]: row["step_s"]["median"] for row in rows}
     summary = {
         f"{slow}_over_{fast}": round(seconds[slow] / seconds[fast], 4)
-        for slow, fast in (("spectra", "lora"), ("paper", "spectra"), ("full", "spectra"))
+        for slow, fast in (("spectra", "lora"), ("low-memory", "lora"), ("paper", "spectra"), ("full", "spectra"))
         if {slow, fast} <= seconds.keys()
     }
     errors = [row["gradient_error"] for row in rows if "gradient_error" in row]
