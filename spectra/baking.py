@@ -31,7 +31,7 @@ from spectra.progress import SILENT, Progress
 from spectra.serving import total
 from spectra.shift import SpectralShift
 from spectra.tensor_files import write_rows
-from spectra.weight_files import FileWeights, base_tensors, base_weights, local_folder
+from spectra.weight_files import FileWeights, base_tensors, local_folder, open_base
 
 if TYPE_CHECKING:
     from spectra.spectrum import Spectrum
@@ -103,10 +103,9 @@ def bake(
     root = Path(location.target) if location.kind == "file" else local_folder(location, variant)
     _check_output(location, root, out, force)
     check_same_base([each.shift for each in shifts])
-    dtype: torch.dtype = getattr(torch, shifts[0].shift.metadata.base_dtype)
     deltas = total((each.shift, each.scale) for each in shifts)
     components = sorted({name.partition(".")[0] for name in deltas})
-    weights = reduce(FileWeights.joined, base_weights(location, components, variant=variant, dtype=dtype).values())
+    weights = open_base(location, components, variant=variant, dtype=shifts[0].shift.metadata.base_dtype)
     cache = cache or default_cache()
     originals = _check(shifts, weights, cache, progress)
     shifted = weights.only(deltas.__contains__)

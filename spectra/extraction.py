@@ -28,7 +28,7 @@ from spectra.progress import SILENT, Progress
 from spectra.shift import SpectralShift
 from spectra.spectrum import matrix
 from spectra.tensor_files import read_entries
-from spectra.weight_files import FileWeights, base_tensors, base_weights, folder_tensors, weights_of
+from spectra.weight_files import FileWeights, base_tensors, folder_tensors, open_base, weights_of
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def extract(
         MismatchError: the model has another architecture, or does not differ from the base.
     """
     location = find_base(base)
-    every = reduce(FileWeights.joined, base_weights(location, variant=variant, dtype=getattr(torch, dtype)).values())
+    every = open_base(location, variant=variant, dtype=dtype)
     weights = every
     if target:
         ndims = {name: len(every.shape(name)) for name in every}

@@ -7,7 +7,6 @@ the old base's files are needed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from spectra.layers import change
 from spectra.pipeline import BaseLocation, find_base
 from spectra.progress import SILENT, Progress
 from spectra.shift import SpectralShift
-from spectra.weight_files import FileWeights, base_weights
+from spectra.weight_files import FileWeights, open_base
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def transplant(
     old = _old_weights(shift, source, called)
     location = find_base(to)
     dtype = dtype or metadata.base_dtype
-    new = reduce(FileWeights.joined, base_weights(location, variant=variant, dtype=getattr(torch, dtype)).values())
+    new = open_base(location, variant=variant, dtype=dtype)
     kept = [name for name in shift if name in new and new.shape(name) == old.shape(name)]
     missing = tuple(name for name in shift if name not in kept)
     if not kept:
@@ -134,8 +133,7 @@ def _old_weights(shift: SpectralShift, source: str | None, called: str) -> FileW
     metadata = shift.metadata
     location = _old_base(metadata.base, called) if source is None else find_base(source)
     components = sorted({name.partition(".")[0] for name in shift})
-    parts = base_weights(location, components, dtype=getattr(torch, metadata.base_dtype))
-    old = reduce(FileWeights.joined, parts.values()).only(shift.__contains__)
+    old = open_base(location, components, dtype=metadata.base_dtype).only(shift.__contains__)
     check_weights(shift, called, {name: floats_of(old.shape(name)) for name in old})
     for name in shift:
         if not fingerprint(old[name], name=name).startswith(metadata.fingerprints[name]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,24 @@ def base_weights(
     if not any(found.values()):
         raise BaseError(f"{_called(base)}: no weight that a shift could act on; expected floating-point *.weight")
     return found
+
+
+def open_base(
+    base: str | BaseLocation, components: Sequence[str] = (), *, variant: str | None = None, dtype: str
+) -> FileWeights:
+    """`base_weights` of all components in one mapping.
+
+    Args:
+        base, components, variant: as `base_weights` takes them.
+        dtype: to cast to, such as "float32".
+
+    Raises:
+        BaseError: as `base_weights`.
+    """
+    import torch
+
+    parts = base_weights(base, components, variant=variant, dtype=getattr(torch, dtype))
+    return reduce(FileWeights.joined, parts.values())
 
 
 def base_tensors(

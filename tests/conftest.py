@@ -58,3 +58,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Tests neither read nor fill the user's cache; one cache serves the whole run, as spectra are never changed."""
     root = tmp_path_factory.getbasetemp() / "spectra-cache"
     monkeypatch.setenv("SPECTRA_CACHE", str(root))
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny pipeline."""
+    from tiny_base import build
+
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    build().save_pretrained(folder)
+    return folder

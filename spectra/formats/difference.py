@@ -18,12 +18,13 @@ from spectra.closest import delta_weight
 from spectra.errors import FormatError
 from spectra.files import atomic_write, check_output
 from spectra.formats.lora_export import Stored, describe
-from spectra.formats.measure import measure, open_base
+from spectra.formats.measure import measure
 from spectra.formats.names import kohya_names
 from spectra.progress import SILENT, Progress
 from spectra.shift import SpectralShift
 from spectra.spectrum import Spectrum
 from spectra.tensor_files import create_file, write_rows
+from spectra.weight_files import open_base
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from spectra.cache import SpectrumCache, default_cache
 from spectra.closest import Factors
 from spectra.errors import FormatError
 from spectra.files import atomic_write, check_output
-from spectra.formats.measure import Change, LeftOut, left_out, measure, open_base
+from spectra.formats.measure import Change, LeftOut, left_out, measure
 from spectra.formats.names import component_of, is_embedding, kohya_names, path_of, peft_name
 from spectra.formats.truncation import Directions, keep_directions, truncation_error
 from spectra.metadata import ShiftMetadata
@@ -32,6 +32,7 @@ from spectra.progress import SILENT, Progress
 from spectra.shift import SpectralShift
 from spectra.spectrum import Spectrum, opposite
 from spectra.tensor_files import Entry, create_file, write_rows
+from spectra.weight_files import open_base
 
 LoraLayout = Literal["peft", "kohya"]
 Stored = Literal["float32", "float16", "bfloat16"]

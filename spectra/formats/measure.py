@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +20,7 @@ from spectra.layers import change
 from spectra.progress import Progress
 from spectra.shift import SpectralShift
 from spectra.spectrum import Spectrum
-from spectra.weight_files import FileWeights, base_weights
+from spectra.weight_files import FileWeights
 
 T = TypeVar("T")
 
@@ -57,22 +56,6 @@ class LeftOut:
     why: str
     weights: int
     energy: float
-
-
-def open_base(base: str, components: Sequence[str] = (), *, variant: str | None, dtype: str) -> FileWeights:
-    """Every weight of a base that a shift can act on, in one mapping.
-
-    Args:
-        base: as `base_weights` takes it.
-        components: which; all by default.
-        variant: of the weight files.
-        dtype: to read them in, such as "float32".
-
-    Raises:
-        BaseError: see `base_weights`.
-    """
-    parts = base_weights(base, components, variant=variant, dtype=getattr(torch, dtype))
-    return reduce(FileWeights.joined, parts.values())
 
 
 def visit_shifted(

@@ -25,7 +25,7 @@ from spectra.formats.foreign_basis import (
     plain_basis,
     to_foreign,
 )
-from spectra.formats.measure import LeftOut, open_base, prints_of, visit_shifted
+from spectra.formats.measure import LeftOut, prints_of, visit_shifted
 from spectra.formats.names import component_of, path_of, peft_name
 from spectra.formats.svdiff_files import ADDED_NORMS, read_svdiff, reshape_of
 from spectra.generation import versions
@@ -33,6 +33,7 @@ from spectra.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
 from spectra.progress import SILENT, Progress
 from spectra.shift import SpectralShift
 from spectra.spectrum import Spectrum
+from spectra.weight_files import open_base
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A tiny base and a picture to be edited."""
+"""A picture to be edited."""
 
 from __future__ import annotations
 
@@ -7,15 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_base import build
-
-
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the tiny pipeline."""
-    folder = tmp_path_factory.mktemp("base") / "tiny"
-    build().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,12 @@ from spectra.errors import FormatError
 from spectra.families import targets
 from spectra.formats.difference import write_difference
 from spectra.formats.lora import read_lora
-from spectra.formats.measure import measure, open_base
+from spectra.formats.measure import measure
 from spectra.formats.names import kohya_names
 from spectra.pipeline import load_pipeline
 from spectra.progress import SILENT
 from spectra.shift import SpectralShift
+from spectra.weight_files import open_base
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("float16", 1e-3), ("bfloat16", 5e-3)])

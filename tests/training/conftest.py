@@ -19,14 +19,6 @@ def build_tiny() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the tiny pipeline."""
-    folder = tmp_path_factory.mktemp("base") / "tiny"
-    build().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def other_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a pipeline of the same shape with other weights."""
     folder = tmp_path_factory.mktemp("base") / "other"
