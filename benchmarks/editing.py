@@ -96,7 +96,7 @@ def _measure(bench: Bench, item: str) -> Row:
     def kept(pictures: Sequence[Image]) -> list[float]:
         return [round(likeness / unedited, 4) for likeness in _likeness(known, pictures, picture)]
 
-    hits = [_has_border(each, colour) for each, colour in zip(drawn, EDITS, strict=True)]
+    hits = [has_border(each, colour) for each, colour in zip(drawn, EDITS, strict=True)]
     row: dict[str, Any] = {"picture": item, "kind": kind, "caption": caption, **_reconstruction(report)}
     row |= {"similarity_unedited": round(unedited, 4), "each_hit": hits, "each_kept": kept(drawn), "hits": sum(hits)}
     for name, pictures in (("kept", drawn), ("base", _base(bench, edits)), ("vae", _true(bench, known))):
@@ -143,7 +143,7 @@ def _likeness(known: Subject, pictures: Sequence[Image], picture: Image) -> list
     return [float(features[0] @ other) for other in features[1:]]
 
 
-def _has_border(picture: Image, colour: str) -> bool:
+def has_border(picture: Image, colour: str) -> bool:
     """Whether most of the border is nearest to that colour, of all that the base knows by name."""
     import numpy as np
 
