@@ -1,7 +1,9 @@
 """Shifts against LoRA, LoKr, IA3 and full fine-tuning on held-out subjects, each at its own best settings.
 
 The methods are those of `tuners.py`; all train from the same pictures, class pictures, samples, schedule and objective,
-those of `spectra train`. The axes are those of `quality_axes.py`, and
+those of `spectra train`. All but `full` are pulled back to the base, by AdamW's weight decay of what they train, with a
+share of `PULL` of it in a step at the full rate: without it each drifts about twice as far at the same likeness. AdamW
+as it is would pull a whole model to zero instead; `full-pulled` is what a pull to the base makes of it. The axes are those of `quality_axes.py`, and
 
     score     similarity - drift: what the search looks for; a likeness that costs as much in all else is none
     bytes     of the file, float16
@@ -50,8 +52,12 @@ RATES: Mapping[str, tuple[float, ...]] = {
     "lokr": (1e-3, 3e-3, 1e-2),
     "ia3": (1e-2, 3e-2, 1e-1),
     "full": (3e-5, 1e-4, 3e-4),
+    "full-pulled": (3e-5, 1e-4, 3e-4),
 }
 """Learning rates that the search tries, a factor of three apart."""
+
+PULL = 0.05
+"""Weight decay times learning rate."""
 
 VECTORS = 3
 """The rate of 1-D shifts is so many times lower than that of all others."""
@@ -108,6 +114,8 @@ def _trained(
     known = subject(name)
     before = bench.once(f"base {name}", lambda: draw_all(bench, base, known, bare=True))
     config = replace(defaults(""), subject=name, seed=seed, lr=rate, lr_1d=rate / VECTORS, steps=steps)
+    if method != "full":
+        config = replace(config, weight_decay=PULL / rate)
     done = finetune(method, base, config)
     drawn = draw_all(bench, done.pipe, known, short=short)
     figures = judged(drawn, before, known, instance_pictures(known, count=INSTANCE_COUNT, seed=seed))
@@ -199,7 +207,9 @@ def _stamp(bench: Bench) -> str:
     pictures = [
         p.tobytes() for name in (*SEARCHED, *SUBJECTS) for p in instance_pictures(subject(name), seed=bench.seed)
     ]
-    return base_stamp(json.dumps(replace(defaults(""), lr=0.0, lr_1d=0.0, steps=1).as_dict()).encode(), *pictures)
+    return base_stamp(
+        json.dumps([PULL, replace(defaults(""), lr=0.0, lr_1d=0.0, steps=1).as_dict()]).encode(), *pictures
+    )
 
 
 def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:

@@ -9,6 +9,7 @@
     lokr             PEFT's LoKr of rank 8 on every matrix and convolution of both
     ia3              PEFT's IA3 on the same
     full             every parameter of both
+    full-pulled      the same, with weight decay towards the base's values instead of zero
 
 All train the text encoder, since the embedded base has learnt to read past words that it does not know.
 """
@@ -17,11 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from spectra.adapter import Adapter
 
@@ -39,6 +40,7 @@ class Tuner:
         frozen: a context in which the pipeline computes as the base.
         settle: makes the pipeline draw at the base's speed with what was learnt; it trains no more after that.
         adapter: spectra's, None for the other methods.
+    origin: what weight decay draws each parameter to, by name; zero where it is empty.
     """
 
     pipe: Any
@@ -47,6 +49,26 @@ class Tuner:
     frozen: Callable[[], AbstractContextManager[None]]
     settle: Callable[[], object]
     adapter: Adapter | None = None
+    origin: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def decay_to_origin(self, optimizer: Any) -> None:
+        """Let an AdamW optimizer's weight decay draw to `origin`, where there is one."""
+        if not self.origin:
+            return
+        import torch
+
+        decay = {id(group): group["weight_decay"] for group in optimizer.param_groups}
+        pairs = [(self.parameters[name], value) for name, value in self.origin.items()]
+        for group in optimizer.param_groups:
+            group["weight_decay"] = 0.0
+
+        def pull(*_: Any) -> None:
+            (group,) = optimizer.param_groups
+            with torch.no_grad():
+                for parameter, value in pairs:
+                    parameter.lerp_(value, group["lr"] * decay[id(group)])
+
+        optimizer.register_step_post_hook(pull)
 
     def store(self) -> int:
         """Round what was learnt to what its file holds, float16. Returns the file's bytes."""
@@ -136,6 +158,12 @@ def _full(pipe: Any, base: Any) -> Tuner:
     return _other(pipe, base, settle=lambda: None)
 
 
+def _full_pulled(pipe: Any, base: Any) -> Tuner:
+    made = _full(pipe, base)
+    made.origin = {name: parameter.detach().clone() for name, parameter in made.parameters.items()}
+    return made
+
+
 def _other(pipe: Any, base: Any, settle: Callable[[], object]) -> Tuner:
     """Whatever was set to train in the pipeline; the base's answers come from the base itself."""
     parameters = {
@@ -191,4 +219,5 @@ METHODS: Mapping[str, Callable[[Any, Any], Tuner]] = {
     "lokr": _peft(_lokr),
     "ia3": _peft(_ia3),
     "full": _full,
+    "full-pulled": _full_pulled,
 }
