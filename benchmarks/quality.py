@@ -3,7 +3,8 @@
 The methods are those of `tuners.py`; all train from the same pictures, class pictures, samples, schedule and objective,
 those of `spectra train`. All but `full` are pulled back to the base, by AdamW's weight decay of what they train, with a
 share of `PULL` of it in a step at the full rate: without it each drifts about twice as far at the same likeness. AdamW
-as it is would pull a whole model to zero instead; `full-pulled` is what a pull to the base makes of it. The axes are those of `quality_axes.py`, and
+as it is would pull a whole model to zero instead; `full-pulled` is what a pull to the base makes of it. The axes are
+those of `quality_axes.py`, and
 
     score     similarity - drift: what the search looks for; a likeness that costs as much in all else is none
     bytes     of the file, float16
