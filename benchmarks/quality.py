@@ -166,11 +166,9 @@ def best(bench: Bench, method: str) -> tuple[float, int]:
     Raises:
         SpectraError: the search has not ended.
     """
-    steps = bench.integer("steps")
-    return max(
-        ((_best(bench, method, n), n) for n in (steps, 2 * steps)),
-        key=lambda found: found[0][1],
-    )
+    tried = [(*_best(bench, method, steps), steps) for steps in (bench.integer("steps"), 2 * bench.integer("steps"))]
+    rate, _, steps = max(tried, key=lambda found: found[1])
+    return rate, steps
 
 
 def _best(bench: Bench, method: str, steps: int) -> tuple[float, float]:
@@ -195,7 +193,7 @@ def _steps_in_time(bench: Bench, method: str) -> int:
             row[figure] for row in rows if (row["stage"], row["method"], row["seed"]) == ("result", method, bench.seed)
         )
 
-    return round(mean("lora-4", "cpu") / mean(method, "cpu") * mean(method, "steps"))
+    return max(1, round(mean("lora-4", "cpu") / mean(method, "cpu") * mean(method, "steps")))
 
 
 def _stamp(bench: Bench) -> str:
@@ -220,6 +218,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
     if {"shift", "lora-4", "full"} <= means.keys():
         best_rival = max(means["lora-4"]["similarity"], means["full"]["similarity"])
         found["similarity_behind"] = round(best_rival - means["shift"]["similarity"], 4)
+    if found and means["full"]["drift"] > 0:
         found["drift_of_full"] = round(means["shift"]["drift"] / means["full"]["drift"], 4)
     for method in TIMED:
         own = [row["similarity"] for row in rows if (row["stage"], row["method"]) == ("time", method)]
