@@ -9,7 +9,6 @@
     lokr             PEFT's LoKr of rank 8 on every matrix and convolution of both
     ia3              PEFT's IA3 on the same
     full             every parameter of both
-    full-pulled      the same, with weight decay towards the base's values instead of zero
 
 All train the text encoder, since the embedded base has learnt to read past words that it does not know.
 """
@@ -40,7 +39,7 @@ class Tuner:
         frozen: a context in which the pipeline computes as the base.
         settle: makes the pipeline draw at the base's speed with what was learnt; it trains no more after that.
         adapter: spectra's, None for the other methods.
-    origin: what weight decay draws each parameter to, by name; zero where it is empty.
+    origin: the base's values of the parameters, by name; empty where they are zero.
     """
 
     pipe: Any
@@ -52,7 +51,7 @@ class Tuner:
     origin: Mapping[str, Tensor] = field(default_factory=dict)
 
     def decay_to_origin(self, optimizer: Any) -> None:
-        """Let an AdamW optimizer's weight decay draw to `origin`, where there is one."""
+        """Let an AdamW optimizer's weight decay draw to `origin`, and not to zero."""
         if not self.origin:
             return
         import torch
@@ -155,11 +154,7 @@ def _merge(pipe: Any) -> None:
 def _full(pipe: Any, base: Any) -> Tuner:
     for name in COMPONENTS:
         getattr(pipe, name).requires_grad_(True)
-    return _other(pipe, base, settle=lambda: None)
-
-
-def _full_pulled(pipe: Any, base: Any) -> Tuner:
-    made = _full(pipe, base)
+    made = _other(pipe, base, settle=lambda: None)
     made.origin = {name: parameter.detach().clone() for name, parameter in made.parameters.items()}
     return made
 
@@ -219,5 +214,4 @@ METHODS: Mapping[str, Callable[[Any, Any], Tuner]] = {
     "lokr": _peft(_lokr),
     "ia3": _peft(_ia3),
     "full": _full,
-    "full-pulled": _full_pulled,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def test_a_method_begins_as_the_base_and_moves_only_itself(base: Path, method: s
 
 
 def test_decay_draws_to_the_base(base: Path) -> None:
-    tuned = tuners.tuner("full-pulled", load_pipeline())
+    tuned = tuners.tuner("full", load_pipeline())
     parameters = list(tuned.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=0.1, weight_decay=10.0)  # all of the way in one step
     tuned.decay_to_origin(optimizer)
@@ -100,9 +100,9 @@ def test_every_row_is_measured(base: Path, tmp_path: Path, monkeypatch: pytest.M
     record = run.run(CASE, out=tmp_path / "out", settings=SHORT).record
     assert record["failures"] == []
     stages = [row["stage"] for row in record["rows"]]
-    assert {stage: stages.count(stage) for stage in stages} == {"search": 9, "result": 6, "time": 2}
-    longer = [row for row in record["rows"] if row["item"].endswith(" best 2")]
-    assert [row["steps"] for row in longer] == [2, 2, 2]
+    assert {stage: stages.count(stage) for stage in stages} == {"search": 12, "result": 6, "time": 2}
+    longer = [(row["steps"], row["pulled"]) for row in record["rows"] if row["item"].endswith(" 3")]
+    assert longer == [(3, False), (3, True)] * 3
     shown = quality.table(record["rows"])
     assert [row["method"] for row in shown] == ["shift", "lora-4", "full"]
     assert all(row["trainings"] == 2 and row["memory"] > 0 for row in shown)
@@ -119,20 +119,28 @@ def test_memory_is_of_one_step_beyond_the_base() -> None:
     assert used["lora-4"] < used["full"]
 
 
-def row(method: str, rate: float, steps: int, score: float, subject: str) -> dict[str, Any]:
-    return {"stage": "search", "method": method, "rate": rate, "steps": steps, "score": score, "subject": subject}
+def row(method: str, made: quality.Settings, score: float, subject: str) -> dict[str, Any]:
+    return {"stage": "search", "method": method, **asdict(made), "score": score, "subject": subject}
 
 
 def test_the_best_is_the_best_over_all_searched_subjects() -> None:
     bench = Bench({"steps": 10})
-    found = [(1e-3, 10, (0.1, 0.2)), (1e-2, 10, (0.9, -0.5)), (1e-3, 20, (0.3, 0.3))]
-    for rate, steps, scores in found:
+    found = {
+        quality.Settings(1e-3, 10, False): (0.1, 0.2),
+        quality.Settings(1e-2, 10, False): (0.9, -0.5),
+        quality.Settings(1e-1, 10, False): (0.0, 0.1),
+        quality.Settings(1e-2, 30, False): (0.3, 0.3),
+        quality.Settings(1e-2, 30, True): (0.1, 0.4),
+    }
+    with pytest.raises(InputError, match="search of ia3 has not ended"):
+        quality.best(bench, "ia3")
+    for made, scores in found.items():
         for subject, score in zip(quality.SEARCHED, scores, strict=True):
-            bench.rows[f"{rate} {steps} {subject}"] = row("ia3", rate, steps, score, subject)
-    bench.rows["half"] = row("ia3", 0.5, 10, 9.0, quality.SEARCHED[0])  # of one subject only: not judged
-    assert quality.best(bench, "ia3") == (1e-3, 20)
-    with pytest.raises(InputError, match="nothing is known of full"):
-        quality.best(bench, "full")
+            bench.rows[f"{made} {subject}"] = row("ia3", made, score, subject)
+    half = quality.Settings(0.5, 30, False)
+    bench.rows["half"] = row("ia3", half, 9.0, quality.SEARCHED[0])  # of one subject only: not judged
+    assert quality.best(bench, "ia3", longer=False) == quality.Settings(1e-2, 10, False)
+    assert quality.best(bench, "ia3") == quality.Settings(1e-2, 30, False)
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
