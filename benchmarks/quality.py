@@ -274,6 +274,7 @@ CASE = Case(
     measure=_measure,
     summarise=_summarise,
     stamp=_stamp,
+    table=table,
     draw=draw,
     settings={"seed": 0, "steps": 100, "pictures": 8, "drawing_steps": 15, "guidance": GUIDANCE},
     columns=(
