@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from spectra.base.subjects import Subject
+    from spectra.generation import Request
 
 COLOURS = ("blue", "green", "yellow", "red")
 SECOND = ("banana", "star", "cactus", "rocket")
@@ -67,7 +68,7 @@ def draw_all(bench: Bench, pipe: Any, subject: Subject, *, bare: bool = False, s
     asked = {
         "instance": several([named], count),
         "class_": several([subject.class_prompt], 0 if short else count),
-        "unrelated": several([f"a drawing of a {concept}" for concept in UNRELATED], 1),
+        "unrelated": unrelated(_FIRST_SEED),
         "background": several([f"{named} on a {colour} background" for colour in COLOURS], 0 if short else each),
         "second": several(
             [f"{thing} on the left and a {other} on the right" for other in SECOND],
@@ -79,14 +80,20 @@ def draw_all(bench: Bench, pipe: Any, subject: Subject, *, bare: bool = False, s
     return Drawn(**{name: [next(pictures) for _ in group] for name, group in asked.items()})
 
 
+def unrelated(seed: int) -> list[Request]:
+    """A picture of each concept that has nothing to do with any subject."""
+    from spectra.generation import Request
+
+    return [Request(f"a drawing of a {concept}", seed) for concept in UNRELATED]
+
+
 def judged(drawn: Drawn, base: Drawn, subject: Subject, own: Sequence[Image]) -> dict[str, float]:
     """The figures of one pipeline's pictures against the base's and the subject's own."""
     from spectra.benchmarks import judge
 
-    after, before = judge.embed(drawn.unrelated), judge.embed(base.unrelated)
     found = {
         "similarity": judge.identity(drawn.instance, own),
-        "drift": float(1 - (after * before).sum(1).mean()),
+        "drift": judge.drift(drawn.unrelated, base.unrelated),
         "unrelated": _right(drawn.unrelated, UNRELATED) - _right(base.unrelated, UNRELATED),
     }
     if drawn.class_:

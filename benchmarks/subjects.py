@@ -7,6 +7,8 @@ draw from the same seeds:
     similarity        the instance prompt with the shift, against the same pictures
     class_before      share of the base's class pictures whose nearest class mean is the right one
     class_after       the same with the shift active: a class that was forgotten, or overrun by the subject, drops
+    drift             of what has nothing to do with the subject: 1 - cosine of each of 24 pictures of other concepts
+                      with the base's own from that seed
     leak              the class prompt with the shift against the subject's pictures; the subject should stay out of it
 
 Similarity is a mean cosine of EfficientNet-Lite0 features (`judge.py`): .7 the same drawing, .3 the same class.
@@ -30,6 +32,7 @@ from spectra.benchmarks.results import base_stamp
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from spectra.generation import Sampling
     from spectra.training.report import Summary
 
 RISE = 0.2
@@ -73,11 +76,13 @@ def _measure(bench: Bench, item: str) -> Row:
         shift = spectra.read_shift(trained.shift)
     pipe = bench.once("pipe", load_pipeline)
     base = _draw(bench, pipe, known.class_prompt)
+    base_unrelated = bench.once("unrelated", lambda: _draw_unrelated(bench, pipe))
     spectra.load(pipe, shift, name=item)
     try:
         spectra.activate(pipe, {item: 1.0})
         learnt = _draw(bench, pipe, known.prompt)
         after = _draw(bench, pipe, known.class_prompt)
+        unrelated = _draw_unrelated(bench, pipe)
     finally:
         spectra.unload(pipe, item)
 
@@ -95,6 +100,7 @@ def _measure(bench: Bench, item: str) -> Row:
         "similarity_base": round(before, 4),
         "similarity": round(now, 4),
         "rise": round(now - before, 4),
+        "drift": round(judge.drift(unrelated, base_unrelated), 4),
         "leak": round(judge.identity(after, own), 4),
         "class_before": round(judge.class_scores(base, known.concept)["top1"], 4),
         "class_after": round(judge.class_scores(after, known.concept)["top1"], 4),
@@ -113,11 +119,23 @@ def _train(bench: Bench, name: str, folder: Path) -> Summary:
 
 
 def _draw(bench: Bench, pipe: Any, prompt: str) -> list[Image]:
-    from spectra.generation import Sampling, draw, requests_for
+    from spectra.generation import draw, requests_for
 
     seeds = range(_FIRST_SEED, _FIRST_SEED + bench.integer("pictures"))
-    sampling = Sampling(bench.integer("drawing_steps"), float(bench.settings["guidance"]))
-    return draw(pipe, requests_for([prompt], seeds), sampling)
+    return draw(pipe, requests_for([prompt], seeds), _sampling(bench))
+
+
+def _draw_unrelated(bench: Bench, pipe: Any) -> list[Image]:
+    from spectra.benchmarks.quality_axes import unrelated
+    from spectra.generation import draw
+
+    return draw(pipe, unrelated(_FIRST_SEED), _sampling(bench))
+
+
+def _sampling(bench: Bench) -> Sampling:
+    from spectra.generation import Sampling
+
+    return Sampling(bench.integer("drawing_steps"), float(bench.settings["guidance"]))
 
 
 def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
@@ -134,7 +152,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
     }
 
 
-_MEANS = ("similarity_base", "similarity", "rise", "leak", "class_before", "class_after", "seconds")
+_MEANS = ("similarity_base", "similarity", "rise", "drift", "leak", "class_before", "class_after", "seconds")
 
 CASE = Case(
     name="subjects",
@@ -150,6 +168,7 @@ CASE = Case(
         Column("similarity_base", "base", ".2f"),
         Column("similarity", "shift", ".2f"),
         Column("rise", form="+.2f"),
+        Column("drift", form=".2f"),
         Column("leak", form=".2f"),
         Column("class_before", "class", ".2f"),
         Column("class_after", "after", ".2f"),
