@@ -41,10 +41,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from spectra.benchmarks.timing import Spread, interleaved
 from spectra.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Value = bool | int | float | str
 """What a setting can be; its default's type is its type."""
@@ -193,6 +196,7 @@ class Case:
         goals: what is asked of the summary. They are judged only on a complete run (no `--only`).
         needs: import names of optional packages, checked before anything slow starts.
         plots: columns that a report draws, a bar for each row.
+        draw: makes a report's picture of the whole record instead.
         stamp: what else a row depends on, such as a fingerprint of the base: rows kept under another are not
             resumed.
     """
@@ -210,4 +214,5 @@ class Case:
     rows: str = "rows"
     figure: str = ""
     plots: tuple[str, ...] = ()
+    draw: Callable[[Row], Figure] | None = None
     stamp: Callable[[Bench], str] = _no_stamp

@@ -19,9 +19,7 @@ ground, is only .57 to .70 similar to the drawing on white.
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,13 +68,10 @@ def _items(bench: Bench) -> list[str]:
 
 def _measure(bench: Bench, item: str) -> Row:
     from spectra.base.subjects import plain_picture, subject
-    from spectra.benchmarks import judge
     from spectra.editing.order import make_order
     from spectra.editing.run import edit
     from spectra.training.pictures import read_picture
 
-    with contextlib.redirect_stdout(sys.stderr):  # the network's package announces itself
-        bench.once("network", judge.network)
     name, kind = item.rsplit(" ", 1)
     known = subject(name)
     ground = "white" if kind == "background" else GROUNDS[[s.name for s in _subjects()].index(name) % len(GROUNDS)]
@@ -96,7 +91,7 @@ def _measure(bench: Bench, item: str) -> Row:
     def kept(pictures: Sequence[Image]) -> list[float]:
         return [round(likeness / unedited, 4) for likeness in _likeness(known, pictures, picture)]
 
-    hits = [_has_border(each, colour) for each, colour in zip(drawn, EDITS, strict=True)]
+    hits = [has_border(each, colour) for each, colour in zip(drawn, EDITS, strict=True)]
     row: dict[str, Any] = {"picture": item, "kind": kind, "caption": caption, **_reconstruction(report)}
     row |= {"similarity_unedited": round(unedited, 4), "each_hit": hits, "each_kept": kept(drawn), "hits": sum(hits)}
     for name, pictures in (("kept", drawn), ("base", _base(bench, edits)), ("vae", _true(bench, known))):
@@ -143,7 +138,7 @@ def _likeness(known: Subject, pictures: Sequence[Image], picture: Image) -> list
     return [float(features[0] @ other) for other in features[1:]]
 
 
-def _has_border(picture: Image, colour: str) -> bool:
+def has_border(picture: Image, colour: str) -> bool:
     """Whether most of the border is nearest to that colour, of all that the base knows by name."""
     import numpy as np
 

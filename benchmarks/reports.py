@@ -34,11 +34,12 @@ def write(case: Case, record: Mapping[str, Any], path: Path, *, force: bool = Fa
         OutputError: a file exists and `force` is not given, or cannot be written.
     """
     written = [path]
-    if case.plots:
-        style.write(lambda: draw(case, record), _plots(path), force=force)
+    drawn = bool(case.plots or case.draw)
+    if drawn:
+        style.write(lambda: case.draw(record) if case.draw else draw(case, record), _plots(path), force=force)
         written.append(_plots(path))
     with atomic_write(path, force=force) as temporary:
-        temporary.write_text(markdown(case, record, _plots(path).name if case.plots else ""), encoding="utf-8")
+        temporary.write_text(markdown(case, record, _plots(path).name if drawn else ""), encoding="utf-8")
     return written
 
 
@@ -59,7 +60,8 @@ def markdown(case: Case, record: Mapping[str, Any], plots: str = "") -> str:
     lines = [[column.text(row) for column in case.columns] for row in rows]
     parts.append("\n".join("| " + " | ".join(cells) + " |" for cells in [heads, marks, *lines]))
     if plots:
-        parts.append(f"![{', '.join(c.title for c in case.columns if c.key in case.plots)}]({plots})")
+        shown = ", ".join(c.title for c in case.columns if c.key in case.plots) or case.title
+        parts.append(f"![{shown}]({plots})")
     if record["summary"]:
         parts.append("\n".join(f"- {figure}: {text(value)}" for figure, value in record["summary"].items()))
     if record["goals"]:

@@ -45,7 +45,7 @@ def test_the_border_tells_the_ground_and_the_cut_out_forgets_it(monkeypatch: pyt
     fox = next(subject for subject in SUBJECTS if subject.concept == "fox")
     for colour in COLOURS:
         picture = plain_picture(fox, colour)
-        assert [name for name in COLOURS if editing._has_border(picture, name)] == [colour]
+        assert [name for name in COLOURS if editing.has_border(picture, name)] == [colour]
         (alike,) = editing._likeness(fox, [picture], plain_picture(fox))
         assert alike > 0.97
     assert (np.asarray(silhouette(fox))[[0, 0, -1, -1], [0, -1, 0, -1]] == 0).all()

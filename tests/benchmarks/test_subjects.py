@@ -123,7 +123,7 @@ def test_the_base_is_itself_again_for_the_next_subject(untrained: Judged, tmp_pa
 
 
 def test_a_failing_subject_costs_no_other(untrained: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw, calls = subjects._draw, 0
+    draw, calls = subjects.draw, 0
 
     def failing(*arguments: Any) -> Any:
         nonlocal calls
@@ -132,7 +132,7 @@ def test_a_failing_subject_costs_no_other(untrained: Judged, tmp_path: Path, mon
             raise RuntimeError("no luck")
         return draw(*arguments)
 
-    monkeypatch.setattr(subjects, "_draw", failing)
+    monkeypatch.setattr(subjects, "draw", failing)
     record = run.run(subjects.CASE, out=tmp_path, only=NAMES, settings=SHORT).record
     (failure,) = record["failures"]
     assert failure["item"] == NAMES[0]
