@@ -55,9 +55,8 @@ def keep(folder: Path, item: str, subject: str, picture: Image) -> None:
         contact_sheet(sections).quantize(256).save(temporary, "PNG", optimize=True)
 
 
-def draw_figure(record: Mapping[str, Any]) -> Figure:
-    """Scale, rank, subsets and correlations of a record of the case, a panel each."""
-    rows: Sequence[Mapping[str, Any]] = record["rows"]
+def draw_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Scale, rank, subsets and correlations, a panel each."""
     figure = new_figure(10, 8.4)
     scale, rank, subset, correlation = figure.subplots(2, 2).flat
     _draw_scale(scale, [row for row in rows if row["panel"] == "scale"])

@@ -177,16 +177,16 @@ def _sides(pictures: Sequence[Image], references: Sequence[Sequence[Image]]) -> 
 
     from spectra.benchmarks import judge
 
-    known = [judge.embed([_square(half) for half in own]) for own in references]
+    known = [judge.embed([on_white_square(half) for half in own]) for own in references]
     width, height = pictures[0].size
     halves = [
-        judge.embed([_square(picture.crop((left, 0, left + width // 2, height))) for picture in pictures])
+        judge.embed([on_white_square(picture.crop((left, 0, left + width // 2, height))) for picture in pictures])
         for left in (0, width // 2)
     ]
     return np.stack([np.stack([(half @ own.T).mean(1) for own in known], -1) for half in halves], 1)
 
 
-def _square(half: Image) -> Image:
+def on_white_square(half: Image) -> Image:
     """A half on a white square."""
     from PIL import Image as Pillow
 

