@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-SHEETS = {"scale": ("scale",), "rank": ("sigma", "delta", "trained")}
+SHEETS = {"scale": ("scale",), "rank": ("sigma", "delta")}
 """Sheets of pictures, by the panels whose rows they show."""
 
 _SAYS = {
     "scale": "{}: scale of the shift",
     "sigma": "{}: only the K largest singular values keep their shift",
     "delta": "{}: only the K largest shifts are kept",
-    "trained": "{}: trained with the K largest singular values alone",
 }
 
 
@@ -61,7 +60,7 @@ def draw_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     scale, rank, subset, correlation = figure.subplots(2, 2).flat
     _draw_scale(scale, [row for row in rows if row["panel"] == "scale"])
     _draw_rank(rank, rows)
-    _draw_subsets(subset, [row for row in rows if row["panel"] == "subset"])
+    _draw_subsets(subset, [row for row in rows if row["panel"] in ("subset", "trained")])
     for row in rows:
         if row["panel"] == "correlation":
             draw_cosines(correlation, np.array(row["cosines"]), row["labels"])
@@ -88,7 +87,7 @@ def _draw_scale(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_rank(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    labels = {"sigma": "largest σ", "delta": "largest |δ|", "trained": "largest σ, trained so"}
+    labels = {"sigma": "those of largest σ", "delta": "those of largest |δ|"}
     figures = {"similarity": "-", "edit_similarity": "--"}
     for (panel, label), colour in zip(labels.items(), LINES, strict=False):
         own = [row for row in rows if row["panel"] == panel and _value(row) > 0]
@@ -102,7 +101,7 @@ def _draw_rank(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
                 axes.axhline(row[figure], color=colour, ls=line, lw=1, zorder=0, label=label if line == "-" else None)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_title("Directions of each weight that may move")
+    axes.set_title("Directions of each weight that keep their shift")
     axes.set_xlabel("directions")
     axes.set_ylabel("similarity (dashed: of edits)")
     axes.set_ylim(bottom=0)
@@ -110,10 +109,17 @@ def _draw_rank(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_subsets(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Subsets, and the whole with few directions."""
     places = np.arange(len(rows))
+    names = [
+        f"{row['item'].split()[1]}, {row['bytes'] / 1e3:.0f} kB"
+        if row["panel"] == "subset"
+        else f"all, {row['item'].split()[1]} of each weight's directions"
+        for row in rows
+    ]
     for figure, label, shift, colour in (("similarity", "similarity", -0.2, LINES[0]), ("leak", "leak", 0.2, PALE)):
         axes.barh(places + shift, [row[figure] for row in rows], 0.38, color=colour, label=label)
-    axes.set_yticks(places, [f"{row['item'].split()[1]}, {row['bytes'] / 1e3:.0f} kB" for row in rows])
+    axes.set_yticks(places, names)
     axes.invert_yaxis()
-    axes.set_title("Subset that is trained")
+    axes.set_title("What is trained")
     axes.legend(fontsize="small")

@@ -56,8 +56,8 @@ def _figures(bench: Bench, item: str, name: str) -> dict[str, float]:
     known, pipe, count = subject(name), bench.shared["pipe"], bench.integer("pictures")
     own = instance_pictures(known, count=INSTANCE_COUNT, seed=bench.seed)
     learnt = draw(bench, pipe, [known.prompt], count)
-    of_class = draw(bench, pipe, [known.class_prompt], count)
-    few = max(1, count // len(EDITS))
+    of_class = draw(bench, pipe, [known.class_prompt], max(1, count // 2))
+    few = max(1, count // 2 // len(EDITS))
     edited = draw(bench, pipe, [f"{known.prompt} on a {colour} background" for colour in EDITS], few)
     by_colour = [(colour, edited[n * few : (n + 1) * few]) for n, colour in enumerate(EDITS)]
     if bench.settings["sheets"]:

@@ -23,7 +23,7 @@ from spectra.training import run as training
 
 Pictures = Sequence[Image.Image]
 NAMES = ("fox-noto-v1", "wolf-emojione")
-ITEMS = ("scale 0", "scale 1", "sigma 1", "delta 0", "trained 1", "subset mid-block", "pair fox-wolf", "correlation")
+ITEMS = ("scale 0", "scale 1", "sigma 1", "delta 0", "pair fox-wolf", "correlation", "trained 1", "subset mid-block")
 
 
 def checksum(images: Pictures, references: Pictures) -> float:
@@ -44,7 +44,8 @@ def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[config.
     monkeypatch.setattr(judge, "class_scores", lambda images, concept: {"top1": checksum(images, [])})
     monkeypatch.setattr(analysis, "SUBJECTS", NAMES)
     monkeypatch.setattr(analysis, "PROBED", NAMES[:1])
-    monkeypatch.setattr(analysis, "PAIRS", {"near": (NAMES,), "far": ()})
+    monkeypatch.setattr(analysis, "NEAR", (NAMES,))
+    monkeypatch.setattr(analysis, "MERGED", (NAMES,))
     asked: list[list[config.TrainConfig]] = []
     train = training.train_together
 
@@ -60,6 +61,7 @@ def test_every_row_is_drawn_with_the_shift_it_names(judged: list[list[config.Tra
     case = replace(analysis.CASE, items=lambda bench: list(ITEMS))
     given = {
         "steps": 2,
+        "short_steps": 1,
         "pictures": 1,
         "drawing_steps": 1,
         "shifts": tmp_path / "shifts",
@@ -71,12 +73,13 @@ def test_every_row_is_drawn_with_the_shift_it_names(judged: list[list[config.Tra
     # Those of a row together, and none twice.
     assert [[(c.subject, c.seed) for c in together] for together in judged] == [
         [(NAMES[0], 0)],
-        [(NAMES[0], 0)],
-        [(NAMES[0], 0)],
         [(NAMES[1], 0)],
-        [(NAMES[0], 1)],
+        [(NAMES[0], 0), (NAMES[1], 0), (NAMES[0], 1)],
+        [(NAMES[0], 0)],
+        [(NAMES[0], 0)],
     ]
-    limited, subset = judged[1][0], judged[2][0]
+    assert [together[0].steps for together in judged] == [2, 2, 1, 1, 1]
+    limited, subset = judged[3][0], judged[4][0]
     assert (limited.directions, limited.text_encoder, subset.all_targets) == (1, True, "mid-block")
 
     rows = {row["item"]: row for row in record["rows"]}
@@ -95,7 +98,7 @@ def test_every_row_is_drawn_with_the_shift_it_names(judged: list[list[config.Tra
     assert record["summary"]["cosine_near_other_seed"] == correlation["cosines"][1][2]
 
     # Nothing is trained again, and the report has its picture.
-    assert run.run(case, out=tmp_path, only=ITEMS[4:6], settings=settings).failures == []
+    assert run.run(case, out=tmp_path, only=ITEMS[-2:], settings=settings).failures == []
     assert len(judged) == 5
     written = reports.write(case, record, tmp_path / "report.md")
     assert [path.name for path in written] == ["report.md", "report.svg"]
@@ -119,8 +122,7 @@ def test_the_summary_says_how_many_directions_are_enough() -> None:
     rows: list[dict[str, Any]] = [
         {"item": item, "panel": item.split()[0], "similarity": figure} for item, figure in figures.items()
     ]
-    rows += [{"item": "pair a-b", "panel": "pair", "kind": "far", "base": 0.2, "alone": 0.6, "sum": 0.5, "half": 0.4}]
+    rows += [{"item": "pair a-b", "panel": "pair", "base": 0.2, "alone": 0.6, "sum": 0.5, "half": 0.4}]
     summary = analysis._summarise(Bench(analysis.CASE.settings), rows)
     assert (summary["sigma_for_90_percent"], summary["delta_for_90_percent"]) == (16, 1)
-    assert (summary["far_sum"], summary["far_half"]) == (0.5, 0.4)
-    assert "near_sum" not in summary
+    assert (summary["pair_sum"], summary["pair_half"]) == (0.5, 0.4)
