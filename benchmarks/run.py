@@ -44,6 +44,7 @@ MODULES: Mapping[str, str] = {
     "library": "spectra.benchmarks.library",
     "extract": "spectra.benchmarks.extract",
     "unmix": "spectra.benchmarks.unmix",
+    "analysis": "spectra.benchmarks.analysis",
     "quality": "spectra.benchmarks.quality",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""

@@ -16,30 +16,23 @@ Similarity is a mean cosine of EfficientNet-Lite0 features (`judge.py`): .7 the 
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spectra.base import GUIDANCE
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 from spectra.benchmarks.results import base_stamp
+from spectra.benchmarks.trained import draw
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from spectra.generation import Sampling
     from spectra.training.report import Summary
 
 RISE = 0.2
 """Asked of each subject: similarity above the base's own drawing of the class."""
-
-_FIRST_SEED = 10_000
-"""Of the pictures that are judged: far from those that trainings draw class pictures from."""
 
 
 def _items(bench: Bench) -> list[str]:
@@ -65,24 +58,23 @@ def _measure(bench: Bench, item: str) -> Row:
     import spectra
     from spectra.base.subjects import instance_pictures, subject
     from spectra.benchmarks import judge
+    from spectra.benchmarks.quality_axes import PROMPTS
     from spectra.pipeline import load_pipeline
     from spectra.training.subject import INSTANCE_COUNT
 
-    with contextlib.redirect_stdout(sys.stderr):  # the network's package announces itself
-        bench.once("network", judge.network)
     known = subject(item)
     with tempfile.TemporaryDirectory() as folder:
         trained = _train(bench, item, Path(folder) / item)
         shift = spectra.read_shift(trained.shift)
-    pipe = bench.once("pipe", load_pipeline)
-    base = _draw(bench, pipe, known.class_prompt)
-    base_unrelated = bench.once("unrelated", lambda: _draw_unrelated(bench, pipe))
+    pipe, count = bench.once("pipe", load_pipeline), bench.integer("pictures")
+    base = draw(bench, pipe, [known.class_prompt], count)
+    base_unrelated = bench.once("unrelated", lambda: draw(bench, pipe, PROMPTS, 1))
     spectra.load(pipe, shift, name=item)
     try:
         spectra.activate(pipe, {item: 1.0})
-        learnt = _draw(bench, pipe, known.prompt)
-        after = _draw(bench, pipe, known.class_prompt)
-        unrelated = _draw_unrelated(bench, pipe)
+        learnt = draw(bench, pipe, [known.prompt], count)
+        after = draw(bench, pipe, [known.class_prompt], count)
+        unrelated = draw(bench, pipe, PROMPTS, 1)
     finally:
         spectra.unload(pipe, item)
 
@@ -116,26 +108,6 @@ def _train(bench: Bench, name: str, folder: Path) -> Summary:
     if bench.integer("steps"):
         config = replace(config, steps=bench.integer("steps"))
     return train(config, folder)
-
-
-def _draw(bench: Bench, pipe: Any, prompt: str) -> list[Image]:
-    from spectra.generation import draw, requests_for
-
-    seeds = range(_FIRST_SEED, _FIRST_SEED + bench.integer("pictures"))
-    return draw(pipe, requests_for([prompt], seeds), _sampling(bench))
-
-
-def _draw_unrelated(bench: Bench, pipe: Any) -> list[Image]:
-    from spectra.benchmarks.quality_axes import unrelated
-    from spectra.generation import draw
-
-    return draw(pipe, unrelated(_FIRST_SEED), _sampling(bench))
-
-
-def _sampling(bench: Bench) -> Sampling:
-    from spectra.generation import Sampling
-
-    return Sampling(bench.integer("drawing_steps"), float(bench.settings["guidance"]))
 
 
 def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:

@@ -62,6 +62,8 @@ class TrainConfig:
             trained apart and added are finished together.
         targets: subset names or patterns, comma separated (`spectra.families`).
         text_encoder: train the text encoder's weights too.
+        directions: singular values of each weight that may move, the largest first; 0 lets all. Weights of one
+            dimension have none, and move.
         lr: learning rate of the shifts of weights with two or more dimensions.
         lr_1d: learning rate of the shifts of 1-D weights (the scales of norms).
         lr_schedule: "constant", or "cosine" for rates that fall to zero over the steps.
@@ -112,6 +114,7 @@ class TrainConfig:
     init_shift: str = ""
     targets: str = "unet"
     text_encoder: bool = False
+    directions: int = 0
     lr: float = 1e-3
     lr_1d: float = 1e-6
     lr_schedule: str = "constant"
@@ -146,7 +149,7 @@ class TrainConfig:
         for name in ("prior_count", "prior_steps", "steps", "batch", "accumulation", "validation_steps"):
             _at_least(self, name, 1)
         for name in ("prior_weight", "lr", "lr_1d", "weight_decay", "max_grad_norm", "min_snr_gamma", "resolution",
-                     "validation_every", "validation_count", "save_every", "seed", "prior_guidance",
+                     "validation_every", "validation_count", "save_every", "seed", "directions", "prior_guidance",
                      "validation_guidance", "prior_unconditional", "prior_words", "collage",
                      "unmix_weight"):  # fmt: skip
             _at_least(self, name, 0)
@@ -232,7 +235,6 @@ EMBEDDED: dict[str, Any] = {
     "prior_weight": 2.0,
     "prior_target": "base",
     "prior_unconditional": 0.25,
-    "prior_words": 0.5,
     "prior_count": 24,
     "prior_steps": 20,
     "prior_guidance": GUIDANCE,

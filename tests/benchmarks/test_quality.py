@@ -40,6 +40,7 @@ def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     short = tuple(replace(known, prompt="a [v] f", class_prompt="a f") for known in subjects.SUBJECTS)
     monkeypatch.setattr(subjects, "SUBJECTS", short)  # the tiny tokenizer spells words out
     monkeypatch.setattr(quality_axes, "UNRELATED", ("star", "rose"))
+    monkeypatch.setattr(quality_axes, "PROMPTS", ("a star", "a rose"))
     monkeypatch.setattr(judge, "network", lambda: None)
     monkeypatch.setattr(judge, "embed", pixels)
     monkeypatch.setattr(judge, "class_cosines", lambda images: np.zeros((len(images), len(judge.concepts()))))

@@ -131,7 +131,7 @@ def test_the_base_is_itself_again_for_the_next_subject(untrained: Judged, tmp_pa
 
 
 def test_a_failing_subject_costs_no_other(untrained: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw, calls = subjects._draw, 0
+    draw, calls = subjects.draw, 0
 
     def failing(*arguments: Any) -> Any:
         nonlocal calls
@@ -140,7 +140,7 @@ def test_a_failing_subject_costs_no_other(untrained: Judged, tmp_path: Path, mon
             raise RuntimeError("no luck")
         return draw(*arguments)
 
-    monkeypatch.setattr(subjects, "_draw", failing)
+    monkeypatch.setattr(subjects, "draw", failing)
     record = run.run(subjects.CASE, out=tmp_path, only=NAMES, settings=SHORT).record
     (failure,) = record["failures"]
     assert failure["item"] == NAMES[0]
@@ -167,7 +167,7 @@ def test_summary() -> None:
         {"rise": 0.1, "class_before": 0.2, "class_after": 0.8, "bytes": 20, "seconds": 2.0, "leak": 0.2},
     ]
     for row in rows:
-        row |= {"similarity_base": 0.3, "similarity": 0.3 + row["rise"]}
+        row |= {"drift": 0.2, "similarity_base": 0.3, "similarity": 0.3 + row["rise"]}
     summary = subjects._summarise(None, rows)  # type: ignore[arg-type]
     assert summary["rose_by_0.2"] == 2
     assert summary["class_kept"] == 2
