@@ -14,7 +14,8 @@ colour that is exchanged for another.
 
 Similarity is the judge's (`judge.py`), of the subject alone: pictures are cut out with the drawing's silhouette and
 laid on white. Uncut, the judge sees the ground before it sees the subject: the drawing itself, pasted on another
-ground, is only .57 to .70 similar to the drawing on white.
+ground, is only .57 to .70 similar to the drawing on white. Cut out, it is .92 to .99 similar (mean of the four grounds,
+each of the 24 drawings): the rim that is blended with its ground costs an edit next to nothing.
 """
 
 from __future__ import annotations
