@@ -45,6 +45,7 @@ def finetune(method: str, base: Any, config: TrainConfig) -> Finetuned:
     tuned = tuner(method, base)
     try:
         loop = _loop(tuned, base, config)
+        tuned.decay_to_origin(getattr(loop.optimizer, "optimizer", loop.optimizer))
         before = loop.measure()[0]
         began = time.process_time()
         while loop.step < config.steps:

@@ -112,6 +112,11 @@ def identity(images: Sequence[Image], references: Sequence[Image]) -> float:
     return float((embed(images) @ embed(references).T).mean())
 
 
+def drift(images: Sequence[Image], others: Sequence[Image]) -> float:
+    """How far pictures are from others, each from the one in its place: 1 - cosine, 0 for equal ones, on average."""
+    return float(1 - (embed(images) * embed(others)).sum(1).mean())
+
+
 def class_cosines(images: Sequence[Image]) -> Array:
     """Cosine of every picture with every class mean, float32 (n, number of concepts)."""
     return embed(images) @ _reference()[1].T

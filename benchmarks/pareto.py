@@ -52,7 +52,7 @@ def draw(methods: Sequence[Mapping[str, Any]]) -> Figure:
             _panel(axes, methods, across, below)
             axes.set_xlabel(AXES[across][0] if row == size - 1 else "")
             axes.set_ylabel(AXES[below][0] if column == 0 else "")
-            axes.tick_params(labelbottom=row == size - 1, labelleft=column == 0)
+            axes.tick_params(which="both", labelbottom=row == size - 1, labelleft=column == 0)
     handles, labels = panels[0][0].get_legend_handles_labels()
     panels[0][size - 1].legend(handles, labels, loc="upper right")
     return figure

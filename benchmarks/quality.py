@@ -1,7 +1,8 @@
 """Shifts against LoRA, LoKr, IA3 and full fine-tuning on held-out subjects, each at its own best settings.
 
 The methods are those of `tuners.py`; all train from the same pictures, class pictures, samples, schedule and objective,
-those of `spectra train`. The axes are those of `quality_axes.py`, and
+those of `spectra train` with half of the class pictures under other words (`WORDS`). The axes are those of
+`quality_axes.py`, and
 
     score     similarity - drift: what the search looks for; a likeness that costs as much in all else is none
     bytes     of the file, float16
@@ -11,7 +12,9 @@ those of `spectra train`. The axes are those of `quality_axes.py`, and
 Rows come in this order; a stopped run goes on with `--resume`, and two processes can share the rows by `--only`:
 
     search    on two subjects: each method with each rate of its own, all for the same number of steps; then its best
-              rate for twice as many. The best of both over the two subjects is what its results are made with
+              rate for three times as many, as it is and pulled to the base: by AdamW's weight decay, towards the
+              base's values and not to zero, by a share of `PULL` in a step at the full rate. The best of all, over
+              both subjects, is what its results are made with
     result    on eight other subjects; shifts, LoRA of rank 4 and full fine-tuning with three seeds each
     time      shifts and full fine-tuning once more, with as many steps as fit into the CPU time of LoRA of rank 4
 
@@ -24,7 +27,7 @@ import contextlib
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from spectra.base import GUIDANCE
@@ -53,6 +56,15 @@ RATES: Mapping[str, tuple[float, ...]] = {
 }
 """Learning rates that the search tries, a factor of three apart."""
 
+LONGER = 3
+"""Times the steps of the search's first part."""
+
+PULL = 0.03
+"""Weight decay times learning rate."""
+
+WORDS = 0.5
+"""Of each training's `prior_words`."""
+
 VECTORS = 3
 """The rate of 1-D shifts is so many times lower than that of all others."""
 
@@ -63,13 +75,23 @@ TIMED = ("shift", "full")
 AXES = ("similarity", "drift", "unrelated", "class", "leak", "background", "second", "follows", "score")
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What the search chooses: learning rate, steps, and whether weight decay pulls to the base."""
+
+    rate: float
+    steps: int
+    pulled: bool
+
+
 def _items(bench: Bench) -> list[str]:
     from spectra.pipeline import find_base
 
     find_base("")  # one clear error now, and not one for each row
     steps = bench.integer("steps")
     rates = [f"search {m} {s} {rate:g} {steps}" for m in RATES for rate in RATES[m] for s in SEARCHED]
-    longer = [f"search {m} {s} best {2 * steps}" for m in RATES for s in SEARCHED]
+    ways = ("best", "pulled")
+    longer = [f"search {m} {s} {way} {LONGER * steps}" for m in RATES for way in ways for s in SEARCHED]
     results = [
         f"result {m} {s} {seed}" for seed in range(SEEDS) for s in SUBJECTS for m in (SEVERAL if seed else RATES)
     ]
@@ -86,17 +108,19 @@ def _measure(bench: Bench, item: str) -> Row:
     stage, method, name, *rest = item.split()
     found: dict[str, Any] = {"item": item, "stage": stage, "method": method, "subject": name}
     if stage == "search":
-        rate = _best_rate(bench, method) if rest[0] == "best" else float(rest[0])
-        return found | _trained(bench, base, method, name, rate, int(rest[1]), seed=bench.seed, short=True)
-    rate, steps = best(bench, method)
+        way, steps = rest
+        rate = float(way) if way not in ("best", "pulled") else best(bench, method, longer=False).rate
+        made = Settings(rate, int(steps), way == "pulled")
+        return found | _trained(bench, base, method, name, made, seed=bench.seed, short=True)
+    made = best(bench, method)
     if stage == "time":
-        steps = _steps_in_time(bench, method)
-    row = found | _trained(bench, base, method, name, rate, steps, seed=bench.seed + int(rest[0]))
+        made = replace(made, steps=_steps_in_time(bench, method))
+    row = found | _trained(bench, base, method, name, made, seed=bench.seed + int(rest[0]))
     return row | {"memory": bench.once(f"memory {method}", lambda: _memory(method, base))}
 
 
 def _trained(
-    bench: Bench, base: Any, method: str, name: str, rate: float, steps: int, *, seed: int, short: bool = False
+    bench: Bench, base: Any, method: str, name: str, made: Settings, *, seed: int, short: bool = False
 ) -> dict[str, Any]:
     """One training, and the figures of what it draws."""
     from spectra.base.subjects import instance_pictures, subject
@@ -107,13 +131,14 @@ def _trained(
 
     known = subject(name)
     before = bench.once(f"base {name}", lambda: draw_all(bench, base, known, bare=True))
-    config = replace(defaults(""), subject=name, seed=seed, lr=rate, lr_1d=rate / VECTORS, steps=steps)
+    config = replace(defaults(""), subject=name, seed=seed, lr=made.rate, lr_1d=made.rate / VECTORS, steps=made.steps)
+    if made.pulled:
+        config = replace(config, weight_decay=PULL / made.rate)
     done = finetune(method, base, config)
     drawn = draw_all(bench, done.pipe, known, short=short)
     figures = judged(drawn, before, known, instance_pictures(known, count=INSTANCE_COUNT, seed=seed))
     return {
-        "rate": rate,
-        "steps": steps,
+        **asdict(made),
         "seed": seed,
         **figures,
         "score": round(figures["similarity"] - figures["drift"], 4),
@@ -146,35 +171,25 @@ def _batch() -> int:
     return defaults("").batch
 
 
-def _best_rate(bench: Bench, method: str) -> float:
-    """The rate of the best score, over the subjects of the search."""
-    return _best(bench, method, bench.integer("steps"))[0]
+def best(bench: Bench, method: str, *, longer: bool = True) -> Settings:
+    """Those of the best mean score over the subjects of the search.
 
-
-def best(bench: Bench, method: str) -> tuple[float, int]:
-    """Rate and steps that a method's results are made with.
+    Args:
+        longer: count the trainings of more steps, too.
 
     Raises:
-        SpectraError: the search has not ended.
+        InputError: the search has not got as far.
     """
-    steps = bench.integer("steps")
-    return max(
-        ((_best(bench, method, n), n) for n in (steps, 2 * steps)),
-        key=lambda found: found[0][1],
-    )
-
-
-def _best(bench: Bench, method: str, steps: int) -> tuple[float, float]:
-    """The rate with the best mean score at a number of steps, and that score."""
-    scores: dict[float, list[float]] = {}
+    scores: dict[Settings, list[float]] = {}
     for row in bench.rows.values():
-        if (row["stage"], row["method"], row["steps"]) == ("search", method, steps):
-            scores.setdefault(row["rate"], []).append(row["score"])
-    complete = {rate: statistics.fmean(own) for rate, own in scores.items() if len(own) == len(SEARCHED)}
-    if not complete:
-        raise InputError(f"nothing is known of {method} at {steps} steps; measure the rows 'search {method} ...' first")
-    rate = max(complete, key=complete.__getitem__)
-    return rate, complete[rate]
+        if (row["stage"], row["method"]) == ("search", method):
+            made = Settings(**{field.name: row[field.name] for field in fields(Settings)})
+            scores.setdefault(made, []).append(row["score"])
+    means = {made: statistics.fmean(own) for made, own in scores.items() if len(own) == len(SEARCHED)}
+    known = {made: score for made, score in means.items() if longer or made.steps == bench.integer("steps")}
+    if len(known) < len(RATES[method]) + 2 * longer:
+        raise InputError(f"the search of {method} has not ended; measure the rows 'search {method} ...' first")
+    return max(known, key=known.__getitem__)
 
 
 def _steps_in_time(bench: Bench, method: str) -> int:
@@ -186,7 +201,7 @@ def _steps_in_time(bench: Bench, method: str) -> int:
             row[figure] for row in rows if (row["stage"], row["method"], row["seed"]) == ("result", method, bench.seed)
         )
 
-    return round(mean("lora-4", "cpu") / mean(method, "cpu") * mean(method, "steps"))
+    return max(1, round(mean("lora-4", "cpu") / mean(method, "cpu") * mean(method, "steps")))
 
 
 def _stamp(bench: Bench) -> str:
@@ -199,7 +214,9 @@ def _stamp(bench: Bench) -> str:
     pictures = [
         p.tobytes() for name in (*SEARCHED, *SUBJECTS) for p in instance_pictures(subject(name), seed=bench.seed)
     ]
-    return base_stamp(json.dumps(replace(defaults(""), lr=0.0, lr_1d=0.0, steps=1).as_dict()).encode(), *pictures)
+    return base_stamp(
+        json.dumps([PULL, replace(defaults(""), lr=0.0, lr_1d=0.0, steps=1).as_dict()]).encode(), *pictures
+    )
 
 
 def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
@@ -209,6 +226,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
     if {"shift", "lora-4", "full"} <= means.keys():
         best_rival = max(means["lora-4"]["similarity"], means["full"]["similarity"])
         found["similarity_behind"] = round(best_rival - means["shift"]["similarity"], 4)
+    if found and means["full"]["drift"] > 0:
         found["drift_of_full"] = round(means["shift"]["drift"] / means["full"]["drift"], 4)
     for method in TIMED:
         own = [row["similarity"] for row in rows if (row["stage"], row["method"]) == ("time", method)]
@@ -225,7 +243,7 @@ def table(rows: Sequence[Row]) -> list[Row]:
         if own:
             axes = {axis: _interval(_by_subject(own, axis)) for axis in AXES}
             costs = {name: statistics.fmean(row[name] for row in own) for name in ("bytes", "cpu", "memory")}
-            made = {name: own[0][name] for name in ("rate", "steps")}
+            made = {name: own[0][name] for name in ("rate", "steps", "pulled")}
             found.append({"method": method, **made, **axes, **costs, "trainings": len(own)})
     return found
 
@@ -260,6 +278,7 @@ CASE = Case(
     measure=_measure,
     summarise=_summarise,
     stamp=_stamp,
+    table=table,
     draw=draw,
     settings={"seed": 0, "steps": 100, "pictures": 8, "drawing_steps": 15, "guidance": GUIDANCE},
     columns=(

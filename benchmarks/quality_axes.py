@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench
+from spectra.benchmarks.trained import FIRST_SEED
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,9 +32,7 @@ UNRELATED = ("horse", "pig", "rabbit", "panda", "penguin", "turtle", "dolphin", 
              "sunflower", "cactus", "watermelon", "banana", "strawberry", "carrot", "hamburger", "doughnut", "castle",
              "bicycle", "rocket", "pumpkin", "guitar")  # fmt: skip
 """Concepts that no held-out subject shows, and that take "a"."""
-
-_FIRST_SEED = 10_000
-"""Of the pictures that are judged: far from those that trainings draw class pictures from."""
+PROMPTS = tuple(f"a drawing of a {concept}" for concept in UNRELATED)
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,12 @@ def draw_all(bench: Bench, pipe: Any, subject: Subject, *, bare: bool = False, s
     each = max(1, count // len(COLOURS))
 
     def several(prompts: Sequence[str], seeds: int) -> list[Request]:
-        return [Request(prompt, _FIRST_SEED + seed) for prompt in prompts for seed in range(seeds)]
+        return [Request(prompt, FIRST_SEED + seed) for prompt in prompts for seed in range(seeds)]
 
     asked = {
         "instance": several([named], count),
         "class_": several([subject.class_prompt], 0 if short else count),
-        "unrelated": several([f"a drawing of a {concept}" for concept in UNRELATED], 1),
+        "unrelated": several(PROMPTS, 1),
         "background": several([f"{named} on a {colour} background" for colour in COLOURS], 0 if short else each),
         "second": several(
             [f"{thing} on the left and a {other} on the right" for other in SECOND],
@@ -83,10 +82,9 @@ def judged(drawn: Drawn, base: Drawn, subject: Subject, own: Sequence[Image]) ->
     """The figures of one pipeline's pictures against the base's and the subject's own."""
     from spectra.benchmarks import judge
 
-    after, before = judge.embed(drawn.unrelated), judge.embed(base.unrelated)
     found = {
         "similarity": judge.identity(drawn.instance, own),
-        "drift": float(1 - (after * before).sum(1).mean()),
+        "drift": judge.drift(drawn.unrelated, base.unrelated),
         "unrelated": _right(drawn.unrelated, UNRELATED) - _right(base.unrelated, UNRELATED),
     }
     if drawn.class_:

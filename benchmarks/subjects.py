@@ -7,6 +7,8 @@ draw from the same seeds:
     similarity        the instance prompt with the shift, against the same pictures
     class_before      share of the base's class pictures whose nearest class mean is the right one
     class_after       the same with the shift active: a class that was forgotten, or overrun by the subject, drops
+    drift             of what has nothing to do with the subject: 1 - cosine of each of 24 pictures of other concepts
+                      with the base's own from that seed
     leak              the class prompt with the shift against the subject's pictures; the subject should stay out of it
 
 Similarity is a mean cosine of EfficientNet-Lite0 features (`judge.py`): .7 the same drawing, .3 the same class.
@@ -56,6 +58,7 @@ def _measure(bench: Bench, item: str) -> Row:
     import spectra
     from spectra.base.subjects import instance_pictures, subject
     from spectra.benchmarks import judge
+    from spectra.benchmarks.quality_axes import PROMPTS
     from spectra.pipeline import load_pipeline
     from spectra.training.subject import INSTANCE_COUNT
 
@@ -65,11 +68,13 @@ def _measure(bench: Bench, item: str) -> Row:
         shift = spectra.read_shift(trained.shift)
     pipe, count = bench.once("pipe", load_pipeline), bench.integer("pictures")
     base = draw(bench, pipe, [known.class_prompt], count)
+    base_unrelated = bench.once("unrelated", lambda: draw(bench, pipe, PROMPTS, 1))
     spectra.load(pipe, shift, name=item)
     try:
         spectra.activate(pipe, {item: 1.0})
         learnt = draw(bench, pipe, [known.prompt], count)
         after = draw(bench, pipe, [known.class_prompt], count)
+        unrelated = draw(bench, pipe, PROMPTS, 1)
     finally:
         spectra.unload(pipe, item)
 
@@ -87,6 +92,7 @@ def _measure(bench: Bench, item: str) -> Row:
         "similarity_base": round(before, 4),
         "similarity": round(now, 4),
         "rise": round(now - before, 4),
+        "drift": round(judge.drift(unrelated, base_unrelated), 4),
         "leak": round(judge.identity(after, own), 4),
         "class_before": round(judge.class_scores(base, known.concept)["top1"], 4),
         "class_after": round(judge.class_scores(after, known.concept)["top1"], 4),
@@ -118,7 +124,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
     }
 
 
-_MEANS = ("similarity_base", "similarity", "rise", "leak", "class_before", "class_after", "seconds")
+_MEANS = ("similarity_base", "similarity", "rise", "drift", "leak", "class_before", "class_after", "seconds")
 
 CASE = Case(
     name="subjects",
@@ -134,6 +140,7 @@ CASE = Case(
         Column("similarity_base", "base", ".2f"),
         Column("similarity", "shift", ".2f"),
         Column("rise", form="+.2f"),
+        Column("drift", form=".2f"),
         Column("leak", form=".2f"),
         Column("class_before", "class", ".2f"),
         Column("class_after", "after", ".2f"),

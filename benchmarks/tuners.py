@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from spectra.adapter import Adapter
 
@@ -39,6 +39,7 @@ class Tuner:
         frozen: a context in which the pipeline computes as the base.
         settle: makes the pipeline draw at the base's speed with what was learnt; it trains no more after that.
         adapter: spectra's, None for the other methods.
+    origin: the base's values of the parameters, by name; empty where they are zero.
     """
 
     pipe: Any
@@ -47,6 +48,26 @@ class Tuner:
     frozen: Callable[[], AbstractContextManager[None]]
     settle: Callable[[], object]
     adapter: Adapter | None = None
+    origin: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def decay_to_origin(self, optimizer: Any) -> None:
+        """Let an AdamW optimizer's weight decay draw to `origin`, and not to zero."""
+        if not self.origin:
+            return
+        import torch
+
+        decay = {id(group): group["weight_decay"] for group in optimizer.param_groups}
+        pairs = [(self.parameters[name], value) for name, value in self.origin.items()]
+        for group in optimizer.param_groups:
+            group["weight_decay"] = 0.0
+
+        def pull(*_: Any) -> None:
+            (group,) = optimizer.param_groups
+            with torch.no_grad():
+                for parameter, value in pairs:
+                    parameter.lerp_(value, group["lr"] * decay[id(group)])
+
+        optimizer.register_step_post_hook(pull)
 
     def store(self) -> int:
         """Round what was learnt to what its file holds, float16. Returns the file's bytes."""
@@ -133,7 +154,9 @@ def _merge(pipe: Any) -> None:
 def _full(pipe: Any, base: Any) -> Tuner:
     for name in COMPONENTS:
         getattr(pipe, name).requires_grad_(True)
-    return _other(pipe, base, settle=lambda: None)
+    made = _other(pipe, base, settle=lambda: None)
+    made.origin = {name: parameter.detach().clone() for name, parameter in made.parameters.items()}
+    return made
 
 
 def _other(pipe: Any, base: Any, settle: Callable[[], object]) -> Tuner:

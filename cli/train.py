@@ -111,6 +111,9 @@ def register(app: typer.Typer) -> None:
         prior_unconditional: Annotated[
             float | None, _option("Share of class pictures without a caption.", _LOSS, of="prior_unconditional")
         ] = None,
+        prior_words: Annotated[
+            float | None, _option("Share of class pictures under another word.", _LOSS, of="prior_words")
+        ] = None,
         prior_count: Annotated[int | None, _option("Class pictures to draw.", _LOSS, of="prior_count")] = None,
         prior_steps: Annotated[int | None, _option("Steps of each.", _LOSS, of="prior_steps")] = None,
         prior_guidance: Annotated[float | None, _option("Their guidance scale.", _LOSS, of="prior_guidance")] = None,
