@@ -169,7 +169,10 @@ def _by_scale(
     strip: Sequence[Sequence[float]],
 ) -> list[Section]:
     """A section for each prompt and seed, a picture for each scale."""
-    captions = [", ".join(f"{path.stem} {s:g}" for path, s in zip(files, scales, strict=True)) for scales in strip]
+    captions = [
+        ", ".join(f"{path.stem} {scale:g}" for path, scale in zip(files, scales, strict=True) if scale) or "base"
+        for scales in strip
+    ]
     return [
         Section(f"{request.prompt}, seed {request.seed}", [pictures[nth] for pictures in drawn], captions)
         for nth, request in enumerate(requests)
