@@ -155,20 +155,16 @@ def _memory(method: str, base: Any) -> int:
     from spectra.benchmarks.methods import Method
     from spectra.benchmarks.models import denoiser
     from spectra.benchmarks.tuners import tuner
+    from spectra.training.config import defaults
 
     tuned = tuner(method, base)
-    model, _ = denoiser("embedded", batch=2 * _batch(), device="cpu")
+    model, _ = denoiser("embedded", batch=2 * defaults("").batch, device="cpu")
     own = {name: p for name, p in tuned.parameters.items() if name.startswith("unet.")}
     parts = memory.count(Method(replace(model, module=tuned.pipe.unet), own, tuned.adapter))
     if tuned.adapter is not None:
         tuned.adapter.detach()
-    return sum(parts.values()) - sum(p.nbytes for p in base.unet.parameters())
-
-
-def _batch() -> int:
-    from spectra.training.config import defaults
-
-    return defaults("").batch
+    weights: int = sum(p.nbytes for p in base.unet.parameters())
+    return sum(parts.values()) - weights
 
 
 def best(bench: Bench, method: str, *, longer: bool = True) -> Settings:
@@ -237,7 +233,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 def table(rows: Sequence[Row]) -> list[Row]:
     """A row for each method: mean and 95 % interval of each axis over the subjects, and what it costs."""
-    found = []
+    found: list[Row] = []
     for method in RATES:
         own = [row for row in rows if (row["stage"], row["method"]) == ("result", method)]
         if own:
