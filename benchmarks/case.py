@@ -41,10 +41,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from spectra.benchmarks.timing import Spread, interleaved
 from spectra.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Value = bool | int | float | str
 """What a setting can be; its default's type is its type."""
@@ -62,9 +65,9 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 def number(value: object) -> float | None:
-    """A figure, or the median of a timing; None for what is no number."""
+    """A figure, the median of a timing, or the mean of an interval; None for what is no number."""
     if isinstance(value, Mapping):
-        value = value.get("median")
+        value = value.get("median", value.get("mean"))
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
@@ -141,11 +144,13 @@ class Bench:
         settings: the case's defaults, overridden by the caller.
         progress: where the case reports a long measurement of its own.
         shared: free for the case: what `measure` builds once and uses for every item.
+        rows: what has been measured so far, by item, also by a stopped run that this one resumes.
     """
 
     settings: Mapping[str, Value]
     progress: Progress = SILENT
     shared: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -171,6 +176,10 @@ def _no_summary(bench: Bench, rows: Sequence[Row]) -> Row:
     return {}
 
 
+def _all(rows: Sequence[Row]) -> Sequence[Row]:
+    return rows
+
+
 def _no_stamp(bench: Bench) -> str:
     return ""
 
@@ -193,6 +202,8 @@ class Case:
         goals: what is asked of the summary. They are judged only on a complete run (no `--only`).
         needs: import names of optional packages, checked before anything slow starts.
         plots: columns that a report draws, a bar for each row.
+        table: rows of a record to those that a human sees, where there are too many; the rows themselves by default.
+        draw: what a report draws of the table's rows, instead of bars.
         stamp: what else a row depends on, such as a fingerprint of the base: rows kept under another are not
             resumed.
     """
@@ -210,4 +221,6 @@ class Case:
     rows: str = "rows"
     figure: str = ""
     plots: tuple[str, ...] = ()
+    table: Callable[[Sequence[Row]], Sequence[Row]] = _all
+    draw: Callable[[Sequence[Row]], Figure] | None = None
     stamp: Callable[[Bench], str] = _no_stamp

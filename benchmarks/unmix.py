@@ -22,10 +22,8 @@ The goal counts over all pairs: pictures with both, with the unmix term, as a mu
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.trained import draw
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,9 +52,6 @@ METHODS = ("base", "plain", "collage", "unmix")
 
 SEEN = 0.45
 """Similarity from which on a half shows a subject."""
-
-_FIRST_SEED = 10_000
-"""Of the pictures that are judged: far from those that trainings draw class pictures from."""
 
 
 def _items(bench: Bench) -> list[str]:
@@ -99,8 +95,6 @@ def _measure(bench: Bench, item: str) -> Row:
     from spectra.pipeline import load_pipeline
     from spectra.training.subject import read_subjects, settle
 
-    with contextlib.redirect_stdout(sys.stderr):  # the network's package announces itself
-        bench.once("network", judge.network)
     name, method = item.split()
     pair = next(pair for pair in PAIRS if _pair_name(pair) == name)
     config = settle(_config(bench, pair, method))
@@ -157,15 +151,8 @@ def _drawn(
     first, second = [wording.bare for wording in named] if bare else named
     count = bench.integer("pictures") // 2
     prompts = [both(config.collage_prompts[0], *order) for order in ((first, second), (second, first))]
-    pairs = {prompt: _draw(bench, pipe, prompt, count) for prompt in prompts}
-    return pairs, [_draw(bench, pipe, wording.prompt, count // 2) for wording in (first, second)]
-
-
-def _draw(bench: Bench, pipe: Any, prompt: str, count: int) -> list[Image]:
-    from spectra.generation import Sampling, draw, requests_for
-
-    sampling = Sampling(bench.integer("drawing_steps"), float(bench.settings["guidance"]))
-    return draw(pipe, requests_for([prompt], range(_FIRST_SEED, _FIRST_SEED + count)), sampling)
+    pairs = {prompt: draw(bench, pipe, [prompt], count) for prompt in prompts}
+    return pairs, [draw(bench, pipe, [wording.prompt], count // 2) for wording in (first, second)]
 
 
 def _halves(pipe: Any, subject: Subject) -> list[Image]:
@@ -190,16 +177,16 @@ def _sides(pictures: Sequence[Image], references: Sequence[Sequence[Image]]) -> 
 
     from spectra.benchmarks import judge
 
-    known = [judge.embed([_square(half) for half in own]) for own in references]
+    known = [judge.embed([on_white_square(half) for half in own]) for own in references]
     width, height = pictures[0].size
     halves = [
-        judge.embed([_square(picture.crop((left, 0, left + width // 2, height))) for picture in pictures])
+        judge.embed([on_white_square(picture.crop((left, 0, left + width // 2, height))) for picture in pictures])
         for left in (0, width // 2)
     ]
     return np.stack([np.stack([(half @ own.T).mean(1) for own in known], -1) for half in halves], 1)
 
 
-def _square(half: Image) -> Image:
+def on_white_square(half: Image) -> Image:
     """A half on a white square."""
     from PIL import Image as Pillow
 

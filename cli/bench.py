@@ -136,7 +136,7 @@ def _show(console: Console, case: Case, record: Mapping[str, Any]) -> None:
     from spectra.benchmarks.case import text
     from spectra.benchmarks.machine import where
 
-    rows = record[case.rows]
+    rows = case.table(record[case.rows])
     console.print(f"[italic]{escape(case.title)}[/]")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in case.columns:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _EXAMPLE = (
     'Example:  spectra generate --prompt "a drawing of a fox" --count 4 -o foxes     |     '
     'spectra generate --shift out/fox/fox.safetensors:0.8 --prompt "a drawing of a \\[V1] fox" --seed 7 -o pictures'
+    "     |     spectra generate --shift fox.safetensors:1,.5,0 --shift wolf.safetensors:0,.5,1 "
+    '--prompt "a drawing of a \\[V1] fox" -o from-fox-to-wolf'
 )
 
 
@@ -31,7 +33,12 @@ def register(app: typer.Typer) -> None:
         ] = "",
         shift: Annotated[
             list[str] | None,
-            typer.Option(metavar="FILE[:SCALE]", help="A shift to use; repeatable.", show_default=False),
+            typer.Option(
+                metavar="FILE[:SCALE,...]",
+                help="A shift to use; repeatable. With several scales each picture becomes a strip of them; those of "
+                "several shifts go together.",
+                show_default=False,
+            ),
         ] = None,
         prompt: Annotated[list[str] | None, typer.Option(help="Repeatable.", show_default=False)] = None,
         prompts: Annotated[

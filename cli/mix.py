@@ -66,6 +66,7 @@ def register(app: typer.Typer) -> None:
                 for layer, own, weights in mixed.layers
             ],
             "elsewhere": mixed.elsewhere,
+            "text": mixed.text,
             "left_out": mixed.left_out,
         }
         output.result(report, json=json, human=lambda console: _show(mixed, report, console))
@@ -83,6 +84,8 @@ def _show(mixed: Mix, report: dict[str, Any], console: Console) -> None:
         table.add_row(row["layer"], row["from"], str(row["weights"]), modules)
     if mixed.elsewhere:
         table.add_row("none", "style", str(mixed.elsewhere), "time embedding, first and last layer, ...")
+    if mixed.text:
+        table.add_row("none", "content", str(mixed.text), "text encoder")
     console.print(table)
     console.print(f"{report['file']}: {len(mixed.shift)} weights, {report['bytes']:,} bytes", markup=False)
     if mixed.left_out:

@@ -92,6 +92,9 @@ def register(app: typer.Typer) -> None:
         text_encoder: Annotated[
             bool | None, _option("Train the text encoder too.", _LOSS, "--text-encoder/--no-text-encoder")
         ] = None,
+        directions: Annotated[
+            int | None, _option("Of each weight, only so many of the largest singular values may move.", _LOSS)
+        ] = None,
         steps: Annotated[int | None, _option("Optimizer steps.", _LOSS, of="steps")] = None,
         lr: Annotated[float | None, _option("Learning rate.", _LOSS, of="lr")] = None,
         lr_1d: Annotated[float | None, _option("Learning rate of 1-D weights.", _LOSS, "--lr-1d", of="lr_1d")] = None,
@@ -107,6 +110,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         prior_unconditional: Annotated[
             float | None, _option("Share of class pictures without a caption.", _LOSS, of="prior_unconditional")
+        ] = None,
+        prior_words: Annotated[
+            float | None, _option("Share of class pictures under another word.", _LOSS, of="prior_words")
         ] = None,
         prior_count: Annotated[int | None, _option("Class pictures to draw.", _LOSS, of="prior_count")] = None,
         prior_steps: Annotated[int | None, _option("Steps of each.", _LOSS, of="prior_steps")] = None,

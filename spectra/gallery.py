@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from spectra.errors import InputError
 from spectra.files import atomic_folder, check_output
 from spectra.generation import (
+    Request,
     Sampling,
     best_device,
     draw,
@@ -24,13 +26,16 @@ from spectra.generation import (
 from spectra.outputs import check_ours
 from spectra.pipeline import find_base, load_pipeline
 from spectra.progress import SILENT, Progress
-from spectra.scaled_files import parse_shift
+from spectra.scaled_files import parse_scales
+from spectra.serving import activate, load
 from spectra.sheet import Section, contact_sheet
 from spectra.shift import SpectralShift
 from spectra.shift_file import read_shift
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from PIL.Image import Image
 
 INDEX = "pictures.json"
 """List of the pictures and their settings; a folder that lacks it is not one of ours, and is never replaced."""
@@ -42,7 +47,8 @@ class Order:
 
     Attributes:
         base: as `spectra.pipeline.find_base` takes it; empty is the embedded base.
-        shifts: each a file, or `FILE:SCALE`.
+        shifts: each a file, `FILE:SCALE`, or `FILE:SCALE,SCALE,...`: with several scales every picture becomes a strip
+            of them. The first scales of all shifts go together, then the second; one scale alone holds for all.
         prompts: drawn in this order, each with every seed.
         prompts_file: more prompts, one a line.
         negative: negative prompt of all of them.
@@ -88,34 +94,37 @@ def generate(
     check_output(out, force=force)
     check_ours(out, INDEX)
     location = find_base(order.base)
-    chosen = [parse_shift(text) for text in order.shifts]
-    shifts = [(path, scale, read_shift(path)) for path, scale in chosen]
+    chosen = [parse_scales(text) for text in order.shifts]
+    strip = _strip([scales for _, scales in chosen])
+    files = [path for path, _ in chosen]
+    shifts = [read_shift(path) for path in files]
 
     pipe = load_pipeline(location, getattr(torch, order.dtype), device or best_device())
-    _activate(pipe, shifts, progress)
+    names = _load(pipe, files, shifts, progress)
     requests = requests_for(prompts, order.seeds, order.negative)
-    pictures = draw(pipe, requests, order.sampling, progress=progress)
-    common = {
-        "base": location.name,
-        "dtype": order.dtype,
-        "shifts": [
-            {"file": path.name, "scale": scale, "content_hash": shift.metadata.content_hash}
-            for path, scale, shift in shifts
-        ],
-        "versions": versions(),
-    }
+    drawn = []
+    for scales in strip:
+        if names:
+            activate(pipe, dict(zip(names, scales, strict=True)))
+        drawn.append(draw(pipe, requests, order.sampling, progress=progress))
+    common = {"base": location.name, "dtype": order.dtype, "versions": versions()}
     listed = []
     with atomic_folder(out, force=force) as temporary:
-        for number, (request, picture) in enumerate(zip(requests, pictures, strict=True)):
-            settings = settings_of(request, order.sampling, picture, common)
+        pairs = itertools.product(range(len(requests)), range(len(strip)))
+        for number, (nth, at) in enumerate(pairs):
+            request, picture = requests[nth], drawn[at][nth]
+            active = [
+                {"file": path.name, "scale": scale, "content_hash": shift.metadata.content_hash}
+                for path, scale, shift in zip(files, strip[at], shifts, strict=True)
+            ]
+            settings = settings_of(request, order.sampling, picture, {**common, "shifts": active})
             name = file_name(number, request)
             save_png(picture, temporary / name, settings)
             listed.append({"file": name, **settings})
-        count = len(order.seeds)
-        captions = [f"seed {seed}" for seed in order.seeds]
-        sections = [
-            Section(prompt, pictures[n * count : (n + 1) * count], captions) for n, prompt in enumerate(prompts)
-        ]
+        if len(strip) == 1:
+            sections = _by_seed(prompts, order.seeds, drawn[0])
+        else:
+            sections = _by_scale(requests, drawn, files, strip)
         contact_sheet(sections).save(temporary / "sheet.png")
         (temporary / INDEX).write_text(json.dumps({"pictures": listed}, indent=1) + "\n", encoding="utf-8")
     return {
@@ -126,14 +135,45 @@ def generate(
     }
 
 
-def _activate(pipe: Any, shifts: Sequence[tuple[Path, float, SpectralShift]], progress: Progress) -> None:
-    """Load every shift under a name of its own, and put all of them in force."""
-    from spectra.serving import activate, load
+def _strip(scales: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+    """The scales of all shifts together, one tuple for each picture of a strip; a single empty one without shifts.
 
-    scales: dict[str, float] = {}
-    for number, (path, scale, shift) in enumerate(shifts):
-        name = f"{path.stem}-{number}"
+    Raises:
+        InputError: shifts with different numbers of scales.
+    """
+    counts = {len(own) for own in scales if len(own) > 1}
+    if len(counts) > 1:
+        raise InputError(f"expected as many scales of each shift, or one, got {' and '.join(map(str, sorted(counts)))}")
+    length = max(counts, default=1)
+    return [tuple(own[at if len(own) > 1 else 0] for own in scales) for at in range(length)]
+
+
+def _load(pipe: Any, files: Sequence[Path], shifts: Sequence[SpectralShift], progress: Progress) -> list[str]:
+    """Load every shift, under a name of its own."""
+    names = [f"{path.stem}-{number}" for number, path in enumerate(files)]
+    for name, shift in zip(names, shifts, strict=True):
         load(pipe, shift, name=name, progress=progress)
-        scales[name] = scale
-    if scales:
-        activate(pipe, scales)
+    return names
+
+
+def _by_seed(prompts: Sequence[str], seeds: Sequence[int], pictures: Sequence[Image]) -> list[Section]:
+    """A section for each prompt, a picture for each seed."""
+    captions, count = [f"seed {seed}" for seed in seeds], len(seeds)
+    return [Section(prompt, pictures[n * count : (n + 1) * count], captions) for n, prompt in enumerate(prompts)]
+
+
+def _by_scale(
+    requests: Sequence[Request],
+    drawn: Sequence[Sequence[Image]],
+    files: Sequence[Path],
+    strip: Sequence[Sequence[float]],
+) -> list[Section]:
+    """A section for each prompt and seed, a picture for each scale."""
+    captions = [
+        ", ".join(f"{path.stem} {scale:g}" for path, scale in zip(files, scales, strict=True) if scale) or "base"
+        for scales in strip
+    ]
+    return [
+        Section(f"{request.prompt}, seed {request.seed}", [pictures[nth] for pictures in drawn], captions)
+        for nth, request in enumerate(requests)
+    ]

@@ -1,7 +1,8 @@
 """Style mixing: content from one shift, style from another (SVDiff, section 3.3).
 
 Of the 2-D weights, those of the layers around the bottleneck carry geometry and are the content's; all others are the
-style's. Works on the deltas alone; needs no torch.
+style's. Text encoders, where they are mixed, are the content's: they know what its prompt names. Works on the deltas
+alone; needs no torch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from spectra.algebra import described
 from spectra.derivation import derive
 from spectra.errors import MismatchError
-from spectra.patterns import matching
+from spectra.patterns import TEXT_ENCODERS, matching
 from spectra.shift import JSON, Delta, SpectralShift
 from spectra.unet_layers import Layer, Layout, find_layout
 
@@ -27,6 +28,7 @@ class Mix:
         layout: family of the UNet.
         layers: each with whether the content gives it, and how many weights it has in the mix.
         elsewhere: weights of the mix that belong to no layer, such as the time embedding: the style's.
+        text: weights of text encoders in the mix: the content's.
         left_out: weights of the two that the targets do not name.
     """
 
@@ -34,6 +36,7 @@ class Mix:
     layout: Layout
     layers: tuple[tuple[Layer, bool, int], ...]
     elsewhere: int
+    text: int
     left_out: int
 
 
@@ -41,7 +44,7 @@ def mix(content: SpectralShift, style: SpectralShift, *, layers: str = "", targe
     """Mix two shifts of one base.
 
     Args:
-        content: gives the weights of `layers`.
+        content: gives the weights of `layers`, and text encoders.
         style: gives all others.
         layers: a range such as `16,down,1:8,down,0`, both ends included; the family's layers of geometry by default.
         target: subset names and patterns, comma separated: the weights that are mixed. The others are left out.
@@ -55,10 +58,14 @@ def mix(content: SpectralShift, style: SpectralShift, *, layers: str = "", targe
     chosen = layout.between(layers or layout.geometry)
     deltas: dict[str, Delta] = {}
     meant: set[str] = set()
+
+    def of_content(name: str) -> bool:
+        return name.split(".")[0] in TEXT_ENCODERS or any(layer.holds(name) for layer in chosen)
+
     for giver, shift, is_content in (("content", content, True), ("style", style, False)):
         named = matching(shift, target, shift.metadata.ndims)
         meant.update(named)
-        given = {name: shift[name] for name in named if any(layer.holds(name) for layer in chosen) == is_content}
+        given = {name: shift[name] for name in named if of_content(name) == is_content}
         if not given:
             where = "in" if is_content else "outside"
             raise MismatchError(
@@ -74,10 +81,12 @@ def mix(content: SpectralShift, style: SpectralShift, *, layers: str = "", targe
     }
     mixed = derive([content, style], deltas, recipe)
     held = [(layer, layer in chosen, sum(map(layer.holds, mixed))) for layer in layout.all_layers]
+    text = sum(name.split(".")[0] in TEXT_ENCODERS for name in mixed)
     return Mix(
         shift=mixed,
         layout=layout,
         layers=tuple(held),
-        elsewhere=len(mixed) - sum(count for _, _, count in held),
+        elsewhere=len(mixed) - text - sum(count for _, _, count in held),
+        text=text,
         left_out=len((content.keys() | style.keys()) - meant),
     )

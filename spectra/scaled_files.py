@@ -1,4 +1,4 @@
-"""How the command line names a shift with its scale: `FILE[:SCALE]`."""
+"""How the command line names a shift with its scale: `FILE[:SCALE]`, or with several: `FILE:SCALE,SCALE`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,31 @@ def parse_shift(text: str) -> tuple[Path, float]:
     Raises:
         InputError: no such file, or a scale that is no finite number.
     """
+    path, scales = parse_scales(text)
+    if len(scales) > 1:
+        raise InputError(f"{text}: expected one number after the colon, got {len(scales)}")
+    return path, scales[0]
+
+
+def parse_scales(text: str) -> tuple[Path, tuple[float, ...]]:
+    """The same of `FILE:SCALE,SCALE`: a path and its scales, at least one.
+
+    Raises:
+        InputError: no such file, or a scale that is no finite number.
+    """
     if Path(text).is_file():
-        return Path(text), 1.0
-    file, colon, number = text.rpartition(":")
+        return Path(text), (1.0,)
+    file, colon, numbers = text.rpartition(":")
     if not colon or not Path(file).is_file():
         raise InputError(f"{text}: no such file; expected FILE or FILE:SCALE")
+    scales = tuple(map(_number, numbers.split(",")))
+    if not all(map(math.isfinite, scales)):
+        raise InputError(f"{text}: expected a number after the colon, got {numbers!r}")
+    return Path(file), scales
+
+
+def _number(text: str) -> float:
     try:
-        scale = float(number)
+        return float(text)
     except ValueError:
-        scale = math.nan
-    if not math.isfinite(scale):
-        raise InputError(f"{text}: expected a number after the colon, got {number!r}")
-    return Path(file), scale
+        return math.nan

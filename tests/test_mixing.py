@@ -53,6 +53,17 @@ def test_layers_and_targets_can_be_chosen() -> None:
     }
 
 
+def test_the_text_encoder_is_the_contents() -> None:
+    named = {**NDIMS, "text_encoder.fc": 2}
+    metadata = ShiftMetadata("tiny", dict.fromkeys(named, "0123abcd"), ndims=named)
+    content, style = (SpectralShift({name: np.full(3, v) for name in named}, metadata) for v in (1.0, 2.0))
+    mixed = mix(content, style, target="unet,text-encoder")
+    assert mixed.shift["text_encoder.fc"][0] == 1
+    assert mixed.shift["unet.time"][0] == 2
+    assert (mixed.text, mixed.elsewhere, mixed.left_out) == (1, 1, 0)
+    assert mix(content, style).text == 0
+
+
 def test_what_cannot_be_mixed() -> None:
     with pytest.raises(MismatchError, match="different bases"):
         mix(shift(1), shift(2, digits="ffffffff"))

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectra.diffing import Correlation
+from spectra.diffing import Correlation, Vector
 from spectra.errors import InputError
 from spectra.plots.style import new_figure, shown_name
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST = 60
@@ -39,14 +40,20 @@ def draw_correlation(correlation: Correlation, labels: Sequence[str]) -> Figure:
         correlation: of at most `MOST` shifts.
         labels: a name for each of them.
     """
-    count, labels = len(labels), [shown_name(label) for label in labels]
-    cosines = np.where(np.eye(count, dtype=bool), np.nan, correlation.mean_cosine)
-    found = np.abs(cosines[np.isfinite(cosines)])
-    widest = 1.2 * float(found.max()) if found.size and found.max() > 0 else 1.0
-    side = min(10.0, 3.6 + 0.42 * count)
+    side = min(10.0, 3.6 + 0.42 * len(labels))
     figure = new_figure(side + 0.9, side)
     axes = figure.subplots()
-    axes.set_title(f"How alike {count} shifts are", fontweight="bold", fontsize=11)
+    axes.set_title(f"How alike {len(labels)} shifts are", fontweight="bold", fontsize=11)
+    draw_cosines(axes, correlation.mean_cosine, labels)
+    return figure
+
+
+def draw_cosines(axes: Axes, cosines: Vector, labels: Sequence[str]) -> None:
+    """The heat map of cosines `[n, n]`, with its colour bar."""
+    count, labels = len(labels), [shown_name(label) for label in labels]
+    cosines = np.where(np.eye(count, dtype=bool), np.nan, cosines)
+    found = np.abs(cosines[np.isfinite(cosines)])
+    widest = 1.2 * float(found.max()) if found.size and found.max() > 0 else 1.0
     image = axes.imshow(cosines, cmap="RdBu_r", vmin=-widest, vmax=widest)
     size = "medium" if count <= 24 else "x-small"
     axes.set_xticks(range(count), labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
@@ -64,7 +71,6 @@ def draw_correlation(correlation: Correlation, labels: Sequence[str]) -> Figure:
     axes.set_xticks(np.arange(1, count) - 0.5, minor=True)
     axes.set_yticks(np.arange(1, count) - 0.5, minor=True)
     axes.grid(which="minor", color="white", lw=1.5 if count <= 24 else 0.5)
-    bar = figure.colorbar(image, ax=axes, shrink=0.75, aspect=24, pad=0.02)
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.75, aspect=24, pad=0.02)
     bar.set_label("mean cosine over weights")
     bar.outline.set_visible(False)
-    return figure

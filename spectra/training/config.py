@@ -48,6 +48,8 @@ class TrainConfig:
             the frozen "base" answers to the same question, which costs one more forward pass of them.
         prior_unconditional: share of the class pictures that stand without a caption, so that the answer to the empty
             prompt, from which guidance starts, is preserved too; needs `prior_target` "base".
+        prior_words: share of the class pictures that stand under another word of the tokenizer's in place of the
+            class, so that what all other words mean is preserved too; needs `prior_target` "base".
         prior_count, prior_steps, prior_guidance: how many class pictures are drawn, in how many steps, at which scale.
         collage: probability that a sample of several subjects shows two of them, each on its half; class pictures too.
         collage_fit: how a picture comes to fill a half: "crop" keeps its middle, "shrink" all of it.
@@ -60,6 +62,8 @@ class TrainConfig:
             trained apart and added are finished together.
         targets: subset names or patterns, comma separated (`spectra.families`).
         text_encoder: train the text encoder's weights too.
+        directions: singular values of each weight that may move, the largest first; 0 lets all. Weights of one
+            dimension have none, and move.
         lr: learning rate of the shifts of weights with two or more dimensions.
         lr_1d: learning rate of the shifts of 1-D weights (the scales of norms).
         lr_schedule: "constant", or "cosine" for rates that fall to zero over the steps.
@@ -95,6 +99,7 @@ class TrainConfig:
     prior_weight: float = 1.0
     prior_target: str = "noise"
     prior_unconditional: float = 0.0
+    prior_words: float = 0.0
     prior_count: int = 200
     prior_steps: int = 25
     prior_guidance: float = 5.0
@@ -110,6 +115,7 @@ class TrainConfig:
     init_shift: str = ""
     targets: str = "unet"
     text_encoder: bool = False
+    directions: int = 0
     lr: float = 1e-3
     lr_1d: float = 1e-6
     lr_schedule: str = "constant"
@@ -145,23 +151,30 @@ class TrainConfig:
         for name in ("prior_count", "prior_steps", "steps", "batch", "accumulation", "validation_steps"):
             _at_least(self, name, 1)
         for name in ("prior_weight", "lr", "lr_1d", "weight_decay", "max_grad_norm", "min_snr_gamma", "resolution",
-                     "validation_every", "validation_count", "save_every", "seed", "prior_guidance",
-                     "validation_guidance", "prior_unconditional", "collage", "unmix_weight"):  # fmt: skip
+                     "validation_every", "validation_count", "save_every", "seed", "directions", "prior_guidance",
+                     "validation_guidance", "prior_unconditional", "prior_words", "collage",
+                     "unmix_weight"):  # fmt: skip
             _at_least(self, name, 0)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"{name.replace('_', ' ')}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
                 )
-        for name in ("prior_unconditional", "collage"):
+        for name in ("prior_unconditional", "prior_words", "collage"):
             if getattr(self, name) > 1:
                 raise InputError(
                     f"{name.replace('_', ' ')}: expected a share between 0 and 1, got {getattr(self, name)}"
                 )
-        if self.prior_unconditional and self.prior_target != "base":
+        for name, meant in (("prior_unconditional", "without a prompt"), ("prior_words", "for other words")):
+            if getattr(self, name) and self.prior_target != "base":
+                raise InputError(
+                    f'{name.replace("_", " ")} needs prior target "base": pictures of one class are not what the base '
+                    f"draws {meant}"
+                )
+        if self.prior_unconditional + self.prior_words > 1:
             raise InputError(
-                'prior unconditional needs prior target "base": pictures of one class are not what the base draws '
-                "without a prompt"
+                "prior unconditional and prior words are shares of the same pictures: expected a sum of at most 1, "
+                f"got {self.prior_unconditional + self.prior_words:g}"
             )
         if self.subjects:
             self._check_subjects()

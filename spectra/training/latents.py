@@ -73,7 +73,7 @@ class PictureSource:
         Args:
             pipe: the base.
             pictures: RGB squares of one size.
-            prompts: one for each picture.
+            prompts: one for each picture, or several rounds of that: as many times a picture is an entry of `index`.
             cache_latents: encode the pictures now; otherwise whenever they are used.
             progress: told of each picture encoded.
         """
@@ -96,9 +96,9 @@ class PictureSource:
                 progress.finish()
 
     def pick(self, remaining: list[int], generator: torch.Generator) -> int:
-        """The number of a picture, in shuffled rounds: each comes once before any comes again."""
+        """The number of a prompt with its picture, in shuffled rounds: each comes once before any comes again."""
         if not remaining:
-            remaining[:] = torch.randperm(len(self._pixels), generator=generator).tolist()
+            remaining[:] = torch.randperm(len(self._prompts), generator=generator).tolist()
         return remaining.pop()
 
     @property
@@ -107,7 +107,8 @@ class PictureSource:
         return self._shape
 
     def latents(self, index: Tensor, noise: Tensor) -> Tensor:
-        """Latents `[n, c, h, w]` of the pictures `index [n]`: mean plus spread times `noise`, in the model's scale."""
+        """Latents `[n, c, h, w]` of the entries `index [n]`: mean plus spread times `noise`, in the model's scale."""
+        index = (index + index // len(self._pixels)) % len(self._pixels)  # each round moves on by one picture
         if self._cached is None:
             mean, spread = self._posterior(self._pixels[index])
         else:

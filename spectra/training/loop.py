@@ -93,6 +93,10 @@ class Loop:
     step: int = 0
 
     def __post_init__(self) -> None:
+        if self.config.directions:
+            for name, delta in self.deltas.items():
+                if self.ranks[name] > 1:
+                    delta.register_hook(lambda gradient: limited(gradient, self.config.directions))
         groups = [
             {"params": [p for name, p in self.deltas.items() if (self.ranks[name] == 1) == vectors], "lr": lr}
             for vectors, lr in ((False, self.config.lr), (True, self.config.lr_1d))
@@ -249,6 +253,13 @@ def clip(deltas: Sequence[nn.Parameter], concepts: int, largest: float) -> None:
     factor = (largest / (norms + 1e-6)).clamp_max(1).unsqueeze(1)
     for gradient in gradients:
         gradient.mul_(factor)
+
+
+def limited(gradient: Tensor, directions: int) -> Tensor:
+    """A gradient `[..., r]` of which only the largest singular values keep theirs."""
+    kept = torch.zeros_like(gradient)
+    kept[..., :directions] = gradient[..., :directions]
+    return kept
 
 
 def rate_factor(config: TrainConfig, step: int) -> float:

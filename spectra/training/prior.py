@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import torch
 from PIL import Image
 
 from spectra.cache_settings import prior_root
-from spectra.errors import OutputError, PictureError
+from spectra.errors import BaseError, OutputError, PictureError
 from spectra.files import atomic_folder
 from spectra.generation import Request, Sampling, draw, save_png
 from spectra.progress import SILENT, Progress
@@ -88,9 +90,48 @@ def prior_pictures(
     return pictures
 
 
-def prior_prompts(prompt: str, count: int, unconditional: float) -> list[str]:
-    """The prompts of `count` class pictures: `prompt`, or nothing for the share `unconditional`, evenly spread."""
-    return ["" if int((i + 1) * unconditional) > int(i * unconditional) else prompt for i in range(count)]
+def prior_prompts(
+    prompt: str, count: int, unconditional: float, *, words: float = 0.0, vocabulary: Sequence[str] = (), seed: int = 0
+) -> list[str]:
+    """The prompts of class pictures, each kind evenly spread among the others.
+
+    Args:
+        prompt: the class prompt.
+        count: how many.
+        unconditional: share of them that is empty.
+        words: share of them in which the class, the prompt's last word, is another word.
+        vocabulary: where those words are drawn from.
+        seed: of which words.
+    """
+    before = prompt.rpartition(" ")[0]
+    drawn = random.Random(seed).choices(vocabulary, k=count) if words else []
+
+    def falls(share: float, number: int) -> bool:
+        return int((number + 1) * share) > int(number * share)
+
+    found, others = [], 0
+    for number in range(count):
+        if falls(unconditional, number):
+            found.append("")
+            continue
+        other = words > 0 and falls(words / (1 - unconditional), others)
+        others += 1
+        found.append(f"{before} {drawn[number]}".strip() if other else prompt)
+    return found
+
+
+def vocabulary(tokenizer: Any) -> list[str]:
+    """The words that are one token of a byte-pair tokenizer such as CLIP's, of three letters at least, sorted.
+
+    Raises:
+        BaseError: a tokenizer that marks no ends of words.
+    """
+    end = "</w>"
+    tokens = (token.removesuffix(end) for token in tokenizer.get_vocab() if token.endswith(end))
+    found = sorted(token for token in tokens if token.isalpha() and token.isascii() and len(token) > 2)
+    if not found:
+        raise BaseError(f"prior words: {type(tokenizer).__name__} has no words to draw from; leave prior words out")
+    return found
 
 
 def read_class_pictures(folder: Path) -> list[Image.Image]:

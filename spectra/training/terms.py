@@ -12,9 +12,12 @@ from spectra.training.collage import Collages, CollageSource, Shown
 from spectra.training.latents import PictureSource
 from spectra.training.objectives import Denoising, Schedule, Term
 from spectra.training.pictures import fit
-from spectra.training.prior import PriorKey, prior_pictures, prior_prompts
+from spectra.training.prior import PriorKey, prior_pictures, prior_prompts, vocabulary
 from spectra.training.unmix import Unmix
 from spectra.training.wording import take_apart
+
+PRIOR_PROMPTS = 192
+"""At least so many prompts stand over class pictures, where some of them have other words."""
 
 
 def objectives(
@@ -40,8 +43,18 @@ def objectives(
     found = [Denoising("denoising", instance, schedule, also=also)]
     if config.prior_weight > 0:
         drawn = [_class_pictures(pipe, checked, s.class_prompt, resolution, fingerprint, progress) for s in subjects]
+        words = vocabulary(pipe.tokenizer) if config.prior_words else []
+        # A picture of one subject comes under several words; those of several subjects have one prompt each.
+        rounds = -(-PRIOR_PROMPTS // len(drawn[0])) if words and len(subjects) == 1 else 1
         prompts = [
-            prior_prompts(subject.class_prompt, len(own), config.prior_unconditional)
+            prior_prompts(
+                subject.class_prompt,
+                rounds * len(own),
+                config.prior_unconditional,
+                words=config.prior_words,
+                vocabulary=words,
+                seed=config.seed,
+            )
             for subject, own in zip(subjects, drawn, strict=True)
         ]
         prior = _source(pipe, checked, drawn, prompts, progress, bare=True)

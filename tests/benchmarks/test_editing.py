@@ -14,6 +14,7 @@ from PIL import Image
 from spectra import pipeline
 from spectra.base.subjects import COLOURS, SUBJECTS, plain_picture, silhouette
 from spectra.benchmarks import editing, judge, run
+from spectra.benchmarks.case import Bench
 from spectra.editing import order
 
 
@@ -40,12 +41,22 @@ def test_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert record["summary"]["colour_both"] in (0, 1)
 
 
+def test_settings_that_are_nothing_leave_the_defaults() -> None:
+    def drawing(**settings: Any) -> dict[str, Any]:
+        return editing._drawing(Bench(settings={**editing.CASE.settings, **settings}))
+
+    assert drawing() == {"seeds": (0,), "noise_mixes": (0.0,)}
+    assert drawing(scale="0")["scales"] == (0.0,)  # nothing learnt is a scale too
+    paper = drawing(anchor="edit", guidance=3.0, scale="1")
+    assert (paper["anchor"], paper["guidances"], paper["scales"]) == ("edit", (3.0,), (1.0,))
+
+
 def test_the_border_tells_the_ground_and_the_cut_out_forgets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge, "embed", embed)
     fox = next(subject for subject in SUBJECTS if subject.concept == "fox")
     for colour in COLOURS:
         picture = plain_picture(fox, colour)
-        assert [name for name in COLOURS if editing._has_border(picture, name)] == [colour]
+        assert [name for name in COLOURS if editing.has_border(picture, name)] == [colour]
         (alike,) = editing._likeness(fox, [picture], plain_picture(fox))
         assert alike > 0.97
     assert (np.asarray(silhouette(fox))[[0, 0, -1, -1], [0, -1, 0, -1]] == 0).all()

@@ -30,11 +30,16 @@ class Judged:
 
     def __init__(self) -> None:
         self.pairs: list[tuple[Pictures, Pictures]] = []
+        self.drifts: list[tuple[Pictures, Pictures]] = []
         self.classes: list[tuple[Pictures, str]] = []
 
     def identity(self, images: Pictures, references: Pictures) -> float:
         self.pairs.append((images, references))
         return 0.1 * len(self.pairs)
+
+    def drift(self, images: Pictures, others: Pictures) -> float:
+        self.drifts.append((images, others))
+        return 0.125
 
     def class_scores(self, images: Pictures, concept: str) -> dict[str, float]:
         self.classes.append((images, concept))
@@ -58,6 +63,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, base: Path) -> Judged:
     monkeypatch.setattr(judge, "network", lambda: None)
     monkeypatch.setattr(judge, "identity", stub.identity)
     monkeypatch.setattr(judge, "class_scores", stub.class_scores)
+    monkeypatch.setattr(judge, "drift", stub.drift)
     return stub
 
 
@@ -109,7 +115,9 @@ def test_a_row_compares_the_shift_with_the_base_from_the_same_seeds(judged: Judg
     # The shift is active when the class is drawn again: from the same seeds come other pictures.
     assert not same(base, after)
     assert (row["similarity_base"], row["similarity"], row["rise"]) == (0.1, 0.2, 0.1)
-    assert (row["class_before"], row["class_after"]) == (0.5, 0.5)
+    assert (row["class_before"], row["class_after"], row["drift"]) == (0.5, 0.5, 0.125)
+    ((moved, still),) = judged.drifts
+    assert len(moved) == len(still) and not same(moved, still)
 
 
 def test_the_base_is_itself_again_for_the_next_subject(untrained: Judged, tmp_path: Path) -> None:
@@ -123,7 +131,7 @@ def test_the_base_is_itself_again_for_the_next_subject(untrained: Judged, tmp_pa
 
 
 def test_a_failing_subject_costs_no_other(untrained: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw, calls = subjects._draw, 0
+    draw, calls = subjects.draw, 0
 
     def failing(*arguments: Any) -> Any:
         nonlocal calls
@@ -132,7 +140,7 @@ def test_a_failing_subject_costs_no_other(untrained: Judged, tmp_path: Path, mon
             raise RuntimeError("no luck")
         return draw(*arguments)
 
-    monkeypatch.setattr(subjects, "_draw", failing)
+    monkeypatch.setattr(subjects, "draw", failing)
     record = run.run(subjects.CASE, out=tmp_path, only=NAMES, settings=SHORT).record
     (failure,) = record["failures"]
     assert failure["item"] == NAMES[0]
@@ -159,7 +167,7 @@ def test_summary() -> None:
         {"rise": 0.1, "class_before": 0.2, "class_after": 0.8, "bytes": 20, "seconds": 2.0, "leak": 0.2},
     ]
     for row in rows:
-        row |= {"similarity_base": 0.3, "similarity": 0.3 + row["rise"]}
+        row |= {"drift": 0.2, "similarity_base": 0.3, "similarity": 0.3 + row["rise"]}
     summary = subjects._summarise(None, rows)  # type: ignore[arg-type]
     assert summary["rose_by_0.2"] == 2
     assert summary["class_kept"] == 2

@@ -66,17 +66,24 @@ def build(seed: int = 0, prediction: str = "epsilon") -> Any:
 
 
 def tiny_tokenizer() -> Any:
-    """A CLIP tokenizer of single letters."""
+    """A CLIP tokenizer of single letters, and one word."""
     import tempfile
 
     from transformers import CLIPTokenizer
 
     letters = "abcdefghijklmnopqrstuvwxyz"
-    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    tokens = [
+        "<|startoftext|>",
+        "<|endoftext|>",
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        "un</w>",
+        "sun</w>",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         vocabulary, merges = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
         vocabulary.write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
-        merges.write_text("#version: 0.2\n")
+        merges.write_text("#version: 0.2\nu n</w>\ns un</w>\n")
         return CLIPTokenizer(
             str(vocabulary), str(merges), unk_token="<|endoftext|>", model_max_length=16, pad_token="<|endoftext|>"
         )

@@ -60,6 +60,8 @@ def test_given_settings_win_over_the_file(tmp_path: Path) -> None:
         ("prior_target = 'loss'", "expected one of noise, base"),
         ("prior_target = 'base'\nprior_unconditional = 1.5", "a share between 0 and 1"),
         ("base = 'x'\nprior_unconditional = 0.5", 'needs prior target "base"'),
+        ("base = 'x'\nprior_words = 0.5", 'prior words needs prior target "base"'),
+        ("prior_words = 0.8", "a sum of at most 1, got 1.05"),
         ("steps = ", "not a TOML file"),
         ("images = 'x'", "needs --prompt"),
         ("images = 'x'\nprompt = 'y'\nsubject = 'fox'", "not both"),

@@ -15,7 +15,7 @@ import spectra
 from spectra.errors import InputError
 from spectra.generation import Request, Sampling, draw, read_settings
 from spectra.pipeline import load_pipeline
-from spectra.scaled_files import parse_shift
+from spectra.scaled_files import parse_scales, parse_shift
 from spectra.shift_file import read_shift, write_shift
 
 FEW = ("--steps", "2", "--guidance", "1")
@@ -105,6 +105,30 @@ def test_the_scale_decides_how_far_from_the_base(
     assert np.array_equal(drawn["base"], drawn["0"])
     assert np.abs(drawn["1"] - drawn["halves"]).max() <= 1
     assert np.abs(drawn["1"] - drawn["base"]).max() > 5
+
+
+def test_several_scales_make_a_strip(spectra_cli: Any, tiny_base: Path, tiny_shift: Path, tmp_path: Path) -> None:
+    """Scales of two shifts go together; each picture is the one that its scales alone would have given."""
+    command = ("generate", "--base", tiny_base, "--prompt", "a", *FEW)
+    strip = ("--shift", f"{tiny_shift}:1,.5,0", "--shift", f"{tiny_shift}:0,.5,0", "--seed", 1, "--seed", 2)
+    ran = spectra_cli(*command, *strip, "-o", tmp_path / "strip", "--json")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)["pictures"]
+    assert [(p["seed"], *(s["scale"] for s in p["shifts"])) for p in found] == [
+        (seed, *scales) for seed in (1, 2) for scales in ((1.0, 0.0), (0.5, 0.5), (0.0, 0.0))
+    ]
+    drawn = [pixels(tmp_path / "strip" / p["file"]) for p in found[3:]]
+    for name, shift in {"whole": ("--shift", tiny_shift), "base": ()}.items():
+        assert spectra_cli(*command, *shift, "--seed", 2, "-o", tmp_path / name).code == 0
+    whole, base = (pixels(tmp_path / name / "0000-a-seed2.png") for name in ("whole", "base"))
+    assert np.abs(drawn[0] - whole).max() <= 1
+    assert np.abs(drawn[1] - whole).max() <= 1
+    assert np.array_equal(drawn[2], base)
+    assert np.abs(base - whole).max() > 5
+    with Image.open(tmp_path / "strip" / "sheet.png") as sheet:
+        assert sheet.width == 10 + 3 * 170
+    odd = spectra_cli(*command, "--shift", f"{tiny_shift}:1,2,3", "--shift", f"{tiny_shift}:1,2", "-o", tmp_path / "x")
+    assert (odd.code, odd.err) == (1, "error: expected as many scales of each shift, or one, got 2 and 3\n")
 
 
 def test_another_precision_is_a_rounded_copy(
@@ -211,3 +235,6 @@ def test_a_scale_is_split_from_the_file(tiny_shift: Path) -> None:
     for bad in ("x", "", "nan", "inf"):
         with pytest.raises(InputError, match="expected a number after the colon"):
             parse_shift(f"{tiny_shift}:{bad}")
+    assert parse_scales(f"{tiny_shift}:1,.5") == (tiny_shift, (1.0, 0.5))
+    with pytest.raises(InputError, match="expected one number"):
+        parse_shift(f"{tiny_shift}:1,.5")

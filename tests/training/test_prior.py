@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from spectra.errors import BaseError
 from spectra.pipeline import load_pipeline
 from spectra.training import prior
-from spectra.training.prior import PriorKey, pipeline_fingerprint, prior_pictures, prior_prompts
+from spectra.training.latents import PictureSource
+from spectra.training.prior import PriorKey, pipeline_fingerprint, prior_pictures, prior_prompts, vocabulary
 
 KEY = PriorKey(base="0123", prompt="a disc", seed=5, count=3, size=32, steps=1, guidance=1.0)
 
@@ -84,3 +88,38 @@ def test_the_fingerprint_sees_every_weight_and_the_scheduler(tiny_base: Path) ->
 def test_captions_are_left_out_of_a_share_of_the_pictures(count: int, share: float, empty: int) -> None:
     prompts = prior_prompts("a disc", count, share)
     assert (len(prompts), prompts.count("")) == (count, empty)
+
+
+def test_a_share_of_the_class_pictures_stands_under_other_words() -> None:
+    known = ["cup", "sun", "tree"]
+    prompts = prior_prompts("a drawing of a disc", 40, 0.25, words=0.5, vocabulary=known, seed=3)
+    others = [prompt for prompt in prompts if prompt not in ("", "a drawing of a disc")]
+    assert (prompts.count(""), prompts.count("a drawing of a disc"), len(others)) == (10, 10, 20)
+    assert set(others) == {f"a drawing of a {word}" for word in known}
+    assert prompts == prior_prompts("a drawing of a disc", 40, 0.25, words=0.5, vocabulary=known, seed=3)
+    assert prompts != prior_prompts("a drawing of a disc", 40, 0.25, words=0.5, vocabulary=known, seed=4)
+    assert prior_prompts("disc", 2, 0.0, words=1.0, vocabulary=["cup"]) == ["cup", "cup"]
+
+
+def test_the_vocabulary_holds_whole_words() -> None:
+    class Tokens:
+        def get_vocab(self) -> dict[str, int]:
+            return dict.fromkeys(
+                ["sun</w>", "su", "n</w>", "tree</w>", "<|endoftext|>", "!!!</w>", "été</w>", "an</w>"], 0
+            )
+
+    assert vocabulary(Tokens()) == ["sun", "tree"]
+    with pytest.raises(BaseError, match="leave prior words out"):
+        vocabulary(type("Pieces", (), {"get_vocab": lambda self: {"▁sun": 0}})())
+
+
+def test_a_picture_comes_under_every_prompt_of_its_rounds(pipe: Any) -> None:
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in ("red", "lime", "blue")]
+    source = PictureSource(pipe, pictures, ["a", "b", "c", "d", "e", "f"])
+    remaining: list[int] = []
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.tensor([source.pick(remaining, generator) for _ in range(6)])
+    assert sorted(source.prompts(drawn)) == ["a", "b", "c", "d", "e", "f"]
+    noise = torch.zeros(6, *source.latent_shape)
+    latents = source.latents(torch.arange(6), noise)
+    torch.testing.assert_close(latents[3:], latents[[1, 2, 0]])  # the second round, one picture further

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from PIL import Image
 from spectra.errors import InputError, OutputError, SpectraError
 from spectra.shift import SpectralShift
 from spectra.shift_file import read_shift
+from spectra.training.concepts import Wanted
 from spectra.training.config import make_config, read_config
 from spectra.training.loop import Loop, rate_factor
-from spectra.training.run import train
+from spectra.training.run import train, train_together
 
 
 def run(settings: dict[str, Any], out: Path, **more: Any) -> tuple[SpectralShift, list[dict[str, float]]]:
@@ -67,6 +69,20 @@ def test_one_dimensional_weights_have_a_rate_of_their_own(settings: dict[str, An
     assert norms
     assert all(not shift[name].any() for name in norms)
     assert all(shift[name].any() for name in shift if name.endswith(("to_q", "conv1")))
+
+
+@pytest.mark.parametrize("concepts", [1, 2])
+def test_only_so_many_directions_may_move(settings: dict[str, Any], tmp_path: Path, concepts: int) -> None:
+    config = make_config({**settings, "directions": 3, "validation_count": 0})
+    train_together([Wanted(str(n), replace(config, seed=n), tmp_path / str(n)) for n in range(concepts)])
+    shift = read_shift(tmp_path / "0" / "0.safetensors")
+    for name, delta in shift.items():
+        moved = np.count_nonzero(delta)
+        if shift.metadata.ndims[name] == 1:
+            assert moved > 3, name
+        else:
+            assert np.count_nonzero(delta[3:]) == 0, name
+            assert moved > 0, name
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""One training of one method, with the loop, the samples and the settings of `spectra train`."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spectra.benchmarks.tuners import Tuner, tuner
+
+if TYPE_CHECKING:
+    from spectra.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A training's result.
+
+    Attributes:
+        pipe: draws with what was learnt, as its file holds it.
+        bytes: of that file.
+        cpu_seconds: of the process, over the steps.
+        loss_before, loss_after: at fixed noise.
+    """
+
+    pipe: Any
+    bytes: int
+    cpu_seconds: float
+    loss_before: float
+    loss_after: float
+
+
+def finetune(method: str, base: Any, config: TrainConfig) -> Finetuned:
+    """Train the embedded base by a method of `tuners.METHODS`.
+
+    Args:
+        base: the embedded base, which stays as it is.
+        config: of `spectra train`; `lr` is the method's own rate. Targets are the method's.
+
+    Raises:
+        SpectraError: the loss is not finite.
+    """
+    tuned = tuner(method, base)
+    try:
+        loop = _loop(tuned, base, config)
+        tuned.decay_to_origin(getattr(loop.optimizer, "optimizer", loop.optimizer))
+        before = loop.measure()[0]
+        began = time.process_time()
+        while loop.step < config.steps:
+            loop.advance()
+        seconds = time.process_time() - began
+        after = loop.measure()[0]
+        size = tuned.store()
+        tuned.settle()
+    except BaseException:
+        if tuned.adapter is not None:
+            tuned.adapter.detach()
+        raise
+    return Finetuned(tuned.pipe, size, seconds, before, after)
+
+
+def _loop(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
+    from spectra.families.denoise import denoise_family
+    from spectra.training.checks import check
+    from spectra.training.latents import Conditions
+    from spectra.training.loop import Concept, Loop, make_accelerator
+    from spectra.training.prior import pipeline_fingerprint
+    from spectra.training.run import resolution_of
+    from spectra.training.terms import objectives
+
+    with tempfile.TemporaryDirectory() as folder:
+        checked = check(replace(config, validation_count=0), Path(folder) / "none")
+    config = checked.config
+    resolution = resolution_of(base, config)
+    terms = objectives(base, checked, resolution, pipeline_fingerprint(base))
+    family = denoise_family(base)
+    prompts = [prompt for term in terms for prompt in term.source.every_prompt()]
+    conditions = Conditions(
+        lambda asked: family.encode(tuned.pipe, asked, resolution), prompts, keep=False, trained=True
+    )
+    return Loop(
+        pipe=tuned.pipe,
+        family=family,
+        concepts=[Concept("", terms, config.seed)],
+        conditions=conditions,
+        deltas=tuned.parameters,
+        ranks=tuned.ranks,
+        config=config,
+        accelerator=make_accelerator(config, "cpu"),
+        frozen=tuned.frozen,
+    )

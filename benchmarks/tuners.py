@@ -1,0 +1,217 @@
+"""The ways to fine-tune a whole pipeline that the quality bench compares, each on a pipeline of its own.
+
+    shift            every weight of the UNet and of the text encoder, by its spectral shift
+    shift-ca         cross-attention of the UNet (the paper's UNet-CA), and the text encoder
+    shift-ca-kv      keys and values of cross-attention (UNet-CA-KV), and the text encoder
+    lora-1, -4, -16  PEFT's LoRA of that rank on every matrix and convolution of both, and on the token embedding
+    lora-bytes       PEFT's LoRA of rank 1 on attention, feed-forward's second matrix and the token embedding: nearly as
+                     many bytes as `shift`
+    lokr             PEFT's LoKr of rank 8 on every matrix and convolution of both
+    ia3              PEFT's IA3 on the same
+    full             every parameter of both
+
+All train the text encoder, since the embedded base has learnt to read past words that it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from spectra.adapter import Adapter
+
+COMPONENTS = ("unet", "text_encoder")
+
+
+@dataclass
+class Tuner:
+    """A pipeline being fine-tuned.
+
+    Attributes:
+        pipe: the pipeline; its weights are its own.
+        parameters: what is trained, by name.
+        ranks: number of dimensions of each parameter's weight: 1 takes the config's `lr_1d`.
+        frozen: a context in which the pipeline computes as the base.
+        settle: makes the pipeline draw at the base's speed with what was learnt; it trains no more after that.
+        adapter: spectra's, None for the other methods.
+    origin: the base's values of the parameters, by name; empty where they are zero.
+    """
+
+    pipe: Any
+    parameters: dict[str, nn.Parameter]
+    ranks: dict[str, int]
+    frozen: Callable[[], AbstractContextManager[None]]
+    settle: Callable[[], object]
+    adapter: Adapter | None = None
+    origin: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def decay_to_origin(self, optimizer: Any) -> None:
+        """Let an AdamW optimizer's weight decay draw to `origin`, and not to zero."""
+        if not self.origin:
+            return
+        import torch
+
+        decay = {id(group): group["weight_decay"] for group in optimizer.param_groups}
+        pairs = [(self.parameters[name], value) for name, value in self.origin.items()]
+        for group in optimizer.param_groups:
+            group["weight_decay"] = 0.0
+
+        def pull(*_: Any) -> None:
+            (group,) = optimizer.param_groups
+            with torch.no_grad():
+                for parameter, value in pairs:
+                    parameter.lerp_(value, group["lr"] * decay[id(group)])
+
+        optimizer.register_step_post_hook(pull)
+
+    def store(self) -> int:
+        """Round what was learnt to what its file holds, float16. Returns the file's bytes."""
+        import torch
+        from safetensors.torch import save
+
+        with torch.no_grad():
+            for parameter in self.parameters.values():
+                parameter.copy_(parameter.half())
+        if self.adapter is not None:
+            return _shift_bytes(self.adapter)
+        return len(save({name: p.detach().half().contiguous() for name, p in self.parameters.items()}))
+
+
+def tuner(method: str, base: Any) -> Tuner:
+    """The method called `method`, at its beginning: the pipeline draws as `base` does.
+
+    Args:
+        base: the embedded base; it stays as it is, and gives the frozen answers where a method has changed its own.
+    """
+    from spectra.pipeline import load_pipeline
+
+    return METHODS[method](load_pipeline(), base)
+
+
+def _shift_bytes(adapter: Adapter) -> int:
+    import tempfile
+    from pathlib import Path
+
+    from spectra.generation import versions
+    from spectra.shift_file import write_shift
+
+    with tempfile.TemporaryDirectory() as folder:
+        shift = adapter.shift(base="embedded", seed=0, versions=versions())
+        return write_shift(shift, Path(folder) / "shift.safetensors", dtype="float16")
+
+
+def _shift(targets: str) -> Callable[[Any, Any], Tuner]:
+    def make(pipe: Any, base: Any) -> Tuner:
+        import spectra
+        from spectra.families import targets as chosen
+
+        ranks = {target.name: target.weight.ndim for target in chosen(pipe, targets)}
+        adapter = spectra.attach(pipe, targets)
+        return Tuner(pipe, adapter.train(), ranks, adapter.disabled, adapter.eval, adapter)
+
+    return make
+
+
+def _peft(configure: Callable[[Mapping[str, list[str]]], Any]) -> Callable[[Any, Any], Tuner]:
+    """A method of PEFT; `configure` gets the paths of a component's layers by kind."""
+
+    def make(pipe: Any, base: Any) -> Tuner:
+        from peft import inject_adapter_in_model
+
+        for name in COMPONENTS:
+            model = getattr(pipe, name)
+            inject_adapter_in_model(configure(_layers(model)), model)
+        return _other(pipe, base, settle=lambda: _merge(pipe))
+
+    return make
+
+
+def _layers(model: nn.Module) -> dict[str, list[str]]:
+    from torch import nn
+
+    kinds: dict[str, tuple[type[nn.Module], ...]] = {"matrices": (nn.Linear, nn.Conv2d), "linear": (nn.Linear,)}
+    found = {kind: [p for p, m in model.named_modules() if isinstance(m, types)] for kind, types in kinds.items()}
+    found["tokens"] = [path for path, _ in model.named_modules() if path.endswith("token_embedding")]
+    found["attention"] = [path for path in found["linear"] if "attn" in path]
+    found["feed_forward"] = [path for path in found["linear"] if path.endswith(("ff.net.2", "fc2"))]
+    return found
+
+
+def _merge(pipe: Any) -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name in COMPONENTS:
+        for module in getattr(pipe, name).modules():
+            if isinstance(module, BaseTunerLayer):
+                module.merge()
+
+
+def _full(pipe: Any, base: Any) -> Tuner:
+    for name in COMPONENTS:
+        getattr(pipe, name).requires_grad_(True)
+    made = _other(pipe, base, settle=lambda: None)
+    made.origin = {name: parameter.detach().clone() for name, parameter in made.parameters.items()}
+    return made
+
+
+def _other(pipe: Any, base: Any, settle: Callable[[], object]) -> Tuner:
+    """Whatever was set to train in the pipeline; the base's answers come from the base itself."""
+    parameters = {
+        f"{name}.{path}": parameter
+        for name in COMPONENTS
+        for path, parameter in getattr(pipe, name).named_parameters()
+        if parameter.requires_grad
+    }
+
+    @contextmanager
+    def frozen() -> Iterator[None]:
+        own = {name: getattr(pipe, name) for name in COMPONENTS}
+        for name in COMPONENTS:
+            setattr(pipe, name, getattr(base, name))
+        try:
+            yield
+        finally:
+            for name, model in own.items():
+                setattr(pipe, name, model)
+
+    return Tuner(pipe, parameters, dict.fromkeys(parameters, 2), frozen, settle)
+
+
+def _lora(rank: int, kinds: tuple[str, ...] = ("matrices", "tokens")) -> Callable[[Mapping[str, list[str]]], Any]:
+    def configure(layers: Mapping[str, list[str]]) -> Any:
+        from peft import LoraConfig
+
+        return LoraConfig(r=rank, lora_alpha=rank, target_modules=[path for kind in kinds for path in layers[kind]])
+
+    return configure
+
+
+def _lokr(layers: Mapping[str, list[str]]) -> Any:
+    from peft import LoKrConfig
+
+    return LoKrConfig(r=8, alpha=8, target_modules=layers["matrices"])
+
+
+def _ia3(layers: Mapping[str, list[str]]) -> Any:
+    from peft import IA3Config
+
+    return IA3Config(target_modules=layers["matrices"], feedforward_modules=layers["feed_forward"])
+
+
+METHODS: Mapping[str, Callable[[Any, Any], Tuner]] = {
+    "shift": _shift("unet,text-encoder"),
+    "shift-ca": _shift("unet-ca,text-encoder"),
+    "shift-ca-kv": _shift("unet-ca-kv,text-encoder"),
+    "lora-1": _peft(_lora(1)),
+    "lora-4": _peft(_lora(4)),
+    "lora-16": _peft(_lora(16)),
+    "lora-bytes": _peft(_lora(1, ("attention", "feed_forward", "tokens"))),
+    "lokr": _peft(_lokr),
+    "ia3": _peft(_ia3),
+    "full": _full,
+}
