@@ -3,7 +3,8 @@
 Counted by `torch.utils.flop_counter` on the meta device: matrix products, convolutions and attention, a multiplication
 and an addition each. Attention is counted as its plain products, the same for all methods. Passes over vectors, the
 optimizer's step, and what a model's first step makes once and for all are not counted. A step is one forward and one
-backward, so what a method makes once per optimizer step counts in full. Plans are those of an accelerator.
+backward, so what a method makes once per optimizer step counts in full. Plans are those of an accelerator, or with
+`plans=cpu` a CPU's, where memory is worth less.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
-from spectra.benchmarks.methods import METHODS, VARIANTS, Method, prepare
+from spectra.benchmarks.methods import METHODS, VARIANTS, Method, planned, prepare
 from spectra.benchmarks.models import MODELS, denoiser
 
 _ASKED = {("sd15", 512, 1): 1.30, ("sd15", 512, 2): 1.25, ("sd15", 512, 8): 1.20, ("sd15", 256, 2): 1.40}
@@ -42,7 +43,8 @@ def _count(bench: Bench, name: str) -> Row:
         dtype=getattr(torch, str(bench.settings["dtype"])),
     )
     method = prepare(name, model)
-    forward, backward = count(method)
+    with planned(bench.settings):
+        forward, backward = count(method)
     return {
         "method": name,
         "resolution": shape.resolution,
@@ -67,7 +69,9 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 def _goal(model: str, resolution: int, batch: int, asked: float) -> Goal:
     sizes = [resolution, 0] if resolution == MODELS[model][0] else [resolution]
-    return Goal("spectra", "<=", asked, {"model": [model], "resolution": sizes, "batch": [batch]})
+    return Goal(
+        "spectra", "<=", asked, {"model": [model], "resolution": sizes, "batch": [batch], "plans": ["accelerator"]}
+    )
 
 
 CASE = Case(
@@ -78,7 +82,7 @@ CASE = Case(
     items=lambda bench: [*METHODS, *VARIANTS],
     measure=_measure,
     summarise=_summarise,
-    settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32"},
+    settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32", "plans": "accelerator"},
     columns=(
         Column("method"),
         Column("weights", "tensors"),

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.models import Denoiser, matrices
+from spectra.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +97,7 @@ class Spectra:
 
     def __init__(self) -> None:
         self._known: dict[str, Spectrum] = {}
+        self._whole: dict[str, Spectrum] = {}
 
     def of(self, path: str, weight: Tensor) -> Spectrum:
         """The spectrum of the module's weight at `path`."""
@@ -103,6 +106,14 @@ class Spectra:
         if path not in self._known:
             self._known[path] = placeholder(weight) if valueless(weight) else decompose(weight)
         return self._known[path]
+
+    def whole(self, path: str, weight: Tensor) -> Spectrum:
+        """The same with both sides of every direction."""
+        from spectra.layers import with_full_tail
+
+        if path not in self._whole:
+            self._whole[path] = with_full_tail(self.of(path, weight), weight)
+        return self._whole[path]
 
 
 def _frozen(model: Denoiser, spectra: Spectra) -> Method:
@@ -130,17 +141,13 @@ def _trained(model: Denoiser) -> dict[str, nn.Parameter]:
 def _paper(model: Denoiser, spectra: Spectra) -> Method:
     import torch
 
-    from spectra.spectrum import matrix
-
     method = Method(model, {})
     for path, module in matrices(model):
         weight: Tensor = module.weight  # type: ignore[assignment]
-        known = spectra.of(path, weight)
-        w, head = matrix(weight).float(), known.head
-        near, sigma = known.basis, known.sigma.float()
-        far = torch.cat([(w.T if known.side == "left" else w) @ near[:, :head] / sigma[:head], known.tail.T], 1)
-        left, right = (near, far.T) if known.side == "left" else (far, near.T)
-        left, sigma, right = (v.to(weight.dtype).contiguous() for v in (left, sigma, right))
+        known = spectra.whole(path, weight)
+        near, far = known.basis, known.tail
+        left, right = (near, far) if known.side == "left" else (far.T, near.T)
+        left, sigma, right = (v.to(weight.dtype).contiguous() for v in (left, known.sigma, right))
         delta = torch.nn.Parameter(_small(known.sigma.float()))
         method.parameters[path] = delta
         method.constants += [left, sigma, right]
@@ -171,7 +178,8 @@ def _spectra(model: Denoiser, spectra: Spectra, low_memory: bool = False) -> Met
     from spectra.bindings import Binding
     from spectra.families import Target
 
-    known = {f"{model.component}.{path}": spectra.of(path, m.weight) for path, m in matrices(model)}  # type: ignore[arg-type]
+    make = spectra.whole if low_memory else spectra.of
+    known = {f"{model.component}.{path}": make(path, m.weight) for path, m in matrices(model)}  # type: ignore[arg-type]
 
     def bind(chosen: Sequence[Target]) -> dict[str, Binding]:
         return {target.name: Binding(target, known[target.name], "") for target in chosen}
@@ -192,6 +200,19 @@ def _low_memory(model: Denoiser, spectra: Spectra) -> Method:
 def _small(sigma: Tensor) -> Tensor:
     """A delta as after some training, of 1 % of each singular value: at zero a plan might have less to do."""
     return sigma / 100
+
+
+def planned(settings: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Plans of the setting `plans`, "accelerator" or "cpu", for a model without values.
+
+    Raises:
+        InputError: another setting.
+    """
+    from spectra.costs import shapes_as_on
+
+    if settings["plans"] not in ("accelerator", "cpu"):
+        raise InputError(f"plans takes accelerator or cpu, got {settings['plans']!r}")
+    return shapes_as_on(str(settings["plans"]))
 
 
 METHODS: Mapping[str, Callable[[Denoiser, Spectra], Method]] = {
