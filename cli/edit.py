@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
         shift: Annotated[
             Path | None, _option("Learnt from the picture before; nothing is trained.", _LEARN, metavar="FILE")
         ] = None,
-        train_steps: Annotated[int | None, _option("Optimizer steps.", _LEARN, shown="500, embedded base 100")] = None,
+        train_steps: Annotated[int | None, _option("Optimizer steps.", _LEARN, shown="500, embedded base 60")] = None,
         lr: Annotated[float | None, _option("Learning rate.", _LEARN, shown="0.001, embedded base 0.01")] = None,
         lr_1d: Annotated[
             float | None,
@@ -78,7 +78,7 @@ def register(app: typer.Typer) -> None:
         eta: Annotated[
             list[float] | None, _option("Noise in each step: from 0, DDIM, to 1, DDPM.", _DRAW, shown="0")
         ] = None,
-        scale: Annotated[list[float] | None, _option("Of the shift.", _DRAW, shown="1")] = None,
+        scale: Annotated[list[float] | None, _option("Of the shift.", _DRAW, shown="1, embedded base .5")] = None,
         guidance: Annotated[list[float] | None, _option("Guidance scale.", _DRAW, shown="3, embedded base 1")] = None,
         anchor: Annotated[
             str | None,

@@ -133,6 +133,10 @@ def register(app: typer.Typer) -> None:
             bool | None,
             _option("U and V in place of each weight: less memory.", _COST, "--low-memory/--no-low-memory"),
         ] = None,
+        tune: Annotated[
+            bool | None,
+            _option("Measure first how each layer computes fastest; remembered.", _COST, "--tune/--no-tune"),
+        ] = None,
         mixed_precision: Annotated[str | None, _option("no, fp16 or bf16.", _COST, of="mixed_precision")] = None,
         cache_latents: Annotated[
             bool | None,

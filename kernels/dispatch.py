@@ -35,7 +35,7 @@ def uses_triton(*tensors: Tensor) -> bool:
 
 def uses_gram(*tensors: Tensor) -> bool:
     """Whether `shift_gradient` of such tensors may take the Gram matrix, where `prefers_gram` says so."""
-    return tensors[0].dtype in reference.GRAM_DTYPES and not uses_triton(*tensors)
+    return not uses_triton(*tensors)
 
 
 def rebuild(weight: Tensor, basis: Tensor, e: Tensor, *, left: bool) -> Tensor:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-GRAM_DTYPES = (torch.float32, torch.float64)
-
 _BLOCK, _BLOCKS = 128, 16
 """The Gram matrix is summed over at most so many blocks of at least so many rows."""
 
@@ -136,20 +134,20 @@ def shift_gradient(
 
     With `over [h]` the sum is divided by it; where it is not positive the result is 0.
 
-    The Gram matrix `b^T a` is taken where it is cheaper than two projections; in half precision it would be rounded
-    before its cancellation, so it is used from float32 on.
+    The Gram matrix `b^T a` is taken where it is cheaper than two projections: in float32 at least, since rounded to
+    half precision before its cancellation it would be noise.
     """
     if over is not None:
         total = shift_gradient(a, b, basis, dim, offset)
         return torch.where(over > 0, total / over.clamp_min(torch.finfo(over.dtype).tiny), 0)
     count = a.numel() // max(a.shape[dim], 1)
-    if a.dtype in GRAM_DTYPES and prefers_gram(count, *basis.shape):
-        # The small product in float64 (Apple's GPU has none): else the error can pass twice the paper's formula's.
-        wide = a.dtype if a.device.type == "mps" else torch.float64
-        gram, q = _gram(b, a, dim).to(wide), basis.to(wide)
-        total = (q * (gram @ q)).sum(0).to(a.dtype)
-        return total if offset is None else total - offset * (channel_sum(b, dim) @ basis)
     wide = torch.promote_types(a.dtype, torch.float32)
+    if prefers_gram(count, *basis.shape):
+        # The small product in float64 (Apple's GPU has none): else the error can pass twice the paper's formula's.
+        exact = wide if a.device.type == "mps" else torch.float64
+        gram, q = _gram(b, a, dim).to(exact), basis.to(exact)
+        total = (q * (gram @ q)).sum(0).to(wide)
+        return total if offset is None else total - offset * (channel_sum(b, dim) @ basis.to(wide))
     t = along(a, basis, dim)
     if offset is not None:
         t = t - _channels(offset, t, dim)
@@ -157,8 +155,13 @@ def shift_gradient(
 
 
 def weight_gradient(x: Tensor, grad: Tensor, dim: int) -> Tensor:
-    """`G = grad^T x`, `[rows, columns]`: a weight's gradient where its rows and columns both meet channels."""
-    return _gram(grad, x, dim) if x.dtype in GRAM_DTYPES and x.numel() else rows(grad, dim).T @ rows(x, dim)
+    """`G = grad^T x`, `[rows, columns]`: a weight's gradient where its rows and columns both meet channels.
+
+    In float32 at least; but a GPU's fast half-precision product returns half precision.
+    """
+    if x.numel() == 0 or (x.is_cuda and x.dtype.itemsize < 4):
+        return rows(grad, dim).T @ rows(x, dim)
+    return _gram(grad, x, dim)
 
 
 def singular_gradient(
@@ -173,18 +176,19 @@ def singular_gradient(
         sigma: `[h]`, positive.
         left, right: `U [rows, k]` and `V [columns, k]` of the others.
     """
-    tail = channel_products(left, gradient @ right, -1)
+    tail = channel_products(left, gradient @ right.to(gradient.dtype), -1)
     if basis.shape[1] == 0:
         return tail
     # In float64 as in `shift_gradient`: the small product cancels.
     wide = gradient.dtype if gradient.device.type == "mps" else torch.float64
-    product, q = (gradient @ weight.T).to(wide), basis.to(wide)
+    product, q = (gradient @ weight.T.to(gradient.dtype)).to(wide), basis.to(wide)
     head = (q * (product @ q)).sum(0).to(sigma.dtype) / sigma
     return torch.cat([head, tail.to(head.dtype)])
 
 
 def _gram(b: Tensor, a: Tensor, dim: int) -> Tensor:
-    """`b^T a`, over all rows, in blocks of them: short sums of products round less than one long sum."""
+    """`b^T a` in float32 at least, over all rows, in blocks of them: short sums round less than one long sum."""
+    wide = torch.promote_types(a.dtype, torch.float32)
     size = max(_BLOCK, -(-(a.numel() // a.shape[dim]) // _BLOCKS))
     if dim == 1 and a.ndim > 2:
         pairs = [
@@ -194,9 +198,10 @@ def _gram(b: Tensor, a: Tensor, dim: int) -> Tensor:
         ]
     else:
         pairs = [(bs.T, as_) for bs, as_ in zip(rows(b, dim).split(size), rows(a, dim).split(size), strict=True)]
-    gram: Tensor = pairs[0][0] @ pairs[0][1]
+    gram: Tensor = pairs[0][0].to(wide) @ pairs[0][1].to(wide)
     for left, right in pairs[1:]:
-        gram = torch.addmm(gram, left, right)  # not in place, which PyTorch's counter of flops does not see
+        # Not in place, which PyTorch's counter of flops does not see.
+        gram = torch.addmm(gram, left.to(wide), right.to(wide))
     return gram
 
 

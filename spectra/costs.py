@@ -1,4 +1,4 @@
-"""What each plan costs beyond the frozen layer, in flops and bytes; a test holds both against what PyTorch counts.
+"""What each plan costs beyond the frozen layer, in flops and memory; a test holds both against what PyTorch counts.
 
 A product of `[a, b]` and `[b, c]` counts `2 a b c`; additions and scalings of activations count nothing.
 """
@@ -12,15 +12,21 @@ from spectra import kernels
 Plan = Literal["factored", "projected", "two-sided", "rebuilt"]
 ONE_BASIS: tuple[Plan, ...] = ("factored", "projected", "rebuilt")
 TWO_BASES: tuple[Plan, ...] = ("two-sided", "rebuilt")
+EVERY: tuple[Plan, ...] = ("two-sided", *ONE_BASIS)
 
-_BALANCE = {"cpu": 10}
-_ACCELERATOR = 267
+_BALANCE = {"cpu": 40}
+_ACCELERATOR = 1068
+
+SPARE = 3
+"""How many times over the other side of a weight that is not square must pay: it fills as much memory as the weight
+for good, and saves less of it than a square weight's."""
 
 
 def balance(device: str) -> int:
-    """Flops that a kind of device computes while it moves a byte, which is what a byte is worth.
+    """Flops that a number kept in memory is worth, on a kind of device.
 
-    267 is an H100 in bfloat16 (800 TFLOP/s and 3.0 TB/s) and stands for all accelerators; 10 is two cores of a CPU.
+    An H100 computes 534 in bfloat16 (800 TFLOP/s) while it moves one (3.0 TB/s). That is doubled, since memory is also
+    what runs out, and stands for all accelerators and precisions; 40 is two cores of a CPU in float32.
     """
     return _BALANCE.get(device, _ACCELERATOR)
 
@@ -33,7 +39,8 @@ class Work(NamedTuple):
         n: rows of that activation.
         middle: rows of the narrow middle of an explicit term.
         r, m: smaller and larger side of the weight.
-        head: directions of the basis; 0 where both sides of all are kept.
+        head: directions of the basis; 0 where both sides of all are kept, and no plan goes by the basis alone.
+        both: whether both sides of all directions are kept.
         tail: directions with both sides explicit.
         low: further ones that are explicit in the rebuilt plan (`layers.REBUILT_FLOOR`).
         encode, decode: channels before and after the narrow middle; 0 where it is a gather.
@@ -41,6 +48,7 @@ class Work(NamedTuple):
         input_gradient: whether the layer's input does.
         gram: whether delta's gradient may go through the Gram matrix.
         free: whether the layer may hold its input for nothing (`kept.is_kept`), and has a use for it.
+        square: whether rows and columns both meet channels, equally many; it then goes without a head if `both`.
         literal: whether the two-sided plan leaves the frozen product out.
         itemsize: bytes of a number.
         balance: of the device.
@@ -52,6 +60,7 @@ class Work(NamedTuple):
     r: int
     m: int
     head: int
+    both: bool
     tail: int
     low: int
     encode: int
@@ -60,6 +69,7 @@ class Work(NamedTuple):
     input_gradient: bool
     gram: bool
     free: bool
+    square: bool
     literal: bool
     itemsize: int
     balance: int
@@ -71,7 +81,9 @@ class Work(NamedTuple):
 
 def plans(work: Work) -> tuple[Plan, ...]:
     """The plans that the layer has."""
-    return ONE_BASIS if work.head else TWO_BASES
+    if not work.head:
+        return TWO_BASES if work.square or not work.learns else ("two-sided",)
+    return EVERY if work.both else ONE_BASIS
 
 
 def cheapest(work: Work) -> Plan:
@@ -80,27 +92,27 @@ def cheapest(work: Work) -> Plan:
 
 
 def wants_both_sides(work: Work) -> bool:
-    """Whether a square layer that keeps one side should keep the other too: fewer flops, for bytes that are read."""
+    """Whether a layer that keeps one side should keep the other too: fewer flops, for numbers that are read."""
     if not work.learns:
         return False
-    both = work._replace(head=0, tail=work.r, low=0)
-    other_side = work.itemsize * work.m * work.head
+    both, other_side = work._replace(both=True), SPARE * work.m * work.head
+    if work.square:
+        both, other_side = both._replace(head=0, tail=work.r, low=0), work.m * work.head
     return price(cheapest(both), both) + work.balance * other_side < price(cheapest(work), work)
 
 
 def price(plan: Plan, work: Work) -> int:
-    """Flops, and what the bytes are worth that are kept: each is written and read."""
+    """Flops, and what the numbers are worth that are kept: each is written and read."""
     return cost(plan, work) + 2 * work.balance * kept(plan, work)
 
 
 def kept(plan: Plan, work: Work) -> int:
-    """Bytes kept from forward to backward, or from step to step: activations, and what is made of delta.
+    """Numbers kept from forward to backward, or from step to step: activations, and what is made of delta.
 
     The layer's output counts, though others may keep it too.
     """
     if plan == "two-sided":
-        numbers = 0 if keeps_input(work) else work.middle * work.tail
-        return work.itemsize * numbers * work.learns
+        return 0 if keeps_input(work) else work.middle * work.r * work.learns
     numbers = work.middle * work.tail
     if plan == "factored":
         numbers += work.n * work.head
@@ -113,12 +125,12 @@ def kept(plan: Plan, work: Work) -> int:
         else:
             numbers += met + work.middle * work.low
     made = {"factored": 0, "projected": work.r**2, "rebuilt": work.r * work.m}[plan]
-    return work.itemsize * (numbers * work.learns + made)
+    return numbers * work.learns + made
 
 
 def keeps_input(work: Work) -> bool:
     """Whether the two-sided plan makes its middle again in the backward pass, of an input that is kept for nothing."""
-    return work.learns and work.free and work.encode < work.balance * work.itemsize
+    return work.learns and work.free and work.encode < work.balance
 
 
 def gradient_by_weight(work: Work) -> bool:
@@ -128,7 +140,7 @@ def gradient_by_weight(work: Work) -> bool:
     if not (work.free and work.gram and work.place == "output"):
         return False
     activations = work.n * work.r + work.middle * (work.tail + work.low)
-    return _by_weight(work) < _by_rows(work) + 2 * work.balance * work.itemsize * activations
+    return _by_weight(work) < _by_rows(work) + 2 * work.balance * activations
 
 
 def cost(plan: Plan, work: Work) -> int:
@@ -155,10 +167,11 @@ def _factored(work: Work) -> int:
 
 
 def _two_sided(work: Work) -> int:
-    """Encode and decode; the way back through the bases takes the place of the frozen layer's."""
-    encode, decode = 1 + keeps_input(work), 1 + (work.learns or work.input_gradient)
-    frozen = work.encode * work.decode if work.literal else 0
-    return 2 * work.n * (work.tail * (work.encode * encode + work.decode * decode) - frozen)
+    """Encode and decode, and their way back, which takes the place of the frozen layer's."""
+    encode = 1 + keeps_input(work) + work.input_gradient
+    decode = 1 + (work.learns or work.input_gradient)
+    frozen = work.encode * work.decode * (work.literal + work.input_gradient)
+    return 2 * work.middle * (work.r * (work.encode * encode + work.decode * decode) - frozen)
 
 
 def _projected(work: Work) -> int:

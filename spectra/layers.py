@@ -65,7 +65,7 @@ class Rebuilt(NamedTuple):
     Attributes:
         weight: the shifted weight, tail included, in the frozen weight's shape and dtype.
         s: `[h]`, the head's singular values in force, 0 where they are clipped or explicit.
-        explicit: `[k]`, the directions with both sides given.
+        explicit: `[k]`, the directions with both sides given; none without a gradient.
         left: `[rows, k]`, their vectors.
         right: `[columns, k]`, likewise.
     """
@@ -102,12 +102,12 @@ class ShiftedLayer:
         self.spectrum = spectrum if self.operator else with_full_tail(spectrum, weight)
         pointwise = self.operator is not None and self.operator.pointwise
         self._square = pointwise and is_square(spectrum.shape)
-        self._both = place is None or (self._square and not spectrum.head)
+        self._both = place is None or not spectrum.head
         self._sigma = spectrum.sigma.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         self._floor = REBUILT_FLOOR * self._sigma.square().mean().sqrt()
         self._low = _expected_low(spectrum, self._sigma, self._floor)
         self._place = place
-        self._converted: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
+        self._converted: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
         self._offsets: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._kept: dict[str, tuple[Any, Any]] = {}
         self._vectors(weight.dtype)
@@ -116,8 +116,8 @@ class ShiftedLayer:
 
     @property
     def _head(self) -> int:
-        """How many directions have one side only."""
-        return 0 if self._both else self.spectrum.head
+        """How many directions the basis serves alone: none in a square layer that keeps both sides."""
+        return 0 if self._both and (self._square or self._place is None) else self.spectrum.head
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the module returns for `x` with the weight `U diag(ReLU(sigma + delta)) V^T`."""
@@ -185,8 +185,8 @@ class ShiftedLayer:
         operator: Operator,
         work: costs.Work | None,
     ) -> Tensor:
-        """A square layer, both sides of which are kept, by `d [r]` or `[batch, r]`: no direction needs a division."""
-        _, left, right = self._vectors(dtype)
+        """A layer both sides of which are kept, by `d [r]` or `[batch, r]`: no direction needs a division."""
+        left, right = self._sides(dtype)
         s = torch.relu(self._sigma + d).detach()
         literal, keep_input = (work.literal, costs.keeps_input(work)) if work else (False, False)
         return plans.two_sided(x, d, s, None if literal else weight, bias, left, right, operator, keep_input)
@@ -285,6 +285,8 @@ class ShiftedLayer:
             right = torch.cat([far if on_rows else near, right], 1)
             index = torch.cat([lowest, index])
             s = s.index_copy(0, lowest, torch.where(picked, 0, s.index_select(0, lowest)))
+        else:
+            left, right, index = left[:, :0], right[:, :0], index[:0]  # copies of the tail that nobody would read
         narrow = (vectors.to(weight.dtype) for vectors in (left, right))
         return Rebuilt(rebuilt.reshape(weight.shape).to(weight.dtype), s, index, *narrow)
 
@@ -299,7 +301,7 @@ class ShiftedLayer:
         work = self.work(x)
         if work is None:
             return None, None
-        if self._square and not self._both and self._wants_both(work):
+        if not self._both and work.encode and self._wants_both(work):
             self._keep_both()
             work = self.work(x) or work
         if self.noted is not None:
@@ -312,8 +314,9 @@ class ShiftedLayer:
         return (plan if plan in known else known[0]), work
 
     def _wants_both(self, work: costs.Work) -> bool:
-        """Whether to keep the other side of a square weight from now on. Not in a compiled graph, which has no now."""
-        if torch.compiler.is_compiling() or self.plan in ("factored", "projected"):
+        """Whether to keep the other side of the weight from now on. Not in a compiled graph, which has no now."""
+        one_sided = ("factored", "projected") if self._square else costs.ONE_BASIS
+        if torch.compiler.is_compiling() or self.plan in one_sided:
             return False
         return self.plan == "two-sided" or costs.wants_both_sides(work)
 
@@ -328,7 +331,7 @@ class ShiftedLayer:
     def work(self, x: Tensor) -> costs.Work | None:
         """What a forward of `x` has to do, for the cost model; None where there is no choice of plans."""
         head = self._head
-        if self.operator is None or self._place is None or not (head or self._square):
+        if self.operator is None or self._place is None:
             return None
         weight: Tensor = self.module.weight  # type: ignore[assignment]
         free = (self.operator.pointwise or self._place == "input") and is_kept(x)
@@ -336,6 +339,8 @@ class ShiftedLayer:
         spectrum, middle = self.spectrum, self.operator.middle(x)
         rows, columns = spectrum.shape[0], math.prod(spectrum.shape[1:])
         encode, decode = self.operator.channels(rows, columns)
+        if not head and not encode:
+            return None
         learning = torch.is_grad_enabled()
         return costs.Work(
             place=self._place,
@@ -344,26 +349,27 @@ class ShiftedLayer:
             r=spectrum.rank,
             m=max(rows, columns),
             head=head,
+            both=self._both,
             tail=spectrum.rank - head,
-            low=0 if self._both else self._low,
+            low=self._low if head else 0,
             encode=encode,
             decode=decode,
             learns=learning and self.delta.requires_grad,
             input_gradient=learning and x.requires_grad,
             gram=kernels.uses_gram(self._vectors(dtype)[0]),
             free=free and x.dtype == dtype,
-            literal=self._square and self._literal(dtype),
+            square=self._square,
+            literal=self._literal(),
             itemsize=dtype.itemsize,
             balance=costs.balance(x.device.type),
         )
 
-    def _literal(self, dtype: torch.dtype) -> bool:
+    def _literal(self) -> bool:
         """Whether both sides and the singular values in force make the whole product, without the frozen weight's.
 
-        Not at delta = 0, where the output is the frozen layer's bit for bit; nor in half precision, in which both
-        sides are rounded and `W` is not.
+        Not at delta = 0, where the output is the frozen layer's bit for bit.
         """
-        if dtype.itemsize < 4 or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return False
         if not self._both:
             return True  # if it kept them: they are for all steps but the first
@@ -384,21 +390,30 @@ class ShiftedLayer:
 
     def _vectors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """The head's basis `[r, h]`, and the tail's `left [rows, k]` and `right [columns, k]`, in `dtype`."""
+        (near, far), head, rank = self._known(dtype), self._head, self.spectrum.rank
+        near, far, basis = near[:, head:], far[:, far.shape[1] - (rank - head) :], near[:, :head]
+        return basis, *((near, far) if self.spectrum.side == "left" else (far, near))
+
+    def _sides(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """`U [rows, r]` and `V [columns, r]`, where both are kept."""
+        near, far = self._known(dtype)
+        return (near, far) if self.spectrum.side == "left" else (far, near)
+
+    def _known(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The basis `[r, r]`, and of the other side the tail's vectors `[m, k]`, or all `[m, r]` if both are kept."""
         key = (dtype, self._sigma.device)
         if key in self._converted:
             return self._converted[key]
-        spectrum, device, head = self.spectrum, self._sigma.device, self._head
+        spectrum, device = self.spectrum, self._sigma.device
         if self._both:
             spectrum = with_full_tail(spectrum.to(device), self.module.weight)  # type: ignore[arg-type]
         basis, tail = spectrum.basis.to(device, dtype), spectrum.tail.T.to(device, dtype)
         if kernels.uses_triton(basis):
             # By columns: a head of any width then has columns that are loaded 16 bytes at a time.
             basis = basis.T.contiguous().T
-        near = basis[:, head:]
-        vectors = basis[:, :head], *((near, tail) if spectrum.side == "left" else (tail, near))
         if not torch.compiler.is_compiling():  # a graph that fills this would be compiled again when it is full
-            self._converted[key] = vectors
-        return vectors
+            self._converted[key] = basis, tail
+        return basis, tail
 
 
 def is_square(shape: tuple[int, ...]) -> bool:

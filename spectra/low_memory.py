@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectra import kernels, plans
+from spectra import plans
 from spectra.cache_settings import default_root
 from spectra.errors import OutputError
 from spectra.kept import is_kept
-from spectra.layers import change, computed, narrow, with_full_tail
+from spectra.layers import change, computed, with_full_tail
 from spectra.operators import operator_of
 from spectra.spectrum import Spectrum, valueless
 
@@ -105,12 +105,9 @@ class TwoSidedLayer:
         operator, (left, right) = self._operator, (side.to(dtype) for side in self.sides)
         delta = torch.zeros_like(self.delta) if self.paused else self.delta
         d = change(self._sigma, delta)
-        if operator.pointwise:
-            s = torch.relu(self._sigma + delta).detach()
-            free = free and x.dtype == weight.dtype
-            return plans.two_sided(x, d, s, None, bias, left, right, operator, keep_input=free)
-        y = narrow(operator, x, left, right, self._sigma + d)
-        return y if bias is None else y + kernels.over_channels(bias.to(y.dtype), y.ndim, operator.dim)
+        s = torch.relu(self._sigma + delta).detach()
+        keep_input = operator.pointwise and free and x.dtype == weight.dtype
+        return plans.two_sided(x, d, s, None, bias, left, right, operator, keep_input)
 
     def _follow(self, weight: Tensor) -> None:
         """Both sides go where the weight went."""

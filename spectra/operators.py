@@ -49,6 +49,9 @@ class Operator(Protocol):
     def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """The way back through `decode`: from the output's gradient to that of the narrow middle."""
 
+    def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
+        """The way back through `encode`: from the narrow middle's gradient to that of an input of `shape`."""
+
     def middle(self, x: Tensor) -> int:
         """Rows of the narrow middle, for an input `x`."""
 
@@ -82,6 +85,9 @@ class LinearOperator:
     def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return grad @ left
 
+    def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
+        return grad @ right.T
+
     def middle(self, x: Tensor) -> int:
         return x.numel() // max(x.shape[-1], 1)
 
@@ -111,6 +117,9 @@ class EmbeddingOperator:
 
     def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return grad @ right
+
+    def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
+        raise TypeError("indices take no gradient")
 
     def middle(self, x: Tensor) -> int:
         return x.numel()
@@ -160,6 +169,17 @@ class ConvOperator:
     def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return by_channels(grad, left.T)
 
+    def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
+        if self.pointwise:
+            return by_channels(grad, right)
+        return self.input_gradient(grad, shape, right.T.reshape(right.shape[1], -1, *self.kernel))
+
+    def input_gradient(self, grad: Tensor, shape: torch.Size, weight: Tensor) -> Tensor:
+        """The gradient of an input of `shape`, from the output's."""
+        back = (conv1d_input, conv2d_input, conv3d_input)[len(self.kernel) - 1]
+        x: Tensor = back(shape, weight, grad, self.stride, self.padding, self.dilation)  # type: ignore[no-untyped-call]
+        return x
+
     def middle(self, x: Tensor) -> int:
         # A list: torch.compile follows no generator here.
         sizes = zip(x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
@@ -181,10 +201,7 @@ class _FrozenConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (weight,), (grad,), operator = ctx.saved_tensors, grads, ctx.operator
-        back = (conv1d_input, conv2d_input, conv3d_input)[len(operator.kernel) - 1]
-        shape = operator.stride, operator.padding, operator.dilation
-        x: Tensor = back(ctx.shape, weight.to(grad.dtype), grad, *shape)  # type: ignore[no-untyped-call]
-        return x, None, None, None
+        return operator.input_gradient(grad, ctx.shape, weight.to(grad.dtype)), None, None, None
 
 
 @dataclass(frozen=True)
@@ -219,6 +236,9 @@ class ConvTransposeOperator:
     def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
         conv = ConvOperator(self.kernel, self.stride, self.padding, self.dilation)
         return conv.apply(grad, right.T.reshape(right.shape[1], -1, *self.kernel), None)
+
+    def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
+        return by_channels(grad, left)
 
     def middle(self, x: Tensor) -> int:
         return x.numel() // max(x.shape[1], 1)

@@ -6,7 +6,7 @@ term `decode(encode(x) * d)`; the head is a map of one activation, `a + ((a Q) *
     factored   the map as it stands
     projected  `D = Q diag(e) Q^T` once for each value of delta, then `a + a D`
     rebuilt    W_delta once for each value of delta, then the ordinary layer
-    two-sided  for square weights, all directions of which have both sides: `((x V) * s) U^T`
+    two-sided  where all directions have both sides: `((x V) * s) U^T`
 
 Rebuilt takes delta's gradient from the activation that the basis meets: with `y` the layer's output and `g` its
 gradient, `u_i^T (dL/dW) v_i = sum_n (g Q)_ni (y Q)_ni / s_i`; where the basis meets the input the pair is the input
@@ -120,7 +120,7 @@ def two_sided(
     The way back is all `U diag(s) V^T`.
 
     Args:
-        x: the layer's input; the operator is `pointwise`.
+        x: the layer's input.
         d: `[r]`, or `[batch, r]` for each sample's own: change of each singular value.
         s: likewise, the singular values in force.
         weight: the frozen one, or None to leave its product out.
@@ -194,7 +194,7 @@ class _TwoSided(torch.autograd.Function):
         operator: Operator,
         keep_input: bool,
     ) -> Tensor:
-        ctx.operator, ctx.norm, ctx.keep_input = operator, norm, keep_input
+        ctx.operator, ctx.norm, ctx.keep_input, ctx.shape = operator, norm, keep_input, x.shape
         t = operator.encode(x, left, right)
         held = (x if norm is None else source) if keep_input else t
         ctx.save_for_backward(held if ctx.needs_input_grad[3] else None, s, left, right)
@@ -209,8 +209,9 @@ class _TwoSided(torch.autograd.Function):
         operator, (grad,) = ctx.operator, grads
         need_x, need_d = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
         p = operator.adjoint(grad, left, right)
-        grad_x = operator.decode(kernels.scaled(p, s, operator.dim), right, left) if need_x else None
-        grad_d = None
+        grad_x, grad_d = None, None
+        if need_x:
+            grad_x = operator.pull_back(kernels.scaled(p, s, operator.dim), ctx.shape, left, right)
         if need_d:
             t = operator.encode(remake(ctx.norm, held), left, right) if ctx.keep_input else held
             grad_d = kernels.channel_products(t, p, operator.dim, apart=s.ndim == 2)

@@ -1,7 +1,7 @@
 """A shift of its own for every sample of a batch: one pass over the shared base.
 
 The frozen layer computes for the whole batch; each sample then takes its own row of changes, by the factored plan, or
-between the two sides of a square weight. Deltas are all that many shifts in one batch cost.
+between the two sides of a weight. Deltas are all that many shifts in one batch cost.
 
 In training the samples of each shift follow one another, equally many of each. Where such a run is so long that alone
 it would have a weight of its own made, each has (`costs`).
@@ -105,9 +105,9 @@ class SampledLayer(ShiftedLayer):
         bias: Tensor | None = getattr(self.module, "bias", None)
         operator, place = self.operator, self._place
         if self._apart(x):
-            return self._own_weights(x, weight, bias, dtype, operator) if self._both else self._each(x)
+            return self._each(x) if self._head else self._own_weights(x, weight, bias, dtype, operator)
         d, head = change(self._sigma, self.delta), self._head
-        if self._both and self._square:
+        if self._both and place is not None:
             return self._two_sided(x, weight, bias, d[index], dtype, operator, self.work(x))
         if not head or place is None:
             y = operator.apply(x, weight, bias)
@@ -122,7 +122,7 @@ class SampledLayer(ShiftedLayer):
         """Whether the runs of a training are computed one by one."""
         if not self.delta.requires_grad:
             return False
-        self._plan(x)  # lets a square layer keep the other side, if the whole batch is worth it
+        self._plan(x)  # lets the layer keep the other side, if the whole batch is worth it
         if not self._samples.runs(x.shape[0], len(self.delta)):
             return False
         return self._plan(x.chunk(len(self.delta))[0])[0] == "rebuilt"

@@ -117,7 +117,7 @@ def test_what_is_kept_is_what_pytorch_keeps(kind: str, plan: costs.Plan) -> None
             if isinstance(made, Rebuilt):
                 note(made.weight)
         assert y.requires_grad  # it holds what was noted
-        floats = sum(sizes.values()) - costs.kept(plan, work)
+        floats = sum(sizes.values()) - work.itemsize * costs.kept(plan, work)
         vectors = 4 * 8 * (work.r + work.m)
         explicit = work.itemsize * (work.tail + work.low) * (work.r + work.m)  # directions with vectors of their own
         assert -vectors <= floats <= vectors + explicit
@@ -129,18 +129,19 @@ def test_the_cheapest_plan_runs(kind: str) -> None:
     prices = {}
     for plan in (None, *costs.ONE_BASIS, *costs.TWO_BASES):
         for problem in problems(kind, plan, learns=True, input_gradient=KINDS[kind][1] is not None):
-            prices[plan, problem.work.free, problem.work.head] = costs.price(plan, problem.work)
+            prices[plan, problem.work.free, problem.work.both] = costs.price(plan, problem.work)
     for problem in [Problem(kind, None, learns=True, input_gradient=KINDS[kind][1] is not None, normed=False)]:
         work = problem.work
         chosen = problem.layer._plan(problem.x)[0]
-        assert prices[chosen, work.free, work.head] == min(
-            price for (_, free, head), price in prices.items() if (free, head) == (work.free, work.head)
+        assert prices[chosen, work.free, work.both] == min(
+            price for (_, free, both), price in prices.items() if (free, both) == (work.free, work.both)
         )
 
 
 def test_every_plan_is_the_cheapest_somewhere() -> None:
     long = {"place": "output", "r": 640, "m": 640 * 9, "head": 640, "tail": 0, "low": 0, "encode": 5760, "decode": 640}
-    known = {"learns": True, "input_gradient": True, "gram": True, "free": False, "literal": False, "itemsize": 4}
+    known = {"learns": True, "input_gradient": True, "gram": True, "free": False, "square": False, "literal": False}
+    known |= {"both": False, "itemsize": 4}
     for device in ("cpu", "cuda"):
         works = [costs.Work(n=n, middle=n, balance=costs.balance(device), **long, **known) for n in (8, 2600, 10**5)]
         assert {costs.cheapest(work) for work in works} == set(costs.ONE_BASIS)
@@ -154,3 +155,7 @@ def test_memory_is_worth_more_where_flops_are_cheap() -> None:
     assert not costs.wants_both_sides(few._replace(balance=costs.balance("cuda")))
     many = few._replace(n=4096, middle=4096)
     assert costs.wants_both_sides(many._replace(balance=costs.balance("cuda")))
+    # The other side of a longer weight must pay more than its memory.
+    long = few._replace(square=False, m=4 * 1280, encode=4 * 1280, tail=0, head=1280, low=0, literal=True)
+    assert costs.wants_both_sides(long._replace(balance=costs.balance("cpu")))
+    assert not costs.wants_both_sides(long._replace(balance=costs.balance("cuda")))

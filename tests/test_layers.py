@@ -12,7 +12,7 @@ from spectra.layers import ShiftedLayer, ShiftedVector, change, shifted_weight
 from spectra.spectrum import decompose
 
 
-@pytest.mark.parametrize("plan", ["factored", "projected", "rebuilt", None])
+@pytest.mark.parametrize("plan", ["factored", "projected", "rebuilt", "two-sided", None])
 @pytest.mark.parametrize("kind", KINDS)
 def test_agrees_with_the_paper_in_float64(kind: str, plan: str | None) -> None:
     module, x = build(kind)
@@ -43,7 +43,7 @@ def test_agrees_with_the_paper_in_float64(kind: str, plan: str | None) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("plan", ["factored", "projected", "rebuilt"])
+@pytest.mark.parametrize("plan", ["factored", "projected", "rebuilt", "two-sided"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_zero_delta_is_the_module_itself(kind: str, plan: str, dtype: torch.dtype) -> None:
     module, x = build(kind)
@@ -57,7 +57,7 @@ def test_zero_delta_is_the_module_itself(kind: str, plan: str, dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("rank", [0, 1, 5])
-@pytest.mark.parametrize("plan", ["factored", "projected", "rebuilt"])
+@pytest.mark.parametrize("plan", ["factored", "projected", "rebuilt", "two-sided"])
 def test_weights_without_full_rank(rank: int, plan: str) -> None:
     torch.manual_seed(0)
     module = nn.Linear(14, 10).requires_grad_(False)
@@ -83,7 +83,7 @@ def test_empty_batches_pass() -> None:
     for kind in ("linear-wide", "linear-tall", "conv2d", "embedding-tall"):
         module, x = build(kind)
         spectrum = decompose(module.weight)
-        for plan in ("factored", "projected", "rebuilt"):
+        for plan in ("factored", "projected", "rebuilt", "two-sided"):
             layer = ShiftedLayer(module, spectrum, torch.full((spectrum.rank,), 0.1, requires_grad=True))
             layer.plan = plan
             y = layer.forward(x[:0])
@@ -137,7 +137,7 @@ def test_autocast_and_checkpointing(kind: str) -> None:
     spectrum = decompose(module.weight)
     gradients = []
     for checkpointed in (False, True):
-        for plan in ("factored", "projected", "rebuilt"):
+        for plan in ("factored", "projected", "rebuilt", "two-sided"):
             delta = torch.full((spectrum.rank,), 0.05, requires_grad=True)
             layer = ShiftedLayer(module, spectrum, delta)
             layer.plan = plan

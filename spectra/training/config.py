@@ -74,6 +74,7 @@ class TrainConfig:
         min_snr_gamma: clips the signal-to-noise ratio in the loss weights (arXiv:2303.09556); 0 switches it off.
         gradient_checkpointing: recompute activations in the backward pass, for memory.
         low_memory: keep both sides of each weight's spectrum instead of the weight (`spectra.low_memory`).
+        tune: measure how each layer computes fastest, before the first step (`spectra.tuning`).
         mixed_precision: "no", "fp16" or "bf16".
         cache_latents, cache_prompts: encode once, ahead of the steps. Prompts are never cached while the text
             encoder trains.
@@ -126,6 +127,7 @@ class TrainConfig:
     min_snr_gamma: float = 5.0
     gradient_checkpointing: bool = False
     low_memory: bool = False
+    tune: bool = False
     mixed_precision: str = "no"
     cache_latents: bool = True
     cache_prompts: bool = True

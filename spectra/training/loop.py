@@ -159,14 +159,29 @@ class Loop:
             concept.history.append({"step": self.step, **each, "seconds": time.perf_counter() - began})
         return sum(each["loss"] for each in sums) / len(sums)
 
+    def rehearse(self) -> None:
+        """Forward and backward of one batch, with the shapes of a step's; leaves gradients in the deltas."""
+        parts = [
+            self._aside(number, objective, self.config.batch)
+            for number, concept in enumerate(self.concepts)
+            for objective in concept.objectives
+        ]
+        self.accelerator.backward(self._terms(parts).sum())
+
+    def _aside(self, number: int, objective: Objective, count: int) -> Part:
+        """Samples of an objective, of which neither it nor the concept's randomness takes note."""
+        objective = copy.copy(objective)
+        objective.remaining = []
+        draw = objective.draw(count, torch.Generator("cpu").manual_seed(self.concepts[number].seed + 1))
+        return Part(number, objective, draw)
+
     def measure(self) -> list[float]:
         """Each concept's first term at fixed samples: comparable before and after, as the loss of a step is not."""
         pieces = []
         for number, concept in enumerate(self.concepts):
-            objective = copy.copy(concept.objectives[0])
-            objective.remaining, objective.also = [], ()
-            draw = objective.draw(MEASURE_SAMPLES, torch.Generator("cpu").manual_seed(concept.seed + 1))
-            pieces.append([Part(number, objective, piece) for piece in draw.split(8)])
+            part = self._aside(number, concept.objectives[0], MEASURE_SAMPLES)
+            part.objective.also = ()
+            pieces.append([replace(part, draw=piece) for piece in part.draw.split(8)])
         with torch.no_grad():
             terms = [self._terms(parts) * len(parts[0].draw.index) for parts in zip(*pieces, strict=True)]
         means: list[float] = (torch.stack(terms).sum(0) / MEASURE_SAMPLES).tolist()

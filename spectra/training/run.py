@@ -33,6 +33,7 @@ from spectra.training.state import restore, save_state
 from spectra.training.subject import digest, pair_prompts
 from spectra.training.terms import objectives
 from spectra.training.validation import Drawn, Validation
+from spectra.tuning import tune
 
 
 def train(
@@ -110,6 +111,8 @@ class Training:
         self.config = checked[0].config
         if self.config.low_memory and len(checked) > 1:
             raise InputError(f"low memory trains one concept at a time, got {len(checked)}; leave low_memory out")
+        if self.config.tune and len(checked) > 1:
+            raise InputError(f"tune measures one concept at a time, got {len(checked)}; leave tune out")
         self.accelerator = make_accelerator(self.config, device)
         self.pipe = load_pipeline(checked[0].base, device=self.accelerator.device)
         if getattr(self.pipe, "safety_checker", None) is not None:
@@ -175,6 +178,8 @@ class Training:
         if saved:
             restore(loop, saved, base=self.fingerprint)
         resumed_at = loop.step
+        if self.config.tune:
+            self._tune()
         started = time.perf_counter()
         self._steps(validations)
         train_seconds = time.perf_counter() - started
@@ -213,6 +218,14 @@ class Training:
             return self.family.encode(self.pipe, prompts, self.resolution)
 
         return Conditions(encode, prompts, keep=self.config.cache_prompts, trained=trained)
+
+    def _tune(self) -> None:
+        """Let each layer take the plan that is fastest for the batches of this training."""
+        self.progress.start("measuring plans", 1)
+        try:
+            tune(self.adapter, self.loop.rehearse)
+        finally:
+            self.progress.finish()
 
     def _steps(self, validations: Sequence[Validation]) -> None:
         config, loop = self.config, self.loop

@@ -14,6 +14,7 @@ from PIL import Image
 from spectra import pipeline
 from spectra.base.subjects import COLOURS, SUBJECTS, plain_picture, silhouette
 from spectra.benchmarks import editing, judge, run
+from spectra.benchmarks.case import Bench
 from spectra.editing import order
 
 
@@ -38,6 +39,16 @@ def test_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert row["kept"] == pytest.approx(np.mean(row["each_kept"]), abs=1e-3)
     assert row["lost_db"] == pytest.approx(row["vae_psnr"] - row["unedited_psnr"], abs=0.01)
     assert record["summary"]["colour_both"] in (0, 1)
+
+
+def test_settings_that_are_nothing_leave_the_defaults() -> None:
+    def drawing(**settings: Any) -> dict[str, Any]:
+        return editing._drawing(Bench(settings={**editing.CASE.settings, **settings}))
+
+    assert drawing() == {"seeds": (0,), "noise_mixes": (0.0,)}
+    assert drawing(scale="0")["scales"] == (0.0,)  # nothing learnt is a scale too
+    paper = drawing(anchor="edit", guidance=3.0, scale="1")
+    assert (paper["anchor"], paper["guidances"], paper["scales"]) == ("edit", (3.0,), (1.0,))
 
 
 def test_the_border_tells_the_ground_and_the_cut_out_forgets_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_every_row_is_measured(base: Path, tmp_path: Path, monkeypatch: pytest.M
     assert record["failures"] == []
     stages = [row["stage"] for row in record["rows"]]
     assert {stage: stages.count(stage) for stage in stages} == {"search": 12, "result": 6, "time": 2}
-    longer = [(row["steps"], row["pulled"]) for row in record["rows"] if row["item"].endswith(" 3")]
+    longer = [(row["steps"], row["held"]) for row in record["rows"] if row["item"].endswith(" 3")]
     assert longer == [(3, False), (3, True)] * 3
     shown = quality.table(record["rows"])
     assert [row["method"] for row in shown] == ["shift", "lora-4", "full"]

@@ -288,3 +288,14 @@ def test_tensorboard_gets_losses_and_pictures(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
     run({**settings, "steps": 2, "validation_every": 2, "tensorboard": "log"}, tmp_path / "x")
     assert {("loss", 1), ("prior", 2), ("validation", 2), ("closed", 0)} <= set(seen)
+
+
+def test_plans_are_measured_first(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same samples are drawn as without, and what was fastest is remembered."""
+    monkeypatch.setattr("spectra.tuning.default_root", lambda: tmp_path / "cache")
+    settings = {**settings, "targets": "unet-ca", "steps": 2}
+    plain, _ = run(settings, tmp_path / "plain")
+    tuned, _ = run({**settings, "tune": True}, tmp_path / "tuned")
+    (plans,) = json.loads((tmp_path / "cache" / "plans.json").read_text()).values()
+    assert plans
+    assert tuned.cosine(plain) > 0.99  # other plans round otherwise
