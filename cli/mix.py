@@ -39,7 +39,8 @@ def register(app: typer.Typer) -> None:
         target: Annotated[
             str,
             typer.Option(
-                help="Weights that are mixed, by subsets or patterns; others are left out. Text encoders come from the content."
+                help="Weights that are mixed, by subsets or patterns; others are left out. Text encoders are the "
+                "content's."
             ),
         ] = "unet-2d",
         force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
