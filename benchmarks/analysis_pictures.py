@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL.Image import Image
+
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
 SHEETS = {"scale": ("scale",), "rank": ("sigma", "delta")}
 """Sheets of pictures, by the panels whose rows they show."""
@@ -54,17 +56,23 @@ def keep(folder: Path, item: str, subject: str, picture: Image) -> None:
         contact_sheet(sections).quantize(256).save(temporary, "PNG", optimize=True)
 
 
-def draw_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Scale, rank, subsets and correlations, a panel each."""
-    figure = new_figure(10, 8.4)
-    scale, rank, subset, correlation = figure.subplots(2, 2).flat
-    _draw_scale(scale, [row for row in rows if row["panel"] == "scale"])
-    _draw_rank(rank, rows)
-    _draw_subsets(subset, [row for row in rows if row["panel"] in ("subset", "trained")])
-    for row in rows:
-        if row["panel"] == "correlation":
-            draw_cosines(correlation, np.array(row["cosines"]), row["labels"])
-    correlation.set_title("Mean cosine over weights between shifts")
+def draw_figure(rows: Rows) -> Figure:
+    """Scale, rank, subsets and correlations, a panel each; those without rows are left out."""
+    panels = (
+        (_draw_scale, ("scale",)),
+        (_draw_rank, ("sigma", "delta")),
+        (_draw_subsets, ("subset", "trained")),
+        (_draw_correlation, ("correlation",)),
+    )
+    measured = {row["panel"] for row in rows}
+    wanted = [(draw, names) for draw, names in panels if measured & set(names)]
+    high, wide = max(1, (len(wanted) + 1) // 2), max(1, min(2, len(wanted)))
+    figure = new_figure(5 * wide, 4.2 * high)
+    grid = list(figure.subplots(high, wide, squeeze=False).flat)
+    for axes, (draw, names) in zip(grid, wanted, strict=False):
+        draw(axes, [row for row in rows if row["panel"] in names], rows)
+    for axes in grid[len(wanted) :]:
+        axes.set_axis_off()
     return figure
 
 
@@ -72,7 +80,7 @@ def _value(row: Mapping[str, Any]) -> float:
     return float(row["item"].split()[1])
 
 
-def _draw_scale(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw_scale(axes: Axes, rows: Rows, every: Rows) -> None:
     for figure, label, colour in zip(
         ("similarity", "class", "edit", "edit_similarity", "leak"),
         ("similarity to the subject", "class kept", "edit: asked colour comes", "edit: similarity", "leak"),
@@ -86,7 +94,8 @@ def _draw_scale(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.legend(fontsize="small")
 
 
-def _draw_rank(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw_rank(axes: Axes, rows: Rows, every: Rows) -> None:
+    """Beside the whole shift and none, which are two of the scales."""
     labels = {"sigma": "those of largest σ", "delta": "those of largest |δ|"}
     figures = {"similarity": "-", "edit_similarity": "--"}
     for (panel, label), colour in zip(labels.items(), LINES, strict=False):
@@ -96,7 +105,7 @@ def _draw_rank(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
             axes.plot([_value(row) for row in own], points, line, marker="o", ms=3, color=colour,
                       label=label if line == "-" else None)  # fmt: skip
     for item, label, colour in (("scale 1", "all", INK), ("scale 0", "base", PALE)):
-        for row in (row for row in rows if row["item"] == item):
+        for row in (row for row in every if row["item"] == item):
             for figure, line in figures.items():
                 axes.axhline(row[figure], color=colour, ls=line, lw=1, zorder=0, label=label if line == "-" else None)
     axes.set_xscale("log", base=2)
@@ -108,7 +117,7 @@ def _draw_rank(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.legend(fontsize="small")
 
 
-def _draw_subsets(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw_subsets(axes: Axes, rows: Rows, every: Rows) -> None:
     """Subsets, and the whole with few directions."""
     places = np.arange(len(rows))
     names = [
@@ -123,3 +132,9 @@ def _draw_subsets(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.invert_yaxis()
     axes.set_title("What is trained")
     axes.legend(fontsize="small")
+
+
+def _draw_correlation(axes: Axes, rows: Rows, every: Rows) -> None:
+    (row,) = rows
+    draw_cosines(axes, np.array(row["cosines"]), row["labels"])
+    axes.set_title("Mean cosine over weights between shifts")

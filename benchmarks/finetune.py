@@ -23,6 +23,7 @@ class Finetuned:
         bytes: of that file.
         cpu_seconds: of the process, over the steps.
         loss_before, loss_after: at fixed noise.
+        moved: `||change|| / ||weight||` over all matrices of the UNet.
     """
 
     pipe: Any
@@ -30,6 +31,7 @@ class Finetuned:
     cpu_seconds: float
     loss_before: float
     loss_after: float
+    moved: float
 
 
 def finetune(method: str, base: Any, config: TrainConfig) -> Finetuned:
@@ -54,11 +56,25 @@ def finetune(method: str, base: Any, config: TrainConfig) -> Finetuned:
         after = loop.measure()[0]
         size = tuned.store()
         tuned.settle()
+        moved = _moved(tuned, base)
     except BaseException:
         if tuned.adapter is not None:
             tuned.adapter.detach()
         raise
-    return Finetuned(tuned.pipe, size, seconds, before, after)
+    return Finetuned(tuned.pipe, size, seconds, before, after, moved)
+
+
+def _moved(tuned: Tuner, base: Any) -> float:
+    weights = {name: w for name, w in base.unet.state_dict().items() if w.ndim > 1}
+    if tuned.adapter is not None:  # U and V are orthogonal: a shift's norm is its change's, where nothing is clipped
+        deltas = (
+            delta for name, delta in tuned.parameters.items() if name.startswith("unet.") and tuned.ranks[name] > 1
+        )
+        changed = sum(float(delta.detach().square().sum()) for delta in deltas)
+    else:  # what PEFT merged stands in its own layers
+        after = {name.replace(".base_layer", ""): w for name, w in tuned.pipe.unet.state_dict().items()}
+        changed = sum(float((after[name] - w).square().sum()) for name, w in weights.items())
+    return float((changed / sum(float(w.square().sum()) for w in weights.values())) ** 0.5)
 
 
 def _loop(tuned: Tuner, base: Any, config: TrainConfig) -> Any:

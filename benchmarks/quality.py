@@ -5,6 +5,7 @@ those of `spectra train`. The axes are those of `quality_axes.py`, and
 
     score     similarity - drift: what the search looks for; a likeness that costs as much in all else is none
     bytes     of the file, float16
+    moved     ||change|| / ||weight|| over all matrices of the UNet
     cpu       seconds of the process over the steps, one thread
     memory    bytes of one training step of the UNet beyond its frozen weights, counted as `spectra bench memory` counts
 
@@ -72,7 +73,7 @@ SEVERAL = ("shift", "lora-4", "full")
 SEEDS = 3
 TIMED = ("shift", "full")
 
-AXES = ("similarity", "drift", "unrelated", "class", "leak", "background", "second", "follows", "score")
+AXES = ("similarity", "drift", "unrelated", "class", "leak", "background", "second", "follows", "score", "moved")
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ def _trained(
         "score": round(figures["similarity"] - figures["drift"], 4),
         "bytes": done.bytes,
         "cpu": round(done.cpu_seconds, 1),
+        "moved": round(done.moved, 5),
         "loss_before": round(done.loss_before, 5),
         "loss_after": round(done.loss_after, 5),
     }
@@ -285,6 +287,7 @@ CASE = Case(
         Column("drift", form=".2f"),
         Column("class", form="+.2f"),
         Column("follows", form=".2f"),
+        Column("moved", form=".1%"),
         Column("bytes", "kB", ",.0f", 1e3),
         Column("cpu", "s", ".0f"),
         Column("memory", "MB", ".0f", 1e6),

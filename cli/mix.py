@@ -37,7 +37,11 @@ def register(app: typer.Typer) -> None:
             ),
         ] = "",
         target: Annotated[
-            str, typer.Option(help="Weights that are mixed, by subsets or patterns; others are left out.")
+            str,
+            typer.Option(
+                help="Weights that are mixed, by subsets or patterns; others are left out. Text encoders are the "
+                "content's."
+            ),
         ] = "unet-2d",
         force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
