@@ -78,7 +78,7 @@ def register(app: typer.Typer) -> None:
         eta: Annotated[
             list[float] | None, _option("Noise in each step: from 0, DDIM, to 1, DDPM.", _DRAW, shown="0")
         ] = None,
-        scale: Annotated[list[float] | None, _option("Of the shift.", _DRAW, shown="1, embedded base .5")] = None,
+        scale: Annotated[list[float] | None, _option("Of the shift.", _DRAW, shown="1")] = None,
         guidance: Annotated[list[float] | None, _option("Guidance scale.", _DRAW, shown="3, embedded base 1")] = None,
         anchor: Annotated[
             str | None,

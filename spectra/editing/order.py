@@ -22,9 +22,8 @@ TUNING: dict[str, Any] = {"prior_weight": 0.0, "prior_unconditional": 0.0, "prio
 TUNING_EMBEDDED: dict[str, Any] = {"steps": 60, "lr": 1e-2, "lr_1d": 3e-3, "text_encoder": False}
 """What differs for the embedded base. The text encoder stays frozen, or it reads past what the edit says."""
 
-DRAWING_EMBEDDED: dict[str, Any] = {"guidances": (1.0,), "anchor": "caption", "steps": 25, "scales": (0.5,)}
-"""What differs for it in drawing. What half a shift leaves unexplained of the picture stays in the noise of its
-inversion, and so in the edit, where a whole shift's memory gives way to the other caption."""
+DRAWING_EMBEDDED: dict[str, Any] = {"guidances": (1.0,), "anchor": "caption", "steps": 25}
+"""What differs for it in drawing."""
 
 
 @dataclass(frozen=True)

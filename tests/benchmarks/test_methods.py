@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spectra.benchmarks import flops, memory, run
-from spectra.benchmarks.methods import METHODS, Spectra, prepare, twin
+from spectra.benchmarks.methods import METHODS, Spectra, planned, prepare, twin
 from spectra.benchmarks.models import MODELS, Denoiser, denoiser, matrices
 from spectra.errors import InputError
 
@@ -122,7 +122,22 @@ def test_flops_and_memory_report_an_object_by_method(tmp_path: Any) -> None:
 
 
 def test_goals_are_asked_of_their_own_model_and_size() -> None:
-    goals = [g.asked for g in flops.CASE.goals if g.applies({"model": "sd15", "resolution": 512, "batch": 2})]
-    assert goals == [1.25]
-    assert [g.asked for g in flops.CASE.goals if g.applies({"model": "sd15", "resolution": 0, "batch": 8})] == [1.2]
-    assert not [g for g in flops.CASE.goals if g.applies({"model": "sdxl", "resolution": 512, "batch": 2})]
+    def asked(model: str, resolution: int, batch: int, plans: str = "accelerator") -> list[float]:
+        settings = {"model": model, "resolution": resolution, "batch": batch, "plans": plans}
+        return [goal.asked for goal in flops.CASE.goals if goal.applies(settings)]
+
+    assert asked("sd15", 512, 2) == [1.25]
+    assert asked("sd15", 0, 8) == [1.2]
+    assert not asked("sdxl", 512, 2) and not asked("sd15", 512, 2, "cpu")
+
+
+def test_a_cpu_spends_memory_for_flops(tmp_path: Any) -> None:
+    def ratio(case: str, plans: str) -> float:
+        settings = {"model": "tiny", "batch": "1", "plans": plans}
+        record = run.run(run.find(case), out=tmp_path / plans, only=["spectra"], settings=settings).record
+        return float(record["rows"][0]["tflop" if case == "flops" else "beyond"])
+
+    assert ratio("flops", "cpu") <= ratio("flops", "accelerator")
+    assert ratio("memory", "cpu") > ratio("memory", "accelerator")
+    with pytest.raises(InputError, match="plans takes accelerator or cpu, got 'gpu'"):
+        planned({"plans": "gpu"})

@@ -26,8 +26,7 @@ def test_every_combination_once() -> None:
 def test_defaults_are_those_of_the_base() -> None:
     own, other = make_order(**ASKED), make_order(**ASKED, base="elsewhere")
     assert make_order(**ASKED, base="spectra-base") == own
-    assert (own.anchor, own.guidances, own.scales) == ("caption", (1.0,), (0.5,))
-    assert (other.anchor, other.guidances, other.scales) == ("edit", (3.0,), (1.0,))
+    assert (own.anchor, own.guidances, other.anchor, other.guidances) == ("caption", (1.0,), "edit", (3.0,))
     for order in (own, other):
         assert order.config.prior_weight == 0
         assert (order.config.images, order.config.prompt, order.config.class_prompt) == ("a.png", "a disc", "")
