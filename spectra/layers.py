@@ -447,10 +447,18 @@ class ShiftedVector:
         self.module = module
         self.delta = delta
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the module returns with the weight `w + delta`."""
+        return self.shifted(x, self.delta, *args, **kwargs)
+
+    def shifted(self, x: Tensor, delta: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What the module returns with the weight `w + delta`, `delta [r]`."""
         weight: Tensor = self.module.weight  # type: ignore[assignment]
-        return with_parameters(self.module, {"weight": shifted_vector(weight, self.delta)}, *args, **kwargs)
+        if isinstance(self.module, nn.GroupNorm) and not x.requires_grad:
+            # On a CPU the backward pass of PyTorch 2.13 ends the process by a segmentation fault where a channels-last
+            # input needs no gradient and the scale does: in the first norm behind layers that are not trained.
+            x = x.contiguous()
+        return with_parameters(self.module, {"weight": shifted_vector(weight, delta)}, x, *args, **kwargs)
 
 
 def shifted_vector(weight: Tensor, delta: Tensor) -> Tensor:

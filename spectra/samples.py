@@ -22,7 +22,6 @@ from spectra.layers import (
     change,
     computed,
     narrow,
-    shifted_vector,
     shifted_weight,
     with_parameters,
 )
@@ -178,9 +177,7 @@ class SampledVector(ShiftedVector):
         if self.delta.requires_grad and self._samples.runs(x.shape[0], len(self.delta)):
             # A norm for each run: several short passes over the activations cost less than two long ones more.
             runs = zip(x.chunk(len(self.delta)), self.delta.unbind(), strict=True)
-            return torch.cat(
-                [with_parameters(self.module, {"weight": shifted_vector(weight, own)}, run) for run, own in runs]
-            )
+            return torch.cat([self.shifted(run, own) for run, own in runs])
         plain: dict[str, Tensor | None] = {"weight": torch.ones_like(weight)}
         if "bias" in self.module._parameters:
             plain["bias"] = None
