@@ -3,7 +3,8 @@
 The methods are those of `tuners.py`; all train from the same pictures, class pictures, samples, schedule and objective,
 those of `spectra train`. The axes are those of `quality_axes.py`, and
 
-    score     similarity - drift: what the search looks for; a likeness that costs as much in all else is none
+    score     similarity - drift / 2: what the search looks for. At similarity - drift not to train at all would be best
+              for half of the methods
     bytes     of the file, float16
     moved     ||change|| / ||weight|| over all matrices of the UNet
     cpu       seconds of the process over the steps, one thread
@@ -142,7 +143,7 @@ def _trained(
         **asdict(made),
         "seed": seed,
         **figures,
-        "score": round(figures["similarity"] - figures["drift"], 4),
+        "score": round(figures["similarity"] - figures["drift"] / 2, 4),
         "bytes": done.bytes,
         "cpu": round(done.cpu_seconds, 1),
         "moved": round(done.moved, 5),
@@ -207,14 +208,13 @@ def _stamp(bench: Bench) -> str:
     import json
 
     from spectra.base.subjects import instance_pictures, subject
-    from spectra.training.config import defaults
+    from spectra.training.config import EMBEDDED
 
     pictures = [
         p.tobytes() for name in (*SEARCHED, *SUBJECTS) for p in instance_pictures(subject(name), seed=bench.seed)
     ]
-    return base_stamp(
-        json.dumps([PULL, replace(defaults(""), lr=0.0, lr_1d=0.0, steps=1).as_dict()]).encode(), *pictures
-    )
+    own = {name: value for name, value in EMBEDDED.items() if name not in ("lr", "lr_1d", "steps")}
+    return base_stamp(json.dumps([PULL, WORDS, own]).encode(), *pictures)
 
 
 def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
