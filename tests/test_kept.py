@@ -116,4 +116,4 @@ def test_both_sides_are_the_whole_product_once_delta_moves() -> None:
     assert layer.work(x).literal
     torch.testing.assert_close(layer.forward(x), module(x), rtol=1e-5, atol=1e-5)
     half = nn.Linear(16, 16).requires_grad_(False).bfloat16()
-    assert not ShiftedLayer(half, spectra.spectrum.decompose(half.weight), layer.delta).work(x.bfloat16()).literal
+    assert ShiftedLayer(half, spectra.spectrum.decompose(half.weight), layer.delta).work(x.bfloat16()).literal
