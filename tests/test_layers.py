@@ -167,6 +167,19 @@ def test_vectors_are_added() -> None:
     assert delta.grad.abs().min() > 0
 
 
+def test_a_norm_behind_frozen_layers_learns_from_a_channels_last_input() -> None:
+    """PyTorch's own backward pass ends the process there: the input needs no gradient, and the scale does."""
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(2, 8).requires_grad_(False)
+    x = torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)
+    gradients = []
+    for given in (x, x.contiguous()):
+        delta = torch.zeros(8, requires_grad=True)
+        ShiftedVector(norm, delta).forward(given).square().sum().backward()
+        gradients.append(delta.grad)
+    torch.testing.assert_close(*gradients)
+
+
 def test_small_changes_are_not_lost_beside_large_sigma() -> None:
     sigma, delta = torch.tensor([1e4, 1.0, 1.0]), torch.tensor([1e-6, -3.0, 1e-9])
     assert change(sigma, delta).tolist() == pytest.approx([1e-6, -1.0, 1e-9])
