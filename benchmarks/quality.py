@@ -25,9 +25,7 @@ Intervals are 95 %, by bootstrap over the subjects (10,000 draws), each subject 
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -104,8 +102,7 @@ def _measure(bench: Bench, item: str) -> Row:
     from spectra.benchmarks import judge
     from spectra.pipeline import load_pipeline
 
-    with contextlib.redirect_stdout(sys.stderr):  # the network's package announces itself
-        bench.once("network", judge.network)
+    bench.once("network", judge.network)
     base = bench.once("base", load_pipeline)
     stage, method, name, *rest = item.split()
     found: dict[str, Any] = {"item": item, "stage": stage, "method": method, "subject": name}
