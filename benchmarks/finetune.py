@@ -94,7 +94,7 @@ def _loop(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
     family = denoise_family(base)
     prompts = [prompt for term in terms for prompt in term.source.every_prompt()]
     conditions = Conditions(
-        lambda asked: family.encode(tuned.pipe, asked, resolution), prompts, keep=False, trained=True
+        lambda asked: family.encode(tuned.pipe, asked, resolution), prompts, keep=config.cache_prompts, trained=True
     )
     return Loop(
         pipe=tuned.pipe,

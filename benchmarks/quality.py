@@ -28,15 +28,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spectra.base import GUIDANCE
+from spectra.benchmarks import pareto
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 from spectra.benchmarks.results import base_stamp
 from spectra.errors import InputError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SEARCHED = ("owl-emojione", "car-noto-v1")
 SUBJECTS = ("dog-emojione", "fox-noto-v1", "lion-twemoji", "unicorn-noto", "apple-fxemoji", "mushroom-emojione",
@@ -99,10 +97,8 @@ def _items(bench: Bench) -> list[str]:
 
 
 def _measure(bench: Bench, item: str) -> Row:
-    from spectra.benchmarks import judge
     from spectra.pipeline import load_pipeline
 
-    bench.once("network", judge.network)
     base = bench.once("base", load_pipeline)
     stage, method, name, *rest = item.split()
     found: dict[str, Any] = {"item": item, "stage": stage, "method": method, "subject": name}
@@ -258,13 +254,6 @@ def _interval(values: Sequence[float]) -> dict[str, float]:
     return {"mean": round(statistics.fmean(values), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
-def draw(rows: Sequence[Row]) -> Figure:
-    """The axes against each other."""
-    from spectra.benchmarks import pareto
-
-    return pareto.draw(rows)
-
-
 CASE = Case(
     name="quality",
     title="shifts, LoRA, LoKr, IA3 and full fine-tuning on held-out subjects",
@@ -274,7 +263,7 @@ CASE = Case(
     summarise=_summarise,
     stamp=_stamp,
     table=table,
-    draw=draw,
+    draw=pareto.draw,
     settings={"seed": 0, "steps": 100, "pictures": 8, "drawing_steps": 15, "guidance": GUIDANCE},
     columns=(
         Column("method"),

@@ -19,14 +19,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench
-from spectra.benchmarks.trained import FIRST_SEED
+from spectra.benchmarks.editing import EDITS, has_border
+from spectra.benchmarks.trained import draw
+from spectra.benchmarks.unmix import on_white_square
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from spectra.base.subjects import Subject
 
-COLOURS = ("blue", "green", "yellow", "red")
 SECOND = ("banana", "star", "cactus", "rocket")
 UNRELATED = ("horse", "pig", "rabbit", "panda", "penguin", "turtle", "dolphin", "crab", "butterfly", "ladybug", "rose",
              "sunflower", "cactus", "watermelon", "banana", "strawberry", "carrot", "hamburger", "doughnut", "castle",
@@ -53,29 +54,17 @@ def draw_all(bench: Bench, pipe: Any, subject: Subject, *, bare: bool = False, s
         bare: name the class where the subject would be named: what the base draws.
         short: leave out the class, backgrounds and second things, which the search does not need.
     """
-    from spectra.generation import Request, Sampling, draw
-
     named = subject.class_prompt if bare else subject.prompt
     thing = named.removeprefix("a drawing of ")
     count = bench.integer("pictures")
-    each = max(1, count // len(COLOURS))
-
-    def several(prompts: Sequence[str], seeds: int) -> list[Request]:
-        return [Request(prompt, FIRST_SEED + seed) for prompt in prompts for seed in range(seeds)]
-
-    asked = {
-        "instance": several([named], count),
-        "class_": several([subject.class_prompt], 0 if short else count),
-        "unrelated": several(PROMPTS, 1),
-        "background": several([f"{named} on a {colour} background" for colour in COLOURS], 0 if short else each),
-        "second": several(
-            [f"{thing} on the left and a {other} on the right" for other in SECOND],
-            0 if short else each,
-        ),
-    }
-    sampling = Sampling(bench.integer("drawing_steps"), float(bench.settings["guidance"]), batch=16)
-    pictures = iter(draw(pipe, [request for group in asked.values() for request in group], sampling))
-    return Drawn(**{name: [next(pictures) for _ in group] for name, group in asked.items()})
+    further, each = (0, 0) if short else (count, max(1, count // len(EDITS)))
+    return Drawn(
+        instance=draw(bench, pipe, [named], count),
+        class_=draw(bench, pipe, [subject.class_prompt], further),
+        unrelated=draw(bench, pipe, PROMPTS, 1),
+        background=draw(bench, pipe, [f"{named} on a {colour} background" for colour in EDITS], each),
+        second=draw(bench, pipe, [f"{thing} on the left and a {other} on the right" for other in SECOND], each),
+    )
 
 
 def judged(drawn: Drawn, base: Drawn, subject: Subject, own: Sequence[Image]) -> dict[str, float]:
@@ -99,11 +88,8 @@ def judged(drawn: Drawn, base: Drawn, subject: Subject, own: Sequence[Image]) ->
 
 def following(drawn: Drawn) -> dict[str, float]:
     """How far the prompts about background and second thing are followed."""
-    from spectra.benchmarks.editing import has_border
-    from spectra.benchmarks.unmix import on_white_square
-
-    each = len(drawn.background) // len(COLOURS)
-    borders = [has_border(p, COLOURS[n // each]) for n, p in enumerate(drawn.background)]
+    each = len(drawn.background) // len(EDITS)
+    borders = [has_border(p, EDITS[n // each]) for n, p in enumerate(drawn.background)]
     things = [concept for concept in SECOND for _ in range(each)]
     halves = [on_white_square(p.crop((p.width // 2, 0, p.width, p.height))) for p in drawn.second]
     background, second = statistics.fmean(borders), _right(halves, things, among=5)

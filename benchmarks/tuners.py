@@ -56,16 +56,13 @@ class Tuner:
             return
         import torch
 
-        decay = {id(group): group["weight_decay"] for group in optimizer.param_groups}
-        pairs = [(self.parameters[name], value) for name, value in self.origin.items()]
-        for group in optimizer.param_groups:
-            group["weight_decay"] = 0.0
+        (group,) = optimizer.param_groups  # all ranks are alike where there is an origin
+        decay, group["weight_decay"] = group["weight_decay"], 0.0
 
         def pull(*_: Any) -> None:
-            (group,) = optimizer.param_groups
             with torch.no_grad():
-                for parameter, value in pairs:
-                    parameter.lerp_(value, group["lr"] * decay[id(group)])
+                for name, value in self.origin.items():
+                    self.parameters[name].lerp_(value, group["lr"] * decay)
 
         optimizer.register_step_post_hook(pull)
 

@@ -109,7 +109,7 @@ def test_every_row_is_measured(base: Path, tmp_path: Path, monkeypatch: pytest.M
     assert all(row["trainings"] == 2 and row["memory"] > 0 for row in shown)
     assert all(row["moved"]["mean"] > 0 for row in shown)
     assert record["summary"].keys() == {"similarity_behind", "drift_of_full", "shift_in_time", "full_in_time"}
-    assert quality.draw(shown).axes
+    assert pareto.draw(shown).axes
 
 
 def test_memory_is_of_one_step_beyond_the_base() -> None:
