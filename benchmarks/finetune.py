@@ -44,6 +44,9 @@ def finetune(method: str, base: Any, config: TrainConfig) -> Finetuned:
     Raises:
         SpectraError: the loss is not finite.
     """
+    import torch
+
+    torch.manual_seed(config.seed)  # PEFT draws its first factors from the global generator
     tuned = tuner(method, base)
     try:
         loop = _loop(tuned, base, config)

@@ -17,6 +17,7 @@ from spectra import pipeline
 from spectra.base import subjects
 from spectra.benchmarks import judge, pareto, quality, quality_axes, run, tuners
 from spectra.benchmarks.case import Bench
+from spectra.benchmarks.finetune import finetune
 from spectra.errors import InputError
 from spectra.pipeline import load_pipeline
 from spectra.training import config
@@ -90,6 +91,16 @@ def test_decay_draws_to_the_base(base: Path) -> None:
     optimizer.step()
     for name, parameter in tuned.parameters.items():
         torch.testing.assert_close(parameter.detach(), tuned.origin[name])
+
+
+def test_a_training_does_not_depend_on_what_was_drawn_before(base: Path) -> None:
+    frozen = load_pipeline()
+    settings = replace(config.defaults(""), subject="fox-noto-v1", steps=1)
+    losses = []
+    for _ in range(2):
+        losses.append(finetune("lora-4", frozen, settings).loss_after)
+        torch.rand(7)
+    assert losses[0] == losses[1]
 
 
 def test_every_row_is_measured(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
