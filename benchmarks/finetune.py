@@ -49,7 +49,7 @@ def finetune(method: str, base: Any, config: TrainConfig) -> Finetuned:
     torch.manual_seed(config.seed)  # PEFT draws its first factors from the global generator
     tuned = tuner(method, base)
     try:
-        loop = _loop(tuned, base, config)
+        loop = loop_of(tuned, base, config)
         tuned.decay_to_origin(getattr(loop.optimizer, "optimizer", loop.optimizer))
         before = loop.measure()[0]
         began = time.process_time()
@@ -80,7 +80,7 @@ def _moved(tuned: Tuner, base: Any) -> float:
     return float((changed / sum(float(w.square().sum()) for w in weights.values())) ** 0.5)
 
 
-def _loop(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
+def loop_of(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
     from spectra.families.denoise import denoise_family
     from spectra.training.checks import check
     from spectra.training.latents import Conditions

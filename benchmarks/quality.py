@@ -13,10 +13,10 @@ those of `spectra train`. The axes are those of `quality_axes.py`, and
 Rows come in this order; a stopped run goes on with `--resume`, and two processes can share the rows by `--only`:
 
     search    on two subjects: each method with each rate of its own, all for the same number of steps; then its best
-              rate for three times as many, as it is and held to the base: by AdamW's weight decay, towards the
-              base's values and not to zero, by a share of `PULL` in a step at the full rate; and by class pictures of
-              which the share `WORDS` stands under other words. The best of all, over both subjects, is what its results
-              are made with
+              rate for twice as many, as it is (`best`) and held to the base (`held`): by AdamW's weight decay, towards
+              the base's values and not to zero, by a share of `PULL` in a step at the full rate; and by class pictures
+              of which the share `WORDS` stands under other words. What is held may be learnt faster: `raised` is the
+              same at `RAISED` times the rate. The best of all, over both subjects, is what its results are made with
     result    on eight other subjects; shifts, LoRA of rank 4 and full fine-tuning with three seeds each
     time      shifts and full fine-tuning once more, with as many steps as fit into the CPU time of LoRA of rank 4
 
@@ -44,18 +44,23 @@ RATES: Mapping[str, tuple[float, ...]] = {
     "shift": (3e-3, 1e-2, 3e-2),
     "shift-ca": (1e-2, 3e-2, 1e-1),
     "shift-ca-kv": (1e-2, 3e-2, 1e-1),
-    "lora-1": (1e-3, 3e-3, 1e-2),
+    "lora-1": (1e-3, 3e-3, 1e-2, 3e-2),
     "lora-4": (1e-3, 3e-3, 1e-2),
-    "lora-16": (3e-4, 1e-3, 3e-3),
-    "lora-bytes": (1e-3, 3e-3, 1e-2),
-    "lokr": (1e-3, 3e-3, 1e-2),
+    "lora-16": (3e-4, 1e-3, 3e-3, 1e-2),
+    "lora-bytes": (1e-3, 3e-3, 1e-2, 3e-2),
+    "lokr": (1e-3, 3e-3, 1e-2, 3e-2),
     "ia3": (1e-2, 3e-2, 1e-1),
-    "full": (3e-5, 1e-4, 3e-4),
+    "full": (3e-5, 1e-4, 3e-4, 1e-3),
 }
-"""Learning rates that the search tries, a factor of three apart."""
+"""Learning rates that the search tries, a factor of three apart, until the best lies between two others."""
 
-LONGER = 3
+LONGER = 2
 """Times the steps of the search's first part."""
+
+WAYS = ("best", "held", "raised")
+"""Of the search's second part."""
+
+RAISED = 3
 
 PULL = 0.03
 """Weight decay times learning rate."""
@@ -88,8 +93,7 @@ def _items(bench: Bench) -> list[str]:
     find_base("")  # one clear error now, and not one for each row
     steps = bench.integer("steps")
     rates = [f"search {m} {s} {rate:g} {steps}" for m in RATES for rate in RATES[m] for s in SEARCHED]
-    ways = ("best", "held")
-    longer = [f"search {m} {s} {way} {LONGER * steps}" for m in RATES for way in ways for s in SEARCHED]
+    longer = [f"search {m} {s} {way} {LONGER * steps}" for m in RATES for way in WAYS for s in SEARCHED]
     results = [
         f"result {m} {s} {seed}" for seed in range(SEEDS) for s in SUBJECTS for m in (SEVERAL if seed else RATES)
     ]
@@ -104,8 +108,8 @@ def _measure(bench: Bench, item: str) -> Row:
     found: dict[str, Any] = {"item": item, "stage": stage, "method": method, "subject": name}
     if stage == "search":
         way, steps = rest
-        rate = float(way) if way not in ("best", "held") else best(bench, method, longer=False).rate
-        made = Settings(rate, int(steps), way == "held")
+        rate = float(way) if way not in WAYS else best(bench, method, longer=False).rate
+        made = Settings(RAISED * rate if way == "raised" else rate, int(steps), way in ("held", "raised"))
         return found | _trained(bench, base, method, name, made, seed=bench.seed, short=True)
     made = best(bench, method)
     if stage == "time":
@@ -179,7 +183,7 @@ def best(bench: Bench, method: str, *, longer: bool = True) -> Settings:
             scores.setdefault(made, []).append(row["score"])
     means = {made: statistics.fmean(own) for made, own in scores.items() if len(own) == len(SEARCHED)}
     known = {made: score for made, score in means.items() if longer or made.steps == bench.integer("steps")}
-    if len(known) < len(RATES[method]) + 2 * longer:
+    if len(known) < len(RATES[method]) + len(WAYS) * longer:
         raise InputError(f"the search of {method} has not ended; measure the rows 'search {method} ...' first")
     return max(known, key=known.__getitem__)
 

@@ -14,7 +14,7 @@ import tiny_base as tiny
 from PIL import Image
 
 from spectra import pipeline
-from spectra.benchmarks import analysis, judge, reports, run
+from spectra.benchmarks import analysis, analysis_reach, judge, reports, run
 from spectra.benchmarks.analysis_pictures import keep
 from spectra.benchmarks.case import Bench
 from spectra.shift_file import read_shift
@@ -23,7 +23,8 @@ from spectra.training import run as training
 
 Pictures = Sequence[Image.Image]
 NAMES = ("fox-noto-v1", "wolf-emojione")
-ITEMS = ("scale 0", "scale 1", "sigma 1", "delta 0", "pair fox-wolf", "correlation", "trained 1", "subset mid-block")
+ITEMS = ("scale 0", "scale 1", "sigma 1", "delta 0", "pair fox-wolf", "correlation", "trained 1", "subset mid-block",
+         "reach gradient", "reach full")  # fmt: skip
 
 
 def checksum(images: Pictures, references: Pictures) -> float:
@@ -46,6 +47,8 @@ def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[config.
     monkeypatch.setattr(analysis, "PROBED", NAMES[:1])
     monkeypatch.setattr(analysis, "NEAR", (NAMES,))
     monkeypatch.setattr(analysis, "MERGED", (NAMES,))
+    monkeypatch.setattr(analysis_reach, "STEPS", 1)
+    monkeypatch.setattr(analysis_reach, "BATCH", 2)
     asked: list[list[config.TrainConfig]] = []
     train = training.train_together
 
@@ -95,10 +98,12 @@ def test_every_row_is_drawn_with_the_shift_it_names(judged: list[list[config.Tra
     assert np.allclose(np.diag(correlation["cosines"]), 1)
     assert correlation["near"] == correlation["cosines"][0][1]
     assert correlation["same"] == correlation["cosines"][0][2]
+    for kind in ("gradient", "full"):
+        assert 0 < rows[f"reach {kind}"]["spectral"] < rows[f"reach {kind}"]["rank_4"] <= 1
     assert record["summary"]["cosine_near_other_seed"] == correlation["cosines"][1][2]
 
     # Nothing is trained again, and the report has its picture.
-    assert run.run(case, out=tmp_path, only=ITEMS[-2:], settings=settings).failures == []
+    assert run.run(case, out=tmp_path, only=ITEMS[-4:-2], settings=settings).failures == []
     assert len(judged) == 5
     written = reports.write(case, record, tmp_path / "report.md")
     assert [path.name for path in written] == ["report.md", "report.svg"]

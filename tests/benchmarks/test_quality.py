@@ -112,9 +112,10 @@ def test_every_row_is_measured(base: Path, tmp_path: Path, monkeypatch: pytest.M
     record = run.run(CASE, out=tmp_path / "out", settings=SHORT).record
     assert record["failures"] == []
     stages = [row["stage"] for row in record["rows"]]
-    assert {stage: stages.count(stage) for stage in stages} == {"search": 12, "result": 6, "time": 2}
-    longer = [(row["steps"], row["held"]) for row in record["rows"] if row["item"].endswith(" 3")]
-    assert longer == [(3, False), (3, True)] * 3
+    assert {stage: stages.count(stage) for stage in stages} == {"search": 15, "result": 6, "time": 2}
+    longer = [row for row in record["rows"] if row["item"].endswith(" 2") and row["stage"] == "search"]
+    assert [(row["steps"], row["held"]) for row in longer] == [(2, False), (2, True), (2, True)] * 3
+    assert all(raised["rate"] == 3 * held["rate"] for held, raised in zip(longer[1::3], longer[2::3], strict=True))
     shown = quality.table(record["rows"])
     assert [row["method"] for row in shown] == ["shift", "lora-4", "full"]
     assert all(row["trainings"] == 2 and row["memory"] > 0 for row in shown)
@@ -144,6 +145,7 @@ def test_the_best_is_the_best_over_all_searched_subjects() -> None:
         quality.Settings(1e-1, 10, False): (0.0, 0.1),
         quality.Settings(1e-2, 30, False): (0.3, 0.3),
         quality.Settings(1e-2, 30, True): (0.1, 0.4),
+        quality.Settings(3e-2, 30, True): (0.2, 0.2),
     }
     with pytest.raises(InputError, match="search of ia3 has not ended"):
         quality.best(bench, "ia3")
