@@ -49,10 +49,13 @@ def shares(weights: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> dict
     """What of the energy of `changes`, each of its weight's shape, is reached by what; see the module."""
     import torch
 
-    from spectra.closest import find_closest, summed
+    from spectra.closest import Change, find_closest, summed
     from spectra.spectrum import matrix
 
-    found = find_closest(weights, {name: lambda _, own=own: own for name, own in changes.items()})
+    def taken(own: Tensor) -> Change:
+        return lambda weight: own
+
+    found = find_closest(weights, {name: taken(own) for name, own in changes.items()})
     shift = summed("all", (each.captured for each in found.values()))
     energies = {name: torch.linalg.svdvals(matrix(own).double()).square() for name, own in changes.items()}
     ranked = {f"rank_{k}": sum(float(each[:k].sum()) for each in energies.values()) for k in RANKS}
