@@ -14,7 +14,7 @@ def made(seed: int) -> torch.Tensor:
 
 def test_a_change_along_singular_directions_is_reached_whole() -> None:
     weight = made(0)
-    u, s, v = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
+    u, _, v = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
     along = u @ torch.diag(torch.tensor([0.0, -0.1, 0.0, 0.2, 0.0, 0.0], dtype=torch.float64)) @ v
     found = shares({"a": weight}, {"a": along.float().view_as(weight)})
     assert found["spectral"] == pytest.approx(1, abs=1e-5)
