@@ -109,7 +109,7 @@ class Spectra:
 
     def whole(self, path: str, weight: Tensor) -> Spectrum:
         """The same with both sides of every direction."""
-        from spectra.layers import with_full_tail
+        from spectra.shifted_weight import with_full_tail
 
         if path not in self._whole:
             self._whole[path] = with_full_tail(self.of(path, weight), weight)
@@ -162,7 +162,7 @@ def _literal(
     """The paper's forward: `left [rows, r]`, `right [r, columns]`, a weight of `shape` made in every call."""
     import torch
 
-    from spectra.layers import with_parameters
+    from spectra.module_view import with_parameters
 
     def forward(*args: Any, **kwargs: Any) -> Tensor:
         weight = ((left * torch.relu(sigma + delta).to(left.dtype)) @ right).reshape(shape)

@@ -94,7 +94,7 @@ def attach_shapes(model: nn.Module, targets: str = "denoiser", *, tail: float | 
             model(sample, timestep, text).sample.sum().backward()
 
     The plans are those that real weights of these shapes would get. What depends on values is given or assumed: the
-    tail's width, and that half as many directions more lie below `layers.REBUILT_FLOOR`.
+    tail's width, and that half as many directions more lie below `rebuilding.REBUILT_FLOOR`.
 
     Args:
         model: every weight on the meta device, or a `FakeTensor` (made, attached and called in a `FakeTensorMode`,

@@ -25,11 +25,11 @@ from spectra.derivation import check_same_base
 from spectra.errors import MismatchError, OutputError, RoundedCopyWarning
 from spectra.files import atomic_folder, atomic_write, check_output
 from spectra.fitting import check_weights, floats_of, other_base
-from spectra.layers import shifted_vector, shifted_weight
 from spectra.pipeline import BaseLocation, find_base
 from spectra.progress import SILENT, Progress
 from spectra.serving import total
 from spectra.shift import SpectralShift
+from spectra.shifted_weight import shifted_vector, shifted_weight
 from spectra.tensor_files import write_rows
 from spectra.weight_files import FileWeights, base_tensors, local_folder, open_base
 

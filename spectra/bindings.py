@@ -15,11 +15,12 @@ from spectra.copies import Fingerprints
 from spectra.errors import WeightError
 from spectra.families import Target
 from spectra.fingerprint import fingerprint
-from spectra.layers import ShiftedLayer, ShiftedVector, shifted_vector, shifted_weight
+from spectra.layers import ShiftedLayer, ShiftedVector
 from spectra.low_memory import Spool, TwoSidedLayer
 from spectra.operators import operator_of
 from spectra.progress import SILENT, Progress
 from spectra.samples import SampledLayer, SampledVector, Samples
+from spectra.shifted_weight import shifted_vector, shifted_weight
 from spectra.spectrum import Spectrum, placeholder
 
 

@@ -54,7 +54,7 @@ class Work(NamedTuple):
         head: directions of the basis; 0 where both sides of all are kept, and no plan goes by the basis alone.
         both: whether both sides of all directions are kept.
         tail: directions with both sides explicit.
-        low: further ones that are explicit in the rebuilt plan (`layers.REBUILT_FLOOR`).
+        low: further ones that are explicit in the rebuilt plan (`rebuilding.REBUILT_FLOOR`).
         encode, decode: channels before and after the narrow middle; 0 where it is a gather.
         learns: whether delta takes a gradient.
         input_gradient: whether the layer's input does.

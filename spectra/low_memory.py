@@ -21,8 +21,9 @@ from spectra import plans
 from spectra.cache_settings import default_root
 from spectra.errors import OutputError
 from spectra.kept import is_kept
-from spectra.layers import change, computed, with_full_tail
+from spectra.module_view import computed
 from spectra.operators import operator_of
+from spectra.shifted_weight import change, with_full_tail
 from spectra.spectrum import Spectrum, valueless
 
 

@@ -16,16 +16,10 @@ from torch import Tensor, nn
 
 from spectra import kernels
 from spectra.errors import MismatchError
-from spectra.layers import (
-    ShiftedLayer,
-    ShiftedVector,
-    change,
-    computed,
-    narrow,
-    shifted_weight,
-    with_parameters,
-)
+from spectra.layers import ShiftedLayer, ShiftedVector, narrow
+from spectra.module_view import computed, with_parameters
 from spectra.operators import LinearOperator, Operator
+from spectra.shifted_weight import change, shifted_weight
 from spectra.spectrum import Spectrum, matrix
 
 
@@ -96,7 +90,7 @@ class SampledLayer(ShiftedLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the module returns for `x [batch, ...]`, each sample with its own shifted weight."""
         weight: Tensor = self.module.weight  # type: ignore[assignment]
-        self._follow(weight)
+        self._follow()
         x, index = self._samples.match(x)
         if self.operator is None or args or kwargs:
             return self._one_by_one(weight, index, x, *args, **kwargs)
@@ -106,14 +100,14 @@ class SampledLayer(ShiftedLayer):
         if self._apart(x):
             return self._each(x) if self._head else self._own_weights(x, weight, bias, dtype, operator)
         d, head = change(self._sigma, self.delta), self._head
-        if self._both and place is not None:
+        if self._vectors.both and place is not None:
             return self._two_sided(x, weight, bias, d[index], dtype, operator, self.work(x))
         if not head or place is None:
             y = operator.apply(x, weight, bias)
         else:
             y = self._factored(x, weight, bias, d[:, :head] / self._sigma[:head], dtype, operator, place, index)
         if head < self.spectrum.rank:
-            _, left, right = self._vectors(dtype)
+            _, left, right = self._vectors.of(dtype)
             y = y + narrow(operator, x, left, right, d[index, head:])
         return y
 
@@ -132,7 +126,7 @@ class SampledLayer(ShiftedLayer):
         """A square layer with a weight for every run, all made in one product; the gradient goes through them."""
         shifts, wide = len(self.delta), self._sigma.dtype
         with torch.autocast(weight.device.type, enabled=False):
-            _, left, right = (vectors.to(wide) for vectors in self._vectors(weight.dtype))
+            _, left, right = (vectors.to(wide) for vectors in self._vectors.of(weight.dtype))
             d = change(self._sigma, self.delta)
             shifted = (matrix(weight).to(wide) + (left * d.unsqueeze(1)) @ right.T).to(dtype)  # [shifts, r, r]
         if isinstance(operator, LinearOperator):

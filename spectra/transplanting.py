@@ -18,10 +18,10 @@ from spectra.extraction import shift_of
 from spectra.fingerprint import fingerprint
 from spectra.fitting import check_weights, floats_of
 from spectra.generation import versions
-from spectra.layers import change
 from spectra.pipeline import BaseLocation, find_base
 from spectra.progress import SILENT, Progress
 from spectra.shift import SpectralShift
+from spectra.shifted_weight import change
 from spectra.weight_files import FileWeights, open_base
 
 

@@ -17,7 +17,7 @@ from random_shifts import LENGTHS, NORM, make, saved
 from spectra import decompose
 from spectra.adjusting import Band, Keep, Only, Scale, Soft, Step, adjust
 from spectra.errors import InputError, ShiftFileError, TargetError
-from spectra.layers import shifted_weight
+from spectra.shifted_weight import shifted_weight
 
 IN, WIDE = "unet.conv_in", "unet.up_blocks.1.attentions.0.proj_in"
 MATRICES = [name for name in LENGTHS if name != NORM]

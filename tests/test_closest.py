@@ -14,7 +14,7 @@ from spectra import closest
 from spectra.cache import SpectrumCache
 from spectra.closest import Factors, approximate_rest, find_closest, project, summed
 from spectra.errors import WeightError
-from spectra.layers import change as applied
+from spectra.shifted_weight import change as applied
 from spectra.spectrum import Spectrum, decompose, matrix, opposite
 
 SHAPES = st.sampled_from([(1, 1), (1, 7), (9, 1), (5, 5), (6, 13), (17, 4), (4, 3, 3, 3), (24, 2, 1, 1), (8, 8)])

@@ -19,10 +19,10 @@ from spectra.copies import Fingerprints, cast
 from spectra.derivation import derive
 from spectra.errors import MismatchError, RoundedCopyWarning
 from spectra.families import targets
-from spectra.layers import shifted_weight
 from spectra.matching import check_base, original_spectra
 from spectra.shift import ShiftMetadata, SpectralShift
 from spectra.shift_file import read_shift, write_shift
+from spectra.shifted_weight import shifted_weight
 
 HALVES = (torch.float16, torch.bfloat16)
 

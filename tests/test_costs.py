@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spectra import costs
 from spectra.kept import watch
-from spectra.layers import Rebuilt, ShiftedLayer
+from spectra.layers import ShiftedLayer
+from spectra.rebuilding import Rebuilt
 from spectra.spectrum import decompose
 
 KINDS = {
@@ -102,7 +103,7 @@ def test_what_is_kept_is_what_pytorch_keeps(kind: str, plan: costs.Plan) -> None
         layer, work = problem.layer, problem.work
         own = [problem.module.weight, layer.delta, *([problem.source] if work.free else [])]
         known = {t.untyped_storage()._cdata for t in own}
-        known |= {t.untyped_storage()._cdata for ts in layer._converted.values() for t in ts}
+        known |= {t.untyped_storage()._cdata for ts in layer._vectors.converted.values() for t in ts}
         sizes: dict[int, int] = {}
 
         def note(tensor: torch.Tensor, known: set[int] = known, sizes: dict[int, int] = sizes) -> torch.Tensor:

@@ -8,7 +8,8 @@ from layer_kinds import KINDS, build, loss, paper
 from torch import Tensor, nn
 
 from spectra import plans
-from spectra.layers import ShiftedLayer, ShiftedVector, change, shifted_weight
+from spectra.layers import ShiftedLayer, ShiftedVector
+from spectra.shifted_weight import change, shifted_weight
 from spectra.spectrum import decompose
 
 

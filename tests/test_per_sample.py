@@ -12,8 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import spectra
 from spectra.errors import MismatchError
-from spectra.layers import ShiftedLayer, ShiftedVector, with_full_tail, with_parameters
+from spectra.layers import ShiftedLayer, ShiftedVector
+from spectra.module_view import with_parameters
 from spectra.samples import SampledLayer, SampledVector, Samples
+from spectra.shifted_weight import with_full_tail
 from spectra.spectrum import decompose
 
 EACH = [{"dog": 1.0, "style": 0.5}, {"dog": -0.7}]

@@ -15,9 +15,9 @@ import torch
 import spectra
 from spectra.cache import default_cache
 from spectra.errors import BaseError, MismatchError
-from spectra.layers import shifted_weight
 from spectra.shift import SpectralShift
 from spectra.shift_file import read_shift, write_shift
+from spectra.shifted_weight import shifted_weight
 from spectra.spectrum import decompose, matrix, opposite
 from spectra.transplanting import transplant
 from spectra.weight_files import base_weights

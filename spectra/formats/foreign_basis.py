@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from spectra.closest import delta_weight, project
-from spectra.layers import change
+from spectra.shifted_weight import change
 from spectra.spectrum import Spectrum, matrix
 
 Reshape = Literal["first-dim", "channels-last"]

@@ -16,9 +16,9 @@ from spectra.cache import SpectrumCache
 from spectra.copies import Fingerprints, Kinship
 from spectra.errors import MismatchError
 from spectra.fitting import check_weights, floats_of, other_base
-from spectra.layers import change
 from spectra.progress import Progress
 from spectra.shift import SpectralShift
+from spectra.shifted_weight import change
 from spectra.spectrum import Spectrum
 from spectra.weight_files import FileWeights
 

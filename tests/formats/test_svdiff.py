@@ -23,8 +23,8 @@ from spectra.families import targets
 from spectra.formats import detect, files_of
 from spectra.formats.svdiff import export_svdiff, import_svdiff
 from spectra.formats.svdiff_files import read_svdiff, reshape_of
-from spectra.layers import shifted_vector, shifted_weight
 from spectra.shift import SpectralShift
+from spectra.shifted_weight import shifted_vector, shifted_weight
 from spectra.spectrum import decompose
 
 KOHYA = svdiff_pytorch.KOHYA

@@ -17,10 +17,10 @@ from small_models import build, random_shift
 import spectra
 from spectra import decompose
 from spectra.errors import InputError, MismatchError, ShiftFileError, TargetError
-from spectra.layers import shifted_weight
 from spectra.merging import METHODS, Parent, Recipe, find_parents, merge, read_recipe, replay, sources
 from spectra.shift import ShiftMetadata, SpectralShift
 from spectra.shift_file import read_shift, write_shift
+from spectra.shifted_weight import shifted_weight
 
 IN, FC = "unet.conv_in", "text_encoder.encoder.layers.0.mlp.fc1"
 

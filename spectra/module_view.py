@@ -1,0 +1,35 @@
+"""A live module asked to compute with other parameters than its own, and in which dtype it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def with_parameters(module: nn.Module, parameters: Mapping[str, Tensor | None], *args: Any, **kwargs: Any) -> Tensor:
+    """The module's own forward with some parameters replaced; the module itself stays untouched."""
+    out: Tensor = type(module).forward(_View(module, parameters), *args, **kwargs)
+    return out
+
+
+class _View:
+    """A module seen with other parameters: what a forward takes for `self`. torch.compile follows it."""
+
+    def __init__(self, module: nn.Module, parameters: Mapping[str, Tensor | None]) -> None:
+        self._module = module
+        self._replaced = parameters
+
+    def __getattr__(self, name: str) -> Any:
+        return self._replaced[name] if name in self._replaced else getattr(self._module, name)
+
+
+def computed(x: Tensor, weight: Tensor) -> tuple[Tensor, torch.dtype]:
+    """`x` in the dtype in which the layer computes, and that dtype; a gather of rows stays in the table's."""
+    dtype = weight.dtype
+    if x.is_floating_point() and not weight.is_meta and torch.is_autocast_enabled(weight.device.type):
+        dtype = torch.get_autocast_dtype(weight.device.type)
+        x = x.to(dtype)
+    return x, dtype
