@@ -71,11 +71,18 @@ def number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def text(value: object, form: str = "", unit: float = 1) -> str:
-    """A value for a human: a number in multiples of `unit` and by `form`, or with 4 digits."""
+def text(value: object, form: str = "", unit: float = 1, *, ends: bool = False) -> str:
+    """A value for a human: a number in multiples of `unit` and by `form`, or with 4 digits.
+
+    Args:
+        ends: tell an interval's ends, too.
+    """
     figure = number(value)
     if figure is None:
         return "" if value is None else str(value)
+    if ends and isinstance(value, Mapping) and "low" in value:
+        low, high = (text(value[name], form, unit) for name in ("low", "high"))
+        return f"{text(figure, form, unit)} ({low} to {high})"
     if form:
         return format(figure / unit, form)
     return f"{int(figure):,}" if figure == int(figure) else f"{figure:.4g}"
@@ -98,9 +105,9 @@ class Column:
         """What stands above it."""
         return self.heading or self.key
 
-    def text(self, row: Row) -> str:
-        """The row's cell."""
-        return text(row.get(self.key), self.form, self.unit)
+    def text(self, row: Row, *, ends: bool = False) -> str:
+        """The row's cell; with `ends`, those of an interval stand beside its mean."""
+        return text(row.get(self.key), self.form, self.unit, ends=ends)
 
     def right(self, rows: Sequence[Row]) -> bool:
         """Whether it holds numbers alone, which stand at the right."""

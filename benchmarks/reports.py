@@ -56,7 +56,7 @@ def markdown(case: Case, record: Mapping[str, Any], plots: str = "") -> str:
     parts = [f"# {case.title}", _explanation(case)]
     heads = [column.title for column in case.columns]
     marks = ["---:" if column.right(rows) else ":---" for column in case.columns]
-    lines = [[column.text(row) for column in case.columns] for row in rows]
+    lines = [[column.text(row, ends=True) for column in case.columns] for row in rows]
     parts.append("\n".join("| " + " | ".join(cells) + " |" for cells in [heads, marks, *lines]))
     if plots:
         parts.append(f"![{', '.join(c.title for c in case.columns if c.key in case.plots) or case.title}]({plots})")

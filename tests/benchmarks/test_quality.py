@@ -15,7 +15,7 @@ from PIL import Image
 
 from spectra import pipeline
 from spectra.base import subjects
-from spectra.benchmarks import judge, pareto, quality, quality_axes, run, tuners
+from spectra.benchmarks import judge, pareto, quality, quality_axes, reports, run, tuners
 from spectra.benchmarks.case import Bench
 from spectra.benchmarks.finetune import finetune
 from spectra.errors import InputError
@@ -122,6 +122,8 @@ def test_every_row_is_measured(base: Path, tmp_path: Path, monkeypatch: pytest.M
     assert all(row["moved"]["mean"] > 0 for row in shown)
     assert record["summary"].keys() == {"similarity_behind", "drift_of_full", "shift_in_time", "full_in_time"}
     assert pareto.draw(shown).axes
+    drift = shown[0]["drift"]
+    assert f"{drift['mean']:.2f} ({drift['low']:.2f} to {drift['high']:.2f})" in reports.markdown(CASE, record)
 
 
 def test_memory_is_of_one_step_beyond_the_base() -> None:
