@@ -33,6 +33,7 @@ from typing import Any
 from spectra.base import GUIDANCE
 from spectra.benchmarks import pareto
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.quality_table import AXES, table
 from spectra.benchmarks.results import base_stamp
 from spectra.errors import InputError
 
@@ -74,8 +75,6 @@ VECTORS = 3
 SEVERAL = ("shift", "lora-4", "full")
 SEEDS = 3
 TIMED = ("shift", "full")
-
-AXES = ("similarity", "drift", "unrelated", "class", "leak", "background", "second", "follows", "score", "moved")
 
 
 @dataclass(frozen=True)
@@ -228,34 +227,6 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
         if own:
             found[f"{method}_in_time"] = round(statistics.fmean(own), 4)
     return found
-
-
-def table(rows: Sequence[Row]) -> list[Row]:
-    """A row for each method: mean and 95 % interval of each axis over the subjects, and what it costs."""
-    found: list[Row] = []
-    for method in RATES:
-        own = [row for row in rows if (row["stage"], row["method"]) == ("result", method)]
-        if own:
-            axes = {axis: _interval(_by_subject(own, axis)) for axis in AXES}
-            costs = {name: statistics.fmean(row[name] for row in own) for name in ("bytes", "cpu", "memory")}
-            made = {name: own[0][name] for name in ("rate", "steps", "held")}
-            found.append({"method": method, **made, **axes, **costs, "trainings": len(own)})
-    return found
-
-
-def _by_subject(rows: Sequence[Row], axis: str) -> list[float]:
-    """A mean over the seeds of each subject."""
-    names = sorted({row["subject"] for row in rows})
-    return [statistics.fmean(row[axis] for row in rows if row["subject"] == name) for name in names]
-
-
-def _interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean, and the 2.5 and 97.5 % quantiles of the means of samples drawn with replacement."""
-    import numpy as np
-
-    draws = np.random.default_rng(0).choice(np.array(values), (10_000, len(values))).mean(1)
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return {"mean": round(statistics.fmean(values), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
 CASE = Case(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from spectra import pipeline
 from spectra.base import subjects
-from spectra.benchmarks import judge, pareto, quality, quality_axes, reports, run, tuners
+from spectra.benchmarks import judge, pareto, quality, quality_axes, quality_table, reports, run, tuners
 from spectra.benchmarks.case import Bench
 from spectra.benchmarks.finetune import finetune
 from spectra.errors import InputError
@@ -116,7 +116,7 @@ def test_every_row_is_measured(base: Path, tmp_path: Path, monkeypatch: pytest.M
     longer = [row for row in record["rows"] if row["item"].endswith(" 2") and row["stage"] == "search"]
     assert [(row["steps"], row["held"]) for row in longer] == [(2, False), (2, True), (2, True)] * 3
     assert all(raised["rate"] == 3 * held["rate"] for held, raised in zip(longer[1::3], longer[2::3], strict=True))
-    shown = quality.table(record["rows"])
+    shown = quality_table.table(record["rows"])
     assert [row["method"] for row in shown] == ["shift", "lora-4", "full"]
     assert all(row["trainings"] == 2 and row["memory"] > 0 for row in shown)
     assert all(row["moved"]["mean"] > 0 for row in shown)
