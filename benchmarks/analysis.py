@@ -218,12 +218,12 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
         rise = whole["similarity"] - none["similarity"]
         found |= {"similarity_base": none["similarity"], "similarity": whole["similarity"]}
         for panel in ("sigma", "delta"):
-            enough = (
+            enough = [
                 int(row["item"].split()[1])
                 for row in rows
                 if row["panel"] == panel and row["similarity"] - none["similarity"] >= 0.9 * rise
-            )
-            found[f"{panel}_for_90_percent"] = min(enough, default=None)
+            ]
+            found |= {f"{panel}_for_90_percent": min(enough)} if enough else {}
     pairs = [row for row in rows if row["panel"] == "pair"]
     for how in ("base", "alone", "sum", "half") if pairs else ():
         found[f"pair_{how}"] = round(statistics.fmean(row[how] for row in pairs), 4)

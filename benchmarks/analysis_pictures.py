@@ -90,8 +90,9 @@ def _draw_scale(axes: Axes, rows: Rows, every: Rows) -> None:
         axes.plot([_value(row) for row in rows], [row[figure] for row in rows], "o-", color=colour, label=label, ms=3)
     axes.set_title("Scale of the shift")
     axes.set_xlabel("scale")
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize="small")
+    axes.set_ylim(0, 1.5)  # room for the legend above shares
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.legend(fontsize="small", ncols=2, loc="upper center")
 
 
 def _draw_rank(axes: Axes, rows: Rows, every: Rows) -> None:
@@ -131,7 +132,8 @@ def _draw_subsets(axes: Axes, rows: Rows, every: Rows) -> None:
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set_title("What is trained")
-    axes.legend(fontsize="small")
+    axes.set_xlim(right=1.3 * max(max(row["similarity"], row["leak"]) for row in rows))
+    axes.legend(fontsize="small", loc="lower right")
 
 
 def _draw_correlation(axes: Axes, rows: Rows, every: Rows) -> None:

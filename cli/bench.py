@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +13,9 @@ from spectra.errors import InputError, SpectraError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-    from spectra.benchmarks.case import Case
+    from spectra.benchmarks.case import Case, Column, Row
 
 _EXAMPLE = "Example:  spectra bench --report bench.md     |     spectra bench flops --model sdxl --batch 4 --json"
 
@@ -131,19 +132,22 @@ def _list(cases: list[Case], json: bool) -> None:
 def _show(console: Console, case: Case, record: Mapping[str, Any]) -> None:
     """The rows as a table, then the summary, the goals and what failed."""
     from rich.markup import escape
-    from rich.table import Table
 
     from spectra.benchmarks.case import text
     from spectra.benchmarks.machine import where
 
     rows = case.table(record[case.rows])
     console.print(f"[italic]{escape(case.title)}[/]")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in case.columns:
-        table.add_column(column.title, justify="right" if column.right(rows) else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(column.text(row)) for column in case.columns))
-    console.print(table)
+    whole = _table(case.columns, rows)
+    if console.measure(whole, options=console.options.update_width(10_000)).maximum <= console.width:
+        console.print(whole)
+    else:  # rows that have the same figures stand together, without the columns that they leave empty
+        groups: dict[tuple[Column, ...], list[Row]] = {}
+        for row in rows:
+            groups.setdefault(tuple(c for c in case.columns if row.get(c.key) is not None), []).append(row)
+        for columns, own in groups.items():
+            if len(columns) > 1:  # some rows have no figure that is shown
+                console.print(_table(columns, own))
     for figure, value in record["summary"].items():
         console.print(f"{figure}: {escape(text(value))}")
     for goal in record["goals"]:
@@ -152,3 +156,15 @@ def _show(console: Console, case: Case, record: Mapping[str, Any]) -> None:
     for failure in record["failures"]:
         console.print(f"[red]failed[/] {escape(failure['item'])}: {escape(failure['error'])}")
     console.print(f"[dim]{escape(where(record))}; {record['seconds']} s[/]")
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.right(rows) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(column.text(row)) for column in columns))
+    return table

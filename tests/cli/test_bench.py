@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny_denoiser
+from rich.console import Console
 
 from spectra.benchmarks import models, run
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 from spectra.cli.app import main
+from spectra.cli.bench import _show
 
 
 def measure(bench: Bench, item: str) -> Row:
@@ -45,6 +48,20 @@ def test_list_shows_the_cases(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [case["name"] for case in listed["cases"]] == list(run.MODULES)
+
+
+def test_a_table_too_wide_is_cut_where_other_figures_begin(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"a_rather_long_figure_{n}" for n in range(6)]
+    rows = [{"item": f"row {n}", names[n % 2]: n, names[2 + n % 2]: 10 * n} for n in range(4)]
+    case = replace(CASE, columns=tuple(map(Column, ["item", *names])))
+    record = {"rows": [*rows, {"item": "bare"}], "summary": {}, "goals": [], "failures": [], "seconds": 1.0}
+    _show(Console(width=80), case, record | {"machine": {"processor": "one", "cores": 1}, "commit": None})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:7] == [
+        ["item", names[0], names[2]], ["row", "0", "0", "0"], ["row", "2", "2", "20"],
+        ["item", names[1], names[3]], ["row", "1", "1", "10"], ["row", "3", "3", "30"],
+    ]  # fmt: skip
+    assert ["bare"] not in lines
 
 
 def test_bare_bench_compares_the_methods_in_80_columns_and_writes_a_report(
