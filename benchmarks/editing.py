@@ -12,6 +12,8 @@ colour that is exchanged for another.
     vae         the same for the true edit (the drawing on the asked ground), encoded and decoded: what can be had
     lost_db     PSNR that drawing the picture from its inversion loses against the VAE's reconstruction
 
+With `keep` above 0 the subject is the unedited picture's wherever the mask is right, and `kept` says how right it is.
+
 Similarity is the judge's (`judge.py`), of the subject alone: pictures are cut out with the drawing's silhouette and
 laid on white. Uncut, the judge sees the ground before it sees the subject: the drawing itself, pasted on another
 ground, is only .57 to .70 similar to the drawing on white. Cut out, it is .92 to .99 similar (mean of the four grounds,
