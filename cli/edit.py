@@ -20,6 +20,8 @@ _EXAMPLE = (
     "--shift blue/training/blue.safetensors --noise-mix 0 --noise-mix .4 -o red     "
     "(what was learnt is used again; every combination, on one sheet)"
 )
+_MOSTLY = 0.9
+"""Where the unedited picture stays in more of an edit than that, and nobody asked for it, something is to be said."""
 _LEARN, _DRAW = "Learning the picture", "Drawing; an option that is repeated draws every combination"
 
 
@@ -78,8 +80,19 @@ def register(app: typer.Typer) -> None:
         eta: Annotated[
             list[float] | None, _option("Noise in each step: from 0, DDIM, to 1, DDPM.", _DRAW, shown="0")
         ] = None,
+        keep: Annotated[
+            list[float] | None,
+            _option(
+                "The unedited picture stays where an edit asks for less than this share of its largest change; 0 for "
+                "edits of shapes or of the whole.",
+                _DRAW,
+                shown="0, embedded base .45",
+            ),
+        ] = None,
         scale: Annotated[list[float] | None, _option("Of the shift.", _DRAW, shown="1")] = None,
-        guidance: Annotated[list[float] | None, _option("Guidance scale.", _DRAW, shown="3, embedded base 1")] = None,
+        guidance: Annotated[
+            list[float] | None, _option("Guidance scale.", _DRAW, shown="3, embedded base 1.25")
+        ] = None,
         anchor: Annotated[
             str | None,
             _option(
@@ -121,6 +134,7 @@ def register(app: typer.Typer) -> None:
         drawing = {
             "noise_mixes": (1.0,) if inversion is False else noise_mix,
             "etas": eta,
+            "keeps": keep,
             "scales": scale,
             "guidances": guidance,
             "anchor": anchor,
@@ -144,6 +158,12 @@ def register(app: typer.Typer) -> None:
         report = run(order, out, force=force, device=device, progress=output.progress())
         for warning in report["depth"]["warnings"]:
             output.say(f"warning: {warning}")
+        for each in report["pictures"]:
+            if each["kept"] >= _MOSTLY and not keep:
+                output.say(
+                    f"hint: the unedited picture stays in {each['kept']:.0%} of {each['prompt']!r}; "
+                    "--keep 0 draws all of an edit, shapes too"
+                )
         output.result(report, json=json, human=lambda console: _show(report, console))
 
 

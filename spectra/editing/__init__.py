@@ -2,6 +2,7 @@
 
 order       what is asked for, and the variants to draw
 inversion   the noise from which DDIM draws the picture, and the way back
+keeping     what an edit does not ask to change, put back
 depth       whether the base can show such a picture at all
 run         all of it, in order: `edit(order, out)`
 """

@@ -66,11 +66,11 @@ def invert(
     x = latents
     progress.start("inverting", steps)
     try:
-        for timestep, a, b in reversed(list(_walk(pipe.scheduler, steps))):
+        for timestep, a, b in reversed(list(walk(pipe.scheduler, steps))):
             y, last = x, torch.full((len(x),), float("inf"), device=x.device)
             settled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
             for _ in range(EVALUATIONS):
-                moved = (x - b * _predict(pipe, family, y, timestep, condition)) / a
+                moved = (x - b * predict(pipe, family, y, timestep, condition)) / a
                 change = (moved - y).flatten(1).norm(dim=1)
                 # A settled sample stays, however often its neighbours are evaluated; so does one that runs away.
                 settled |= change > last
@@ -89,8 +89,8 @@ def invert(
 def follow(pipe: Any, family: DenoiseFamily, noise: Tensor, condition: Condition, steps: int) -> Tensor:
     """The latents that DDIM draws from `noise [n, c, h, w]` at guidance 1: the way back of `invert`."""
     y = noise
-    for timestep, a, b in _walk(pipe.scheduler, steps):
-        y = a * y + b * _predict(pipe, family, y, timestep, condition)
+    for timestep, a, b in walk(pipe.scheduler, steps):
+        y = a * y + b * predict(pipe, family, y, timestep, condition)
     return y
 
 
@@ -108,12 +108,13 @@ def slerp(amount: float, one: Tensor, other: Tensor) -> Tensor:
     return (first[:, None] * a + second[:, None] * b).view_as(one).to(one.dtype)
 
 
-def _predict(pipe: Any, family: DenoiseFamily, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
+def predict(pipe: Any, family: DenoiseFamily, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
+    """The model's answer for `latents [n, c, h, w]`, all at one timestep."""
     timesteps = torch.full((len(latents),), timestep, device=latents.device)
     return family.predict(pipe, latents, timesteps, condition)
 
 
-def _walk(scheduler: Any, steps: int) -> Iterator[tuple[int, float, float]]:
+def walk(scheduler: Any, steps: int) -> Iterator[tuple[int, float, float]]:
     """Timestep, `a` and `b` of every step, from noise to picture, just as the scheduler takes them."""
     scheduler.set_timesteps(steps)
     levels, kind = scheduler.alphas_cumprod.double(), scheduler.config.prediction_type

@@ -22,7 +22,7 @@ TUNING: dict[str, Any] = {"prior_weight": 0.0, "prior_unconditional": 0.0, "prio
 TUNING_EMBEDDED: dict[str, Any] = {"steps": 60, "lr": 1e-2, "lr_1d": 3e-3, "text_encoder": False}
 """What differs for the embedded base. The text encoder stays frozen, or it reads past what the edit says."""
 
-DRAWING_EMBEDDED: dict[str, Any] = {"guidances": (1.0,), "anchor": "caption", "steps": 25}
+DRAWING_EMBEDDED: dict[str, Any] = {"guidances": (1.25,), "anchor": "caption", "steps": 25, "keeps": (0.45,)}
 """What differs for it in drawing."""
 
 
@@ -36,6 +36,8 @@ class Variant:
         eta: noise of each step, from 0 (DDIM) to 1 (DDPM).
         noise_mix: from 0, the picture's own noise, to 1, fresh noise: no inversion.
         seed: of all fresh noise; decides nothing where there is none.
+        keep: from 0, the edit as it is drawn, to 1, nothing of it: a place that it asks to change by less than this, of
+            the change where that is largest, shows the unedited picture.
     """
 
     scale: float
@@ -43,12 +45,13 @@ class Variant:
     eta: float
     noise_mix: float
     seed: int
+    keep: float = 0.0
 
     def differences(self, others: Sequence[Variant]) -> str:
         """The values that are not the same in all of `others`, in words."""
         words = {
             name: getattr(self, name)
-            for name in ("scale", "guidance", "eta", "noise_mix", "seed")
+            for name in ("scale", "guidance", "eta", "noise_mix", "seed", "keep")
             if len({getattr(other, name) for other in others}) > 1
         }
         return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in words.items())
@@ -65,7 +68,7 @@ class EditOrder:
         base: as `spectra.pipeline.find_base` takes it; empty is the embedded base.
         shift: a shift file that was trained on the picture before, instead of a training.
         training: settings of the training, on top of those of an edit.
-        scales, guidances, etas, noise_mixes, seeds: every combination is drawn.
+        scales, guidances, etas, noise_mixes, seeds, keeps: every combination is drawn.
         anchor: the prompt that the inversion is conditioned on. "edit" is the paper's: the edited caption, and guidance
             leads away from the empty prompt. With "caption" it is the picture's own, and guidance leads away from
             that: at 1 the edit is drawn as it is, above it is exaggerated.
@@ -84,6 +87,7 @@ class EditOrder:
     etas: tuple[float, ...] = (0.0,)
     noise_mixes: tuple[float, ...] = (0.0,)
     seeds: tuple[int, ...] = (0,)
+    keeps: tuple[float, ...] = (0.0,)
     anchor: str = "edit"
     steps: int = 50
     batch: int = 8
@@ -106,6 +110,7 @@ class EditOrder:
             ("guidance", self.guidances, 1, math.inf),
             ("eta", self.etas, 0, 1),
             ("noise mix", self.noise_mixes, 0, 1),
+            ("keep", self.keeps, 0, 1),
             ("steps", (self.steps,), 1, math.inf),
             ("batch", (self.batch,), 1, math.inf),
         ):
@@ -118,9 +123,10 @@ class EditOrder:
     def variants(self) -> list[Variant]:
         """Every combination; one seed is enough where nothing is random."""
         return [
-            Variant(scale, guidance, eta, mix, seed)
+            Variant(scale, guidance, eta, mix, seed, keep)
             for scale, guidance, eta, mix in product(self.scales, self.guidances, self.etas, self.noise_mixes)
             for seed in (self.seeds if eta or mix else self.seeds[:1])
+            for keep in self.keeps
         ]
 
     @property

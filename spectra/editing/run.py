@@ -134,6 +134,8 @@ def _write(
             "caption": order.caption,
             "eta": each.variant.eta,
             "noise_mix": each.variant.noise_mix,
+            "keep": each.variant.keep,
+            "kept": each.kept,
             "base": base,
             "anchor": order.anchor,
             "shifts": [{"file": file, "scale": each.variant.scale, "content_hash": shift.metadata.content_hash}],

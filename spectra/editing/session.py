@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spectra.editing.depth import psnr
 from spectra.editing.inversion import ddim, follow, invert, slerp
+from spectra.editing.keeping import find_mask, measure_change, put_back
 from spectra.editing.order import EditOrder, Variant
 from spectra.families.denoise import Condition, decode_latents, denoise_family, encode_pictures
 from spectra.generation import Request, Sampling, draw
@@ -51,12 +52,19 @@ class Inversion:
 
 @dataclass(frozen=True)
 class Edited:
-    """One picture, and how it was drawn."""
+    """One picture, and how it was drawn.
+
+    Attributes:
+        variant, request, sampling: what decided it.
+        picture: that.
+        kept: share of it that shows the unedited picture.
+    """
 
     variant: Variant
     request: Request
     sampling: Sampling
     picture: Image.Image
+    kept: float = 0.0
 
 
 class Session:
@@ -114,9 +122,12 @@ class Session:
                 lambda chunk, condition: follow(self.pipe, self.family, chunk, condition, order.steps),
             )
             inversions += [self._compare(*each, scale) for each in zip(prompts, back.split(1), strict=True)]
+            unedited = inversions[-len(prompts)].picture
             starts = dict(zip(prompts, noise.split(1), strict=True))
             variants = [variant for variant in order.variants if variant.scale == scale]
-            edited += self._draw(order, variants, starts, progress)
+            apart = list(dict.fromkeys(replace(variant, keep=0.0) for variant in variants))
+            drawn = self._draw(order, apart, starts, progress)
+            edited += self._keep(order, variants, drawn, starts[order.caption], unedited)
         where = {edit: number for number, edit in enumerate(order.edits)}
         return inversions, sorted(edited, key=lambda each: where[each.request.prompt])
 
@@ -163,6 +174,43 @@ class Session:
                 for (_, variant), request, picture in zip(chosen, requests, pictures, strict=True)
             ]
         return edited
+
+    def _keep(
+        self,
+        order: EditOrder,
+        variants: Sequence[Variant],
+        drawn: Sequence[Edited],
+        noise: Tensor,
+        unedited: Image.Image,
+    ) -> list[Edited]:
+        """`drawn`, in every variant that differs in nothing but what it keeps of the unedited picture."""
+        asked = sorted({variant.keep for variant in variants} - {0.0})
+        change = self._changes(order, noise) if asked else {}
+        masks = {(edit, keep): find_mask(change[edit], keep, unedited) for edit in change for keep in asked}
+        edited = []
+        for each in drawn:
+            for variant in (v for v in variants if replace(v, keep=0.0) == each.variant):
+                if not variant.keep:
+                    edited.append(each)
+                    continue
+                mask = masks[each.request.prompt, variant.keep]
+                picture = put_back(each.picture, unedited, mask, each.picture.width // noise.shape[-1])
+                kept = round(1 - float(mask.mean()), 4)
+                edited.append(replace(each, variant=variant, picture=picture, kept=kept))
+        return edited
+
+    def _changes(self, order: EditOrder, noise: Tensor) -> dict[str, Tensor]:
+        """What each edit asks to change, along the picture's way from its noise; the caption is in each batch."""
+        found: list[Tensor] = []
+        size = max(1, order.batch - 1)
+        for first in range(0, len(order.edits), size):
+            with torch.no_grad():
+                caption, edits = (
+                    self.family.encode(self.pipe, list(prompts), self.picture.width)
+                    for prompts in ([order.caption], order.edits[first : first + size])
+                )
+            found += measure_change(self.pipe, self.family, noise, caption, edits, order.steps).split(1)
+        return dict(zip(order.edits, found, strict=True))
 
     def _start(self, noise: Tensor | None, variant: Variant) -> Tensor:
         """The picture's noise `[1, c, h, w]`, with as much fresh noise of the variant's seed as it asks for."""

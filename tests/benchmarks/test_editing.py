@@ -47,6 +47,7 @@ def test_settings_that_are_nothing_leave_the_defaults() -> None:
 
     assert drawing() == {"seeds": (0,), "noise_mixes": (0.0,)}
     assert drawing(scale="0")["scales"] == (0.0,)  # nothing learnt is a scale too
+    assert drawing(keep="0")["keeps"] == (0.0,)  # so is nothing kept
     paper = drawing(anchor="edit", guidance=3.0, scale="1")
     assert (paper["anchor"], paper["guidances"], paper["scales"]) == ("edit", (3.0,), (1.0,))
 

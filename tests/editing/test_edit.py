@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from tiny_base import build
 
+from spectra import pipeline
 from spectra.editing import run as editing
 from spectra.editing.depth import measure_depth
 from spectra.editing.session import Session
@@ -57,7 +58,7 @@ def test_an_edit_and_another_from_what_was_learnt(
     for each in report["pictures"]:
         settings = read_settings(out / each["file"])
         assert settings == {name: value for name, value in each.items() if name != "file"}
-        assert (settings["guidance"], settings["eta"], settings["noise_mix"]) == (3.0, 0.0, 0.0)
+        assert (settings["guidance"], settings["eta"], settings["noise_mix"], settings["keep"]) == (3.0, 0.0, 0.0, 0.0)
         assert settings["shifts"][0]["content_hash"] == shift.metadata.content_hash
         assert (settings["width"], settings["height"]) == (32, 32)
 
@@ -89,6 +90,44 @@ def test_anchored_at_the_caption(spectra_cli: Callable[..., Any], given: list[An
     unchanged = next(each["file"] for each in report["pictures"] if each["prompt"] == "a disc")
     difference = np.abs(pixels(tmp_path / "out" / unchanged) - pixels(tmp_path / "out" / "unedited.png"))
     assert difference.max() <= 2
+
+
+def test_what_an_edit_does_not_ask_to_change_is_kept(
+    spectra_cli: Callable[..., Any], given: list[Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    ran = spectra_cli("edit", *given, *TRAINING, "--edit", "a disc", "--keep", 0, "--keep", 0.4, "--keep", 1,
+                      "--anchor", "caption", "--batch", 2, "-o", out)  # fmt: skip
+    assert ran.code == 0, ran.err
+    report = json.loads((out / editing.INDEX).read_text())
+    drawn = {(each["prompt"], each["keep"]): each for each in report["pictures"]}
+    assert len(drawn) == len(report["pictures"]) == 3 * 3
+    unedited = pixels(out / editing.UNEDITED)
+    for prompt in ("a red disc", "a v"):
+        shares = [drawn[prompt, keep]["kept"] for keep in (0.0, 0.4, 1.0)]
+        assert shares[0] == 0 < shares[1] < shares[2]
+        away = [np.abs(pixels(out / drawn[prompt, keep]["file"]) - unedited).mean() for keep in (0.0, 0.4, 1.0)]
+        assert away[0] > away[1] > away[2]
+    # The caption itself asks for no change at all.
+    assert (pixels(out / drawn["a disc", 0.4]["file"]) == unedited).all()
+    settings = read_settings(out / drawn["a v", 0.4]["file"])
+    assert (settings["keep"], settings["kept"]) == (0.4, drawn["a v", 0.4]["kept"])
+
+
+def test_an_edit_of_which_nearly_nothing_is_left_says_so(
+    spectra_cli: Callable[..., Any], given: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = given[given.index("--base") + 1]
+    monkeypatch.setattr(pipeline, "embedded_path", lambda: tiny)
+    given[given.index("--base") + 1] = "spectra-base"
+    asked = [given[0], "--caption", "a disc", "--edit", "a disc", *given[given.index("--base") :]]
+    said = "hint: the unedited picture stays in 100% of 'a disc'; --keep 0 draws"
+    ran = spectra_cli("edit", *asked, *TRAINING, "-o", tmp_path / "by-default")
+    assert ran.code == 0, ran.err
+    assert said in ran.err
+    ran = spectra_cli("edit", *asked, *TRAINING, "--keep", 0.5, "-o", tmp_path / "as-asked")
+    assert ran.code == 0, ran.err
+    assert said not in ran.err
 
 
 def test_an_interrupted_edit_keeps_what_was_learnt(

@@ -15,18 +15,21 @@ ASKED: dict[str, Any] = {"image": Path("a.png"), "caption": "a disc", "edits": (
 
 
 def test_every_combination_once() -> None:
-    order = make_order(**ASKED, etas=[0.0, 0.5], noise_mixes=[0.0, 1.0], seeds=[1, 2], scales=[1.0, 0.5])
+    order = make_order(**ASKED, etas=[0.0, 0.5], noise_mixes=[0.0, 1.0], seeds=[1, 2], scales=[1.0, 0.5],
+                       keeps=[0.0, 0.3])  # fmt: skip
     variants = order.variants
-    assert len(set(variants)) == len(variants) == 2 * (1 + 2 + 2 + 2)  # nothing random: one seed is enough
+    assert len(set(variants)) == len(variants) == 2 * 2 * (1 + 2 + 2 + 2)  # nothing random: one seed is enough
     words = {variant.differences(variants) for variant in variants}
-    assert "scale 0.5, eta 0.5, noise mix 1, seed 2" in words
+    assert "scale 0.5, eta 0.5, noise mix 1, seed 2, keep 0.3" in words
     assert len(words) == len(variants)
 
 
 def test_defaults_are_those_of_the_base() -> None:
     own, other = make_order(**ASKED), make_order(**ASKED, base="elsewhere")
     assert make_order(**ASKED, base="spectra-base") == own
-    assert (own.anchor, own.guidances, other.anchor, other.guidances) == ("caption", (1.0,), "edit", (3.0,))
+    assert (own.anchor, own.guidances, other.anchor, other.guidances) == ("caption", (1.25,), "edit", (3.0,))
+    assert own.keeps[0] > 0
+    assert other.keeps == (0.0,)  # the paper's way
     for order in (own, other):
         assert order.config.prior_weight == 0
         assert (order.config.images, order.config.prompt, order.config.class_prompt) == ("a.png", "a disc", "")
@@ -41,6 +44,7 @@ def test_defaults_are_those_of_the_base() -> None:
         ({"edits": ("a", " ")}, "edit: expected a prompt"),
         ({"caption": ""}, "caption: expected a prompt"),
         ({"noise_mixes": (1.5,)}, "noise mix: expected a share from 0 to 1, got 1.5"),
+        ({"keeps": (0.2, 2.0)}, "keep: expected a share from 0 to 1, got 2"),
         ({"etas": (-0.1,)}, "eta: expected a share from 0 to 1"),
         ({"guidances": (0.5,)}, "guidance: expected a number of at least 1, got 0.5"),
         ({"scales": (float("nan"),)}, "scale: expected a finite number, got nan"),
