@@ -39,7 +39,7 @@ class Tuner:
         frozen: a context in which the pipeline computes as the base.
         settle: makes the pipeline draw at the base's speed with what was learnt; it trains no more after that.
         adapter: spectra's, None for the other methods.
-    origin: the base's values of the parameters, by name; empty where they are zero.
+        origin: the base's values of the parameters, by name; empty where they are zero.
     """
 
     pipe: Any
@@ -114,8 +114,14 @@ def _shift(targets: str) -> Callable[[Any, Any], Tuner]:
     return make
 
 
-def _peft(configure: Callable[[Mapping[str, list[str]]], Any]) -> Callable[[Any, Any], Tuner]:
-    """A method of PEFT; `configure` gets the paths of a component's layers by kind."""
+def _peft(
+    configure: Callable[[Mapping[str, list[str]]], Any], *, from_ones: bool = False
+) -> Callable[[Any, Any], Tuner]:
+    """A method of PEFT; `configure` gets the paths of a component's layers by kind.
+
+    Args:
+        from_ones: what is trained are factors, and the base is where they are 1, not 0.
+    """
 
     def make(pipe: Any, base: Any) -> Tuner:
         from peft import inject_adapter_in_model
@@ -123,7 +129,7 @@ def _peft(configure: Callable[[Mapping[str, list[str]]], Any]) -> Callable[[Any,
         for name in COMPONENTS:
             model = getattr(pipe, name)
             inject_adapter_in_model(configure(_layers(model)), model)
-        return _other(pipe, base, settle=lambda: _merge(pipe))
+        return _other(pipe, base, settle=lambda: _merge(pipe), decays_to_start=from_ones)
 
     return make
 
@@ -151,12 +157,10 @@ def _merge(pipe: Any) -> None:
 def _full(pipe: Any, base: Any) -> Tuner:
     for name in COMPONENTS:
         getattr(pipe, name).requires_grad_(True)
-    made = _other(pipe, base, settle=lambda: None)
-    made.origin = {name: parameter.detach().clone() for name, parameter in made.parameters.items()}
-    return made
+    return _other(pipe, base, settle=lambda: None, decays_to_start=True)
 
 
-def _other(pipe: Any, base: Any, settle: Callable[[], object]) -> Tuner:
+def _other(pipe: Any, base: Any, settle: Callable[[], object], *, decays_to_start: bool) -> Tuner:
     """Whatever was set to train in the pipeline; the base's answers come from the base itself."""
     parameters = {
         f"{name}.{path}": parameter
@@ -176,7 +180,8 @@ def _other(pipe: Any, base: Any, settle: Callable[[], object]) -> Tuner:
             for name, model in own.items():
                 setattr(pipe, name, model)
 
-    return Tuner(pipe, parameters, dict.fromkeys(parameters, 2), frozen, settle)
+    start = {name: p.detach().clone() for name, p in parameters.items()} if decays_to_start else {}
+    return Tuner(pipe, parameters, dict.fromkeys(parameters, 2), frozen, settle, origin=start)
 
 
 def _lora(rank: int, kinds: tuple[str, ...] = ("matrices", "tokens")) -> Callable[[Mapping[str, list[str]]], Any]:
@@ -209,6 +214,6 @@ METHODS: Mapping[str, Callable[[Any, Any], Tuner]] = {
     "lora-16": _peft(_lora(16)),
     "lora-bytes": _peft(_lora(1, ("attention", "feed_forward", "tokens"))),
     "lokr": _peft(_lokr),
-    "ia3": _peft(_ia3),
+    "ia3": _peft(_ia3, from_ones=True),
     "full": _full,
 }

@@ -81,8 +81,10 @@ def test_a_method_begins_as_the_base_and_moves_only_itself(base: Path, method: s
     assert all(torch.equal(value, before[name]) for name, value in frozen.unet.state_dict().items())
 
 
-def test_decay_draws_to_the_base(base: Path) -> None:
-    tuned = tuners.tuner("full", load_pipeline())
+@pytest.mark.parametrize("method", ["full", "ia3"])
+def test_decay_draws_to_the_base(base: Path, method: str) -> None:
+    tuned = tuners.tuner(method, load_pipeline())
+    start = {name: parameter.detach().clone() for name, parameter in tuned.parameters.items()}
     parameters = list(tuned.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=0.1, weight_decay=10.0)  # all of the way in one step
     tuned.decay_to_origin(optimizer)
@@ -90,7 +92,7 @@ def test_decay_draws_to_the_base(base: Path) -> None:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     for name, parameter in tuned.parameters.items():
-        torch.testing.assert_close(parameter.detach(), tuned.origin[name])
+        torch.testing.assert_close(parameter.detach(), start[name])
 
 
 def test_a_training_does_not_depend_on_what_was_drawn_before(base: Path) -> None:
