@@ -54,7 +54,7 @@ RATES: Mapping[str, tuple[float, ...]] = {
     "full": (3e-5, 1e-4, 3e-4, 1e-3),
 }
 """Learning rates that the search tries, a factor of three apart. The best lies between two others but for `shift-ca`,
-`shift-ca-kv`, `lora-bytes` and `ia3`, which have their best score at the lowest: likeness rises with the rate, but drift
+`shift-ca-kv`, `lora-bytes` and `ia3`, which have their best score at the lowest: likeness rises with the rate, drift
 rises more."""
 
 LONGER = 2
