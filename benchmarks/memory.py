@@ -81,13 +81,16 @@ def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
 
 def _held(method: Method) -> list[Tensor]:
     """Every tensor that spectra's layers hold, delta, the module's own and the cache's files apart."""
+    from spectra.vectors import Vectors
+
     found: list[Tensor] = []
     for layer in method.adapter.layers() if method.adapter else ():
-        _collect({name: v for name, v in vars(layer).items() if name not in _NOT_OWN}, found)
+        for holder in (layer, *(v for v in vars(layer).values() if isinstance(v, Vectors))):
+            _collect({name: v for name, v in vars(holder).items() if name not in _NOT_OWN}, found)
     return found
 
 
-_NOT_OWN = ("module", "delta", "spectrum")
+_NOT_OWN = ("module", "_module", "delta", "spectrum")
 """What a layer holds that is counted elsewhere, or is a file mapped into memory."""
 
 
