@@ -209,7 +209,7 @@ class ShiftedLayer:
         if torch.compiler.is_compiling():
             with torch.no_grad(), _full_precision(self._sigma):
                 return make()
-        key = (self.delta._version, variant)
+        key = (self.delta._version, self._vectors.generation, variant)  # vectors are shared by the runs of a batch
         if name not in self._kept or self._kept[name][0] != key:
             self._kept.pop(name, None)
             with torch.no_grad(), _full_precision(self._sigma):

@@ -23,10 +23,11 @@ class Vectors:
         sigma: `[r]` on the weight's device, float32 or wider.
         both: whether both sides of every direction are kept.
         converted: basis and other side, by dtype and device.
+        generation: another number after each change of device or kind: what was made of them before is stale.
     """
 
     def __init__(self, module: nn.Module, spectrum: Spectrum, *, headless: bool, both: bool) -> None:
-        self.spectrum, self.both = spectrum, both
+        self.spectrum, self.both, self.generation = spectrum, both, 0
         self._module, self._headless = module, headless
         weight: Tensor = module.weight  # type: ignore[assignment]
         self.sigma = spectrum.sigma.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
@@ -54,6 +55,7 @@ class Vectors:
 
     def _forget(self) -> None:
         self.converted, self._offsets = {}, {}
+        self.generation += 1
 
     def of(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """The head's basis `[r, h]`, and the tail's `left [rows, k]` and `right [columns, k]`, in `dtype`."""
