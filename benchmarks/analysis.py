@@ -35,7 +35,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectra.base import GUIDANCE
+from spectra.bases.embedded import GUIDANCE
 from spectra.benchmarks.analysis_probes import active, likeness, means, probe
 from spectra.benchmarks.analysis_reach import reach
 from spectra.benchmarks.case import Bench, Case, Column, Row
@@ -45,7 +45,7 @@ from spectra.benchmarks.trained import trained
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from spectra.shift import SpectralShift
+    from spectra.shift.shift import SpectralShift
 
 NEAR = (("fox-noto-v1", "wolf-emojione"), ("lion-twemoji", "tiger-noto-v1"), ("car-noto-v1", "taxi-fxemoji"),
         ("cat-emojione", "dog-emojione"))  # fmt: skip
@@ -67,7 +67,7 @@ REACHED = ("gradient", "full")
 
 
 def _items(bench: Bench) -> list[str]:
-    from spectra.pipeline import find_base
+    from spectra.bases.pipeline import find_base
 
     find_base("")  # one clear error now, and not one for each row
     return [
@@ -109,7 +109,7 @@ def _scale(bench: Bench, item: str, value: str) -> Row:
 
 
 def _kept(bench: Bench, item: str, value: str) -> Row:
-    from spectra.adjusting import Keep, adjust
+    from spectra.combine.adjusting import Keep, adjust
 
     step = Keep(int(value), first=item.startswith("sigma"))
     return probe(bench, item, {name: adjust(shift, [step]).shift for name, shift in _shifts(bench, PROBED).items()})
@@ -140,7 +140,7 @@ def _alone(bench: Bench, name: str, scale: float) -> float:
 
 
 def _correlation(bench: Bench, item: str, value: str) -> Row:
-    from spectra.diffing import correlate, read_changes
+    from spectra.analysis.diffing import correlate, read_changes
 
     trainings = [(name, bench.seed) for name in SUBJECTS] + [(name, bench.seed + 1) for name in PROBED]
     files = _files(bench, trainings, bench.integer("short_steps"))
@@ -203,7 +203,7 @@ def _files(bench: Bench, trainings: Sequence[tuple[str, int]], steps: int, **cha
 
 def _shifts(bench: Bench, names: Sequence[str], steps: int | None = None, **changed: Any) -> dict[str, SpectralShift]:
     """Shifts by subject, see `_files`; without `steps` those of the case's setting."""
-    from spectra.shift_file import read_shift
+    from spectra.shift.shift_file import read_shift
 
     steps = bench.integer("steps") if steps is None else steps
     files = _files(bench, [(name, bench.seed) for name in names], steps, **changed)

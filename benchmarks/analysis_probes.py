@@ -12,14 +12,14 @@ from spectra.benchmarks.case import Bench, Row
 from spectra.benchmarks.trained import draw
 
 if TYPE_CHECKING:
-    from spectra.shift import SpectralShift
+    from spectra.shift.shift import SpectralShift
 
 
 @contextlib.contextmanager
 def active(bench: Bench, shift: SpectralShift) -> Iterator[None]:
     """Within the block the pipeline draws with this shift."""
     import spectra
-    from spectra.pipeline import load_pipeline
+    from spectra.bases.pipeline import load_pipeline
 
     pipe = bench.once("pipe", load_pipeline)
     spectra.load(pipe, shift, name="probe")
@@ -47,10 +47,10 @@ def means(each: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def _figures(bench: Bench, item: str, name: str) -> dict[str, float]:
     """What the pipeline draws of a subject now, judged."""
-    from spectra.base.subjects import instance_pictures, plain_picture, subject
+    from spectra.bases.embedded.subjects import instance_pictures, plain_picture, subject
     from spectra.benchmarks import analysis_pictures, judge
     from spectra.benchmarks.editing import EDITS, has_border
-    from spectra.training.subject import INSTANCE_COUNT
+    from spectra.training.data.subject import INSTANCE_COUNT
 
     known, pipe, count = subject(name), bench.shared["pipe"], bench.integer("pictures")
     own = instance_pictures(known, count=INSTANCE_COUNT, seed=bench.seed)
@@ -75,9 +75,9 @@ def _figures(bench: Bench, item: str, name: str) -> dict[str, float]:
 
 def likeness(bench: Bench, name: str) -> float:
     """Similarity of what the pipeline draws now by a subject's own prompt."""
-    from spectra.base.subjects import instance_pictures, subject
+    from spectra.bases.embedded.subjects import instance_pictures, subject
     from spectra.benchmarks import judge
-    from spectra.training.subject import INSTANCE_COUNT
+    from spectra.training.data.subject import INSTANCE_COUNT
 
     known = subject(name)
     drawn = draw(bench, bench.shared["pipe"], [known.prompt], bench.integer("pictures"))

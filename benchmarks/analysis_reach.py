@@ -1,7 +1,7 @@
 """How much of what a subject asks of the weights lies along their singular directions: the `reach` rows of analysis.
 
 A shift of `W = U diag(sigma) V^T` reaches the part `sum_i (u_i^T D v_i)^2` of the energy `||D||^2` of any change `D`
-(`spectra.closest`). `D` is, for every matrix and convolution of the UNet,
+(`spectra.convert.closest`). `D` is, for every matrix and convolution of the UNet,
 
     gradient   that of the subject's loss at the base, over one batch of `BATCH` samples
     full       what full fine-tuning changed, by the steps and the best rate of `spectra bench quality`
@@ -35,7 +35,7 @@ _TINY = 1e-6
 
 def reach(bench: Bench, kind: str, name: str) -> Row:
     """The shares of one subject's gradient, or of full fine-tuning's change."""
-    from spectra.pipeline import load_pipeline
+    from spectra.bases.pipeline import load_pipeline
     from spectra.training.config import defaults
 
     base = bench.once("reached", load_pipeline)
@@ -49,8 +49,8 @@ def shares(weights: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> dict
     """What of the energy of `changes`, each of its weight's shape, is reached by what; see the module."""
     import torch
 
-    from spectra.closest import Change, find_closest, summed
-    from spectra.spectrum import matrix
+    from spectra.convert.closest import Change, find_closest, summed
+    from spectra.spectrum.spectrum import matrix
 
     def taken(own: Tensor) -> Change:
         return lambda weight: own

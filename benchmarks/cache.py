@@ -20,7 +20,7 @@ from spectra.benchmarks.timing import spread
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spectra.cache import SpectrumCache
+    from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 
 
 def _weights(bench: Bench) -> dict[str, Tensor]:
@@ -36,7 +36,7 @@ def _weights(bench: Bench) -> dict[str, Tensor]:
 def _measure(bench: Bench, item: str) -> Row:
     import torch
 
-    from spectra.cache import SpectrumCache
+    from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 
     weights = _weights(bench)
     with tempfile.TemporaryDirectory() as folder:

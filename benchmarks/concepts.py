@@ -22,7 +22,7 @@ from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spectra.training.run import Training
+    from spectra.training.run.train import Training
 
 _FIGURES = ("ratio", "flops_ratio", "difference", "together_error", "alone_error")
 
@@ -38,10 +38,10 @@ def _training(bench: Bench, subjects: Sequence[int], *, exact: bool = False) -> 
     """A training of some embedded subjects, ready for its first step; with the base in float64 if `exact`."""
     import torch
 
-    from spectra.base.subjects import SUBJECTS, instance_pictures
-    from spectra.training.checks import check
+    from spectra.bases.embedded.subjects import SUBJECTS, instance_pictures
     from spectra.training.config import make_config
-    from spectra.training.run import Training
+    from spectra.training.run.checks import check
+    from spectra.training.run.train import Training
 
     with tempfile.TemporaryDirectory() as folder:
         # Class pictures need not be drawn for this: any will do, the same ones for all.

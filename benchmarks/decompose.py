@@ -49,8 +49,8 @@ def _items(bench: Bench) -> list[str]:
 def _measure(bench: Bench, item: str) -> Row:
     import torch
 
-    from spectra.cache import MAX_WORKERS, side_by_side
-    from spectra.spectrum import decompose
+    from spectra.spectrum.cache.spectrum_cache import MAX_WORKERS, side_by_side
+    from spectra.spectrum.spectrum import decompose
 
     rows, columns = map(int, item.split("x"))
     generator = torch.Generator().manual_seed(bench.seed)

@@ -34,7 +34,7 @@ from spectra.benchmarks.results import base_stamp
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from spectra.base.subjects import Subject
+    from spectra.bases.embedded.subjects import Subject
 
 EDITS = ("red", "yellow", "green", "blue")
 GROUNDS = ("orange", "purple", "pink", "grey")
@@ -52,7 +52,7 @@ KEPT = 0.8
 
 def _subjects() -> list[Subject]:
     """Twelve of the held-out drawings; defaults were chosen on others."""
-    from spectra.base.subjects import SUBJECTS
+    from spectra.bases.embedded.subjects import SUBJECTS
 
     return [subject for subject in SUBJECTS if subject.concept in _CONCEPTS]
 
@@ -63,17 +63,17 @@ _CONCEPTS = ("cat", "wolf", "tiger", "elephant", "unicorn", "tomato", "ice cream
 
 
 def _items(bench: Bench) -> list[str]:
-    from spectra.pipeline import find_base
+    from spectra.bases.pipeline import find_base
 
     find_base("")  # one clear error now, and not one for each picture
     return [f"{subject.name} {kind}" for kind in ("background", "colour") for subject in _subjects()]
 
 
 def _measure(bench: Bench, item: str) -> Row:
-    from spectra.base.subjects import plain_picture, subject
+    from spectra.bases.embedded.subjects import plain_picture, subject
     from spectra.editing.order import make_order
     from spectra.editing.run import edit
-    from spectra.training.pictures import read_picture
+    from spectra.training.data.pictures import read_picture
 
     name, kind = item.rsplit(" ", 1)
     known = subject(name)
@@ -135,7 +135,7 @@ def _likeness(known: Subject, pictures: Sequence[Image], picture: Image) -> list
     """Similarity of each picture's subject to that of `picture`."""
     from PIL import Image as Pillow
 
-    from spectra.base.subjects import silhouette
+    from spectra.bases.embedded.subjects import silhouette
     from spectra.benchmarks import judge
 
     def cut(each: Image) -> Image:
@@ -149,7 +149,7 @@ def has_border(picture: Image, colour: str) -> bool:
     """Whether most of the border is nearest to that colour, of all that the base knows by name."""
     import numpy as np
 
-    from spectra.base.subjects import COLOURS
+    from spectra.bases.embedded.subjects import COLOURS
 
     pixels = np.asarray(picture.resize((64, 64)), np.float64)
     edge = np.ones(pixels.shape[:2], bool)
@@ -160,9 +160,9 @@ def has_border(picture: Image, colour: str) -> bool:
 
 def _base(bench: Bench, edits: Sequence[str]) -> list[Image]:
     """What the base draws by itself."""
-    from spectra.base import GUIDANCE
-    from spectra.generation import Sampling, draw, requests_for
-    from spectra.pipeline import load_pipeline
+    from spectra.bases.embedded import GUIDANCE
+    from spectra.bases.pipeline import load_pipeline
+    from spectra.generate.generation import Sampling, draw, requests_for
 
     pipe = bench.once("pipe", load_pipeline)
     return draw(pipe, requests_for(edits, [bench.seed]), Sampling(guidance=GUIDANCE))
@@ -172,10 +172,10 @@ def _true(bench: Bench, known: Subject) -> list[Image]:
     """The drawing on the asked grounds, as the VAE makes it."""
     import torch
 
-    from spectra.base.subjects import plain_picture
+    from spectra.bases.embedded.subjects import plain_picture
+    from spectra.bases.pipeline import load_pipeline
     from spectra.families.denoise import decode_latents, encode_pictures
-    from spectra.pipeline import load_pipeline
-    from spectra.training.pictures import to_tensor
+    from spectra.training.data.pictures import to_tensor
 
     pipe = bench.once("pipe", load_pipeline)
     with torch.no_grad():

@@ -45,7 +45,7 @@ def embedded(bench: Bench) -> Subject:
     import torch
     from torch import nn
 
-    from spectra.pipeline import load_pipeline
+    from spectra.bases.pipeline import load_pipeline
 
     pipe = load_pipeline()
 
@@ -89,7 +89,7 @@ def compare(subject: Subject, cache: Path, seed: int) -> dict[str, Any]:
     import numpy as np
 
     import spectra
-    from spectra.cache import SpectrumCache
+    from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 
     spectra_cache = SpectrumCache(cache)
     outputs, weights = subject.outputs(), _weights(subject.parts)

@@ -69,11 +69,11 @@ def _prepare(folder: Path, seed: int) -> Path:
     """Writes the UNet, and a shift of all its weights."""
     import torch
 
-    from spectra.fingerprint import fingerprint
-    from spectra.fitting import floats_of
-    from spectra.shift import FINGERPRINT_DIGITS, ShiftMetadata, SpectralShift
-    from spectra.shift_file import write_shift
-    from spectra.weight_files import base_weights
+    from spectra.bases.weight_files import base_weights
+    from spectra.compatibility.fitting import floats_of
+    from spectra.shift.shift import FINGERPRINT_DIGITS, ShiftMetadata, SpectralShift
+    from spectra.shift.shift_file import write_shift
+    from spectra.spectrum.fingerprint import fingerprint
 
     torch.manual_seed(seed)
     _unet().save_pretrained(folder / "base" / "unet")
@@ -121,7 +121,7 @@ def _errors(expected: Path, found: Path) -> tuple[float, float]:
     """`||found - expected|| / ||expected||` over all weights, and that of the worst one."""
     import numpy as np
 
-    from spectra.shift_file import read_shift
+    from spectra.shift.shift_file import read_shift
 
     known, got = read_shift(expected), read_shift(found)
     squares = np.array(

@@ -82,12 +82,12 @@ def _moved(tuned: Tuner, base: Any) -> float:
 
 def loop_of(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
     from spectra.families.denoise import denoise_family
-    from spectra.training.checks import check
-    from spectra.training.latents import Conditions
-    from spectra.training.loop import Concept, Loop, make_accelerator
-    from spectra.training.prior import pipeline_fingerprint
-    from spectra.training.run import resolution_of
-    from spectra.training.terms import objectives
+    from spectra.training.data.class_pictures import pipeline_fingerprint
+    from spectra.training.data.latents import Conditions
+    from spectra.training.loss.terms import objectives
+    from spectra.training.run.checks import check
+    from spectra.training.run.loop import Concept, Loop, make_accelerator
+    from spectra.training.run.train import resolution_of
 
     with tempfile.TemporaryDirectory() as folder:
         checked = check(replace(config, validation_count=0), Path(folder) / "none")

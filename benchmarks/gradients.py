@@ -75,8 +75,8 @@ def _errors(module: nn.Module, rows: int, moved: bool, seed: int) -> dict[str, f
     """Relative error `||g - g64|| / ||g64||` of delta's gradient: of the paper's formula and of each plan."""
     import torch
 
-    from spectra.layers import ShiftedLayer
-    from spectra.spectrum import decompose
+    from spectra.layers.shifted_layer import ShiftedLayer
+    from spectra.spectrum.spectrum import decompose
 
     weight: Tensor = module.weight  # type: ignore[assignment]
     generator = torch.Generator().manual_seed(seed)

@@ -72,8 +72,8 @@ class _Library:
         """A shift of random deltas."""
         import numpy as np
 
-        from spectra.shift import SpectralShift
-        from spectra.shift_file import write_shift
+        from spectra.shift.shift import SpectralShift
+        from spectra.shift.shift_file import write_shift
 
         path = self.root / "many" / f"{number:05}.safetensors"
         if not path.exists():
@@ -102,9 +102,9 @@ class _Library:
         """Entries for all matrices, with descending singular values and, of the right size, nothing else."""
         import torch
 
-        from spectra.cache_entry import encode
-        from spectra.cache_store import Store
-        from spectra.spectrum import Spectrum
+        from spectra.spectrum.cache.entry import encode
+        from spectra.spectrum.cache.store import Store
+        from spectra.spectrum.spectrum import Spectrum
 
         store = Store(self.root / "cache")
         for target in self.targets:

@@ -81,7 +81,7 @@ def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
 
 def _held(method: Method) -> list[Tensor]:
     """Every tensor that spectra's layers hold, delta, the module's own and the cache's files apart."""
-    from spectra.vectors import Vectors
+    from spectra.layers.singular_vectors import Vectors
 
     found: list[Tensor] = []
     for layer in method.adapter.layers() if method.adapter else ():

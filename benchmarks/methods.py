@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from spectra.adapter import Adapter
-    from spectra.spectrum import Spectrum
+    from spectra.adapters.adapter import Adapter
+    from spectra.spectrum.spectrum import Spectrum
 
 LORA_RANK = 4
 
@@ -101,7 +101,7 @@ class Spectra:
 
     def of(self, path: str, weight: Tensor) -> Spectrum:
         """The spectrum of the module's weight at `path`."""
-        from spectra.spectrum import decompose, placeholder, valueless
+        from spectra.spectrum.spectrum import decompose, placeholder, valueless
 
         if path not in self._known:
             self._known[path] = placeholder(weight) if valueless(weight) else decompose(weight)
@@ -109,7 +109,7 @@ class Spectra:
 
     def whole(self, path: str, weight: Tensor) -> Spectrum:
         """The same with both sides of every direction."""
-        from spectra.shifted_weight import with_full_tail
+        from spectra.spectrum.shifted_weight import with_full_tail
 
         if path not in self._whole:
             self._whole[path] = with_full_tail(self.of(path, weight), weight)
@@ -162,7 +162,7 @@ def _literal(
     """The paper's forward: `left [rows, r]`, `right [r, columns]`, a weight of `shape` made in every call."""
     import torch
 
-    from spectra.module_view import with_parameters
+    from spectra.layers.functional_call import with_parameters
 
     def forward(*args: Any, **kwargs: Any) -> Tensor:
         weight = ((left * torch.relu(sigma + delta).to(left.dtype)) @ right).reshape(shape)
@@ -174,8 +174,8 @@ def _literal(
 def _spectra(model: Denoiser, spectra: Spectra, low_memory: bool = False) -> Method:
     import torch
 
-    from spectra.adapter import Adapter
-    from spectra.bindings import Binding
+    from spectra.adapters.adapter import Adapter
+    from spectra.adapters.binding import Binding
     from spectra.families import Target
 
     make = spectra.whole if low_memory else spectra.of
@@ -208,7 +208,7 @@ def planned(settings: Mapping[str, Any]) -> AbstractContextManager[None]:
     Raises:
         InputError: another setting.
     """
-    from spectra.costs import shapes_as_on
+    from spectra.layers.costs import shapes_as_on
 
     if settings["plans"] not in ("accelerator", "cpu"):
         raise InputError(f"plans takes accelerator or cpu, got {settings['plans']!r}")

@@ -200,7 +200,7 @@ def _embedded(shape: Shape) -> Denoiser:
     import torch
     from diffusers import UNet2DConditionModel
 
-    from spectra.pipeline import find_base
+    from spectra.bases.pipeline import find_base
 
     loader: Any = UNet2DConditionModel
     folder = f"{find_base('').target}/unet"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 
 if TYPE_CHECKING:
-    from spectra.shift import Delta, SpectralShift
+    from spectra.shift.shift import Delta, SpectralShift
 
     SpectralPart: TypeAlias = dict[str, Delta]
 
@@ -34,7 +34,7 @@ def _items(bench: Bench) -> list[str]:
 
 
 def _measure(bench: Bench, item: str) -> Row:
-    from spectra.shift_file import read_shift, write_shift
+    from spectra.shift.shift_file import read_shift, write_shift
 
     kind, percent, _ = item.split()
     error = float(percent) / 100
@@ -67,13 +67,13 @@ def _gaussian(bench: Bench) -> SpectralShift:
 
 def _trained(bench: Bench) -> SpectralShift:
     """The file of the setting, or the embedded subject as `spectra train` learns it."""
-    from spectra.shift_file import read_shift
+    from spectra.shift.shift_file import read_shift
 
     if bench.settings["shift"]:
         return read_shift(str(bench.settings["shift"]))
     from spectra.training.config import defaults
-    from spectra.training.embedded import DEFAULT
-    from spectra.training.run import train
+    from spectra.training.data.embedded_subjects import DEFAULT
+    from spectra.training.run.train import train
 
     config = replace(defaults(""), subject=DEFAULT, seed=bench.seed, validation_count=1)
     if bench.integer("steps"):

@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from spectra.base import GUIDANCE
+from spectra.bases.embedded import GUIDANCE
 from spectra.benchmarks import pareto
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 from spectra.benchmarks.quality_table import AXES, table
@@ -88,7 +88,7 @@ class Settings:
 
 
 def _items(bench: Bench) -> list[str]:
-    from spectra.pipeline import find_base
+    from spectra.bases.pipeline import find_base
 
     find_base("")  # one clear error now, and not one for each row
     steps = bench.integer("steps")
@@ -101,7 +101,7 @@ def _items(bench: Bench) -> list[str]:
 
 
 def _measure(bench: Bench, item: str) -> Row:
-    from spectra.pipeline import load_pipeline
+    from spectra.bases.pipeline import load_pipeline
 
     base = bench.once("base", load_pipeline)
     stage, method, name, *rest = item.split()
@@ -122,11 +122,11 @@ def _trained(
     bench: Bench, base: Any, method: str, name: str, made: Settings, *, seed: int, short: bool = False
 ) -> dict[str, Any]:
     """One training, and the figures of what it draws."""
-    from spectra.base.subjects import instance_pictures, subject
+    from spectra.bases.embedded.subjects import instance_pictures, subject
     from spectra.benchmarks.finetune import finetune
     from spectra.benchmarks.quality_axes import draw_all, judged
     from spectra.training.config import defaults
-    from spectra.training.subject import INSTANCE_COUNT
+    from spectra.training.data.subject import INSTANCE_COUNT
 
     known = subject(name)
     before = bench.once(f"base {name}", lambda: draw_all(bench, base, known, bare=True))
@@ -204,7 +204,7 @@ def _stamp(bench: Bench) -> str:
     """Of the base, the subjects' pictures and the training's settings: others are another measurement."""
     import json
 
-    from spectra.base.subjects import instance_pictures, subject
+    from spectra.bases.embedded.subjects import instance_pictures, subject
     from spectra.training.config import EMBEDDED
 
     pictures = [

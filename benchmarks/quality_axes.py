@@ -26,7 +26,7 @@ from spectra.benchmarks.unmix import on_white_square
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from spectra.base.subjects import Subject
+    from spectra.bases.embedded.subjects import Subject
 
 SECOND = ("banana", "star", "cactus", "rocket")
 UNRELATED = ("horse", "pig", "rabbit", "panda", "penguin", "turtle", "dolphin", "crab", "butterfly", "ladybug", "rose",

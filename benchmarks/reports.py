@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks import machine
 from spectra.benchmarks.case import Case, number, text
-from spectra.files import atomic_write, check_output
+from spectra.io.atomic_writes import atomic_write, check_output
 from spectra.plots import style
 
 if TYPE_CHECKING:

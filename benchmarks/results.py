@@ -98,7 +98,7 @@ def _unwritable(path: Path, error: OSError) -> OutputError:
 
 def base_stamp(*parts: bytes) -> str:
     """Content hash of the embedded base's weights and of whatever else decides a row: a case's `stamp`."""
-    from spectra.pipeline import find_base
+    from spectra.bases.pipeline import find_base
 
     whole = hashlib.sha256(b"".join(parts))
     for file in sorted(Path(find_base("").target).rglob("*.safetensors")):

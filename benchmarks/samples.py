@@ -54,7 +54,7 @@ class Shifts:
         """A twin of the model with one shift for every sample, the first, and what puts another in its place."""
         import torch
 
-        from spectra.layers import ShiftedLayer, ShiftedVector
+        from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector
 
         def layer(module: Any, spectrum: Any, delta: Tensor) -> Any:
             if spectrum is None:
@@ -76,7 +76,7 @@ class Shifts:
         """A twin of the model with a shift for each sample."""
         import torch
 
-        from spectra.samples import SampledLayer, SampledVector, Samples
+        from spectra.layers.per_sample import SampledLayer, SampledVector, Samples
 
         samples = Samples(torch.arange(len(next(iter(self._deltas.values())))))
 

@@ -19,7 +19,7 @@ from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 if TYPE_CHECKING:
     import torch
 
-    from spectra.shift import ShiftMetadata, SpectralShift
+    from spectra.shift.shift import ShiftMetadata, SpectralShift
 
 PAPER: Mapping[str, tuple[int, int, float]] = {
     "UNet": (391, 322_856, 1404),
@@ -76,7 +76,7 @@ def _measure(bench: Bench, item: str) -> Row:
 
 def written(lengths: Mapping[str, int], subset: str, dtype: Any, seed: int) -> int:
     """Bytes on disk of a shift with random deltas of these lengths, with a training's metadata."""
-    from spectra.shift_file import write_shift
+    from spectra.shift.shift_file import write_shift
 
     shift = gaussian_shift(lengths, dict.fromkeys(lengths, 2), subset, seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def gaussian_shift(lengths: Mapping[str, int], ndims: Mapping[str, int], subset:
     """A shift with normal deltas of these lengths, with a training's metadata."""
     import numpy as np
 
-    from spectra.shift import SpectralShift
+    from spectra.shift.shift import SpectralShift
 
     rng = np.random.default_rng(seed)
     deltas = {name: (0.05 * rng.standard_normal(length)).astype(np.float32) for name, length in lengths.items()}
@@ -101,7 +101,7 @@ def sd15_metadata(names: Sequence[str], subset: str) -> ShiftMetadata:
 
     The fingerprints have real length and no meaning: there are no weights to take them from.
     """
-    from spectra.metadata import FINGERPRINT_DIGITS, ROUNDED, ROUNDED_DIGITS, ShiftMetadata
+    from spectra.shift.metadata import FINGERPRINT_DIGITS, ROUNDED, ROUNDED_DIGITS, ShiftMetadata
 
     installed = machine.versions()
     return ShiftMetadata(

@@ -23,21 +23,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectra.base import GUIDANCE
+from spectra.bases.embedded import GUIDANCE
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 from spectra.benchmarks.results import base_stamp
 from spectra.benchmarks.trained import draw
 
 if TYPE_CHECKING:
-    from spectra.training.report import Summary
+    from spectra.training.run.report import Summary
 
 RISE = 0.2
 """Asked of each subject: similarity above the base's own drawing of the class."""
 
 
 def _items(bench: Bench) -> list[str]:
-    from spectra.base.subjects import SUBJECTS
-    from spectra.pipeline import find_base
+    from spectra.bases.embedded.subjects import SUBJECTS
+    from spectra.bases.pipeline import find_base
 
     find_base("")  # one clear error now, and not one for each subject
     return [subject.name for subject in SUBJECTS]
@@ -47,7 +47,7 @@ def _stamp(bench: Bench) -> str:
     """Of the base, the subjects and the default settings: others are another measurement."""
     import json
 
-    from spectra.base.subjects import SUBJECTS, instance_pictures
+    from spectra.bases.embedded.subjects import SUBJECTS, instance_pictures
     from spectra.training.config import defaults
 
     pictures = [picture for known in SUBJECTS for picture in instance_pictures(known, seed=bench.seed)]
@@ -56,11 +56,11 @@ def _stamp(bench: Bench) -> str:
 
 def _measure(bench: Bench, item: str) -> Row:
     import spectra
-    from spectra.base.subjects import instance_pictures, subject
+    from spectra.bases.embedded.subjects import instance_pictures, subject
+    from spectra.bases.pipeline import load_pipeline
     from spectra.benchmarks import judge
     from spectra.benchmarks.quality_axes import PROMPTS
-    from spectra.pipeline import load_pipeline
-    from spectra.training.subject import INSTANCE_COUNT
+    from spectra.training.data.subject import INSTANCE_COUNT
 
     known = subject(item)
     with tempfile.TemporaryDirectory() as folder:
@@ -102,7 +102,7 @@ def _measure(bench: Bench, item: str) -> Row:
 def _train(bench: Bench, name: str, folder: Path) -> Summary:
     """Trains with the defaults of `spectra train`; only what it draws to be looked at is cut short."""
     from spectra.training.config import defaults
-    from spectra.training.run import train
+    from spectra.training.run.train import train
 
     config = replace(defaults(""), subject=name, seed=bench.seed, validation_count=1)
     if bench.integer("steps"):

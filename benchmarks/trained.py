@@ -27,9 +27,9 @@ def trained(configs: Sequence[TrainConfig], folder: Path) -> list[Path]:
     What the folder holds is known by the settings, the subject's pictures and the embedded base, not by the program's
     version. The settings differ in subject and seed only (`spectra train --concepts`).
     """
-    from spectra.files import atomic_write
-    from spectra.training.concepts import Wanted
-    from spectra.training.run import train_together
+    from spectra.io.atomic_writes import atomic_write
+    from spectra.training.run.concepts import Wanted
+    from spectra.training.run.train import train_together
 
     paths = [folder / f"{config.subject}-{_key(config)}.safetensors" for config in configs]
     missing = [(config, path) for config, path in zip(configs, paths, strict=True) if not path.is_file()]
@@ -44,7 +44,7 @@ def trained(configs: Sequence[TrainConfig], folder: Path) -> list[Path]:
 
 
 def _key(config: TrainConfig) -> str:
-    from spectra.base.subjects import instance_pictures, subject
+    from spectra.bases.embedded.subjects import instance_pictures, subject
 
     pictures = (picture.tobytes() for picture in instance_pictures(subject(config.subject), seed=config.seed))
     return base_stamp(json.dumps(config.as_dict()).encode(), *pictures)
@@ -55,8 +55,8 @@ def draw(bench: Bench, pipe: Any, prompts: Sequence[str], count: int) -> list[Im
 
     Steps and guidance are the case's settings.
     """
-    from spectra.generation import Sampling, requests_for
-    from spectra.generation import draw as run
+    from spectra.generate.generation import Sampling, requests_for
+    from spectra.generate.generation import draw as run
 
     sampling = Sampling(bench.integer("drawing_steps"), float(bench.settings["guidance"]))
     return run(pipe, requests_for(prompts, range(FIRST_SEED, FIRST_SEED + count)), sampling)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from spectra.adapter import Adapter
+    from spectra.adapters.adapter import Adapter
 
 COMPONENTS = ("unet", "text_encoder")
 
@@ -85,7 +85,7 @@ def tuner(method: str, base: Any) -> Tuner:
     Args:
         base: the embedded base; it stays as it is, and gives the frozen answers where a method has changed its own.
     """
-    from spectra.pipeline import load_pipeline
+    from spectra.bases.pipeline import load_pipeline
 
     return METHODS[method](load_pipeline(), base)
 
@@ -94,8 +94,8 @@ def _shift_bytes(adapter: Adapter) -> int:
     import tempfile
     from pathlib import Path
 
-    from spectra.generation import versions
-    from spectra.shift_file import write_shift
+    from spectra.generate.generation import versions
+    from spectra.shift.shift_file import write_shift
 
     with tempfile.TemporaryDirectory() as folder:
         shift = adapter.shift(base="embedded", seed=0, versions=versions())

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from spectra.benchmarks.judge import Array
     from spectra.training.config import TrainConfig
-    from spectra.training.subject import Subject
-    from spectra.training.validation import Drawn
+    from spectra.training.data.subject import Subject
+    from spectra.training.run.validation import Drawn
 
 PAIRS = (
     ("fox-noto-v1", "wolf-emojione"),
@@ -66,8 +66,8 @@ def _stamp(bench: Bench) -> str:
     """Content hash of the base's weights, the subjects and the settings: others are another measurement."""
     import json
 
-    from spectra.base.subjects import instance_pictures, subject
-    from spectra.pipeline import find_base
+    from spectra.bases.embedded.subjects import instance_pictures, subject
+    from spectra.bases.pipeline import find_base
 
     configs = [_config(bench, pair, method).as_dict() for pair in PAIRS for method in METHODS]
     whole = hashlib.sha256(json.dumps(configs).encode())
@@ -91,9 +91,9 @@ def _config(bench: Bench, pair: Sequence[str], method: str) -> TrainConfig:
 
 
 def _measure(bench: Bench, item: str) -> Row:
+    from spectra.bases.pipeline import load_pipeline
     from spectra.benchmarks import judge
-    from spectra.pipeline import load_pipeline
-    from spectra.training.subject import read_subjects, settle
+    from spectra.training.data.subject import read_subjects, settle
 
     name, method = item.split()
     pair = next(pair for pair in PAIRS if _pair_name(pair) == name)
@@ -127,7 +127,7 @@ def _train_and_draw(
 ) -> tuple[Drawn, list[list[Image]], dict[str, Any]]:
     """What is drawn with a shift trained for it, and what the training came to."""
     import spectra
-    from spectra.training.run import train
+    from spectra.training.run.train import train
 
     with tempfile.TemporaryDirectory() as folder:
         trained = train(config, Path(folder) / "pair")
@@ -145,7 +145,7 @@ def _drawn(
     bench: Bench, pipe: Any, config: TrainConfig, subjects: Sequence[Subject], *, bare: bool = False
 ) -> tuple[Drawn, list[list[Image]]]:
     """What the pipeline draws now: the pair in both orders, by prompt, and each subject alone; classes if `bare`."""
-    from spectra.training.wording import both, take_apart
+    from spectra.training.data.wording import both, take_apart
 
     named = [take_apart(subject.prompt) for subject in subjects]
     first, second = [wording.bare for wording in named] if bare else named
@@ -160,8 +160,8 @@ def _halves(pipe: Any, subject: Subject) -> list[Image]:
     import torch
 
     from spectra.families.denoise import encode_pictures
-    from spectra.training.collage import halved
-    from spectra.training.pictures import to_tensor
+    from spectra.training.data.collage import halved
+    from spectra.training.data.pictures import to_tensor
 
     with torch.no_grad():
         latents, _ = encode_pictures(pipe, to_tensor([halved(picture, "shrink") for picture in subject.pictures]))
@@ -214,8 +214,8 @@ def _counted(sides: Sequence[Array]) -> dict[str, Any]:
 
 def _save_sheet(path: Path, drawn: Drawn) -> None:
     """All pictures of a row, to be looked at."""
-    from spectra.files import atomic_write
-    from spectra.sheet import Section, contact_sheet
+    from spectra.generate.contact_sheet import Section, contact_sheet
+    from spectra.io.atomic_writes import atomic_write
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, force=True) as temporary:

@@ -13,7 +13,7 @@ from spectra.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectra.adjusting import Adjusted, Step
+    from spectra.combine.adjusting import Adjusted, Step
 
 _EXAMPLE = (
     "Example:  spectra adjust dog.safetensors --scale unet.up_blocks.1=0.5 -o softer.safetensors     |     "
@@ -70,10 +70,11 @@ def register(app: typer.Typer) -> None:
         alone, as these have no singular values. PATTERN is a subset, a block as inspect shows it, or a pattern such
         as 'unet.*attn2*'.
         """
-        from spectra import adjusting, diffing
-        from spectra.files import check_output
-        from spectra.shift_file import precision_called, read_shift, write_shift
-        from spectra.sigmas import read_sigmas
+        from spectra.analysis import diffing
+        from spectra.combine import adjusting
+        from spectra.io.atomic_writes import check_output
+        from spectra.shift.shift_file import precision_called, read_shift, write_shift
+        from spectra.shift.sigmas import read_sigmas
 
         steps: list[Step] = [adjusting.Only(only)] if only else []
         steps += [_scale(text) for text in scale or []]
@@ -114,14 +115,14 @@ def register(app: typer.Typer) -> None:
 
 
 def _scale(text: str) -> Step:
-    from spectra.adjusting import Scale
+    from spectra.combine.adjusting import Scale
 
     pattern, _, factor = text.rpartition("=")
     return Scale(_number("--scale", "[PATTERN=]X", text, factor), pattern)
 
 
 def _band(text: str, on: str) -> Step:
-    from spectra.adjusting import Band
+    from spectra.combine.adjusting import Band
 
     edges, _, factor = text.rpartition("=")
     low, _, high = edges.partition(":")
@@ -154,7 +155,7 @@ def _show(console: Console, adjusted: Adjusted, found: dict[str, Any]) -> None:
 
 
 def _told(step: Step) -> str:
-    from spectra.adjusting import Band, Keep, Only, Scale, Soft
+    from spectra.combine.adjusting import Band, Keep, Only, Scale, Soft
 
     where = f"{step.pattern}: " if step.pattern else ""
     match step:

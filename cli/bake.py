@@ -50,10 +50,10 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Writes the plain model with shifts folded in: the base's files, its dtype and names, other weights."""
         quiet_libraries()
-        from spectra import baking
-        from spectra.pipeline import find_base
-        from spectra.scaled_files import parse_shift
-        from spectra.shift_file import read_shift
+        from spectra.bases.pipeline import find_base
+        from spectra.convert import baking
+        from spectra.shift.scaled_files import parse_shift
+        from spectra.shift.shift_file import read_shift
 
         start = time.perf_counter()
         shifts = [

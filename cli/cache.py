@@ -34,7 +34,7 @@ def ls(
     json: Json = False,
 ) -> None:
     """Lists the entries, the most recently used first."""
-    from spectra.cache import default_cache
+    from spectra.spectrum.cache.spectrum_cache import default_cache
 
     cache = default_cache()
     entries = cache.entries()
@@ -63,7 +63,7 @@ def ls(
 
 def verify(json: Json = False) -> None:
     """Reads every entry against its checksums; damaged ones are set aside and computed again when needed."""
-    from spectra.cache import default_cache
+    from spectra.spectrum.cache.spectrum_cache import default_cache
 
     cache = default_cache()
     done = cache.verify(output.progress())
@@ -94,7 +94,7 @@ def gc(
     json: Json = False,
 ) -> None:
     """Removes damaged and half-written files, and the least recently used entries beyond a size."""
-    from spectra.cache import default_cache, parse_size
+    from spectra.spectrum.cache.spectrum_cache import default_cache, parse_size
 
     cache = default_cache()
     limit = cache.max_bytes if max_size is None else parse_size(max_size, what="--max-size")
@@ -122,7 +122,7 @@ def gc(
 
 def path(json: Json = False) -> None:
     """Prints the cache's folder, whether it exists yet or not."""
-    from spectra.cache import default_cache
+    from spectra.spectrum.cache.spectrum_cache import default_cache
 
     where = str(default_cache().path)
     output.result(
@@ -134,7 +134,7 @@ def path(json: Json = False) -> None:
 
 def _class_pictures() -> dict[str, int]:
     """How many sets of class pictures are kept, and their bytes."""
-    from spectra.cache_settings import prior_root
+    from spectra.spectrum.cache.settings import prior_root
 
     sets = [folder for folder in prior_root().glob("*") if folder.is_dir()]
     return {"sets": len(sets), "bytes": sum(file.stat().st_size for folder in sets for file in folder.glob("*"))}
@@ -144,7 +144,7 @@ def _remove_class_pictures() -> dict[str, int]:
     """Removes them; a set goes whole, by a rename first, so that no training reads half of one."""
     import shutil
 
-    from spectra.cache_settings import prior_root
+    from spectra.spectrum.cache.settings import prior_root
 
     removed = _class_pictures()
     for folder in prior_root().glob("*"):

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectra.closest import Captured
+    from spectra.convert.closest import Captured
 
 
 def described(layers: Sequence[Captured]) -> dict[str, Any]:
     """What is captured, as JSON values: in all, by block and by weight. Norms are `||Delta W||`."""
-    from spectra.closest import summed
-    from spectra.inspection import block, in_order
+    from spectra.analysis.inspection import block, in_order
+    from spectra.convert.closest import summed
 
     groups: dict[str, list[Captured]] = {}
     for layer in layers:

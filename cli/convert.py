@@ -15,8 +15,8 @@ from spectra.cli.sizes import readable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectra.formats.svdiff import Fit
-    from spectra.shift import SpectralShift
+    from spectra.convert.formats.svdiff import Fit
+    from spectra.shift.shift import SpectralShift
 
 _EXAMPLE = """Examples:
 
@@ -101,10 +101,10 @@ def register(app: typer.Typer) -> None:
         json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
         """Converts shifts from and to the files of other tools, and says what that costs."""
-        from spectra.base import NAME
+        from spectra.bases.embedded import NAME
+        from spectra.convert.formats import detect, files_of
         from spectra.errors import FormatError
-        from spectra.files import check_output
-        from spectra.formats import detect, files_of
+        from spectra.io.atomic_writes import check_output
 
         files = [file for given in files for file in files_of(given)]
         kinds = {detect(file) for file in files}
@@ -118,12 +118,12 @@ def register(app: typer.Typer) -> None:
         name = base or ""
         found: dict[str, Any] = {"files": [str(file) for file in files], "base": name or NAME}
         if kinds == {"shift"}:
-            from spectra.shift_file import read_shift
+            from spectra.shift.shift_file import read_shift
 
             shift, target = read_shift(files[0]), to or "shift"
             found["read"] = {"format": "shift", **_counted(shift)}
         else:
-            from spectra.formats.svdiff import import_svdiff
+            from spectra.convert.formats.svdiff import import_svdiff
 
             shift, fit = import_svdiff(
                 files,
@@ -177,20 +177,20 @@ def _write(
 ) -> dict[str, Any]:
     """Writes the shift and returns what it came to."""
     if target == "shift":
-        from spectra.shift_file import write_shift
+        from spectra.shift.shift_file import write_shift
 
         stored: Literal["float32", "float16"] = "float16" if dtype == "float16" else "float32"
         return {"bytes": write_shift(shift, out, dtype=stored, force=options["force"]), "weights": len(shift)}
     if target == "svdiff-pytorch":
-        from spectra.formats.svdiff import export_svdiff
+        from spectra.convert.formats.svdiff import export_svdiff
 
         fit = export_svdiff(shift, out, **options)
         return {"bytes": sum(file.stat().st_size for file in out.iterdir()), "weights": len(shift), **_fit(fit)}
     if target == "difference":
-        from spectra.formats.difference import write_difference
+        from spectra.convert.formats.difference import write_difference
 
         return asdict(write_difference(shift, out, dtype=dtype, **options))
-    from spectra.formats.lora_export import write_lora
+    from spectra.convert.formats.lora_export import write_lora
 
     layout: Literal["peft", "kohya"] = "peft" if target == "lora" else "kohya"
     done = asdict(write_lora(shift, out, layout=layout, rank=rank, error=error, dtype=dtype, **options))

@@ -62,9 +62,9 @@ def register(app: typer.Typer) -> None:
         quiet_libraries()
         import torch
 
-        from spectra.base import NAME
-        from spectra.cache import default_cache
-        from spectra.weight_files import base_weights
+        from spectra.bases.embedded import NAME
+        from spectra.bases.weight_files import base_weights
+        from spectra.spectrum.cache.spectrum_cache import default_cache
 
         cast = None if dtype == "file" else getattr(torch, dtype)
         cache = default_cache()

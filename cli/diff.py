@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-    from spectra.diffing import Changes, Difference
-    from spectra.shift import SpectralShift
+    from spectra.analysis.diffing import Changes, Difference
+    from spectra.shift.shift import SpectralShift
 
 _EXAMPLE = (
     "Example:  spectra diff fox.safetensors wolf.safetensors --plot diff.png     |     "
@@ -55,7 +55,7 @@ def register(app: typer.Typer) -> None:
             raise typer.BadParameter("expected at least two files", param_hint="A B [C...]")
         if layers and len(files) > 2:
             raise typer.BadParameter("lists the weights of two files, not of several", param_hint="--layers")
-        from spectra.diffing import read_changes
+        from spectra.analysis.diffing import read_changes
         from spectra.plots import correlation, style
 
         if plot is not None:
@@ -88,7 +88,7 @@ def _described(file: Path, shift: SpectralShift) -> dict[str, Any]:
 
 
 def _compare_two(found: dict[str, Any], changes: Sequence[Changes], *, layers: bool) -> _Views:
-    from spectra import diffing, inspection
+    from spectra.analysis import diffing, inspection
 
     every = diffing.layers(*changes)
     total = diffing.total(every)
@@ -171,7 +171,7 @@ def _table(title: str, parts: Sequence[Difference]) -> Table:
 
 
 def _compare_several(found: dict[str, Any], changes: Sequence[Changes], *, layers: bool) -> _Views:
-    from spectra.diffing import correlate
+    from spectra.analysis.diffing import correlate
 
     correlation = correlate(changes)
     for key in ("mean_cosine", "cosine", "distance"):

@@ -16,7 +16,7 @@ from spectra.cli.quiet import quiet_libraries
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectra.extraction import Extracted
+    from spectra.convert.extraction import Extracted
 
 _EXAMPLE = (
     "Example:  spectra extract ./sd15 ./sd15-dreambooth -o dog.safetensors     |     "
@@ -68,9 +68,9 @@ def register(app: typer.Typer) -> None:
         It captures u_i^T (W' - W) v_i of the change of each weight; the energy says how much of it that is.
         """
         quiet_libraries()
-        from spectra.extraction import extract as run
-        from spectra.files import check_output
-        from spectra.shift_file import write_shift
+        from spectra.convert.extraction import extract as run
+        from spectra.io.atomic_writes import check_output
+        from spectra.shift.shift_file import write_shift
 
         start = time.perf_counter()
         for path in (out, rest):
@@ -102,7 +102,7 @@ def register(app: typer.Typer) -> None:
 
 def _write_rest(done: Extracted, path: Path, rank: int, force: bool) -> dict[str, Any] | None:
     """Writes the LoRA, if there is anything for it."""
-    from spectra.formats.lora_export import write_factors
+    from spectra.convert.formats.lora_export import write_factors
 
     if not done.rest:
         output.say(f"{path} is not written: the shift leaves nothing that a LoRA could hold")

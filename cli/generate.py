@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spectra.base import GUIDANCE, NAME
+from spectra.bases.embedded import GUIDANCE, NAME
 from spectra.cli import output
 from spectra.cli.precision import Precision
 from spectra.cli.quiet import quiet_libraries
@@ -66,9 +66,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Draws every prompt with every seed: PNGs with their settings inside, and a contact sheet."""
         quiet_libraries()
-        from spectra.gallery import Order
-        from spectra.gallery import generate as run
-        from spectra.generation import Sampling
+        from spectra.generate.gallery import Order
+        from spectra.generate.gallery import generate as run
+        from spectra.generate.generation import Sampling
 
         seeds = [first + number for first in seed or [0] for number in range(count)]
         order = Order(
@@ -87,7 +87,7 @@ def register(app: typer.Typer) -> None:
 
 def _guidance(base: str) -> float:
     """The scale where none is given."""
-    from spectra.generation import Sampling
+    from spectra.generate.generation import Sampling
 
     return GUIDANCE if base in ("", NAME) else Sampling().guidance
 

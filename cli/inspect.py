@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-    from spectra.inspection import Part
-    from spectra.shift import SpectralShift
+    from spectra.analysis.inspection import Part
+    from spectra.shift.shift import SpectralShift
 
 _EXAMPLE = (
     "Example:  spectra inspect fox.safetensors --plot fox.png     |     "
@@ -91,10 +91,10 @@ def register(app: typer.Typer) -> None:
 
 
 def _inspect_file(file: Path, *, layers: bool, plot: Path | None, force: bool, json: bool) -> None:
-    from spectra import inspection
-    from spectra.packing.arrays import stated_error
+    from spectra.analysis import inspection
     from spectra.plots import style
-    from spectra.shift_file import read_shift
+    from spectra.shift.packing.arrays import stated_error
+    from spectra.shift.shift_file import read_shift
 
     if plot is not None:
         style.check(plot, force=force)
@@ -119,7 +119,7 @@ def _inspect_file(file: Path, *, layers: bool, plot: Path | None, force: bool, j
 def _draw(shift: SpectralShift, file: Path) -> Figure:
     from spectra.plots.shift import draw_shift
     from spectra.plots.style import shown
-    from spectra.sigmas import read_sigmas
+    from spectra.shift.sigmas import read_sigmas
 
     prompt = shift.metadata.settings.get("prompt")
     about = f"“{prompt}”, " if isinstance(prompt, str) else ""
@@ -138,7 +138,7 @@ def _inspect_folders(
     force: bool,
     json: bool,
 ) -> None:
-    from spectra import library, lineage
+    from spectra.analysis import library, lineage
     from spectra.plots import style
 
     if plot is not None:
@@ -166,7 +166,7 @@ def _inspect_folders(
 
 
 def _draw_alike(files: list[Path]) -> Figure:
-    from spectra.diffing import correlate, read_changes
+    from spectra.analysis.diffing import correlate, read_changes
     from spectra.plots.correlation import check_count, draw_correlation
 
     check_count(len(files))
@@ -175,7 +175,7 @@ def _draw_alike(files: list[Path]) -> Figure:
 
 def _portability(shift: SpectralShift) -> str:
     """What the shift can be loaded into."""
-    from spectra.copies import EXPECTED_ERROR
+    from spectra.compatibility.rounded_bases import EXPECTED_ERROR
 
     metadata = shift.metadata
     fits = f"fits a base whose {len(shift)} weights have these fingerprints in {metadata.base_dtype}"
@@ -190,7 +190,7 @@ def _portability(shift: SpectralShift) -> str:
 
 
 def _tables(shift: SpectralShift, found: dict[str, Any], every_layer: bool) -> list[Table]:
-    from spectra import inspection
+    from spectra.analysis import inspection
 
     told = [("file", f"{found['file']} ({found['bytes']:,} bytes, {_precision(found)})")]
     told += [

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from spectra.library import Entry, Library
-    from spectra.lineage import Branch
-    from spectra.metadata import ShiftMetadata
+    from spectra.analysis.library import Entry, Library
+    from spectra.analysis.lineage import Branch
+    from spectra.shift.metadata import ShiftMetadata
 
 _SHOWN = 40
 """Rows, and lines of what else there is to say, unless all are asked for."""
@@ -44,7 +44,7 @@ def described(metadata: ShiftMetadata, base_fingerprint: str) -> dict[str, Any]:
 
 def listed(library: Library, chosen: Sequence[Entry]) -> dict[str, Any]:
     """A library, and those of its shifts that were asked for, as JSON data."""
-    from spectra.library import copies
+    from spectra.analysis.library import copies
 
     return {
         "shifts": [
@@ -76,7 +76,7 @@ def drawn(tree: Sequence[Branch]) -> list[dict[str, Any]]:
 
 def show_list(console: Console, library: Library, chosen: Sequence[Entry], root: Path, *, everything: bool) -> None:
     """The shifts that were asked for, in a table; what all of them share is said once, below."""
-    from spectra.library import copies
+    from spectra.analysis.library import copies
 
     limit = len(chosen) + len(library.damaged) if everything else _SHOWN
     columns: dict[str, Callable[[Entry], str]] = {

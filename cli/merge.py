@@ -13,7 +13,7 @@ from spectra.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from spectra.merging import Recipe
+    from spectra.combine.merging import Recipe
 
 _EXAMPLE = (
     "Example:  spectra merge dog.safetensors:0.7 style.safetensors:0.3 -o both.safetensors     |     "
@@ -112,10 +112,10 @@ def register(app: typer.Typer) -> None:
 
         A weight that a shift lacks has delta zero in it. The recipe is kept in the result.
         """
-        from spectra import merging
         from spectra.cli import merge_view
-        from spectra.files import atomic_write, check_output
-        from spectra.shift_file import precision_called, read_header, write_shift
+        from spectra.combine import merging
+        from spectra.io.atomic_writes import atomic_write, check_output
+        from spectra.shift.shift_file import precision_called, read_header, write_shift
 
         if show:
             merge_view.methods(merging.METHODS.values(), json=json)
@@ -162,8 +162,8 @@ def _asked(
     seed: int,
 ) -> tuple[Recipe, list[Path]]:
     """The recipe that the options come to, and the files."""
-    from spectra.merging import METHODS, Parent, Recipe
-    from spectra.scaled_files import parse_shift
+    from spectra.combine.merging import METHODS, Parent, Recipe
+    from spectra.shift.scaled_files import parse_shift
 
     if not files:
         raise InputError("expected the shifts to merge: spectra merge A B -o OUT")

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from spectra.merging import Merged
-    from spectra.merging.registry import Method
+    from spectra.combine.merging import Merged
+    from spectra.combine.merging.registry import Method
 
 _FILES_SHOWN = 10
 

@@ -12,7 +12,7 @@ from spectra.cli import output
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectra.mixing import Mix
+    from spectra.combine.mixing import Mix
 
 _EXAMPLE = (
     "Example:  spectra mix fox.safetensors blueprint.safetensors -o mixed.safetensors     |     "
@@ -47,9 +47,9 @@ def register(app: typer.Typer) -> None:
         json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
         """Mixes two shifts by layers: content from one, style from the other. Shows which layer came from which."""
-        from spectra.files import check_output
-        from spectra.mixing import mix as run
-        from spectra.shift_file import read_shift, write_shift
+        from spectra.combine.mixing import mix as run
+        from spectra.io.atomic_writes import check_output
+        from spectra.shift.shift_file import read_shift, write_shift
 
         check_output(out, force=force)
         shifts = [read_shift(content), read_shift(style)]

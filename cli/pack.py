@@ -38,8 +38,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Packs shifts: values are rounded to a stated error and entropy-coded. Every command reads the result."""
         from spectra.errors import InputError
-        from spectra.files import check_output
-        from spectra.shift_file import read_header, read_shift, write_shift
+        from spectra.io.atomic_writes import check_output
+        from spectra.shift.shift_file import read_header, read_shift, write_shift
 
         targets = _targets(files, out)
         for file in files:

@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Iterator
 from typing import TextIO
 
-from spectra.cache_usage import CacheWarning
 from spectra.cli import output
 from spectra.errors import RoundedCopyWarning
+from spectra.spectrum.cache.usage import CacheWarning
 
 _OURS = (CacheWarning, RoundedCopyWarning)
 

@@ -34,8 +34,8 @@ def register(app: typer.Typer) -> None:
         json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
         """Lists the embedded subjects: drawings that the embedded base has never seen, of things it knows."""
-        from spectra.base.subjects import SUBJECTS
-        from spectra.training.embedded import find_subject
+        from spectra.bases.embedded.subjects import SUBJECTS
+        from spectra.training.data.embedded_subjects import find_subject
 
         chosen = [find_subject(name) for name in dict.fromkeys(subject)] if subject else list(SUBJECTS)
         files = _write(chosen, out, count, size, seed, force=force) if out is not None else {}
@@ -56,9 +56,9 @@ def register(app: typer.Typer) -> None:
 
 def _write(chosen: list[Any], out: Path, count: int, size: int, seed: int, *, force: bool) -> dict[str, list[str]]:
     """A folder for each subject in `out`; one subject alone goes into `out` itself."""
-    from spectra.base.subjects import instance_pictures
-    from spectra.files import atomic_folder
-    from spectra.outputs import check_ours
+    from spectra.bases.embedded.subjects import instance_pictures
+    from spectra.io.atomic_writes import atomic_folder
+    from spectra.io.output_folders import check_ours
 
     mark = "subjects.txt"
     check_ours(out, mark)

@@ -15,8 +15,8 @@ from spectra.training.config import EMBEDDED, TrainConfig
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectra.training.concepts import Wanted
-    from spectra.training.report import Summary
+    from spectra.training.run.concepts import Wanted
+    from spectra.training.run.report import Summary
 
 _EXAMPLE = (
     "Example:  spectra train     (the embedded base learns the embedded fox)     |     "
@@ -187,7 +187,7 @@ def register(app: typer.Typer) -> None:
         elif subject is not None:
             (given["subject"],) = subject
         quiet_libraries()
-        from spectra.training.run import train_together
+        from spectra.training.run.train import train_together
 
         wanted = _wanted(config, concepts, out, given, resume=resume)
         again = f"--concepts {concepts}" + (f" -o {out}" if out else "") if concepts else f"-o {out}"
@@ -212,8 +212,8 @@ def _settings(config: Path | None, out: Path | None, given: dict[str, Any], *, r
     if config is not None:
         return read_config(config, **given)
     if resume:
-        from spectra.training.outputs import Outputs
-        from spectra.training.state import read_state
+        from spectra.training.run.outputs import Outputs
+        from spectra.training.run.state import read_state
 
         if out is None:
             raise InputError("--resume needs -o DIR, the output folder of the training to continue")
@@ -227,7 +227,7 @@ def _wanted(
 ) -> list[Wanted]:
     """What is to be learnt: one concept by the options, or those of a file."""
     from spectra.errors import InputError
-    from spectra.training.concepts import ONLY, Wanted, read_concepts
+    from spectra.training.run.concepts import ONLY, Wanted, read_concepts
 
     if concepts is None:
         return [Wanted("", _settings(config, out, given, resume=resume), out)]
@@ -239,7 +239,7 @@ def _wanted(
 
 def _interrupted(folders: list[Path | None], again: str) -> None:
     """How to go on, if a state was saved."""
-    from spectra.training.outputs import STATE, Outputs
+    from spectra.training.run.outputs import STATE, Outputs
 
     if all(folder is not None and (Outputs(folder).unfinished / STATE).is_file() for folder in folders):
         output.say(f"interrupted; continue with: spectra train --resume {again}")

@@ -61,9 +61,9 @@ def register(app: typer.Typer) -> None:
         On the new base it is the shift whose change of the weights is closest; the score says how much of it is kept.
         """
         quiet_libraries()
-        from spectra.files import check_output
-        from spectra.shift_file import read_shift, write_shift
-        from spectra.transplanting import transplant as run
+        from spectra.convert.transplanting import transplant as run
+        from spectra.io.atomic_writes import check_output
+        from spectra.shift.shift_file import read_shift, write_shift
 
         start = time.perf_counter()
         check_output(out, force=force)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spectra.base import NAME
+from spectra.bases.embedded import NAME
 from spectra.cli import output
 from spectra.cli.quiet import quiet_libraries
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from spectra.verification import Verdict
+    from spectra.compatibility.verification import Verdict
 
 _EXAMPLE = "Example:  spectra verify fox.safetensors     |     spectra verify shifts/ --base ./stable-diffusion-v1-5"
 
@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
 
         One line for each file; exit code 1 if one fails.
         """
-        from spectra.verification import shift_files, verify
+        from spectra.compatibility.verification import shift_files, verify
 
         if base:
             quiet_libraries()

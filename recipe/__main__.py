@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-WEIGHTS = ROOT / "spectra" / "base" / "weights"
+WEIGHTS = ROOT / "spectra" / "bases" / "embedded" / "weights"
 CLASS_MEANS = ROOT / "benchmarks" / "class_means.safetensors"
 RESULTS = Path(__file__).parent / "results"
 ALL = ("fetch", "list", "subjects", "judge", "tokenizer", "vae", "text", "examples", "unet", "pack", "report")

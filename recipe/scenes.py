@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from spectra.base.subjects import COLOURS
+from spectra.bases.embedded.subjects import COLOURS
 
 SIZE = 64
 # Little is varied on purpose: wide shifts, scales and mirroring cost a small UNet most of its steps, and where half of

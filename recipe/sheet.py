@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from recipe.captions import article
 from recipe.judging import score
 from recipe.scenes import COLOURS
-from spectra.base import GUIDANCE
+from spectra.bases.embedded import GUIDANCE
 
 STEPS = 20
 

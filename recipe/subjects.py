@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recipe.icons import Drawing, render
 
-FOLDER = Path(__file__).parent.parent / "spectra" / "base" / "subjects"
+FOLDER = Path(__file__).parent.parent / "spectra" / "bases" / "embedded" / "subjects"
 
 
 def save_subjects(modules: Path, drawings: list[Drawing]) -> None:

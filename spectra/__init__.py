@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from spectra.adapter import Adapter, attach
-    from spectra.adjusting import adjust
-    from spectra.baking import bake
-    from spectra.cache import SpectrumCache, default_cache
+    from spectra.adapters.adapter import Adapter, attach
+    from spectra.adapters.serving import activate, disabled, load, loaded, per_sample, unload
+    from spectra.adapters.tuning import tune
+    from spectra.combine.adjusting import adjust
+    from spectra.combine.merging import merge
+    from spectra.convert.baking import bake
+    from spectra.convert.extraction import extract
+    from spectra.convert.formats.difference import write_difference
+    from spectra.convert.formats.lora_export import write_lora
+    from spectra.convert.formats.svdiff import export_svdiff, import_svdiff
+    from spectra.convert.transplanting import transplant
     from spectra.errors import SpectraError
-    from spectra.extraction import extract
-    from spectra.formats.difference import write_difference
-    from spectra.formats.lora_export import write_lora
-    from spectra.formats.svdiff import export_svdiff, import_svdiff
-    from spectra.merging import merge
-    from spectra.serving import activate, disabled, load, loaded, per_sample, unload
-    from spectra.shift import ShiftMetadata, SpectralShift
-    from spectra.shift_file import read_shift, write_shift
-    from spectra.spectrum import Spectrum, decompose
-    from spectra.transplanting import transplant
-    from spectra.tuning import tune
+    from spectra.shift.shift import ShiftMetadata, SpectralShift
+    from spectra.shift.shift_file import read_shift, write_shift
+    from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
+    from spectra.spectrum.spectrum import Spectrum, decompose
 
 __all__ = [
     "Adapter",
@@ -60,33 +60,33 @@ __all__ = [
 ]
 
 _HOME = {
-    "export_svdiff": "formats.svdiff",
-    "import_svdiff": "formats.svdiff",
-    "write_difference": "formats.difference",
-    "write_lora": "formats.lora_export",
-    "Adapter": "adapter",
-    "activate": "serving",
-    "adjust": "adjusting",
-    "attach": "adapter",
-    "bake": "baking",
-    "disabled": "serving",
-    "extract": "extraction",
-    "load": "serving",
-    "loaded": "serving",
-    "merge": "merging",
-    "per_sample": "serving",
-    "unload": "serving",
-    "SpectrumCache": "cache",
-    "default_cache": "cache",
+    "export_svdiff": "convert.formats.svdiff",
+    "import_svdiff": "convert.formats.svdiff",
+    "write_difference": "convert.formats.difference",
+    "write_lora": "convert.formats.lora_export",
+    "Adapter": "adapters.adapter",
+    "activate": "adapters.serving",
+    "adjust": "combine.adjusting",
+    "attach": "adapters.adapter",
+    "bake": "convert.baking",
+    "disabled": "adapters.serving",
+    "extract": "convert.extraction",
+    "load": "adapters.serving",
+    "loaded": "adapters.serving",
+    "merge": "combine.merging",
+    "per_sample": "adapters.serving",
+    "unload": "adapters.serving",
+    "SpectrumCache": "spectrum.cache.spectrum_cache",
+    "default_cache": "spectrum.cache.spectrum_cache",
     "SpectraError": "errors",
-    "ShiftMetadata": "shift",
-    "SpectralShift": "shift",
-    "read_shift": "shift_file",
-    "write_shift": "shift_file",
-    "Spectrum": "spectrum",
-    "decompose": "spectrum",
-    "transplant": "transplanting",
-    "tune": "tuning",
+    "ShiftMetadata": "shift.shift",
+    "SpectralShift": "shift.shift",
+    "read_shift": "shift.shift_file",
+    "write_shift": "shift.shift_file",
+    "Spectrum": "spectrum.spectrum",
+    "decompose": "spectrum.spectrum",
+    "transplant": "convert.transplanting",
+    "tune": "adapters.tuning",
 }
 
 

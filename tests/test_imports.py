@@ -91,23 +91,35 @@ def test_a_right_import_is_not(folder: str, source: str) -> None:
         ("from spectra.cli.app import main; main(['--help'])", "torch numpy diffusers transformers safetensors"),
         ("from spectra.cli.app import main; main(['inspect', '--help'])", "torch numpy diffusers transformers"),
         (
-            "import spectra.shift_file, spectra.inspection, spectra.derivation, spectra.sigmas, spectra.patterns",
+            "import spectra.shift.shift_file, spectra.shift.provenance, spectra.shift.sigmas, spectra.naming.patterns",
             "torch diffusers transformers",
         ),
-        ("import spectra.packing.arrays, spectra.verification, spectra.copies", "torch diffusers transformers"),
+        (
+            "import spectra.shift.packing.arrays, spectra.compatibility.verification, spectra.analysis.inspection",
+            "torch diffusers transformers",
+        ),
         ("from spectra.cli.app import main; main(['pack', '--help'])", "torch numpy diffusers transformers"),
         ("from spectra.cli.app import main; main(['verify', '--help'])", "torch numpy diffusers transformers"),
-        ("import spectra.merging, spectra.algebra, spectra.adjusting", "torch diffusers transformers rich typer"),
+        (
+            "import spectra.combine.merging, spectra.shift.algebra, spectra.combine.adjusting",
+            "torch diffusers transformers rich typer",
+        ),
         ("from spectra.cli.app import main; main(['merge', '--list'])", "torch diffusers transformers"),
         ("from spectra.cli.app import main; main(['adjust', '--help'])", "torch numpy diffusers transformers"),
-        ("import spectra.library, spectra.lineage, spectra.diffing, spectra.plots.shift", "torch diffusers matplotlib"),
+        (
+            "import spectra.analysis.library, spectra.analysis.lineage, spectra.analysis.diffing, spectra.plots.shift",
+            "torch diffusers matplotlib",
+        ),
         ("from spectra.cli.app import main; main(['diff', '--help'])", "torch numpy diffusers transformers"),
-        ("import spectra.formats, spectra.formats.names", "torch numpy diffusers transformers"),
-        ("import spectra.mixing, spectra.unet_layers, spectra.editing.order", "torch diffusers transformers"),
+        ("import spectra.convert.formats, spectra.convert.formats.names", "torch numpy diffusers transformers"),
+        (
+            "import spectra.combine.mixing, spectra.naming.unet_layers, spectra.editing.order",
+            "torch diffusers transformers",
+        ),
         ("from spectra.cli.app import main; main(['mix', '--help'])", "torch numpy diffusers transformers"),
         ("from spectra.cli.app import main; main(['edit', '--help'])", "torch numpy diffusers transformers"),
-        ("import spectra.cache", "torch diffusers transformers"),
-        ("import spectra.base, spectra.base.subjects", "torch diffusers transformers"),
+        ("import spectra.spectrum.cache.spectrum_cache", "torch diffusers transformers"),
+        ("import spectra.bases.embedded, spectra.bases.embedded.subjects", "torch diffusers transformers"),
     ],
 )
 def test_light_parts_import_no_heavy_package(code: str, absent: str) -> None:

@@ -54,7 +54,7 @@ def test_the_wheel_holds_every_module(wheel: zipfile.ZipFile) -> None:
 def test_the_wheel_holds_the_data(wheel: zipfile.ZipFile) -> None:
     held = set(wheel.namelist())
     assert "spectra/py.typed" in held
-    for folder in ("spectra/base/weights", "spectra/base/subjects"):
+    for folder in ("spectra/bases/embedded/weights", "spectra/bases/embedded/subjects"):
         files = [file for file in (ROOT / folder).rglob("*") if file.is_file()]
         assert {file.relative_to(ROOT).as_posix() for file in files} <= held
     for file in (ROOT / "benchmarks").glob("*.safetensors"):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from spectra.editing.inversion import predict, walk
 from spectra.families.denoise import Condition, DenoiseFamily
-from spectra.training.objectives import Schedule
+from spectra.training.loss.objectives import Schedule
 
 LEAST = 1e-3
 """A mean difference in velocity, which is about 1 where a ground changes its colour, that is as good as none."""

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from spectra.base import NAME
+from spectra.bases.embedded import NAME
 from spectra.errors import InputError
 from spectra.training.config import TrainConfig, make_config
 
@@ -65,7 +65,7 @@ class EditOrder:
         image: the picture's file; it is cropped to a square.
         caption: what it shows.
         edits: what it should show instead, each a whole prompt.
-        base: as `spectra.pipeline.find_base` takes it; empty is the embedded base.
+        base: as `spectra.bases.pipeline.find_base` takes it; empty is the embedded base.
         shift: a shift file that was trained on the picture before, instead of a training.
         training: settings of the training, on top of those of an edit.
         scales, guidances, etas, noise_mixes, seeds, keeps: every combination is drawn.

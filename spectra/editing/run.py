@@ -9,22 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spectra.editing.depth import Depth, measure_depth
+from spectra.bases.pipeline import find_base, load_pipeline
+from spectra.editing.base_fitness import Depth, measure_depth
 from spectra.editing.order import EditOrder
 from spectra.editing.session import Edited, Inversion, Session
 from spectra.errors import OutputError
-from spectra.files import atomic_folder, check_output
-from spectra.generation import best_device, file_name, save_png, settings_of, versions
-from spectra.outputs import check_ours
-from spectra.pipeline import find_base, load_pipeline
+from spectra.generate.contact_sheet import Section, contact_sheet
+from spectra.generate.generation import best_device, file_name, save_png, settings_of, versions
+from spectra.io.atomic_writes import atomic_folder, check_output
+from spectra.io.output_folders import check_ours
 from spectra.progress import SILENT, Progress
-from spectra.sheet import Section, contact_sheet
-from spectra.shift import SpectralShift
-from spectra.shift_file import read_shift
-from spectra.training.checks import Checked, check
-from spectra.training.pictures import fit, read_picture
-from spectra.training.report import Summary
-from spectra.training.run import Training, resolution_of
+from spectra.shift.shift import SpectralShift
+from spectra.shift.shift_file import read_shift
+from spectra.training.data.pictures import fit, read_picture
+from spectra.training.run.checks import Checked, check
+from spectra.training.run.report import Summary
+from spectra.training.run.train import Training, resolution_of
 
 INDEX = "edit.json"
 """The report; a folder that lacks it is not one of ours, and is never replaced."""

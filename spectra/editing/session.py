@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spectra.editing.depth import psnr
+from spectra.adapters.serving import activate, load
+from spectra.editing.base_fitness import psnr
 from spectra.editing.inversion import ddim, follow, invert, slerp
 from spectra.editing.keeping import find_mask, measure_change, put_back
 from spectra.editing.order import EditOrder, Variant
 from spectra.families.denoise import Condition, decode_latents, denoise_family, encode_pictures
-from spectra.generation import Request, Sampling, draw
+from spectra.generate.generation import Request, Sampling, draw
 from spectra.progress import SILENT, Progress
-from spectra.serving import activate, load
-from spectra.shift import SpectralShift
-from spectra.training.pictures import to_tensor
+from spectra.shift.shift import SpectralShift
+from spectra.training.data.pictures import to_tensor
 
 NAME = "picture"
 """What the shift is called while it is loaded."""

@@ -5,7 +5,7 @@ stands for, and `denoise` how each family's denoiser is called in training.
 """
 
 from spectra.families.components import component_of, components
-from spectra.families.subsets import Target, select, targets
-from spectra.patterns import SUBSETS
+from spectra.families.targets import Target, select, targets
+from spectra.naming.patterns import SUBSETS
 
 __all__ = ["SUBSETS", "Target", "component_of", "components", "select", "targets"]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from spectra.errors import BaseError
-from spectra.patterns import DENOISERS, TEXT_ENCODERS
+from spectra.naming.patterns import DENOISERS, TEXT_ENCODERS
 
 
 def component_of(model: nn.Module) -> str:

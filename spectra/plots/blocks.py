@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectra.inspection import KINDS, block, in_order, kind
+from spectra.analysis.inspection import KINDS, block, in_order, kind
 from spectra.plots.style import KIND_COLOURS
 
 if TYPE_CHECKING:

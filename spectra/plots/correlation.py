@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectra.diffing import Correlation, Vector
+from spectra.analysis.diffing import Correlation, Vector
 from spectra.errors import InputError
 from spectra.plots.style import new_figure, shown_name
 

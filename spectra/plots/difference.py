@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectra.diffing import Difference
-from spectra.inspection import kind
+from spectra.analysis.diffing import Difference
+from spectra.analysis.inspection import kind
 from spectra.plots.blocks import draw_energy, height, rows
 from spectra.plots.style import INK, KIND_COLOURS, new_figure
 
@@ -21,7 +21,7 @@ def draw_difference(every: Sequence[Difference], total: Difference, title: str) 
     """The distance of the two Delta W, squared, by block and kind of layer, beside the cosine of each weight.
 
     Args:
-        every: one for each weight (`spectra.diffing.layers`).
+        every: one for each weight (`spectra.analysis.diffing.layers`).
         total: of all of them.
         title: of the whole.
     """

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectra.diffing import Vector, changes
-from spectra.inspection import kind
+from spectra.analysis.diffing import Vector, changes
+from spectra.analysis.inspection import kind
 from spectra.plots.blocks import draw_energy, height, kinds, rows
 from spectra.plots.style import DOWN, INK, PALE, UP, new_figure
-from spectra.shift import SpectralShift
-from spectra.sigmas import Sigmas
+from spectra.shift.shift import SpectralShift
+from spectra.shift.sigmas import Sigmas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ def draw_shift(shift: SpectralShift, sigmas: Sigmas, title: str) -> Figure:
 
     Args:
         shift: what is drawn.
-        sigmas: of its base, as far as they are known (`spectra.sigmas.read_sigmas`).
+        sigmas: of its base, as far as they are known (`spectra.shift.sigmas.read_sigmas`).
         title: of the whole.
     """
     moved = changes(shift, sigmas)

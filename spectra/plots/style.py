@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectra.errors import InputError
-from spectra.files import atomic_write, check_output
+from spectra.io.atomic_writes import atomic_write, check_output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ KIND_COLOURS = {
     "norm": "#56B4E9",
     "other": "#999999",
 }
-"""Of the kinds of layer (`spectra.inspection.KINDS`): the palette of Okabe and Ito (jfly.uni-koeln.de/color).
+"""Of the kinds of layer (`spectra.analysis.inspection.KINDS`): the palette of Okabe and Ito (jfly.uni-koeln.de/color).
 
 A model has cross-attention or joint attention.
 """

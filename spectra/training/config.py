@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from spectra.base import GUIDANCE, NAME
+from spectra.bases.embedded import GUIDANCE, NAME
 from spectra.errors import InputError
-from spectra.toml_files import read_toml, toml_value
-from spectra.training.wording import check_template
+from spectra.io.toml_files import read_toml, toml_value
+from spectra.training.data.wording import check_template
 
 MIXED_PRECISION = ("no", "fp16", "bf16")
 LR_SCHEDULES = ("constant", "cosine")
@@ -73,8 +73,8 @@ class TrainConfig:
         weight_decay, max_grad_norm: of AdamW and of gradient clipping.
         min_snr_gamma: clips the signal-to-noise ratio in the loss weights (arXiv:2303.09556); 0 switches it off.
         gradient_checkpointing: recompute activations in the backward pass, for memory.
-        low_memory: keep both sides of each weight's spectrum instead of the weight (`spectra.low_memory`).
-        tune: measure how each layer computes fastest, before the first step (`spectra.tuning`).
+        low_memory: keep both sides of each weight's spectrum instead of the weight (`spectra.layers.low_memory`).
+        tune: measure how each layer computes fastest, before the first step (`spectra.adapters.tuning`).
         mixed_precision: "no", "fp16" or "bf16".
         cache_latents, cache_prompts: encode once, ahead of the steps. Prompts are never cached while the text
             encoder trains.

@@ -13,13 +13,13 @@ import pytest
 import tiny_base as tiny
 from PIL import Image
 
-from spectra import pipeline
+from spectra.bases import pipeline
 from spectra.benchmarks import analysis, analysis_reach, judge, reports, run
 from spectra.benchmarks.analysis_pictures import keep
 from spectra.benchmarks.case import Bench
-from spectra.shift_file import read_shift
+from spectra.shift.shift_file import read_shift
 from spectra.training import config
-from spectra.training import run as training
+from spectra.training.run import train as training
 
 Pictures = Sequence[Image.Image]
 NAMES = ("fox-noto-v1", "wolf-emojione")

@@ -11,8 +11,8 @@ import pytest
 import tiny_base as tiny
 from PIL import Image
 
-from spectra import pipeline
-from spectra.base.subjects import COLOURS, SUBJECTS, plain_picture, silhouette
+from spectra.bases import pipeline
+from spectra.bases.embedded.subjects import COLOURS, SUBJECTS, plain_picture, silhouette
 from spectra.benchmarks import editing, judge, run
 from spectra.benchmarks.case import Bench
 from spectra.editing import order

@@ -53,7 +53,7 @@ def test_rows_and_goals(tmp_path: Path) -> None:
 
 
 def test_a_wrong_gradient_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spectra import layers
+    from spectra.layers import shifted_layer as layers
 
     right = layers.change
     monkeypatch.setattr(layers, "change", lambda sigma, delta: right(sigma, delta) * 1.5)

@@ -13,13 +13,13 @@ import tiny_base as tiny
 import torch
 from PIL import Image
 
-from spectra import pipeline
-from spectra.base import subjects
+from spectra.bases import pipeline
+from spectra.bases.embedded import subjects
+from spectra.bases.pipeline import load_pipeline
 from spectra.benchmarks import judge, pareto, quality, quality_axes, quality_table, reports, run, tuners
 from spectra.benchmarks.case import Bench
 from spectra.benchmarks.finetune import finetune
 from spectra.errors import InputError
-from spectra.pipeline import load_pipeline
 from spectra.training import config
 
 CASE = replace(quality.CASE, stamp=lambda bench: "")

@@ -14,8 +14,8 @@ import tiny_base as tiny
 from PIL import Image
 
 import spectra
-from spectra import pipeline
-from spectra.base.subjects import SUBJECTS, instance_pictures
+from spectra.bases import pipeline
+from spectra.bases.embedded.subjects import SUBJECTS, instance_pictures
 from spectra.benchmarks import judge, run, subjects
 from spectra.benchmarks.case import Bench, Case
 from spectra.training import config

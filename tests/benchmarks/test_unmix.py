@@ -11,7 +11,7 @@ import pytest
 import tiny_base as tiny
 from PIL import Image
 
-from spectra import pipeline
+from spectra.bases import pipeline
 from spectra.benchmarks import judge, run, unmix
 from spectra.benchmarks.case import Bench
 from spectra.training import config
@@ -43,7 +43,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_every_method_is_trained_as_it_says(judged: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spectra.training import run as training
+    from spectra.training.run import train as training
 
     asked: list[tuple[int, float, bool]] = []
     train = training.train

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from spectra.cache import SpectrumCache, default_cache
 from spectra.cli.sizes import readable
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 
 
 @pytest.fixture

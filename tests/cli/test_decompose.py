@@ -12,9 +12,9 @@ import small_models
 import torch
 from safetensors.torch import save_file
 
-from spectra.cache import SpectrumCache, default_cache, fingerprint
+from spectra.bases.weight_files import base_weights
 from spectra.errors import BaseError
-from spectra.weight_files import base_weights
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache, fingerprint
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spectra.cache import default_cache
-from spectra.shift import ShiftMetadata, SpectralShift
-from spectra.shift_file import write_shift
+from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.shift_file import write_shift
+from spectra.spectrum.cache.spectrum_cache import default_cache
 
 LONG = "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_out.0"
 DELTAS = {
@@ -56,7 +56,7 @@ def test_people_see_tables_in_80_columns(files: list[Path], spectra_cli: Callabl
 def test_clipping_counts_where_the_cache_knows_sigma(tmp_path: Path, spectra_cli: Callable[..., Any]) -> None:
     import torch
 
-    from spectra.cache import fingerprint
+    from spectra.spectrum.cache.spectrum_cache import fingerprint
 
     weight = torch.diag(torch.tensor([5.0, 1.0]))
     default_cache().fill({"unet.a": weight})

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spectra.shift import ShiftMetadata, SpectralShift
-from spectra.shift_file import write_shift
+from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.shift_file import write_shift
 
 DELTAS = {
     "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q": [3.0, 0.0, 0.0],

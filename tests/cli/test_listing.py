@@ -13,11 +13,11 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
+from spectra.analysis.library import SORTS
 from spectra.cli.inspect import Sort
 from spectra.cli.tables import folded, short_names
-from spectra.library import SORTS
-from spectra.shift import ShiftMetadata, SpectralShift
-from spectra.shift_file import read_shift, write_shift
+from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.shift_file import read_shift, write_shift
 
 
 def write(path: Path, value: float, **told: Any) -> str:

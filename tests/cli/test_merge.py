@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from random_shifts import make
 
-from spectra.merging import METHODS
-from spectra.shift_file import read_shift, write_shift
+from spectra.combine.merging import METHODS
+from spectra.shift.shift_file import read_shift, write_shift
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spectra.shift import ShiftMetadata, SpectralShift
-from spectra.shift_file import read_shift, write_shift
+from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.shift_file import read_shift, write_shift
 
 NAMES = ("unet.conv_in", "unet.conv_norm_out", "unet.mid_block.attentions.0.proj_in")
 

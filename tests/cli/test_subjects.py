@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spectra.base.subjects import SUBJECTS, instance_pictures, subject
+from spectra.bases.embedded.subjects import SUBJECTS, instance_pictures, subject
 
 
 def test_the_list_names_every_subject(spectra_cli: Any) -> None:

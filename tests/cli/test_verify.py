@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import spectra
-from spectra.pipeline import load_pipeline
-from spectra.shift_file import read_shift, write_shift
+from spectra.bases.pipeline import load_pipeline
+from spectra.shift.shift_file import read_shift, write_shift
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from tiny_base import build
 
-from spectra import pipeline
+from spectra.bases import pipeline
 from spectra.editing import run as editing
-from spectra.editing.depth import measure_depth
+from spectra.editing.base_fitness import measure_depth
 from spectra.editing.session import Session
-from spectra.generation import read_settings
-from spectra.shift_file import read_shift
-from spectra.training import latents
+from spectra.generate.generation import read_settings
+from spectra.shift.shift_file import read_shift
+from spectra.training.data import latents
 
 EDITS = ("--caption", "a disc", "--edit", "a red disc", "--edit", "a v")
 

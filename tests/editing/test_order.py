@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spectra.editing.depth import Depth
+from spectra.editing.base_fitness import Depth
 from spectra.editing.order import EditOrder, make_order
 from spectra.errors import InputError
 

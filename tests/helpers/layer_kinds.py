@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from spectra.spectrum import matrix
+from spectra.spectrum.spectrum import matrix
 
 KINDS = {
     "linear-wide": (lambda: nn.Linear(24, 12), (3, 5, 24)),

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spectra.fingerprint import fingerprint
-from spectra.fitting import floats_of
-from spectra.metadata import FINGERPRINT_DIGITS
-from spectra.shift import ShiftMetadata, SpectralShift
+from spectra.compatibility.fitting import floats_of
+from spectra.shift.metadata import FINGERPRINT_DIGITS
+from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.spectrum.fingerprint import fingerprint
 
 SHAPES = {
     "unet.to_q": (12, 12),

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from spectra.shift import Precision, ShiftMetadata, SpectralShift
-from spectra.shift_file import read_shift, write_shift
+from spectra.shift.shift import Precision, ShiftMetadata, SpectralShift
+from spectra.shift.shift_file import read_shift, write_shift
 
 LENGTHS = {
     "unet.conv_in": 4,

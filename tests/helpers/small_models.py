@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import spectra
-from spectra.cache import default_cache
 from spectra.families import targets as targets_of
-from spectra.shift import SpectralShift
+from spectra.shift.shift import SpectralShift
+from spectra.spectrum.cache.spectrum_cache import default_cache
 
 Call = Callable[[], Tensor]
 

@@ -37,7 +37,11 @@ def test_every_kernel_agrees_with_float64() -> None:
 
 @needs_triton
 def test_whole_layers_compute_through_the_kernels() -> None:
-    printed = interpret(str(HERE.parent / "test_layers.py"), "-k", "paper or zero_delta or empty or shrank or autocast")
+    printed = interpret(
+        str(HERE.parent / "layers" / "test_shifted_layer.py"),
+        "-k",
+        "paper or zero_delta or empty or shrank or autocast",
+    )
     assert "passed" in printed
 
 
@@ -47,8 +51,8 @@ sys.modules["triton"] = None  # an import of it fails, as where it is not instal
 import torch
 from torch import nn
 from spectra import kernels
-from spectra.layers import ShiftedLayer
-from spectra.spectrum import decompose
+from spectra.layers.shifted_layer import ShiftedLayer
+from spectra.spectrum.spectrum import decompose
 module = nn.Linear(12, 8).requires_grad_(False)
 for plan in ("factored", "rebuilt"):
     layer = ShiftedLayer(module, decompose(module.weight), torch.full((8,), 0.1, requires_grad=True))
@@ -60,7 +64,7 @@ for plan in ("factored", "rebuilt"):
 UNUSED = """
 import sys
 import torch
-import spectra, spectra.layers
+import spectra, spectra.layers.shifted_layer
 from spectra import kernels
 kernels.factored_apply(torch.randn(3, 8), torch.eye(8), torch.ones(8))
 sys.exit(f"imported {sorted(n for n in sys.modules if n.startswith('triton'))[:3]}" if "triton" in sys.modules else 0)

@@ -14,11 +14,11 @@ from tiny_base import SIZE, build
 
 from spectra.errors import BaseError, InputError
 from spectra.families.denoise import encode_pictures
-from spectra.training.collage import ALONE, Collages, CollageSource, Shown, halved
-from spectra.training.objectives import Answer, Denoising, Samples, Schedule
-from spectra.training.pictures import to_tensor
-from spectra.training.unmix import Unmix, other_half
-from spectra.training.wording import take_apart
+from spectra.training.data.collage import ALONE, Collages, CollageSource, Shown, halved
+from spectra.training.data.pictures import to_tensor
+from spectra.training.data.wording import take_apart
+from spectra.training.loss.objectives import Answer, Denoising, Samples, Schedule
+from spectra.training.loss.unmix import Unmix, other_half
 
 COLOURS = ("red", "green", "blue", "yellow", "black")
 TEMPLATES = ("{left} {right}", "{right} {left}")

@@ -15,16 +15,16 @@ from PIL import Image
 from spectra import attach
 from spectra.errors import InputError, OutputError, SpectraError
 from spectra.families.denoise import denoise_family
-from spectra.shift import SpectralShift
-from spectra.shift_file import read_shift
-from spectra.training.concepts import OWN, Wanted, read_concepts
+from spectra.shift.shift import SpectralShift
+from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config
-from spectra.training.latents import Conditions, PictureSource
-from spectra.training.loop import Concept, Loop, make_accelerator
-from spectra.training.objectives import Denoising, Schedule
-from spectra.training.prior import prior_prompts
-from spectra.training.run import train, train_together
-from spectra.training.stack import Stack
+from spectra.training.data.class_pictures import prior_prompts
+from spectra.training.data.latents import Conditions, PictureSource
+from spectra.training.loss.objectives import Denoising, Schedule
+from spectra.training.run.concepts import OWN, Wanted, read_concepts
+from spectra.training.run.loop import Concept, Loop, make_accelerator
+from spectra.training.run.stack import Stack
+from spectra.training.run.train import train, train_together
 
 OWN_SETTINGS: tuple[dict[str, Any], ...] = (
     {"prompt": "a v disc", "class_prompt": "a disc"},
@@ -326,7 +326,7 @@ def test_what_fails_leaves_nothing_of_any(
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("spectra.training.run.write_log", full)
+    monkeypatch.setattr("spectra.training.run.train.write_log", full)
     before = sorted(place.iterdir())
     ran = spectra_cli("train", "--concepts", place / "pets.toml", "-o", place / "out")
     assert ran.code == 1

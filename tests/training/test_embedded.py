@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spectra.pipeline import load_pipeline
-from spectra.shift_file import read_shift
+from spectra.bases.pipeline import load_pipeline
+from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config
-from spectra.training.run import train
+from spectra.training.run.train import train
 
 
 def test_the_embedded_base_takes_a_shift_of_less_than_a_hundred_kilobytes(tmp_path: Path, spectra_cli: Any) -> None:

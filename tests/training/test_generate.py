@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 import spectra
+from spectra.bases.pipeline import load_pipeline
 from spectra.errors import InputError
-from spectra.generation import Request, Sampling, draw, read_settings
-from spectra.pipeline import load_pipeline
-from spectra.scaled_files import parse_scales, parse_shift
-from spectra.shift_file import read_shift, write_shift
+from spectra.generate.generation import Request, Sampling, draw, read_settings
+from spectra.shift.scaled_files import parse_scales, parse_shift
+from spectra.shift.shift_file import read_shift, write_shift
 
 FEW = ("--steps", "2", "--guidance", "1")
 
@@ -155,8 +155,8 @@ def test_a_trained_shift_draws_the_same_once_loaded(
 ) -> None:
     """What training drew at its end through routed forwards, and what the file gives through swapped weights."""
     from spectra.training.config import make_config
-    from spectra.training.run import train
-    from spectra.training.validation import Validation
+    from spectra.training.run.train import train
+    from spectra.training.run.validation import Validation
 
     drawn: list[dict[str, list[Image.Image]]] = []
     original = Validation.draw

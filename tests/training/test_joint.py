@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from spectra.errors import InputError, SpectraError
-from spectra.shift import SpectralShift
-from spectra.shift_file import read_shift
+from spectra.shift.shift import SpectralShift
+from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config, read_config
-from spectra.training.loop import Loop
-from spectra.training.run import train
-from spectra.training.subject import settle
+from spectra.training.data.subject import settle
+from spectra.training.run.loop import Loop
+from spectra.training.run.train import train
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_it_continues_exactly(joint: dict[str, Any], tmp_path: Path, monkeypatch
 def test_attention_processors_are_given_back(
     joint: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spectra.training.run import Training
+    from spectra.training.run.train import Training
 
     kinds: list[set[str]] = []
     close = Training.close
@@ -152,7 +152,7 @@ def test_embedded_subjects_need_only_names(
     spectra_cli: Any, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("spectra.pipeline.embedded_path", lambda: tiny_base)
+    monkeypatch.setattr("spectra.bases.pipeline.embedded_path", lambda: tiny_base)
     few = ("--steps", 1, "--prior-count", 1, "--prior-steps", 1, "--validation-steps", 1, "--validation-count", 1)
     short = ("--collage-prompt", "{left} {right}", "--unmix-weight", 0, "--collage", 0)
     ran = spectra_cli("train", "--subject", "fox=a [v] f", "--subject", "wolf=a [w] w", *short, *few, "--json")

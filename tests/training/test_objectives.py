@@ -6,7 +6,7 @@ from torch import Tensor
 
 from spectra.errors import BaseError
 from spectra.families.attention import Word
-from spectra.training.objectives import Answer, Denoising, Samples, Schedule
+from spectra.training.loss.objectives import Answer, Denoising, Samples, Schedule
 
 
 class FixedSource:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from spectra.errors import PictureError
-from spectra.training.pictures import find_pictures, fit, read_picture, to_tensor
+from spectra.training.data.pictures import find_pictures, fit, read_picture, to_tensor
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:

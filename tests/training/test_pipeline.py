@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.errors import BaseError
-from spectra.pipeline import find_base, load_pipeline
 
 
 def test_a_folder_loads_frozen_and_in_float32(tiny_base: Path) -> None:
@@ -27,7 +27,7 @@ def test_size_on_disk_counts_the_weights(tiny_base: Path) -> None:
 @pytest.mark.parametrize("name", ["./nowhere", "no/such/base", "/absent", "nowhere", ""])
 def test_names_that_are_no_base(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("spectra.pipeline.embedded_path", lambda: tmp_path)
+    monkeypatch.setattr("spectra.bases.pipeline.embedded_path", lambda: tmp_path)
     with pytest.raises(BaseError, match="no base there|not a diffusers pipeline folder"):
         find_base(name)
 

@@ -9,11 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
+from spectra.bases.pipeline import load_pipeline
 from spectra.errors import BaseError
-from spectra.pipeline import load_pipeline
-from spectra.training import prior
-from spectra.training.latents import PictureSource
-from spectra.training.prior import PriorKey, pipeline_fingerprint, prior_pictures, prior_prompts, vocabulary
+from spectra.training.data import class_pictures as prior
+from spectra.training.data.class_pictures import (
+    PriorKey,
+    pipeline_fingerprint,
+    prior_pictures,
+    prior_prompts,
+    vocabulary,
+)
+from spectra.training.data.latents import PictureSource
 
 KEY = PriorKey(base="0123", prompt="a disc", seed=5, count=3, size=32, steps=1, guidance=1.0)
 

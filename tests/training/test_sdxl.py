@@ -12,9 +12,9 @@ from spectra import attach
 from spectra.errors import BaseError
 from spectra.families.denoise import denoise_family
 from spectra.training.config import make_config
-from spectra.training.latents import Conditions, PictureSource
-from spectra.training.loop import Concept, Loop, make_accelerator
-from spectra.training.objectives import Denoising, Schedule
+from spectra.training.data.latents import Conditions, PictureSource
+from spectra.training.loss.objectives import Denoising, Schedule
+from spectra.training.run.loop import Concept, Loop, make_accelerator
 
 
 def test_sdxl_learns() -> None:

@@ -11,8 +11,8 @@ import torch
 from original_checkpoint import original_checkpoint
 from safetensors.torch import save_file
 
+from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.errors import BaseError
-from spectra.pipeline import find_base, load_pipeline
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_shift_trained_on_the_file_fits_the_folder(
     spectra_cli: Any, settings: dict[str, Any], tiny_base: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     from spectra.training.config import make_config
-    from spectra.training.run import train
+    from spectra.training.run.train import train
 
     train(make_config({**settings, "base": str(checkpoint), "steps": 1}), tmp_path / "x")
     ran = spectra_cli(

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from spectra.errors import InputError, OutputError, SpectraError
-from spectra.shift import SpectralShift
-from spectra.shift_file import read_shift
-from spectra.training.concepts import Wanted
+from spectra.shift.shift import SpectralShift
+from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config, read_config
-from spectra.training.loop import Loop, rate_factor
-from spectra.training.run import train, train_together
+from spectra.training.run.concepts import Wanted
+from spectra.training.run.loop import Loop, rate_factor
+from spectra.training.run.train import train, train_together
 
 
 def run(settings: dict[str, Any], out: Path, **more: Any) -> tuple[SpectralShift, list[dict[str, float]]]:
@@ -180,7 +180,9 @@ def test_the_frozen_base_can_answer_for_the_class_pictures(settings: dict[str, A
 def test_own_class_pictures_take_the_place_of_the_base_s(
     settings: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spectra.training.terms.prior_pictures", lambda *_, **__: pytest.fail("drew class pictures"))
+    monkeypatch.setattr(
+        "spectra.training.loss.terms.prior_pictures", lambda *_, **__: pytest.fail("drew class pictures")
+    )
     settings = {**settings, "validation_count": 0, "validation_every": 1}  # no validation pictures either
     _, losses = run({**settings, "class_images": str(photos), "steps": 1}, tmp_path / "a")
     assert losses[0]["prior"] > 0
@@ -209,7 +211,7 @@ def test_nothing_given_learns_the_embedded_fox(
 ) -> None:
     """With a tiny base in the embedded one's place; the real one is trained by `make train`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("spectra.pipeline.embedded_path", lambda: tiny_base)
+    monkeypatch.setattr("spectra.bases.pipeline.embedded_path", lambda: tiny_base)
     few = ("--steps", 1, "--prior-count", 1, "--prior-steps", 1, "--validation-steps", 1, "--validation-count", 1)
     ran = spectra_cli("train", *few)
     assert ran.code == 0, ran.err
@@ -292,7 +294,7 @@ def test_tensorboard_gets_losses_and_pictures(
 
 def test_plans_are_measured_first(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same samples are drawn as without, and what was fastest is remembered."""
-    monkeypatch.setattr("spectra.tuning.default_root", lambda: tmp_path / "cache")
+    monkeypatch.setattr("spectra.adapters.tuning.default_root", lambda: tmp_path / "cache")
     settings = {**settings, "targets": "unet-ca", "steps": 2}
     plain, _ = run(settings, tmp_path / "plain")
     tuned, _ = run({**settings, "tune": True}, tmp_path / "tuned")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from spectra.errors import InputError
-from spectra.training.wording import both, check_template, take_apart
+from spectra.training.data.wording import both, check_template, take_apart
 
 
 @pytest.mark.parametrize(

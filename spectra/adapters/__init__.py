@@ -1,0 +1,1 @@
+"""Shifts on a live model: training (`adapter`) and using them (`serving`)."""

@@ -1,0 +1,279 @@
+"""Training's side of a live model: deltas that are parameters, routed through the plans.
+
+    adapter = spectra.attach(pipe, "unet-ca")
+    parameters = adapter.train()             # name -> nn.Parameter, all zero: the model is still the base
+    ...                                      # any optimizer, any loop
+    shift = adapter.shift(subset="unet-ca")
+    adapter.detach()                         # the base, bit for bit
+
+For using shifts that exist, see `spectra.adapters.serving`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from spectra.adapters.binding import Binding, bind, bind_shapes, dtype_name
+from spectra.errors import MismatchError
+from spectra.families import Target, components, targets
+from spectra.layers.low_memory import Spool, TwoSidedLayer
+from spectra.layers.per_sample import Samples
+from spectra.layers.saved_elsewhere import watch
+from spectra.layers.shifted_layer import ShiftedLayer
+from spectra.progress import SILENT, Progress
+from spectra.shift.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
+from spectra.shift.shift import SpectralShift
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache
+
+_ATTACHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""Models whose forwards or weights are ours at the moment, and what for."""
+
+
+def claim(models: Mapping[str, nn.Module], use: str) -> None:
+    """Note that `models` are about to be changed for `use`; refuse if another use has not ended.
+
+    Raises:
+        MismatchError: a model is in use already.
+    """
+    for name, model in models.items():
+        if model in _ATTACHED:
+            end = "adapter.detach()" if _ATTACHED[model] == "training" else "spectra.unload(pipe)"
+            raise MismatchError(f"{name} is already in use for {_ATTACHED[model]}; call {end} first")
+    _ATTACHED.update((model, use) for model in models.values())
+
+
+def release(models: Mapping[str, nn.Module]) -> None:
+    """End of the use that `claim` noted."""
+    for model in models.values():
+        _ATTACHED.pop(model, None)
+
+
+def attach(
+    pipe: Any,
+    targets: str = "denoiser",
+    *,
+    low_memory: bool = False,
+    cache: SpectrumCache | None = None,
+    progress: Progress = SILENT,
+) -> Adapter:
+    """Make the weights named by `targets` trainable through their spectral shifts.
+
+    Args:
+        pipe: a diffusers pipeline, a mapping of components, or a bare model. Its weights stay as they are.
+        targets: subset names and patterns, see `spectra.families.targets`.
+        low_memory: keep `U` and `V` instead of the weights, which go to a file until `detach`; the model then computes
+            as the base up to rounding, not bit for bit, at delta = 0. See `spectra.layers.low_memory`.
+        cache: where spectra are kept; the user's by default.
+        progress: told of each spectrum.
+
+    Raises:
+        TargetError, WeightError, MismatchError (the model is in use already), OutputError (no room for the file).
+    """
+    return Adapter(pipe, targets, lambda chosen: bind(chosen, cache, progress), low_memory)
+
+
+def attach_shapes(model: nn.Module, targets: str = "denoiser", *, tail: float | None = None) -> Adapter:
+    """An adapter of a model without values: forward and backward run on shapes alone, to be counted.
+
+        with torch.device("meta"):
+            model = UNet2DConditionModel.from_config(config)
+        adapter = attach_shapes(model, "unet")
+        adapter.train()
+        with FlopCounterMode() as counter:
+            model(sample, timestep, text).sample.sum().backward()
+
+    The plans are those that real weights of these shapes would get. What depends on values is given or assumed: the
+    tail's width, and that half as many directions more lie below `rebuilding.REBUILT_FLOOR`.
+
+    Args:
+        model: every weight on the meta device, or a `FakeTensor` (made, attached and called in a `FakeTensorMode`,
+            in which attention takes the device's kernel: on meta it is the plain product, with all its scores saved).
+        tail: share of each weight's directions in its tail, 0 to 1; by default what was measured for weights of its
+            proportions (`spectrum.TYPICAL_TAIL`).
+    """
+    return Adapter(model, targets, lambda chosen: bind_shapes(chosen, tail))
+
+
+def _watch_steps(adapter: Adapter) -> Callable[[], None]:
+    """Tell the adapter of every optimizer's steps until the result is called; does not keep it alive."""
+    told = weakref.WeakMethod(adapter.changed)
+
+    def stepped(*_: Any) -> None:
+        if (changed := told()) is not None:
+            changed()
+
+    remove: Callable[[], None] = register_optimizer_step_post_hook(stepped).remove
+    return remove
+
+
+class Adapter:
+    """Deltas bound to a live model. The model computes with them until `detach`.
+
+    Attributes:
+        deltas: float32 parameters by weight name, zero at first.
+        subset: the targets as they were given.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        subset: str,
+        bind: Callable[[Sequence[Target]], dict[str, Binding]],
+        low_memory: bool = False,
+    ) -> None:
+        self.subset = subset
+        parts = components(pipe)
+        chosen = targets(pipe, subset)
+        names = {target.name.split(".")[0] for target in chosen}
+        self._models = {name: model for name, model in parts.items() if name in names}
+        claim(self._models, "training")
+        try:
+            self._bindings = bind(chosen)
+        except BaseException:
+            release(self._models)
+            raise
+        self.deltas = {
+            name: nn.Parameter(torch.zeros(binding.target.floats, device=binding.target.weight.device))
+            for name, binding in self._bindings.items()
+        }
+        self._required = [(p, p.requires_grad) for model in parts.values() for p in model.parameters()]
+        for parameter, _ in self._required:
+            parameter.requires_grad_(False)
+        self._routed: Mapping[str, Tensor] = self.deltas
+        self._end_watch = watch(())
+        self._watch = weakref.finalize(self, _watch_steps(self))
+        try:
+            self._spool = Spool() if low_memory else None
+            self.route()
+        except BaseException:
+            self.detach()
+            raise
+
+    def route(self, deltas: Mapping[str, Tensor] | None = None, samples: Samples | None = None) -> None:
+        """Let the model compute with `deltas`, the adapter's own by default.
+
+        Args:
+            deltas: by weight name, `[r]`, or `[shifts, r]` with `samples`.
+            samples: which row each sample of a batch takes.
+        """
+        self._routed = deltas or self.deltas
+        self._end_watch()
+        if samples is None:  # a norm that asks whose sample it has cannot be called again later
+            self._end_watch = watch(self._models.values())
+        for name, binding in self._bindings.items():
+            binding.unroute()
+            if self._spool is not None and samples is None:
+                binding.route_both_sides(self._routed[name], self._spool)
+            else:
+                binding.route(self._routed[name], samples)
+
+    def changed(self) -> None:
+        """Say that deltas have other values. Fused optimizers need it: they leave a tensor's version as it is."""
+        increment_version(list(self._routed.values()))
+
+    def train(self) -> dict[str, nn.Parameter]:
+        """Turn gradients on, and let the cost model choose each layer's plan. Returns `deltas`."""
+        self._mode(training=True)
+        return self.deltas
+
+    def eval(self) -> Adapter:
+        """Turn gradients off, and rebuild each weight once instead of computing with delta in every forward."""
+        self._mode(training=False)
+        return self
+
+    def layers(self) -> list[ShiftedLayer]:
+        """The layers that compute with a delta and have a choice of plans."""
+        return [
+            layer for binding in self._bindings.values() for layer in binding.routes if isinstance(layer, ShiftedLayer)
+        ]
+
+    def sides(self) -> list[Tensor]:
+        """`U` and `V` of the layers that compute without their weight."""
+        routes = [layer for binding in self._bindings.values() for layer in binding.routes]
+        return [side for layer in routes if isinstance(layer, TwoSidedLayer) for side in layer.sides]
+
+    def _mode(self, *, training: bool) -> None:
+        for delta in self.deltas.values():
+            delta.requires_grad_(training)
+        for layer in self.layers():
+            # A table of thousands of rows is not rebuilt for the few that a prompt gathers.
+            keep = training or isinstance(layer.module, nn.Embedding)
+            layer.plan = None if keep else "rebuilt"
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The frozen base, within the block."""
+        for binding in self._bindings.values():
+            binding.pause(True)
+        try:
+            yield
+        finally:
+            for binding in self._bindings.values():
+                binding.pause(False)
+
+    def set(self, shift: Mapping[str, Any]) -> None:
+        """Copy the values of a shift (or of any mapping name -> `[r]`) into the deltas.
+
+        Raises:
+            MismatchError: other names or lengths than this adapter's; nothing is copied then.
+        """
+        odd = sorted(set(shift) ^ set(self.deltas))
+        if odd:
+            raise MismatchError(f"expected the {len(self.deltas)} weights of {self.subset!r}; {odd[0]} is not in both")
+        values = {name: v if isinstance(v, Tensor) else torch.tensor(v) for name, v in shift.items()}
+        for name, value in values.items():
+            if value.shape != self.deltas[name].shape:
+                raise MismatchError(f"{name}: expected {len(self.deltas[name])} floats, got shape {list(value.shape)}")
+        with torch.no_grad():
+            for name, value in values.items():
+                self.deltas[name].copy_(value)
+
+    def shift(self, **described: Any) -> SpectralShift:
+        """The deltas as they are now, as plain data.
+
+        Args:
+            described: fields of `ShiftMetadata`: base, settings, seed, versions, licence, parents. Fingerprints,
+                dtype and subset are filled in.
+        """
+        weights = {name: binding.target.weight for name, binding in self._bindings.items()}
+        known = {
+            "base": "",
+            "fingerprints": {name: each.fingerprint[:FINGERPRINT_DIGITS] for name, each in self._bindings.items()},
+            "base_dtype": dtype_name(next(iter(weights.values())).dtype),
+            "ndims": {name: weight.ndim for name, weight in weights.items()},
+            "rounded": self._rounded(),
+            "subset": self.subset,
+        }
+        unknown = set(described) - {field.name for field in fields(ShiftMetadata)}
+        if unknown:
+            raise TypeError(f"unknown metadata: {', '.join(sorted(unknown))}")
+        deltas = {name: delta.detach().cpu().numpy() for name, delta in self.deltas.items()}
+        return SpectralShift(deltas, ShiftMetadata(**{**known, **described}))
+
+    def _rounded(self) -> dict[str, dict[str, str]]:
+        """Digits of the weights' rounded copies, by dtype and name. The first time hashes every weight twice."""
+        with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
+            found = dict(zip(self._bindings, pool.map(lambda each: each.rounded, self._bindings.values()), strict=True))
+        return {dtype: {name: digits[dtype] for name, digits in found.items()} for dtype in ROUNDED}
+
+    def detach(self) -> None:
+        """Give the model back as it was: its own forwards, weights and gradient flags. Can be called twice."""
+        for binding in self._bindings.values():
+            binding.unroute()
+        for parameter, required in self._required:
+            parameter.requires_grad_(required)
+        self._required = []
+        self._watch()
+        self._end_watch()
+        release(self._models)

@@ -1,0 +1,137 @@
+"""A shift beside a live model: whether it fits, and in which singular vectors it acts there."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from spectra.adapters.binding import Binding, check_plain, dtype_name
+from spectra.compatibility.fitting import check_weights, other_base
+from spectra.compatibility.rounded_bases import EXPECTED_ERROR, Fingerprints, Kinship, cast, told
+from spectra.errors import MismatchError, RoundedCopyWarning
+from spectra.families import Target, targets
+from spectra.progress import SILENT, Progress
+from spectra.shift.shift import SpectralShift
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
+from spectra.spectrum.spectrum import Spectrum
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def match(
+    shift: SpectralShift, name: str, models: Mapping[str, nn.Module], known: Mapping[str, Binding]
+) -> dict[str, Target]:
+    """The model's weights that the shift names, all of them and of the right length.
+
+    Raises:
+        MismatchError: a weight that the model lacks, or that is of another length.
+    """
+    available = {target.name: target for target in targets(dict(models), ",".join(f"{part}.*" for part in models))}
+    available |= {key: binding.target for key, binding in known.items()}
+    check_weights(shift, name, {key: target.floats for key, target in available.items()})
+    return {key: available[key] for key in shift}
+
+
+def check_base(
+    shift: SpectralShift, name: str, chosen: Mapping[str, Target], known: Mapping[str, Binding], strict: bool
+) -> dict[str, Kinship]:
+    """What each weight is to the one that the shift was trained on: the same, or the same but for rounding.
+
+    Raises:
+        MismatchError: some are neither, and `strict` asks for it; otherwise a warning says so.
+    """
+    kinships: dict[str, Kinship] = {}
+    for key, target in chosen.items():
+        check_plain(key, target.weight)
+        kinships[key] = fingerprints(target, known.get(key)).kinship(shift.metadata, key)
+    dtype = _dtype(chosen)
+    said = other_base(shift, name, kinships, dtype)
+    if said and strict:
+        remedy = (
+            "load that base" if dtype == shift.metadata.base_dtype else f"load that base in {shift.metadata.base_dtype}"
+        )
+        raise MismatchError(f"{said}; {remedy}, or pass strict=False if it is the same base rounded")
+    if said:
+        warnings.warn(said, stacklevel=3)
+    return kinships
+
+
+def fingerprints(target: Target, binding: Binding | None = None) -> Fingerprints:
+    """The fingerprints of a live weight."""
+    weight = target.weight
+    known = "" if binding is None else binding.fingerprint
+    return Fingerprints(lambda: weight, dtype_name(weight.dtype), name=target.name, known=known)
+
+
+def original_spectra(
+    shift: SpectralShift,
+    chosen: Mapping[str, Target],
+    kinships: Mapping[str, Kinship],
+    cache: SpectrumCache | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, Spectrum]:
+    """The spectra of the weights that the shift was trained on, where those of the model are rounded copies.
+
+    A weight that is the original once it is cast is decomposed so; of other copies the cache may know the original.
+
+    Returns:
+        By name. A weight that is no copy is not in it, nor one whose original's spectrum is not at hand.
+    """
+    cache = cache or default_cache()
+    matrices = {key: target.weight for key, target in chosen.items() if target.weight.ndim > 1}
+    found = {}
+    for key, weight in matrices.items():
+        if kinships[key] in EXPECTED_ERROR:
+            spectrum = cache.find(shift.metadata.fingerprints[key])
+            if spectrum is not None and spectrum.shape == tuple(weight.shape):
+                found[key] = spectrum
+    casts = _Cast({key: w for key, w in matrices.items() if kinships[key] == "cast"}, shift.metadata.base_dtype)
+    return found | (cache.spectra(casts, progress) if casts else {})
+
+
+class _Cast(Mapping[str, "Tensor"]):
+    """Weights in another dtype, each made when it is asked for."""
+
+    def __init__(self, weights: Mapping[str, Tensor], dtype: str) -> None:
+        self._weights, self._dtype = weights, dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        return cast(self._weights[name], self._dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+def warn_of_copies(
+    shift: SpectralShift, name: str, kinships: Mapping[str, Kinship], bindings: Mapping[str, Binding]
+) -> None:
+    """Say that the model is a rounded copy, and how much of Delta W that costs.
+
+    Args:
+        shift: that was loaded.
+        name: of the shift.
+        kinships: from `check_base`.
+        bindings: by name, those of all of the shift's weights among them.
+    """
+    related = {key: kinship for key, kinship in kinships.items() if kinship != "other"}
+    foreign = [
+        key
+        for key in related
+        if (spectrum := bindings[key].spectrum) is not None
+        and not spectrum.fingerprint.startswith(shift.metadata.fingerprints[key])
+    ]
+    dtype = _dtype({key: bindings[key].target for key in kinships})
+    said = told(shift.metadata, name, related, foreign, dtype)
+    if said:
+        warnings.warn(said, RoundedCopyWarning, stacklevel=3)
+
+
+def _dtype(chosen: Mapping[str, Target]) -> str:
+    return dtype_name(next(iter(chosen.values())).weight.dtype)

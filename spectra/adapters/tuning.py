@@ -1,0 +1,171 @@
+"""Plans chosen by measuring: for a device on which flops do not tell.
+
+    adapter = spectra.attach(pipe, "unet")
+    adapter.train()
+    spectra.tune(adapter, lambda: loss().backward())   # one step, as the training will do it
+
+Every kind of work that the step meets (`costs.Work`) is measured once with each plan that its layer has, on random
+numbers, and what was fastest is remembered for the device and PyTorch's version. Work that was never measured keeps
+to the cost model.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from spectra.io.atomic_writes import atomic_write
+from spectra.layers import costs
+from spectra.layers.shifted_layer import ShiftedLayer
+from spectra.spectrum.cache.settings import default_root
+
+if TYPE_CHECKING:
+    from spectra.adapters.adapter import Adapter
+
+Timer = Callable[[Callable[[], object]], float]
+
+FILE = "plans.json"
+REPETITIONS = 5
+
+
+def tune(
+    adapter: Adapter, step: Callable[[], object], *, file: Path | None = None, timer: Timer | None = None
+) -> dict[str, costs.Plan]:
+    """Measure the plans of the work that `step` meets, and let the adapter's layers take the fastest.
+
+    Args:
+        adapter: in training mode.
+        step: a forward and backward of the model, with the batch and resolution to train at. Called once; the
+            gradients that it leaves in the deltas are taken away again.
+        file: where plans are remembered; by default `plans.json` in the spectrum cache's folder.
+        timer: seconds that a call takes; by default the median of a few calls, after one that is not counted.
+
+    Returns:
+        The plans now in force, by kind of work.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    path = file or default_root() / FILE
+    met = _meet(adapter, step)
+    if not met:
+        return {}
+    device = _device(next(iter(met.values())).like[2])
+    remembered = _read(path)
+    known: dict[str, costs.Plan] = dict(remembered.get(device, {}))
+    missing = [key for key in met if key not in known]
+    for key in missing:
+        known[key] = _fastest(met[key], timer or _median)
+    if missing:
+        with atomic_write(path, force=True) as temporary:
+            temporary.write_text(json.dumps({**remembered, device: known}, indent=1, sort_keys=True))
+    plans = {key: known[key] for key in met}
+    for layer in adapter.layers():
+        layer.tuned = plans
+    return plans
+
+
+class _Met(NamedTuple):
+    """A layer, and the shape, dtype and device of an input that it was given."""
+
+    layer: ShiftedLayer
+    like: tuple[torch.Size, torch.dtype, torch.device]
+    work: costs.Work
+
+
+def _meet(adapter: Adapter, step: Callable[[], object]) -> dict[str, _Met]:
+    """One example of each kind of work in a step."""
+    met: dict[str, _Met] = {}
+
+    def note(layer: ShiftedLayer, x: Tensor, work: costs.Work) -> None:
+        met.setdefault(work.key(), _Met(layer, (x.shape, x.dtype, x.device), work))
+
+    layers, deltas = adapter.layers(), adapter.deltas.values()
+    gradients = [delta.grad for delta in deltas]
+    for layer in layers:
+        layer.noted = note
+    try:
+        for delta in deltas:
+            delta.grad = None
+        step()
+    finally:
+        for layer in layers:
+            layer.noted = None
+        for delta, gradient in zip(deltas, gradients, strict=True):
+            delta.grad = gradient
+    return met
+
+
+def _fastest(met: _Met, timer: Timer) -> costs.Plan:
+    """The plan that takes least, what is made once for each value of delta included."""
+    layer, (shape, dtype, device), work = met
+    x = torch.randn(shape, device=device).to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
+    x = x.to(device).requires_grad_(work.input_gradient)
+    wanted = [tensor for tensor in (layer.delta, x) if tensor.requires_grad]
+
+    def run() -> None:
+        layer.forget()
+        y = layer.forward(x)
+        if wanted:
+            torch.autograd.grad(y.sum(), wanted)
+
+    seconds: dict[costs.Plan, float] = {}
+    chosen = layer.plan
+    try:
+        for plan in costs.plans(work):
+            layer.plan = plan
+            seconds[plan] = timer(run)
+    finally:
+        layer.plan = chosen
+        layer.forget()
+    return min(seconds, key=lambda plan: seconds[plan])
+
+
+def _median(run: Callable[[], object]) -> float:
+    run()
+    times = []
+    for _ in range(REPETITIONS):
+        _finish()
+        began = time.perf_counter()
+        run()
+        _finish()
+        times.append(time.perf_counter() - began)
+    return sorted(times)[REPETITIONS // 2]
+
+
+def _finish() -> None:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def _device(device: torch.device) -> str:
+    """What the plans are remembered for: device, threads and PyTorch's version."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}"
+    return f"{name}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    import platform
+
+    return f"{platform.processor() or platform.machine()} {torch.get_num_threads()} threads"
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """What is remembered; nothing where the file is missing or damaged: it is made again."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    devices = found.items() if isinstance(found, dict) else ()
+    known = {*costs.ONE_BASIS, *costs.TWO_BASES}
+    return {
+        device: {key: plan for key, plan in plans.items() if plan in known}
+        for device, plans in devices
+        if isinstance(plans, dict)
+    }

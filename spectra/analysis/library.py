@@ -1,0 +1,265 @@
+"""Folders of shift files: what is there, found and sorted by what the files say of themselves.
+
+A file costs a tenth of a millisecond: of its header only the metadata and the end are looked at. That tells a file
+that is cut short; changed values are told by reading it whole (`spectra.read_shift`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from spectra.errors import InputError, ShiftFileError
+from spectra.progress import SILENT, Progress
+from spectra.shift.metadata import FINGERPRINT_DIGITS, FORMAT, ShiftMetadata, from_strings
+from spectra.shift.shift import Precision
+from spectra.shift.shift_file import read_header
+
+SUFFIX = ".safetensors"
+
+_METADATA = b'{"__metadata__":'
+_LAST = re.compile(rb'"dtype":"(F32|F16)","shape":\[\d+\],"data_offsets":\[\d+,(\d+)\]\}\} *\Z')
+_SIZES: dict[bytes, tuple[int, Precision]] = {b"F32": (4, "float32"), b"F16": (2, "float16")}
+_WEIGHTWISE = ("fingerprints", "ndims", "rounded_float16", "rounded_bfloat16")
+"""What the metadata says of each weight, in this or a later version."""
+_LONGEST_HEADER = 100_000_000
+"""Bytes; safetensors itself refuses a longer one."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One shift file of a library.
+
+    Attributes:
+        path: of the file.
+        bytes: its size.
+        changed: when the file was last written, in seconds since the epoch.
+        precision: of the values.
+        weights, floats: how many deltas it holds, and how many numbers in them.
+        base_fingerprint: 16 hex digits, one name for all the weights that it fits.
+        metadata: as `SpectralShift.metadata`, without what it says of each weight (such as `fingerprints`).
+    """
+
+    path: Path
+    bytes: int
+    changed: float
+    precision: Precision
+    weights: int
+    floats: int
+    base_fingerprint: str
+    metadata: ShiftMetadata
+
+    @property
+    def content_hash(self) -> str:
+        """Of the whole file, as the file says: it is not computed here."""
+        return self.metadata.content_hash
+
+    @property
+    def prompt(self) -> str:
+        """The instance prompt that the shift was trained with; empty if the file tells none."""
+        prompt = self.metadata.settings.get("prompt")
+        return prompt if isinstance(prompt, str) else ""
+
+    @property
+    def method(self) -> str:
+        """How the shift was made from others; empty if the file tells nothing of the kind."""
+        recipe = self.metadata.recipe
+        method = recipe.get("method") if isinstance(recipe, dict) else recipe
+        return method if isinstance(method, str) else ""
+
+    @property
+    def origin(self) -> str:
+        """In a few words what the shift is: its prompt, else how it was made; empty if it tells neither."""
+        return self.prompt or (f"({self.method})" if self.method else "")
+
+
+@dataclass(frozen=True)
+class Library:
+    """What some folders and files hold.
+
+    Attributes:
+        entries: the shift files, by path.
+        others: how many files are none.
+        damaged: why a shift file, or a folder, cannot be read, by path.
+    """
+
+    entries: tuple[Entry, ...]
+    others: int
+    damaged: Mapping[Path, str]
+
+
+def scan(paths: Iterable[str | os.PathLike[str]], progress: Progress = SILENT) -> Library:
+    """Every shift file among `paths` and in their folders, however deep; hidden files and folders are passed over.
+
+    Args:
+        paths: files and folders.
+        progress: told of each file.
+
+    Raises:
+        InputError: a path that does not exist.
+    """
+    damaged: dict[Path, str] = {}
+    files = list(_files([Path(path) for path in paths], damaged))
+    entries, others = [], 0
+    progress.start("shifts", len(files))
+    try:
+        for path in files:
+            try:
+                entry = read_entry(path) if path.suffix == SUFFIX else None
+            except ShiftFileError as error:
+                damaged[path] = str(error).removeprefix(f"{path}: ")
+            else:
+                others += entry is None
+                entries += [entry] if entry else []
+            progress.advance()
+    finally:
+        progress.finish()
+    return Library(tuple(sorted(entries, key=lambda entry: entry.path)), others, dict(sorted(damaged.items())))
+
+
+def _files(paths: Sequence[Path], damaged: dict[Path, str]) -> list[Path]:
+    """Each file once. Folders that cannot be read go to `damaged`."""
+    found: dict[Path, Path] = {}  # by absolute path
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; check the path")
+        for file in _walk(path, damaged) if path.is_dir() else [path]:
+            found.setdefault(file.absolute(), file)
+    return list(found.values())
+
+
+def _walk(folder: Path, damaged: dict[Path, str]) -> Iterator[Path]:
+    def unreadable(error: OSError) -> None:
+        damaged[Path(error.filename)] = f"cannot be read ({error.strerror}); check its permissions"
+
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+
+
+def read_entry(path: Path) -> Entry | None:
+    """What one file says of itself, or None if it is something else than a shift.
+
+    Raises:
+        ShiftFileError: a shift that is damaged or of a later format, or a file that cannot be read.
+    """
+    text, status = _header_text(path)
+    strings = _strings(text)
+    if strings is not None and strings.get("format") != FORMAT:
+        return None
+    ends = _LAST.search(text, max(0, len(text) - 200))
+    digits = (strings or {}).get("fingerprints", "")
+    if strings and ends and strings.get("version") == "1" and 8 + len(text) + int(ends[2]) == status.st_size:
+        plain = {key: text for key, text in strings.items() if key not in _WEIGHTWISE}
+        metadata = from_strings(plain | {"fingerprints": ""}, ())
+        width, precision = _SIZES[ends[1]]
+        weights, floats = len(digits) // FINGERPRINT_DIGITS, int(ends[2]) // width
+        fingerprint = strings["base_fingerprint"]
+    else:  # laid out by another writer, of another version, or damaged: looked at closely
+        header = read_header(path)
+        metadata = replace(header.metadata, fingerprints={}, ndims={}, rounded={})
+        precision, weights, floats = header.precision, len(header.lengths), sum(header.lengths.values())
+        fingerprint = header.metadata.base_fingerprint
+    return Entry(path, status.st_size, status.st_mtime, precision, weights, floats, fingerprint, metadata)
+
+
+def _header_text(path: Path) -> tuple[bytes, os.stat_result]:
+    """The JSON of a safetensors header, or whatever is in its place; empty if nothing can be."""
+    if not path.is_file():
+        raise ShiftFileError("it is no file, or a link to nothing; check the path")
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            return stream.read(length) if length <= _LONGEST_HEADER else b"", os.fstat(stream.fileno())
+    except OSError as error:
+        raise ShiftFileError(f"cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _strings(text: bytes) -> dict[str, str] | None:
+    """The metadata of a header, or None if it cannot be made out. Where it comes first, the rest is not parsed."""
+    try:
+        if text.startswith(_METADATA):
+            found: Any = json.JSONDecoder().raw_decode(text.decode(), len(_METADATA))[0]
+        else:
+            found = json.loads(text).get("__metadata__", {})
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()) else None
+
+
+def copies(entries: Iterable[Entry]) -> list[tuple[Entry, ...]]:
+    """Files of the same content, where there are several."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.content_hash, []).append(entry)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def select(
+    entries: Iterable[Entry], *, find: str = "", base: str = "", prompt: str = "", subset: str = ""
+) -> tuple[Entry, ...]:
+    """Those that meet every condition; an empty one is none. Upper and lower case are the same.
+
+    Args:
+        entries: of a library.
+        find: words that must all occur in what a file says of itself, its path, or its content hash.
+        base: a part of the base's name, or the start of its fingerprint.
+        prompt: a part of the instance prompt or the class prompt.
+        subset: what was trained, such as `unet-ca`; a pattern such as `unet*` will do.
+    """
+    words = find.lower().split()
+
+    def meets(entry: Entry) -> bool:
+        told = entry.metadata
+        return (
+            (not base or base.lower() in told.base.lower() or entry.base_fingerprint.startswith(base.lower()))
+            and (not prompt or any(prompt.lower() in text.lower() for text in _prompts(entry)))
+            and (not subset or any(fnmatch.fnmatch(item, subset.lower()) for item in _items(told.subset)))
+            and (not words or all(word in text for text in [_everything(entry)] for word in words))
+        )
+
+    return tuple(entry for entry in entries if meets(entry))
+
+
+def _items(subset: str) -> list[str]:
+    return [item.strip().lower() for item in subset.split(",")]
+
+
+def _prompts(entry: Entry) -> list[str]:
+    return [value for key, value in entry.metadata.settings.items() if "prompt" in key and isinstance(value, str)]
+
+
+def _everything(entry: Entry) -> str:
+    told = entry.metadata
+    said = [dict(told.settings), dict(told.versions), told.recipe, list(told.parents)]
+    plain = [str(entry.path), told.base, entry.base_fingerprint, told.subset, told.licence, told.content_hash]
+    return "\n".join([*plain, json.dumps(said, ensure_ascii=False)]).lower()
+
+
+SORTS: Mapping[str, Any] = {
+    "name": lambda entry: str(entry.path),
+    "date": lambda entry: -entry.changed,
+    "size": lambda entry: -entry.bytes,
+    "floats": lambda entry: -entry.floats,
+    "prompt": lambda entry: entry.origin.lower(),
+    "base": lambda entry: (entry.metadata.base, entry.base_fingerprint),
+    "subset": lambda entry: entry.metadata.subset,
+}
+"""What entries can be sorted by: text from A to Z, the newest and the largest first."""
+
+
+def arrange(entries: Iterable[Entry], by: str) -> tuple[Entry, ...]:
+    """The entries in the order of one of `SORTS`; equal ones by name.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    if by not in SORTS:
+        raise InputError(f"cannot sort by {by!r}; expected one of {', '.join(SORTS)}")
+    return tuple(sorted(sorted(entries, key=SORTS["name"]), key=SORTS[by]))

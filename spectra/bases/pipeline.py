@@ -1,0 +1,165 @@
+"""Loading a base: the embedded one, a diffusers folder, a single-file checkpoint, or a hub id."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from spectra.bases.embedded import NAME
+from spectra.bases.embedded import path as embedded_path
+from spectra.errors import BaseError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class BaseLocation:
+    """Where a base lies: what the user called it, of which kind it is, and the path or hub id that loads it."""
+
+    name: str
+    kind: Literal["folder", "file", "hub"]
+    target: str
+
+    @property
+    def bytes(self) -> int:
+        """Size of the base's weights on disk; 0 where they are not on this disk."""
+        if self.kind == "hub":
+            return 0
+        path = Path(self.target)
+        files = [path] if path.is_file() else path.rglob("*.safetensors")
+        return sum(file.stat().st_size for file in files)
+
+
+def find_base(base: str) -> BaseLocation:
+    """What `base` names, checked without loading it: empty is the embedded base.
+
+    Raises:
+        BaseError: nothing there, or something that is not a base.
+    """
+    if base in ("", NAME):
+        return _folder(NAME, embedded_path())
+    path = Path(base)
+    if path.is_dir():
+        return _folder(base, path)
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise BaseError(
+                f"{base}: a base is a diffusers folder or a .safetensors checkpoint; "
+                f"{path.suffix or 'this kind of'} files are not read (a pickle can run code)"
+            )
+        return BaseLocation(base, "file", str(path))
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not base.startswith((".", "~")):
+        return BaseLocation(base, "hub", base)
+    raise BaseError(f"{base}: no base there; expected a diffusers folder, a .safetensors file or a hub id (owner/name)")
+
+
+def _folder(name: str, path: Path) -> BaseLocation:
+    if not (path / "model_index.json").is_file():
+        raise BaseError(f"{path}: not a diffusers pipeline folder (it has no model_index.json)")
+    return BaseLocation(name, "folder", str(path))
+
+
+def load_pipeline(
+    base: str | BaseLocation = "",
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Any:
+    """The pipeline of a base, in evaluation mode, without progress bars of its own.
+
+    Args:
+        base: as `find_base` takes it; empty is the embedded base.
+        dtype: of the weights; float32 by default, since shifts are exact on that.
+        device: where to put it.
+
+    Returns:
+        A `diffusers.DiffusionPipeline`.
+
+    Raises:
+        BaseError: the base is missing, damaged, or cannot be fetched.
+    """
+    import torch
+
+    location = base if isinstance(base, BaseLocation) else find_base(base)
+    dtype = dtype or torch.float32
+    try:
+        with _no_bars():
+            pipe = _single_file(location, dtype) if location.kind == "file" else _pretrained(location, dtype)
+    except BaseError:
+        raise
+    except Exception as error:  # diffusers, transformers, safetensors and the hub each raise kinds of their own
+        raise BaseError(_why(location, error)) from error
+    pipe.set_progress_bar_config(disable=True)
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.eval().requires_grad_(False)
+    return pipe.to(device)
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """The library prints nothing, so the progress bars of loading are off; what was set before is set again."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    loggings = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in loggings:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in loggings:
+            log.enable_progress_bar()
+
+
+def _pretrained(location: BaseLocation, dtype: torch.dtype) -> Any:
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline.from_pretrained(
+        location.target, dtype=dtype, use_safetensors=True, local_files_only=location.kind == "folder"
+    )
+
+
+def _single_file(location: BaseLocation, dtype: torch.dtype) -> Any:
+    """A single file holds weights only: configuration and tokenizer come from a folder beside it, or from the hub."""
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from safetensors import safe_open
+
+    path = Path(location.target)
+    with safe_open(path, framework="pt") as file:
+        keys = file.keys()
+    kinds = (
+        ("conditioner.embedders.1.", StableDiffusionXLPipeline),
+        ("model.diffusion_model.input_blocks.", StableDiffusionPipeline),
+    )
+    kind = next((kind for prefix, kind in kinds if any(key.startswith(prefix) for key in keys)), None)
+    if kind is None:
+        raise BaseError(
+            f"{path}: not a Stable Diffusion or SDXL checkpoint "
+            "(no model.diffusion_model.* weights); give a diffusers folder instead"
+        )
+    config = path.with_suffix("")
+    if (config / "model_index.json").is_file():
+        return kind.from_single_file(str(path), config=str(config), dtype=dtype, local_files_only=True)
+    return kind.from_single_file(str(path), dtype=dtype)
+
+
+def _why(location: BaseLocation, error: Exception) -> str:
+    """One line that says what failed and what to do."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    if location.kind == "hub":
+        return (
+            f"{location.name}: could not be fetched from the hub ({reason}); "
+            "check the name and the network, or give a folder"
+        )
+    if location.kind == "file":
+        beside = Path(location.target).with_suffix("")
+        return (
+            f"{location.name}: could not be loaded ({reason}); a single file has no configuration of its own: "
+            f"where there is no network, put the pipeline's configuration and tokenizer into the folder {beside}"
+        )
+    return f"{location.name}: could not be loaded as a pipeline ({reason}); the folder may be damaged or incomplete"

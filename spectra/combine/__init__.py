@@ -1,0 +1,1 @@
+"""New shifts from others: merging, mixing layers, adjusting one. Needs no torch."""

@@ -1,0 +1,207 @@
+"""Editing one shift: fewer directions, a threshold, another strength for some layers or some singular values.
+
+    adjust(shift, [Scale(0.5, "unet.up_blocks.1"), Band(0.0, 0.1, 0.5), Keep(64)]).shift
+
+Since `Delta W = U diag(delta) V^T` (docs/algebra.md), an edit of delta is one of Delta W: the energies and distances
+told here are those of Delta W, as long as no singular value is clipped. The steps are computed in float64, one after
+the other, and rounded once to float32; what no step touches stays bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from spectra.errors import InputError, TargetError
+from spectra.naming.patterns import matching
+from spectra.shift.algebra import Vector, described
+from spectra.shift.metadata import JSON
+from spectra.shift.provenance import derive
+from spectra.shift.shift import SpectralShift
+
+
+@dataclass(frozen=True)
+class Only:
+    """Leaves out every weight that the pattern does not mean."""
+
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiplies all of delta, of 1-D weights too; of all weights without a pattern."""
+
+    factor: float
+    pattern: str = ""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Multiplies delta for a band of singular values: from the share `start` to the share `stop` of them, the largest
+    first. Bands that meet share no singular value and leave out none.
+    """
+
+    start: float
+    stop: float
+    factor: float
+    pattern: str = ""
+
+
+@dataclass(frozen=True)
+class Soft:
+    """Soft threshold: every |delta| becomes smaller by `threshold`, in the unit of singular values, and stops at 0."""
+
+    threshold: float
+    pattern: str = ""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Keeps `count` directions of each weight: those of largest |delta|, which is the best approximation of Delta W of
+    that rank, or with `first` those of the largest singular values. The others become 0.
+    """
+
+    count: int
+    pattern: str = ""
+    first: bool = False
+
+
+Step: TypeAlias = Only | Scale | Band | Soft | Keep
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one step did.
+
+    Attributes:
+        step: which.
+        weights: it acted on; for `Only`, those that stay.
+        changed: floats that are not what they were, those left out included.
+        energy: `||delta||^2` of the whole shift after it, as a part of that before all steps.
+    """
+
+    step: Step
+    weights: int
+    changed: int
+    energy: float
+
+
+@dataclass(frozen=True)
+class Adjusted:
+    """An edited shift, with what each step did.
+
+    Attributes:
+        shift: the result, with the steps as its recipe.
+        effects: of each step, in order.
+        distance: `||delta' - delta|| / ||delta||`: the relative change of Delta W.
+    """
+
+    shift: SpectralShift
+    effects: tuple[Effect, ...]
+    distance: float
+
+
+def adjust(shift: SpectralShift, steps: Sequence[Step]) -> Adjusted:
+    """Apply steps to a shift, in order.
+
+    `Band`, `Soft` and `Keep` act on weights that have singular values, those of two or more dimensions; a pattern
+    chooses among them.
+
+    Raises:
+        InputError: a number out of range, or no step.
+        TargetError: a pattern that means no weight on which the step can act.
+        ShiftFileError: a value that float32 cannot hold.
+    """
+    if not steps:
+        raise InputError("nothing to do: expected at least one step")
+    deltas: dict[str, Vector] = {name: delta.astype(np.float64) for name, delta in shift.items()}
+    before = _energy(deltas)
+    effects = []
+    for step in steps:
+        _check(step)
+        names = _names(step, deltas, shift.metadata.ndims)
+        if isinstance(step, Only):
+            changed = sum(delta.size for delta in deltas.values()) - sum(deltas[name].size for name in names)
+            deltas = {name: deltas[name] for name in names}
+        else:
+            edit = _edit(step)
+            edited = {name: edit(deltas[name]) for name in names}
+            changed = sum(int(np.count_nonzero(edited[name] != deltas[name])) for name in names)
+            deltas |= edited
+        effects.append(Effect(step, len(names), changed, _energy(deltas) / before if before else 1.0))
+    recipe: JSON = {"method": "adjust", "shifts": [described(shift)], "steps": [as_dict(step) for step in steps]}
+    result = derive([shift], deltas, recipe)
+    moved = sum(
+        float(np.sum(np.square(delta - result.get(name, 0.0), dtype=np.float64))) for name, delta in shift.items()
+    )
+    return Adjusted(result, tuple(effects), math.sqrt(moved / before) if before else 0.0)
+
+
+def as_dict(step: Step) -> dict[str, Any]:
+    """A step as JSON values: its name, and what it says."""
+    said = {key: value for key, value in vars(step).items() if value != "" and value is not False}
+    return {"step": type(step).__name__.lower(), **said}
+
+
+def _check(step: Step) -> None:
+    if isinstance(step, (Scale, Band)) and not math.isfinite(step.factor):
+        raise InputError(f"expected a finite factor, got {step.factor}")
+    if isinstance(step, Band) and not 0 <= step.start < step.stop <= 1:
+        raise InputError(
+            f"expected a band from 0 to 1, the largest singular values first, got {step.start}:{step.stop}"
+        )
+    if isinstance(step, Soft) and not 0 <= step.threshold < math.inf:
+        raise InputError(f"expected a threshold of at least 0, got {step.threshold}")
+    if isinstance(step, Keep) and step.count < 0:
+        raise InputError(f"expected at least 0 directions to keep, got {step.count}")
+
+
+def _names(step: Step, deltas: Mapping[str, Vector], ndims: Mapping[str, int]) -> tuple[str, ...]:
+    """The weights on which a step acts."""
+    meant = matching(deltas, step.pattern, ndims) if step.pattern else tuple(deltas)
+    if isinstance(step, (Only, Scale)):
+        return meant
+    if not ndims and not step.pattern:
+        raise TargetError("this shift does not tell which of its weights have singular values; name them by a pattern")
+    chosen = tuple(name for name in meant if ndims.get(name) != 1)
+    if not chosen:
+        raise TargetError(
+            f"all {len(meant)} weights that are meant are 1-D and have no singular values; only scaling acts on them"
+        )
+    return chosen
+
+
+def _edit(step: Scale | Band | Soft | Keep) -> Callable[[Vector], Vector]:
+    """Delta `[n]` of one weight to the edited one."""
+    match step:
+        case Scale(factor):
+            return lambda delta: delta * factor
+        case Band(start, stop, factor):
+            return lambda delta: _in_band(delta, start, stop, factor)
+        case Soft(threshold):
+            return lambda delta: np.copysign(np.maximum(np.abs(delta) - threshold, 0.0), delta)
+        case Keep(count, first=first):
+            return lambda delta: _kept(delta, count, first)
+
+
+def _in_band(delta: Vector, start: float, stop: float, factor: float) -> Vector:
+    edges = slice(int(start * delta.size + 0.5), int(stop * delta.size + 0.5))
+    edited = delta.copy()
+    edited[edges] *= factor
+    return edited
+
+
+def _kept(delta: Vector, count: int, first: bool) -> Vector:
+    """Of equal |delta|, those of larger singular values are kept."""
+    order = np.arange(delta.size) if first else np.argsort(-np.abs(delta), kind="stable")
+    edited = np.zeros_like(delta)
+    edited[order[:count]] = delta[order[:count]]
+    return edited
+
+
+def _energy(deltas: Mapping[str, Vector]) -> float:
+    return sum(float(np.sum(np.square(delta))) for delta in deltas.values())

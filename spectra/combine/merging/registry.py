@@ -1,0 +1,152 @@
+"""What a merging method is, and the table of all of them.
+
+A method is a function on the deltas of one weight, registered under a name:
+
+    @method("mean", shares="each", source="...")
+    def mean(deltas: Rows, weights: Row, *, density: float = 0.5) -> Row:
+
+Its keyword parameters, with their defaults, are the method's parameters. One that draws random numbers takes `random`
+as well: a function that gives numbers in [0, 1) of the deltas' shape, the same for the same seed on every machine.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from spectra.errors import InputError
+
+Rows: TypeAlias = npt.NDArray[np.float64]
+"""`[k, n]`: the deltas of one weight, a row for each shift; zeros where a shift lacks the weight."""
+
+Row: TypeAlias = npt.NDArray[np.float64]
+"""`[n]`, or `[k]` for the weights of the shifts."""
+
+Shares: TypeAlias = Literal["alpha", "each", "none"]
+
+RANGES: Mapping[str, tuple[float, float, str]] = {
+    "density": (0.0, 1.0, "above 0, at most 1"),
+    "gamma": (0.0, 1.0, "at least 0, below 1"),
+    "epsilon": (0.0, 1.0, "at least 0, below 1"),
+}
+"""Lowest and highest value of each parameter, and what its user is told."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to merge.
+
+    Attributes:
+        name: in recipes and on the command line.
+        function: deltas `[k, n]` and weights `[k]` to the merged delta `[n]`, float64.
+        source: its paper.
+        shares: "alpha" takes two shifts and one number, the first one's share; "each" a weight for every shift;
+            "none" finds the weights itself.
+        usual: the weight of a shift where none is given; None is one over their number.
+        parameters: names and defaults.
+        random: whether it draws random numbers.
+    """
+
+    name: str
+    function: Callable[..., Row]
+    source: str
+    shares: Shares
+    usual: float | None
+    parameters: Mapping[str, float]
+    random: bool
+
+    @property
+    def about(self) -> str:
+        """One line: the first of the function's docstring."""
+        return (self.function.__doc__ or "").strip().splitlines()[0]
+
+    def weights(self, given: Sequence[float], count: int) -> Row:
+        """The weights of `count` shifts.
+
+        Args:
+            given: as the user gave them: nothing, one number for all, or one each; alpha for methods that take that.
+
+        Raises:
+            InputError: another number of weights, or one that is not finite; a method that takes none.
+        """
+        if self.shares == "none" and given:
+            raise InputError(f"{self.name} finds the weights itself; leave out --weights and --block-weights")
+        if not all(math.isfinite(weight) for weight in given):
+            raise InputError(f"expected finite weights, got {', '.join(map(str, given))}")
+        if self.shares == "alpha":
+            if count != 2:
+                raise InputError(f"{self.name} takes two shifts, got {count}; weighted takes any number")
+            if len(given) > 1:
+                raise InputError(f"{self.name} takes one number, alpha (1 is the first shift), got {len(given)}")
+            alpha = given[0] if given else 0.5
+            return np.array([alpha, 1.0 - alpha])
+        if len(given) not in (0, 1, count):
+            raise InputError(f"expected one weight for each of {count} shifts, or one for all, got {len(given)}")
+        usual = 1.0 / count if self.usual is None else self.usual
+        return np.array(given if len(given) == count else [given[0] if given else usual] * count, dtype=np.float64)
+
+    def complete(self, given: Mapping[str, float]) -> dict[str, float]:
+        """Every parameter, those not given at their defaults.
+
+        Raises:
+            InputError: a parameter it does not have, or a value out of range.
+        """
+        for name, value in given.items():
+            if name not in self.parameters:
+                known = ", ".join(self.parameters) or "none"
+                raise InputError(f"{self.name} has no parameter {name!r}; it has: {known}")
+            low, high, said = RANGES[name]
+            ends = value != (low if said.startswith("above") else high)
+            if not (low <= value <= high and ends):
+                raise InputError(f"{name}: expected a number {said}, got {value}")
+        chosen = {**self.parameters, **given}
+        if "epsilon" in chosen and not 0 < chosen["density"] - chosen["epsilon"] / 2 < 1 - chosen["epsilon"] + 1e-12:
+            raise InputError(
+                "expected density +- epsilon / 2 above 0 and at most 1, got density "
+                f"{chosen['density']} and epsilon {chosen['epsilon']}"
+            )
+        if "gamma" in chosen and chosen["density"] + chosen["gamma"] > 1 + 1e-12:
+            raise InputError(
+                f"expected density + gamma of at most 1, got {chosen['density']} + {chosen['gamma']}: what is left out "
+                "at the top cannot be kept"
+            )
+        return chosen
+
+
+METHODS: dict[str, Method] = {}
+"""All methods by name, filled by `method` when `spectra.combine.merging` is imported."""
+
+
+def method(
+    name: str, *, shares: Shares, source: str, usual: float | None = None
+) -> Callable[[Callable[..., Row]], Callable[..., Row]]:
+    """Registers a function as a method (see the module's docstring)."""
+
+    def register(function: Callable[..., Row]) -> Callable[..., Row]:
+        keywords: dict[str, Any] = {
+            parameter.name: parameter.default
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+        random = keywords.pop("random", None) is not None
+        METHODS[name] = Method(name, function, source, shares, usual, keywords, random)
+        return function
+
+    return register
+
+
+def find(name: str) -> Method:
+    """The method called `name`.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in METHODS:
+        raise InputError(f"no merging method is called {name!r}; there are: {', '.join(METHODS)}")
+    return METHODS[name]

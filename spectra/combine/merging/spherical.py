@@ -1,0 +1,93 @@
+"""Methods that go by directions: a weight's delta as a length and a point on the unit sphere.
+
+Their sines and arc tangents are the C library's: its last digit, and so on rare occasions that of a result, may
+differ from one platform to another.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from spectra.combine.merging.registry import Row, Rows, method
+from spectra.errors import InputError
+from spectra.shift.algebra import weighted_sum
+
+_PARALLEL = 1e-6
+"""Radians from 0 or pi below which two directions span no plane, and the chord is taken instead of the arc."""
+
+_STEPS = 1000
+_STILL = 1e-13
+
+
+@method("slerp", shares="alpha", source="Shoemake 1985, doi:10.1145/325165.325242")
+def slerp(deltas: Rows, weights: Row) -> Row:
+    """From the second to the first along the arc between them; alpha 1 is the first.
+
+    `sin(alpha t) / sin(t) * first + sin((1 - alpha) t) / sin(t) * second`, with `t` the angle between the two.
+    Opposite or parallel ones, and one that is zero, are interpolated in a straight line.
+    """
+    units, lengths = _directions(deltas)
+    angle = _angle(units[0], units[1])
+    if lengths.min() == 0 or angle < _PARALLEL or angle > math.pi - _PARALLEL:
+        return weighted_sum(deltas, weights)
+    return weighted_sum(deltas, [math.sin(weight * angle) / math.sin(angle) for weight in weights.tolist()])
+
+
+@method("karcher", shares="each", source="Karcher 1977, doi:10.1002/cpa.3160300502")
+def karcher(deltas: Rows, weights: Row) -> Row:
+    """The mean direction on the sphere, at the mean length; weights count by their share of the sum.
+
+    The direction is that from which the weighted sum of squared angles to all is least: where the tangents to them
+    cancel. Negative weights turn a shift around. Where the directions cancel each other there is no mean, and the
+    result is zero.
+    """
+    shares = weights / np.sum(np.abs(weights)) if np.any(weights) else weights
+    units, lengths = _directions(deltas * np.sign(shares)[:, None])
+    shares = np.abs(shares)
+    length = float(np.sum(shares * lengths))
+    counted = (lengths > 0) & (shares > 0)
+    units, shares = units[counted], shares[counted] / max(float(np.sum(shares[counted])), 1e-300)
+    mean, size = _unit(np.sum(shares[:, None] * units, axis=0))
+    return mean * 0.0 if size < _PARALLEL else _karcher_direction(units, shares, mean) * length
+
+
+def _karcher_direction(units: Rows, shares: Row, start: Row) -> Row:
+    """The least of `f(m) = sum_i shares_i t_i^2 / 2`, `t_i` the angle from `m` to `units_i`, near `start`.
+
+    Its gradient is `-sum_i shares_i t_i / sin(t_i) (units_i - cos(t_i) m)`. Its curvature is at most 1, so that steps
+    of 1 always go down; across the directions to all others it is `sum_i shares_i t_i cot(t_i)`, so that steps of one
+    over that arrive sooner, where they do not overshoot.
+    """
+    mean, shortened, moved = start, 1.0, math.inf
+    for _ in range(_STEPS):
+        # An arc cosine errs by 1e-8 at small angles, and t / sin(t) = 1 + t^2 / 6 by the square of that.
+        cosines = np.clip(np.sum(units * mean, axis=1), -1.0, 1.0)
+        angles = np.arccos(cosines)
+        stretch = shares / np.sinc(np.minimum(angles, math.pi - _PARALLEL) / math.pi)
+        curvature = float(np.sum(stretch * cosines))
+        tangent = np.sum(stretch[:, None] * units, axis=0) - curvature * mean
+        before, moved = moved, float(np.max(np.abs(tangent)))
+        if moved < _STILL:
+            return mean
+        if moved > 0.8 * before:
+            shortened /= 2
+        mean = _unit(mean + max(1.0, shortened / max(curvature, 1e-3)) * tangent)[0]
+    raise InputError("karcher: these shifts point too far apart to have a mean direction; use weighted or ties")
+
+
+def _directions(deltas: Rows) -> tuple[Rows, Row]:
+    """Unit vectors `[k, n]`, zero where a delta is, and lengths `[k]`."""
+    lengths = np.sqrt(np.sum(np.square(deltas), axis=1))
+    return deltas / np.where(lengths > 0, lengths, 1.0)[:, None], lengths
+
+
+def _unit(vector: Row) -> tuple[Row, float]:
+    length = math.sqrt(float(np.sum(np.square(vector))))
+    return (vector / length if length else vector), length
+
+
+def _angle(a: Row, b: Row) -> float:
+    """Between two unit vectors; accurate for small ones too, where the arc cosine is not (Kahan)."""
+    return 2.0 * math.atan2(math.sqrt(float(np.sum(np.square(a - b)))), math.sqrt(float(np.sum(np.square(a + b)))))

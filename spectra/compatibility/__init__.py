@@ -1,0 +1,1 @@
+"""Whether a shift fits a base: names, lengths, fingerprints, and rounded copies."""

@@ -1,0 +1,143 @@
+"""Whether shift files are what they say, and whether they fit a base.
+
+Only the comparison with a base reads weights, and needs torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spectra.analysis.library import scan
+from spectra.compatibility.fitting import check_weights, floats_of, other_base
+from spectra.compatibility.rounded_bases import EXPECTED_ERROR, Fingerprints, told
+from spectra.errors import InputError, MismatchError, ShiftFileError
+from spectra.progress import SILENT, Progress
+from spectra.shift.packing.arrays import stated_error
+from spectra.shift.shift import SpectralShift
+from spectra.shift.shift_file import read_shift
+from spectra.shift.sigmas import read_sigmas
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about one file.
+
+    Attributes:
+        file: its path.
+        ok: whether it is sound and, if a base was given, fits that.
+        said: why, in one line.
+        kinships: how many of the base's weights are what to the shift's (`copies.Kinship`).
+    """
+
+    file: Path
+    ok: bool
+    said: str
+    kinships: Mapping[str, int]
+
+
+def shift_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The files given, and the shifts in the folders given, damaged ones too.
+
+    Raises:
+        InputError: a folder without a shift.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            library = scan([path])
+            shifts = sorted([*(entry.path for entry in library.entries), *library.damaged])
+            if not shifts:
+                raise InputError(f"{path}: no shift file in this folder")
+            found += shifts
+        else:
+            found.append(path)
+    return found
+
+
+def verify(
+    files: Sequence[Path],
+    base: str | None = None,
+    *,
+    variant: str | None = None,
+    progress: Progress = SILENT,
+) -> list[Verdict]:
+    """Read every file whole: structure, finite values, content hash; then compare it with a base.
+
+    Args:
+        files: shift files.
+        base: as `spectra.bases.pipeline.find_base` takes it; None compares with none.
+        variant: of the base's files, such as "fp16".
+        progress: told of each file.
+
+    Raises:
+        BaseError: the base cannot be read. What is wrong with a file is in its verdict.
+    """
+    weights = None if base is None else BaseFingerprints(base, variant)
+    found = []
+    progress.start("shifts", len(files))
+    try:
+        for file in files:
+            try:
+                shift = read_shift(file)
+            except ShiftFileError as error:
+                found.append(Verdict(file, False, str(error).removeprefix(f"{file}: "), {}))
+            else:
+                found.append(_sound(file, shift) if weights is None else _compare(file, shift, weights))
+            progress.advance(1, file.name)
+    finally:
+        progress.finish()
+    return found
+
+
+class BaseFingerprints:
+    """The fingerprints of a base's weights, from its files; each is computed once, when a shift asks for it.
+
+    Attributes:
+        floats: length of each weight's delta, by name.
+    """
+
+    def __init__(self, base: str, variant: str | None = None) -> None:
+        from spectra.bases.weight_files import base_weights
+
+        self._weights = {name: part for part in base_weights(base, variant=variant).values() for name in part}
+        self.floats = {name: floats_of(part.shape(name)) for name, part in self._weights.items()}
+        self._known: dict[str, Fingerprints] = {}
+
+    def of(self, name: str) -> Fingerprints:
+        """Those of one weight, as its file holds it and in other dtypes."""
+        if name not in self._known:
+            part = self._weights[name]
+            self._known[name] = Fingerprints(lambda: part[name], part.dtype(name), name=name)
+        return self._known[name]
+
+
+def _sound(file: Path, shift: SpectralShift) -> Verdict:
+    error = stated_error(shift.metadata) if shift.precision == "packed" else None
+    values = shift.precision if error is None else f"packed to {100 * error:g} %"
+    said = f"sound: {len(shift)} weights, {shift.floats:,} floats, {values}"
+    return Verdict(file, True, said, {})
+
+
+def _compare(file: Path, shift: SpectralShift, base: BaseFingerprints) -> Verdict:
+    """Name by name, length by length, fingerprint by fingerprint."""
+    metadata = shift.metadata
+    try:
+        check_weights(shift, file.stem, base.floats)
+    except MismatchError as error:
+        return Verdict(file, False, str(error), {})
+    prints = {name: base.of(name) for name in shift}
+    kinships = {name: each.kinship(metadata, name) for name, each in prints.items()}
+    counts, dtype = Counter[str](kinships.values()), next(iter(prints.values())).dtype
+    said = other_base(shift, file.stem, kinships, dtype)
+    if said:
+        return Verdict(file, False, said, counts)
+    # What is the original once it is cast loses nothing: it is decomposed so when it is loaded.
+    copies = {name: kinship for name, kinship in kinships.items() if kinship in EXPECTED_ERROR}
+    matrices = [name for name in copies if metadata.ndims.get(name) != 1]
+    known = read_sigmas(metadata, matrices)
+    said = told(metadata, file.stem, copies, [name for name in matrices if name not in known], dtype)
+    return Verdict(file, True, said or f"fits the base, all {len(shift)} weights, in {metadata.base_dtype}", counts)

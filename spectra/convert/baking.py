@@ -1,0 +1,229 @@
+"""The plain model with shifts folded in: a copy of a base's files, its shifted weights overwritten in place.
+
+Everything else of a file stays byte for byte: keys, order, metadata, dtypes, biases. A few weights at a time are in
+memory.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from spectra.adapters.serving import total
+from spectra.bases.pipeline import BaseLocation, find_base
+from spectra.bases.weight_files import FileWeights, base_tensors, local_folder, open_base
+from spectra.compatibility.fitting import check_weights, floats_of, other_base
+from spectra.compatibility.rounded_bases import Fingerprints, told
+from spectra.errors import MismatchError, OutputError, RoundedCopyWarning
+from spectra.io.atomic_writes import atomic_folder, atomic_write, check_output
+from spectra.io.tensor_files import write_rows
+from spectra.progress import SILENT, Progress
+from spectra.shift.provenance import check_same_base
+from spectra.shift.shift import SpectralShift
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
+from spectra.spectrum.shifted_weight import shifted_vector, shifted_weight
+
+if TYPE_CHECKING:
+    from spectra.spectrum.spectrum import Spectrum
+
+_WEIGHT_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb")
+
+
+@dataclass(frozen=True)
+class NamedShift:
+    """A shift to fold in.
+
+    Attributes:
+        name: how messages call it.
+        shift: itself.
+        scale: its factor.
+    """
+
+    name: str
+    shift: SpectralShift
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Baked:
+    """What was written.
+
+    Attributes:
+        weights: how many were shifted.
+        dtypes: that they are stored in.
+        rounding: `||stored - exact|| / ||Delta W||` over all of them: what their dtype costs.
+        left_out: files of the base that were not copied, since they hold its weights unshifted.
+    """
+
+    weights: int
+    dtypes: tuple[str, ...]
+    rounding: float
+    left_out: tuple[str, ...]
+
+
+def bake(
+    base: str,
+    shifts: SpectralShift | Sequence[NamedShift],
+    out: Path | str,
+    *,
+    variant: str | None = None,
+    force: bool = False,
+    cache: SpectrumCache | None = None,
+    progress: Progress = SILENT,
+) -> Baked:
+    """Write a base with shifts folded in: `U diag(ReLU(sigma + sum of scale * delta)) V^T` in the base's own dtype.
+
+    The weights are those that `spectra.load` and `spectra.activate` would put in force, rounded once to the dtype of
+    the file.
+
+    Args:
+        base: a diffusers folder, a single-file checkpoint or a hub id; empty is the embedded base.
+        shifts: one as it is, or several with their names and scales; all of this base.
+        out: the folder to write, or, of a single-file base, the file.
+        variant: of the weight files to read and to write, such as "fp16".
+        force: replace an earlier output.
+
+    Raises:
+        MismatchError: a shift of another base, or with weights that the base lacks.
+        BaseError: the base is missing or damaged.
+        OutputError: `out` exists, lies inside the base, or cannot be written.
+    """
+    shifts = [NamedShift("given", shifts)] if isinstance(shifts, SpectralShift) else shifts
+    location, out = find_base(base), Path(out)
+    root = Path(location.target) if location.kind == "file" else local_folder(location, variant)
+    _check_output(location, root, out, force)
+    check_same_base([each.shift for each in shifts])
+    deltas = total((each.shift, each.scale) for each in shifts)
+    components = sorted({name.partition(".")[0] for name in deltas})
+    weights = open_base(location, components, variant=variant, dtype=shifts[0].shift.metadata.base_dtype)
+    cache = cache or default_cache()
+    originals = _check(shifts, weights, cache, progress)
+    shifted = weights.only(deltas.__contains__)
+    files = {
+        places[0].entry.path
+        for part in base_tensors(location, components, variant=variant).values()
+        for places in part.places.values()
+    }
+    with _copied(location, root, files, out, force) as (moved, left_out):
+        errors = cache.visit(shifted, _writer(deltas, shifted, originals, moved), "baking", progress)
+    norms = torch.tensor(list(errors.values()), dtype=torch.float64).sum(0)
+    return Baked(
+        weights=len(shifted),
+        dtypes=tuple(sorted({place.entry.dtype for places in shifted.places.values() for place in places})),
+        rounding=float((norms[0] / norms[1]).sqrt()) if norms[1] else 0.0,
+        left_out=left_out,
+    )
+
+
+def _writer(
+    deltas: Mapping[str, Tensor],
+    weights: FileWeights,
+    originals: Mapping[str, Spectrum],
+    moved: Callable[[Path], Path],
+) -> Callable[[str, Tensor, Spectrum | None], tuple[float, float]]:
+    """Overwrites one weight in the copy; returns the squares of the rounding's and of the shift's norm."""
+
+    def write(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[float, float]:
+        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        delta, spectrum = deltas[name], originals.get(name, spectrum)
+        exact = shifted_vector(wide, delta) if spectrum is None else shifted_weight(wide, spectrum, delta)
+        lost = 0.0
+        for place in weights.places[name]:
+            stored = exact.to(place.entry.torch_dtype)
+            entry = replace(place.entry, path=moved(place.entry.path))
+            write_rows(entry, stored.T if place.origin.transposed else stored, place.origin.spans)
+            lost = float((stored.to(wide.dtype) - exact).norm())
+        return lost**2, float((exact - wide).norm()) ** 2
+
+    return write
+
+
+def _check(
+    shifts: Sequence[NamedShift], weights: FileWeights, cache: SpectrumCache, progress: Progress
+) -> dict[str, Spectrum]:
+    """Before anything is written: that every shift was trained on these weights, or on those that they are copies of.
+
+    Returns:
+        The spectra of the originals, by name, where the base is a rounded copy and the cache knows them.
+    """
+    floats = {name: floats_of(weights.shape(name)) for name in weights}
+    for each in shifts:
+        check_weights(each.shift, each.name, floats)
+    metadata = shifts[0].shift.metadata  # all are of one base, as far as they touch the same weights
+    digits = reduce(or_, (dict(each.shift.metadata.fingerprints) for each in shifts))
+    prints = {name: _fingerprints(weights, name, metadata.base_dtype) for name in sorted(digits)}
+    progress.start("checking", len(prints))
+    try:
+        for weight in prints.values():
+            weight.digits()
+            progress.advance()
+    finally:
+        progress.finish()
+    originals: dict[str, Spectrum] = {}
+    for each in shifts:
+        kinships = {name: prints[name].kinship(each.shift.metadata, name) for name in each.shift}
+        said = other_base(each.shift, each.name, kinships, metadata.base_dtype)
+        if said:
+            raise MismatchError(f"{said}; bake it into that base, or carry it over to this one (spectra transplant)")
+        copies = [name for name, kinship in kinships.items() if kinship != "same" and len(weights.shape(name)) > 1]
+        known = {name: cache.find(digits[name]) for name in copies}
+        originals |= {name: spectrum for name, spectrum in known.items() if spectrum is not None}
+        foreign = set(copies) - originals.keys()
+        stored = weights.places[next(iter(each.shift))][0].entry.dtype
+        said = told(each.shift.metadata, each.name, kinships, foreign, stored)
+        if said:
+            warnings.warn(said, RoundedCopyWarning, stacklevel=3)
+    return originals
+
+
+def _fingerprints(weights: FileWeights, name: str, dtype: str) -> Fingerprints:
+    return Fingerprints(lambda: weights[name], dtype, name=name)
+
+
+def _check_output(location: BaseLocation, root: Path, out: Path, force: bool) -> None:
+    check_output(out, force=force)
+    target, source = out.resolve(), root.resolve()
+    if target == source or source in target.parents or (source.is_dir() and target in source.parents):
+        raise OutputError(f"cannot write {out}: the base is there ({root}); choose another place")
+    if location.kind == "file" and out.suffix != ".safetensors":
+        raise OutputError(f"cannot write {out}: the base is a single file, so name a .safetensors file")
+
+
+@contextmanager
+def _copied(
+    location: BaseLocation, root: Path, files: set[Path], out: Path, force: bool
+) -> Iterator[tuple[Callable[[Path], Path], tuple[str, ...]]]:
+    """A copy of the base that takes its place when the block ends: where each file went, and what was left out."""
+    if location.kind == "file":
+        with atomic_write(out, force=force) as temporary:
+            shutil.copyfile(root, temporary)
+            yield lambda path: temporary, ()
+        return
+    left_out = {
+        path
+        for folder in {root, *(file.parent for file in files)}
+        for path in folder.iterdir()
+        if path.suffix in _WEIGHT_FILES and path not in files
+    }
+    with atomic_folder(out, force=force) as temporary:
+        shutil.copytree(
+            root,
+            temporary,
+            dirs_exist_ok=True,
+            copy_function=shutil.copyfile,  # without the base's permissions, which may forbid writing
+            ignore=lambda folder, names: [name for name in names if Path(folder, name) in left_out],
+        )
+        yield (
+            lambda path: temporary / path.relative_to(root),
+            tuple(sorted(str(path.relative_to(root)) for path in left_out)),
+        )

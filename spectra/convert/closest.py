@@ -1,0 +1,222 @@
+"""The closest shift to any change `D` of a base's weights (docs/algebra.md, section 5).
+
+    c_i = u_i^T D v_i        delta_i = max(c_i, -sigma_i)        ||D - Delta W||^2 = ||D||^2 - ||c||^2 + ||c - delta||^2
+
+A shift can reach no other direction of `D`, and no singular value below zero. A weight of one dimension takes any
+change: `delta = D`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from spectra.adapters.binding import dtype_name
+from spectra.compatibility.rounded_bases import Fingerprints
+from spectra.errors import WeightError
+from spectra.progress import SILENT, Progress
+from spectra.shift.shift import FINGERPRINT_DIGITS
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
+from spectra.spectrum.spectrum import Spectrum, matrix
+
+Change: TypeAlias = Callable[[Tensor], Tensor]
+"""From a base's weight to the change of it, of the same shape or as the weight's matrix, float32 or wider."""
+
+_PANEL = 1024
+"""Columns that are in float64 at once."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """How much of a change a shift holds, of one weight or of several.
+
+    Attributes:
+        name: of the weight, or of the weights together.
+        change: `||D||^2`.
+        rest: `||D - Delta W||^2`.
+        clipped: directions that would have had to go below zero.
+        clipped_rest: what that costs, a part of `rest`.
+    """
+
+    name: str
+    change: float
+    rest: float
+    clipped: int = 0
+    clipped_rest: float = 0.0
+
+    @property
+    def energy(self) -> float:
+        """The part of the change that is captured, 0 to 1."""
+        return 1 - self.rest / self.change if self.change else 1.0
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A change of low rank, `up [rows, k] @ down [k, columns]`, float32.
+
+    Attributes:
+        shape: of the weight.
+        square: `||up down||^2`, which it takes from the rest.
+    """
+
+    up: Tensor
+    down: Tensor
+    shape: tuple[int, ...]
+    square: float
+
+
+@dataclass(frozen=True)
+class Closest:
+    """The closest shift, weight by weight.
+
+    Attributes:
+        delta: float32 `[r]`.
+        fingerprint: of the base's weight, as many digits as a shift file keeps.
+        rounded: likewise, of its rounded copies by dtype.
+        ndim: of the weight.
+        captured: of its change.
+        rest: the best approximation of what is left, if one was asked for.
+    """
+
+    delta: Tensor
+    fingerprint: str
+    rounded: Mapping[str, str]
+    ndim: int
+    captured: Captured
+    rest: Factors | None = None
+
+
+def find_closest(
+    weights: Mapping[str, Tensor],
+    changes: Mapping[str, Change],
+    *,
+    rank: int = 0,
+    label: str = "projecting",
+    cache: SpectrumCache | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, Closest]:
+    """The closest shift to each change, a few weights at a time in memory.
+
+    Args:
+        weights: the base's by name, read when they are asked for.
+        changes: of each of them.
+        rank: of the approximation of what the shift leaves; 0 for none.
+
+    Raises:
+        WeightError: a change that is not finite, or a weight without a spectrum.
+    """
+
+    def find(name: str, weight: Tensor, spectrum: Spectrum | None) -> Closest:
+        known = spectrum.fingerprint if spectrum is not None else ""
+        prints = Fingerprints(lambda: weight, dtype_name(weight.dtype), name=name, known=known)
+        digits, rounded = prints.digits()[:FINGERPRINT_DIGITS], prints.rounded()
+        change = changes[name](weight)
+        square = _square(change)
+        if not math.isfinite(square):
+            raise WeightError(f"{name}: the change has values that are not finite; the model is damaged")
+        if spectrum is None:
+            captured = Captured(name, square, 0.0)
+            return Closest(change.to(torch.float32), digits, rounded, weight.ndim, captured)
+        c = project(change, weight, spectrum)
+        delta = torch.maximum(c, -spectrum.sigma)
+        lost = (c - delta).square()
+        rest = max(square - float(c.square().sum()), 0.0) + float(lost.sum())
+        captured = Captured(name, square, rest, int((lost > 0).sum()), float(lost.sum()))
+        left = approximate_rest(change, weight, spectrum, delta, rank) if rank and rest > 0 else None
+        return Closest(delta.to(torch.float32), digits, rounded, weight.ndim, captured, left)
+
+    return (cache or default_cache()).visit(weights, find, label, progress)
+
+
+def summed(name: str, parts: Iterable[Captured]) -> Captured:
+    """What is captured of several weights together."""
+    every = list(parts)
+    return Captured(
+        name,
+        sum(part.change for part in every),
+        sum(part.rest for part in every),
+        sum(part.clipped for part in every),
+        sum(part.clipped_rest for part in every),
+    )
+
+
+def project(change: Tensor, weight: Tensor, spectrum: Spectrum) -> Tensor:
+    """`u_i^T D v_i` for every direction: float64 `[r]`.
+
+    With `Q` on the smaller side, `v_i = W^T u_i / sigma_i` makes it `q_i^T (D W^T) q_i / sigma_i` in the head (and
+    likewise on the right); the tail has both sides.
+    """
+    d, w = _wide(change, spectrum), _wide(weight, spectrum)
+    head, basis = spectrum.head, spectrum.basis.to(torch.float64)
+    product = basis.new_zeros(spectrum.rank, spectrum.rank)
+    tail = basis.new_zeros(spectrum.rank - head)
+    for part in _panels(d):
+        panel = d[:, part].to(torch.float64)
+        product.addmm_(panel, w[:, part].to(torch.float64).T)
+        tail += ((basis[:, head:].T @ panel) * spectrum.tail[:, part]).sum(1)
+    near = basis[:, :head]
+    return torch.cat([(near * (product @ near)).sum(0) / spectrum.sigma[:head], tail])
+
+
+def delta_weight(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Tensor:
+    """`Delta W = U diag(d) V^T` as the weight's matrix, float32; computed in float64 and rounded once.
+
+    Args:
+        d: float64 `[r]`, the change of each singular value.
+    """
+    columns = _columns(weight, spectrum, d)
+    w = _wide(weight, spectrum)
+    made = torch.cat([columns(part).to(torch.float32) for part in _panels(w)], dim=1)
+    return made if spectrum.side == "left" else made.T
+
+
+def approximate_rest(change: Tensor, weight: Tensor, spectrum: Spectrum, d: Tensor, rank: int) -> Factors:
+    """The best approximation of rank `rank` (Eckart and Young) of `D - U diag(d) V^T`."""
+    wide, columns = _wide(change, spectrum), _columns(weight, spectrum, d)
+
+    def rest(part: slice) -> Tensor:
+        return wide[:, part].to(torch.float64) - columns(part)
+
+    gram = torch.zeros(spectrum.rank, spectrum.rank, dtype=torch.float64)
+    for part in _panels(wide):
+        panel = rest(part)
+        gram.addmm_(panel, panel.T)
+    _, vectors = torch.linalg.eigh(gram)
+    kept = vectors[:, -rank:].flip(1)
+    other = torch.cat([kept.T @ rest(part) for part in _panels(wide)], dim=1)
+    up, down = (kept, other) if spectrum.side == "left" else (other.T, kept.T)
+    up, down = up.to(torch.float32).contiguous(), down.to(torch.float32).contiguous()
+    return Factors(up, down, tuple(weight.shape), _square(other))
+
+
+def _columns(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Callable[[slice], Tensor]:
+    """Any columns of `Delta W`, smaller side first: `Q diag(d / sigma) Q^T W` of the head, and the tail's term."""
+    w, head, basis = _wide(weight, spectrum), spectrum.head, spectrum.basis.to(torch.float64)
+    near = basis[:, :head]
+    inside = (near * (d[:head] / spectrum.sigma[:head])) @ near.T
+    outside = basis[:, head:] * d[head:]
+
+    def columns(part: slice) -> Tensor:
+        return inside @ w[:, part].to(torch.float64) + outside @ spectrum.tail[:, part].to(torch.float64)
+
+    return columns
+
+
+def _wide(weight: Tensor, spectrum: Spectrum) -> Tensor:
+    """The matrix with its smaller side first: `[r, m]`."""
+    w = matrix(weight)
+    return w if spectrum.side == "left" else w.T
+
+
+def _panels(a: Tensor) -> Iterable[slice]:
+    return (slice(start, start + _PANEL) for start in range(0, a.shape[1], _PANEL))
+
+
+def _square(change: Tensor) -> float:
+    """`||D||^2`, summed in float64."""
+    return sum(float(part.to(torch.float64).square().sum()) for part in change.reshape(-1).split(1 << 20))

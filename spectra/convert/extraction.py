@@ -1,0 +1,232 @@
+"""Shifts from what others trained: the closest one to a fully fine-tuned model, or to a LoRA, LoHa or LoKr.
+
+The files of base and model are compared first, so that only what was trained is decomposed; then each weight that
+differs is projected on its base's directions (`spectra.convert.closest`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spectra.bases.pipeline import BaseLocation, find_base
+from spectra.bases.weight_files import FileWeights, base_tensors, folder_tensors, open_base, weights_of
+from spectra.convert.closest import Captured, Change, Closest, Factors, find_closest, summed
+from spectra.convert.formats import holds_changes
+from spectra.convert.formats.lora import ChangeFile, read_lora
+from spectra.convert.formats.names import is_embedding
+from spectra.errors import BaseError, MismatchError
+from spectra.generate.generation import versions
+from spectra.io.tensor_files import read_entries
+from spectra.naming.patterns import matching
+from spectra.progress import SILENT, Progress
+from spectra.shift.metadata import JSON, ROUNDED, ShiftMetadata
+from spectra.shift.shift import SpectralShift
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache
+from spectra.spectrum.spectrum import matrix
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A shift, and how well it stands for what it was extracted from.
+
+    Attributes:
+        shift: the closest one.
+        layers: what it captures of each weight's change, in name order.
+        others: tensors that were changed too and that no shift can hold: biases, free parameters, new ones.
+        rest: what the shift leaves of each weight, at the rank that was asked for; not of embeddings, of which no
+            tool loads a LoRA.
+    """
+
+    shift: SpectralShift
+    layers: tuple[Captured, ...]
+    others: tuple[str, ...]
+    rest: Mapping[str, Factors]
+
+    @property
+    def total(self) -> Captured:
+        """Of all weights together."""
+        return summed("total", self.layers)
+
+    @property
+    def energy_with_rest(self) -> float:
+        """The part of the change that shift and rest hold together, 0 to 1."""
+        total = self.total
+        return total.energy + sum(each.square for each in self.rest.values()) / total.change
+
+
+def extract(
+    base: str,
+    model: str,
+    *,
+    target: str = "",
+    dtype: str = "float32",
+    variant: str | None = None,
+    rank: int = 0,
+    cache: SpectrumCache | None = None,
+    progress: Progress = SILENT,
+) -> Extracted:
+    """The shift of a base that is closest to a model fine-tuned from it, or to a LoRA for it.
+
+    Args:
+        base: a diffusers folder, a single-file checkpoint or a hub id; empty is the embedded base.
+        model: likewise; or the folder or file of one component; or a LoRA, LoHa, LoKr or full-difference file.
+        target: subset names and patterns of weights to look at; all by default.
+        dtype: in which the base will be loaded with the shift.
+        variant: of the base's weight files.
+        rank: of the approximation of what the shift leaves; 0 for none.
+
+    Raises:
+        BaseError: base or model is missing or damaged.
+        FormatError: a LoRA file that cannot be read, or a DoRA.
+        MismatchError: the model has another architecture, or does not differ from the base.
+    """
+    location = find_base(base)
+    every = open_base(location, variant=variant, dtype=dtype)
+    weights = every
+    if target:
+        ndims = {name: len(every.shape(name)) for name in every}
+        weights = every.only(set(matching(every, target, ndims)).__contains__)
+    if is_lora(model):
+        file = read_lora(model, list(every))
+        changes: Mapping[str, Change] = {name: _Delta(file, name) for name in file if name in weights}
+        others = tuple(f"{name}.bias" for name in file.biases)
+    else:
+        changes, others = _model_changes(location, model, weights, variant, progress)
+    if not changes:
+        what = "the weights of the chosen target" if target else "its weights"
+        raise MismatchError(f"{model}: {what} are those of {location.name}; there is nothing to extract")
+    found = find_closest(weights.only(changes.__contains__), changes, rank=rank, cache=cache, progress=progress)
+    layers = tuple(each.captured for each in found.values())
+    recipe: JSON = {
+        "method": "extract",
+        "from": Path(model).name,
+        "energy": round(summed("total", layers).energy, 6),
+    }
+    return Extracted(
+        shift=shift_of(found, base=location.name, base_dtype=dtype, subset=target, versions=versions(), recipe=recipe),
+        layers=layers,
+        others=others,
+        rest={name: each.rest for name, each in found.items() if each.rest is not None and not is_embedding(name)},
+    )
+
+
+def shift_of(found: Mapping[str, Closest], **described: object) -> SpectralShift:
+    """The closest deltas as one shift; `described` are further fields of its metadata."""
+    metadata = ShiftMetadata(
+        fingerprints={name: each.fingerprint for name, each in found.items()},
+        ndims={name: each.ndim for name, each in found.items()},
+        rounded={dtype: {name: each.rounded[dtype] for name, each in found.items()} for dtype in ROUNDED},
+        **described,  # type: ignore[arg-type]
+    )
+    return SpectralShift({name: each.delta.numpy() for name, each in found.items()}, metadata)
+
+
+def is_lora(model: str) -> bool:
+    """Whether a path is a LoRA's (or of its kin), going by the keys in the file."""
+    path = Path(model)
+    if path.is_dir():
+        return not (path / "model_index.json").is_file() and not (path / "config.json").is_file()
+    return path.is_file() and path.suffix == ".safetensors" and holds_changes(read_entries(path))
+
+
+@dataclass(frozen=True)
+class _Delta:
+    """A change that a file holds as it is."""
+
+    file: ChangeFile
+    name: str
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        change = self.file[self.name]
+        expected = weight.shape if weight.ndim == 1 else matrix(weight).shape
+        if change.shape != expected:
+            raise MismatchError(
+                f"{self.file.path}: {self.name} is {list(change.shape)} there and {list(expected)} in the base; "
+                "give the base it was trained on"
+            )
+        return change
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """A change that is the difference of two models, `W' - W`."""
+
+    model: FileWeights
+    name: str
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        trained = self.model[self.name]
+        wide = torch.promote_types(torch.promote_types(trained.dtype, weight.dtype), torch.float32)
+        return trained.to(wide).sub_(weight)  # read for this alone, so it may be overwritten
+
+
+def _model_changes(
+    location: BaseLocation, model: str, weights: FileWeights, variant: str | None, progress: Progress
+) -> tuple[dict[str, Change], tuple[str, ...]]:
+    """The weights in which a model differs from the base, and the other tensors in which it does."""
+    base = base_tensors(location, variant=variant)
+    trained = _read_model(model, base)
+    parts = [name for name in base if name in trained]
+    ours, theirs = (reduce(FileWeights.joined, (tensors[name] for name in parts)) for tensors in (base, trained))
+    candidates = weights.only(lambda name: name.partition(".")[0] in parts)
+    their_weights = weights_of(theirs)
+    _check_same_shapes(model, location.name, candidates, their_weights)
+    plain = ours.only(lambda name: not name.endswith(".weight"))
+    known = weights_of(ours)
+    changed = [name for name in theirs if name not in ours and not name.endswith(".weight")]
+    changed += [f"{name}.weight" for name in their_weights if name not in known]
+    changes: dict[str, Change] = {}
+    progress.start("comparing", len(candidates) + len(plain))
+    try:
+        for name in candidates:
+            if _differ(candidates[name], their_weights[name]):
+                changes[name] = _Difference(their_weights, name)
+            progress.advance()
+        for name in plain:
+            if name in theirs and _differ(plain[name], theirs[name]):
+                changed.append(name)
+            progress.advance()
+    finally:
+        progress.finish()
+    return changes, tuple(sorted(changed))
+
+
+def _check_same_shapes(model: str, base: str, ours: FileWeights, theirs: FileWeights) -> None:
+    for name in ours:
+        has = theirs.shape(name) if name in theirs else None
+        if has != ours.shape(name):
+            raise MismatchError(
+                f"{model}: another architecture than {base}: {name} is {list(ours.shape(name))} in the base, and "
+                f"{'missing' if has is None else list(has)} in the model; choose what they share with --target"
+            )
+
+
+def _differ(base: Tensor, trained: Tensor) -> bool:
+    """Whether a tensor was trained: it is not the base's, in the precision that it is stored in."""
+    return not torch.equal(base.to(trained.dtype), trained)
+
+
+def _read_model(model: str, base: Mapping[str, FileWeights]) -> dict[str, FileWeights]:
+    """A model's tensors by component; the files of one component alone are named by what they hold."""
+    path = Path(model)
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        parts = {path.name: folder_tensors(path, path.name)}
+    else:
+        parts = base_tensors(model)
+    if any(name in base for name in parts):
+        return parts
+    (called, tensors), *_ = parts.items()
+    keys = {key.removeprefix(f"{called}."): places for key, places in tensors.places.items()}
+    for component, ours in base.items():
+        if {key.removeprefix(f"{component}.") for key in ours} & keys.keys():
+            return {component: FileWeights({f"{component}.{key}": places for key, places in keys.items()})}
+    raise BaseError(
+        f"{model}: nothing in it is called as in the base, which has {', '.join(base)}; expected a model of the same "
+        "architecture, or a LoRA"
+    )

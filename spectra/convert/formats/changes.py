@@ -1,0 +1,69 @@
+"""What the parts of an adapter come to: the change of one weight.
+
+    LoRA    Delta W = scale * up down                                  (arXiv:2106.09685)
+            with a middle, of a convolution: sum_mn mid[m, n] up_m down_n
+    LoHa    Delta W = scale * (a1 b1) o (a2 b2), element by element    (arXiv:2108.06098)
+    LoKr    Delta W = scale * kron(w1, w2), each whole or of low rank  (arXiv:2309.14859)
+    diff    Delta W as it is
+
+Every change is `[rows, columns]`, the matrix of `spectrum.matrix`. `scale` is alpha / rank, for the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Parts: TypeAlias = Mapping[str, Tensor]
+
+METHODS = (
+    {"down", "up"},
+    {"rows", "values"},
+    {"diff"},
+    {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"},
+    *(
+        {*w1, *w2}
+        for w1 in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
+        for w2 in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))
+    ),
+)
+"""The parts that are enough for a change, by method."""
+
+
+def change_of(parts: Parts) -> tuple[Tensor, int | None]:
+    """Delta W without its scale, and the rank that the scale divides by, if there is one.
+
+    Args:
+        parts: of one weight, float32, by what they are; those of one of `METHODS`, and what belongs to it.
+
+    Returns:
+        `[rows, columns]`, or `[n]` for the difference of a 1-D weight.
+    """
+    if "diff" in parts:
+        diff = parts["diff"]
+        return (diff if diff.ndim == 1 else diff.flatten(1)), None
+    if "mid" in parts:
+        up, down = parts["up"].flatten(1), parts["down"].flatten(1)
+        return torch.einsum("mn...,im,nj->ij...", parts["mid"], up, down).flatten(1), down.shape[0]
+    if "up" in parts:
+        return parts["up"].flatten(1) @ parts["down"].flatten(1), parts["down"].shape[0]
+    if "rows" in parts:
+        return (parts["values"] @ parts["rows"]).T, parts["rows"].shape[0]
+    if "hada_w1_a" in parts:
+        first, second = (_product(parts, f"hada_w{i}", f"hada_t{i}") for i in (1, 2))
+        return (first * second).flatten(1), parts["hada_w1_b"].shape[0]
+    ranks = [parts[name].shape[0] for name in ("lokr_w1_b", "lokr_w2_b") if name in parts]
+    first = parts["lokr_w1"] if "lokr_w1" in parts else _product(parts, "lokr_w1")
+    second = parts["lokr_w2"] if "lokr_w2" in parts else _product(parts, "lokr_w2", "lokr_t2")
+    return torch.kron(first.flatten(1), second.flatten(1)), ranks[-1] if ranks else None
+
+
+def _product(parts: Parts, stem: str, core: str = "") -> Tensor:
+    """`a b`, or with a core `t` (Tucker): `sum_ij t[i, j, ...] a[i, :] b[j, :]`."""
+    a, b = parts[f"{stem}_a"], parts[f"{stem}_b"]
+    if core in parts:
+        return torch.einsum("ij...,ip,jr->pr...", parts[core], a, b)
+    return a.flatten(1) @ b.flatten(1)

@@ -1,0 +1,197 @@
+"""Reads what other tools train as a change of a weight: LoRA, LoHa, LoKr and full differences.
+
+The formulas are in `spectra.convert.formats.changes`; this knows the files' keys and where each keeps its scale.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from spectra.convert.formats.changes import METHODS, Parts, change_of
+from spectra.convert.formats.names import aliases
+from spectra.errors import FormatError
+
+_SUFFIXES = {
+    "down": (".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down.weight"),
+    "up": (".lora_up.weight", ".lora_B.weight", ".lora.up.weight", "_lora.up.weight"),
+    "mid": (".lora_mid.weight",),
+    "rows": (".lora_embedding_A",),
+    "values": (".lora_embedding_B",),
+    "diff": (".diff", ".w_norm"),
+    "bias": (".diff_b", ".b_norm", ".lora_B.bias", ".lora_up.bias"),
+    "dora": (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight"),
+    "alpha": (".alpha",),
+    **{name: (f".{name}",) for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")},
+    **{name: (f".{name}",) for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")},
+    "lokr_t2": (".lokr_t2",),
+}
+_PART_OF = {suffix: part for part, suffixes in _SUFFIXES.items() for suffix in suffixes}
+_LONGEST_FIRST = sorted(_PART_OF, key=len, reverse=True)
+
+_METADATA_KEY = "lora_adapter_metadata"
+"""Under which diffusers keeps PEFT's configuration."""
+
+_NAMES_IN_FOLDERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+
+
+class ChangeFile(Mapping[str, Tensor]):
+    """The change of each weight in a file, by weight name, computed when it is asked for.
+
+    A value is float32 `[rows, columns]`; `[n]` for a 1-D weight.
+
+    Attributes:
+        path: of the file.
+        biases: modules whose bias it changes too, which is not part of any weight.
+    """
+
+    def __init__(self, path: Path, keys: Mapping[str, Mapping[str, str]], config: Mapping[str, Any]) -> None:
+        """Args:
+        path: of the file.
+        keys: the file's keys, by weight name and part.
+        config: PEFT's, as `_config` gives it.
+        """
+        self.path = path
+        self.biases = tuple(sorted(name for name, parts in keys.items() if "bias" in parts))
+        self._keys = {
+            name: {part: key for part, key in parts.items() if part != "bias"}
+            for name, parts in sorted(keys.items())
+            if parts.keys() != {"bias"}
+        }
+        self._config = config
+        self._file = _opened(path)
+
+    def __getitem__(self, name: str) -> Tensor:
+        keys = self._keys[name]
+        parts = {part: self._file.get_tensor(key).to(torch.float32) for part, key in keys.items()}
+        delta, rank = change_of(parts)
+        if not torch.isfinite(delta).all():
+            raise FormatError(f"{self.path}: {name}: its values are not finite; fetch or make the file again")
+        return delta * _scale(parts, rank, next(iter(keys.values())), self._config)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
+    """The change of each weight in a LoRA, LoHa, LoKr or full-difference file, read lazily.
+
+    Args:
+        path: a safetensors file of PEFT, diffusers, kohya's scripts, LyCORIS or ComfyUI, or the folder it is in. A
+            file of PEFT's own needs its `adapter_config.json` beside it, which has the scale.
+        names: of the base's weights (`<component>.<module path>`), such as `base_weights` has as keys: kohya's names
+            are ambiguous without them.
+
+    Raises:
+        FormatError: damaged or of another kind, a module that the base does not have, DoRA (whose change is no
+            matrix of its own), or a method that is not known.
+    """
+    path = _find(Path(path))
+    file = _opened(path)
+    known = aliases(names)
+    keys: dict[str, dict[str, str]] = {}
+    strangers = []
+    for key in file.keys():
+        module, part = _split(key, path)
+        if part == "dora":
+            raise FormatError(
+                f"{path}: a DoRA ({key}): it rescales the changed weight, so it is no change of its own; "
+                "merge it into its base, and take the merged model instead"
+            )
+        if module not in known:
+            strangers.append(module)
+        else:
+            keys.setdefault(known[module], {})[part] = key
+    if strangers:
+        raise FormatError(
+            f"{path}: {len(set(strangers))} modules that the base does not have, such as {strangers[0]}; "
+            "give the base it was trained on"
+        )
+    for name, parts in keys.items():
+        if not any(method <= parts.keys() for method in METHODS) and parts.keys() != {"bias"}:
+            raise FormatError(f"{path}: {name} has only {', '.join(sorted(parts))}; the file is not whole")
+    if not keys:
+        raise FormatError(f"{path}: no LoRA, LoHa, LoKr or difference in it")
+    return ChangeFile(path, keys, _config(path, file))
+
+
+def _split(key: str, path: Path) -> tuple[str, str]:
+    """Module and part of a tensor's key."""
+    plain = _plain(key)
+    for suffix in _LONGEST_FIRST:
+        if plain.endswith(suffix):
+            return plain[: -len(suffix)], _PART_OF[suffix]
+    raise FormatError(f"{path}: {key} is of no method that is known here (LoRA, LoHa, LoKr, differences)")
+
+
+def _plain(key: str) -> str:
+    """A key without what PEFT puts around it: its wrapper's name and the adapter's."""
+    key = key.removeprefix("base_model.model.").replace(".lora_linear_layer.", ".lora.")
+    return re.sub(r"\.default(_\d+)?(?=\.weight$|$)", "", key)
+
+
+def _scale(parts: Parts, rank: int | None, key: str, config: Mapping[str, Any]) -> float:
+    """Alpha / rank; 1 where a file says nothing of alpha."""
+    if "diff" in parts:
+        return 1.0
+    if "alpha" in parts:
+        return float(parts["alpha"]) / rank if rank else 1.0  # LyCORIS does not scale a LoKr without a rank
+    module, own = _split(key, Path())[0], config
+    if "peft_type" not in config:  # diffusers joins the configurations of several components, each behind its name
+        prefix = module.partition(".")[0] + "."
+        module = module.removeprefix(prefix)
+        own = {name.removeprefix(prefix): value for name, value in config.items() if name.startswith(prefix)}
+    alpha = _patterned(own.get("alpha_pattern"), module, own.get("lora_alpha", own.get("alpha")))
+    rank = rank or _patterned(own.get("rank_pattern"), module, own.get("r"))
+    if alpha is None or not rank:
+        return 1.0
+    return float(alpha) / (math.sqrt(rank) if own.get("use_rslora") else rank)
+
+
+def _patterned(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+    """The value of the first of PEFT's patterns that a module's name ends in, else the default."""
+    return next((value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", module)), default)
+
+
+def _config(path: Path, file: Any) -> dict[str, Any]:
+    """PEFT's configuration: in the metadata, where diffusers put it, or in a file beside; {} if there is none."""
+    beside = path.with_name("adapter_config.json")
+    try:
+        text = (file.metadata() or {}).get(_METADATA_KEY, "")
+        if not text and path.name.startswith("adapter_model") and beside.is_file():
+            text = beside.read_text()
+        config: dict[str, Any] = json.loads(text) if text else {}
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path}: PEFT's configuration cannot be read ({error})") from error
+    if any(value for key, value in config.items() if key.split(".")[-1] == "use_dora"):
+        raise FormatError(f"{path}: a DoRA; merge it into its base, and take the merged model instead")
+    return config
+
+
+def _find(path: Path) -> Path:
+    if path.is_dir():
+        for name in _NAMES_IN_FOLDERS:
+            if (path / name).is_file():
+                return path / name
+        raise FormatError(f"{path}: none of {', '.join(_NAMES_IN_FOLDERS)} in it; name the file")
+    return path
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise FormatError(
+            f"{path}: cannot be read as safetensors ({error}); check the path, or fetch it again"
+        ) from error

@@ -1,0 +1,177 @@
+"""The files of other implementations of SVDiff: their keys, and which weight each vector belongs to.
+
+| layout         | key                                                | a norm's vector          | matrix             |
+|----------------|----------------------------------------------------|--------------------------|--------------------|
+| svdiff-pytorch | `<path>.delta`                                     | `[1]`, scales all of it  | co x (ci kh kw)    |
+| dome272        | `<path>.parametrizations.weight.0.delta`           | `[1]`, scales all of it  | co x (ci kh kw)    |
+| phymhan        | `<path>.parametrizations.weight.0.eigenvalues_delta` | `[n]`, added           | co x (ci kh kw)    |
+| svdiff-kohya   | `<name>.org_module.parametrizations.weight.original` | none                   | (co kh kw) x ci    |
+
+svdiff-pytorch's is diffusers' PR 3107's as well. `<path>` is diffusers' without the component; `<name>` is kohya's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectra.compatibility.fitting import floats_of
+from spectra.convert.formats import FOREIGN_SUFFIXES, PICKLES, foreign_layout
+from spectra.convert.formats.foreign_basis import Reshape
+from spectra.convert.formats.names import aliases
+from spectra.errors import FormatError
+
+ADDED_NORMS = ("phymhan",)
+"""Layouts whose vector of a norm is as long as the norm, and added to it."""
+
+_BESIDE = {"modifier_tokens.": "trained token embeddings", ".org_module.bias": "biases, which are the base's own"}
+"""What such files hold besides vectors, by how its key begins or ends."""
+
+
+@dataclass(frozen=True)
+class ForeignShift:
+    """The vectors of one or more files, by weight name.
+
+    Attributes:
+        layout: a name of `FOREIGN_SUFFIXES`.
+        deltas: by weight name.
+        beside: what else the files hold, and how many tensors of it.
+    """
+
+    layout: str
+    deltas: Mapping[str, Tensor]
+    beside: Mapping[str, int] = field(default_factory=dict)
+
+
+def read_svdiff(paths: Sequence[str | Path], names: Collection[str], *, allow_pickle: bool = False) -> ForeignShift:
+    """The vectors of a foreign shift, which may be one file for each component.
+
+    Args:
+        paths: of files of one layout.
+        names: of the base's weights (`<component>.<module path>`).
+        allow_pickle: read pickles too, and then tensors only (`torch.load(weights_only=True)`).
+
+    Raises:
+        FormatError: damaged, another kind of file, a pickle that is not allowed, two layouts, a module that the base
+            does not have, or one that two files name.
+    """
+    known = aliases(names)
+    deltas: dict[str, Tensor] = {}
+    beside: dict[str, int] = {}
+    layouts = set()
+    for path in map(Path, paths):
+        tensors = read_tensors(path, allow_pickle=allow_pickle)
+        layout = foreign_layout(tensors)
+        if not layout:
+            raise FormatError(f"{path}: no file of {', '.join(FOREIGN_SUFFIXES)}")
+        layouts.add(layout)
+        for key, tensor in tensors.items():
+            other = next((what for mark, what in _BESIDE.items() if mark in key), "")
+            if other:
+                beside[other] = beside.get(other, 0) + 1
+                continue
+            name = (
+                known.get(key.removesuffix(FOREIGN_SUFFIXES[layout]))
+                if key.endswith(FOREIGN_SUFFIXES[layout])
+                else None
+            )
+            if name is None:
+                raise FormatError(
+                    f"{path}: {key} is no weight of the base, or of two of its components (see --component); "
+                    "give the base it was trained on"
+                )
+            if name in deltas:
+                raise FormatError(f"{path}: {name} is in another of the files too; give one of them")
+            if tensor.ndim != 1 or not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+                raise FormatError(f"{path}: {key}: expected a vector of finite floats, got {list(tensor.shape)}")
+            deltas[name] = tensor.to(torch.float32)
+    if len(layouts) > 1:
+        raise FormatError(f"these files are of two layouts, {' and '.join(sorted(layouts))}; convert them one by one")
+    return ForeignShift(layouts.pop(), deltas, beside)
+
+
+def read_tensors(path: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file or, if that is allowed, a pickle, whose dicts are joined by dots.
+
+    Raises:
+        FormatError: it cannot be read, or is a pickle that is not allowed.
+    """
+    if path.suffix in PICKLES:
+        return _unpickled(path, allow_pickle)
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:  # SafetensorError is an Exception of its own; OSError, too
+        raise FormatError(
+            f"{path}: cannot be read as safetensors ({error}); check the path, or fetch it again"
+        ) from error
+
+
+def reshape_of(foreign: ForeignShift, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Reshape, int]:
+    """How a foreign shift's convolutions became matrices, and how many of its vectors' lengths tell.
+
+    Keys say it, except that nothing keeps a file of one kind from being renamed to another: so lengths are asked. A
+    convolution with as many channels in as out has the same length either way.
+
+    Args:
+        shapes: of the base's weights, by name.
+
+    Raises:
+        FormatError: vectors of lengths that fit neither: another base.
+    """
+    usual: Reshape = "channels-last" if foreign.layout == "svdiff-kohya" else "first-dim"
+    other: Reshape = "first-dim" if usual == "channels-last" else "channels-last"
+    telling = 0
+    for reshape in (usual, other):
+        wrong = [
+            name for name, delta in foreign.deltas.items() if delta.numel() != _length(foreign, shapes[name], reshape)
+        ]
+        if not wrong:
+            break
+    else:
+        name = wrong[0]
+        raise FormatError(
+            f"{name} takes {floats_of(shapes[name])} floats in this base, the file has {foreign.deltas[name].numel()} "
+            f"({len(wrong)} such weights); give the base it was trained on"
+        )
+    telling = sum(
+        _length(foreign, shapes[name], usual) != _length(foreign, shapes[name], other) for name in foreign.deltas
+    )
+    return reshape, telling
+
+
+def _length(foreign: ForeignShift, shape: tuple[int, ...], reshape: Reshape) -> int:
+    if len(shape) == 1:
+        return shape[0] if foreign.layout in ADDED_NORMS else 1
+    if reshape == "first-dim" or len(shape) == 2:
+        return floats_of(shape)
+    return min(shape[0] * math.prod(shape[2:]), shape[1])
+
+
+def _unpickled(path: Path, allowed: bool) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FormatError(f"{path}: no such file; check the path")
+    if not allowed:
+        raise FormatError(
+            f"{path}: a pickle, which can run code; pass --allow-pickle if you trust it, and then only tensors are read"
+        )
+    try:
+        return dict(_flat(torch.load(path, map_location="cpu", weights_only=True)))
+    except Exception as error:  # pickle raises nearly anything on a damaged or hostile file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise FormatError(f"{path}: cannot be read as a pickle of tensors ({reason})") from error
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        return [(prefix, value.detach())]
+    if not isinstance(value, Mapping):
+        raise FormatError(f"{prefix or 'it'} is {type(value).__name__}, no tensor")
+    return [item for key, inner in value.items() for item in _flat(inner, f"{prefix}.{key}" if prefix else str(key))]

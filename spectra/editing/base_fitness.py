@@ -1,0 +1,101 @@
+"""Whether a base can show a picture at all: measured before anything is learnt of it.
+
+Two things bound an edit. What the VAE cannot encode, no shift brings back. And an edit's surroundings come from the
+base: where it cannot tell the picture, with its caption, from noise any better than somebody who has never seen one,
+it does not know such pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from spectra.training.data.latents import PictureSource
+from spectra.training.loss.objectives import Denoising, Schedule
+
+if TYPE_CHECKING:
+    from spectra.editing.session import Session
+
+LEAST_PSNR = 20.0
+"""Of the VAE's reconstruction, in dB; below that a picture is visibly another."""
+
+LEAST_EXPLAINED = 0.15
+"""Held-out drawings, which the embedded base was made for, come to .20 and more."""
+
+SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What a base makes of a picture.
+
+    Attributes:
+        vae_psnr: of the VAE's reconstruction, in dB.
+        explained: by the base, of the picture behind the noise, given its caption: 1 is all of it; 0 is what the
+            constant guess of zero latents explains, and less is worse than that guess.
+    """
+
+    vae_psnr: float
+    explained: float
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each bound that the picture is beyond."""
+        said = []
+        if self.vae_psnr < LEAST_PSNR:
+            said.append(
+                f"the base is out of its depth: its VAE keeps {self.vae_psnr:.1f} dB of this picture, and no edit can "
+                f"be nearer to it (expected {LEAST_PSNR:g} or more)"
+            )
+        if self.explained < LEAST_EXPLAINED:
+            said.append(
+                f"the base is out of its depth: with this caption it explains {self.explained:.0%} of this picture "
+                f"(expected {LEAST_EXPLAINED:.0%} or more); edits will show what it does know"
+            )
+        return said
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**asdict(self), "warnings": self.warnings}
+
+
+def measure_depth(session: Session, caption: str) -> Depth:
+    """The depth of a session's base for its picture; no shift may be in force."""
+    return Depth(
+        vae_psnr=round(psnr(session.picture, session.seen), 2),
+        explained=round(_explained(session, caption), 4),
+    )
+
+
+@torch.no_grad()
+def _explained(session: Session, caption: str) -> float:
+    """`1 - E||v_hat - v||^2 / E||v||^2` over fixed noise and timesteps.
+
+    `v = signal * noise - spread * latents` (arXiv:2202.00512) weighs an error in the latents by `1 / spread`, whatever
+    the base itself predicts: noise where the picture is clean, the picture where it is noise.
+    """
+    pipe, family = session.pipe, session.family
+    schedule = Schedule.of(pipe.scheduler, 0)
+    objective = Denoising("depth", PictureSource(pipe, [session.picture], [caption]), schedule)
+    condition = family.encode(pipe, [caption], session.picture.width)
+    error = size = 0.0
+    for piece in objective.draw(SAMPLES, torch.Generator("cpu").manual_seed(0)).split(8):
+        samples = objective.samples(piece, pipe.unet.device)
+        rows = condition.rows(torch.zeros(len(samples.prompts), dtype=torch.long, device=condition.embeds.device))
+        prediction = family.predict(pipe, samples.noisy, samples.timesteps, rows)
+        right = schedule.velocity(samples.noisy, samples.target, samples.timesteps)
+        guess = schedule.velocity(samples.noisy, prediction, samples.timesteps)
+        error += float((guess - right).square().sum())
+        size += float(right.square().sum())
+    return 1 - error / size
+
+
+def psnr(one: Image.Image, other: Image.Image) -> float:
+    """Peak signal-to-noise ratio of two RGB pictures of one size, in dB; 99 where they are equal."""
+    error = np.square(np.asarray(one, np.float64) - np.asarray(other, np.float64)).mean()
+    return 99.0 if error == 0 else min(99.0, 10 * math.log10(255**2 / float(error)))

@@ -1,0 +1,86 @@
+"""The weights of a live model that a shift can act on, chosen by subset names and patterns (`naming.patterns`)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from spectra.compatibility.fitting import floats_of
+from spectra.errors import TargetError
+from spectra.families.components import components
+from spectra.layers.operators import has_spectrum
+from spectra.naming.patterns import matcher, weight_name
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One weight that a shift can act on.
+
+    Attributes:
+        name: `<component>.<module path>`, a shift file's key without `.delta`.
+        modules: the modules that hold the weight; several where it is tied.
+        weight: the parameter, frozen.
+    """
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    weight: nn.Parameter
+
+    @property
+    def floats(self) -> int:
+        """Length of this weight's delta."""
+        return floats_of(self.weight.shape)
+
+
+def targets(pipe: Any, pattern: str = "denoiser") -> tuple[Target, ...]:
+    """The weights of a pipeline or model that `pattern` names, sorted by name.
+
+    Args:
+        pipe: a pipeline, a mapping of components, or a bare model.
+        pattern: subset names and glob patterns over `<component>.<module path>`, separated by commas
+            (`unet-ca,text-encoder`, `unet.up_blocks.1.*`).
+
+    Raises:
+        TargetError: an unknown name, or one that holds no weight of this model.
+    """
+    found: dict[str, Target] = {}
+    parts = components(pipe)
+    for item in (part.strip() for part in pattern.split(",")):
+        holds = matcher(item)
+        chosen = [t for name, model in parts.items() for t in _weights(model, name, holds)]
+        if not chosen:
+            raise TargetError(
+                f"target {item!r} holds no weight of this model, which has {', '.join(parts)}; {_nearest(item, parts)}"
+            )
+        found.update((t.name, t) for t in chosen)
+    return tuple(found[name] for name in sorted(found))
+
+
+def select(model: nn.Module, pattern: str, component: str) -> tuple[Target, ...]:
+    """The weights of one model that `pattern` names; see `targets`."""
+    return targets({component: model}, pattern)
+
+
+def _nearest(item: str, parts: dict[str, nn.Module]) -> str:
+    names = [f"{name}.{path}" for name, model in parts.items() for path, _ in model.named_modules() if path]
+    near = difflib.get_close_matches(item, names, n=1)
+    return f"the nearest module is {near[0]!r}" if near else "patterns match whole paths, such as 'unet.*attn2*'"
+
+
+def _weights(model: nn.Module, component: str, holds: Callable[[str, str, int], bool]) -> list[Target]:
+    """Every parameter called `weight` of a module that a shift knows, tied ones once, under their first path."""
+    holders: dict[int, tuple[str, list[nn.Module]]] = {}
+    for path, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        if weight is None or not (weight.ndim == 1 or has_spectrum(module)):
+            continue
+        holders.setdefault(id(weight), (weight_name(component, path), []))[1].append(module)
+    return [
+        Target(name, tuple(modules), modules[0]._parameters["weight"])  # type: ignore[arg-type]
+        for name, modules in holders.values()
+        if holds(component, name.removeprefix(component + "."), modules[0]._parameters["weight"].ndim)  # type: ignore[union-attr]
+    ]

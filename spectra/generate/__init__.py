@@ -1,0 +1,1 @@
+"""Pictures from a pipeline with shifts, and contact sheets of them."""

@@ -1,0 +1,179 @@
+"""What `spectra generate` does: base and shifts to a folder of pictures with their settings, and a contact sheet."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spectra.adapters.serving import activate, load
+from spectra.bases.pipeline import find_base, load_pipeline
+from spectra.errors import InputError
+from spectra.generate.contact_sheet import Section, contact_sheet
+from spectra.generate.generation import (
+    Request,
+    Sampling,
+    best_device,
+    draw,
+    file_name,
+    read_prompts,
+    requests_for,
+    save_png,
+    settings_of,
+    versions,
+)
+from spectra.io.atomic_writes import atomic_folder, check_output
+from spectra.io.output_folders import check_ours
+from spectra.progress import SILENT, Progress
+from spectra.shift.scaled_files import parse_scales
+from spectra.shift.shift import SpectralShift
+from spectra.shift.shift_file import read_shift
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+INDEX = "pictures.json"
+"""List of the pictures and their settings; a folder that lacks it is not one of ours, and is never replaced."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which pictures are wanted.
+
+    Attributes:
+        base: as `spectra.bases.pipeline.find_base` takes it; empty is the embedded base.
+        shifts: each a file, `FILE:SCALE`, or `FILE:SCALE,SCALE,...`: with several scales every picture becomes a strip
+            of them. The first scales of all shifts go together, then the second; one scale alone holds for all.
+        prompts: drawn in this order, each with every seed.
+        prompts_file: more prompts, one a line.
+        negative: negative prompt of all of them.
+        seeds: one picture of each prompt for each.
+        sampling: steps, guidance, size and batch.
+        dtype: of the weights, such as "bfloat16"; shifts trained in another act on a rounded copy of their base.
+    """
+
+    base: str = ""
+    shifts: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    prompts_file: Path | None = None
+    negative: str = ""
+    seeds: tuple[int, ...] = (0,)
+    sampling: Sampling = field(default_factory=Sampling)
+    dtype: str = "float32"
+
+
+def generate(
+    order: Order, out: Path, *, force: bool = False, device: str = "", progress: Progress = SILENT
+) -> dict[str, Any]:
+    """Draw the pictures of an order into a folder, which appears whole.
+
+    Args:
+        order: what to draw.
+        out: the folder: a PNG per picture with its settings inside, `sheet.png`, and `pictures.json`.
+        force: replace the folder of an earlier order.
+        device: such as "cuda"; a GPU if there is one, by default.
+        progress: told of each picture.
+
+    Returns:
+        Folder, sheet, seconds, and the pictures with their settings, as JSON values.
+
+    Raises:
+        SpectraError: something given is wrong (checked before the base is loaded), or the folder cannot be written.
+    """
+    import torch
+
+    began = time.perf_counter()
+    prompts = [*order.prompts, *(read_prompts(order.prompts_file) if order.prompts_file else [])]
+    if not prompts:
+        raise InputError('nothing to draw: give --prompt "..." or --prompts FILE')
+    check_output(out, force=force)
+    check_ours(out, INDEX)
+    location = find_base(order.base)
+    chosen = [parse_scales(text) for text in order.shifts]
+    strip = _strip([scales for _, scales in chosen])
+    files = [path for path, _ in chosen]
+    shifts = [read_shift(path) for path in files]
+
+    pipe = load_pipeline(location, getattr(torch, order.dtype), device or best_device())
+    names = _load(pipe, files, shifts, progress)
+    requests = requests_for(prompts, order.seeds, order.negative)
+    drawn = []
+    for scales in strip:
+        if names:
+            activate(pipe, dict(zip(names, scales, strict=True)))
+        drawn.append(draw(pipe, requests, order.sampling, progress=progress))
+    common = {"base": location.name, "dtype": order.dtype, "versions": versions()}
+    listed = []
+    with atomic_folder(out, force=force) as temporary:
+        pairs = itertools.product(range(len(requests)), range(len(strip)))
+        for number, (nth, at) in enumerate(pairs):
+            request, picture = requests[nth], drawn[at][nth]
+            active = [
+                {"file": path.name, "scale": scale, "content_hash": shift.metadata.content_hash}
+                for path, scale, shift in zip(files, strip[at], shifts, strict=True)
+            ]
+            settings = settings_of(request, order.sampling, picture, {**common, "shifts": active})
+            name = file_name(number, request)
+            save_png(picture, temporary / name, settings)
+            listed.append({"file": name, **settings})
+        if len(strip) == 1:
+            sections = _by_seed(prompts, order.seeds, drawn[0])
+        else:
+            sections = _by_scale(requests, drawn, files, strip)
+        contact_sheet(sections).save(temporary / "sheet.png")
+        (temporary / INDEX).write_text(json.dumps({"pictures": listed}, indent=1) + "\n", encoding="utf-8")
+    return {
+        "folder": str(out),
+        "sheet": str(out / "sheet.png"),
+        "seconds": round(time.perf_counter() - began, 3),
+        "pictures": listed,
+    }
+
+
+def _strip(scales: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+    """The scales of all shifts together, one tuple for each picture of a strip; a single empty one without shifts.
+
+    Raises:
+        InputError: shifts with different numbers of scales.
+    """
+    counts = {len(own) for own in scales if len(own) > 1}
+    if len(counts) > 1:
+        raise InputError(f"expected as many scales of each shift, or one, got {' and '.join(map(str, sorted(counts)))}")
+    length = max(counts, default=1)
+    return [tuple(own[at if len(own) > 1 else 0] for own in scales) for at in range(length)]
+
+
+def _load(pipe: Any, files: Sequence[Path], shifts: Sequence[SpectralShift], progress: Progress) -> list[str]:
+    """Load every shift, under a name of its own."""
+    names = [f"{path.stem}-{number}" for number, path in enumerate(files)]
+    for name, shift in zip(names, shifts, strict=True):
+        load(pipe, shift, name=name, progress=progress)
+    return names
+
+
+def _by_seed(prompts: Sequence[str], seeds: Sequence[int], pictures: Sequence[Image]) -> list[Section]:
+    """A section for each prompt, a picture for each seed."""
+    captions, count = [f"seed {seed}" for seed in seeds], len(seeds)
+    return [Section(prompt, pictures[n * count : (n + 1) * count], captions) for n, prompt in enumerate(prompts)]
+
+
+def _by_scale(
+    requests: Sequence[Request],
+    drawn: Sequence[Sequence[Image]],
+    files: Sequence[Path],
+    strip: Sequence[Sequence[float]],
+) -> list[Section]:
+    """A section for each prompt and seed, a picture for each scale."""
+    captions = [
+        ", ".join(f"{path.stem} {scale:g}" for path, scale in zip(files, scales, strict=True) if scale) or "base"
+        for scales in strip
+    ]
+    return [
+        Section(f"{request.prompt}, seed {request.seed}", [pictures[nth] for pictures in drawn], captions)
+        for nth, request in enumerate(requests)
+    ]

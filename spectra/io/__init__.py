@@ -1,0 +1,1 @@
+"""Files: atomic writes, TOML, and tensors read or written where they lie."""

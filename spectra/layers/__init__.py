@@ -1,0 +1,1 @@
+"""One live module with its shift: frozen operators, plans, their costs, and what each keeps."""

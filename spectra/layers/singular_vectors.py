@@ -1,0 +1,97 @@
+"""The singular vectors of one live weight: on its device, in each dtype that its layer computes in, made once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spectra import kernels
+from spectra.spectrum.shifted_weight import with_full_tail
+from spectra.spectrum.spectrum import Spectrum
+
+
+class Vectors:
+    """What a layer keeps of its weight's spectrum.
+
+    Args:
+        module: its `weight` is what the spectrum is of.
+        spectrum: a file of the cache, mapped into memory; not needed any more once vectors are made of it.
+        headless: whether no direction is served by the basis alone as soon as both sides are kept.
+        both: keep both sides of every direction from the beginning.
+
+    Attributes:
+        sigma: `[r]` on the weight's device, float32 or wider.
+        both: whether both sides of every direction are kept.
+        converted: basis and other side, by dtype and device.
+        generation: another number after each change of device or kind: what was made of them before is stale.
+    """
+
+    def __init__(self, module: nn.Module, spectrum: Spectrum, *, headless: bool, both: bool) -> None:
+        self.spectrum, self.both, self.generation = spectrum, both, 0
+        self._module, self._headless = module, headless
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        self.sigma = spectrum.sigma.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        self.converted: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+        self._offsets: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    @property
+    def head(self) -> int:
+        """How many directions the basis serves alone."""
+        return 0 if self.both and self._headless else self.spectrum.head
+
+    def follow(self) -> bool:
+        """Go where the weight went. Returns whether it went anywhere."""
+        weight: Tensor = self._module.weight  # type: ignore[assignment]
+        if self.sigma.device == weight.device:
+            return False
+        self.sigma = self.sigma.to(weight.device)
+        self._forget()
+        return True
+
+    def keep_both(self) -> None:
+        """Keep both sides of every direction from now on."""
+        self.both = True
+        self._forget()
+
+    def _forget(self) -> None:
+        self.converted, self._offsets = {}, {}
+        self.generation += 1
+
+    def of(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """The head's basis `[r, h]`, and the tail's `left [rows, k]` and `right [columns, k]`, in `dtype`."""
+        (near, far), head, rank = self._known(dtype), self.head, self.spectrum.rank
+        near, far, basis = near[:, head:], far[:, far.shape[1] - (rank - head) :], near[:, :head]
+        return basis, *((near, far) if self.spectrum.side == "left" else (far, near))
+
+    def sides(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """`U [rows, r]` and `V [columns, r]`, where both are kept."""
+        near, far = self._known(dtype)
+        return (near, far) if self.spectrum.side == "left" else (far, near)
+
+    def offset(self, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """`bias Q [h]`, for an activation that holds the bias."""
+        if bias is None:
+            return None
+        key = (dtype, bias.device)
+        if key in self._offsets:
+            return self._offsets[key]
+        offset = bias.detach().to(dtype) @ self.of(dtype)[0]
+        if not torch.compiler.is_compiling():
+            self._offsets[key] = offset
+        return offset
+
+    def _known(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The basis `[r, r]`, and of the other side the tail's vectors `[m, k]`, or all `[m, r]` if both are kept."""
+        key = (dtype, self.sigma.device)
+        if key in self.converted:
+            return self.converted[key]
+        spectrum, device = self.spectrum, self.sigma.device
+        if self.both:
+            spectrum = with_full_tail(spectrum.to(device), self._module.weight)  # type: ignore[arg-type]
+        basis, tail = spectrum.basis.to(device, dtype), spectrum.tail.T.to(device, dtype)
+        if kernels.uses_triton(basis):
+            # By columns: a head of any width then has columns that are loaded 16 bytes at a time.
+            basis = basis.T.contiguous().T
+        if not torch.compiler.is_compiling():  # a graph that fills this would be compiled again when it is full
+            self.converted[key] = basis, tail
+        return basis, tail

@@ -1,0 +1,272 @@
+"""What a shift file says about itself, and how that is kept in the strings of a safetensors header."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, NoReturn, TypeAlias
+
+from spectra.errors import ShiftFileError
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+
+Rounded: TypeAlias = Literal["float16", "bfloat16"]
+
+FORMAT = "spectra-shift"
+VERSION = 1
+PACKED_VERSION = 2
+"""Of packed files (spectra.shift.packing), so that a reader that does not know them says so."""
+
+RESHAPE = "first-dim"
+"""The reshape rule that this version trains and reads: the first dimension as it is, the others flattened."""
+
+FINGERPRINT_DIGITS = 8
+"""Hex digits kept of each weight's fingerprint: 32 bits tell which layer is wrong, all of them whether the base is."""
+
+ROUNDED: tuple[Rounded, ...] = ("float16", "bfloat16")
+"""The dtypes that bases are rounded to, in the order in which a copy is looked for."""
+
+ROUNDED_DIGITS = 4
+"""Hex digits kept of the fingerprint of each weight's rounded copies; only all of them together decide anything."""
+
+_REQUIRED = ("format", "version", "base", "base_fingerprint", "base_dtype", "reshape", "fingerprints", "content_hash")
+_OPTIONAL = (
+    "rounded_float16",
+    "rounded_bfloat16",
+    "ndims",
+    "subset",
+    "settings",
+    "seed",
+    "versions",
+    "licence",
+    "parents",
+    "recipe",
+)
+
+
+@dataclass(frozen=True)
+class ShiftMetadata:
+    """Where a shift comes from and what it fits.
+
+    Attributes:
+        base: id or path by which the base was named, for people; the fingerprints decide.
+        fingerprints: by weight name, the first 8 hex digits of `fingerprint.fingerprint` of the base's weight.
+        base_dtype: of the base's weights when their spectra were taken, such as "float32".
+        reshape: how a weight becomes a matrix.
+        ndims: by weight name, how many dimensions the weight has; empty where that is not known.
+        rounded: by dtype ("float16", "bfloat16") and weight name, the first 4 hex digits of the fingerprint that the
+            base's weight has when it is rounded to that dtype; empty where that is not known.
+        subset: what was trained, as given to `--target`.
+        settings: what differed from the default settings.
+        seed: of the training.
+        versions: of the packages that made it.
+        licence: of the shift, if its maker names one.
+        parents: content hashes of the shifts that this one was made from.
+        recipe: how it was made from its parents.
+        content_hash: of the file it was read from; empty in a shift that was not. Not compared: two shifts that
+            differ in nothing else are equal.
+    """
+
+    base: str
+    fingerprints: Mapping[str, str]
+    base_dtype: str = "float32"
+    reshape: str = RESHAPE
+    ndims: Mapping[str, int] = field(default_factory=dict)
+    rounded: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    subset: str = ""
+    settings: Mapping[str, JSON] = field(default_factory=dict)
+    seed: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    licence: str = ""
+    parents: tuple[str, ...] = ()
+    recipe: JSON = None
+    content_hash: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("fingerprints", "ndims", "settings", "versions"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        rounded = {dtype: MappingProxyType(dict(digits)) for dtype, digits in self.rounded.items()}
+        object.__setattr__(self, "rounded", MappingProxyType(rounded))
+        object.__setattr__(self, "parents", tuple(self.parents))
+
+    @property
+    def base_fingerprint(self) -> str:
+        """One name for all the weights that the shift fits: 16 hex digits made of their fingerprints."""
+        digest = hashlib.sha256()
+        for name in sorted(self.fingerprints):
+            digest.update(f"{name}\0{self.fingerprints[name]}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def to_strings(metadata: ShiftMetadata) -> dict[str, str]:
+    """The header's strings, without the content hash. What is empty is left out, to keep small shifts small.
+
+    Raises:
+        ShiftFileError: settings or a recipe that JSON cannot hold (NaN, infinity, an object), text that is not
+            Unicode (a path in another encoding), or parents that are no content hashes.
+    """
+    _check_parents(metadata.parents)
+    strings = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "base": metadata.base,
+        "base_fingerprint": metadata.base_fingerprint,
+        "base_dtype": metadata.base_dtype,
+        "reshape": metadata.reshape,
+        "fingerprints": _join(metadata.fingerprints),
+        **{f"rounded_{dtype}": _join(metadata.rounded.get(dtype, {})) for dtype in ROUNDED},
+        "ndims": "".join(str(metadata.ndims[name]) for name in sorted(metadata.ndims)),
+        "subset": metadata.subset,
+        "settings": _dump("settings", dict(metadata.settings)) if metadata.settings else "",
+        "seed": "" if metadata.seed is None else str(metadata.seed),
+        "versions": _dump("versions", dict(metadata.versions)) if metadata.versions else "",
+        "licence": metadata.licence,
+        "parents": ",".join(metadata.parents),
+        "recipe": "" if metadata.recipe is None else _dump("recipe", metadata.recipe),
+    }
+    for key, value in strings.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ShiftFileError(f"the shift's {key} is not Unicode text: {value!r}; name it otherwise") from error
+    return {key: value for key, value in strings.items() if value or key in _REQUIRED}
+
+
+def _join(digits: Mapping[str, str]) -> str:
+    return "".join(digits[name] for name in sorted(digits))
+
+
+def from_strings(strings: Mapping[str, str], names: Iterable[str]) -> ShiftMetadata:
+    """The metadata held by a header's strings.
+
+    Args:
+        strings: of the header, the content hash included.
+        names: of the weights, to which the fingerprints belong in sorted order.
+
+    Raises:
+        ShiftFileError: another format or a later version; an entry that is missing, unknown or malformed.
+    """
+    check_version(strings)
+    missing = [key for key in _REQUIRED if key not in strings]
+    if missing:
+        raise ShiftFileError(f"the metadata lacks {', '.join(missing)}; the file is damaged or was not made by spectra")
+    unknown = sorted(set(strings) - set(_REQUIRED) - set(_OPTIONAL))
+    if unknown:
+        raise ShiftFileError(
+            f"the metadata holds {', '.join(map(repr, unknown))}, which format version {VERSION} does not know; "
+            "update spectra, or write the file again"
+        )
+    if not re.fullmatch(r"[0-9a-f]{16}", strings["base_fingerprint"]):
+        _malformed("base_fingerprint", "16 hex digits", strings["base_fingerprint"])
+    if strings["reshape"] != RESHAPE:
+        raise ShiftFileError(
+            f"the shift was trained with the reshape rule {strings['reshape']!r}, this version knows {RESHAPE!r} only"
+        )
+    seed = strings.get("seed", "")
+    if not re.fullmatch(r"(-?[0-9]{1,20})?", seed):
+        _malformed("seed", "a whole number", seed)
+    parents = tuple(strings["parents"].split(",")) if strings.get("parents") else ()
+    _check_parents(parents)
+    ordered = sorted(names)
+    return ShiftMetadata(
+        base=strings["base"],
+        fingerprints=_split("fingerprints", strings["fingerprints"], ordered, FINGERPRINT_DIGITS),
+        rounded={
+            dtype: _split(f"rounded_{dtype}", strings[f"rounded_{dtype}"], ordered, ROUNDED_DIGITS)
+            for dtype in ROUNDED
+            if f"rounded_{dtype}" in strings
+        },
+        ndims=_split_ndims(strings.get("ndims", ""), ordered),
+        base_dtype=strings["base_dtype"],
+        reshape=strings["reshape"],
+        subset=strings.get("subset", ""),
+        settings=_load_dict("settings", strings.get("settings", "{}")),
+        seed=int(seed) if seed else None,
+        versions=_load_versions(strings.get("versions", "{}")),
+        licence=strings.get("licence", ""),
+        parents=parents,
+        recipe=_load("recipe", strings.get("recipe", "null")),
+        content_hash=strings["content_hash"],
+    )
+
+
+def check_version(strings: Mapping[str, str]) -> None:
+    """That the header is of a shift, and of a version that can be read.
+
+    Raises:
+        ShiftFileError: it is not.
+    """
+    if strings.get("format") != FORMAT:
+        raise ShiftFileError(f"expected a spectral shift (format {FORMAT!r} in its metadata), this is another file")
+    version = strings.get("version", "")
+    if not re.fullmatch(r"[0-9]{1,9}", version) or int(version) < 1:
+        _malformed("version", "a whole number", version)
+    if int(version) > PACKED_VERSION:
+        raise ShiftFileError(
+            f"the file is of format version {version}, this spectra reads up to version {PACKED_VERSION}; "
+            "update spectra"
+        )
+
+
+def is_packed(strings: Mapping[str, str]) -> bool:
+    """Whether a header that `check_version` has seen is of a packed file."""
+    return int(strings["version"]) == PACKED_VERSION
+
+
+def _check_parents(parents: tuple[str, ...]) -> None:
+    for parent in parents:
+        if not re.fullmatch(r"[0-9a-f]{32}", parent):
+            _malformed("parents", "content hashes of 32 hex digits", parent)
+
+
+def _split(key: str, joined: str, names: list[str], n: int) -> dict[str, str]:
+    if not re.fullmatch(rf"[0-9a-f]{{{n * len(names)}}}", joined):
+        _malformed(key, f"{n} hex digits for each of {len(names)} weights", f"{joined[:12]}...")
+    return {name: joined[i * n : (i + 1) * n] for i, name in enumerate(names)}
+
+
+def _split_ndims(joined: str, names: list[str]) -> dict[str, int]:
+    if joined and not re.fullmatch(rf"[1-9]{{{len(names)}}}", joined):
+        _malformed("ndims", f"a digit for each of {len(names)} weights", f"{joined[:12]}...")
+    return dict(zip(names, map(int, joined), strict=False))
+
+
+def _dump(key: str, value: JSON) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise ShiftFileError(f"the shift's {key} cannot be written as JSON: {error}") from error
+
+
+def _load(key: str, text: str) -> JSON:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        value: JSON = json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        _malformed(key, "JSON", text[:40])
+    return value
+
+
+def _load_dict(key: str, text: str) -> dict[str, JSON]:
+    value = _load(key, text)
+    if not isinstance(value, dict):
+        _malformed(key, "a JSON object", text[:40])
+    return value
+
+
+def _load_versions(text: str) -> dict[str, str]:
+    value = _load_dict("versions", text)
+    versions = {key: version for key, version in value.items() if isinstance(version, str)}
+    if len(versions) != len(value):
+        _malformed("versions", "a JSON object of strings", text[:40])
+    return versions
+
+
+def _malformed(key: str, expected: str, got: str) -> NoReturn:
+    raise ShiftFileError(f"the metadata's {key!r} should be {expected}, but is {got!r}; the file is damaged or foreign")

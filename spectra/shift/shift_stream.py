@@ -1,0 +1,123 @@
+"""A shift file read piece by piece, so that thousands can be gone through at once in bounded memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from spectra.errors import ShiftFileError
+from spectra.shift.metadata import ShiftMetadata, from_strings, is_packed
+from spectra.shift.shift import Precision, SpectralShift
+from spectra.shift.shift_file import (
+    SUFFIX,
+    ContentHash,
+    check_content,
+    explained,
+    precision_of,
+    read_entries,
+    read_shift,
+)
+
+Layout: TypeAlias = dict[str, tuple[int, int]]
+"""By weight name, in the file's order: where its data start behind the header, and their number of floats."""
+
+Layouts: TypeAlias = dict[tuple[tuple[str, tuple[int, int]], ...], Layout]
+"""Layouts that many files share, each under its items."""
+
+
+class DeltaStream:
+    """The deltas of one file, read once and in the file's order; `finish` proves that they are what was written.
+
+    What it keeps of a file of 391 weights is about 1 kB, if it shares its layout with the others'.
+
+    Attributes:
+        path: of the file.
+        layout: where each delta lies.
+    """
+
+    def __init__(
+        self, path: Path, layout: Layout, first: int, precision: Precision, expected: str, content: ContentHash
+    ) -> None:
+        self.path = path
+        self.layout = layout
+        self._first = first
+        self._precision = precision
+        self._dtype = np.dtype(precision).newbyteorder("<")
+        self._expected = expected
+        self._content = content
+
+    @property
+    def lengths(self) -> Mapping[str, int]:
+        """Floats of each delta, by weight name."""
+        return {name: floats for name, (_, floats) in self.layout.items()}
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, npt.NDArray[np.floating]]]:
+        """The next deltas, with their names: all of those that the file has, and that lie between `names`.
+
+        Args:
+            names: in the order of their keys (`file_order`), after those that were read before. None of the file's
+                may be passed over.
+
+        Raises:
+            ShiftFileError: the file is gone or shorter than it was.
+        """
+        with explained(self.path), self.path.open("rb", buffering=0) as stream:
+            for name in names:
+                if name in self.layout:
+                    start, floats = self.layout[name]
+                    size = floats * self._dtype.itemsize
+                    stream.seek(self._first + start)
+                    data = stream.read(size)
+                    if len(data) != size:
+                        raise ShiftFileError("it has become shorter while it was read; fetch or make it again")
+                    self._content.add(name + SUFFIX, self._precision, floats, data)
+                    yield name, np.frombuffer(data, self._dtype)
+
+    def finish(self) -> None:
+        """Compares what was read with the content hash.
+
+        Raises:
+            ShiftFileError: the file is not what was written.
+        """
+        with explained(self.path):
+            check_content(self._expected, self._content.hexdigest())
+
+
+def file_order(names: Iterable[str]) -> list[str]:
+    """Names in the order in which a file keeps their deltas, and hashes them: that of its keys."""
+    return sorted(names, key=lambda name: name + SUFFIX)
+
+
+def open_stream(path: Path, layouts: Layouts) -> tuple[ShiftMetadata, DeltaStream | SpectralShift]:
+    """What a file says about itself, and its deltas: a stream, or all of a packed file, which is decoded whole.
+
+    Args:
+        path: of the file.
+        layouts: of the files that were opened before; empty at first.
+
+    Raises:
+        ShiftFileError: no such file, not a shift, cut short, or of a later format version.
+    """
+    with explained(path):
+        entries = read_entries(path)
+    if is_packed(entries.strings):
+        shift = read_shift(path)
+        return shift.metadata, shift
+    with explained(path):
+        precision = precision_of(set(entries.codes.values()))
+        itemsize = np.dtype(precision).itemsize
+        found: Layout = {}
+        for key, (start, stop) in entries.spans.items():
+            (floats,) = entries.shapes[key]
+            if floats < 1 or start < 0 or stop - start != floats * itemsize:
+                raise ShiftFileError(f"{key}: its place in the file does not fit its shape; fetch or make it again")
+            found[sys.intern(key.removesuffix(SUFFIX))] = start, floats
+        metadata = from_strings(entries.strings, found)
+        layout = layouts.setdefault(tuple(found.items()), found)
+        content = ContentHash(entries.strings)
+        return metadata, DeltaStream(path, layout, entries.first, precision, metadata.content_hash, content)

@@ -1,0 +1,321 @@
+"""The spectrum cache: every spectrum is computed once per user, and then mapped into memory.
+
+Entries are addressed by the fingerprint of their weight, so all models and processes share them, whatever the models
+are called:
+
+    <root>/v1/<first two digits>/<fingerprint>.safetensors      an entry (cache_entry.py)
+    <root>/damaged/                                              entries that failed their checksum, until `gc`
+
+An entry appears whole or not at all (written beside its place, then renamed), so two processes may fill the cache at
+once: the worst that happens is that both compute the same. Using an entry touches its modification time, and the
+least recently used go first when the limit is passed; a process that holds an evicted entry keeps its memory map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from spectra.progress import SILENT, Progress
+from spectra.spectrum.cache import entry as cache_entry
+from spectra.spectrum.cache.entry import DamagedEntryError
+from spectra.spectrum.cache.settings import default_limit, default_root, parse_size
+from spectra.spectrum.cache.store import Collected, Entry, Store, Verified, unreadable
+from spectra.spectrum.cache.usage import CacheWarning, Usage
+from spectra.spectrum.fingerprint import fingerprint
+
+Found = TypeVar("Found")
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from spectra.spectrum.spectrum import Spectrum
+
+__all__ = ["CacheWarning", "SpectrumCache", "Usage", "default_cache", "fingerprint", "parse_size"]
+
+T = TypeVar("T")
+Visitor: TypeAlias = "Callable[[str, Tensor, Spectrum | None], T]"
+
+MAX_WORKERS = 4
+"""Each holds one weight in float64 several times over. Torch's threads are divided among them."""
+
+
+class SpectrumCache:
+    """Spectra by the weight they belong to.
+
+    Args:
+        root: folder of the cache; by default that of `SPECTRA_CACHE`, else the user's cache folder of the platform.
+        max_bytes: limit of its size; by default that of `SPECTRA_CACHE_LIMIT`, else `DEFAULT_LIMIT`.
+
+    Nothing is touched before the first use. Every method may raise CacheError: the folder cannot be made or read. A
+    folder that can be read but not written still serves its entries; what is missing is computed each time, and one
+    `CacheWarning` says so.
+    """
+
+    def __init__(self, root: Path | None = None, max_bytes: int | None = None) -> None:
+        self._store = Store(default_root() if root is None else Path(root))
+        self.max_bytes = default_limit() if max_bytes is None else max_bytes
+        self.usage = Usage()
+        self._said_unwritable = False
+        self._lock = threading.Lock()
+        self._accelerator = threading.Lock()
+
+    @property
+    def path(self) -> Path:
+        """The cache's folder, which need not exist yet."""
+        return self._store.root
+
+    def spectrum(self, weight: Tensor, *, name: str = "weight") -> Spectrum:
+        """The spectrum of one weight, on the CPU: loaded if it is known, else computed and stored.
+
+        Raises:
+            WeightError: the weight has no spectrum (see `decompose`).
+            CacheError: the folder cannot be made or read.
+        """
+        return self._obtain(weight, name, weight.device, Usage())
+
+    def spectra(
+        self,
+        weights: Mapping[str, Tensor],
+        progress: Progress = SILENT,
+        *,
+        device: torch.device | str | None = None,
+    ) -> dict[str, Spectrum]:
+        """The spectra of all weights with two or more dimensions, by name, on the CPU.
+
+        Args:
+            weights: by name; a mapping that reads each tensor when it is asked for keeps memory low. 1-D weights are
+                passed over: they take a plain vector shift.
+            progress: advanced once per weight.
+            device: where to compute what is missing; by default where each weight is.
+
+        Raises:
+            WeightError: a weight has no spectrum (see `decompose`).
+            CacheError: the folder cannot be made or read.
+        """
+        found = self._each(weights, lambda name, weight, spectrum: spectrum, progress, device, Usage(), "spectra")
+        return {name: spectrum for name, spectrum in found.items() if spectrum is not None}
+
+    def fill(
+        self,
+        weights: Mapping[str, Tensor],
+        progress: Progress = SILENT,
+        *,
+        device: torch.device | str | None = None,
+    ) -> Usage:
+        """Like `spectra`, but keeps nothing in memory. Returns what was done, these weights alone."""
+        usage = Usage()
+        self._each(weights, lambda name, weight, spectrum: None, progress, device, usage, "spectra")
+        return usage
+
+    def visit(
+        self, weights: Mapping[str, Tensor], use: Visitor[T], label: str, progress: Progress = SILENT
+    ) -> dict[str, T]:
+        """What `use(name, weight, spectrum)` returns for each weight, by name; nothing else is kept.
+
+        Several weights are in work at once, in threads. A mapping that reads each tensor when it is asked for makes
+        this a walk over a model at bounded memory.
+
+        Args:
+            weights: by name.
+            use: given each weight with its spectrum, on the CPU; None for a 1-D weight.
+            label: how the progress is called.
+
+        Raises:
+            As `spectra`, and whatever `use` raises, once the weights in work are done.
+        """
+        return self._each(weights, use, progress, None, Usage(), label)
+
+    def sigma(self, fingerprint: str) -> np.ndarray | None:
+        """Singular values (float64, descending) of a weight known by its fingerprint, or None. Needs no torch.
+
+        Args:
+            fingerprint: all 64 hex digits, or the first 8 or more that a shift file holds; None where they are
+                those of several entries.
+        """
+        return self._find(fingerprint, cache_entry.read_sigma)
+
+    def find(self, fingerprint: str) -> Spectrum | None:
+        """The spectrum of a weight known by its fingerprint, or None; arguments as `sigma`."""
+        return self._find(fingerprint, cache_entry.read_spectrum)
+
+    def _find(self, fingerprint: str, read: Callable[[Path], Found]) -> Found | None:
+        matches = self._store.matching(fingerprint)
+        if len(matches) != 1:
+            return None
+        try:
+            found = read(matches[0])
+        except FileNotFoundError:
+            return None
+        except DamagedEntryError as damage:
+            self._set_aside(matches[0], damage)
+            return None
+        except OSError as error:
+            raise unreadable(matches[0], error) from error
+        self._store.touch(matches[0])
+        return found
+
+    def entries(self) -> list[Entry]:
+        """All entries, the most recently used first."""
+        return self._store.entries()
+
+    def verify(self, progress: Progress = SILENT) -> Verified:
+        """Reads every entry against its checksums and sets aside those that fail, to be computed again when needed."""
+        return self._store.verify(progress)
+
+    def gc(self, max_bytes: int | None = None) -> Collected:
+        """Removes what was set aside or left half-written, then the least recently used entries beyond `max_bytes`.
+
+        Args:
+            max_bytes: by default this cache's limit; 0 empties it.
+        """
+        return self._store.collect(self.max_bytes if max_bytes is None else max_bytes)
+
+    def _each(
+        self,
+        weights: Mapping[str, Tensor],
+        use: Visitor[T],
+        progress: Progress,
+        device: torch.device | str | None,
+        usage: Usage,
+        label: str,
+    ) -> dict[str, T]:
+        from concurrent.futures import as_completed
+
+        import torch
+
+        def one(name: str) -> tuple[str, T]:
+            weight, spectrum = weights[name], None
+            if weight.ndim > 1:
+                spectrum = self._obtain(weight, name, torch.device(device or weight.device), usage)
+            return name, use(name, weight, spectrum)
+
+        found: dict[str, T] = {}
+        workers = max(1, min(MAX_WORKERS, len(weights), _processors()))
+        progress.start(label, len(weights))
+        try:
+            with side_by_side(workers) as pool:
+                pending = [pool.submit(one, name) for name in weights]
+                try:
+                    for done in as_completed(pending):
+                        name, value = done.result()
+                        found[name] = value
+                        progress.advance(1, name)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        finally:
+            progress.finish()
+        return {name: found[name] for name in weights}
+
+    def _obtain(self, weight: Tensor, name: str, device: torch.device, usage: Usage) -> Spectrum:
+        from spectra.spectrum.spectrum import decompose
+
+        address = fingerprint(weight, name=name)
+        known = self._load(address, usage)
+        if known is None:
+            # An accelerator does one at a time: its memory is dear, and it is busy with one anyway.
+            with self._accelerator if device.type != "cpu" else contextlib.nullcontext():
+                spectrum = decompose(weight.detach().to(device), name=name).to("cpu")
+            spectrum = replace(spectrum, fingerprint=address)
+            if spectrum.rank:
+                spectrum = self._keep(spectrum, address)
+        else:
+            spectrum = known
+        for each in (usage, self.usage):
+            each.count(weight, spectrum, hit=known is not None)
+        return spectrum
+
+    def _load(self, address: str, usage: Usage) -> Spectrum | None:
+        path = self._store.place(address)
+        try:
+            spectrum = cache_entry.read_spectrum(path)
+        except FileNotFoundError:
+            return None
+        except DamagedEntryError as damage:
+            usage.damaged += 1
+            self._set_aside(path, damage)
+            return None
+        except OSError as error:
+            raise unreadable(path, error) from error
+        self._store.touch(path)
+        return spectrum
+
+    def _keep(self, spectrum: Spectrum, address: str) -> Spectrum:
+        """Stores a spectrum and returns it over its file's memory map, so that its own memory can go."""
+        try:
+            path = self._store.write(address, cache_entry.encode(spectrum, address))
+        except OSError as error:
+            with self._lock:
+                said, self._said_unwritable = self._said_unwritable, True
+            if not said:
+                warnings.warn(
+                    f"spectrum cache {self.path} cannot be written ({error.strerror or error}): spectra are computed "
+                    "but not kept; set SPECTRA_CACHE to a folder with room that you may write",
+                    CacheWarning,
+                    stacklevel=2,
+                )
+            return spectrum
+        try:
+            stored = cache_entry.read_spectrum(path, verify=False)
+        except (OSError, DamagedEntryError):  # evicted, or replaced, in the meantime
+            stored = spectrum
+        with self._lock:
+            self._store.shrink(self.max_bytes)
+        return stored
+
+    def _set_aside(self, path: Path, damage: DamagedEntryError) -> None:
+        self.usage.damaged += 1
+        where = self._store.set_aside(path)
+        warnings.warn(
+            f"damaged entry of the spectrum cache ({damage}), it will be built again; "
+            + (f"set aside as {where}" if where else f"{path} could not be set aside"),
+            CacheWarning,
+            stacklevel=2,
+        )
+
+
+def default_cache() -> SpectrumCache:
+    """The cache of this user: `SPECTRA_CACHE` and `SPECTRA_CACHE_LIMIT`, else the platform's cache folder.
+
+    Raises:
+        InputError: `SPECTRA_CACHE_LIMIT` is no size.
+    """
+    return SpectrumCache()
+
+
+def _processors() -> int:
+    """Processors that this process may run on."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def side_by_side(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool that decomposes several weights at once, torch's threads divided among them.
+
+    An eigenproblem gains less from a second thread than a second eigenproblem does.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // workers))
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)

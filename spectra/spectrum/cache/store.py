@@ -1,0 +1,255 @@
+"""The files of the spectrum cache: where entries lie, how they appear, age, are set aside and go.
+
+Knows files only; what an entry means is `cache_entry`'s, and when to compute one is `cache`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from spectra.errors import CacheError
+from spectra.progress import SILENT, Progress
+from spectra.spectrum.cache import entry as cache_entry
+from spectra.spectrum.cache.entry import DamagedEntryError
+
+_VERSION_FOLDER = f"v{cache_entry.VERSION}"
+_DAMAGED_FOLDER = "damaged"
+_SUFFIX = ".safetensors"
+_FULL_NAME = 64
+_SHORTEST_PREFIX = 8
+_HALF_WRITTEN_AFTER = 3600.0
+"""Seconds after which a temporary file counts as left behind by a process that died."""
+
+_ROOM_LEFT = 0.9
+"""Evicting goes down to this fraction of the limit, so that not every new entry looks through the whole folder."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry as `spectra cache ls` shows it.
+
+    Attributes:
+        fingerprint: of its weight.
+        path: its file.
+        size: bytes.
+        used: seconds since the epoch when it was last used.
+        shape, side, rank, tail: of the spectrum; None where the header cannot be read.
+    """
+
+    fingerprint: str
+    path: Path
+    size: int
+    used: float
+    shape: tuple[int, ...] | None = None
+    side: str | None = None
+    rank: int | None = None
+    tail: int | None = None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `verify` found: entries read, their bytes, and the damaged ones (fingerprint to reason), now set aside."""
+
+    checked: int
+    size: int
+    damaged: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What `gc` did: files and bytes removed, entries and bytes kept."""
+
+    removed: int
+    freed: int
+    kept: int
+    size: int
+
+
+class Store:
+    """The cache's folder. Nothing is created before the first `write`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._size: int | None = None
+
+    def place(self, fingerprint: str) -> Path:
+        """The file of an entry, whether it exists or not."""
+        return self.root / _VERSION_FOLDER / fingerprint[:2] / f"{fingerprint}{_SUFFIX}"
+
+    def matching(self, fingerprint: str) -> list[Path]:
+        """Files of the entries whose fingerprint begins like this; none if fewer than 8 digits are given."""
+        if re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_PREFIX},{_FULL_NAME}}}", fingerprint) is None:
+            return []
+        place = self.place(fingerprint)
+        if len(fingerprint) == _FULL_NAME:
+            return [place] if place.exists() else []
+        try:  # a shift asks for hundreds of weights, and `glob` takes three times as long
+            with os.scandir(place.parent) as found:
+                names = [entry.name for entry in found]
+        except OSError:
+            return []
+        return sorted(place.parent / name for name in names if name.startswith(fingerprint) and name.endswith(_SUFFIX))
+
+    def write(self, fingerprint: str, content: bytes) -> Path:
+        """Puts an entry in its place, whole, replacing one that is there.
+
+        Raises:
+            CacheError: there is no folder and none can be made.
+            OSError: the folder cannot be written, or the disk is full.
+        """
+        self._make_root()
+        place = self.place(fingerprint)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name(f".{fingerprint}.{secrets.token_hex(4)}.tmp")
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(place)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        if self._size is not None:
+            self._size += len(content)
+        return place
+
+    def touch(self, path: Path) -> None:
+        """Marks an entry as just used, where the folder can be written."""
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+    def set_aside(self, path: Path) -> Path | None:
+        """Moves a damaged entry out of the way and returns where to; None where that is not possible."""
+        target = self.root / _DAMAGED_FOLDER / f"{path.stem}.{secrets.token_hex(4)}{_SUFFIX}"
+        try:
+            target.parent.mkdir(exist_ok=True)
+            path.replace(target)
+        except OSError:
+            return None
+        return target
+
+    def entries(self) -> list[Entry]:
+        """All entries, the most recently used first."""
+        found = []
+        for path, status in self._files():
+            try:
+                header = cache_entry.read_header(path)
+            except (DamagedEntryError, OSError):
+                found.append(Entry(path.stem, path, status.st_size, status.st_mtime))
+                continue
+            found.append(
+                Entry(
+                    fingerprint=path.stem,
+                    path=path,
+                    size=status.st_size,
+                    used=status.st_mtime,
+                    shape=header.shape,
+                    side=header.side,
+                    rank=header.rank,
+                    tail=header.tail,
+                )
+            )
+        return sorted(found, key=lambda entry: (-entry.used, entry.fingerprint))
+
+    def verify(self, progress: Progress = SILENT) -> Verified:
+        """Reads every entry against its checksums and sets aside those that fail."""
+        files = list(self._files())
+        size, damaged = 0, {}
+        progress.start("verify", len(files))
+        try:
+            for path, status in files:
+                try:
+                    cache_entry.verify(path)
+                except FileNotFoundError:
+                    continue
+                except DamagedEntryError as damage:
+                    self.set_aside(path)
+                    damaged[path.stem] = str(damage)
+                except OSError as error:
+                    raise unreadable(path, error) from error
+                finally:
+                    progress.advance(1, path.stem[:12])
+                size += status.st_size
+        finally:
+            progress.finish()
+        return Verified(len(files), size, damaged)
+
+    def collect(self, max_bytes: int) -> Collected:
+        """Removes set-aside and half-written files, then the least recently used entries beyond `max_bytes`."""
+        removed = freed = 0
+        for path in self._leftovers():
+            with contextlib.suppress(OSError):
+                size = path.stat().st_size
+                path.unlink()
+                removed, freed = removed + 1, freed + size
+        gone, gone_bytes = self._evict(max_bytes)
+        left = [status.st_size for _, status in self._files()]
+        self._size = sum(left)
+        return Collected(removed + gone, freed + gone_bytes, len(left), self._size)
+
+    def shrink(self, max_bytes: int) -> None:
+        """Evicts if what this object knows to be stored is beyond `max_bytes`: called after every write."""
+        if self._size is None:
+            self._size = sum(status.st_size for _, status in self._files())
+        if self._size > max_bytes:
+            self._evict(int(max_bytes * _ROOM_LEFT))
+            self._size = sum(status.st_size for _, status in self._files())
+
+    def _evict(self, max_bytes: int) -> tuple[int, int]:
+        """Removes the least recently used entries beyond `max_bytes`; returns how many, and their bytes."""
+        files = sorted(self._files(), key=lambda found: (found[1].st_mtime_ns, found[0].name))
+        total = sum(status.st_size for _, status in files)
+        removed = freed = 0
+        for path, status in files:
+            if total - freed <= max_bytes:
+                break
+            # Where an open file cannot be removed (Windows), the entry stays for another time.
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed, freed = removed + 1, freed + status.st_size
+        return removed, freed
+
+    def _make_root(self) -> None:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheError(
+                f"cannot make the spectrum cache {self.root}: {error.strerror or error}; set SPECTRA_CACHE to a folder "
+                "that you may write"
+            ) from error
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """The entries' files; those that vanish while we look are passed over."""
+        if self.root.exists() and not self.root.is_dir():
+            raise CacheError(f"the spectrum cache {self.root} is not a folder; set SPECTRA_CACHE to a folder")
+        try:
+            shards = sorted(os.scandir(self.root / _VERSION_FOLDER), key=lambda shard: shard.name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise unreadable(self.root, error) from error
+        for shard in shards:
+            for path in sorted(Path(shard.path).glob(f"*{_SUFFIX}")):
+                with contextlib.suppress(FileNotFoundError):
+                    yield path, path.stat()
+
+    def _leftovers(self) -> Iterator[Path]:
+        yield from (self.root / _DAMAGED_FOLDER).glob(f"*{_SUFFIX}")
+        for path in self.root.glob("v*/??/.*.tmp"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _HALF_WRITTEN_AFTER:
+                    yield path
+
+
+def unreadable(path: Path, error: OSError) -> CacheError:
+    """The error for a part of the cache that cannot be read."""
+    return CacheError(
+        f"cannot read the spectrum cache at {path}: {error.strerror or error}; correct its permissions, or set "
+        "SPECTRA_CACHE to another folder"
+    )

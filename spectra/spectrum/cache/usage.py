@@ -1,0 +1,47 @@
+"""What a spectrum cache tells of itself: its warnings, and how much of its work was done before."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spectra.spectrum.spectrum import Spectrum
+
+
+class CacheWarning(UserWarning):
+    """The cache went on, but not as it should: a damaged entry was set aside, or nothing can be stored."""
+
+
+@dataclass
+class Usage:
+    """What a cache object has done so far.
+
+    Attributes:
+        hits: spectra that were found.
+        misses: spectra that had to be computed.
+        damaged: entries that were found damaged, set aside and computed again; they count as misses too.
+        weight_floats: floats of the weights asked for.
+        spectrum_floats: floats of their spectra.
+        bytes: what those take in memory and, but for a short header each, on the disk.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    damaged: int = 0
+    weight_floats: int = 0
+    spectrum_floats: int = 0
+    bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(self, weight: Tensor, spectrum: Spectrum, *, hit: bool) -> None:
+        """Add one spectrum, from any thread."""
+        with self._lock:
+            self.hits += hit
+            self.misses += not hit
+            self.weight_floats += weight.numel()
+            self.spectrum_floats += spectrum.floats
+            self.bytes += spectrum.bytes

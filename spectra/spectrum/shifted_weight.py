@@ -1,0 +1,59 @@
+"""A frozen weight with a shift, as plain functions of tensors: `U diag(ReLU(sigma + delta)) V^T`, and `w + delta`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from spectra import kernels
+from spectra.spectrum.spectrum import Spectrum, matrix
+
+
+def change(sigma: Tensor, delta: Tensor) -> Tensor:
+    """`ReLU(sigma + delta) - sigma`, `[r]`, without the cancellation, and with ReLU's gradient (0 where it clips)."""
+    return torch.where(sigma + delta > 0, delta, -sigma)
+
+
+def shifted_weight(weight: Tensor, spectrum: Spectrum, delta: Tensor) -> Tensor:
+    """`U diag(ReLU(sigma + delta)) V^T` in the shape and dtype of `weight`, rounded once from float32 or wider.
+
+    Args:
+        weight: the frozen weight that `spectrum` was made of.
+        delta: `[r]`. All zeros give `weight` itself.
+
+    Differentiable in `delta`, through the weight: the plans do better, this is for inference and rare layers.
+    """
+    if not delta.requires_grad and not bool(delta.any()):
+        return weight
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    sigma, basis, tail = (v.to(weight.device, dtype) for v in (spectrum.sigma, spectrum.basis, spectrum.tail))
+    d, head, left = change(sigma, delta.to(dtype)), spectrum.head, spectrum.side == "left"
+    w = matrix(weight).to(dtype)
+    shifted = kernels.rebuild(w, basis[:, :head], d[:head] / sigma[:head], left=left) if head else w
+    if head < spectrum.rank:
+        # The long side takes d: its gradient is then summed over that side pairwise, not in one long product.
+        narrow = (tail.T * d[head:]) @ basis[:, head:].T
+        shifted = shifted + (narrow.T if left else narrow)
+    return shifted.reshape(weight.shape).to(weight.dtype)
+
+
+def shifted_vector(weight: Tensor, delta: Tensor) -> Tensor:
+    """`w + delta` in the dtype of `weight`, rounded once."""
+    return (weight + delta).to(weight.dtype)
+
+
+def is_square(shape: tuple[int, ...]) -> bool:
+    """Whether a weight's matrix is square."""
+    return shape[0] == math.prod(shape[1:])
+
+
+def with_full_tail(spectrum: Spectrum, weight: Tensor) -> Spectrum:
+    """The same spectrum with the other side of every direction explicit."""
+    w, head = matrix(weight.detach()).to(torch.float64), spectrum.head
+    basis = spectrum.basis[:, :head].to(torch.float64)
+    # In this order, a row for each direction, the product takes two thirds of the time of its transpose.
+    far = (basis.T @ (w if spectrum.side == "left" else w.T)).div_(spectrum.sigma[:head, None])
+    tail = torch.cat([far.to(spectrum.tail.dtype), spectrum.tail])
+    return Spectrum(spectrum.side, spectrum.basis, spectrum.sigma, tail, spectrum.shape)

@@ -1,0 +1,1 @@
+"""What a training sees: pictures, prompts, collages, class pictures, and their latents."""

@@ -1,0 +1,153 @@
+"""Pictures of the class, drawn by the frozen base: what prior preservation holds the model to.
+
+They depend on nothing but the base, the prompt and how they are drawn, so they are kept in a folder named by the hash
+of just that, and trainings that share it share them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from spectra.errors import BaseError, OutputError, PictureError
+from spectra.generate.generation import Request, Sampling, draw, save_png
+from spectra.io.atomic_writes import atomic_folder
+from spectra.progress import SILENT, Progress
+from spectra.spectrum.cache.settings import prior_root
+from spectra.training.data.pictures import find_pictures, read_picture
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class PriorKey:
+    """Everything that decides what the class pictures show."""
+
+    base: str
+    prompt: str
+    seed: int
+    count: int
+    size: int
+    steps: int
+    guidance: float
+
+    @property
+    def digest(self) -> str:
+        """Its content address, 32 hex digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def pipeline_fingerprint(pipe: Any) -> str:
+    """sha256 over all weights and the scheduler's settings, 16 hex digits: equal ones draw the same pictures."""
+    whole = hashlib.sha256()
+    for name, component in sorted(pipe.components.items()):
+        if isinstance(component, torch.nn.Module):
+            for key, weight in component.state_dict().items():
+                flat = weight.detach().cpu().contiguous().reshape(-1)
+                whole.update(f"{name}.{key} {weight.dtype} {tuple(weight.shape)}\n".encode())
+                whole.update(memoryview(flat.view(torch.uint8).numpy()))
+    settings = {k: v for k, v in pipe.scheduler.config.items() if isinstance(v, (str, int, float, bool, type(None)))}
+    whole.update(json.dumps([type(pipe.scheduler).__name__, settings], sort_keys=True).encode())
+    return whole.hexdigest()[:16]
+
+
+def prior_pictures(
+    pipe: Any, key: PriorKey, *, root: Path | None = None, progress: Progress = SILENT
+) -> list[Image.Image]:
+    """The class pictures for a key: read if they are kept, drawn by `pipe` and kept if not.
+
+    A damaged folder is drawn again. Where the cache cannot be written the pictures serve this training only, with a
+    warning.
+
+    Args:
+        pipe: the frozen base, no shift active; its fingerprint is `key.base`.
+        key: what to draw.
+        root: cache folder; `prior_root()` by default.
+        progress: told of each picture drawn.
+    """
+    folder = (root or prior_root()) / key.digest
+    kept = _kept(folder, key)
+    if kept is not None:
+        return kept
+    requests = [Request(key.prompt, key.seed + number) for number in range(key.count)]
+    sampling = Sampling(key.steps, key.guidance, key.size, key.size, BATCH)
+    pictures = draw(pipe, requests, sampling, progress=progress, label="drawing class pictures")
+    try:
+        with atomic_folder(folder, force=True) as temporary:
+            for number, (picture, request) in enumerate(zip(pictures, requests, strict=True)):
+                save_png(picture, temporary / f"{number:04d}.png", {**asdict(key), **asdict(request)})
+    except OutputError as error:
+        warnings.warn(f"class pictures are not kept: {error}", stacklevel=2)
+    return pictures
+
+
+def prior_prompts(
+    prompt: str, count: int, unconditional: float, *, words: float = 0.0, vocabulary: Sequence[str] = (), seed: int = 0
+) -> list[str]:
+    """The prompts of class pictures, each kind evenly spread among the others.
+
+    Args:
+        prompt: the class prompt.
+        count: how many.
+        unconditional: share of them that is empty.
+        words: share of them in which the class, the prompt's last word, is another word.
+        vocabulary: where those words are drawn from.
+        seed: of which words.
+    """
+    before = prompt.rpartition(" ")[0]
+    drawn = random.Random(seed).choices(vocabulary, k=count) if words else []
+
+    def falls(share: float, number: int) -> bool:
+        return int((number + 1) * share) > int(number * share)
+
+    found, others = [], 0
+    for number in range(count):
+        if falls(unconditional, number):
+            found.append("")
+            continue
+        other = words > 0 and falls(words / (1 - unconditional), others)
+        others += 1
+        found.append(f"{before} {drawn[number]}".strip() if other else prompt)
+    return found
+
+
+def vocabulary(tokenizer: Any) -> list[str]:
+    """The words that are one token of a byte-pair tokenizer such as CLIP's, of three letters at least, sorted.
+
+    Raises:
+        BaseError: a tokenizer that marks no ends of words.
+    """
+    end = "</w>"
+    tokens = (token.removesuffix(end) for token in tokenizer.get_vocab() if token.endswith(end))
+    found = sorted(token for token in tokens if token.isalpha() and token.isascii() and len(token) > 2)
+    if not found:
+        raise BaseError(f"prior words: {type(tokenizer).__name__} has no words to draw from; leave prior words out")
+    return found
+
+
+def read_class_pictures(folder: Path) -> list[Image.Image]:
+    """The user's own class pictures.
+
+    Raises:
+        PictureError: none, or one that cannot be read.
+    """
+    return [read_picture(path) for path in find_pictures(folder)]
+
+
+def _kept(folder: Path, key: PriorKey) -> list[Image.Image] | None:
+    """The kept pictures, or None if they are not there, not all there, or damaged."""
+    try:
+        pictures = read_class_pictures(folder)
+    except PictureError:
+        return None
+    whole = len(pictures) == key.count and all(picture.size == (key.size, key.size) for picture in pictures)
+    return pictures if whole else None

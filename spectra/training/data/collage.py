@@ -1,0 +1,184 @@
+"""Cut-Mix: pictures of several subjects, alone or two in one, each on its half (SVDiff, section 3.3).
+
+Each half is encoded by itself, and the halves meet in the latents: any two can be put together without another pass of
+the VAE, and nothing of one leaks across the cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, permutations
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from spectra.errors import BaseError
+from spectra.families.attention import Word, word_tokens
+from spectra.progress import SILENT, Progress
+from spectra.training.data.latents import PictureSource
+from spectra.training.data.wording import Wording, both
+
+ALONE = -1
+"""In place of the picture on the right, where there is one picture only."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A subject's pictures, squares of one size, with the prompt of each, and the wording that collages have of it."""
+
+    pictures: Sequence[Image.Image]
+    prompts: Sequence[str]
+    wording: Wording
+
+
+@dataclass(frozen=True)
+class Collages:
+    """How collages are made.
+
+    Attributes:
+        probability: that a sample is one.
+        fit: how a picture comes to fill a half, see `halved`.
+        templates: of the prompts, each as likely as another (`wording.both`).
+        unconditional: share of the collages that stand without a prompt.
+    """
+
+    probability: float
+    fit: str
+    templates: tuple[str, ...]
+    unconditional: float = 0.0
+
+
+def halved(picture: Image.Image, fit: str) -> Image.Image:
+    """A square picture as the half of one of its size, `[side / 2, side]` pixels.
+
+    Args:
+        picture: `[side, side]`.
+        fit: "crop" keeps the middle of the picture, "shrink" all of it, on the mean colour of its edge.
+    """
+    size = picture.width // 2, picture.height
+    if fit == "crop":
+        return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+    array = np.asarray(picture, dtype=np.float64)
+    edge = np.concatenate([array[0], array[-1], array[:, 0], array[:, -1]]).mean(0)
+    ground = Image.new("RGB", size, tuple(round(value) for value in edge.tolist()))
+    small = picture.resize((size[0], size[0]), Image.Resampling.LANCZOS)
+    ground.paste(small, (0, (size[1] - size[0]) // 2))
+    return ground
+
+
+class CollageSource:
+    """Pictures of several subjects: what a denoising objective draws from (`objectives.Source`).
+
+    An entry of `index` is `(left picture, right picture or ALONE, prompt)`: pictures are numbered through all
+    subjects, and the prompt of a collage through the templates and one that is empty.
+    """
+
+    def __init__(
+        self, pipe: Any, shown: Sequence[Shown], collages: Collages, *, cache_latents: bool = True,
+        progress: Progress = SILENT,
+    ) -> None:  # fmt: skip
+        """Encode what is to be cached, every picture whole and as a half.
+
+        Raises:
+            BaseError: latents of an odd width, which have no halves.
+            InputError: a prompt that is too long for the text encoder to read its special words.
+        """
+        pictures = [picture for each in shown for picture in each.pictures]
+        prompts = [prompt for each in shown for prompt in each.prompts]
+        halves = [halved(picture, collages.fit) for picture in pictures]
+        self._whole, self._halves = (
+            PictureSource(pipe, each, prompts, cache_latents=cache_latents, progress=progress)
+            for each in (pictures, halves)
+        )
+        if 2 * self._halves.latent_shape[2] != self._whole.latent_shape[2]:
+            raise BaseError(f"latents of {self._whole.latent_shape[2]} columns have no halves for collages")
+        ends = list(accumulate(len(each.pictures) for each in shown))
+        self._numbers = [range(end - len(each.pictures), end) for end, each in zip(ends, shown, strict=True)]
+        self._collages = collages
+        self._prompts = dict(_prompts(pipe, [each.wording for each in shown], collages.templates))
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """`(c, h, w)` of one picture's latents."""
+        return self._whole.latent_shape
+
+    def pick(self, remaining: list[int], generator: torch.Generator) -> list[int]:
+        """One subject alone, or two in a collage; each subject's pictures in shuffled rounds of its own."""
+        subjects = torch.randperm(len(self._numbers), generator=generator).tolist()
+        chance, empty = torch.rand(2, generator=generator).tolist()
+        if chance >= self._collages.probability:
+            return [self._next(subjects[0], remaining, generator), ALONE, 0]
+        left, right = (self._next(subject, remaining, generator) for subject in subjects[:2])
+        templates = len(self._collages.templates)
+        prompt = int(torch.randint(templates, (), generator=generator))
+        return [left, right, templates if empty < self._collages.unconditional else prompt]
+
+    def latents(self, index: Tensor, noise: Tensor) -> Tensor:
+        """Latents `[n, c, h, w]` of the entries `index [n, 3]`, with `noise` for their posterior."""
+        alone = index[:, 1] == ALONE
+        here = alone.to(noise.device)
+        width = self._halves.latent_shape[2]
+        parts = []
+        if alone.any():
+            parts.append((here, self._whole.latents(index[alone, 0], noise[here])))
+        if not alone.all():
+            cut = noise[~here].split(width, dim=-1)
+            sides = [self._halves.latents(index[~alone, side], cut[side]) for side in (0, 1)]
+            parts.append((~here, torch.cat(sides, dim=-1)))
+        latents = torch.empty_like(noise, dtype=parts[0][1].dtype)
+        for rows, part in parts:
+            latents[rows] = part
+        return latents
+
+    def prompts(self, index: Tensor) -> list[str]:
+        """Their prompts."""
+        return [self._whole.prompts(entry[:1])[0] if entry[1] == ALONE else self._of(entry)[0] for entry in index]
+
+    def words(self, index: Tensor) -> list[Word]:
+        """The special words of the collages' subjects, each with the half that is its own."""
+        return [
+            Word(sample, tokens, side)
+            for sample, entry in enumerate(index)
+            if entry[1] != ALONE
+            for side, tokens in enumerate(self._of(entry)[1])
+        ]
+
+    def every_prompt(self) -> list[str]:
+        """All prompts that samples can have."""
+        alone = self._whole.prompts(torch.arange(sum(map(len, self._numbers))))
+        return [*alone, *(prompt for prompt, _ in self._prompts.values()), ""]
+
+    def _of(self, entry: Tensor) -> tuple[str, tuple[tuple[int, ...], ...]]:
+        """A collage's prompt, and the tokens of the special word on the left and of that on the right."""
+        left, right, template = entry.tolist()
+        if template == len(self._collages.templates):
+            return "", ()
+        subjects = [next(n for n, own in enumerate(self._numbers) if p in own) for p in (left, right)]
+        return self._prompts[subjects[0], subjects[1], template]
+
+    def _next(self, subject: int, remaining: list[int], generator: torch.Generator) -> int:
+        own = self._numbers[subject]
+        if not any(number in own for number in remaining):
+            order = torch.randperm(len(own), generator=generator) + own.start
+            remaining += order.tolist()
+        number = next(number for number in reversed(remaining) if number in own)
+        remaining.remove(number)
+        return number
+
+
+def _prompts(
+    pipe: Any, wordings: Sequence[Wording], templates: Sequence[str]
+) -> Mapping[tuple[int, int, int], tuple[str, tuple[tuple[int, ...], ...]]]:
+    """By left subject, right subject and template: the prompt, and the tokens of both special words, if they have."""
+    found = {}
+    for left, right in permutations(range(len(wordings)), 2):
+        for number, template in enumerate(templates):
+            prompt = both(template, wordings[left], wordings[right])
+            words = [wordings[subject].word for subject in (left, right)]
+            tokens = tuple(word_tokens(pipe.tokenizer, prompt, word) for word in words if word)
+            found[left, right, number] = prompt, tokens
+    return found

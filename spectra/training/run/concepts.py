@@ -1,0 +1,136 @@
+"""Several concepts to be trained together: read from a TOML file, and held apart from each other.
+
+    steps = 500                     # any setting of `spectra train --config`, for all concepts
+
+    [[concept]]
+    name = "rex"
+    images = "photos/rex"           # or subject = "fox", an embedded one
+    prompt = "a photo of a sks dog"
+    class_prompt = "a photo of a dog"
+    seed = 1
+    output = "shifts/rex"           # instead of a folder called by its name
+
+Paths in the file start at the file's folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from spectra.errors import InputError, OutputError
+from spectra.io.toml_files import read_toml
+from spectra.training.config import TrainConfig, make_config
+from spectra.training.run.outputs import Outputs
+
+OWN = ("subject", "images", "prompt", "class_prompt", "class_images", "seed", "validation_prompts")
+"""Settings that a concept may have for itself; the others shape the batch, or the step that all of them take."""
+
+ONLY = ("subject", "images", "prompt")
+"""Those of them that no two concepts share."""
+
+_PATHS = ("images", "class_images", "tensorboard")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One concept to be trained.
+
+    Attributes:
+        name: what messages call it; empty where there is one only.
+        config: its settings, the common ones among them.
+        out: its output folder; None lets the subject name it.
+    """
+
+    name: str
+    config: TrainConfig
+    out: Path | None
+
+
+def read_concepts(path: Path, out: Path | None = None, **overrides: Any) -> list[Wanted]:
+    """The concepts of a TOML file.
+
+    Args:
+        path: the file.
+        out: folder of the concepts that name no output of their own; `out` by default.
+        overrides: common settings, on top of the file's. A concept's own settings stay.
+
+    Raises:
+        InputError: no such file, not TOML, no concepts, one without a name or with another's, an unknown setting or
+            one in the wrong place.
+    """
+    values = read_toml(path, "--concepts")
+    tables = values.pop("concept", None)
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise InputError(f"{path}: no concepts in it; each is a table that begins with a line [[concept]]")
+    for name in ONLY:
+        if name in values:
+            raise InputError(f"{path}: {name} belongs to one concept; put it below a line [[concept]]")
+    common = {**_located(values, path.parent), **overrides}
+    make_config(common, source=str(path))
+    wanted: list[Wanted] = []
+    for number, table in enumerate(tables, 1):
+        name = table.pop("name", None)
+        source = f"{path}: concept {number}" + (f" ({name})" if name else "")
+        if not isinstance(name, str) or not name or Path(name).name != name:
+            raise InputError(f'{source}: needs a name that can name a folder, such as name = "dog"; got {name!r}')
+        if name in (each.name for each in wanted):
+            raise InputError(f"{source}: another concept has that name; give each its own")
+        output = table.pop("output", None)
+        if output is not None and (not isinstance(output, str) or not output):
+            raise InputError(f"{source}: output: expected a folder's path, got {output!r}")
+        for setting in table:
+            if setting not in OWN:
+                raise InputError(f"{source}: {_misplaced(setting)}; a concept has name, output, {', '.join(OWN)}")
+        config = make_config({**common, **_located(table, path.parent)}, source=source)
+        if config.tensorboard:
+            config = replace(config, tensorboard=str(Path(config.tensorboard) / name))
+        wanted.append(Wanted(name, config, path.parent / output if output else (out or Path("out")) / name))
+    return wanted
+
+
+def check_apart(wanted: Sequence[Wanted], outputs: Sequence[Outputs]) -> None:
+    """That concepts can train together: the same common settings, and folders that do not touch.
+
+    Raises:
+        InputError: settings differ that are no concept's own, or one scaler would have to serve all losses.
+        OutputError: two concepts would write into one folder.
+    """
+    for each in wanted:
+        for name, value in each.config.as_dict().items():
+            if name not in (*OWN, "tensorboard") and value != wanted[0].config.as_dict()[name]:
+                raise InputError(f"{each.name}: {name} is common to all concepts, got {value!r} for this one alone")
+    if len(wanted) > 1 and wanted[0].config.mixed_precision == "fp16":
+        raise InputError(
+            "mixed precision fp16 scales one loss, and would skip the steps of all concepts when one overflows; "
+            "use bf16 or no"
+        )
+    for (one, a), (other, b) in combinations(zip(wanted, outputs, strict=True), 2):
+        for mine in (a.folder, a.unfinished):
+            for yours in (b.folder, b.unfinished):
+                paths = mine.resolve(), yours.resolve()
+                if paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0]):
+                    raise OutputError(
+                        f"{one.name} and {other.name} would both write into {mine}; give each a folder of its own"
+                    )
+
+
+def _located(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The values with paths as seen from here; a base may also be a hub id, so it is a path only if it is there."""
+    located = dict(values)
+    for name in _PATHS:
+        if isinstance(values.get(name), str) and values[name]:
+            located[name] = str(folder / values[name])
+    base = values.get("base")
+    if isinstance(base, str) and base and (folder / base).exists():
+        located["base"] = str(folder / base)
+    return located
+
+
+def _misplaced(setting: str) -> str:
+    if setting in TrainConfig.__dataclass_fields__:
+        return f"{setting} is common to all concepts: put it above the first [[concept]]"
+    return f"unknown setting {setting!r}"

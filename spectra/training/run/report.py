@@ -1,0 +1,147 @@
+"""What a training leaves behind to be read: its log, its loss curve and its summary."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spectra.bases.embedded import NAME
+from spectra.errors import InputError
+from spectra.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WINDOW = 20
+"""Steps over which the curve is averaged, since a step's loss depends mostly on the timesteps it drew."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was learnt, what it cost, and where it is.
+
+    `loss_before` and `loss_after` are the denoising loss of the instance pictures at the same fixed noise.
+    """
+
+    subject: str
+    prompt: str
+    class_prompt: str
+    base: str
+    folder: str
+    shift: str
+    sheet: str
+    config: str
+    loss_curve: str
+    state: str | None
+    steps: int
+    resumed_at: int
+    tensors: int
+    floats: int
+    bytes: int
+    base_bytes: int
+    loss_before: float
+    loss_after: float
+    train_seconds: float
+    total_seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**asdict(self), "try": self.next_commands()}
+
+    def next_commands(self) -> list[str]:
+        """Commands to try next, to be copied into a shell."""
+        base = "" if self.base == NAME else f" --base {quoted(self.base)}"
+        shift, pictures = quoted(self.shift), quoted(self.folder + "-pictures")
+        return [
+            f"spectra generate{base} --shift {shift} --prompt {quoted(self.prompt)} --count 4 -o {pictures}",
+            f"spectra inspect {shift}",
+        ]
+
+
+def quoted(text: str) -> str:
+    """One shell word."""
+    import shlex
+
+    return shlex.quote(text)
+
+
+def write_log(history: Sequence[dict[str, float]], path: Path) -> None:
+    """One JSON object a line, one line a step."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
+
+
+def averaged(values: Sequence[float], window: int = WINDOW) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The mean of each value and up to `window - 1` before it."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(0, last - window)
+    means: np.ndarray[Any, np.dtype[np.float64]] = (sums[last] - sums[first]) / (last - first)
+    return means
+
+
+def draw_loss_curve(history: Sequence[dict[str, float]]) -> Figure:
+    """Every term's curve, each step faintly, and averaged over `WINDOW` steps."""
+    figure = style.new_figure(7, 4)
+    axes = figure.subplots()
+    steps = [record["step"] for record in history]
+    terms = [key for key in history[0] if key not in ("step", "seconds", "loss")]
+    for term, colour in zip(terms, itertools.cycle(style.LINES)):
+        values = [record[term] for record in history]
+        axes.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
+        axes.plot(steps, averaged(values), color=colour, label=f"{term} (mean of {WINDOW} steps)")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+class Board:
+    """TensorBoard's log of a training; does nothing for an empty folder."""
+
+    def __init__(self, folder: str) -> None:
+        """Open the log.
+
+        Raises:
+            InputError: the package tensorboard is not installed.
+        """
+        self._writer: Any = None
+        if folder:
+            check_tensorboard(folder)
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(folder)
+
+    def record(self, record: dict[str, float]) -> None:
+        """A step's losses."""
+        if self._writer is not None:
+            for name, value in record.items():
+                if name != "step":
+                    self._writer.add_scalar(name, value, int(record["step"]))
+
+    def picture(self, name: str, picture: Any, step: int) -> None:
+        """A sheet of validation pictures."""
+        if self._writer is not None:
+            self._writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def check_tensorboard(folder: str) -> None:
+    """Whether a log was asked for that cannot be written.
+
+    Raises:
+        InputError: the package tensorboard is not installed.
+    """
+    if folder and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")

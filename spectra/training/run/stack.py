@@ -1,0 +1,80 @@
+"""The deltas of all concepts of a training, on one attached base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectra.adapters.adapter import Adapter
+from spectra.errors import MismatchError
+from spectra.layers.per_sample import Samples
+from spectra.shift.shift import SpectralShift
+
+
+class Stack:
+    """One parameter for each weight: the adapter's own `[r]` for one concept, `[concepts, r]` for several.
+
+    Attributes:
+        deltas: by weight name.
+        rows: told which concept each sample of a batch belongs to; None for one concept.
+    """
+
+    def __init__(self, adapter: Adapter, concepts: int) -> None:
+        """Begin at zero, in training mode."""
+        self.adapter = adapter
+        self.rows = Samples(torch.arange(concepts)) if concepts > 1 else None
+        self.deltas = adapter.deltas
+        if self.rows is not None:
+            self.deltas = {
+                name: nn.Parameter(delta.new_zeros(concepts, len(delta))) for name, delta in adapter.deltas.items()
+            }
+        self.train()
+
+    def start(self, concept: int, shift: SpectralShift) -> None:
+        """Let a concept begin at a shift.
+
+        Raises:
+            MismatchError: it was trained on another base, or on other targets.
+        """
+        own = self.adapter.shift().metadata.fingerprints
+        for name, digits in shift.metadata.fingerprints.items():
+            if own.get(name, digits) != digits:
+                raise MismatchError(f"cannot start from a shift of another base: {name} is not this base's weight")
+        self.adapter.set(shift)
+        if self.rows is not None:
+            with torch.no_grad():
+                for name, delta in self.adapter.deltas.items():
+                    self.deltas[name][concept] = delta
+
+    def train(self) -> None:
+        """Let the model compute with all concepts' deltas, a row for each sample."""
+        if self.rows is None:
+            self.adapter.train()
+        else:
+            self.adapter.route(self.deltas, self.rows)
+
+    @contextmanager
+    def alone(self, concept: int) -> Iterator[None]:
+        """Within the block the model draws with one concept's shift, at the speed of the base."""
+        if self.rows is not None:
+            self.adapter.set(self.of(concept))
+            self.adapter.route()
+        self.adapter.eval()
+        try:
+            yield
+        finally:
+            self.train()
+
+    def of(self, concept: int) -> dict[str, Tensor]:
+        """One concept's deltas, `[r]` by weight name."""
+        return {name: (delta if self.rows is None else delta[concept]).detach() for name, delta in self.deltas.items()}
+
+    def shift(self, concept: int, **described: Any) -> SpectralShift:
+        """One concept's shift, described as `Adapter.shift` takes it."""
+        if self.rows is not None:
+            self.adapter.set(self.of(concept))
+        return self.adapter.shift(**described)

@@ -1,0 +1,192 @@
+"""A training's state in one safetensors file: saved on the way, and continued exactly.
+
+It holds the deltas, the optimizer's moments, the states of all random generators, the rest of each round of pictures,
+the step and the history. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spectra.errors import InputError
+from spectra.training.config import TrainConfig, make_config
+from spectra.training.run.loop import Loop
+
+VERSION = 1
+
+FREE = frozenset(
+    {"steps", "save_every", "file_dtype", "tensorboard", "validation_prompts", "validation_every",
+     "validation_count", "validation_steps", "validation_guidance"}
+)  # fmt: skip
+"""Settings that may change on resuming: none of them moves a delta."""
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A state as it was read."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    config: TrainConfig
+    subject: str
+    base: str
+    progress: dict[str, Any]
+
+
+def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, subject: str, base: str) -> None:
+    """Write the state of one of a loop's concepts: the very state that it would have if it were trained alone.
+
+    Args:
+        loop: between two steps.
+        number: of the concept.
+        path: the file.
+        config: the concept's settings.
+        subject: digest of the instance pictures.
+        base: fingerprint of the base pipeline.
+    """
+    concept = loop.concepts[number]
+    tensors = {f"delta/{name}": loop.row(delta, number).detach().cpu() for name, delta in loop.deltas.items()}
+    optimizer = loop.optimizer.state_dict()["state"]
+    for parameter, entries in optimizer.items():
+        for key, value in entries.items():
+            tensors[f"optimizer/{parameter}/{key}"] = loop.row(torch.as_tensor(value), number).cpu()
+    tensors["random/torch"] = torch.get_rng_state()
+    tensors["random/draws"] = concept.generator.get_state()
+    for device, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []):
+        tensors[f"random/cuda/{device}"] = state
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    tensors["random/numpy"] = torch.from_numpy(np.asarray(keys, np.int64))
+    scaler = loop.accelerator.scaler
+    progress = {
+        "step": loop.step,
+        "history": concept.history,
+        "remaining": {objective.name: objective.remaining for objective in concept.objectives},
+        "python": random.getstate(),
+        "numpy": [kind, position, has_gauss, cached],
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
+    header = {
+        "format": "spectra-training-state",
+        "version": str(VERSION),
+        "config": json.dumps(config.as_dict()),
+        "subject": subject,
+        "base": base,
+        "progress": json.dumps(progress),
+    }
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata=header)
+
+
+def read_state(path: Path) -> SavedState:
+    """Read a state, checked for its form only.
+
+    Raises:
+        InputError: no state there, or a file that is not one.
+    """
+    if not path.is_file():
+        raise InputError(f"nothing to resume: {path} does not exist; a training saves it with --save-every N")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != "spectra-training-state" or header.get("version") != str(VERSION):
+                raise InputError(f"{path}: not a training state of version {VERSION}; start without --resume")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        config = make_config(json.loads(header["config"]), source=str(path))
+        return SavedState(path, tensors, config, header["subject"], header["base"], json.loads(header["progress"]))
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: a damaged training state ({error}); start without --resume") from error
+
+
+def check_resumable(saved: SavedState, config: TrainConfig, subject: str) -> None:
+    """Whether continuing `saved` under `config` gives what an uninterrupted training would have.
+
+    Raises:
+        InputError: a setting or the pictures changed, or the steps are done already.
+    """
+    # A schedule that falls to zero over the steps has another rate at every step if their number changes.
+    free = FREE if config.lr_schedule == "constant" else FREE - {"steps"}
+    same = replace(config, **{name: getattr(saved.config, name) for name in free})
+    if same != saved.config:
+        then, now = saved.config.as_dict(), same.as_dict()
+        name = next(name for name in now if now[name] != then[name])
+        raise InputError(
+            f"cannot resume: {name} was {then[name]!r} when the state was saved and is {now[name]!r} now; "
+            "leave it as it was, or start without --resume"
+        )
+    if subject != saved.subject:
+        raise InputError("cannot resume: the instance pictures are not those that the training began with")
+    if saved.progress["step"] >= config.steps:
+        raise InputError(
+            f"cannot resume: {saved.progress['step']} steps are done and {config.steps} asked for; give more --steps"
+        )
+
+
+def restore(loop: Loop, states: Sequence[SavedState], *, base: str) -> None:
+    """Put a loop, and every random generator of the process, where the states of its concepts were saved.
+
+    Raises:
+        InputError: a state was saved with another base or other targets, or after other steps than the first.
+    """
+    first = states[0]
+    for saved in states:
+        if base != saved.base:
+            raise InputError(
+                f"cannot resume: the base is not the one the training began with ({base}, was {saved.base})"
+            )
+        names = {name.removeprefix("delta/") for name in saved.tensors if name.startswith("delta/")}
+        if names != set(loop.deltas):
+            raise InputError("cannot resume: the state holds the deltas of other targets")
+        if saved.progress["step"] != first.progress["step"]:
+            raise InputError(
+                f"cannot resume together: {first.path} is at step {first.progress['step']}, "
+                f"{saved.path} at step {saved.progress['step']}"
+            )
+
+    def joined(name: str) -> Tensor:
+        values = [saved.tensors[name] for saved in states]
+        return values[0] if loop.rows is None or values[0].ndim == 0 else torch.stack(values)
+
+    with torch.no_grad():
+        for name, delta in loop.deltas.items():
+            delta.copy_(joined(f"delta/{name}"))
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name in first.tensors:
+        if name.startswith("optimizer/"):
+            _, number, key = name.split("/", 2)
+            entries.setdefault(int(number), {})[key] = joined(name)
+    whole = loop.optimizer.state_dict()
+    loop.optimizer.load_state_dict({**whole, "state": entries})
+    loop.step = first.progress["step"]
+    for concept, saved in zip(loop.concepts, states, strict=True):
+        concept.history[:] = saved.progress["history"]
+        for objective in concept.objectives:
+            objective.remaining = list(saved.progress["remaining"][objective.name])
+        concept.generator.set_state(saved.tensors["random/draws"])
+    _restore_process(first, loop.accelerator.scaler)
+
+
+def _restore_process(saved: SavedState, scaler: Any) -> None:
+    """The random generators and the scaler that a process has one of."""
+    progress = saved.progress
+    if progress["scaler"] is not None and scaler is not None:
+        scaler.load_state_dict(progress["scaler"])
+    torch.set_rng_state(saved.tensors["random/torch"])
+    if torch.cuda.is_available():
+        for device in range(torch.cuda.device_count()):
+            if f"random/cuda/{device}" in saved.tensors:
+                torch.cuda.set_rng_state(saved.tensors[f"random/cuda/{device}"], device)
+    kind, position, has_gauss, cached = progress["numpy"]
+    keys = saved.tensors["random/numpy"].numpy().astype(np.uint32)
+    np.random.set_state((kind, keys, position, has_gauss, cached))
+    version, internal, gauss = progress["python"]
+    random.setstate((version, tuple(internal), gauss))

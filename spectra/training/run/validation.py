@@ -1,0 +1,64 @@
+"""Validation pictures: the same prompts and seeds before, during and after a training, and the sheet of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from spectra.generate.contact_sheet import Section, contact_sheet
+from spectra.generate.generation import Sampling, draw, requests_for
+from spectra.progress import SILENT, Progress
+from spectra.training.config import TrainConfig
+from spectra.training.data.subject import Subject, pair_prompts
+
+Drawn = dict[str, list[Image.Image]]
+"""Pictures by prompt."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is drawn to see how far a training has come."""
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    sampling: Sampling
+
+    @classmethod
+    def of(cls, config: TrainConfig, subjects: Sequence[Subject], resolution: int) -> Validation:
+        """The prompts that were asked for; or each subject's and the class prompt, or those of two subjects."""
+        own = [subject.prompt for subject in subjects]
+        prompts = config.validation_prompts or (
+            *own,
+            *(pair_prompts(config, subjects) or filter(None, [config.class_prompt])),
+        )
+        seeds = tuple(range(config.seed, config.seed + config.validation_count))
+        size = config.resolution and resolution
+        sampling = Sampling(config.validation_steps, config.validation_guidance, size, size)
+        return cls(tuple(dict.fromkeys(prompts)), seeds, sampling)
+
+    def draw(self, pipe: Any, label: str, progress: Progress = SILENT) -> Drawn:
+        """The pictures that `pipe` draws now."""
+        pictures = draw(pipe, requests_for(self.prompts, self.seeds), self.sampling, progress=progress, label=label)
+        count = len(self.seeds)
+        return {prompt: pictures[n * count : (n + 1) * count] for n, prompt in enumerate(self.prompts)}
+
+    def sheet(self, drawn: Drawn, heading: str) -> Image.Image:
+        """One stage of the training as a sheet."""
+        return contact_sheet(
+            [Section(f"{heading}: {prompt}", drawn[prompt], self._captions) for prompt in self.prompts]
+        )
+
+    def before_after(self, instance: Sequence[Image.Image], before: Drawn, after: Drawn, steps: int) -> Image.Image:
+        """The instance pictures, then for each prompt what the base drew and what it draws with the shift."""
+        sections = [Section("The subject's pictures", instance)]
+        for prompt in self.prompts if self.seeds else ():
+            sections.append(Section(f"Before: {prompt}", before[prompt], self._captions))
+            sections.append(Section(f"After {steps} steps: {prompt}", after[prompt], self._captions))
+        return contact_sheet(sections)
+
+    @property
+    def _captions(self) -> list[str]:
+        return [f"seed {seed}" for seed in self.seeds]

@@ -1,0 +1,146 @@
+"""A base's weights from its files: under the names, and with the values, of the loaded model's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import original_checkpoint as original
+import pytest
+import small_models
+import tiny_base
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from spectra.bases.original_layouts import original_layout
+from spectra.bases.weight_files import FileWeights, base_tensors, base_weights
+from spectra.errors import BaseError
+from spectra.families import targets
+from spectra.io.tensor_files import read_entries, read_rows, write_rows
+
+
+def live(models: Any) -> dict[str, Tensor]:
+    """Every weight of a pipeline, or of components by name, as a shift names it."""
+    parts = models if isinstance(models, Mapping) else models.components
+    denoisers = {name: part for name, part in parts.items() if isinstance(part, nn.Module) and name != "vae"}
+    return {target.name: target.weight for target in targets(denoisers, ",".join(f"{name}.*" for name in denoisers))}
+
+
+def check(files: Mapping[str, FileWeights], models: Any) -> None:
+    found = {name: weight for part in files.values() for name, weight in part.items()}
+    expected = live(models)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    shapes = {name: part.shape(name) for part in files.values() for name in part}
+    assert shapes == {name: tuple(weight.shape) for name, weight in expected.items()}
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return tiny_base.build()
+
+
+def test_a_folder_whole_and_in_shards(pipe: Any, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "whole")
+    check(base_weights(str(tmp_path / "whole")), pipe)
+    pipe.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    assert len(list((tmp_path / "shards" / "unet").glob("*.safetensors"))) > 2
+    check(base_weights(str(tmp_path / "shards")), pipe)
+
+
+def test_stable_diffusion_1(pipe: Any, tmp_path: Path) -> None:
+    save_file(original.original_checkpoint(pipe), tmp_path / "v1.safetensors")
+    check(base_weights(str(tmp_path / "v1.safetensors")), pipe)
+    tensors = base_tensors(str(tmp_path / "v1.safetensors"), ["unet"])["unet"]
+    assert {key.removeprefix("unet.") for key in tensors} == pipe.unet.state_dict().keys()
+
+
+def test_stable_diffusion_2(pipe: Any, tmp_path: Path) -> None:
+    models = {"unet": pipe.unet, "text_encoder": small_models.text_encoder(16)}
+    state = original.original_unet(pipe.unet) | original.open_clip(models["text_encoder"], "cond_stage_model.model.")
+    save_file(state, tmp_path / "v2.safetensors")
+    check(base_weights(str(tmp_path / "v2.safetensors")), models)
+
+
+def test_sdxl(tmp_path: Path) -> None:
+    models = {
+        "unet": small_models.build("sdxl")[0],
+        "text_encoder": small_models.text_encoder(16),
+        "text_encoder_2": small_models.text_encoder(24, True),
+    }
+    state = (
+        original.original_unet(models["unet"])
+        | original.clip(models["text_encoder"], "conditioner.embedders.0.transformer.")
+        | original.open_clip(models["text_encoder_2"], "conditioner.embedders.1.model.")
+    )
+    save_file(state, tmp_path / "xl.safetensors")
+    check(base_weights(str(tmp_path / "xl.safetensors")), models)
+
+
+def test_sd3(tmp_path: Path) -> None:
+    models = {
+        "transformer": small_models.build("sd3")[0],
+        "text_encoder": small_models.text_encoder(16, True),
+        "text_encoder_2": small_models.text_encoder(24, True),
+        "text_encoder_3": small_models.build("t5")[0],
+    }
+    t5 = models["text_encoder_3"].state_dict()
+    assert torch.equal(t5["shared.weight"], t5["encoder.embed_tokens.weight"])  # one table, stored twice here
+    state = (
+        original.original_sd3(models["transformer"])
+        | original.clip(models["text_encoder"], "text_encoders.clip_l.transformer.")
+        | original.clip(models["text_encoder_2"], "text_encoders.clip_g.transformer.")
+        | {f"text_encoders.t5xxl.transformer.{key}": value.clone() for key, value in t5.items()}
+    )
+    save_file(state, tmp_path / "sd3.safetensors")
+    files = base_weights(str(tmp_path / "sd3.safetensors"))
+    check(files, models)
+    assert len(files["text_encoder_3"].places["text_encoder_3.shared"]) == 2
+
+
+def test_flux_by_shapes_alone() -> None:
+    from diffusers import FluxTransformer2DModel
+
+    with torch.device("meta"):  # diffusers' conversion knows FLUX.1's width only
+        model = FluxTransformer2DModel(num_layers=2, num_single_layers=1, guidance_embeds=True)
+    shapes = {key: tuple(value.shape) for key, value in original.original_flux(model).items()}
+    found = original_layout(shapes)["transformer"]
+    assert found.keys() == model.state_dict().keys()
+    assert found["single_transformer_blocks.0.proj_mlp.weight"].spans == ((9216, 21504),)
+    assert found["transformer_blocks.1.attn.add_k_proj.weight"].key == "double_blocks.1.txt_attn.qkv.weight"
+    assert found["norm_out.linear.weight"].spans == ((3072, 6144), (0, 3072))
+    for key, value in model.state_dict().items():
+        rows = sum(stop - start for start, stop in found[key].spans) or shapes[found[key].key][0]
+        assert rows == value.shape[0]
+
+
+def test_an_original_file_with_tensors_missing_is_one_line() -> None:
+    shapes = {"joint_blocks.0.x_block.attn.qkv.weight": (48, 16)}
+    with pytest.raises(BaseError, match="not whole"):
+        original_layout(shapes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_rows_are_read_and_overwritten_where_they_lie(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "x.safetensors"
+    values = torch.randn(6, 3, 2).to(dtype)
+    tensors = {"a": values, "b": torch.arange(4), "c": torch.zeros(0, 5), "d": torch.tensor(2.5)}
+    save_file(tensors, path, {"format": "pt"})
+    entries = read_entries(path)
+    assert entries.keys() == {"a", "c", "d"}
+    assert read_rows(entries["c"]).shape == (0, 5)
+    assert read_rows(entries["d"]) == 2.5
+    spans = ((4, 6), (0, 1))
+    assert torch.equal(read_rows(entries["a"], spans).float(), values[[4, 5, 0]].float())
+    before = path.read_bytes()
+    write_rows(entries["a"], values[[4, 5, 0]], spans)
+    write_rows(entries["a"], values)
+    write_rows(entries["c"], torch.zeros(0, 5))
+    assert path.read_bytes() == before
+    write_rows(entries["a"], values[[1, 2, 3]], spans)
+    assert torch.equal(load_file(path)["a"].float(), values[[3, 1, 2, 3, 1, 2]].float())
+    for wrong in (values.double(), values[:2]):
+        with pytest.raises(ValueError, match="expected"):
+            write_rows(entries["a"], wrong, spans)

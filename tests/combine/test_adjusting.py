@@ -1,0 +1,184 @@
+"""Edits of a shift: what each does to every value, what it says it did, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_shifts import LENGTHS, NORM, make, saved
+
+from spectra import decompose
+from spectra.combine.adjusting import Band, Keep, Only, Scale, Soft, Step, adjust
+from spectra.errors import InputError, ShiftFileError, TargetError
+from spectra.spectrum.shifted_weight import shifted_weight
+
+IN, WIDE = "unet.conv_in", "unet.up_blocks.1.attentions.0.proj_in"
+MATRICES = [name for name in LENGTHS if name != NORM]
+
+
+@given(st.integers(0, 40), st.integers(0, 50))
+@settings(max_examples=25)
+def test_keeping_takes_the_largest_and_norms_stay(count: int, seed: int) -> None:
+    shift = make(seed)
+    edited = adjust(shift, [Keep(count)])
+    assert edited.shift[NORM].tobytes() == shift[NORM].tobytes()
+    for name in MATRICES:
+        kept = edited.shift[name] != 0
+        assert kept.sum() == min(count, LENGTHS[name])
+        assert edited.shift[name][kept].tobytes() == shift[name][kept].tobytes()
+        if kept.any() and not kept.all():
+            assert abs(shift[name][kept]).min() >= abs(shift[name][~kept]).max()
+    (effect,) = edited.effects
+    assert effect.weights == len(MATRICES)
+    assert effect.changed == sum(max(0, LENGTHS[name] - count) for name in MATRICES)
+
+
+def test_keeping_the_largest_is_the_best_approximation_of_delta_w() -> None:
+    weight = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 6)))
+    spectrum = decompose(weight + 5 * torch.eye(4, 6))  # far from being clipped
+    weight = weight + 5 * torch.eye(4, 6)
+    shift = make(2, IN, size=0.1)
+    whole, kept = (
+        shifted_weight(weight, spectrum, torch.tensor(each[IN], dtype=torch.float64)) - weight
+        for each in (shift, adjust(shift, [Keep(2)]).shift)
+    )
+    best = torch.linalg.svdvals(whole)[2:].norm()
+    assert torch.linalg.norm(whole - kept) == pytest.approx(best.item(), rel=1e-4)
+    distance = adjust(shift, [Keep(2)]).distance
+    assert torch.linalg.norm(whole - kept) / torch.linalg.norm(whole) == pytest.approx(distance, rel=1e-4)
+
+
+def test_the_first_directions_are_those_of_the_largest_singular_values() -> None:
+    shift = make(0)
+    kept = adjust(shift, [Keep(3, first=True)]).shift
+    assert kept[WIDE][:3].tobytes() == shift[WIDE][:3].tobytes()
+    assert not kept[WIDE][3:].any()
+
+
+@given(st.floats(0, 3), st.integers(0, 50))
+@settings(max_examples=25)
+def test_soft_threshold(threshold: float, seed: int) -> None:
+    shift = make(seed)
+    soft = adjust(shift, [Soft(threshold)]).shift
+    for name in MATRICES:
+        exact = shift[name].astype(float)
+        expected = np.sign(exact) * np.maximum(abs(exact) - threshold, 0)
+        np.testing.assert_array_equal(soft[name], expected.astype(np.float32))
+    assert soft[NORM].tobytes() == shift[NORM].tobytes()
+
+
+@given(st.lists(st.floats(0.01, 0.99), max_size=5, unique=True), st.integers(1, 33))
+@settings(max_examples=40)
+def test_bands_that_meet_touch_every_value_once(inner: list[float], seed: int) -> None:
+    edges = [0.0, *sorted(inner), 1.0]
+    shift = make(seed)
+    bands: list[Step] = [Band(low, high, 2.0) for low, high in pairwise(edges)]
+    edited = adjust(shift, bands).shift
+    for name in MATRICES:
+        np.testing.assert_array_equal(edited[name], 2 * shift[name])
+
+
+def test_a_band_is_counted_from_the_largest_singular_value() -> None:
+    shift = make(0, WIDE)
+    edited = adjust(shift, [Band(0, 0.1, 0.0)])
+    assert not edited.shift[WIDE][:3].any()
+    assert edited.shift[WIDE][3:].tobytes() == shift[WIDE][3:].tobytes()
+    assert edited.effects[0].changed == 3
+
+
+def test_scaling_acts_on_norms_too_and_patterns_choose() -> None:
+    shift = make(0)
+    edited = adjust(shift, [Scale(0.5), Scale(3.0, "unet.up_blocks.1"), Only("unet"), Soft(9.0, "unet.conv_in")])
+    assert set(edited.shift) == {name for name in LENGTHS if name.startswith("unet")}
+    np.testing.assert_array_equal(edited.shift[NORM], shift[NORM] / 2)
+    np.testing.assert_array_equal(edited.shift[WIDE], (1.5 * shift[WIDE].astype(float)).astype(np.float32))
+    assert not edited.shift[IN].any()
+    assert [effect.weights for effect in edited.effects] == [5, 1, 4, 1]
+    assert edited.effects[0].energy == pytest.approx(0.25)
+
+
+def test_steps_round_once_in_all() -> None:
+    shift = make(0)
+    thrice = adjust(shift, [Scale(1 / 3), Scale(3.0)]).shift
+    assert all(thrice[name].tobytes() == shift[name].tobytes() for name in shift)
+
+
+def test_the_recipe_says_every_step_zeros_included(tmp_path: Path) -> None:
+    shift = saved(make(0), tmp_path / "a")
+    edited = saved(adjust(shift, [Band(0, 0.5, 0, "unet"), Keep(0), Keep(3, first=True)]).shift, tmp_path / "b")
+    assert edited.metadata.parents == (shift.metadata.content_hash,)
+    assert edited.metadata.recipe == {
+        "method": "adjust",
+        "shifts": [{"content_hash": shift.metadata.content_hash}],
+        "steps": [
+            {"step": "band", "start": 0, "stop": 0.5, "factor": 0, "pattern": "unet"},
+            {"step": "keep", "count": 0},
+            {"step": "keep", "count": 3, "first": True},
+        ],
+    }
+    json.dumps(edited.metadata.recipe)
+
+
+@pytest.mark.parametrize(
+    ("steps", "error", "said"),
+    [
+        ([], InputError, "at least one step"),
+        ([Scale(float("inf"))], InputError, "finite factor"),
+        ([Band(0.5, 0.5, 1)], InputError, "a band from 0 to 1"),
+        ([Band(0, 2, 1)], InputError, "a band from 0 to 1"),
+        ([Soft(-1)], InputError, "threshold of at least 0"),
+        ([Keep(-1)], InputError, "at least 0 directions"),
+        ([Keep(1, "unet-1d")], TargetError, "1-D and have no singular values"),
+        ([Only("unet.mid_block")], TargetError, "matches none"),
+        ([Only("text-encoder"), Keep(1, "unet")], TargetError, "matches none of 1 weights"),
+        ([Scale(1e39)], ShiftFileError, "not finite"),
+    ],
+)
+def test_what_cannot_be_done_is_said(steps: list[Step], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        adjust(make(0), steps)
+
+
+def test_unknown_dimensions_need_a_pattern() -> None:
+    shift = make(0, ndims={})
+    with pytest.raises(TargetError, match="does not tell which of its weights have singular values"):
+        adjust(shift, [Keep(1)])
+    assert adjust(shift, [Keep(1, "unet.conv_in")]).effects[0].weights == 1
+
+
+def test_a_shift_of_zeros(tmp_path: Path) -> None:
+    edited = adjust(0 * make(0), [Keep(1)])
+    assert (edited.effects[0].energy, edited.distance) == (1.0, 0.0)
+
+
+def test_the_command(tmp_path: Path, spectra_cli: Any) -> None:
+    path, out = tmp_path / "a", tmp_path / "b"
+    shift = saved(make(0), path)
+    ran = spectra_cli("adjust", path, "--scale", "unet.up_blocks=0.5", "--keep", 2, "--on", "unet", "-o", out)
+    assert (ran.code, ran.err) == (0, "")
+    for text in ("unet.up_blocks: scale by 0.5", "unet: keep largest 2", "Delta W changes by"):
+        assert text in ran.out
+    assert max(map(len, ran.out.splitlines()[:-1])) <= 80
+    ran = spectra_cli(
+        "adjust", path, "--band", "0:0.1=0", "--only", "unet", "--soft", 0.1, "-o", out, "--force", "--json"
+    )
+    found = json.loads(ran.out)
+    assert [step["step"] for step in found["steps"]] == ["only", "band", "soft"]
+    assert found["floats"] == shift.restricted("unet").floats
+    for arguments, said in (
+        ([], "nothing to do"),
+        (["--on", "unet", "--scale", "2"], "--on says where"),
+        (["--scale", "unet="], "--scale takes"),
+        (["--band", "0.1=2"], "--band takes"),
+        (["--keep", "1"], "exists already"),
+    ):
+        ran = spectra_cli("adjust", path, *arguments, "-o", out)
+        assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+        assert said in ran.err

@@ -1,0 +1,38 @@
+"""What a file is, by its keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from spectra.convert.formats import foreign_layout, holds_changes
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("unet.down_blocks.0.attn1.to_q.lora_A.weight", True),
+        ("lora_unet_down_blocks_0_attn1_to_q.lora_up.weight", True),
+        ("unet.down_blocks.0.attn1.to_q.lora.up.weight", True),
+        ("unet.down_blocks.0.attn1.processor.to_q_lora.up.weight", True),
+        ("lora_unet_conv_in.hada_w1_a", True),
+        ("diffusion_model.input_blocks.0.0.diff", True),
+        ("lora_te_text_model_final_layer_norm.w_norm", True),
+        ("model.diffusion_model.input_blocks.0.0.weight", False),
+        ("unet.conv_in.delta", False),
+    ],
+)
+def test_changes_are_told_from_models(key: str, expected: bool) -> None:
+    assert holds_changes([key]) is expected
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("conv_in.delta", "svdiff-pytorch"),
+        ("conv_in.parametrizations.weight.0.delta", "dome272"),
+        ("conv_in.parametrizations.weight.0.eigenvalues_delta", "phymhan"),
+        ("conv_in.weight", ""),
+    ],
+)
+def test_other_implementations_are_told_apart(key: str, expected: str) -> None:
+    assert foreign_layout([key]) == expected

@@ -1,0 +1,131 @@
+"""Transplanting: what is carried over is `diag(U'^T Delta W V')`, and the score says how much that is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_models
+import tiny_base
+import torch
+
+import spectra
+from spectra.bases.weight_files import base_weights
+from spectra.convert.transplanting import transplant
+from spectra.errors import BaseError, MismatchError
+from spectra.shift.shift import SpectralShift
+from spectra.shift.shift_file import read_shift, write_shift
+from spectra.spectrum.cache.spectrum_cache import default_cache
+from spectra.spectrum.shifted_weight import shifted_weight
+from spectra.spectrum.spectrum import decompose, matrix, opposite
+
+
+def near(pipe: Any, size: float) -> Any:
+    """The pipeline, each weight moved by noise of `size` of its deviation."""
+    torch.manual_seed(9)
+    with torch.no_grad():
+        for parameter in pipe.unet.parameters():
+            parameter.add_(size * parameter.std() * torch.randn_like(parameter) if parameter.numel() > 1 else 0)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bases")
+    tiny_base.build().save_pretrained(folder / "old")
+    near(tiny_base.build(), 0.01).save_pretrained(folder / "near")
+    tiny_base.build(seed=1).save_pretrained(folder / "far")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shift() -> SpectralShift:
+    return small_models.mild_shift(tiny_base.build(), "unet", 1)
+
+
+def test_to_its_own_base_it_is_what_it_was(bases: Path, shift: SpectralShift) -> None:
+    done = transplant(shift, str(bases / "old"), source=str(bases / "old"))
+    assert done.score > 1 - 1e-6
+    assert done.shift.metadata.fingerprints == shift.metadata.fingerprints
+    for name, delta in shift.items():
+        assert np.abs(done.shift[name] - delta).max() <= 1e-6 * np.abs(delta).max() + 1e-7, name
+
+
+def test_the_formula_and_the_score(bases: Path, shift: SpectralShift) -> None:
+    done = transplant(shift, str(bases / "near"), source=str(bases / "old"))
+    energies = {layer.name: layer.energy for layer in done.layers}
+    old, new = (base_weights(str(bases / base))["unet"] for base in ("old", "near"))
+    for name in ("unet.conv_in", "unet.up_blocks.0.attentions.0.proj_in", "unet.down_blocks.1.resnets.0.conv1"):
+        spectrum = default_cache().spectrum(old[name])
+        shifted = shifted_weight(old[name].double(), spectrum, torch.from_numpy(shift[name].copy()))
+        change = matrix(shifted - old[name])
+        there = decompose(new[name])
+        u, v = there.basis.double().T, opposite(new[name], there)
+        u, v = (u, v) if there.side == "left" else (v, u)
+        expected = ((u @ change) * v).sum(1).maximum(-there.sigma)
+        assert torch.allclose(
+            torch.from_numpy(done.shift[name].astype(float)), expected, atol=1e-5 * float(change.norm())
+        )
+        made = (u.T * expected) @ v
+        assert energies[name] == pytest.approx(1 - float((change - made).norm() / change.norm()) ** 2, abs=1e-5)
+    assert 0.5 < done.score < 1
+    assert energies["unet.conv_norm_out"] == 1  # a norm takes any change
+    pipe = near(tiny_base.build(), 0.01)
+    spectra.load(pipe, done.shift, name="x")
+
+
+def test_a_rounded_copy_keeps_nearly_all(bases: Path, shift: SpectralShift) -> None:
+    half = transplant(shift, str(bases / "old"), source=str(bases / "old"), dtype="float16")
+    coarse = transplant(shift, str(bases / "old"), source=str(bases / "old"), dtype="bfloat16")
+    assert 1 > half.score > coarse.score > 0.9
+    assert half.score > 0.999
+    pipe = tiny_base.build()
+    torch.nn.Module.to(pipe.unet, torch.float16)
+    spectra.load(pipe, half.shift, name="x")
+
+
+def test_to_a_base_that_lacks_weights(bases: Path, shift: SpectralShift, tmp_path: Path) -> None:
+    pipe = tiny_base.build()
+    other = small_models.build("unet")[0]
+    other.save_pretrained(tmp_path / "unet")
+    (tmp_path / "model_index.json").write_text("{}")
+    pipe.unet.conv_in = torch.nn.Conv2d(5, 16, 3, padding=1)
+    pipe.unet.save_pretrained(tmp_path / "wider" / "unet")
+    (tmp_path / "wider" / "model_index.json").write_text("{}")
+    done = transplant(shift, str(tmp_path / "wider"), source=str(bases / "old"))
+    assert done.missing == ("unet.conv_in",)
+    assert set(done.shift) == set(shift) - {"unet.conv_in"}
+    assert {layer.name: layer.energy for layer in done.layers}["unet.conv_in"] == 0
+    assert done.score < 1 - 1e-4
+
+
+def test_what_cannot_be_carried_over_is_said(bases: Path, shift: SpectralShift) -> None:
+    with pytest.raises(MismatchError, match="--from"):
+        transplant(shift, str(bases / "near"), source=str(bases / "far"))
+    with pytest.raises(BaseError, match=r"trained on test, which is not there; its weights are needed.*--from"):
+        transplant(shift, str(bases / "near"))
+    with pytest.raises(MismatchError, match=r"keeps \d.*--min-score"):
+        transplant(shift, str(bases / "far"), source=str(bases / "old"), min_score=0.5)
+    flux = small_models.random_shift(small_models.build("flux")[0], "transformer", 1)
+    with pytest.raises(BaseError, match="no component"):
+        transplant(flux, str(bases / "near"), source=str(bases / "old"))
+
+
+def test_the_command(bases: Path, shift: SpectralShift, tmp_path: Path, spectra_cli: Any) -> None:
+    write_shift(shift, tmp_path / "x.safetensors")
+    given = ["transplant", tmp_path / "x.safetensors", "--from", bases / "old", "-o", tmp_path / "y.safetensors"]
+    ran = spectra_cli(*given, "--to", bases / "near", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    found = json.loads(ran.out)
+    done = read_shift(tmp_path / "y.safetensors")
+    assert done.metadata.parents == (read_shift(tmp_path / "x.safetensors").metadata.content_hash,)
+    assert done.metadata.recipe == {"method": "transplant", "from": "test", "score": round(found["score"], 6)}
+    shown = spectra_cli(*given, "--to", bases / "far", "--force")
+    assert shown.code == 0
+    assert max(map(len, shown.out.splitlines()[:-1])) <= 80
+    assert "little of this shift is left" in shown.err
+    refused = spectra_cli(*given, "--to", bases / "far", "--force", "--min-score", "0.9")
+    assert (refused.code, refused.err.count("\n")) == (1, 1)

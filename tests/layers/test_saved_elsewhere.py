@@ -1,0 +1,119 @@
+"""What the layers around keep is not kept twice, and comes back bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+import spectra
+from spectra.layers.costs import Plan
+from spectra.layers.saved_elsewhere import is_kept
+from spectra.layers.shifted_layer import ShiftedLayer
+
+FEATURES = 32
+
+NORMED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "square": (lambda: nn.Sequential(nn.LayerNorm(FEATURES), nn.Linear(FEATURES, FEATURES)), (40, FEATURES)),
+    "wide": (lambda: nn.Sequential(nn.LayerNorm(FEATURES), nn.Linear(FEATURES, 20)), (40, FEATURES)),
+    "tall": (lambda: nn.Sequential(nn.LayerNorm(FEATURES), nn.Linear(FEATURES, 64)), (40, FEATURES)),
+    "conv": (lambda: nn.Sequential(nn.GroupNorm(4, FEATURES), nn.Conv2d(FEATURES, FEATURES, 1)), (2, FEATURES, 6, 6)),
+}
+
+KEPT: list[tuple[str, Plan]] = [
+    ("square", "two-sided"),
+    ("square", "rebuilt"),
+    ("wide", "rebuilt"),
+    ("tall", "rebuilt"),
+    ("tall", "projected"),
+    ("conv", "two-sided"),
+]
+"""Layers behind a norm with the plans that want their input in the backward pass."""
+
+
+def gradients(kind: str, plan: Plan, run: Callable[..., Tensor], *, watched: bool) -> tuple[list[Tensor], int]:
+    """Of the delta, the norm's delta and the input; and the bytes of activations kept besides the input."""
+    torch.manual_seed(0)
+    make, shape = NORMED[kind]
+    model = make()
+    x = torch.randn(shape, requires_grad=True)
+    adapter = spectra.attach({"unet": model}, "unet.*")
+    if not watched:
+        adapter._end_watch()
+    deltas = adapter.train()
+    with torch.no_grad():
+        for delta in deltas.values():
+            delta += 0.01 * torch.randn(delta.shape)
+    (layer,) = adapter.layers()
+    layer.plan = plan
+    model(x)
+    known = {x.untyped_storage()._cdata}
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known and tensor.shape[:1] == shape[:1] and tensor.numel() >= x.numel() // 2:
+            sizes[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        y = run(model, x)
+    found = list(torch.autograd.grad(y.sin().sum(), [*deltas.values(), x]))
+    sizes.pop(y.untyped_storage()._cdata, None)
+    adapter.detach()
+    return found, sum(sizes.values())
+
+
+@pytest.mark.parametrize(("kind", "plan"), KEPT)
+def test_a_norm_makes_the_input_again(kind: str, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spectra.layers.costs.keeps_input", lambda work: work.learns and work.free)
+    plain, more = gradients(kind, plan, lambda model, x: model(x), watched=False)
+    ours, fewer = gradients(kind, plan, lambda model, x: model(x), watched=True)
+    assert fewer == 0 and (more > 0 or (kind, plan) == ("wide", "rebuilt"))  # which keeps its output otherwise
+    again, _ = gradients(kind, plan, lambda model, x: checkpoint(model, x, use_reentrant=False), watched=True)
+    for mine, theirs, checkpointed in zip(ours, plain, again, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+        assert torch.equal(mine, checkpointed)
+
+
+def test_who_is_known_to_keep() -> None:
+    model = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8))
+    x = torch.randn(4, 8, requires_grad=True)
+    adapter = spectra.attach({"unet": model}, "unet.1")
+    inner = x * 2
+    y = model[0](inner)
+    assert is_kept(y) and is_kept(inner) and not is_kept(y * 1) and not is_kept(model(x))
+    with torch.no_grad():
+        assert not is_kept(model[0](x)), "without a gradient nothing is kept"
+    adapter.detach()
+    assert not is_kept(model[0](inner * 1))
+
+
+def test_attention_keeps_its_output() -> None:
+    heads = torch.randn(2, 6, 4, 8, requires_grad=True).transpose(1, 2)
+    out = F.scaled_dot_product_attention(heads, heads, heads)
+    assert is_kept(out.transpose(1, 2).reshape(2, 6, 32))
+    assert not is_kept(out.reshape(2, 6, 32)), "a copy, in another order"
+    plain = heads.softmax(-1).transpose(1, 2).reshape(2, 6, 32)
+    assert not is_kept(plain)
+
+
+def test_both_sides_are_the_whole_product_once_delta_moves() -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(16, 16).requires_grad_(False)
+    spectrum = spectra.spectrum.spectrum.decompose(module.weight)
+    x = torch.randn(5, 16, requires_grad=True)
+    layer = ShiftedLayer(module, spectrum, torch.zeros(16, requires_grad=True))
+    layer.plan = "two-sided"
+    assert torch.equal(layer.forward(x), module(x))
+    assert not layer.work(x).literal
+    with torch.no_grad():
+        layer.delta += 1e-6
+    assert layer.work(x).literal
+    torch.testing.assert_close(layer.forward(x), module(x), rtol=1e-5, atol=1e-5)
+    half = nn.Linear(16, 16).requires_grad_(False).bfloat16()
+    assert ShiftedLayer(half, spectra.spectrum.spectrum.decompose(half.weight), layer.delta).work(x.bfloat16()).literal

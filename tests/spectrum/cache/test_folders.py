@@ -1,0 +1,84 @@
+"""Folders that cannot be made, read or written, and processes side by side."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from spectra.errors import CacheError
+from spectra.spectrum.cache import entry as cache_entry
+from spectra.spectrum.cache.spectrum_cache import CacheWarning, SpectrumCache, fingerprint
+from spectra.spectrum.spectrum import Spectrum, decompose
+
+
+def test_a_file_in_the_folders_place_is_one_clear_error(tmp_path: Path, weight: Callable[..., Tensor]) -> None:
+    (tmp_path / "cache").write_text("a file")
+    cache = SpectrumCache(tmp_path / "cache")
+    for use in (lambda: cache.spectrum(weight()), cache.entries, cache.verify, cache.gc):
+        with pytest.raises(CacheError, match="SPECTRA_CACHE"):
+            use()
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path, weight: Callable[..., Tensor]) -> None:
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(CacheError, match="SPECTRA_CACHE"):
+        SpectrumCache(tmp_path / "file" / "cache").spectrum(weight())
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_where_nothing_can_be_stored_it_goes_on_and_says_so_once(
+    cache: SpectrumCache,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    weights: Callable[[int], dict[str, Tensor]],
+    weight: Callable[..., Tensor],
+    same: Callable[[Spectrum, Spectrum], bool],
+) -> None:
+    known = weight(seed=1)
+    cache.spectrum(known)
+
+    def refuse(path: Path, content: bytes) -> int:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    limited = SpectrumCache(cache.path)
+    with pytest.warns(CacheWarning) as said:
+        found = limited.spectra({**weights(3), "known": known})
+    assert len(said) == 1
+    assert "SPECTRA_CACHE" in str(said[0].message)
+    assert same(found["layer0"], decompose(weight(seed=0)))
+    assert found["layer0"].fingerprint == fingerprint(weight(seed=0))
+    assert limited.usage.hits == 2  # `known` is layer1
+    assert len(cache.entries()) == 1
+
+
+def test_an_unreadable_entry_is_one_clear_error(
+    cache: SpectrumCache, monkeypatch: pytest.MonkeyPatch, weight: Callable[..., Tensor]
+) -> None:
+    cache.spectrum(weight())
+
+    def refuse(*arguments: Any, **more: Any) -> Spectrum:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(cache_entry, "read_spectrum", refuse)
+    with pytest.raises(CacheError, match="permissions"):
+        cache.spectrum(weight())
+
+
+def test_a_failed_write_leaves_nothing_behind(
+    cache: SpectrumCache, monkeypatch: pytest.MonkeyPatch, weight: Callable[..., Tensor]
+) -> None:
+    def broken(self: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", broken)
+        with pytest.warns(CacheWarning, match="No space left"):
+            cache.spectrum(weight())
+    assert [path for path in cache.path.rglob("*") if path.is_file()] == []

@@ -1,0 +1,100 @@
+"""The cache's limit: the least recently used go first, and what is in use stays usable."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from spectra.errors import InputError
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache, fingerprint, parse_size
+from spectra.spectrum.spectrum import Spectrum, decompose
+
+
+def test_the_least_recently_used_go_first(cache: SpectrumCache, weights: Callable[[int], dict[str, Tensor]]) -> None:
+    given = weights(4)
+    for age, w in enumerate(given.values()):
+        cache.spectrum(w)
+        os.utime(cache._store.place(fingerprint(w)), (1000 + age, 1000 + age))
+    cache.spectrum(given["layer0"])  # used again: now the youngest
+    sizes = {entry.fingerprint: entry.size for entry in cache.entries()}
+    done = cache.gc(sizes[fingerprint(given["layer0"])] + sizes[fingerprint(given["layer3"])])
+    assert {entry.fingerprint for entry in cache.entries()} == {
+        fingerprint(given["layer0"]),
+        fingerprint(given["layer3"]),
+    }
+    assert (done.removed, done.kept) == (2, 2)
+    assert done.size == sum(entry.size for entry in cache.entries())
+    assert cache.gc(0).kept == 0
+
+
+def test_filling_keeps_within_the_limit(
+    tmp_path: Path, weights: Callable[[int], dict[str, Tensor]], weight: Callable[..., Tensor]
+) -> None:
+    one = SpectrumCache(tmp_path / "a")
+    one.spectrum(weight())
+    limit = int(one.entries()[0].size * 3.5)
+    cache = SpectrumCache(tmp_path / "b", max_bytes=limit)
+    found = cache.spectra(weights(9))
+    assert len(found) == 9
+    assert 1 <= len(cache.entries()) <= 3
+    assert sum(entry.size for entry in cache.entries()) <= limit
+
+
+def test_an_evicted_entry_stays_usable_where_it_is_in_use(
+    cache: SpectrumCache, weight: Callable[..., Tensor], same: Callable[[Spectrum, Spectrum], bool]
+) -> None:
+    w = weight()
+    cache.spectrum(w)
+    loaded = SpectrumCache(cache.path).spectrum(w)
+    cache.gc(0)
+    assert cache.entries() == []
+    assert same(loaded, decompose(w))
+
+
+def test_gc_removes_what_was_set_aside_and_left_behind(
+    cache: SpectrumCache, weights: Callable[[int], dict[str, Tensor]]
+) -> None:
+    cache.spectra(weights(2))
+    entry = cache.entries()[0]
+    entry.path.write_bytes(b"nothing")
+    cache.verify()
+    old, young = (entry.path.with_name(f".{name}.tmp") for name in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 7200,) * 2)
+    done = cache.gc()
+    assert (done.removed, done.kept) == (2, 1)
+    assert not old.exists()
+    assert young.exists()
+    assert list((cache.path / "damaged").iterdir()) == []
+
+
+def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "mine"))
+    monkeypatch.setenv("SPECTRA_CACHE_LIMIT", "1.5GiB")
+    cache = default_cache()
+    assert (cache.path, cache.max_bytes) == (tmp_path / "mine", 1536 * 2**20)
+    monkeypatch.delenv("SPECTRA_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "platform"))
+    assert "spectra" in default_cache().path.parts
+    monkeypatch.setenv("SPECTRA_CACHE_LIMIT", "much")
+    with pytest.raises(InputError, match="SPECTRA_CACHE_LIMIT"):
+        default_cache()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("20GB", 20 * 10**9), ("500 mib", 500 * 2**20), ("0", 0), (" 7 ", 7), ("2k", 2000), ("1B", 1)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1", "1e9", "1 PB", "1.2.3", "nan"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(InputError, match="20GB"):
+        parse_size(text)
