@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from spectra.adapters.binding import Binding, bind, bind_shapes, dtype_name
+from spectra.adapters.binding import Binding, bind, bind_shapes
 from spectra.errors import MismatchError
 from spectra.families import Target, components, targets
+from spectra.io.dtypes import dtype_name
 from spectra.layers.low_memory import Spool, TwoSidedLayer
 from spectra.layers.per_sample import Samples
 from spectra.layers.saved_elsewhere import watch

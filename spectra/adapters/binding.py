@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import WeightError
 from spectra.families import Target
+from spectra.io.dtypes import dtype_name
 from spectra.layers.low_memory import Spool, TwoSidedLayer
 from spectra.layers.operators import operator_of
 from spectra.layers.per_sample import SampledLayer, SampledVector, Samples
@@ -209,9 +209,3 @@ def check_plain(name: str, weight: Tensor) -> None:
             f"{name}: expected a plain floating-point weight, got {type(weight.data).__name__} of {weight.dtype}; "
             "load the base unquantised"
         )
-
-
-@functools.cache
-def dtype_name(dtype: torch.dtype) -> str:
-    """`torch.float32` as "float32"."""
-    return str(dtype).removeprefix("torch.")

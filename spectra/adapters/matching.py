@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from spectra.adapters.binding import Binding, check_plain, dtype_name
+from spectra.adapters.binding import Binding, check_plain
 from spectra.compatibility.fitting import check_weights, other_base
 from spectra.compatibility.rounded_bases import EXPECTED_ERROR, Fingerprints, Kinship, cast, told
 from spectra.errors import MismatchError, RoundedCopyWarning
 from spectra.families import Target, targets
+from spectra.io.dtypes import dtype_name
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache

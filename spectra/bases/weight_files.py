@@ -17,6 +17,7 @@ from spectra.bases.embedded import NAME
 from spectra.bases.original_layouts import Origin, original_layout
 from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.errors import BaseError
+from spectra.io.dtypes import dtype_name, torch_dtype
 from spectra.io.tensor_files import Entry, read_entries, read_rows
 from spectra.naming.patterns import DENOISERS, TEXT_ENCODERS, weight_name
 
@@ -85,7 +86,7 @@ class FileWeights(Mapping[str, "Tensor"]):
 
     def dtype(self, name: str) -> str:
         """Torch's name of the dtype that the tensor has when it is read, such as "float16"."""
-        return self.places[name][0].entry.dtype if self._dtype is None else str(self._dtype).removeprefix("torch.")
+        return self.places[name][0].entry.dtype if self._dtype is None else dtype_name(self._dtype)
 
     def only(self, wanted: Callable[[str], bool]) -> FileWeights:
         """Those of the tensors whose name is wanted."""
@@ -139,9 +140,7 @@ def open_base(
     Raises:
         BaseError: as `base_weights`.
     """
-    import torch
-
-    parts = base_weights(base, components, variant=variant, dtype=getattr(torch, dtype))
+    parts = base_weights(base, components, variant=variant, dtype=torch_dtype(dtype))
     return reduce(FileWeights.joined, parts.values())
 
 

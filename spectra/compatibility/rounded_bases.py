@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from spectra.io.dtypes import torch_dtype
 from spectra.shift.metadata import ROUNDED, ROUNDED_DIGITS, ShiftMetadata
 from spectra.spectrum.fingerprint import fingerprint
 
@@ -101,6 +102,4 @@ def told(
 
 def cast(weight: Tensor, dtype: str) -> Tensor:
     """The weight in a dtype given by name."""
-    import torch
-
-    return weight.detach().to(getattr(torch, dtype))
+    return weight.detach().to(torch_dtype(dtype))

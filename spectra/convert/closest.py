@@ -16,9 +16,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from spectra.adapters.binding import dtype_name
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import WeightError
+from spectra.io.dtypes import dtype_name
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import FINGERPRINT_DIGITS
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache

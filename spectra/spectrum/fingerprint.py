@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from spectra.errors import WeightError
+from spectra.io.dtypes import dtype_name
 from spectra.shift.metadata import RESHAPE
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def fingerprint(weight: Tensor, *, name: str = "weight") -> str:
         raise WeightError(f"{name}: the weight is on the meta device and has no values; load the base first")
     if weight.layout != torch.strided or weight.is_quantized:
         raise WeightError(f"{name}: expected a dense, unquantised weight, got {weight.layout}, {weight.dtype}")
-    said = [RESHAPE, str(weight.dtype).removeprefix("torch."), list(weight.shape)]
+    said = [RESHAPE, dtype_name(weight.dtype), list(weight.shape)]
     digest = hashlib.sha256(json.dumps(said, separators=(",", ":")).encode() + b"\n")
     plain = weight.detach().to("cpu").contiguous().reshape(-1)
     if plain.numel():

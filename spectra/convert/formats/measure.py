@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spectra.adapters.binding import dtype_name
 from spectra.bases.weight_files import FileWeights
 from spectra.compatibility.fitting import check_weights, floats_of, other_base
 from spectra.compatibility.rounded_bases import Fingerprints, Kinship
 from spectra.errors import MismatchError
+from spectra.io.dtypes import dtype_name
 from spectra.progress import Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache

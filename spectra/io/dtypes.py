@@ -1,0 +1,49 @@
+"""Names of dtypes. A dtype is named as torch names it, "float16"; a safetensors header has codes instead, "F16"."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+"""The floating-point dtypes of a safetensors file."""
+
+NAME_OF_CODE = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+CODE_OF_NAME = {name: code for code, name in NAME_OF_CODE.items()}
+
+BYTES = {name: 8 if "64" in name else 4 if "32" in name else 2 if "16" in name else 1 for name in CODE_OF_NAME}
+"""Bytes of one value, by the dtype's name."""
+
+
+@functools.cache
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a torch dtype, such as "float16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a name such as "float16"."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
