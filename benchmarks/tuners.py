@@ -94,8 +94,8 @@ def _shift_bytes(adapter: Adapter) -> int:
     import tempfile
     from pathlib import Path
 
-    from spectra.generate.generation import versions
     from spectra.shift.shift_file import write_shift
+    from spectra.version import versions
 
     with tempfile.TemporaryDirectory() as folder:
         shift = adapter.shift(base="embedded", seed=0, versions=versions())

@@ -21,7 +21,6 @@ from spectra.convert.formats import holds_changes
 from spectra.convert.formats.lora import ChangeFile, read_lora
 from spectra.convert.formats.names import is_embedding
 from spectra.errors import BaseError, MismatchError
-from spectra.generate.generation import versions
 from spectra.io.tensor_files import read_entries
 from spectra.naming.patterns import matching
 from spectra.progress import SILENT, Progress
@@ -29,6 +28,7 @@ from spectra.shift.metadata import JSON, ROUNDED, ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 from spectra.spectrum.spectrum import matrix
+from spectra.version import versions
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from spectra.compatibility.fitting import check_weights, floats_of
 from spectra.convert.closest import Captured, delta_weight, find_closest, summed
 from spectra.convert.extraction import shift_of
 from spectra.errors import BaseError, MismatchError
-from spectra.generate.generation import versions
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.fingerprint import fingerprint
 from spectra.spectrum.shifted_weight import change
+from spectra.version import versions
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from spectra.editing.order import EditOrder
 from spectra.editing.session import Edited, Inversion, Session
 from spectra.errors import OutputError
 from spectra.generate.contact_sheet import Section, contact_sheet
-from spectra.generate.generation import best_device, file_name, save_png, settings_of, versions
+from spectra.generate.generation import best_device, file_name, save_png, settings_of
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.io.output_folders import check_ours
 from spectra.progress import SILENT, Progress
@@ -25,6 +25,7 @@ from spectra.training.data.pictures import fit, read_picture
 from spectra.training.run.checks import Checked, check
 from spectra.training.run.report import Summary
 from spectra.training.run.train import Training, resolution_of
+from spectra.version import versions
 
 INDEX = "edit.json"
 """The report; a folder that lacks it is not one of ours, and is never replaced."""

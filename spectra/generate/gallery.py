@@ -23,7 +23,6 @@ from spectra.generate.generation import (
     requests_for,
     save_png,
     settings_of,
-    versions,
 )
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.io.output_folders import check_ours
@@ -31,6 +30,7 @@ from spectra.progress import SILENT, Progress
 from spectra.shift.scaled_files import parse_scales
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
+from spectra.version import versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +147,6 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise InputError(f"{path}: no prompts in it; expected one a line")
     return prompts
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide what a picture or a shift looks like."""
-    from spectra import __version__
-
-    return {"spectra": __version__} | {name: metadata.version(name) for name in ("torch", "diffusers")}
 
 
 def settings_of(

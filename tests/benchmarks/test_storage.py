@@ -65,9 +65,9 @@ def test_the_unet_is_that_of_stable_diffusion_1_and_its_counts_follow_from_its_s
 def test_the_measured_bytes_are_those_of_a_file_with_full_metadata(tmp_path: Path) -> None:
     """The case throws its files away: one is written again here and read back."""
     from spectra.benchmarks.storage import sd15_metadata
-    from spectra.generate.generation import versions
     from spectra.shift.shift import SpectralShift
     from spectra.shift.shift_file import read_shift, write_shift
+    from spectra.version import versions
 
     names = [f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.{end}" for end in ("to_q", "to_k", "to_v")]
     shift = SpectralShift({name: np.full(1280, 0.5, np.float32) for name in names}, sd15_metadata(names, "mid-ca"))

@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import spectra
 from spectra.bases.weight_files import open_base
 from spectra.convert.closest import Factors
 from spectra.convert.formats.measure import Change, LeftOut, left_out, measure
@@ -33,6 +32,7 @@ from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.spectrum import Spectrum, opposite
+from spectra.version import __version__
 
 LoraLayout = Literal["peft", "kohya"]
 Stored = Literal["float32", "float16", "bfloat16"]
@@ -174,7 +174,7 @@ def low_rank(weight: Tensor, spectrum: Spectrum, d: NDArray[np.float64], kept: D
 def describe(metadata: ShiftMetadata) -> dict[str, str]:
     """What a file made of a shift says of that, for people."""
     said = {
-        "made_by": f"spectra {spectra.__version__}",
+        "made_by": f"spectra {__version__}",
         "spectra_base": metadata.base,
         "spectra_shift": metadata.content_hash,
     }

@@ -27,13 +27,13 @@ from spectra.convert.formats.measure import LeftOut, prints_of, visit_shifted
 from spectra.convert.formats.names import component_of, path_of, peft_name
 from spectra.convert.formats.svdiff_files import ADDED_NORMS, read_svdiff, reshape_of
 from spectra.errors import FormatError
-from spectra.generate.generation import versions
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.spectrum import Spectrum
+from spectra.version import versions
 
 
 @dataclass(frozen=True)

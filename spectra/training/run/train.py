@@ -17,7 +17,6 @@ from spectra.errors import BaseError, InputError
 from spectra.families import targets
 from spectra.families.attention import AttentionMaps
 from spectra.families.denoise import Condition, denoise_family, native_resolution
-from spectra.generate.generation import versions
 from spectra.io.atomic_writes import atomic_write
 from spectra.plots import style
 from spectra.progress import SILENT, Progress
@@ -34,6 +33,7 @@ from spectra.training.run.report import Board, Summary, draw_loss_curve, write_l
 from spectra.training.run.stack import Stack
 from spectra.training.run.state import restore, save_state
 from spectra.training.run.validation import Drawn, Validation
+from spectra.version import versions
 
 
 def train(

@@ -1,0 +1,212 @@
+"""The shape of the code: packages build on those left of them, files and functions can be read in one sitting."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+
+import pytest
+from source_tree import FLOORS, ROOT, circles, functions, imports, resolved, sources
+
+import spectra
+
+ORDER = [room for floor in FLOORS.values() for room in floor]
+
+TOP_LEVEL = 6
+FILE_LINES = 300
+FUNCTION_LINES = 80
+PARAMETERS = 8
+NO_STRUCTURES = ("triton.jit", "custom_op", "triton_op", "register_fake")
+"""Decorators of functions that may take any number of arguments: a Triton kernel knows no structures, so each pointer,
+stride and extent is an argument of its own; an operator's schema, and its fake with it, lists tensors and numbers."""
+
+
+def room(module: str) -> str:
+    """The part of `spectra` that a module belongs to; of `spectra` itself the empty string."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def backward(module: str, imported: set[str]) -> set[str]:
+    """Those of the imported modules that stand above the module's own room, or are `spectra` itself."""
+    if not room(module):
+        return set()  # the table of public names, each imported when it is first used
+    here = ORDER.index(room(module))
+    top = room(module) in ("cli", "benchmarks")
+    return {name for name in imported if (not top if not room(name) else ORDER.index(room(name)) > here)}
+
+
+def long_functions(source: str) -> dict[str, int]:
+    """Functions of more lines than are allowed."""
+    return {each.name: each.lines for each in functions(ast.parse(source)) if each.lines > FUNCTION_LINES}
+
+
+def wide_functions(source: str) -> dict[str, int]:
+    """Functions that take more arguments than are allowed."""
+    return {
+        each.name: each.parameters
+        for each in functions(ast.parse(source))
+        if each.parameters > PARAMETERS
+        and not any(known in decorator for known in NO_STRUCTURES for decorator in each.decorators)
+    }
+
+
+FILES = sources()
+TEXTS = {name: file.read_text() for name, file in FILES.items()}
+IMPORTS = {name: resolved(imports(ast.parse(text)), FILES, spectra._HOME) for name, text in TEXTS.items()}
+
+
+KNOWN_BACKWARD = {
+    "spectra.spectrum.fingerprint": {"spectra.shift.metadata"},
+}
+KNOWN_CIRCLES = [
+    ["spectra.editing.base_fitness", "spectra.editing.session"],
+    ["spectra.shift.algebra", "spectra.shift.provenance", "spectra.shift.shift"],
+]
+KNOWN_LONG_FILES = {
+    "spectra.layers.plans": 335,
+    "spectra.layers.shifted_layer": 334,
+    "spectra.shift.shift_file": 304,
+    "spectra.spectrum.cache.spectrum_cache": 321,
+    "spectra.spectrum.spectrum": 308,
+    "spectra.training.config": 313,
+    "spectra.training.run.train": 337,
+    "spectra.benchmarks.gpu": 359,
+}
+KNOWN_LONG = {
+    "spectra.kernels.triton_apply: apply": 86,
+    "spectra.cli.adjust: register": 90,
+    "spectra.cli.adjust: register.adjust": 86,
+    "spectra.cli.bench: register": 86,
+    "spectra.cli.bench: register.bench": 82,
+    "spectra.cli.convert: register": 102,
+    "spectra.cli.convert: register.convert": 98,
+    "spectra.cli.edit: register": 136,
+    "spectra.cli.edit: register.edit": 132,
+    "spectra.cli.merge: register": 127,
+    "spectra.cli.merge: register.merge": 123,
+    "spectra.cli.train: register": 163,
+    "spectra.cli.train: register.train": 159,
+    "spectra.benchmarks.run: run": 85,
+}
+KNOWN_WIDE = {
+    "spectra.convert.formats.lora_export: write_lora": 11,
+    "spectra.convert.transplanting: transplant": 9,
+    "spectra.layers.plans: two_sided": 9,
+    "spectra.layers.plans: _TwoSided.forward": 11,
+    "spectra.layers.plans: _Projected.forward": 10,
+    "spectra.kernels.dispatch: _apply": 9,
+    "spectra.kernels.triton_backend: apply": 11,
+    "spectra.kernels.triton_backend: _matmul": 12,
+    "spectra.cli.adjust: register.adjust": 12,
+    "spectra.cli.bench: register.bench": 15,
+    "spectra.cli.convert: register.convert": 12,
+    "spectra.cli.edit: register.edit": 27,
+    "spectra.cli.extract: register.extract": 11,
+    "spectra.cli.generate: register.generate": 17,
+    "spectra.cli.inspect: register.inspect": 13,
+    "spectra.cli.inspect: _inspect_folders": 9,
+    "spectra.cli.merge: register.merge": 17,
+    "spectra.cli.train: register.train": 55,
+    "spectra.cli.transplant: register.transplant": 10,
+}
+
+
+def beyond(found: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in found.items() if count > known.get(name, 0)}
+
+
+def test_every_room_has_its_place() -> None:
+    assert {room(name) for name in FILES} == {"", *ORDER}
+
+
+def test_at_most_six_modules_stand_beside_the_packages() -> None:
+    assert len(list((ROOT / "spectra").glob("*.py"))) <= TOP_LEVEL
+
+
+def test_no_room_imports_one_above_it() -> None:
+    found = {name: backward(name, {each.module for each in imported}) for name, imported in IMPORTS.items()}
+    assert {name: new for name, bad in found.items() if (new := bad - KNOWN_BACKWARD.get(name, set()))} == {}
+
+
+def test_no_circle() -> None:
+    """Of any kind of import: at the start, inside a function, or for types."""
+    graph = {name: {each.module for each in imported} for name, imported in IMPORTS.items() if name != "spectra"}
+    assert [circle for circle in circles(graph) if circle not in KNOWN_CIRCLES] == []
+
+
+def test_files_can_be_read_in_one_sitting() -> None:
+    found = {name: lines for name, text in TEXTS.items() if (lines := len(text.splitlines())) > FILE_LINES}
+    assert beyond(found, KNOWN_LONG_FILES) == {}
+
+
+def test_functions_are_short() -> None:
+    found = {f"{name}: {key}": lines for name, text in TEXTS.items() for key, lines in long_functions(text).items()}
+    assert beyond(found, KNOWN_LONG) == {}
+
+
+def test_functions_take_few_arguments() -> None:
+    found = {f"{name}: {key}": count for name, text in TEXTS.items() for key, count in wide_functions(text).items()}
+    assert beyond(found, KNOWN_WIDE) == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("spectra.shift.shift", "from spectra.adapters.adapter import attach"),
+        ("spectra.shift.shift", "def f():\n    import spectra.training.config"),
+        ("spectra.io.toml_files", "import importlib\nimportlib.import_module('spectra.plots.style')"),
+        (
+            "spectra.kernels.reference",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from spectra.layers import plans",
+        ),
+        ("spectra.convert.baking", "from spectra import attach, cli"),
+        ("spectra.generate.gallery", "import spectra"),
+        ("spectra.generate.gallery", "from spectra import __version__"),
+        ("spectra.benchmarks.run", "from spectra.cli.output import say"),
+    ],
+)
+def test_a_backward_import_is_seen(module: str, source: str) -> None:
+    found = resolved(imports(ast.parse(source)), FILES, spectra._HOME)
+    assert backward(module, {each.module for each in found})
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("spectra.adapters.adapter", "from spectra.shift.shift import SpectralShift\nfrom spectra import kernels"),
+        ("spectra.convert.baking", "from spectra import decompose"),
+        ("spectra.benchmarks.step", "import spectra"),
+        ("spectra.cli.bench", "from spectra.benchmarks import run"),
+        ("spectra", "from spectra.cli.app import main"),
+    ],
+)
+def test_a_forward_import_is_not(module: str, source: str) -> None:
+    found = resolved(imports(ast.parse(source)), FILES, spectra._HOME)
+    assert found
+    assert not backward(module, {each.module for each in found})
+
+
+def test_a_circle_is_seen() -> None:
+    texts = {
+        "spectra.a": "from spectra.b import f",
+        "spectra.b": "def f():\n    from spectra import c",
+        "spectra.c": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import spectra.a",
+        "spectra.d": "import spectra.a, spectra.e",
+        "spectra.e": "import os",
+    }
+    graph = {name: {each.module for each in resolved(imports(ast.parse(text)), texts)} for name, text in texts.items()}
+    assert circles(graph) == [["spectra.a", "spectra.b", "spectra.c"]]
+    assert circles({**graph, "spectra.c": set()}) == []
+
+
+def test_long_and_wide_functions_are_seen() -> None:
+    long = "class A:\n    def f(self):\n" + "        pass\n" * FUNCTION_LINES
+    assert long_functions(long) == {"A.f": FUNCTION_LINES + 1}
+    assert long_functions(long.replace("        pass\n", "", 1)) == {}
+    nine = "def f(cls, a, /, b, c, d=1, *args, e, g, h, **more): ..."
+    assert wide_functions(nine) == {"f": 9}
+    assert wide_functions(nine.replace(", h", "")) == {}
+    assert wide_functions("def f():\n    def g(a, b, c, d, e, f, g, h, i): ...") == {"f.g": 9}
+    assert wide_functions("@triton.jit(do_not_specialize=['a'])\n" + nine) == {}
+    assert wide_functions("@app.command()\n" + nine) == {"f": 9}
+    assert beyond({"f": 9, "g": 10}, {"f": 9, "g": 9}) == {"g": 10}
