@@ -21,7 +21,7 @@ from spectra.errors import OutputError
 from spectra.layers import plans
 from spectra.layers.functional_call import computed
 from spectra.layers.operators import operator_of
-from spectra.layers.saved_elsewhere import is_kept
+from spectra.layers.saved_elsewhere import is_saved_elsewhere
 from spectra.spectrum.cache.settings import default_root
 from spectra.spectrum.shifted_weight import change, with_full_tail
 from spectra.spectrum.spectrum import Spectrum, valueless
@@ -100,7 +100,7 @@ class TwoSidedLayer:
             raise TypeError(f"{type(self.module).__name__} takes its input alone in low memory")
         weight: Tensor = self.module.weight  # type: ignore[assignment]
         self._follow(weight)
-        free = is_kept(x)
+        free = is_saved_elsewhere(x)
         x, dtype = computed(x, weight)
         bias: Tensor | None = getattr(self.module, "bias", None)
         operator, (left, right) = self._operator, (side.to(dtype) for side in self.sides)

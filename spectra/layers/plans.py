@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from spectra import kernels
 from spectra.layers.operators import Operator
-from spectra.layers.saved_elsewhere import origin, remake
+from spectra.layers.saved_elsewhere import recompute, to_save
 from spectra.spectrum.spectrum import matrix
 
 
@@ -49,9 +49,9 @@ def projected(
         offset: `bias Q [h]`, likewise.
         dim: where `a` has its channels.
     """
-    norm, source = origin(a)
+    norm, saved = to_save(a)
     out: Tensor = _Projected.apply(  # type: ignore[no-untyped-call]
-        a, source, norm, d, sigma, basis, product, constant, offset, dim
+        a, saved, norm, d, sigma, basis, product, constant, offset, dim
     )
     return out
 
@@ -73,8 +73,8 @@ def attach_output_gradient(y: Tensor, d: Tensor, s: Tensor, basis: Tensor, offse
 
 def attach_input_gradient(x: Tensor, d: Tensor, s: Tensor, basis: Tensor, dim: int) -> Tensor:
     """`x` itself; the gradient that arrives at it tells delta's. Its result must feed this layer alone."""
-    norm, source = origin(x)
-    out: Tensor = _InputGradient.apply(x, source, norm, d, s, basis, dim)  # type: ignore[no-untyped-call]
+    norm, saved = to_save(x)
+    out: Tensor = _InputGradient.apply(x, saved, norm, d, s, basis, dim)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -129,9 +129,9 @@ def two_sided(
         right: `V [columns, r]`, likewise.
         keep_input: hold `x` for the way back, and make `x V` again of it, instead of holding `x V`.
     """
-    norm, source = origin(x)
+    norm, saved = to_save(x)
     out: Tensor = _TwoSided.apply(  # type: ignore[no-untyped-call]
-        x, source, norm, d, s, weight, bias, left, right, operator, keep_input
+        x, saved, norm, d, s, weight, bias, left, right, operator, keep_input
     )
     return out
 
@@ -156,8 +156,8 @@ def rebuilt_by_weight(
         d: `[r]`, change of each singular value; receives the gradient.
         sides: of the frozen weight, as a matrix.
     """
-    norm, source = origin(x)
-    out: Tensor = _ByWeight.apply(x, source, norm, d, shifted, bias, operator, *sides)  # type: ignore[no-untyped-call]
+    norm, saved = to_save(x)
+    out: Tensor = _ByWeight.apply(x, saved, norm, d, shifted, bias, operator, *sides)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -183,7 +183,7 @@ class _TwoSided(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        source: Tensor | None,
+        saved: Tensor,
         norm: nn.Module | None,
         d: Tensor,
         s: Tensor,
@@ -196,7 +196,7 @@ class _TwoSided(torch.autograd.Function):
     ) -> Tensor:
         ctx.operator, ctx.norm, ctx.keep_input, ctx.shape = operator, norm, keep_input, x.shape
         t = operator.encode(x, left, right)
-        held = (x if norm is None else source) if keep_input else t
+        held = saved if keep_input else t
         ctx.save_for_backward(held if ctx.needs_input_grad[3] else None, s, left, right)
         if weight is not None:
             return operator.apply(x, weight, bias) + operator.decode(kernels.scaled(t, d, operator.dim), left, right)
@@ -213,7 +213,7 @@ class _TwoSided(torch.autograd.Function):
         if need_x:
             grad_x = operator.pull_back(kernels.scaled(p, s, operator.dim), ctx.shape, left, right)
         if need_d:
-            t = operator.encode(remake(ctx.norm, held), left, right) if ctx.keep_input else held
+            t = operator.encode(recompute(ctx.norm, held), left, right) if ctx.keep_input else held
             grad_d = kernels.channel_products(t, p, operator.dim, apart=s.ndim == 2)
         return grad_x, None, None, grad_d, *[None] * 7
 
@@ -223,7 +223,7 @@ class _ByWeight(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        source: Tensor | None,
+        saved: Tensor,
         norm: nn.Module | None,
         d: Tensor,
         shifted: Tensor,
@@ -232,7 +232,7 @@ class _ByWeight(torch.autograd.Function):
         *sides: Tensor,
     ) -> Tensor:
         ctx.operator, ctx.norm = operator, norm
-        ctx.save_for_backward(x if norm is None else source, shifted, *sides)
+        ctx.save_for_backward(saved, shifted, *sides)
         return operator.apply(x, shifted, bias)
 
     @staticmethod
@@ -240,7 +240,7 @@ class _ByWeight(torch.autograd.Function):
         held, shifted, *sides = ctx.saved_tensors
         (grad,), dim = grads, ctx.operator.dim
         grad_x = kernels.along(grad, matrix(shifted).to(grad.dtype), dim) if ctx.needs_input_grad[0] else None
-        gradient = kernels.weight_gradient(remake(ctx.norm, held), grad, dim)
+        gradient = kernels.weight_gradient(recompute(ctx.norm, held), grad, dim)
         grad_d = kernels.singular_gradient(gradient, *sides)
         return grad_x, None, None, grad_d, *[None] * (len(sides) + 3)
 
@@ -250,7 +250,7 @@ class _Projected(torch.autograd.Function):
     def forward(
         ctx: Any,
         a: Tensor,
-        source: Tensor | None,
+        saved: Tensor,
         norm: nn.Module | None,
         d: Tensor,
         sigma: Tensor,
@@ -262,7 +262,7 @@ class _Projected(torch.autograd.Function):
     ) -> Tensor:
         ctx.dim, ctx.norm = dim, norm
         # Each part of backward keeps only what it needs; without a gradient of delta that is not `a`.
-        kept = (a if norm is None else source, sigma, basis, offset) if ctx.needs_input_grad[3] else (None,) * 4
+        kept = (saved, sigma, basis, offset) if ctx.needs_input_grad[3] else (None,) * 4
         ctx.save_for_backward(*kept, product)
         return kernels.add_projection(a, product, constant, dim)
 
@@ -274,7 +274,7 @@ class _Projected(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_a = kernels.add_projection(grad, product, None, dim)
         if ctx.needs_input_grad[3]:
-            a = remake(ctx.norm, held)
+            a = recompute(ctx.norm, held)
             grad_d = kernels.shift_gradient(a, grad, basis, dim, offset=offset, over=sigma)
         return grad_a, None, None, grad_d, *[None] * 6
 
@@ -299,7 +299,7 @@ class _InputGradient(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        source: Tensor | None,
+        saved: Tensor,
         norm: nn.Module | None,
         d: Tensor,
         s: Tensor,
@@ -307,13 +307,13 @@ class _InputGradient(torch.autograd.Function):
         dim: int,
     ) -> Tensor:
         ctx.dim, ctx.norm = dim, norm
-        ctx.save_for_backward(x if norm is None else source, s, basis)
+        ctx.save_for_backward(saved, s, basis)
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         held, s, basis = ctx.saved_tensors
-        (grad,), x = grads, remake(ctx.norm, held)
+        (grad,), x = grads, recompute(ctx.norm, held)
         grad_d = kernels.shift_gradient(x, grad.to(x.dtype), basis, ctx.dim, over=s)
         return grad, None, None, grad_d, None, None, None
 

@@ -8,21 +8,30 @@ attention keeps its output.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
-_ORIGIN, _KEPT = "_spectra_origin", "_spectra_kept"
+_NORM, _SAVED = "_spectra_norm", "_spectra_saved"
 """Attributes of the tensors that a watched norm returned and took; they end with the tensors."""
 
 
+class _Produced(NamedTuple):
+    """How a norm made a tensor: of which input, and the versions of both at that time."""
+
+    norm: nn.Module
+    input: Tensor
+    input_version: int
+    output_version: int
+
+
 def watch(models: Iterable[nn.Module]) -> Callable[[], None]:
-    """Let every norm of the models note what it takes and returns, until the result is called."""
+    """Let every norm of the models mark what it takes and returns, until the function that is returned is called."""
     norms = [module for model in models for module in model.modules() if isinstance(module, NORMS)]
-    handles = [norm.register_forward_hook(_note) for norm in norms]
+    handles = [norm.register_forward_hook(_mark) for norm in norms]
 
     def end() -> None:
         for handle in handles:
@@ -31,33 +40,42 @@ def watch(models: Iterable[nn.Module]) -> Callable[[], None]:
     return end
 
 
-def _note(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+def _mark(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
     # Under autocast a norm widens its input: called again in the backward pass, outside of it, it would not.
     if torch.compiler.is_compiling() or not output.requires_grad or args[0].dtype != output.dtype:
         return
-    setattr(args[0], _KEPT, True)
-    setattr(output, _ORIGIN, (norm, args[0].detach()))
+    x: Tensor = args[0]
+    setattr(x, _SAVED, x._version)
+    setattr(output, _NORM, _Produced(norm, x.detach(), x._version, output._version))  # detached, it shares its version
 
 
-def is_kept(x: Tensor) -> bool:
-    """Whether holding `x` takes no memory: a norm took it, or made it of what it took, or it is attention's output."""
-    return hasattr(x, _KEPT) or hasattr(x, _ORIGIN) or _from_attention(x)
+def is_saved_elsewhere(x: Tensor) -> bool:
+    """Whether saving `x` takes no memory: a norm took it, or made it of what it took, or it is attention's output."""
+    if torch.compiler.is_compiling():
+        return False
+    return _produced(x) is not None or getattr(x, _SAVED, None) == x._version or _from_attention(x)
 
 
 def _from_attention(x: Tensor) -> bool:
     """Whether `x` is a view of what fused attention returned."""
-    if torch.compiler.is_compiling():
-        return False
     whole = x._base
     return whole is not None and whole.grad_fn is not None and whole.grad_fn.name().startswith("ScaledDotProduct")
 
 
-def origin(x: Tensor) -> tuple[nn.Module | None, Tensor | None]:
-    """The norm that made `x`, and what it made it of, if a norm did."""
-    made: tuple[nn.Module | None, Tensor | None] = getattr(x, _ORIGIN, (None, None))
+def _produced(x: Tensor) -> _Produced | None:
+    """How a norm made `x`; None if none did, or if it or the norm's input was changed in place since."""
+    made: _Produced | None = None if torch.compiler.is_compiling() else getattr(x, _NORM, None)
+    if made is None or (made.output_version, made.input_version) != (x._version, made.input._version):
+        return None
     return made
 
 
-def remake(norm: nn.Module | None, held: Tensor) -> Tensor:
-    """What is wanted of `held`: itself, or what the norm makes of it."""
-    return held if norm is None else norm.forward(held)
+def to_save(x: Tensor) -> tuple[nn.Module | None, Tensor]:
+    """What to save so that `recompute` returns `x`: the norm that made it with the norm's input, or `x` alone."""
+    made = _produced(x)
+    return (None, x) if made is None else (made.norm, made.input)
+
+
+def recompute(norm: nn.Module | None, saved: Tensor) -> Tensor:
+    """The tensor that was given to `to_save`: what the norm makes of its input, or what was saved itself."""
+    return saved if norm is None else norm.forward(saved)

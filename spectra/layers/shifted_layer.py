@@ -20,7 +20,7 @@ from spectra.layers.costs import Plan
 from spectra.layers.functional_call import computed, with_parameters
 from spectra.layers.materialized_weight import expected_low, rebuild
 from spectra.layers.operators import Operator, Place, operator_of
-from spectra.layers.saved_elsewhere import is_kept
+from spectra.layers.saved_elsewhere import is_saved_elsewhere
 from spectra.layers.singular_vectors import Vectors
 from spectra.spectrum.shifted_weight import change, is_square, shifted_vector, shifted_weight, with_full_tail
 from spectra.spectrum.spectrum import Spectrum, matrix, valueless
@@ -252,7 +252,7 @@ class ShiftedLayer:
         if self.operator is None or self._place is None:
             return None
         weight: Tensor = self.module.weight  # type: ignore[assignment]
-        free = (self.operator.pointwise or self._place == "input") and is_kept(x)
+        free = (self.operator.pointwise or self._place == "input") and is_saved_elsewhere(x)
         x, dtype = computed(x, weight)
         spectrum, middle = self.spectrum, self.operator.middle(x)
         rows, columns = spectrum.shape[0], math.prod(spectrum.shape[1:])

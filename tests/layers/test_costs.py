@@ -94,7 +94,7 @@ def test_costs_are_those_counted(kind: str, plan: costs.Plan, input_gradient: bo
 
 @pytest.mark.parametrize("plan", ["factored", "projected", "two-sided", "rebuilt"])
 @pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"transposed", "table"}))
-def test_what_is_kept_is_what_pytorch_keeps(kind: str, plan: costs.Plan) -> None:
+def test_what_is_saved_elsewhere_is_what_pytorch_keeps(kind: str, plan: costs.Plan) -> None:
     """Not where PyTorch's own keeps its input, or hands out rows of a table.
 
     All but vectors of a number for each direction, or vectors of directions that the rebuilt plan adds.

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import spectra
 from spectra.layers.costs import Plan
-from spectra.layers.saved_elsewhere import is_kept
+from spectra.layers.saved_elsewhere import is_saved_elsewhere
 from spectra.layers.shifted_layer import ShiftedLayer
 
 FEATURES = 32
@@ -80,26 +80,106 @@ def test_a_norm_makes_the_input_again(kind: str, plan: Plan, monkeypatch: pytest
         assert torch.equal(mine, checkpointed)
 
 
+def learned(model: nn.Module, x: Tensor, plan: Plan | None, *, watched: bool) -> Tensor:
+    """The gradient of the delta of the model's one layer with a matrix."""
+    adapter = spectra.attach({"unet": model}, "unet.*")
+    adapter.train()
+    if not watched:
+        adapter._end_watch()
+    (layer,) = adapter.layers()
+    layer.plan = plan
+    (gradient,) = torch.autograd.grad(model(x).sin().sum(), layer.delta)
+    adapter.detach()
+    return gradient
+
+
+@pytest.mark.parametrize(("kind", "plan"), [*KEPT, *[(kind, None) for kind in NORMED]])
+def test_a_tensor_that_was_changed_in_place_is_not_what_the_norm_made(
+    kind: str, plan: Plan | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spectra.layers.costs.keeps_input", lambda work: work.learns and work.free)
+    torch.manual_seed(0)
+    make, shape = NORMED[kind]
+    norm, layer = make()
+    x = torch.randn(shape, requires_grad=True)
+    wanted = learned(nn.Sequential(norm, nn.ReLU(), layer), x, plan, watched=False)
+    found = learned(nn.Sequential(norm, nn.ReLU(inplace=True), layer), x, plan, watched=True)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+class ChangesItsInput(nn.Module):
+    """A norm and a layer; the norm's input is changed in place before the layer, or after it."""
+
+    def __init__(self, *, early: bool) -> None:
+        super().__init__()
+        self.norm, self.layer, self.early = nn.LayerNorm(FEATURES), nn.Linear(FEATURES, FEATURES), early
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 1
+        y = self.norm(x)
+        if self.early:
+            x += 1
+        z: Tensor = self.layer(y)
+        if not self.early:
+            x += 1
+        return z
+
+
+@pytest.mark.parametrize("plan", ["two-sided", "rebuilt"])
+def test_the_norms_input_may_change_before_the_layer_and_not_after(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spectra.layers.costs.keeps_input", lambda work: work.learns and work.free)
+    torch.manual_seed(0)
+    x, model = torch.randn(40, FEATURES, requires_grad=True), ChangesItsInput(early=True)
+    wanted = learned(model, x, plan, watched=False)
+    torch.testing.assert_close(learned(model, x, plan, watched=True), wanted, rtol=1e-4, atol=1e-5)
+    model.early = False
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        learned(model, x, plan, watched=True)
+
+
+def test_a_norm_that_is_called_twice_makes_each_input_again() -> None:
+    torch.manual_seed(0)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.layer = nn.LayerNorm(FEATURES), nn.Linear(FEATURES, FEATURES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = self.norm(x), self.norm(x * 2 + 1)
+            y: Tensor = self.layer(first) + self.layer(second).cos()
+            return y
+
+    model, x = Twice(), torch.randn(40, FEATURES, requires_grad=True)
+    found = [learned(model, x, "rebuilt", watched=watched) for watched in (False, True)]
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
 def test_who_is_known_to_keep() -> None:
     model = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8))
     x = torch.randn(4, 8, requires_grad=True)
     adapter = spectra.attach({"unet": model}, "unet.1")
     inner = x * 2
     y = model[0](inner)
-    assert is_kept(y) and is_kept(inner) and not is_kept(y * 1) and not is_kept(model(x))
+    assert (
+        is_saved_elsewhere(y)
+        and is_saved_elsewhere(inner)
+        and not is_saved_elsewhere(y * 1)
+        and not is_saved_elsewhere(model(x))
+    )
     with torch.no_grad():
-        assert not is_kept(model[0](x)), "without a gradient nothing is kept"
+        assert not is_saved_elsewhere(model[0](x)), "without a gradient nothing is kept"
     adapter.detach()
-    assert not is_kept(model[0](inner * 1))
+    assert not is_saved_elsewhere(model[0](inner * 1))
 
 
 def test_attention_keeps_its_output() -> None:
     heads = torch.randn(2, 6, 4, 8, requires_grad=True).transpose(1, 2)
     out = F.scaled_dot_product_attention(heads, heads, heads)
-    assert is_kept(out.transpose(1, 2).reshape(2, 6, 32))
-    assert not is_kept(out.reshape(2, 6, 32)), "a copy, in another order"
+    assert is_saved_elsewhere(out.transpose(1, 2).reshape(2, 6, 32))
+    assert not is_saved_elsewhere(out.reshape(2, 6, 32)), "a copy, in another order"
     plain = heads.softmax(-1).transpose(1, 2).reshape(2, 6, 32)
-    assert not is_kept(plain)
+    assert not is_saved_elsewhere(plain)
 
 
 def test_both_sides_are_the_whole_product_once_delta_moves() -> None:

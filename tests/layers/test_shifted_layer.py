@@ -197,7 +197,7 @@ def test_small_changes_are_not_lost_beside_large_sigma() -> None:
         ("linear-square", "two-sided", "another"),
     ],
 )
-def test_what_is_kept_for_backward(kind: str, plan: str, kept: str) -> None:
+def test_what_is_saved_elsewhere_for_backward(kind: str, plan: str, kept: str) -> None:
     """One activation: the output or the input itself, which others may keep too, or one as large as the output."""
     module, x = build(kind)
     x = x.repeat(20, *[1] * (x.ndim - 1)).requires_grad_()
