@@ -1,7 +1,7 @@
 """How much of what a subject asks of the weights lies along their singular directions: the `reach` rows of analysis.
 
 A shift of `W = U diag(sigma) V^T` reaches the part `sum_i (u_i^T D v_i)^2` of the energy `||D||^2` of any change `D`
-(`spectra.convert.closest`). `D` is, for every matrix and convolution of the UNet,
+(`spectra.convert.closest_shift`). `D` is, for every matrix and convolution of the UNet,
 
     gradient   that of the subject's loss at the base, over one batch of `BATCH` samples
     full       what full fine-tuning changed, by the steps and the best rate of `spectra bench quality`
@@ -49,7 +49,7 @@ def shares(weights: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> dict
     """What of the energy of `changes`, each of its weight's shape, is reached by what; see the module."""
     import torch
 
-    from spectra.convert.closest import Change, find_closest, summed
+    from spectra.convert.closest_shift import Change, find_closest, summed
     from spectra.spectrum.spectrum import matrix
 
     def taken(own: Tensor) -> Change:

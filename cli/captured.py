@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectra.convert.closest import Captured
+    from spectra.convert.closest_shift import Captured
 
 
 def described(layers: Sequence[Captured]) -> dict[str, Any]:
     """What is captured, as JSON values: in all, by block and by weight. Norms are `||Delta W||`."""
     from spectra.analysis.inspection import block, in_order
-    from spectra.convert.closest import summed
+    from spectra.convert.closest_shift import summed
 
     groups: dict[str, list[Captured]] = {}
     for layer in layers:

@@ -15,7 +15,7 @@ from spectra.cli.sizes import readable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectra.convert.formats.svdiff import Fit
+    from spectra.convert.svdiff.conversion import Fit
     from spectra.shift.shift import SpectralShift
 
 _EXAMPLE = """Examples:
@@ -102,7 +102,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Converts shifts from and to the files of other tools, and says what that costs."""
         from spectra.bases.embedded import NAME
-        from spectra.convert.formats import detect, files_of
+        from spectra.convert.file_kinds import detect, files_of
         from spectra.errors import FormatError
         from spectra.io.atomic_writes import check_output
 
@@ -123,7 +123,7 @@ def register(app: typer.Typer) -> None:
             shift, target = read_shift(files[0]), to or "shift"
             found["read"] = {"format": "shift", **_counted(shift)}
         else:
-            from spectra.convert.formats.svdiff import import_svdiff
+            from spectra.convert.svdiff.conversion import import_svdiff
 
             shift, fit = import_svdiff(
                 files,
@@ -182,15 +182,15 @@ def _write(
         stored: Literal["float32", "float16"] = "float16" if dtype == "float16" else "float32"
         return {"bytes": write_shift(shift, out, dtype=stored, force=options["force"]), "weights": len(shift)}
     if target == "svdiff-pytorch":
-        from spectra.convert.formats.svdiff import export_svdiff
+        from spectra.convert.svdiff.conversion import export_svdiff
 
         fit = export_svdiff(shift, out, **options)
         return {"bytes": sum(file.stat().st_size for file in out.iterdir()), "weights": len(shift), **_fit(fit)}
     if target == "difference":
-        from spectra.convert.formats.difference import write_difference
+        from spectra.convert.full_difference import write_difference
 
         return asdict(write_difference(shift, out, dtype=dtype, **options))
-    from spectra.convert.formats.lora_export import write_lora
+    from spectra.convert.lora.writing import write_lora
 
     layout: Literal["peft", "kohya"] = "peft" if target == "lora" else "kohya"
     done = asdict(write_lora(shift, out, layout=layout, rank=rank, error=error, dtype=dtype, **options))

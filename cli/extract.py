@@ -102,7 +102,7 @@ def register(app: typer.Typer) -> None:
 
 def _write_rest(done: Extracted, path: Path, rank: int, force: bool) -> dict[str, Any] | None:
     """Writes the LoRA, if there is anything for it."""
-    from spectra.convert.formats.lora_export import write_factors
+    from spectra.convert.lora.writing import write_factors
 
     if not done.rest:
         output.say(f"{path} is not written: the shift leaves nothing that a LoRA could hold")

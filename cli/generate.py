@@ -66,9 +66,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Draws every prompt with every seed: PNGs with their settings inside, and a contact sheet."""
         quiet_libraries()
-        from spectra.generate.gallery import Order
-        from spectra.generate.gallery import generate as run
-        from spectra.generate.generation import Sampling
+        from spectra.generate.drawing import Sampling
+        from spectra.generate.run import Order
+        from spectra.generate.run import generate as run
 
         seeds = [first + number for first in seed or [0] for number in range(count)]
         order = Order(
@@ -87,7 +87,7 @@ def register(app: typer.Typer) -> None:
 
 def _guidance(base: str) -> float:
     """The scale where none is given."""
-    from spectra.generate.generation import Sampling
+    from spectra.generate.drawing import Sampling
 
     return GUIDANCE if base in ("", NAME) else Sampling().guidance
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from spectra.combine.merging import merge
     from spectra.convert.baking import bake
     from spectra.convert.extraction import extract
-    from spectra.convert.formats.difference import write_difference
-    from spectra.convert.formats.lora_export import write_lora
-    from spectra.convert.formats.svdiff import export_svdiff, import_svdiff
+    from spectra.convert.full_difference import write_difference
+    from spectra.convert.lora.writing import write_lora
+    from spectra.convert.svdiff.conversion import export_svdiff, import_svdiff
     from spectra.convert.transplanting import transplant
     from spectra.errors import SpectraError
     from spectra.shift.shift import ShiftMetadata, SpectralShift
@@ -60,10 +60,10 @@ __all__ = [
 ]
 
 _HOME = {
-    "export_svdiff": "convert.formats.svdiff",
-    "import_svdiff": "convert.formats.svdiff",
-    "write_difference": "convert.formats.difference",
-    "write_lora": "convert.formats.lora_export",
+    "export_svdiff": "convert.svdiff.conversion",
+    "import_svdiff": "convert.svdiff.conversion",
+    "write_difference": "convert.full_difference",
+    "write_lora": "convert.lora.writing",
     "Adapter": "adapters.adapter",
     "activate": "adapters.serving",
     "adjust": "combine.adjusting",

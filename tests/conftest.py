@@ -68,3 +68,13 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "tiny"
     build().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def other_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a pipeline of the same shape with other weights."""
+    from tiny_base import build
+
+    folder = tmp_path_factory.mktemp("base") / "other"
+    build(seed=1).save_pretrained(folder)
+    return folder

@@ -89,7 +89,7 @@ KNOWN_LONG = {
     "spectra.benchmarks.run: run": 85,
 }
 KNOWN_WIDE = {
-    "spectra.convert.formats.lora_export: write_lora": 11,
+    "spectra.convert.lora.writing: write_lora": 11,
     "spectra.convert.transplanting: transplant": 9,
     "spectra.layers.plans: two_sided": 9,
     "spectra.layers.plans: _TwoSided.forward": 11,
@@ -160,8 +160,8 @@ def test_functions_take_few_arguments() -> None:
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from spectra.layers import plans",
         ),
         ("spectra.convert.baking", "from spectra import attach, cli"),
-        ("spectra.generate.gallery", "import spectra"),
-        ("spectra.generate.gallery", "from spectra import __version__"),
+        ("spectra.generate.run", "import spectra"),
+        ("spectra.generate.run", "from spectra import __version__"),
         ("spectra.benchmarks.run", "from spectra.cli.output import say"),
     ],
 )

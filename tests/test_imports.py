@@ -111,7 +111,7 @@ def test_a_right_import_is_not(folder: str, source: str) -> None:
             "torch diffusers matplotlib",
         ),
         ("from spectra.cli.app import main; main(['diff', '--help'])", "torch numpy diffusers transformers"),
-        ("import spectra.convert.formats, spectra.convert.formats.names", "torch numpy diffusers transformers"),
+        ("import spectra.convert.file_kinds, spectra.convert.module_names", "torch numpy diffusers transformers"),
         (
             "import spectra.combine.mixing, spectra.naming.unet_layers, spectra.editing.order",
             "torch diffusers transformers",

@@ -1,7 +1,7 @@
 """Shifts from what others trained: the closest one to a fully fine-tuned model, or to a LoRA, LoHa or LoKr.
 
 The files of base and model are compared first, so that only what was trained is decomposed; then each weight that
-differs is projected on its base's directions (`spectra.convert.closest`).
+differs is projected on its base's directions (`spectra.convert.closest_shift`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.bases.weight_files import FileWeights, base_tensors, folder_tensors, open_base, weights_of
-from spectra.convert.closest import Captured, Change, Closest, Factors, find_closest, summed
-from spectra.convert.formats import holds_changes
-from spectra.convert.formats.lora import ChangeFile, read_lora
-from spectra.convert.formats.names import is_embedding
+from spectra.convert.closest_shift import Captured, Change, Closest, Factors, find_closest, summed
+from spectra.convert.file_kinds import holds_changes
+from spectra.convert.lora.reading import ChangeFile, read_lora
+from spectra.convert.module_names import is_embedding
 from spectra.errors import BaseError, MismatchError
 from spectra.io.tensor_files import read_entries
 from spectra.naming.patterns import matching

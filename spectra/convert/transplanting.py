@@ -14,7 +14,7 @@ from torch import Tensor
 from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.bases.weight_files import FileWeights, open_base
 from spectra.compatibility.fitting import check_weights, floats_of
-from spectra.convert.closest import Captured, delta_weight, find_closest, summed
+from spectra.convert.closest_shift import Captured, delta_weight, find_closest, summed
 from spectra.convert.extraction import shift_of
 from spectra.errors import BaseError, MismatchError
 from spectra.progress import SILENT, Progress

@@ -15,7 +15,7 @@ from spectra.editing.order import EditOrder
 from spectra.editing.session import Edited, Inversion, Session
 from spectra.errors import OutputError
 from spectra.generate.contact_sheet import Section, contact_sheet
-from spectra.generate.generation import best_device, file_name, save_png, settings_of
+from spectra.generate.drawing import best_device, file_name, save_png, settings_of
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.io.output_folders import check_ours
 from spectra.progress import SILENT, Progress

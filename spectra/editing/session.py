@@ -16,7 +16,7 @@ from spectra.editing.inversion import ddim, follow, invert, slerp
 from spectra.editing.keeping import find_mask, measure_change, put_back
 from spectra.editing.order import EditOrder, Variant
 from spectra.families.denoise import Condition, decode_latents, denoise_family, encode_pictures
-from spectra.generate.generation import Request, Sampling, draw
+from spectra.generate.drawing import Request, Sampling, draw
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.training.data.pictures import to_tensor

@@ -18,7 +18,7 @@ from spectra.bases import pipeline
 from spectra.editing import run as editing
 from spectra.editing.base_fitness import measure_depth
 from spectra.editing.session import Session
-from spectra.generate.generation import read_settings
+from spectra.generate.drawing import read_settings
 from spectra.shift.shift_file import read_shift
 from spectra.training.data import latents
 

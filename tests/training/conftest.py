@@ -19,14 +19,6 @@ def build_tiny() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def other_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a pipeline of the same shape with other weights."""
-    folder = tmp_path_factory.mktemp("base") / "other"
-    build(seed=1).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three pictures of one kind: a bright disc."""
     folder = tmp_path_factory.mktemp("photos")

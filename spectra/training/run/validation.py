@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from spectra.generate.contact_sheet import Section, contact_sheet
-from spectra.generate.generation import Sampling, draw, requests_for
+from spectra.generate.drawing import Sampling, draw, requests_for
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
 from spectra.training.data.subject import Subject, pair_prompts

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from spectra.bases.pipeline import load_pipeline
 from spectra.bases.weight_files import open_base
-from spectra.convert.formats.difference import write_difference
-from spectra.convert.formats.lora import read_lora
-from spectra.convert.formats.measure import measure
-from spectra.convert.formats.names import kohya_names
+from spectra.convert.full_difference import write_difference
+from spectra.convert.lora.reading import read_lora
+from spectra.convert.module_names import kohya_names
+from spectra.convert.weight_changes import measure
 from spectra.errors import FormatError
 from spectra.families import targets
 from spectra.progress import SILENT

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectra.bases.weight_files import open_base
-from spectra.convert.closest import Factors
-from spectra.convert.formats.measure import Change, LeftOut, left_out, measure
-from spectra.convert.formats.names import component_of, is_embedding, kohya_names, path_of, peft_name
-from spectra.convert.formats.truncation import Directions, keep_directions, truncation_error
+from spectra.convert.closest_shift import Factors
+from spectra.convert.lora.ranks import Directions, keep_directions, truncation_error
+from spectra.convert.module_names import component_of, is_embedding, kohya_names, path_of, peft_name
+from spectra.convert.weight_changes import Change, LeftOut, left_out, measure
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_write, check_output
 from spectra.io.tensor_files import Entry, create_file, write_rows

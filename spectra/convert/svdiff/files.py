@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from spectra.compatibility.fitting import floats_of
-from spectra.convert.formats import FOREIGN_SUFFIXES, PICKLES, foreign_layout
-from spectra.convert.formats.foreign_basis import Reshape
-from spectra.convert.formats.names import aliases
+from spectra.convert.file_kinds import FOREIGN_SUFFIXES, PICKLES, foreign_layout
+from spectra.convert.module_names import aliases
+from spectra.convert.svdiff.basis_change import Reshape
 from spectra.errors import FormatError
 
 ADDED_NORMS = ("phymhan",)

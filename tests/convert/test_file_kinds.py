@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spectra.convert.formats import foreign_layout, holds_changes
+from spectra.convert.file_kinds import foreign_layout, holds_changes
 
 
 @pytest.mark.parametrize(

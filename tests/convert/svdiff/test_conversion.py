@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import spectra
-from spectra.convert.formats import detect, files_of
-from spectra.convert.formats.svdiff import export_svdiff, import_svdiff
-from spectra.convert.formats.svdiff_files import read_svdiff, reshape_of
+from spectra.convert.file_kinds import detect, files_of
+from spectra.convert.svdiff.conversion import export_svdiff, import_svdiff
+from spectra.convert.svdiff.files import read_svdiff, reshape_of
 from spectra.errors import FormatError, MismatchError
 from spectra.families import targets
 from spectra.shift.shift import SpectralShift

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from spectra.convert import closest
-from spectra.convert.closest import Factors, approximate_rest, find_closest, project, summed
+from spectra.convert import closest_shift
+from spectra.convert.closest_shift import Factors, approximate_rest, find_closest, project, summed
 from spectra.errors import WeightError
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 from spectra.spectrum.shifted_weight import change as applied
@@ -41,7 +41,7 @@ def test_it_is_what_both_bases_say_and_the_rest_is_counted(
 ) -> None:
     weight = weight_of(shape, dtype, seed, rank)
     change = size * torch.randn(shape, dtype=torch.float64)
-    with mock.patch.object(closest, "_PANEL", 3):
+    with mock.patch.object(closest_shift, "_PANEL", 3):
         found = find_closest({"w": weight}, {"w": lambda w: change}, cache=SpectrumCache())["w"]
     spectrum = decompose(weight)
     u, v = both_sides(weight, spectrum)
@@ -65,7 +65,7 @@ def test_the_rest_in_low_rank_is_the_best_there_is(shape: tuple[int, ...], seed:
     change = torch.randn(shape, dtype=torch.float64)
     spectrum = decompose(weight)
     delta = project(change, weight, spectrum).maximum(-spectrum.sigma)
-    with mock.patch.object(closest, "_PANEL", 3):
+    with mock.patch.object(closest_shift, "_PANEL", 3):
         factors = approximate_rest(change, weight, spectrum, delta, rank)
     u, v = both_sides(weight, spectrum)
     rest = matrix(change) - (u * delta) @ v.T

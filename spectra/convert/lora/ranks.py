@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from spectra.convert.formats.measure import Change
+from spectra.convert.weight_changes import Change
 from spectra.errors import InputError
 
 Directions: TypeAlias = npt.NDArray[np.int64]

@@ -23,11 +23,11 @@ from torch import Tensor
 
 import spectra
 from spectra.bases.pipeline import load_pipeline
-from spectra.convert.formats.lora import read_lora
-from spectra.convert.formats.lora_export import LoraLayout, Stored, write_lora
-from spectra.convert.formats.measure import Change
-from spectra.convert.formats.names import is_embedding
-from spectra.convert.formats.truncation import keep_directions, truncation_error
+from spectra.convert.lora.ranks import keep_directions, truncation_error
+from spectra.convert.lora.reading import read_lora
+from spectra.convert.lora.writing import LoraLayout, Stored, write_lora
+from spectra.convert.module_names import is_embedding
+from spectra.convert.weight_changes import Change
 from spectra.errors import FormatError, InputError, MismatchError, OutputError
 from spectra.families import targets
 from spectra.shift.shift import SpectralShift

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spectra.convert.closest import delta_weight, project
+from spectra.convert.closest_shift import delta_weight, project
 from spectra.spectrum.shifted_weight import change
 from spectra.spectrum.spectrum import Spectrum, matrix
 

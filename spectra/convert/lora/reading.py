@@ -1,6 +1,6 @@
 """Reads what other tools train as a change of a weight: LoRA, LoHa, LoKr and full differences.
 
-The formulas are in `spectra.convert.formats.changes`; this knows the files' keys and where each keeps its scale.
+The formulas are in `spectra.convert.lora.formulas`; this knows the files' keys and where each keeps its scale.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from spectra.convert.formats.changes import METHODS, Parts, change_of
-from spectra.convert.formats.names import aliases
+from spectra.convert.lora.formulas import METHODS, Parts, change_of
+from spectra.convert.module_names import aliases
 from spectra.errors import FormatError
 
 _SUFFIXES = {

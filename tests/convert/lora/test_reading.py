@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from spectra.convert.formats.lora import read_lora
-from spectra.convert.formats.names import aliases, kohya_names, original_unet_path, path_of
+from spectra.convert.lora.reading import read_lora
+from spectra.convert.module_names import aliases, kohya_names, original_unet_path, path_of
 from spectra.errors import FormatError
 from spectra.families import targets
 from spectra.spectrum.spectrum import matrix

@@ -13,7 +13,7 @@ from spectra.adapters.serving import activate, load
 from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.errors import InputError
 from spectra.generate.contact_sheet import Section, contact_sheet
-from spectra.generate.generation import (
+from spectra.generate.drawing import (
     Request,
     Sampling,
     best_device,

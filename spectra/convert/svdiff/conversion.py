@@ -13,8 +13,9 @@ from torch import Tensor
 
 from spectra.bases.embedded import NAME
 from spectra.bases.weight_files import open_base
-from spectra.convert.formats import SVDIFF_FILES
-from spectra.convert.formats.foreign_basis import (
+from spectra.convert.file_kinds import SVDIFF_FILES
+from spectra.convert.module_names import component_of, path_of, peft_name
+from spectra.convert.svdiff.basis_change import (
     Carried,
     Reshape,
     from_foreign,
@@ -23,9 +24,8 @@ from spectra.convert.formats.foreign_basis import (
     plain_basis,
     to_foreign,
 )
-from spectra.convert.formats.measure import LeftOut, prints_of, visit_shifted
-from spectra.convert.formats.names import component_of, path_of, peft_name
-from spectra.convert.formats.svdiff_files import ADDED_NORMS, read_svdiff, reshape_of
+from spectra.convert.svdiff.files import ADDED_NORMS, read_svdiff, reshape_of
+from spectra.convert.weight_changes import LeftOut, prints_of, visit_shifted
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.progress import SILENT, Progress

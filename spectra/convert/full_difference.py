@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from spectra.bases.weight_files import open_base
-from spectra.convert.closest import delta_weight
-from spectra.convert.formats.lora_export import Stored, describe
-from spectra.convert.formats.measure import measure
-from spectra.convert.formats.names import kohya_names
+from spectra.convert.closest_shift import delta_weight
+from spectra.convert.lora.writing import Stored, describe
+from spectra.convert.module_names import kohya_names
+from spectra.convert.weight_changes import measure
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_write, check_output
 from spectra.io.tensor_files import create_file, write_rows

@@ -1,0 +1,1 @@
+"""Shifts of other implementations of SVDiff: their files read, converted to ours, and written."""
