@@ -50,7 +50,7 @@ def _figures(bench: Bench, item: str, name: str) -> dict[str, float]:
     from spectra.bases.embedded.subjects import instance_pictures, plain_picture, subject
     from spectra.benchmarks import analysis_pictures, judge
     from spectra.benchmarks.editing import EDITS, has_border
-    from spectra.training.data.subject import INSTANCE_COUNT
+    from spectra.training.data.subjects import INSTANCE_COUNT
 
     known, pipe, count = subject(name), bench.shared["pipe"], bench.integer("pictures")
     own = instance_pictures(known, count=INSTANCE_COUNT, seed=bench.seed)
@@ -77,7 +77,7 @@ def likeness(bench: Bench, name: str) -> float:
     """Similarity of what the pipeline draws now by a subject's own prompt."""
     from spectra.bases.embedded.subjects import instance_pictures, subject
     from spectra.benchmarks import judge
-    from spectra.training.data.subject import INSTANCE_COUNT
+    from spectra.training.data.subjects import INSTANCE_COUNT
 
     known = subject(name)
     drawn = draw(bench, bench.shared["pipe"], [known.prompt], bench.integer("pictures"))

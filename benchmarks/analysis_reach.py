@@ -69,7 +69,7 @@ def _gradient(base: Any, config: TrainConfig) -> dict[str, Tensor]:
     from spectra.benchmarks.tuners import tuner
 
     tuned = tuner("full", base)
-    loop_of(tuned, base, replace(config, batch=BATCH)).rehearse()
+    loop_of(tuned, base, replace(config, batch=BATCH)).dry_run()
     return {name: weight.grad * _TINY for name, weight in _matrices(tuned.pipe).items() if weight.grad is not None}
 
 

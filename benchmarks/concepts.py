@@ -40,7 +40,7 @@ def _training(bench: Bench, subjects: Sequence[int], *, exact: bool = False) -> 
 
     from spectra.bases.embedded.subjects import SUBJECTS, instance_pictures
     from spectra.training.config import make_config
-    from spectra.training.run.checks import check
+    from spectra.training.run.inputs import validate_inputs
     from spectra.training.run.train import Training
 
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +49,7 @@ def _training(bench: Bench, subjects: Sequence[int], *, exact: bool = False) -> 
             picture.save(Path(folder) / f"{number}.png")
         common = {"class_images": folder}
         settings = [{"subject": SUBJECTS[n].name, "seed": bench.seed + n, **common} for n in subjects]
-        checked = [check(make_config(each), Path(folder) / str(n)) for n, each in enumerate(settings)]
+        checked = [validate_inputs(make_config(each), Path(folder) / str(n)) for n, each in enumerate(settings)]
     training = Training([str(n) for n in subjects], checked)
     if exact:
         for model in (training.pipe.unet, training.pipe.vae, training.pipe.text_encoder):

@@ -119,7 +119,7 @@ def _drawing(bench: Bench) -> dict[str, Any]:
 def _reconstruction(report: dict[str, Any]) -> Row:
     """What the unedited picture loses."""
     (back,) = (each for each in report["inversions"] if each["prompt"] == report["training"]["prompt"])
-    vae = report["depth"]["vae_psnr"]
+    vae = report["base_fitness"]["vae_psnr"]
     return {
         "seconds": round(report["training"]["train_seconds"], 1),
         "train_steps": report["training"]["steps"],
@@ -127,7 +127,7 @@ def _reconstruction(report: dict[str, Any]) -> Row:
         "unedited_psnr": back["psnr"],
         "lost_db": round(vae - back["psnr"], 2),
         "inversion_error": back["error"],
-        "explained": report["depth"]["explained"],
+        "explained": report["base_fitness"]["explained"],
     }
 
 

@@ -84,16 +84,16 @@ def loop_of(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
     from spectra.families.denoise import denoise_family
     from spectra.training.data.class_pictures import pipeline_fingerprint
     from spectra.training.data.latents import Conditions
-    from spectra.training.loss.terms import objectives
-    from spectra.training.run.checks import check
+    from spectra.training.loss.build import build_objectives
+    from spectra.training.run.inputs import validate_inputs
     from spectra.training.run.loop import Concept, Loop, make_accelerator
     from spectra.training.run.train import resolution_of
 
     with tempfile.TemporaryDirectory() as folder:
-        checked = check(replace(config, validation_count=0), Path(folder) / "none")
+        checked = validate_inputs(replace(config, validation_count=0), Path(folder) / "none")
     config = checked.config
     resolution = resolution_of(base, config)
-    terms = objectives(base, checked, resolution, pipeline_fingerprint(base))
+    terms = build_objectives(base, checked, resolution, pipeline_fingerprint(base))
     family = denoise_family(base)
     prompts = [prompt for term in terms for prompt in term.source.every_prompt()]
     conditions = Conditions(

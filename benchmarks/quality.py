@@ -126,7 +126,7 @@ def _trained(
     from spectra.benchmarks.finetune import finetune
     from spectra.benchmarks.quality_axes import draw_all, judged
     from spectra.training.config import defaults
-    from spectra.training.data.subject import INSTANCE_COUNT
+    from spectra.training.data.subjects import INSTANCE_COUNT
 
     known = subject(name)
     before = bench.once(f"base {name}", lambda: draw_all(bench, base, known, bare=True))

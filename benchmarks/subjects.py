@@ -60,7 +60,7 @@ def _measure(bench: Bench, item: str) -> Row:
     from spectra.bases.pipeline import load_pipeline
     from spectra.benchmarks import judge
     from spectra.benchmarks.quality_axes import PROMPTS
-    from spectra.training.data.subject import INSTANCE_COUNT
+    from spectra.training.data.subjects import INSTANCE_COUNT
 
     known = subject(item)
     with tempfile.TemporaryDirectory() as folder:

@@ -28,7 +28,7 @@ def trained(configs: Sequence[TrainConfig], folder: Path) -> list[Path]:
     version. The settings differ in subject and seed only (`spectra train --concepts`).
     """
     from spectra.io.atomic_writes import atomic_write
-    from spectra.training.run.concepts import Wanted
+    from spectra.training.run.concepts import ConceptSpec
     from spectra.training.run.train import train_together
 
     paths = [folder / f"{config.subject}-{_key(config)}.safetensors" for config in configs]
@@ -36,7 +36,7 @@ def trained(configs: Sequence[TrainConfig], folder: Path) -> list[Path]:
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
-            wanted = [Wanted(path.stem, config, Path(scratch) / path.stem) for config, path in missing]
+            wanted = [ConceptSpec(path.stem, config, Path(scratch) / path.stem) for config, path in missing]
             for summary, (_, path) in zip(train_together(wanted), missing, strict=True):
                 with atomic_write(path, force=True) as temporary:
                     shutil.copyfile(summary.shift, temporary)

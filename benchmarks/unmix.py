@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from spectra.benchmarks.judge import Array
     from spectra.training.config import TrainConfig
-    from spectra.training.data.subject import Subject
-    from spectra.training.run.validation import Drawn
+    from spectra.training.data.subjects import Subject
+    from spectra.training.run.validation import PicturesByPrompt
 
 PAIRS = (
     ("fox-noto-v1", "wolf-emojione"),
@@ -93,11 +93,11 @@ def _config(bench: Bench, pair: Sequence[str], method: str) -> TrainConfig:
 def _measure(bench: Bench, item: str) -> Row:
     from spectra.bases.pipeline import load_pipeline
     from spectra.benchmarks import judge
-    from spectra.training.data.subject import read_subjects, settle
+    from spectra.training.data.subjects import fill_in_subjects, read_subjects
 
     name, method = item.split()
     pair = next(pair for pair in PAIRS if _pair_name(pair) == name)
-    config = settle(_config(bench, pair, method))
+    config = fill_in_subjects(_config(bench, pair, method))
     subjects = read_subjects(config)
     pipe = bench.once("pipe", load_pipeline)
     references = [_halves(pipe, subject) for subject in subjects]
@@ -124,7 +124,7 @@ def _measure(bench: Bench, item: str) -> Row:
 
 def _train_and_draw(
     bench: Bench, pipe: Any, config: TrainConfig, subjects: Sequence[Subject]
-) -> tuple[Drawn, list[list[Image]], dict[str, Any]]:
+) -> tuple[PicturesByPrompt, list[list[Image]], dict[str, Any]]:
     """What is drawn with a shift trained for it, and what the training came to."""
     import spectra
     from spectra.training.run.train import train
@@ -143,14 +143,14 @@ def _train_and_draw(
 
 def _drawn(
     bench: Bench, pipe: Any, config: TrainConfig, subjects: Sequence[Subject], *, bare: bool = False
-) -> tuple[Drawn, list[list[Image]]]:
+) -> tuple[PicturesByPrompt, list[list[Image]]]:
     """What the pipeline draws now: the pair in both orders, by prompt, and each subject alone; classes if `bare`."""
-    from spectra.training.data.wording import both, take_apart
+    from spectra.training.data.prompts import pair_prompt, parse_prompt
 
-    named = [take_apart(subject.prompt) for subject in subjects]
-    first, second = [wording.bare for wording in named] if bare else named
+    named = [parse_prompt(subject.prompt) for subject in subjects]
+    first, second = [wording.as_class for wording in named] if bare else named
     count = bench.integer("pictures") // 2
-    prompts = [both(config.collage_prompts[0], *order) for order in ((first, second), (second, first))]
+    prompts = [pair_prompt(config.collage_prompts[0], *order) for order in ((first, second), (second, first))]
     pairs = {prompt: draw(bench, pipe, [prompt], count) for prompt in prompts}
     return pairs, [draw(bench, pipe, [wording.prompt], count // 2) for wording in (first, second)]
 
@@ -212,7 +212,7 @@ def _counted(sides: Sequence[Array]) -> dict[str, Any]:
     }
 
 
-def _save_sheet(path: Path, drawn: Drawn) -> None:
+def _save_sheet(path: Path, drawn: PicturesByPrompt) -> None:
     """All pictures of a row, to be looked at."""
     from spectra.generate.contact_sheet import Section, contact_sheet
     from spectra.io.atomic_writes import atomic_write

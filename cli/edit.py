@@ -156,7 +156,7 @@ def register(app: typer.Typer) -> None:
             **{name: value for name, value in drawing.items() if value is not None},
         )
         report = run(order, out, force=force, device=device, progress=output.progress())
-        for warning in report["depth"]["warnings"]:
+        for warning in report["base_fitness"]["warnings"]:
             output.say(f"warning: {warning}")
         for each in report["pictures"]:
             if each["kept"] >= _MOSTLY and not keep:
@@ -171,7 +171,7 @@ def _show(report: dict[str, Any], console: Console) -> None:
     """The report for a person."""
     from rich.markup import escape
 
-    training, depth = report["training"], report["depth"]
+    training, fitness = report["training"], report["base_fitness"]
     lines = ["[bold]Learnt[/bold]"]
     if training:
         lines.append(
@@ -181,7 +181,8 @@ def _show(report: dict[str, Any], console: Console) -> None:
     lines += [
         f"  {escape(report['shift'])}",
         "[bold]The base[/bold]",
-        f"  its VAE keeps {depth['vae_psnr']:.1f} dB of the picture; untrained, it explains {depth['explained']:.0%}",
+        f"  its VAE keeps {fitness['vae_psnr']:.1f} dB of the picture; "
+        f"untrained, it explains {fitness['explained']:.0%}",
         "[bold]Inversion[/bold], and back",
     ]
     many = len({each["scale"] for each in report["inversions"]}) > 1

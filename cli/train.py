@@ -15,7 +15,7 @@ from spectra.training.config import EMBEDDED, TrainConfig
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectra.training.run.concepts import Wanted
+    from spectra.training.run.concepts import ConceptSpec
     from spectra.training.run.report import Summary
 
 _EXAMPLE = (
@@ -224,14 +224,14 @@ def _settings(config: Path | None, out: Path | None, given: dict[str, Any], *, r
 
 def _wanted(
     config: Path | None, concepts: Path | None, out: Path | None, given: dict[str, Any], *, resume: bool
-) -> list[Wanted]:
+) -> list[ConceptSpec]:
     """What is to be learnt: one concept by the options, or those of a file."""
     from spectra.errors import InputError
-    from spectra.training.run.concepts import ONLY, Wanted, read_concepts
+    from spectra.training.run.concepts import UNSHARED_SETTINGS, ConceptSpec, read_concepts
 
     if concepts is None:
-        return [Wanted("", _settings(config, out, given, resume=resume), out)]
-    for name in ("config", *ONLY):
+        return [ConceptSpec("", _settings(config, out, given, resume=resume), out)]
+    for name in ("config", *UNSHARED_SETTINGS):
         if given.get(name) or (name == "config" and config is not None):
             raise InputError(f"--{name} is for one concept; {concepts} says it for each: leave --{name} out")
     return read_concepts(concepts, out, **given)
@@ -245,7 +245,7 @@ def _interrupted(folders: list[Path | None], again: str) -> None:
         output.say(f"interrupted; continue with: spectra train --resume {again}")
 
 
-def _show_together(wanted: list[Wanted], summaries: list[Summary], console: Console) -> None:
+def _show_together(wanted: list[ConceptSpec], summaries: list[Summary], console: Console) -> None:
     """The summaries for a person: a line or two for each concept, then what they cost together."""
     from rich.markup import escape
 

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from spectra.families.denoise import DenoiseFamily
 from spectra.training.data.latents import PictureSource
-from spectra.training.loss.objectives import Denoising, Schedule
-
-if TYPE_CHECKING:
-    from spectra.editing.session import Session
+from spectra.training.loss.denoising import DenoisingObjective
+from spectra.training.loss.noise_schedule import NoiseSchedule
 
 LEAST_PSNR = 20.0
-"""Of the VAE's reconstruction, in dB; below that a picture is visibly another."""
+"""A VAE's reconstruction with less, in dB, is visibly another picture."""
 
 LEAST_EXPLAINED = 0.15
 """Held-out drawings, which the embedded base was made for, come to .20 and more."""
@@ -31,7 +30,7 @@ SAMPLES = 32
 
 
 @dataclass(frozen=True)
-class Depth:
+class BaseFitness:
     """What a base makes of a picture.
 
     Attributes:
@@ -46,43 +45,49 @@ class Depth:
     @property
     def warnings(self) -> list[str]:
         """A sentence for each bound that the picture is beyond."""
-        said = []
+        found = []
         if self.vae_psnr < LEAST_PSNR:
-            said.append(
-                f"the base is out of its depth: its VAE keeps {self.vae_psnr:.1f} dB of this picture, and no edit can "
+            found.append(
+                f"the base does not suit this picture: its VAE keeps {self.vae_psnr:.1f} dB of it, and no edit can "
                 f"be nearer to it (expected {LEAST_PSNR:g} or more)"
             )
         if self.explained < LEAST_EXPLAINED:
-            said.append(
-                f"the base is out of its depth: with this caption it explains {self.explained:.0%} of this picture "
+            found.append(
+                f"the base does not suit this picture: with this caption it explains {self.explained:.0%} of it "
                 f"(expected {LEAST_EXPLAINED:.0%} or more); edits will show what it does know"
             )
-        return said
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return {**asdict(self), "warnings": self.warnings}
 
 
-def measure_depth(session: Session, caption: str) -> Depth:
-    """The depth of a session's base for its picture; no shift may be in force."""
-    return Depth(
-        vae_psnr=round(psnr(session.picture, session.seen), 2),
-        explained=round(_explained(session, caption), 4),
-    )
+def measure_base_fitness(
+    pipe: Any, family: DenoiseFamily, picture: Image.Image, reconstruction: Image.Image, caption: str
+) -> BaseFitness:
+    """How well a base can show a picture, before it has learnt anything of it: no shift may be in force.
+
+    Args:
+        pipe: the base.
+        family: how it is called.
+        picture: a square as the base takes it.
+        reconstruction: what its VAE makes of the picture.
+        caption: what the picture shows.
+    """
+    return BaseFitness(round(psnr(picture, reconstruction), 2), round(_explained(pipe, family, picture, caption), 4))
 
 
 @torch.no_grad()
-def _explained(session: Session, caption: str) -> float:
+def _explained(pipe: Any, family: DenoiseFamily, picture: Image.Image, caption: str) -> float:
     """`1 - E||v_hat - v||^2 / E||v||^2` over fixed noise and timesteps.
 
     `v = signal * noise - spread * latents` (arXiv:2202.00512) weighs an error in the latents by `1 / spread`, whatever
     the base itself predicts: noise where the picture is clean, the picture where it is noise.
     """
-    pipe, family = session.pipe, session.family
-    schedule = Schedule.of(pipe.scheduler, 0)
-    objective = Denoising("depth", PictureSource(pipe, [session.picture], [caption]), schedule)
-    condition = family.encode(pipe, [caption], session.picture.width)
+    schedule = NoiseSchedule.of(pipe.scheduler, 0)
+    objective = DenoisingObjective("fitness", PictureSource(pipe, [picture], [caption]), schedule)
+    condition = family.encode(pipe, [caption], picture.width)
     error = size = 0.0
     for piece in objective.draw(SAMPLES, torch.Generator("cpu").manual_seed(0)).split(8):
         samples = objective.samples(piece, pipe.unet.device)

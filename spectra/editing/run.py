@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from spectra.bases.pipeline import find_base, load_pipeline
-from spectra.editing.base_fitness import Depth, measure_depth
+from spectra.editing.base_fitness import BaseFitness
 from spectra.editing.order import EditOrder
-from spectra.editing.session import Edited, Inversion, Session
+from spectra.editing.session import Edited, EditSession, Inversion
 from spectra.errors import OutputError
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import best_device, file_name, save_png, settings_of
@@ -22,7 +22,7 @@ from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.data.pictures import fit, read_picture
-from spectra.training.run.checks import Checked, check
+from spectra.training.run.inputs import ValidatedInputs, validate_inputs
 from spectra.training.run.report import Summary
 from spectra.training.run.train import Training, resolution_of
 from spectra.version import versions
@@ -50,7 +50,7 @@ def edit(
         progress: told of each part of the work.
 
     Returns:
-        Folder, sheet, shift, summary of the training, the base's depth, inversions, and pictures with their settings,
+        Folder, sheet, shift, summary of the training, the base's fitness, inversions, and pictures with their settings,
         as JSON values.
 
     Raises:
@@ -62,16 +62,16 @@ def edit(
     config, location = order.config, find_base(order.base)
     summary: Summary | None = None
     if order.shift is None:
-        checked = check(config, _unfinished(out, force=force), force=True)
-        session, depth, summary = _learn(order, checked, device, progress)
+        checked = validate_inputs(config, _unfinished(out, force=force), force=True)
+        session, fitness, summary = _learn(order, checked, device, progress)
         shift, file = read_shift(summary.shift), out / TRAINING / Path(summary.shift).name
     else:
         file = order.shift
         shift, picture = read_shift(order.shift), read_picture(order.image)
         pipe = load_pipeline(location, device=device or best_device())
-        session = Session(pipe, fit(picture, resolution_of(pipe, config)))
-        depth = measure_depth(session, order.caption)
-    session.take(shift, progress)
+        session = EditSession(pipe, fit(picture, resolution_of(pipe, config)))
+        fitness = session.measure_fitness(order.caption)
+    session.load_shift(shift, progress)
     inversions, edited = session.draw(order, progress)
 
     report: dict[str, Any] = {
@@ -83,12 +83,12 @@ def edit(
     with atomic_folder(out, force=force) as temporary:
         report |= {
             "training": summary and summary.as_dict(),
-            "depth": depth.as_dict(),
+            "base_fitness": fitness.as_dict(),
             "inversions": [each.as_dict() for each in inversions],
             "pictures": _write(edited, order, shift, file.name, location.name, temporary),
         }
         inversions[0].picture.save(temporary / UNEDITED)
-        _sheet(order, session, depth, inversions[0], edited).save(temporary / "sheet.png")
+        _sheet(order, session, fitness, inversions[0], edited).save(temporary / "sheet.png")
         if summary is not None:
             shutil.copytree(summary.folder, temporary / TRAINING)
         report["seconds"] = round(time.perf_counter() - began, 3)
@@ -113,16 +113,18 @@ def _unfinished(out: Path, *, force: bool) -> Path:
     return folder / out.name
 
 
-def _learn(order: EditOrder, checked: Checked, device: str, progress: Progress) -> tuple[Session, Depth, Summary]:
+def _learn(
+    order: EditOrder, checked: ValidatedInputs, device: str, progress: Progress
+) -> tuple[EditSession, BaseFitness, Summary]:
     """Train on the picture alone, with its caption: no special token, no prior (SVDiff, section 3.4)."""
     training = Training([""], [checked], device=device, progress=progress)
     try:
-        session = Session(training.pipe, *checked.subjects[0].at(training.resolution))
-        depth = measure_depth(session, order.caption)
+        session = EditSession(training.pipe, *checked.subjects[0].at(training.resolution))
+        fitness = session.measure_fitness(order.caption)
         (summary,) = training.run(time.perf_counter(), force=True)
     finally:
         training.close()
-    return session, depth, summary
+    return session, fitness, summary
 
 
 def _write(
@@ -149,10 +151,12 @@ def _write(
     return listed
 
 
-def _sheet(order: EditOrder, session: Session, depth: Depth, back: Inversion, edited: Sequence[Edited]) -> Any:
+def _sheet(
+    order: EditOrder, session: EditSession, fitness: BaseFitness, back: Inversion, edited: Sequence[Edited]
+) -> Any:
     """The picture, what the VAE and the inversion keep of it, and every edit with what differs between variants."""
-    captions = ["the picture", f"the VAE's: {depth.vae_psnr:.1f} dB", f"drawn from its inversion: {back.psnr:.1f} dB"]
-    sections = [Section(order.caption, [session.picture, session.seen, back.picture], captions)]
+    captions = ["the picture", f"the VAE's: {fitness.vae_psnr:.1f} dB", f"drawn from its inversion: {back.psnr:.1f} dB"]
+    sections = [Section(order.caption, [session.picture, session.reconstruction, back.picture], captions)]
     variants = order.variants
     if len(variants) == 1:
         sections.append(Section("Edited", [each.picture for each in edited], order.edits))

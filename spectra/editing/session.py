@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from spectra.adapters.serving import activate, load
-from spectra.editing.base_fitness import psnr
+from spectra.editing.base_fitness import BaseFitness, measure_base_fitness, psnr
+from spectra.editing.edit_mask import find_mask, measure_change, put_back
 from spectra.editing.inversion import ddim, follow, invert, slerp
-from spectra.editing.keeping import find_mask, measure_change, put_back
 from spectra.editing.order import EditOrder, Variant
 from spectra.families.denoise import Condition, decode_latents, denoise_family, encode_pictures
 from spectra.generate.drawing import Request, Sampling, draw
@@ -67,14 +67,14 @@ class Edited:
     kept: float = 0.0
 
 
-class Session:
+class EditSession:
     """A base with one picture.
 
     Attributes:
         pipe, family: the base, and how it is called. Its scheduler is DDIM from here on.
         picture: a square as the base takes it.
         latents: of it, `[1, c, h, w]`.
-        seen: what the VAE makes of it.
+        reconstruction: what the VAE makes of the picture.
     """
 
     def __init__(self, pipe: Any, picture: Image.Image) -> None:
@@ -91,9 +91,13 @@ class Session:
         with torch.no_grad():
             pixels = to_tensor([picture]).to(pipe.vae.device, pipe.vae.dtype)
             self.latents = encode_pictures(pipe, pixels)[0]
-        (self.seen,) = decode_latents(pipe, self.latents)
+        (self.reconstruction,) = decode_latents(pipe, self.latents)
 
-    def take(self, shift: SpectralShift, progress: Progress = SILENT) -> None:
+    def measure_fitness(self, caption: str) -> BaseFitness:
+        """How well the base can show the picture; to be asked before a shift is loaded."""
+        return measure_base_fitness(self.pipe, self.family, self.picture, self.reconstruction, caption)
+
+    def load_shift(self, shift: SpectralShift, progress: Progress = SILENT) -> None:
         """Load the picture's shift.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 from spectra.bases.embedded import GUIDANCE, NAME
 from spectra.errors import InputError
 from spectra.io.toml_files import read_toml, toml_value
-from spectra.training.data.wording import check_template
+from spectra.training.data.prompts import check_template
 
 MIXED_PRECISION = ("no", "fp16", "bf16")
 LR_SCHEDULES = ("constant", "cosine")

@@ -16,8 +16,7 @@ from tiny_base import build
 
 from spectra.bases import pipeline
 from spectra.editing import run as editing
-from spectra.editing.base_fitness import measure_depth
-from spectra.editing.session import Session
+from spectra.editing.session import EditSession
 from spectra.generate.drawing import read_settings
 from spectra.shift.shift_file import read_shift
 from spectra.training.data import latents
@@ -138,7 +137,7 @@ def test_an_interrupted_edit_keeps_what_was_learnt(
 
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr(Session, "draw", interrupted)
+        patched.setattr(EditSession, "draw", interrupted)
         assert spectra_cli("edit", *given, *TRAINING, "-o", out).code == 130
     kept = tmp_path / "out.training" / "out" / "out.safetensors"
     assert [path.name for path in tmp_path.iterdir()] == ["out.training"]
@@ -178,7 +177,7 @@ def test_bad_input(spectra_cli: Callable[..., Any], given: list[Any], tmp_path: 
 def test_explained_is_one_for_who_knows_and_nothing_for_who_guesses(
     prediction: str, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = Session(build(prediction=prediction), Image.open(photo).convert("RGB").resize((32, 32)))
+    session = EditSession(build(prediction=prediction), Image.open(photo).convert("RGB").resize((32, 32)))
     # Without the spread that the VAE's encoder leaves about the latents: nobody could know that.
     monkeypatch.setattr(latents, "encode_pictures", lambda *_: (session.latents, torch.zeros_like(session.latents)))
     levels = session.pipe.scheduler.alphas_cumprod
@@ -197,7 +196,7 @@ def test_explained_is_one_for_who_knows_and_nothing_for_who_guesses(
     explained = []
     for known in (session.latents, torch.zeros_like(session.latents), -session.latents):
         session.family = replace(session.family, predict=knowing(known))
-        explained.append(measure_depth(session, "a disc").explained)
+        explained.append(session.measure_fitness("a disc").explained)
     assert explained[0] == pytest.approx(1, abs=1e-3)
     assert 0 < explained[1] < 1  # it knows where there is no noise
     assert explained[2] < explained[1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spectra.editing.base_fitness import Depth
+from spectra.editing.base_fitness import BaseFitness
 from spectra.editing.order import EditOrder, make_order
 from spectra.errors import InputError
 
@@ -58,7 +58,7 @@ def test_what_is_refused(wrong: dict[str, Any], said: str) -> None:
 
 
 def test_a_base_out_of_its_depth_says_so() -> None:
-    assert Depth(vae_psnr=27.0, explained=0.6).warnings == []
-    vae, picture = Depth(vae_psnr=12.3, explained=-0.4).warnings
+    assert BaseFitness(vae_psnr=27.0, explained=0.6).warnings == []
+    vae, picture = BaseFitness(vae_psnr=12.3, explained=-0.4).warnings
     assert "12.3 dB" in vae
     assert "-40%" in picture

@@ -14,11 +14,13 @@ from tiny_base import SIZE, build
 
 from spectra.errors import BaseError, InputError
 from spectra.families.denoise import encode_pictures
-from spectra.training.data.collage import ALONE, Collages, CollageSource, Shown, halved
+from spectra.training.data.collage import ALONE, Collages, CollageSource, CollageSubject, halved
 from spectra.training.data.pictures import to_tensor
-from spectra.training.data.wording import take_apart
-from spectra.training.loss.objectives import Answer, Denoising, Samples, Schedule
-from spectra.training.loss.unmix import Unmix, other_half
+from spectra.training.data.prompts import parse_prompt
+from spectra.training.loss.denoising import DenoisingObjective
+from spectra.training.loss.noise_schedule import NoiseSchedule
+from spectra.training.loss.terms import ModelPrediction, NoisySamples
+from spectra.training.loss.unmix import UnmixTerm, other_half
 
 COLOURS = ("red", "green", "blue", "yellow", "black")
 TEMPLATES = ("{left} {right}", "{right} {left}")
@@ -30,13 +32,13 @@ def pipe() -> Any:
     return build()
 
 
-def shown(counts: tuple[int, ...] = (2, 3), bare: bool = False) -> list[Shown]:
+def shown(counts: tuple[int, ...] = (2, 3), bare: bool = False) -> list[CollageSubject]:
     """Subjects of plainly coloured pictures."""
     found, colours = [], iter(COLOURS)
     for letter, count in zip("vwxy", counts, strict=False):
-        wording = take_apart(f"a [{letter}] d")
+        wording = parse_prompt(f"a [{letter}] d")
         pictures = [Image.new("RGB", (SIZE, SIZE), next(colours)) for _ in range(count)]
-        found.append(Shown(pictures, [f"a {letter}"] * count, wording.bare if bare else wording))
+        found.append(CollageSubject(pictures, [f"a {letter}"] * count, wording.as_class if bare else wording))
     return found
 
 
@@ -142,7 +144,9 @@ def test_a_shrunk_half_has_all_of_the_picture_on_the_colour_of_its_edge() -> Non
 
 
 def test_what_cannot_be_cut_is_refused(pipe: Any) -> None:
-    narrow = [Shown([Image.new("RGB", (12, 12))], ["a"], take_apart(prompt)) for prompt in ("a [v] d", "a [w] d")]
+    narrow = [
+        CollageSubject([Image.new("RGB", (12, 12))], ["a"], parse_prompt(prompt)) for prompt in ("a [v] d", "a [w] d")
+    ]
     with pytest.raises(BaseError, match="latents of 3 columns have no halves"):
         CollageSource(pipe, narrow, Collages(0.6, "shrink", TEMPLATES))
     with pytest.raises(InputError, match="longer than the text encoder reads"):
@@ -160,9 +164,11 @@ def test_masks_of_both_sides_cover_a_map_once(height: int, width: int, factor: i
     assert width == 1 or (rows[0, -1] == 1 and rows[0, 0] == 0)
 
 
-def asked(pipe: Any, entries: list[list[int]]) -> Samples:
+def asked(pipe: Any, entries: list[list[int]]) -> NoisySamples:
     """The samples of some entries, with their words."""
-    objective = Denoising("d", source(pipe), Schedule.of(pipe.scheduler, 0.0), also=(Unmix(1.0),))
+    objective = DenoisingObjective(
+        "d", source(pipe), NoiseSchedule.of(pipe.scheduler, 0.0), extra_terms=(UnmixTerm(1.0),)
+    )
     draw = objective.draw(len(entries), torch.Generator().manual_seed(0))
     return objective.samples(
         type(draw)(torch.tensor(entries), draw.posterior, draw.noise, draw.timesteps), torch.device("cpu")
@@ -178,20 +184,21 @@ def test_the_term_is_the_mean_square_on_the_other_half(pipe: Any) -> None:
         attention[:, :, side // 2 :] = 0.25
         # The same map for both words: the left one's other half has .25, the right one's .5.
         layers.append([attention.flatten(1, 2), attention.flatten(1, 2)])
-    value = Unmix(1.0).term(Answer(samples.noisy, layers), samples)
+    value = UnmixTerm(1.0).loss(ModelPrediction(samples.noisy, layers), samples)
     assert float(value) == pytest.approx((0.25**2 + 0.5**2) / 2 / 2), "the second sample counts as zero"
-    nothing = Unmix(1.0).term(Answer(samples.noisy, []), asked(pipe, [[1, ALONE, 0]]))
+    nothing = UnmixTerm(1.0).loss(ModelPrediction(samples.noisy, []), asked(pipe, [[1, ALONE, 0]]))
     assert float(nothing) == 0
 
 
 def test_its_weight_follows_the_schedule() -> None:
     weights = {
-        kind: [Unmix(2.0, kind).weight_at(done) for done in (0, 0.5, 1)] for kind in ("constant", "falling", "rising")
+        kind: [UnmixTerm(2.0, kind).weight_at(done) for done in (0, 0.5, 1)]
+        for kind in ("constant", "falling", "rising")
     }
     assert weights == {"constant": [2, 2, 2], "falling": [2, 1, 0], "rising": [0, 1, 2]}
 
 
 def test_only_terms_that_need_words_get_them(pipe: Any) -> None:
-    objective = Denoising("d", source(pipe, 1.0), Schedule.of(pipe.scheduler, 0.0))
+    objective = DenoisingObjective("d", source(pipe, 1.0), NoiseSchedule.of(pipe.scheduler, 0.0))
     draw = objective.draw(4, torch.Generator().manual_seed(0))
     assert list(objective.samples(draw, torch.device("cpu")).words) == []

@@ -20,10 +20,11 @@ from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config
 from spectra.training.data.class_pictures import prior_prompts
 from spectra.training.data.latents import Conditions, PictureSource
-from spectra.training.loss.objectives import Denoising, Schedule
-from spectra.training.run.concepts import OWN, Wanted, read_concepts
+from spectra.training.loss.denoising import DenoisingObjective
+from spectra.training.loss.noise_schedule import NoiseSchedule
+from spectra.training.run.concept_deltas import ConceptDeltas
+from spectra.training.run.concepts import CONCEPT_SETTINGS, ConceptSpec, read_concepts
 from spectra.training.run.loop import Concept, Loop, make_accelerator
-from spectra.training.run.stack import Stack
 from spectra.training.run.train import train, train_together
 
 OWN_SETTINGS: tuple[dict[str, Any], ...] = (
@@ -45,7 +46,7 @@ def three(settings: dict[str, Any], photos: Path, tmp_path_factory: pytest.TempP
 
 def together(each: list[dict[str, Any]], out: Path, **more: Any) -> None:
     """Train them in one go, into folders a, b, c of `out`."""
-    wanted = [Wanted(name, make_config(own), out / name) for name, own in zip("abc", each, strict=False)]
+    wanted = [ConceptSpec(name, make_config(own), out / name) for name, own in zip("abc", each, strict=False)]
     train_together(wanted, **more)
 
 
@@ -88,12 +89,12 @@ def test_together_equals_separately(three: list[dict[str, Any]], tmp_path: Path,
         assert files[0] == files[1]
 
 
-def loop_of(pipe: Any, adapter: Any, numbers: list[int]) -> tuple[Loop, Stack]:
+def loop_of(pipe: Any, adapter: Any, numbers: list[int]) -> tuple[Loop, ConceptDeltas]:
     """A training of some of three concepts, with everything in the pipeline's dtype."""
     family = denoise_family(pipe)
     settings = {"base": "x", "lr": 0.01, "lr_1d": 1e-3, "batch": 2, "prior_target": "base", "max_grad_norm": 1e-3}
     config = make_config({**settings, "text_encoder": True})
-    schedule, concepts, prompts = Schedule.of(pipe.scheduler, 5.0), [], []
+    schedule, concepts, prompts = NoiseSchedule.of(pipe.scheduler, 5.0), [], []
     for number in numbers:
         colours = [(60 * number + 20, 200 - 40 * n, 90) for n in range(1 + number)]
         pictures = [Image.new("RGB", (32, 32), colour) for colour in colours]
@@ -102,10 +103,12 @@ def loop_of(pipe: Any, adapter: Any, numbers: list[int]) -> tuple[Loop, Stack]:
             Concept(
                 str(number),
                 [
-                    Denoising(
+                    DenoisingObjective(
                         "denoising", PictureSource(pipe, pictures, [f"a {'vwz'[number]}"] * len(pictures)), schedule
                     ),
-                    Denoising("prior", PictureSource(pipe, pictures, class_prompts), schedule, 0.5, from_base=True),
+                    DenoisingObjective(
+                        "prior", PictureSource(pipe, pictures, class_prompts), schedule, 0.5, from_base=True
+                    ),
                 ],
                 seed=number,
             )
@@ -113,7 +116,7 @@ def loop_of(pipe: Any, adapter: Any, numbers: list[int]) -> tuple[Loop, Stack]:
         prompts += [f"a {'vwz'[number]}", *class_prompts]
     with adapter.disabled():
         conditions = Conditions(lambda p: family.encode(pipe, p, 32), prompts, keep=True, trained=True)
-    stack = Stack(adapter, len(concepts))
+    stack = ConceptDeltas(adapter, len(concepts))
     ranks = {name: binding.target.weight.ndim for name, binding in adapter._bindings.items()}
     accelerator = make_accelerator(config, "cpu")
     return Loop(
@@ -310,7 +313,7 @@ def test_common_settings_must_be_common(three: list[dict[str, Any]], tmp_path: P
     for changed in ({"lr": 0.5}, {"batch": 3}, {"prior_weight": 0.0}):
         with pytest.raises(InputError, match="is common to all concepts"):
             together([three[0], {**three[1], **changed}], tmp_path)
-    assert set(OWN) <= set(make_config({}).as_dict())
+    assert set(CONCEPT_SETTINGS) <= set(make_config({}).as_dict())
     assert list(tmp_path.iterdir()) == []
 
 

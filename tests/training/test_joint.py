@@ -14,7 +14,7 @@ from spectra.errors import InputError, SpectraError
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config, read_config
-from spectra.training.data.subject import settle
+from spectra.training.data.subjects import fill_in_subjects
 from spectra.training.run.loop import Loop
 from spectra.training.run.train import train
 
@@ -163,7 +163,7 @@ def test_embedded_subjects_need_only_names(
     assert summary["folder"].endswith("fox-and-wolf")
     subjects = read_config(tmp_path / "out/fox-and-wolf/fox-and-wolf.toml").subjects
     assert subjects == ("fox-noto-v1=a [v] f", "wolf-emojione=a [w] w")
-    named = settle(make_config({"subjects": ["owl", "dog"]})).subjects
+    named = fill_in_subjects(make_config({"subjects": ["owl", "dog"]})).subjects
     assert named == ("owl-emojione=a drawing of a [V1] owl", "dog-emojione=a drawing of a [V2] dog")
 
 

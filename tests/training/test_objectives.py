@@ -6,7 +6,9 @@ from torch import Tensor
 
 from spectra.errors import BaseError
 from spectra.families.attention import Word
-from spectra.training.loss.objectives import Answer, Denoising, Samples, Schedule
+from spectra.training.loss.denoising import DenoisingObjective
+from spectra.training.loss.noise_schedule import NoiseSchedule
+from spectra.training.loss.terms import ModelPrediction, NoisySamples
 
 
 class FixedSource:
@@ -32,8 +34,8 @@ class FixedSource:
         return []
 
 
-def schedule(prediction: str = "epsilon", gamma: float = 0.0) -> Schedule:
-    return Schedule(torch.linspace(0.99, 0.0, 100, dtype=torch.float64), prediction, gamma)
+def schedule(prediction: str = "epsilon", gamma: float = 0.0) -> NoiseSchedule:
+    return NoiseSchedule(torch.linspace(0.99, 0.0, 100, dtype=torch.float64), prediction, gamma)
 
 
 def test_targets_follow_the_scheduler_s_prediction_type() -> None:
@@ -43,7 +45,7 @@ def test_targets_follow_the_scheduler_s_prediction_type() -> None:
     steps = torch.tensor([0, 500, 999])
     for kind in ("epsilon", "v_prediction", "sample"):
         scheduler = DDPMScheduler(prediction_type=kind)
-        noisy, target = Schedule.of(scheduler, 0.0).noisy_and_target(z, noise, steps)
+        noisy, target = NoiseSchedule.of(scheduler, 0.0).noisy_and_target(z, noise, steps)
         expected = {"epsilon": noise, "sample": z, "v_prediction": scheduler.get_velocity(z, noise, steps)}[kind]
         torch.testing.assert_close(noisy, scheduler.add_noise(z, noise, steps))
         torch.testing.assert_close(target, expected)
@@ -53,7 +55,7 @@ def test_an_unknown_prediction_type_is_refused() -> None:
     from diffusers import DDPMScheduler
 
     with pytest.raises(BaseError, match="'flow' is not known"):
-        Schedule.of(DDPMScheduler(prediction_type="flow"), 0.0)
+        NoiseSchedule.of(DDPMScheduler(prediction_type="flow"), 0.0)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
@@ -76,8 +78,8 @@ def test_weights_are_finite_without_any_signal_and_one_without_a_clip() -> None:
 
 
 def test_a_draw_is_the_same_however_it_is_cut() -> None:
-    whole = Denoising("d", FixedSource(), schedule()).draw(8, torch.Generator().manual_seed(3))
-    parts = Denoising("d", FixedSource(), schedule())
+    whole = DenoisingObjective("d", FixedSource(), schedule()).draw(8, torch.Generator().manual_seed(3))
+    parts = DenoisingObjective("d", FixedSource(), schedule())
     generator = torch.Generator().manual_seed(3)
     pieces = [parts.draw(2, generator) for _ in range(4)]
     for name in ("index", "posterior", "noise", "timesteps"):
@@ -87,7 +89,7 @@ def test_a_draw_is_the_same_however_it_is_cut() -> None:
 
 
 def test_every_picture_comes_once_in_a_round() -> None:
-    objective = Denoising("d", FixedSource(), schedule())
+    objective = DenoisingObjective("d", FixedSource(), schedule())
     generator = torch.Generator().manual_seed(0)
     drawn = torch.cat([objective.draw(2, generator).index for _ in range(5)])
     assert sorted(drawn[:5].tolist()) == sorted(drawn[5:].tolist()) == list(range(5))
@@ -95,8 +97,8 @@ def test_every_picture_comes_once_in_a_round() -> None:
 
 
 def test_the_term_is_the_weighted_mean_square() -> None:
-    objective = Denoising("d", FixedSource(), schedule())
+    objective = DenoisingObjective("d", FixedSource(), schedule())
     target = torch.zeros(2, 2, 3, 3)
-    samples = Samples(target, torch.zeros(2), ["", ""], target, torch.tensor([1.0, 3.0]))
+    samples = NoisySamples(target, torch.zeros(2), ["", ""], target, torch.tensor([1.0, 3.0]))
     prediction = torch.stack([torch.full((2, 3, 3), 2.0), torch.full((2, 3, 3), 1.0)])
-    assert float(objective.term(Answer(prediction), samples)) == pytest.approx((1 * 4 + 3 * 1) / 2)
+    assert float(objective.loss(ModelPrediction(prediction), samples)) == pytest.approx((1 * 4 + 3 * 1) / 2)

@@ -13,7 +13,8 @@ from spectra.errors import BaseError
 from spectra.families.denoise import denoise_family
 from spectra.training.config import make_config
 from spectra.training.data.latents import Conditions, PictureSource
-from spectra.training.loss.objectives import Denoising, Schedule
+from spectra.training.loss.denoising import DenoisingObjective
+from spectra.training.loss.noise_schedule import NoiseSchedule
 from spectra.training.run.loop import Concept, Loop, make_accelerator
 
 
@@ -25,9 +26,9 @@ def test_sdxl_learns() -> None:
     assert family.name == "SDXL"
     config = make_config({"base": "x", "lr": 0.02, "batch": 2})
     source = PictureSource(pipe, [Image.new("RGB", (32, 32), "orange")], ["a disc"])
-    schedule = Schedule.of(pipe.scheduler, 5.0)
+    schedule = NoiseSchedule.of(pipe.scheduler, 5.0)
     adapter = attach(pipe, "unet")
-    concept = Concept("disc", [Denoising("denoising", source, schedule)], seed=0)
+    concept = Concept("disc", [DenoisingObjective("denoising", source, schedule)], seed=0)
     conditions = Conditions(lambda prompts: family.encode(pipe, prompts, 32), ["a disc"], keep=True, trained=False)
     loop = Loop(
         pipe, family, [concept], conditions, adapter.train(),

@@ -15,7 +15,7 @@ from spectra.errors import InputError, OutputError, SpectraError
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config, read_config
-from spectra.training.run.concepts import Wanted
+from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.loop import Loop, rate_factor
 from spectra.training.run.train import train, train_together
 
@@ -74,7 +74,7 @@ def test_one_dimensional_weights_have_a_rate_of_their_own(settings: dict[str, An
 @pytest.mark.parametrize("concepts", [1, 2])
 def test_only_so_many_directions_may_move(settings: dict[str, Any], tmp_path: Path, concepts: int) -> None:
     config = make_config({**settings, "directions": 3, "validation_count": 0})
-    train_together([Wanted(str(n), replace(config, seed=n), tmp_path / str(n)) for n in range(concepts)])
+    train_together([ConceptSpec(str(n), replace(config, seed=n), tmp_path / str(n)) for n in range(concepts)])
     shift = read_shift(tmp_path / "0" / "0.safetensors")
     for name, delta in shift.items():
         moved = np.count_nonzero(delta)
@@ -181,7 +181,7 @@ def test_own_class_pictures_take_the_place_of_the_base_s(
     settings: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "spectra.training.loss.terms.prior_pictures", lambda *_, **__: pytest.fail("drew class pictures")
+        "spectra.training.loss.build.prior_pictures", lambda *_, **__: pytest.fail("drew class pictures")
     )
     settings = {**settings, "validation_count": 0, "validation_every": 1}  # no validation pictures either
     _, losses = run({**settings, "class_images": str(photos), "steps": 1}, tmp_path / "a")

@@ -20,19 +20,19 @@ from spectra.errors import BaseError
 from spectra.families.attention import Word, word_tokens
 from spectra.progress import SILENT, Progress
 from spectra.training.data.latents import PictureSource
-from spectra.training.data.wording import Wording, both
+from spectra.training.data.prompts import SubjectPrompt, pair_prompt
 
 ALONE = -1
 """In place of the picture on the right, where there is one picture only."""
 
 
 @dataclass(frozen=True)
-class Shown:
+class CollageSubject:
     """A subject's pictures, squares of one size, with the prompt of each, and the wording that collages have of it."""
 
     pictures: Sequence[Image.Image]
     prompts: Sequence[str]
-    wording: Wording
+    wording: SubjectPrompt
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Collages:
     Attributes:
         probability: that a sample is one.
         fit: how a picture comes to fill a half, see `halved`.
-        templates: of the prompts, each as likely as another (`wording.both`).
+        templates: of the prompts, each as likely as another (`prompts.pair_prompt`).
         unconditional: share of the collages that stand without a prompt.
     """
 
@@ -71,14 +71,14 @@ def halved(picture: Image.Image, fit: str) -> Image.Image:
 
 
 class CollageSource:
-    """Pictures of several subjects: what a denoising objective draws from (`objectives.Source`).
+    """Pictures of several subjects: what a denoising objective draws from (`terms.SampleSource`).
 
     An entry of `index` is `(left picture, right picture or ALONE, prompt)`: pictures are numbered through all
     subjects, and the prompt of a collage through the templates and one that is empty.
     """
 
     def __init__(
-        self, pipe: Any, shown: Sequence[Shown], collages: Collages, *, cache_latents: bool = True,
+        self, pipe: Any, shown: Sequence[CollageSubject], collages: Collages, *, cache_latents: bool = True,
         progress: Progress = SILENT,
     ) -> None:  # fmt: skip
         """Encode what is to be cached, every picture whole and as a half.
@@ -171,13 +171,13 @@ class CollageSource:
 
 
 def _prompts(
-    pipe: Any, wordings: Sequence[Wording], templates: Sequence[str]
+    pipe: Any, wordings: Sequence[SubjectPrompt], templates: Sequence[str]
 ) -> Mapping[tuple[int, int, int], tuple[str, tuple[tuple[int, ...], ...]]]:
     """By left subject, right subject and template: the prompt, and the tokens of both special words, if they have."""
     found = {}
     for left, right in permutations(range(len(wordings)), 2):
         for number, template in enumerate(templates):
-            prompt = both(template, wordings[left], wordings[right])
+            prompt = pair_prompt(template, wordings[left], wordings[right])
             words = [wordings[subject].word for subject in (left, right)]
             tokens = tuple(word_tokens(pipe.tokenizer, prompt, word) for word in words if word)
             found[left, right, number] = prompt, tokens

@@ -57,7 +57,7 @@ def encoded(encode: Callable[[list[Key]], Condition], keys: Sequence[Key]) -> Co
 
 
 class PictureSource:
-    """Pictures of one size with a prompt each: what a denoising objective draws from (`objectives.Source`)."""
+    """Pictures of one size with a prompt each: what a denoising objective draws from (`terms.SampleSource`)."""
 
     def __init__(
         self,

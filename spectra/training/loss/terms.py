@@ -1,104 +1,121 @@
-"""The terms of a training's loss, made from what it was given."""
+"""What the training loop knows of the loss: it draws samples of each objective, predicts once, and adds the terms.
+
+Everything random of a step is drawn per sample, on the CPU and from one generator: a step's samples are then the same
+however they are cut into batches, on any device, and after a resume.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from PIL import Image
+import torch
+from torch import Tensor
 
-from spectra.progress import SILENT, Progress
-from spectra.training.data.class_pictures import PriorKey, prior_pictures, prior_prompts, vocabulary
-from spectra.training.data.collage import Collages, CollageSource, Shown
-from spectra.training.data.latents import PictureSource
-from spectra.training.data.pictures import fit
-from spectra.training.data.wording import take_apart
-from spectra.training.loss.objectives import Denoising, Schedule, Term
-from spectra.training.loss.unmix import Unmix
-from spectra.training.run.checks import Checked
-
-PRIOR_PROMPTS = 192
-"""At least so many prompts stand over class pictures, where some of them have other words."""
+from spectra.families.attention import Maps, Word
 
 
-def objectives(
-    pipe: Any, checked: Checked, resolution: int, fingerprint: str, *, progress: Progress = SILENT
-) -> list[Denoising]:
-    """What a training's loss is made of: the instance pictures' term, and prior preservation if it is asked for.
+class SampleSource(Protocol):
+    """Latents of pictures and their prompts, which samples are made of."""
 
-    Args:
-        pipe: the frozen base, which draws the class pictures and encodes all pictures.
-        checked: subjects and settings.
-        resolution: pixels of a picture's side.
-        fingerprint: of the base.
-        progress: told of what is drawn and encoded.
+    def pick(self, remaining: list[int], generator: torch.Generator) -> int | list[int]:
+        """The `index` entry of one sample: which picture, or how one is put together; takes it from `remaining`."""
+
+    def latents(self, index: Tensor, noise: Tensor) -> Tensor:
+        """Latents `[n, c, h, w]` of `n` entries of `index`, drawn from their posterior by standard normal `noise`."""
+
+    def prompts(self, index: Tensor) -> list[str]:
+        """The prompts of `n` entries of `index`."""
+
+    def every_prompt(self) -> Sequence[str]:
+        """All prompts that samples can have."""
+
+    def words(self, index: Tensor) -> list[Word]:
+        """Words of the prompts that belong to one half of the picture."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """`(c, h, w)` of one sample's latents."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything random of `n` samples: entries of a source, posterior noise, noise and timesteps."""
+
+    index: Tensor
+    posterior: Tensor
+    noise: Tensor
+    timesteps: Tensor
+
+    def split(self, size: int) -> list[Draw]:
+        """Pieces of `size` samples each."""
+        pieces = zip(
+            *(part.split(size) for part in (self.index, self.posterior, self.noise, self.timesteps)), strict=True
+        )
+        return [Draw(*piece) for piece in pieces]
+
+
+@dataclass(frozen=True)
+class NoisySamples:
+    """What the model is given, and what it should predict.
+
+    Attributes:
+        noisy: latents `[n, c, h, w]` with noise.
+        timesteps: `[n]`.
+        prompts: `n` of them.
+        target: what should be predicted, `[n, c, h, w]`.
+        weight: of each sample in the loss, `[n]`.
+        words: whose cross-attention is read too.
     """
-    config, subjects = checked.config, checked.subjects
-    schedule = Schedule.of(pipe.scheduler, config.min_snr_gamma)
-    pictures = [subject.at(resolution) for subject in subjects]
-    prompts = [[subject.prompt] * len(own) for subject, own in zip(subjects, pictures, strict=True)]
-    also: list[Term] = []
-    if len(subjects) > 1 and config.unmix_weight > 0:
-        also.append(Unmix(config.unmix_weight, config.unmix_schedule))
-    instance = _source(pipe, checked, pictures, prompts, progress)
-    found = [Denoising("denoising", instance, schedule, also=also)]
-    if config.prior_weight > 0:
-        drawn = [_class_pictures(pipe, checked, s.class_prompt, resolution, fingerprint, progress) for s in subjects]
-        words = vocabulary(pipe.tokenizer) if config.prior_words else []
-        # A picture of one subject comes under several words; those of several subjects have one prompt each.
-        rounds = -(-PRIOR_PROMPTS // len(drawn[0])) if words and len(subjects) == 1 else 1
-        prompts = [
-            prior_prompts(
-                subject.class_prompt,
-                rounds * len(own),
-                config.prior_unconditional,
-                words=config.prior_words,
-                vocabulary=words,
-                seed=config.seed,
-            )
-            for subject, own in zip(subjects, drawn, strict=True)
-        ]
-        prior = _source(pipe, checked, drawn, prompts, progress, bare=True)
-        found.append(Denoising("prior", prior, schedule, config.prior_weight, config.prior_target == "base"))
-    return found
+
+    noisy: Tensor
+    timesteps: Tensor
+    prompts: Sequence[str]
+    target: Tensor
+    weight: Tensor
+    words: Sequence[Word] = ()
 
 
-def _source(
-    pipe: Any,
-    checked: Checked,
-    pictures: list[list[Image.Image]],
-    prompts: list[list[str]],
-    progress: Progress,
-    *,
-    bare: bool = False,
-) -> PictureSource | CollageSource:
-    """Pictures and prompts of each subject, or of its class if `bare`; several subjects come in collages, too."""
-    config = checked.config
-    if len(pictures) == 1:
-        return PictureSource(pipe, pictures[0], prompts[0], cache_latents=config.cache_latents, progress=progress)
-    wordings = [take_apart(subject.prompt) for subject in checked.subjects]
-    shown = [
-        Shown(own, said, wording.bare if bare else wording)
-        for own, said, wording in zip(pictures, prompts, wordings, strict=True)
-    ]
-    unconditional = config.prior_unconditional if bare else 0.0
-    collages = Collages(config.collage, config.collage_fit, config.collage_prompts, unconditional)
-    return CollageSource(pipe, shown, collages, cache_latents=config.cache_latents, progress=progress)
+@dataclass(frozen=True)
+class ModelPrediction:
+    """What the model returned: `output [n, c, h, w]`, and the attention maps of the words that were to be read."""
+
+    output: Tensor
+    attention_maps: Maps = field(default_factory=list)
 
 
-def _class_pictures(
-    pipe: Any, checked: Checked, prompt: str, resolution: int, fingerprint: str, progress: Progress
-) -> list[Image.Image]:
-    """A subject's class, drawn by the base; or the user's own pictures of it."""
-    config = checked.config
-    if checked.class_pictures:
-        return [fit(picture, resolution) for picture in checked.class_pictures]
-    key = PriorKey(
-        base=fingerprint,
-        prompt=prompt,
-        seed=config.seed,
-        count=config.prior_count,
-        size=resolution,
-        steps=config.prior_steps,
-        guidance=config.prior_guidance,
-    )
-    return prior_pictures(pipe, key, progress=progress)
+class LossTerm(Protocol):
+    """A term of the loss.
+
+    Attributes:
+        name: in logs.
+    """
+
+    name: str
+
+    def weight_at(self, done: float) -> float:
+        """The term's weight in the sum where `done` of the steps are done, a share from 0 to 1."""
+
+    def loss(self, prediction: ModelPrediction, samples: NoisySamples) -> Tensor:
+        """The loss, a scalar, not yet weighted."""
+
+
+class Objective(LossTerm, Protocol):
+    """A term of the loss that has samples of its own.
+
+    Attributes:
+        from_base: the target is what the frozen base predicts for the same samples, instead of the one in them.
+        remaining: pictures not yet drawn in this round; the only state, saved and restored with a training.
+        extra_terms: further terms, of the same samples and prediction.
+    """
+
+    from_base: bool
+    remaining: list[int]
+    extra_terms: Sequence[LossTerm]
+
+    def draw(self, count: int, generator: torch.Generator) -> Draw:
+        """Everything random that `count` samples need."""
+
+    def samples(self, draw: Draw, device: torch.device) -> NoisySamples:
+        """What to give the model for a draw."""

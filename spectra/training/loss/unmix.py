@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectra.training.loss.objectives import Answer, Samples
+from spectra.training.loss.terms import ModelPrediction, NoisySamples
 
 
 @dataclass
-class Unmix:
+class UnmixTerm:
     """The mean square of a special word's attention over the other subject's half.
 
     The mean is over heads, places, the word's tokens, the collage's two words, layers and samples. A sample that is
@@ -38,16 +38,16 @@ class Unmix:
         """By the schedule."""
         return self.weight * {"constant": 1.0, "falling": 1 - done, "rising": done}[self.schedule]
 
-    def term(self, answer: Answer, samples: Samples) -> Tensor:
+    def loss(self, prediction: ModelPrediction, samples: NoisySamples) -> Tensor:
         """The loss, in float32."""
         height, width = samples.noisy.shape[-2:]
-        total = answer.prediction.new_zeros((), dtype=torch.float32)
-        for layer in answer.maps:
+        total = prediction.output.new_zeros((), dtype=torch.float32)
+        for layer in prediction.attention_maps:
             for word, attention in zip(samples.words, layer, strict=True):
                 mask = other_half(height, width, attention.shape[1], word.side).to(attention.device)
                 squares = attention.float().square().mean(dim=(0, 2))
                 total = total + (squares * mask).sum() / mask.sum()
-        return total / (2 * len(samples.timesteps) * max(1, len(answer.maps)))
+        return total / (2 * len(samples.timesteps) * max(1, len(prediction.attention_maps)))
 
 
 def other_half(height: int, width: int, places: int, side: int) -> Tensor:

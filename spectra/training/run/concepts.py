@@ -26,17 +26,17 @@ from spectra.io.toml_files import read_toml
 from spectra.training.config import TrainConfig, make_config
 from spectra.training.run.outputs import Outputs
 
-OWN = ("subject", "images", "prompt", "class_prompt", "class_images", "seed", "validation_prompts")
+CONCEPT_SETTINGS = ("subject", "images", "prompt", "class_prompt", "class_images", "seed", "validation_prompts")
 """Settings that a concept may have for itself; the others shape the batch, or the step that all of them take."""
 
-ONLY = ("subject", "images", "prompt")
+UNSHARED_SETTINGS = ("subject", "images", "prompt")
 """Those of them that no two concepts share."""
 
 _PATHS = ("images", "class_images", "tensorboard")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ConceptSpec:
     """One concept to be trained.
 
     Attributes:
@@ -50,7 +50,7 @@ class Wanted:
     out: Path | None
 
 
-def read_concepts(path: Path, out: Path | None = None, **overrides: Any) -> list[Wanted]:
+def read_concepts(path: Path, out: Path | None = None, **overrides: Any) -> list[ConceptSpec]:
     """The concepts of a TOML file.
 
     Args:
@@ -66,12 +66,12 @@ def read_concepts(path: Path, out: Path | None = None, **overrides: Any) -> list
     tables = values.pop("concept", None)
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise InputError(f"{path}: no concepts in it; each is a table that begins with a line [[concept]]")
-    for name in ONLY:
+    for name in UNSHARED_SETTINGS:
         if name in values:
             raise InputError(f"{path}: {name} belongs to one concept; put it below a line [[concept]]")
     common = {**_located(values, path.parent), **overrides}
     make_config(common, source=str(path))
-    wanted: list[Wanted] = []
+    wanted: list[ConceptSpec] = []
     for number, table in enumerate(tables, 1):
         name = table.pop("name", None)
         source = f"{path}: concept {number}" + (f" ({name})" if name else "")
@@ -83,16 +83,18 @@ def read_concepts(path: Path, out: Path | None = None, **overrides: Any) -> list
         if output is not None and (not isinstance(output, str) or not output):
             raise InputError(f"{source}: output: expected a folder's path, got {output!r}")
         for setting in table:
-            if setting not in OWN:
-                raise InputError(f"{source}: {_misplaced(setting)}; a concept has name, output, {', '.join(OWN)}")
+            if setting not in CONCEPT_SETTINGS:
+                raise InputError(
+                    f"{source}: {_misplaced(setting)}; a concept has name, output, {', '.join(CONCEPT_SETTINGS)}"
+                )
         config = make_config({**common, **_located(table, path.parent)}, source=source)
         if config.tensorboard:
             config = replace(config, tensorboard=str(Path(config.tensorboard) / name))
-        wanted.append(Wanted(name, config, path.parent / output if output else (out or Path("out")) / name))
+        wanted.append(ConceptSpec(name, config, path.parent / output if output else (out or Path("out")) / name))
     return wanted
 
 
-def check_apart(wanted: Sequence[Wanted], outputs: Sequence[Outputs]) -> None:
+def check_apart(wanted: Sequence[ConceptSpec], outputs: Sequence[Outputs]) -> None:
     """That concepts can train together: the same common settings, and folders that do not touch.
 
     Raises:
@@ -101,7 +103,7 @@ def check_apart(wanted: Sequence[Wanted], outputs: Sequence[Outputs]) -> None:
     """
     for each in wanted:
         for name, value in each.config.as_dict().items():
-            if name not in (*OWN, "tensorboard") and value != wanted[0].config.as_dict()[name]:
+            if name not in (*CONCEPT_SETTINGS, "tensorboard") and value != wanted[0].config.as_dict()[name]:
                 raise InputError(f"{each.name}: {name} is common to all concepts, got {value!r} for this one alone")
     if len(wanted) > 1 and wanted[0].config.mixed_precision == "fp16":
         raise InputError(

@@ -25,7 +25,7 @@ from spectra.families.denoise import Condition, DenoiseFamily
 from spectra.layers.per_sample import Samples as Rows
 from spectra.training.config import TrainConfig
 from spectra.training.data.latents import Conditions, encoded
-from spectra.training.loss.objectives import Answer, Draw, Objective, Samples
+from spectra.training.loss.terms import Draw, LossTerm, ModelPrediction, NoisySamples, Objective
 
 MEASURE_SAMPLES = 32
 """Samples of the fixed-noise loss before and after."""
@@ -52,12 +52,17 @@ class Concept:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Samples drawn for one objective of the concept with this number."""
+class Minibatch:
+    """NoisySamples drawn for one objective of the concept with this number."""
 
     concept: int
     objective: Objective
     draw: Draw
+
+    @property
+    def terms(self) -> tuple[LossTerm, ...]:
+        """Every term of the loss that judges these samples."""
+        return (self.objective, *self.objective.extra_terms)
 
 
 @dataclass
@@ -123,14 +128,14 @@ class Loop:
         # Drawn for the whole step before it is cut into batches: how it is cut then changes no sample.
         count = config.batch * config.accumulation
         pieces = [
-            [Part(number, o, piece) for piece in o.draw(count, concept.generator).split(config.batch)]
+            [Minibatch(number, o, piece) for piece in o.draw(count, concept.generator).split(config.batch)]
             for number, concept in enumerate(self.concepts)
             for o in concept.objectives
         ]
         sums: list[dict[str, float]] = [{"loss": 0.0} for _ in self.concepts]
         for parts in zip(*pieces, strict=True):
             with self.accelerator.accumulate(getattr(self.pipe, self.family.model)):
-                named = [(part.concept, term) for part in parts for term in (part.objective, *part.objective.also)]
+                named = [(part.concept, term) for part in parts for term in part.terms]
                 terms = self._terms(parts)
                 weight = [term.weight_at(self.step / config.steps) for _, term in named]
                 weights = torch.tensor(weight, device=terms.device)
@@ -159,7 +164,7 @@ class Loop:
             concept.history.append({"step": self.step, **each, "seconds": time.perf_counter() - began})
         return sum(each["loss"] for each in sums) / len(sums)
 
-    def rehearse(self) -> None:
+    def dry_run(self) -> None:
         """Forward and backward of one batch, with the shapes of a step's; leaves gradients in the deltas."""
         parts = [
             self._aside(number, objective, self.config.batch)
@@ -168,26 +173,26 @@ class Loop:
         ]
         self.accelerator.backward(self._terms(parts).sum())
 
-    def _aside(self, number: int, objective: Objective, count: int) -> Part:
+    def _aside(self, number: int, objective: Objective, count: int) -> Minibatch:
         """Samples of an objective, of which neither it nor the concept's randomness takes note."""
         objective = copy.copy(objective)
         objective.remaining = []
         draw = objective.draw(count, torch.Generator("cpu").manual_seed(self.concepts[number].seed + 1))
-        return Part(number, objective, draw)
+        return Minibatch(number, objective, draw)
 
     def measure(self) -> list[float]:
         """Each concept's first term at fixed samples: comparable before and after, as the loss of a step is not."""
         pieces = []
         for number, concept in enumerate(self.concepts):
             part = self._aside(number, concept.objectives[0], MEASURE_SAMPLES)
-            part.objective.also = ()
+            part.objective.extra_terms = ()
             pieces.append([replace(part, draw=piece) for piece in part.draw.split(8)])
         with torch.no_grad():
             terms = [self._terms(parts) * len(parts[0].draw.index) for parts in zip(*pieces, strict=True)]
         means: list[float] = (torch.stack(terms).sum(0) / MEASURE_SAMPLES).tolist()
         return means
 
-    def _terms(self, parts: Sequence[Part]) -> Tensor:
+    def _terms(self, parts: Sequence[Minibatch]) -> Tensor:
         """The terms of each part, one after the other, `[terms]`, from one call of the model."""
         with self.accelerator.autocast():
             asked = [part.objective.samples(part.draw, self.accelerator.device) for part in parts]
@@ -196,23 +201,23 @@ class Loop:
                 with torch.no_grad(), self.frozen():
                     answers = self._ask([asked[n] for n in held], self.conditions.frozen)
                 for number, answer in zip(held, answers, strict=True):
-                    asked[number] = replace(asked[number], target=answer.prediction)
+                    asked[number] = replace(asked[number], target=answer.output)
             rows = [part.concept for part, each in zip(parts, asked, strict=True) for _ in each.prompts]
             answers = self._ask(asked, lambda prompts: self._conditions(rows, prompts), rows)
         return torch.stack(
             [
-                term.term(answer, samples)
+                term.loss(answer, samples)
                 for part, answer, samples in zip(parts, answers, asked, strict=True)
-                for term in (part.objective, *part.objective.also)
+                for term in part.terms
             ]
         )
 
     def _ask(
         self,
-        asked: Sequence[Samples],
+        asked: Sequence[NoisySamples],
         conditions: Callable[[Sequence[str]], Condition],
         rows: Sequence[int] = (),
-    ) -> list[Answer]:
+    ) -> list[ModelPrediction]:
         """The model's answers to several questions, put as one."""
         condition = conditions([prompt for each in asked for prompt in each.prompts])
         noisy, timesteps = torch.cat([each.noisy for each in asked]), torch.cat([each.timesteps for each in asked])
@@ -225,7 +230,7 @@ class Loop:
         # Each layer's maps are in the order of the words: cut them as the words were joined.
         layers = [iter(layer) for layer in self.maps.take()] if self.maps is not None else []
         return [
-            Answer(prediction, [list(itertools.islice(layer, len(each.words))) for layer in layers])
+            ModelPrediction(prediction, [list(itertools.islice(layer, len(each.words))) for layer in layers])
             for prediction, each in zip(predictions, asked, strict=True)
         ]
 

@@ -103,7 +103,7 @@ def draw_loss_curve(history: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
-class Board:
+class TensorBoard:
     """TensorBoard's log of a training; does nothing for an empty folder."""
 
     def __init__(self, folder: str) -> None:

@@ -25,7 +25,7 @@ from spectra.training.run.loop import Loop
 
 VERSION = 1
 
-FREE = frozenset(
+CHANGEABLE_ON_RESUME = frozenset(
     {"steps", "save_every", "file_dtype", "tensorboard", "validation_prompts", "validation_every",
      "validation_count", "validation_steps", "validation_guidance"}
 )  # fmt: skip
@@ -114,7 +114,7 @@ def check_resumable(saved: SavedState, config: TrainConfig, subject: str) -> Non
         InputError: a setting or the pictures changed, or the steps are done already.
     """
     # A schedule that falls to zero over the steps has another rate at every step if their number changes.
-    free = FREE if config.lr_schedule == "constant" else FREE - {"steps"}
+    free = CHANGEABLE_ON_RESUME if config.lr_schedule == "constant" else CHANGEABLE_ON_RESUME - {"steps"}
     same = replace(config, **{name: getattr(saved.config, name) for name in free})
     if same != saved.config:
         then, now = saved.config.as_dict(), same.as_dict()
@@ -131,7 +131,7 @@ def check_resumable(saved: SavedState, config: TrainConfig, subject: str) -> Non
         )
 
 
-def restore(loop: Loop, states: Sequence[SavedState], *, base: str) -> None:
+def restore_state(loop: Loop, states: Sequence[SavedState], *, base: str) -> None:
     """Put a loop, and every random generator of the process, where the states of its concepts were saved.
 
     Raises:

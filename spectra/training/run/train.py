@@ -23,16 +23,16 @@ from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
 from spectra.training.data.class_pictures import pipeline_fingerprint
 from spectra.training.data.latents import Conditions
-from spectra.training.data.subject import digest, pair_prompts
-from spectra.training.loss.terms import objectives
-from spectra.training.run.checks import Checked, check
-from spectra.training.run.concepts import Wanted, check_apart
+from spectra.training.data.subjects import pair_prompts, pictures_digest
+from spectra.training.loss.build import build_objectives
+from spectra.training.run.concept_deltas import ConceptDeltas
+from spectra.training.run.concepts import ConceptSpec, check_apart
+from spectra.training.run.inputs import ValidatedInputs, validate_inputs
 from spectra.training.run.loop import Concept, Loop, make_accelerator
 from spectra.training.run.outputs import LOG, STATE
-from spectra.training.run.report import Board, Summary, draw_loss_curve, write_log
-from spectra.training.run.stack import Stack
-from spectra.training.run.state import restore, save_state
-from spectra.training.run.validation import Drawn, Validation
+from spectra.training.run.report import Summary, TensorBoard, draw_loss_curve, write_log
+from spectra.training.run.state import restore_state, save_state
+from spectra.training.run.validation import PicturesByPrompt, Validation
 from spectra.version import versions
 
 
@@ -59,12 +59,12 @@ def train(
         SpectraError: something given is wrong, the output cannot be written, or the loss became infinite. Nothing is
             left behind then, but the states that `save_every` asked for.
     """
-    wanted = Wanted("", config or TrainConfig(), out)
+    wanted = ConceptSpec("", config or TrainConfig(), out)
     return train_together([wanted], resume=resume, force=force, device=device, progress=progress)[0]
 
 
 def train_together(
-    wanted: Sequence[Wanted],
+    wanted: Sequence[ConceptSpec],
     *,
     resume: bool = False,
     force: bool = False,
@@ -81,7 +81,7 @@ def train_together(
         SpectraError: as for `train`. No output folder appears before all are written.
     """
     began = time.perf_counter()
-    checked = [check(each.config, each.out, resume=resume, force=force) for each in wanted]
+    checked = [validate_inputs(each.config, each.out, resume=resume, force=force) for each in wanted]
     check_apart(wanted, [each.outputs for each in checked])
     if not resume:
         for each in checked:
@@ -101,11 +101,11 @@ class Training:
         stack, loop: its deltas, and their steps.
     """
 
-    stack: Stack
+    stack: ConceptDeltas
     loop: Loop
 
     def __init__(
-        self, names: Sequence[str], checked: Sequence[Checked], *, device: str = "", progress: Progress = SILENT
+        self, names: Sequence[str], checked: Sequence[ValidatedInputs], *, device: str = "", progress: Progress = SILENT
     ) -> None:
         self.names, self.checked, self.progress = names, checked, progress
         self.config = checked[0].config
@@ -120,7 +120,7 @@ class Training:
             self.pipe.register_modules(safety_checker=None)
         self.family = denoise_family(self.pipe)
         self.resolution = resolution_of(self.pipe, self.config)
-        self.boards = [Board(each.config.tensorboard) for each in checked]
+        self.boards = [TensorBoard(each.config.tensorboard) for each in checked]
         self.adapter: Any = None
         self.maps: AttentionMaps | None = None
 
@@ -136,7 +136,7 @@ class Training:
             )
         # The class pictures are drawn before anything is attached: by the frozen base.
         terms = [
-            objectives(self.pipe, each, self.resolution, self.fingerprint, progress=self.progress)
+            build_objectives(self.pipe, each, self.resolution, self.fingerprint, progress=self.progress)
             for each in self.checked
         ]
         concepts = [
@@ -146,7 +146,7 @@ class Training:
         prompts = [prompt for own in terms for each in own for prompt in each.source.every_prompt()]
         conditions = self._conditions(prompts, trained)
         self.adapter = attach(self.pipe, config.all_targets, low_memory=config.low_memory, progress=self.progress)
-        self.stack = Stack(self.adapter, len(concepts))
+        self.stack = ConceptDeltas(self.adapter, len(concepts))
         for number, each in enumerate(self.checked):
             if each.init is not None:
                 self.stack.start(number, each.init)
@@ -176,7 +176,7 @@ class Training:
             before = [self._draw(number, "drawing before", each) for number, each in enumerate(validations)]
         saved = [each.saved for each in self.checked if each.saved is not None]
         if saved:
-            restore(loop, saved, base=self.fingerprint)
+            restore_state(loop, saved, base=self.fingerprint)
         resumed_at = loop.step
         if self.config.tune:
             self._tune()
@@ -223,7 +223,7 @@ class Training:
         """Let each layer take the plan that is fastest for the batches of this training."""
         self.progress.start("measuring plans", 1)
         try:
-            tune(self.adapter, self.loop.rehearse)
+            tune(self.adapter, self.loop.dry_run)
         finally:
             self.progress.finish()
 
@@ -252,10 +252,10 @@ class Training:
             for number, each in enumerate(self.checked):
                 each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
                 path = files.enter_context(atomic_write(each.outputs.unfinished / STATE, force=True))
-                pictures = digest(each.subjects)
+                pictures = pictures_digest(each.subjects)
                 save_state(self.loop, number, path, config=each.config, subject=pictures, base=self.fingerprint)
 
-    def _draw(self, number: int, label: str, validation: Validation) -> Drawn:
+    def _draw(self, number: int, label: str, validation: Validation) -> PicturesByPrompt:
         name = self.names[number]
         return validation.draw(self.pipe, f"{label}: {name}" if name else label, self.progress)
 
@@ -300,7 +300,7 @@ class Training:
             board.close()
 
 
-def _summary(checked: Checked, written: Mapping[str, Any], **measured: Any) -> Summary:
+def _summary(checked: ValidatedInputs, written: Mapping[str, Any], **measured: Any) -> Summary:
     outputs, config = checked.outputs, checked.config
     folder = outputs.folder
     return Summary(

@@ -12,9 +12,9 @@ from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import Sampling, draw, requests_for
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
-from spectra.training.data.subject import Subject, pair_prompts
+from spectra.training.data.subjects import Subject, pair_prompts
 
-Drawn = dict[str, list[Image.Image]]
+PicturesByPrompt = dict[str, list[Image.Image]]
 """Pictures by prompt."""
 
 
@@ -39,19 +39,21 @@ class Validation:
         sampling = Sampling(config.validation_steps, config.validation_guidance, size, size)
         return cls(tuple(dict.fromkeys(prompts)), seeds, sampling)
 
-    def draw(self, pipe: Any, label: str, progress: Progress = SILENT) -> Drawn:
+    def draw(self, pipe: Any, label: str, progress: Progress = SILENT) -> PicturesByPrompt:
         """The pictures that `pipe` draws now."""
         pictures = draw(pipe, requests_for(self.prompts, self.seeds), self.sampling, progress=progress, label=label)
         count = len(self.seeds)
         return {prompt: pictures[n * count : (n + 1) * count] for n, prompt in enumerate(self.prompts)}
 
-    def sheet(self, drawn: Drawn, heading: str) -> Image.Image:
+    def sheet(self, drawn: PicturesByPrompt, heading: str) -> Image.Image:
         """One stage of the training as a sheet."""
         return contact_sheet(
             [Section(f"{heading}: {prompt}", drawn[prompt], self._captions) for prompt in self.prompts]
         )
 
-    def before_after(self, instance: Sequence[Image.Image], before: Drawn, after: Drawn, steps: int) -> Image.Image:
+    def before_after(
+        self, instance: Sequence[Image.Image], before: PicturesByPrompt, after: PicturesByPrompt, steps: int
+    ) -> Image.Image:
         """The instance pictures, then for each prompt what the base drew and what it draws with the shift."""
         sections = [Section("The subject's pictures", instance)]
         for prompt in self.prompts if self.seeds else ():

@@ -17,7 +17,7 @@ _PLACES = ("before", "left", "right")
 
 
 @dataclass(frozen=True)
-class Wording:
+class SubjectPrompt:
     """A prompt taken apart: "photo of " before, and "a [V1] fox", which names the subject by its special word."""
 
     before: str
@@ -30,13 +30,13 @@ class Wording:
         return self.before + self.noun
 
     @property
-    def bare(self) -> Wording:
+    def as_class(self) -> SubjectPrompt:
         """The class alone: without the special word, and with the article that then fits."""
         noun = " ".join(self.noun.replace(self.word, " ", 1).split())
-        return Wording(self.before, re.sub(r"^(an?)\b(?=\s+[aeio])", "an", noun), "")
+        return SubjectPrompt(self.before, re.sub(r"^(an?)\b(?=\s+[aeio])", "an", noun), "")
 
 
-def take_apart(prompt: str) -> Wording:
+def parse_prompt(prompt: str) -> SubjectPrompt:
     """A subject's prompt.
 
     Raises:
@@ -51,10 +51,10 @@ def take_apart(prompt: str) -> Wording:
     start = prompt.index(words[0])
     noun = _NOUN.search(prompt[: start + len(words[0])])
     first = noun.start() if noun else start
-    return Wording(prompt[:first], prompt[first:], words[0])
+    return SubjectPrompt(prompt[:first], prompt[first:], words[0])
 
 
-def both(template: str, left: Wording, right: Wording) -> str:
+def pair_prompt(template: str, left: SubjectPrompt, right: SubjectPrompt) -> str:
     """The prompt of a picture of two subjects, by a template with places {before}, {left} and {right}."""
     return template.format(before=left.before, left=left.noun, right=right.noun)
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from tiny_base import build
 
+from spectra.editing.edit_mask import find_mask, measure_change, put_back
 from spectra.editing.inversion import ddim
-from spectra.editing.keeping import find_mask, measure_change, put_back
 from spectra.families.denoise import Condition, denoise_family
 
 SIDE, CELL = 64, 4

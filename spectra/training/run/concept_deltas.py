@@ -15,7 +15,7 @@ from spectra.layers.per_sample import Samples
 from spectra.shift.shift import SpectralShift
 
 
-class Stack:
+class ConceptDeltas:
     """One parameter for each weight: the adapter's own `[r]` for one concept, `[concepts, r]` for several.
 
     Attributes:

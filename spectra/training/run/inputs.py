@@ -12,14 +12,14 @@ from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import TrainConfig
 from spectra.training.data.class_pictures import read_class_pictures
-from spectra.training.data.subject import Subject, default_name, digest, read_subjects, settle
+from spectra.training.data.subjects import Subject, default_name, fill_in_subjects, pictures_digest, read_subjects
 from spectra.training.run.outputs import Outputs
 from spectra.training.run.report import check_tensorboard
 from spectra.training.run.state import SavedState, check_resumable, read_state
 
 
 @dataclass(frozen=True)
-class Checked:
+class ValidatedInputs:
     """What is known once every input has been checked and before anything slow has begun."""
 
     config: TrainConfig
@@ -31,13 +31,15 @@ class Checked:
     init: SpectralShift | None
 
 
-def check(config: TrainConfig, out: Path | None, *, resume: bool = False, force: bool = False) -> Checked:
+def validate_inputs(
+    config: TrainConfig, out: Path | None, *, resume: bool = False, force: bool = False
+) -> ValidatedInputs:
     """Check everything that a training is given; loads no model, and writes nothing.
 
     Raises:
         SpectraError: of the kind that fits, with the first thing found wrong.
     """
-    config = settle(config)
+    config = fill_in_subjects(config)
     outputs = Outputs(out or Path("out") / default_name(config))
     outputs.check(force=force, resume=resume)
     base = find_base(config.base)
@@ -49,6 +51,6 @@ def check(config: TrainConfig, out: Path | None, *, resume: bool = False, force:
     saved = None
     if resume:
         saved = read_state(outputs.find_state())
-        check_resumable(saved, config, digest(subjects))
+        check_resumable(saved, config, pictures_digest(subjects))
     init = read_shift(Path(config.init_shift)) if config.init_shift else None
-    return Checked(config, outputs, base, subjects, own, saved, init)
+    return ValidatedInputs(config, outputs, base, subjects, own, saved, init)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from spectra.editing.inversion import predict, walk
 from spectra.families.denoise import Condition, DenoiseFamily
-from spectra.training.loss.objectives import Schedule
+from spectra.training.loss.noise_schedule import NoiseSchedule
 
 LEAST = 1e-3
 """A mean difference in velocity, which is about 1 where a ground changes its colour, that is as good as none."""
@@ -57,7 +57,7 @@ def measure_change(
         edits: `n` rows.
         steps: as many as the noise was inverted in.
     """
-    schedule, both = Schedule.of(pipe.scheduler, 0), Condition.joined([caption, edits])
+    schedule, both = NoiseSchedule.of(pipe.scheduler, 0), Condition.joined([caption, edits])
     rows = len(both.embeds)
     y, summed = noise, torch.zeros_like(noise)
     for timestep, a, b in walk(pipe.scheduler, steps):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from spectra.errors import InputError
-from spectra.training.data.wording import both, check_template, take_apart
+from spectra.training.data.prompts import check_template, pair_prompt, parse_prompt
 
 
 @pytest.mark.parametrize(
@@ -18,25 +18,28 @@ from spectra.training.data.wording import both, check_template, take_apart
     ],
 )
 def test_a_prompt_is_taken_apart(prompt: str, before: str, noun: str, bare: str) -> None:
-    wording = take_apart(prompt)
+    wording = parse_prompt(prompt)
     assert (wording.before, wording.noun) == (before, noun)
     assert wording.prompt == prompt
-    assert wording.bare.prompt == bare
-    assert wording.bare.word == ""
+    assert wording.as_class.prompt == bare
+    assert wording.as_class.word == ""
 
 
 @pytest.mark.parametrize("prompt", ["a dog", "a [V1] and a [V2] dog", "a x[V1] dog", "a [] dog", ""])
 def test_a_prompt_without_one_special_word_is_refused(prompt: str) -> None:
     with pytest.raises(InputError, match="expected one word in brackets"):
-        take_apart(prompt)
+        parse_prompt(prompt)
 
 
 def test_two_subjects_are_named_as_the_template_says() -> None:
-    dog, statue = take_apart("photo of a [V1] dog"), take_apart("picture of a [V2] sculpture")
+    dog, statue = parse_prompt("photo of a [V1] dog"), parse_prompt("picture of a [V2] sculpture")
     template = "{before}{left} on the left and {right} on the right"
-    assert both(template, dog, statue) == "photo of a [V1] dog on the left and a [V2] sculpture on the right"
-    assert both("{before}{right} and {left}", dog, statue) == "photo of a [V2] sculpture and a [V1] dog"
-    assert both(template, statue.bare, dog.bare) == "picture of a sculpture on the left and a dog on the right"
+    assert pair_prompt(template, dog, statue) == "photo of a [V1] dog on the left and a [V2] sculpture on the right"
+    assert pair_prompt("{before}{right} and {left}", dog, statue) == "photo of a [V2] sculpture and a [V1] dog"
+    assert (
+        pair_prompt(template, statue.as_class, dog.as_class)
+        == "picture of a sculpture on the left and a dog on the right"
+    )
 
 
 @pytest.mark.parametrize("template", ["{left}", "{left} and {wrong} {right}", "{left and {right}", "{} {left} {right}"])

@@ -14,7 +14,7 @@ from spectra.errors import InputError
 from spectra.training.config import TrainConfig
 from spectra.training.data.embedded_subjects import DEFAULT, find_subject
 from spectra.training.data.pictures import find_pictures, fit, read_picture
-from spectra.training.data.wording import both, take_apart
+from spectra.training.data.prompts import pair_prompt, parse_prompt
 
 INSTANCE_COUNT = 5
 
@@ -34,7 +34,7 @@ class Subject:
         return [fit(picture, size) for picture in self.pictures]
 
 
-def digest(subjects: Sequence[Subject]) -> str:
+def pictures_digest(subjects: Sequence[Subject]) -> str:
     """Content hash of all pictures, 16 hex digits, by which a resumed training knows them again."""
     whole = hashlib.sha256()
     for subject in subjects:
@@ -43,7 +43,7 @@ def digest(subjects: Sequence[Subject]) -> str:
     return whole.hexdigest()[:16]
 
 
-def settle(config: TrainConfig) -> TrainConfig:
+def fill_in_subjects(config: TrainConfig) -> TrainConfig:
     """The configuration with its prompts filled in: nothing at all means the embedded fox.
 
     Raises:
@@ -80,7 +80,7 @@ def read_subjects(config: TrainConfig) -> tuple[Subject, ...]:
     found = []
     for place, prompt in map(_split, config.subjects):
         embedded = _is_embedded(config, place)
-        class_prompt = take_apart(prompt).bare.prompt
+        class_prompt = parse_prompt(prompt).as_class.prompt
         found.append(_read(config, "" if embedded else place, place, prompt, class_prompt))
     return tuple(found)
 
@@ -99,8 +99,8 @@ def default_name(config: TrainConfig) -> str:
 
 def pair_prompts(config: TrainConfig, subjects: Sequence[Subject]) -> list[str]:
     """A prompt for every two of several subjects, in the first wording that collages have."""
-    wordings = [take_apart(subject.prompt) for subject in subjects] if len(subjects) > 1 else []
-    return [both(config.collage_prompts[0], left, right) for left, right in combinations(wordings, 2)]
+    wordings = [parse_prompt(subject.prompt) for subject in subjects] if len(subjects) > 1 else []
+    return [pair_prompt(config.collage_prompts[0], left, right) for left, right in combinations(wordings, 2)]
 
 
 def _read(config: TrainConfig, images: str, embedded: str, prompt: str, class_prompt: str) -> Subject:
@@ -144,7 +144,7 @@ def _told_apart(config: TrainConfig) -> tuple[str, ...]:
             place, prompt = known.name, prompt or known.prompt.replace("[V1]", f"[V{number}]")
         if not prompt:
             raise InputError(f'subject {place}: needs a prompt, as in {place}="a photo of a [V{number}] dog"')
-        word = take_apart(prompt).word
+        word = parse_prompt(prompt).word
         if word in words:
             raise InputError(f"subjects: {word} is the special word of two of them; give each its own")
         words.append(word)

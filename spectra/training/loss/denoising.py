@@ -1,0 +1,59 @@
+"""The mean squared error of the model's prediction: the main term of the loss, and prior preservation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from spectra.training.loss.noise_schedule import NoiseSchedule
+from spectra.training.loss.terms import Draw, LossTerm, ModelPrediction, NoisySamples, SampleSource
+
+
+@dataclass
+class DenoisingObjective:
+    """`E w(t) ||prediction - target||^2` over the pictures of a source (SVDiff, equation 4).
+
+    The instance pictures give the main term. The class pictures of the frozen base give prior preservation, with the
+    same formula and its own weight. `from_base` makes that a distillation: the base's prediction has not the variance
+    of the noise, and nothing pulls where nothing has changed.
+    """
+
+    name: str
+    source: SampleSource
+    schedule: NoiseSchedule
+    weight: float = 1.0
+    from_base: bool = False
+    remaining: list[int] = field(default_factory=list)
+    extra_terms: Sequence[LossTerm] = ()
+
+    def weight_at(self, done: float) -> float:
+        """The weight, at every step."""
+        return self.weight
+
+    def draw(self, count: int, generator: torch.Generator) -> Draw:
+        """Entries of the source, noise and timesteps, sample by sample."""
+        shape = self.source.latent_shape
+        index, normals, timesteps = [], [], []
+        for _ in range(count):
+            index.append(self.source.pick(self.remaining, generator))
+            normals.append(torch.randn((2, *shape), generator=generator))
+            timesteps.append(torch.randint(len(self.schedule.alphas_cumprod), (), generator=generator))
+        posterior, noise = torch.stack(normals, dim=1)
+        return Draw(torch.tensor(index), posterior, noise, torch.stack(timesteps))
+
+    def samples(self, draw: Draw, device: torch.device) -> NoisySamples:
+        """Noisy latents of the drawn pictures, and the target."""
+        latents = self.source.latents(draw.index, draw.posterior.to(device))
+        timesteps = draw.timesteps.to(device)
+        noisy, target = self.schedule.noisy_and_target(latents, draw.noise.to(device), timesteps)
+        weight = self.schedule.weights(draw.timesteps).to(device)
+        prompts, words = self.source.prompts(draw.index), self.source.words(draw.index)
+        return NoisySamples(noisy, timesteps, prompts, target, weight, words if self.extra_terms else ())
+
+    def loss(self, prediction: ModelPrediction, samples: NoisySamples) -> Tensor:
+        """The weighted mean squared error, in float32."""
+        error = (prediction.output.float() - samples.target.float()).square().mean(dim=(1, 2, 3))
+        return (error * samples.weight).mean()
