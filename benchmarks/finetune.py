@@ -85,8 +85,9 @@ def loop_of(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
     from spectra.training.data.class_pictures import pipeline_fingerprint
     from spectra.training.data.latents import Conditions
     from spectra.training.loss.build import build_objectives
+    from spectra.training.run.accelerator import make_accelerator
     from spectra.training.run.inputs import validate_inputs
-    from spectra.training.run.loop import Concept, Loop, make_accelerator
+    from spectra.training.run.loop import Concept, Loop
     from spectra.training.run.train import resolution_of
 
     with tempfile.TemporaryDirectory() as folder:

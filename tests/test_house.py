@@ -59,7 +59,6 @@ KNOWN_BACKWARD = {
     "spectra.spectrum.fingerprint": {"spectra.shift.metadata"},
 }
 KNOWN_CIRCLES = [
-    ["spectra.editing.base_fitness", "spectra.editing.session"],
     ["spectra.shift.algebra", "spectra.shift.provenance", "spectra.shift.shift"],
 ]
 KNOWN_LONG_FILES = {

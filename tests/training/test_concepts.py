@@ -22,9 +22,10 @@ from spectra.training.data.class_pictures import prior_prompts
 from spectra.training.data.latents import Conditions, PictureSource
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.noise_schedule import NoiseSchedule
+from spectra.training.run.accelerator import make_accelerator
 from spectra.training.run.concept_deltas import ConceptDeltas
 from spectra.training.run.concepts import CONCEPT_SETTINGS, ConceptSpec, read_concepts
-from spectra.training.run.loop import Concept, Loop, make_accelerator
+from spectra.training.run.loop import Concept, Loop
 from spectra.training.run.train import train, train_together
 
 OWN_SETTINGS: tuple[dict[str, Any], ...] = (

@@ -15,7 +15,8 @@ from spectra.training.config import make_config
 from spectra.training.data.latents import Conditions, PictureSource
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.noise_schedule import NoiseSchedule
-from spectra.training.run.loop import Concept, Loop, make_accelerator
+from spectra.training.run.accelerator import make_accelerator
+from spectra.training.run.loop import Concept, Loop
 
 
 def test_sdxl_learns() -> None:

@@ -25,10 +25,11 @@ from spectra.training.data.class_pictures import pipeline_fingerprint
 from spectra.training.data.latents import Conditions
 from spectra.training.data.subjects import pair_prompts, pictures_digest
 from spectra.training.loss.build import build_objectives
+from spectra.training.run.accelerator import make_accelerator
 from spectra.training.run.concept_deltas import ConceptDeltas
 from spectra.training.run.concepts import ConceptSpec, check_apart
 from spectra.training.run.inputs import ValidatedInputs, validate_inputs
-from spectra.training.run.loop import Concept, Loop, make_accelerator
+from spectra.training.run.loop import Concept, Loop
 from spectra.training.run.outputs import LOG, STATE
 from spectra.training.run.report import Summary, TensorBoard, draw_loss_curve, write_log
 from spectra.training.run.state import restore_state, save_state
