@@ -15,7 +15,8 @@ from spectra.editing.order import EditOrder
 from spectra.editing.session import Edited, EditSession, Inversion
 from spectra.errors import OutputError
 from spectra.generate.contact_sheet import Section, contact_sheet
-from spectra.generate.drawing import best_device, file_name, save_png, settings_of
+from spectra.generate.drawing import best_device
+from spectra.generate.picture_files import write_picture
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.io.output_folders import check_ours
 from spectra.progress import SILENT, Progress
@@ -144,10 +145,7 @@ def _write(
             "shifts": [{"file": file, "scale": each.variant.scale, "content_hash": shift.metadata.content_hash}],
             "versions": versions(),
         }
-        settings = settings_of(each.request, each.sampling, each.picture, common)
-        name = file_name(number, each.request)
-        save_png(each.picture, folder / name, settings)
-        listed.append({"file": name, **settings})
+        listed.append(write_picture(folder, number, each.picture, each.request, each.sampling, common))
     return listed
 
 

@@ -28,18 +28,14 @@ class Section:
     captions: Sequence[str] = ()
 
 
-def contact_sheet(sections: Sequence[Section], *, columns: int = 0) -> Image.Image:
-    """All sections below each other on white.
+def contact_sheet(sections: Sequence[Section]) -> Image.Image:
+    """An RGB picture with all sections below each other on white, up to eight pictures in a row.
 
     Args:
-        sections: at least one picture in all.
-        columns: pictures in a row; 0 takes as many as the largest section has, up to 8.
-
-    Returns:
-        An RGB picture.
+        sections: with at least one picture in all.
     """
     caption_font, heading_font = ImageFont.load_default(CAPTION), ImageFont.load_default(HEADING)
-    columns = columns or min(8, max(len(section.pictures) for section in sections))
+    columns = min(8, max(len(section.pictures) for section in sections))
     pictures = [picture for section in sections for picture in section.pictures]
     cell = max(CELL, *(min(max(picture.size), 512) for picture in pictures))
     width = GAP + columns * (cell + GAP)

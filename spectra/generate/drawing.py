@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from spectra.errors import InputError
 from spectra.progress import SILENT, Progress
-
-METADATA_KEY = "spectra"
-"""Name of the PNG text entry that holds a picture's settings as JSON."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +57,14 @@ def draw(
     progress: Progress = SILENT,
     label: str = "drawing",
 ) -> list[Image.Image]:
-    """The requested pictures, in order.
+    """Draw the requested pictures with a text-to-image pipeline, in order.
 
     Each starts from noise of its own CPU generator, so that neither its neighbours in the batch nor the device decide
     what it shows (rounding may differ by a grey level).
 
     Args:
-        pipe: a text-to-image pipeline.
-        requests: what to draw.
-        sampling: how.
         start: latents `[n, c, h, w]` to begin with, instead of each request's own noise.
-        progress: told of each picture.
-        label: what the progress is called.
+        label: names the progress, which advances with each picture.
 
     Raises:
         InputError: a width or height that the base cannot draw, or a negative prompt without guidance.
@@ -110,7 +100,10 @@ def draw(
 
 
 def _size(pipe: Any, sampling: Sampling) -> dict[str, int]:
-    """Width and height for the pipeline; nothing for its own size. diffusers ignores one without the other."""
+    """Width and height in pixels as the pipeline's arguments; empty for its own size.
+
+    diffusers ignores one without the other, so that both are given or none.
+    """
     size = {name: getattr(sampling, name) for name in ("width", "height")}
     if not any(size.values()):
         return {}
@@ -127,65 +120,12 @@ def _size(pipe: Any, sampling: Sampling) -> dict[str, int]:
 
 
 def requests_for(prompts: Iterable[str], seeds: Sequence[int], negative: str = "") -> list[Request]:
-    """Every prompt with every seed, prompt by prompt."""
+    """Request every prompt with every seed, prompt by prompt."""
     return [Request(prompt, seed, negative) for prompt in prompts for seed in seeds]
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The prompts in a text file, one a line; blank lines and lines that begin with # are left out.
-
-    Raises:
-        InputError: no such file, not text, or no prompt in it.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a text file, a prompt a line") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a UTF-8 text file; expected a prompt a line") from error
-    prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not prompts:
-        raise InputError(f"{path}: no prompts in it; expected one a line")
-    return prompts
-
-
-def settings_of(
-    request: Request, sampling: Sampling, picture: Image.Image, common: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Everything that decided a picture, as JSON values: `common` holds base, shifts and versions."""
-    size = {"width": picture.width, "height": picture.height}
-    return {**asdict(request), "steps": sampling.steps, "guidance": sampling.guidance, **size, **common}
-
-
-def save_png(picture: Image.Image, path: Path, settings: Mapping[str, Any]) -> None:
-    """Write a PNG with its settings as JSON in a tEXt entry (ASCII, other characters escaped)."""
-    info = PngImagePlugin.PngInfo()
-    info.add_text(METADATA_KEY, json.dumps(settings))
-    picture.save(path, "PNG", pnginfo=info)
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings that `save_png` wrote into a PNG.
-
-    Raises:
-        InputError: not a PNG, or one without settings.
-    """
-    try:
-        with Image.open(path) as picture:
-            settings: dict[str, Any] = json.loads(picture.info[METADATA_KEY])
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a PNG with settings of spectra generate in it") from error
-    return settings
-
-
-def file_name(number: int, request: Request) -> str:
-    """`0003-a-red-fox-seed7.png`: sorted as drawn, and readable."""
-    words = re.sub(r"[^a-z0-9]+", "-", request.prompt.lower()).strip("-")[:40].strip("-")
-    return f"{number:04d}-{words or 'picture'}-seed{request.seed}.png"
-
-
 def best_device() -> str:
-    """Where pictures are drawn fastest on this machine."""
+    """Name of the device that draws fastest on this machine: "cuda", "mps" or "cpu"."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

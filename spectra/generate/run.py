@@ -13,22 +13,12 @@ from spectra.adapters.serving import activate, load
 from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.errors import InputError
 from spectra.generate.contact_sheet import Section, contact_sheet
-from spectra.generate.drawing import (
-    Request,
-    Sampling,
-    best_device,
-    draw,
-    file_name,
-    read_prompts,
-    requests_for,
-    save_png,
-    settings_of,
-)
+from spectra.generate.drawing import Request, Sampling, best_device, draw, requests_for
+from spectra.generate.picture_files import write_picture
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.io.output_folders import check_ours
 from spectra.progress import SILENT, Progress
 from spectra.shift.scaled_files import parse_scales
-from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.version import versions
 
@@ -43,17 +33,14 @@ INDEX = "pictures.json"
 
 @dataclass(frozen=True)
 class Order:
-    """Which pictures are wanted.
+    """Which pictures are wanted: every prompt with every seed, in this order.
 
     Attributes:
         base: as `spectra.bases.pipeline.find_base` takes it; empty is the embedded base.
         shifts: each a file, `FILE:SCALE`, or `FILE:SCALE,SCALE,...`: with several scales every picture becomes a strip
             of them. The first scales of all shifts go together, then the second; one scale alone holds for all.
-        prompts: drawn in this order, each with every seed.
-        prompts_file: more prompts, one a line.
-        negative: negative prompt of all of them.
-        seeds: one picture of each prompt for each.
-        sampling: steps, guidance, size and batch.
+        prompts_file: a text file with more prompts, one a line.
+        negative: negative prompt of all pictures.
         dtype: of the weights, such as "bfloat16"; shifts trained in another act on a rounded copy of their base.
     """
 
@@ -73,11 +60,9 @@ def generate(
     """Draw the pictures of an order into a folder, which appears whole.
 
     Args:
-        order: what to draw.
         out: the folder: a PNG per picture with its settings inside, `sheet.png`, and `pictures.json`.
         force: replace the folder of an earlier order.
-        device: such as "cuda"; a GPU if there is one, by default.
-        progress: told of each picture.
+        device: such as "cuda"; by default a GPU if there is one.
 
     Returns:
         Folder, sheet, seconds, and the pictures with their settings, as JSON values.
@@ -94,15 +79,17 @@ def generate(
     check_output(out, force=force)
     check_ours(out, INDEX)
     location = find_base(order.base)
-    chosen = [parse_scales(text) for text in order.shifts]
-    strip = _strip([scales for _, scales in chosen])
-    files = [path for path, _ in chosen]
-    shifts = [read_shift(path) for path in files]
+    scaled = [parse_scales(text) for text in order.shifts]
+    strip = _strip([scales for _, scales in scaled])
+    shifts = [(path, read_shift(path)) for path, _ in scaled]
 
     pipe = load_pipeline(location, getattr(torch, order.dtype), device or best_device())
-    names = _load(pipe, files, shifts, progress)
+    names = [
+        load(pipe, shift, name=f"{path.stem}-{number}", progress=progress)
+        for number, (path, shift) in enumerate(shifts)
+    ]
     requests = requests_for(prompts, order.seeds, order.negative)
-    drawn = []
+    drawn: list[list[Image]] = []  # one list of pictures for each step of the strip
     for scales in strip:
         if names:
             activate(pipe, dict(zip(names, scales, strict=True)))
@@ -110,21 +97,18 @@ def generate(
     common = {"base": location.name, "dtype": order.dtype, "versions": versions()}
     listed = []
     with atomic_folder(out, force=force) as temporary:
-        pairs = itertools.product(range(len(requests)), range(len(strip)))
-        for number, (nth, at) in enumerate(pairs):
-            request, picture = requests[nth], drawn[at][nth]
+        for number, (nth, step) in enumerate(itertools.product(range(len(requests)), range(len(strip)))):
             active = [
                 {"file": path.name, "scale": scale, "content_hash": shift.metadata.content_hash}
-                for path, scale, shift in zip(files, strip[at], shifts, strict=True)
+                for scale, (path, shift) in zip(strip[step], shifts, strict=True)
             ]
-            settings = settings_of(request, order.sampling, picture, {**common, "shifts": active})
-            name = file_name(number, request)
-            save_png(picture, temporary / name, settings)
-            listed.append({"file": name, **settings})
+            settings = {**common, "shifts": active}
+            picture, request = drawn[step][nth], requests[nth]
+            listed.append(write_picture(temporary, number, picture, request, order.sampling, settings))
         if len(strip) == 1:
             sections = _by_seed(prompts, order.seeds, drawn[0])
         else:
-            sections = _by_scale(requests, drawn, files, strip)
+            sections = _by_scale(requests, drawn, [path.stem for path, _ in shifts], strip)
         contact_sheet(sections).save(temporary / "sheet.png")
         (temporary / INDEX).write_text(json.dumps({"pictures": listed}, indent=1) + "\n", encoding="utf-8")
     return {
@@ -133,6 +117,24 @@ def generate(
         "seconds": round(time.perf_counter() - began, 3),
         "pictures": listed,
     }
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts in a text file, one a line; blank lines and lines that begin with # are left out.
+
+    Raises:
+        InputError: no such file, not text, or no prompt in it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a text file, a prompt a line") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a UTF-8 text file; expected a prompt a line") from error
+    prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not prompts:
+        raise InputError(f"{path}: no prompts in it; expected one a line")
+    return prompts
 
 
 def _strip(scales: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
@@ -145,15 +147,7 @@ def _strip(scales: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
     if len(counts) > 1:
         raise InputError(f"expected as many scales of each shift, or one, got {' and '.join(map(str, sorted(counts)))}")
     length = max(counts, default=1)
-    return [tuple(own[at if len(own) > 1 else 0] for own in scales) for at in range(length)]
-
-
-def _load(pipe: Any, files: Sequence[Path], shifts: Sequence[SpectralShift], progress: Progress) -> list[str]:
-    """Load every shift, under a name of its own."""
-    names = [f"{path.stem}-{number}" for number, path in enumerate(files)]
-    for name, shift in zip(names, shifts, strict=True):
-        load(pipe, shift, name=name, progress=progress)
-    return names
+    return [tuple(own[step if len(own) > 1 else 0] for own in scales) for step in range(length)]
 
 
 def _by_seed(prompts: Sequence[str], seeds: Sequence[int], pictures: Sequence[Image]) -> list[Section]:
@@ -165,12 +159,12 @@ def _by_seed(prompts: Sequence[str], seeds: Sequence[int], pictures: Sequence[Im
 def _by_scale(
     requests: Sequence[Request],
     drawn: Sequence[Sequence[Image]],
-    files: Sequence[Path],
+    names: Sequence[str],
     strip: Sequence[Sequence[float]],
 ) -> list[Section]:
     """A section for each prompt and seed, a picture for each scale."""
     captions = [
-        ", ".join(f"{path.stem} {scale:g}" for path, scale in zip(files, scales, strict=True) if scale) or "base"
+        ", ".join(f"{name} {scale:g}" for name, scale in zip(names, scales, strict=True) if scale) or "base"
         for scales in strip
     ]
     return [

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from picture_settings import read_settings
 from PIL import Image
 from tiny_base import build
 
 from spectra.bases import pipeline
 from spectra.editing import run as editing
 from spectra.editing.session import EditSession
-from spectra.generate.drawing import read_settings
 from spectra.shift.shift_file import read_shift
 from spectra.training.data import latents
 
