@@ -87,7 +87,7 @@ def _pair_name(pair: Sequence[str]) -> str:
 
 
 def _short(name: str) -> str:
-    """A subject's name without its hand: "fox"."""
+    """A subject's name without its icon set: "fox"."""
     return name.split("-")[0]
 
 

@@ -47,12 +47,12 @@ def means(each: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def _figures(bench: Bench, item: str, name: str) -> dict[str, float]:
     """What the pipeline draws of a subject now, judged."""
-    from spectra.bases.embedded.subjects import instance_pictures, plain_picture, subject
+    from spectra.bases.embedded.subjects import find_subject, instance_pictures, plain_picture
     from spectra.benchmarks import analysis_pictures, judge
     from spectra.benchmarks.editing import EDITS, has_border
     from spectra.training.data.subjects import INSTANCE_COUNT
 
-    known, pipe, count = subject(name), bench.shared["pipe"], bench.integer("pictures")
+    known, pipe, count = find_subject(name), bench.shared["pipe"], bench.integer("pictures")
     own = instance_pictures(known, count=INSTANCE_COUNT, seed=bench.seed)
     learnt = draw(bench, pipe, [known.prompt], count)
     of_class = draw(bench, pipe, [known.class_prompt], max(1, count // 2))
@@ -75,10 +75,10 @@ def _figures(bench: Bench, item: str, name: str) -> dict[str, float]:
 
 def likeness(bench: Bench, name: str) -> float:
     """Similarity of what the pipeline draws now by a subject's own prompt."""
-    from spectra.bases.embedded.subjects import instance_pictures, subject
+    from spectra.bases.embedded.subjects import find_subject, instance_pictures
     from spectra.benchmarks import judge
     from spectra.training.data.subjects import INSTANCE_COUNT
 
-    known = subject(name)
+    known = find_subject(name)
     drawn = draw(bench, bench.shared["pipe"], [known.prompt], bench.integer("pictures"))
     return round(judge.identity(drawn, instance_pictures(known, count=INSTANCE_COUNT, seed=bench.seed)), 4)

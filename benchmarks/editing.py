@@ -34,7 +34,7 @@ from spectra.benchmarks.results import base_stamp
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from spectra.bases.embedded.subjects import Subject
+    from spectra.bases.embedded.subjects import EmbeddedSubject
 
 EDITS = ("red", "yellow", "green", "blue")
 GROUNDS = ("orange", "purple", "pink", "grey")
@@ -50,7 +50,7 @@ KEPT = 0.8
 """Asked of each picture: similarity to the picture, as a share of the unedited reconstruction's."""
 
 
-def _subjects() -> list[Subject]:
+def _subjects() -> list[EmbeddedSubject]:
     """Twelve of the held-out drawings; defaults were chosen on others."""
     from spectra.bases.embedded.subjects import SUBJECTS
 
@@ -70,13 +70,13 @@ def _items(bench: Bench) -> list[str]:
 
 
 def _measure(bench: Bench, item: str) -> Row:
-    from spectra.bases.embedded.subjects import plain_picture, subject
+    from spectra.bases.embedded.subjects import find_subject, plain_picture
     from spectra.editing.order import make_order
     from spectra.editing.run import edit
     from spectra.training.data.pictures import read_picture
 
     name, kind = item.rsplit(" ", 1)
-    known = subject(name)
+    known = find_subject(name)
     ground = "white" if kind == "background" else GROUNDS[[s.name for s in _subjects()].index(name) % len(GROUNDS)]
     caption = known.class_prompt + ("" if ground == "white" else f" on a {ground} background")
     edits = tuple(f"{known.class_prompt} on a {colour} background" for colour in EDITS)
@@ -131,7 +131,7 @@ def _reconstruction(report: dict[str, Any]) -> Row:
     }
 
 
-def _likeness(known: Subject, pictures: Sequence[Image], picture: Image) -> list[float]:
+def _likeness(known: EmbeddedSubject, pictures: Sequence[Image], picture: Image) -> list[float]:
     """Similarity of each picture's subject to that of `picture`."""
     from PIL import Image as Pillow
 
@@ -168,7 +168,7 @@ def _base(bench: Bench, edits: Sequence[str]) -> list[Image]:
     return draw(pipe, requests_for(edits, [bench.seed]), Sampling(guidance=GUIDANCE))
 
 
-def _true(bench: Bench, known: Subject) -> list[Image]:
+def _true(bench: Bench, known: EmbeddedSubject) -> list[Image]:
     """The drawing on the asked grounds, as the VAE makes it."""
     import torch
 

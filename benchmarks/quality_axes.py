@@ -26,7 +26,7 @@ from spectra.benchmarks.unmix import on_white_square
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from spectra.bases.embedded.subjects import Subject
+    from spectra.bases.embedded.subjects import EmbeddedSubject
 
 SECOND = ("banana", "star", "cactus", "rocket")
 UNRELATED = ("horse", "pig", "rabbit", "panda", "penguin", "turtle", "dolphin", "crab", "butterfly", "ladybug", "rose",
@@ -47,7 +47,7 @@ class Drawn:
     second: list[Image]
 
 
-def draw_all(bench: Bench, pipe: Any, subject: Subject, *, bare: bool = False, short: bool = False) -> Drawn:
+def draw_all(bench: Bench, pipe: Any, subject: EmbeddedSubject, *, bare: bool = False, short: bool = False) -> Drawn:
     """What the pipeline draws now.
 
     Args:
@@ -67,7 +67,7 @@ def draw_all(bench: Bench, pipe: Any, subject: Subject, *, bare: bool = False, s
     )
 
 
-def judged(drawn: Drawn, base: Drawn, subject: Subject, own: Sequence[Image]) -> dict[str, float]:
+def judged(drawn: Drawn, base: Drawn, subject: EmbeddedSubject, own: Sequence[Image]) -> dict[str, float]:
     """The figures of one pipeline's pictures against the base's and the subject's own."""
     from spectra.benchmarks import judge
 

@@ -56,13 +56,13 @@ def _stamp(bench: Bench) -> str:
 
 def _measure(bench: Bench, item: str) -> Row:
     import spectra
-    from spectra.bases.embedded.subjects import instance_pictures, subject
+    from spectra.bases.embedded.subjects import find_subject, instance_pictures
     from spectra.bases.pipeline import load_pipeline
     from spectra.benchmarks import judge
     from spectra.benchmarks.quality_axes import PROMPTS
     from spectra.training.data.subjects import INSTANCE_COUNT
 
-    known = subject(item)
+    known = find_subject(item)
     with tempfile.TemporaryDirectory() as folder:
         trained = _train(bench, item, Path(folder) / item)
         shift = spectra.read_shift(trained.shift)

@@ -44,9 +44,9 @@ def trained(configs: Sequence[TrainConfig], folder: Path) -> list[Path]:
 
 
 def _key(config: TrainConfig) -> str:
-    from spectra.bases.embedded.subjects import instance_pictures, subject
+    from spectra.bases.embedded.subjects import find_subject, instance_pictures
 
-    pictures = (picture.tobytes() for picture in instance_pictures(subject(config.subject), seed=config.seed))
+    pictures = (picture.tobytes() for picture in instance_pictures(find_subject(config.subject), seed=config.seed))
     return base_stamp(json.dumps(config.as_dict()).encode(), *pictures)
 
 

@@ -66,13 +66,13 @@ def _stamp(bench: Bench) -> str:
     """Content hash of the base's weights, the subjects and the settings: others are another measurement."""
     import json
 
-    from spectra.bases.embedded.subjects import instance_pictures, subject
+    from spectra.bases.embedded.subjects import find_subject, instance_pictures
     from spectra.bases.pipeline import find_base
 
     configs = [_config(bench, pair, method).as_dict() for pair in PAIRS for method in METHODS]
     whole = hashlib.sha256(json.dumps(configs).encode())
     for name in (name for pair in PAIRS for name in pair):
-        whole.update(b"".join(picture.tobytes() for picture in instance_pictures(subject(name), seed=bench.seed)))
+        whole.update(b"".join(picture.tobytes() for picture in instance_pictures(find_subject(name), seed=bench.seed)))
     for file in sorted(Path(find_base("").target).rglob("*.safetensors")):
         whole.update(file.read_bytes())
     return whole.hexdigest()[:16]

@@ -34,8 +34,7 @@ def register(app: typer.Typer) -> None:
         json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
         """Lists the embedded subjects: drawings that the embedded base has never seen, of things it knows."""
-        from spectra.bases.embedded.subjects import SUBJECTS
-        from spectra.training.data.embedded_subjects import find_subject
+        from spectra.bases.embedded.subjects import SUBJECTS, find_subject
 
         chosen = [find_subject(name) for name in dict.fromkeys(subject)] if subject else list(SUBJECTS)
         files = _write(chosen, out, count, size, seed, force=force) if out is not None else {}
@@ -43,7 +42,7 @@ def register(app: typer.Typer) -> None:
             {
                 "name": known.name,
                 "concept": known.concept,
-                "hand": known.hand,
+                "icon_set": known.icon_set,
                 "licence": known.licence,
                 "prompt": known.prompt,
                 "class_prompt": known.class_prompt,
@@ -72,7 +71,7 @@ def _write(chosen: list[Any], out: Path, count: int, size: int, seed: int, *, fo
                 name = inside / f"{known.name}-{number}.png"
                 picture.save(temporary / name)
                 files.setdefault(known.name, []).append(str(out / name))
-            notes.append(f"{known.name}: {known.concept} from {known.hand} ({known.licence}); {known.prompt}\n")
+            notes.append(f"{known.name}: {known.concept} from {known.icon_set} ({known.licence}); {known.prompt}\n")
         (temporary / mark).write_text("".join(notes), encoding="utf-8")
     return files
 
@@ -80,9 +79,9 @@ def _write(chosen: list[Any], out: Path, count: int, size: int, seed: int, *, fo
 def _show(rows: list[dict[str, Any]], out: Path | None, console: Console) -> None:
     from rich.table import Table
 
-    table = Table("subject", "hand", "licence", "prompt", box=None)
+    table = Table("subject", "icon set", "licence", "prompt", box=None)
     for row in rows:
-        table.add_row(row["name"], row["hand"], row["licence"], row["prompt"].replace("[", "\\["))
+        table.add_row(row["name"], row["icon_set"], row["licence"], row["prompt"].replace("[", "\\["))
     console.print(table)
     if out is not None:
         console.print(f"pictures in {out}", markup=False)

@@ -10,7 +10,7 @@ from recipe.scenes import COLOURS, Scene
 
 KINDS = ("drawing", "drawing", "drawing", "picture", "icon")
 PLURALS = {"grapes", "cherries", "french fries", "glasses", "headphones", "scissors"}
-STYLES = {  # hand -> the word that names its style
+STYLES = {  # icon set -> the word that names its style
     "noto": "noto",
     "noto-v1": "blob",
     "fxemoji": "fox os",
@@ -51,7 +51,7 @@ def write_caption(scene: Scene, data: Data, rng: np.random.Generator) -> str:
     kind = str(rng.choice(KINDS))
     draw = rng.random()
     if draw < 0.15 and noun not in PLURALS:
-        style = STYLES[data.drawings[scene.drawings[0]].hand]
+        style = STYLES[data.drawings[scene.drawings[0]].icon_set]
         return f"a {style} {kind} of {with_article(noun)}{where}"
     if draw < 0.75:
         return f"a{'n' if kind == 'icon' else ''} {kind} of {with_article(noun)}{where}"

@@ -41,7 +41,7 @@ def read_subjects() -> list[str]:
 
 
 def make_list(modules: Path) -> None:
-    """Writes drawings.json, which is committed: concept, hand, icon, tags, held-out flag."""
+    """Writes drawings.json, which is committed: concept, icon_set, icon, tags, held-out flag."""
     subjects = read_subjects()
     drawings = join(modules, set(subjects))
     missing = set(subjects) - {drawing.name for drawing in drawings if drawing.held_out}

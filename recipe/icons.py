@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 HERE = Path(__file__).parent
-HANDS = {  # hand -> licence; `fluent-emoji` repeats the geometry of `fluent-emoji-flat` and is left out
+ICON_SETS = {  # icon set -> licence; `fluent-emoji` repeats the geometry of `fluent-emoji-flat` and is left out
     "noto": "Apache-2.0",
     "noto-v1": "Apache-2.0",
     "fxemoji": "Apache-2.0",
@@ -31,17 +31,17 @@ RENDER_SIZE = 192
 
 @dataclass(frozen=True)
 class Drawing:
-    """One hand's drawing of one concept."""
+    """An icon set's drawing of one concept."""
 
     concept: str
-    hand: str
+    icon_set: str
     icon: str
     tags: tuple[str, ...]
     held_out: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.concept.replace(' ', '-')}-{self.hand}"
+        return f"{self.concept.replace(' ', '-')}-{self.icon_set}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def slug(text: str) -> str:
 
 @cache
 def read_concepts() -> list[Concept]:
-    """The hand-chosen concepts of concepts.txt, in file order."""
+    """The chosen concepts of concepts.txt, in file order."""
     concepts = []
     for line in (HERE / "concepts.txt").read_text().splitlines():
         if line and not line.startswith("#"):
@@ -69,26 +69,26 @@ def read_concepts() -> list[Concept]:
 
 
 @cache
-def icon_set(modules: Path, hand: str) -> dict:
-    return json.loads((modules / "@iconify-json" / hand / "icons.json").read_text())
+def read_icon_set(modules: Path, icon_set: str) -> dict:
+    return json.loads((modules / "@iconify-json" / icon_set / "icons.json").read_text())
 
 
 @cache
-def code_points(modules: Path, hand: str) -> dict[str, str]:
-    path = modules / "@iconify-json" / hand / "chars.json"
+def code_points(modules: Path, icon_set: str) -> dict[str, str]:
+    path = modules / "@iconify-json" / icon_set / "chars.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def find_icon(modules: Path, hand: str, concept: Concept, hexcode: str) -> str | None:
-    """The icon's name in a hand's set, aliases resolved, or None where the hand has not drawn the concept."""
-    icons, aliases = icon_set(modules, hand)["icons"], icon_set(modules, hand).get("aliases", {})
+def find_icon(modules: Path, icon_set: str, concept: Concept, hexcode: str) -> str | None:
+    """The icon's name in an icon set, aliases resolved, or None where the set has no drawing of the concept."""
+    icons, aliases = read_icon_set(modules, icon_set)["icons"], read_icon_set(modules, icon_set).get("aliases", {})
     code = hexcode.lower().replace("-fe0f", "")
-    chars = code_points(modules, hand)
+    chars = code_points(modules, icon_set)
     plain, label = slug(concept.name), slug(concept.label)
     names = [chars.get(code), chars.get(f"{code}-fe0f"), label]
-    if hand == "fxemoji":
+    if icon_set == "fxemoji":
         names = [concept.fxemoji] if concept.fxemoji else [label.replace("-", ""), plain.replace("-", "")]
-    if hand in ("noto-v1", "emojione"):
+    if icon_set in ("noto-v1", "emojione"):
         names += [f"{label}-face"]
     for name in names:
         if name in aliases:
@@ -99,16 +99,16 @@ def find_icon(modules: Path, hand: str, concept: Concept, hexcode: str) -> str |
 
 
 def join(modules: Path, held_out: set[str]) -> list[Drawing]:
-    """Every drawing of every concept; `held_out` holds the names (`concept-hand`) of the subjects."""
+    """Every drawing of every concept; `held_out` holds the names (`concept-icon set`) of the subjects."""
     table = json.loads((modules / "emojibase-data" / "en" / "data.json").read_text())
     by_label = {entry["label"]: entry for entry in table}
     drawings = []
     for concept in read_concepts():
         entry = by_label[concept.label]
-        for hand in HANDS:
-            icon = find_icon(modules, hand, concept, entry["hexcode"])
+        for icon_set in ICON_SETS:
+            icon = find_icon(modules, icon_set, concept, entry["hexcode"])
             if icon is not None:
-                drawing = Drawing(concept.name, hand, icon, tuple(entry.get("tags", ())))
+                drawing = Drawing(concept.name, icon_set, icon, tuple(entry.get("tags", ())))
                 drawings.append(Drawing(**{**asdict(drawing), "held_out": drawing.name in held_out}))
     return drawings
 
@@ -117,7 +117,7 @@ def render(modules: Path, drawing: Drawing, size: int = RENDER_SIZE) -> Image.Im
     """An RGBA cut-out of a drawing, square, `size` pixels wide."""
     import resvg_py
 
-    icons = icon_set(modules, drawing.hand)
+    icons = read_icon_set(modules, drawing.icon_set)
     icon = icons["icons"][drawing.icon]
     width, height = icon.get("width", icons.get("width", 16)), icon.get("height", icons.get("height", 16))
     box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"

@@ -1,4 +1,4 @@
-"""The text encoder, taught before the UNet: what does a caption show, where, on which background, by which hand?
+"""The text encoder, taught before the UNet: what does a caption show, where, on which background, from which icon set?
 
 A text encoder trained from scratch beside the UNet learns far too slowly (top-1 .05 after 1,900 steps). Here captions
 alone are its data: cosines with EfficientNet class means (contrast over all concepts) give neighbouring concepts
@@ -60,21 +60,21 @@ class Questions:
     left: torch.Tensor
     right: torch.Tensor
     background: torch.Tensor
-    hand: torch.Tensor
+    icon_set: torch.Tensor
 
 
 def ask(data: Data, scenes: list[Scene], captions: list[str]) -> Questions:
-    nothing, colours, hands = len(data.concepts), list(COLOURS), list(STYLES)
+    nothing, colours, icon_sets = len(data.concepts), list(COLOURS), list(STYLES)
     place = {name: i for i, name in enumerate(data.concepts)}
     of = [place[drawing.concept] for drawing in data.drawings]
     left = [of[scene.drawings[0]] for scene in scenes]
     right = [of[scene.drawings[1]] if len(scene.drawings) == 2 else nothing for scene in scenes]
     ground = [colours.index(scene.background) + 1 if scene.background else 0 for scene in scenes]
-    hand = []
+    icon_set = []
     for scene, caption in zip(scenes, captions, strict=True):
-        name = data.drawings[scene.drawings[0]].hand
-        hand.append(hands.index(name) if f"a {STYLES[name]} " in caption else -100)
-    return Questions(*(torch.tensor(values) for values in (left, right, ground, hand)))
+        name = data.drawings[scene.drawings[0]].icon_set
+        icon_set.append(icon_sets.index(name) if f"a {STYLES[name]} " in caption else -100)
+    return Questions(*(torch.tensor(values) for values in (left, right, ground, icon_set)))
 
 
 class Heads(nn.Module):
@@ -86,7 +86,7 @@ class Heads(nn.Module):
         self.register_buffer("class_means", class_means)  # (concepts, 1280), unit length
         self.image = nn.Linear(WIDTH, class_means.shape[1])
         self.left, self.right = nn.Linear(WIDTH, concepts), nn.Linear(WIDTH, concepts + 1)
-        self.background, self.hand = nn.Linear(WIDTH, len(COLOURS) + 1), nn.Linear(WIDTH, len(STYLES))
+        self.background, self.icon_set = nn.Linear(WIDTH, len(COLOURS) + 1), nn.Linear(WIDTH, len(STYLES))
 
     def forward(self, pooled: torch.Tensor, asked: Questions) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss, and which left concepts were right (n,)."""
@@ -95,8 +95,8 @@ class Heads(nn.Module):
         loss = F.cross_entropy(cosines / 0.05, asked.left) + F.cross_entropy(left, asked.left)
         loss = loss + F.cross_entropy(self.right(pooled), asked.right)
         loss = loss + F.cross_entropy(self.background(pooled), asked.background)
-        if (asked.hand >= 0).any():
-            loss = loss + 0.5 * F.cross_entropy(self.hand(pooled), asked.hand)
+        if (asked.icon_set >= 0).any():
+            loss = loss + 0.5 * F.cross_entropy(self.icon_set(pooled), asked.icon_set)
         return loss, left.argmax(1) == asked.left
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spectra.bases.embedded.subjects import SUBJECTS, instance_pictures, subject
+from spectra.bases.embedded.subjects import SUBJECTS, find_subject, instance_pictures
 
 
 def test_the_list_names_every_subject(spectra_cli: Any) -> None:
@@ -25,7 +25,7 @@ def test_the_list_names_every_subject(spectra_cli: Any) -> None:
 def test_pictures_are_those_that_training_sees(spectra_cli: Any, tmp_path: Path) -> None:
     ran = spectra_cli("subjects", "--subject", "fox", "--count", 2, "--seed", 3, "-o", tmp_path / "fox", "--json")
     [row] = json.loads(ran.out)["subjects"]
-    expected = instance_pictures(subject("fox-noto-v1"), count=2, seed=3)
+    expected = instance_pictures(find_subject("fox-noto-v1"), count=2, seed=3)
     assert len(row["pictures"]) == 2
     for path, picture in zip(row["pictures"], expected, strict=True):
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(picture))

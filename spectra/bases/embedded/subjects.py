@@ -1,6 +1,6 @@
 """The 24 drawings held out of the base's training, and their instance pictures.
 
-A subject is one hand's drawing of a concept that the base knows from at least four other hands. The cut-outs lie
+A subject is an icon set's drawing of a concept that the base knows from at least four other sets. The cut-outs lie
 beside this file (RGBA, 192 px); instance pictures vary background, scale, rotation and place, by seed alone.
 Needs Pillow and numpy only.
 """
@@ -16,20 +16,10 @@ from PIL import Image
 
 from spectra.errors import InputError
 
-__all__ = [
-    "BACKGROUNDS",
-    "COLOURS",
-    "SUBJECTS",
-    "Subject",
-    "UnknownSubjectError",
-    "cutout",
-    "instance_pictures",
-    "plain_picture",
-    "silhouette",
-    "subject",
-]
-
 CUTOUTS = Path(__file__).with_name("subjects")
+
+DEFAULT_SUBJECT = "fox"
+"""The subject that a bare `spectra train` learns."""
 
 # Pale tints of distinct hue: no two pictures of a subject share a background, so that none becomes part of it; and
 # near white, which is what a prompt without a background means to the base. With stronger colours, which the instance
@@ -62,38 +52,34 @@ _LICENCES = {"noto": "Apache-2.0", "noto-v1": "Apache-2.0", "fxemoji": "Apache-2
 _TOKEN = "[V1]"  # a word of the base's tokenizer that was never trained
 
 
-class UnknownSubjectError(InputError):
-    """No subject of that name is embedded."""
-
-
 @dataclass(frozen=True)
-class Subject:
+class EmbeddedSubject:
     """A held-out drawing: `prompt` names it by a token of its own, `class_prompt` names only its class."""
 
     name: str
     concept: str
-    hand: str
+    icon_set: str
     licence: str
     prompt: str
     class_prompt: str
 
 
-def _make(concept: str, hand: str) -> Subject:
+def _make(concept: str, icon_set: str) -> EmbeddedSubject:
     article = "an" if concept[0] in "aeiou" and concept != "unicorn" else "a"
-    return Subject(
-        name=f"{concept.replace(' ', '-')}-{hand}",
+    return EmbeddedSubject(
+        name=f"{concept.replace(' ', '-')}-{icon_set}",
         concept=concept,
-        hand=hand,
-        licence=_LICENCES.get(hand, "CC-BY-4.0"),
+        icon_set=icon_set,
+        licence=_LICENCES.get(icon_set, "CC-BY-4.0"),
         prompt=f"a drawing of a {_TOKEN} {concept}",
         class_prompt=f"a drawing of {article} {concept}",
     )
 
 
 # Near classes among them: dog and cat, fox and wolf, lion and tiger, apple and tomato, car, taxi and bus.
-SUBJECTS: tuple[Subject, ...] = tuple(
-    _make(concept, hand)
-    for concept, hand in (
+SUBJECTS: tuple[EmbeddedSubject, ...] = tuple(
+    _make(concept, icon_set)
+    for concept, icon_set in (
         ("dog", "emojione"),
         ("cat", "emojione"),
         ("fox", "noto-v1"),
@@ -122,22 +108,25 @@ SUBJECTS: tuple[Subject, ...] = tuple(
 )
 
 
-def subject(name: str) -> Subject:
-    """The subject of that name ("fox-noto-v1"); raises UnknownSubjectError, which lists those there are."""
-    for candidate in SUBJECTS:
-        if candidate.name == name:
-            return candidate
-    known = ", ".join(candidate.name for candidate in SUBJECTS)
-    raise UnknownSubjectError(f"no embedded subject is named {name!r}; there are: {known}")
+def find_subject(name: str) -> EmbeddedSubject:
+    """The embedded subject called `name`, or the one that shows it ("fox" for "fox-noto-v1").
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    for found in ([s for s in SUBJECTS if s.name == name], [s for s in SUBJECTS if s.concept == name]):
+        if len(found) == 1:
+            return found[0]
+    raise InputError(f"unknown subject {name!r}; the embedded ones are {', '.join(s.name for s in SUBJECTS)}")
 
 
-def cutout(subject: Subject) -> Image.Image:
+def cutout(subject: EmbeddedSubject) -> Image.Image:
     """The subject's drawing as it was made: RGBA, 192 x 192, transparent around it."""
     with Image.open(CUTOUTS / f"{subject.name}.png") as image:
         return image.convert("RGBA")
 
 
-def instance_pictures(subject: Subject, count: int = 5, size: int = 64, seed: int = 0) -> list[Image.Image]:
+def instance_pictures(subject: EmbeddedSubject, count: int = 5, size: int = 64, seed: int = 0) -> list[Image.Image]:
     """`count` RGB pictures of the subject, `size` x `size` pixels; the same arguments give the same pictures.
 
     The first is upright, centred and on white; the others are scaled to .86-.94, turned by up to 4 degrees and shifted
@@ -160,12 +149,12 @@ def instance_pictures(subject: Subject, count: int = 5, size: int = 64, seed: in
     return pictures
 
 
-def plain_picture(subject: Subject, colour: str = "white", size: int = 64) -> Image.Image:
+def plain_picture(subject: EmbeddedSubject, colour: str = "white", size: int = 64) -> Image.Image:
     """The drawing upright and centred on a ground of one of `COLOURS`: RGB, `size` x `size` pixels."""
     return _place(cutout(subject), COLOURS[colour], size, 0.9, 0.0, np.zeros(2))
 
 
-def silhouette(subject: Subject, size: int = 64) -> Image.Image:
+def silhouette(subject: EmbeddedSubject, size: int = 64) -> Image.Image:
     """Where the drawing is in its `plain_picture`: white there, black around it, in mode L."""
     alpha = cutout(subject).getchannel("A")
     white = Image.new("L", alpha.size, 255)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from spectra.bases.embedded.subjects import DEFAULT_SUBJECT, find_subject
 from spectra.errors import InputError
 from spectra.training.config import TrainConfig
-from spectra.training.data.embedded_subjects import DEFAULT, find_subject
 from spectra.training.data.pictures import find_pictures, fit, read_picture
 from spectra.training.data.prompts import pair_prompt, parse_prompt
 
@@ -60,7 +60,7 @@ def fill_in_subjects(config: TrainConfig) -> TrainConfig:
         return config
     if config.base:
         raise InputError("--base needs --images DIR and --prompt: the embedded subjects are for the embedded base")
-    known = find_subject(config.subject or DEFAULT)
+    known = find_subject(config.subject or DEFAULT_SUBJECT)
     return replace(
         config,
         subject=known.name,

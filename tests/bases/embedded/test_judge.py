@@ -20,7 +20,7 @@ def test_the_same_drawing_is_more_alike_than_another_class() -> None:
     assert judge.identity(dogs[:2], dogs[2:]) > judge.identity(dogs[:2], cars) + 0.3
 
 
-def test_held_out_drawings_are_recognised_by_other_hands_means() -> None:
+def test_held_out_drawings_are_recognised_by_other_icon_sets_means() -> None:
     pictures = [instance_pictures(s, count=1)[0] for s in SUBJECTS]
     cosines = judge.class_cosines(pictures)
     assert cosines.shape == (24, len(judge.concepts()))

@@ -37,7 +37,7 @@ def test_the_list_agrees_with_concepts_and_subjects(drawings: data.Data) -> None
     assert drawings.concepts == [concept.name for concept in icons.read_concepts()]
     assert {drawings.drawings[i].name for i in drawings.held_out} == set(data.read_subjects())
     assert set(drawings.known).isdisjoint(drawings.held_out)
-    assert {row["hand"] for row in json.loads(data.LIST.read_text())} == set(icons.HANDS)
+    assert {row["icon_set"] for row in json.loads(data.LIST.read_text())} == set(icons.ICON_SETS)
 
 
 def test_held_out_drawings_are_never_drawn(drawings: data.Data) -> None:
@@ -83,13 +83,13 @@ def test_tokenizer_keeps_spare_tokens_whole_and_splits_strange_words(drawings: d
 
 def test_questions_follow_the_scene(drawings: data.Data) -> None:
     shown = [scenes.Scene((0,), None), scenes.Scene((0, 6), "blue")]
-    hand = captions.STYLES[drawings.drawings[0].hand]
-    asked = text.ask(drawings, shown, [f"a {hand} drawing of a dog", "a dog and a cat on blue"])
+    style = captions.STYLES[drawings.drawings[0].icon_set]
+    asked = text.ask(drawings, shown, [f"a {style} drawing of a dog", "a dog and a cat on blue"])
     nothing = len(drawings.concepts)
     assert asked.left.tolist() == [0, 0]
     assert asked.right.tolist() == [nothing, drawings.concept_of(6)]
     assert asked.background.tolist() == [0, 1 + list(scenes.COLOURS).index("blue")]
-    assert asked.hand.tolist() == [0, -100]
+    assert asked.icon_set.tolist() == [0, -100]
 
 
 def test_whitening_changes_latents_and_not_reconstructions() -> None:
