@@ -73,7 +73,7 @@ def register(app: typer.Typer) -> None:
         from spectra.analysis import diffing
         from spectra.combine import adjusting
         from spectra.io.atomic_writes import check_output
-        from spectra.shift.shift_file import precision_called, read_shift, write_shift
+        from spectra.shift.shift_file import file_precision, read_shift, write_shift
         from spectra.shift.sigmas import read_sigmas
 
         steps: list[Step] = [adjusting.Only(only)] if only else []
@@ -86,7 +86,7 @@ def register(app: typer.Typer) -> None:
             raise InputError("nothing to do: give --only, --scale, --band, --soft, --keep or --keep-first")
         if on and not any(isinstance(step, (adjusting.Band, adjusting.Soft, adjusting.Keep)) for step in steps):
             raise InputError("--on says where --band, --soft and --keep act; give one of them")
-        precision = precision_called(file_dtype)
+        precision = file_precision(file_dtype)
         check_output(out, force=force)
         shift = read_shift(file)
         adjusted = adjusting.adjust(shift, steps)

@@ -115,7 +115,8 @@ def register(app: typer.Typer) -> None:
         from spectra.cli import merge_view
         from spectra.combine import merging
         from spectra.io.atomic_writes import atomic_write, check_output
-        from spectra.shift.shift_file import precision_called, read_header, write_shift
+        from spectra.shift.shift_file import file_precision, write_shift
+        from spectra.shift.shift_header import read_shift_header
 
         if show:
             merge_view.methods(merging.METHODS.values(), json=json)
@@ -124,7 +125,7 @@ def register(app: typer.Typer) -> None:
             raise InputError("expected -o FILE for the merged shift, or --dry-run")
         if save_recipe is not None and save_recipe.suffix != ".toml":
             raise InputError(f"--save-recipe: expected a name that ends in .toml, got {save_recipe}")
-        precision = precision_called(file_dtype)
+        precision = file_precision(file_dtype)
         for target in () if dry_run else (out, save_recipe):
             if target is not None:
                 check_output(target, force=force)
@@ -144,7 +145,7 @@ def register(app: typer.Typer) -> None:
         if not dry_run and out is not None:
             found["bytes"] = write_shift(merged.shift, out, dtype=precision, force=force)
             found["output"] = str(out)
-            found["content_hash"] = read_header(out).metadata.content_hash
+            found["content_hash"] = read_shift_header(out).metadata.content_hash
             if save_recipe is not None:
                 with atomic_write(save_recipe, force=force) as temporary:
                     temporary.write_text(text, encoding="utf-8")

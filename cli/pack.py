@@ -39,11 +39,12 @@ def register(app: typer.Typer) -> None:
         """Packs shifts: values are rounded to a stated error and entropy-coded. Every command reads the result."""
         from spectra.errors import InputError
         from spectra.io.atomic_writes import check_output
-        from spectra.shift.shift_file import read_header, read_shift, write_shift
+        from spectra.shift.shift_file import read_shift, write_shift
+        from spectra.shift.shift_header import read_shift_header
 
         targets = _targets(files, out)
         for file in files:
-            if read_header(file).precision == "packed":
+            if read_shift_header(file).precision == "packed":
                 raise InputError(f"{file} is packed already, and errors would add up; pack what it was made from")
         for target in targets:
             check_output(target, force=force)
@@ -53,7 +54,7 @@ def register(app: typer.Typer) -> None:
             for file, target in zip(files, targets, strict=True):
                 shift = read_shift(file)
                 size = write_shift(shift, target, error=error, force=force)
-                told: Any = read_header(target).metadata.recipe
+                told: Any = read_shift_header(target).metadata.recipe
                 row = {"file": str(file), "packed": str(target), "floats": shift.floats}
                 row |= {"bytes": file.stat().st_size, "packed_bytes": size, "errors": told["errors"]}
                 rows.append(row)

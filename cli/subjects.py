@@ -56,11 +56,10 @@ def register(app: typer.Typer) -> None:
 def _write(chosen: list[Any], out: Path, count: int, size: int, seed: int, *, force: bool) -> dict[str, list[str]]:
     """A folder for each subject in `out`; one subject alone goes into `out` itself."""
     from spectra.bases.embedded.subjects import instance_pictures
-    from spectra.io.atomic_writes import atomic_folder
-    from spectra.io.output_folders import check_ours
+    from spectra.io.atomic_writes import atomic_folder, check_replaceable
 
     mark = "subjects.txt"
-    check_ours(out, mark)
+    check_replaceable(out, mark)
     files: dict[str, list[str]] = {}
     with atomic_folder(out, force=force) as temporary:
         notes = []

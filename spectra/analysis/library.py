@@ -6,6 +6,7 @@ that is cut short; changed values are told by reading it whole (`spectra.read_sh
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import os
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from spectra.errors import InputError, ShiftFileError
+from spectra.io.safetensors_header import HeaderError, read_header_text
 from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import FINGERPRINT_DIGITS, FORMAT, ShiftMetadata, from_strings
 from spectra.shift.shift import Precision
-from spectra.shift.shift_file import read_header
+from spectra.shift.shift_header import read_shift_header
 
 SUFFIX = ".safetensors"
 
@@ -28,8 +30,6 @@ _LAST = re.compile(rb'"dtype":"(F32|F16)","shape":\[\d+\],"data_offsets":\[\d+,(
 _SIZES: dict[bytes, tuple[int, Precision]] = {b"F32": (4, "float32"), b"F16": (2, "float16")}
 _WEIGHTWISE = ("fingerprints", "ndims", "rounded_float16", "rounded_bfloat16")
 """What the metadata says of each weight, in this or a later version."""
-_LONGEST_HEADER = 100_000_000
-"""Bytes; safetensors itself refuses a longer one."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def read_entry(path: Path) -> Entry | None:
         weights, floats = len(digits) // FINGERPRINT_DIGITS, int(ends[2]) // width
         fingerprint = strings["base_fingerprint"]
     else:  # laid out by another writer, of another version, or damaged: looked at closely
-        header = read_header(path)
+        header = read_shift_header(path)
         metadata = replace(header.metadata, fingerprints={}, ndims={}, rounded={})
         precision, weights, floats = header.precision, len(header.lengths), sum(header.lengths.values())
         fingerprint = header.metadata.base_fingerprint
@@ -170,13 +170,15 @@ def read_entry(path: Path) -> Entry | None:
 
 
 def _header_text(path: Path) -> tuple[bytes, os.stat_result]:
-    """The JSON of a safetensors header, or whatever is in its place; empty if nothing can be."""
+    """The JSON of a safetensors header; empty if there is none."""
     if not path.is_file():
         raise ShiftFileError("it is no file, or a link to nothing; check the path")
     try:
         with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            return stream.read(length) if length <= _LONGEST_HEADER else b"", os.fstat(stream.fileno())
+            status = os.fstat(stream.fileno())
+            with contextlib.suppress(HeaderError):
+                return read_header_text(stream, status.st_size), status
+            return b"", status
     except OSError as error:
         raise ShiftFileError(f"cannot be read ({error.strerror}); check its permissions") from error
 

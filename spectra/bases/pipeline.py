@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from spectra.bases.embedded import NAME
 from spectra.bases.embedded import path as embedded_path
 from spectra.errors import BaseError
+from spectra.io.tensor_files import stored_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -127,11 +128,9 @@ def _pretrained(location: BaseLocation, dtype: torch.dtype) -> Any:
 def _single_file(location: BaseLocation, dtype: torch.dtype) -> Any:
     """A single file holds weights only: configuration and tokenizer come from a folder beside it, or from the hub."""
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-    from safetensors import safe_open
 
     path = Path(location.target)
-    with safe_open(path, framework="pt") as file:
-        keys = file.keys()
+    keys = stored_tensors(path)
     kinds = (
         ("conditioner.embedders.1.", StableDiffusionXLPipeline),
         ("model.diffusion_model.input_blocks.", StableDiffusionPipeline),

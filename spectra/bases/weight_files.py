@@ -18,7 +18,8 @@ from spectra.bases.original_layouts import Origin, original_layout
 from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.errors import BaseError
 from spectra.io.dtypes import dtype_name, torch_dtype
-from spectra.io.tensor_files import Entry, read_entries, read_rows
+from spectra.io.safetensors_header import StoredTensor
+from spectra.io.tensor_files import read_rows, stored_tensors
 from spectra.naming.patterns import DENOISERS, TEXT_ENCODERS, weight_name
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Place:
         origin: which of its rows, and whether transposed.
     """
 
-    entry: Entry
+    entry: StoredTensor
     origin: Origin
 
     @property
@@ -172,7 +173,7 @@ def base_tensors(
 
 def folder_tensors(folder: Path, component: str) -> FileWeights:
     """Those of a folder that holds one component alone, as `save_pretrained` of a model writes it."""
-    named = _named(component, (entry for path in weight_files(folder, None) for entry in read_entries(path).values()))
+    named = _named(component, (entry for path in weight_files(folder, None) for entry in stored_tensors(path).values()))
     return FileWeights({key: [place] for key, place in named.items()})
 
 
@@ -198,7 +199,7 @@ def _folder_parts(folder: Path, components: Sequence[str], variant: str | None) 
     for name in known:
         wanted = not components or name in components
         files = weight_files(folder / name, variant) if wanted else []
-        parts[name] = _named(name, (entry for path in files for entry in read_entries(path).values()))
+        parts[name] = _named(name, (entry for path in files for entry in stored_tensors(path).values()))
     return parts
 
 
@@ -220,7 +221,7 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
 
 def _file_parts(path: Path) -> dict[str, dict[str, Place]]:
     """A single file by component; one in no original layout is one component, called like the file."""
-    entries = read_entries(path)
+    entries = stored_tensors(path)
     layout = original_layout({key: entry.shape for key, entry in entries.items()})
     if not layout:
         return {path.stem: _named(path.stem, entries.values())}
@@ -232,7 +233,7 @@ def _file_parts(path: Path) -> dict[str, dict[str, Place]]:
     }
 
 
-def _named(component: str, entries: Iterable[Entry]) -> dict[str, Place]:
+def _named(component: str, entries: Iterable[StoredTensor]) -> dict[str, Place]:
     return {weight_name(component, entry.key): Place(entry, Origin(entry.key)) for entry in entries}
 
 

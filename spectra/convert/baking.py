@@ -10,7 +10,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -26,6 +26,7 @@ from spectra.compatibility.fitting import check_weights, floats_of, other_base
 from spectra.compatibility.rounded_bases import Fingerprints, told
 from spectra.errors import MismatchError, OutputError, RoundedCopyWarning
 from spectra.io.atomic_writes import atomic_folder, atomic_write, check_output
+from spectra.io.dtypes import torch_dtype
 from spectra.io.tensor_files import write_rows
 from spectra.progress import SILENT, Progress
 from spectra.shift.provenance import check_same_base
@@ -139,8 +140,8 @@ def _writer(
         exact = shifted_vector(wide, delta) if spectrum is None else shifted_weight(wide, spectrum, delta)
         lost = 0.0
         for place in weights.places[name]:
-            stored = exact.to(place.entry.torch_dtype)
-            entry = replace(place.entry, path=moved(place.entry.path))
+            stored = exact.to(torch_dtype(place.entry.dtype))
+            entry = place.entry._replace(path=moved(place.entry.path))
             write_rows(entry, stored.T if place.origin.transposed else stored, place.origin.spans)
             lost = float((stored.to(wide.dtype) - exact).norm())
         return lost**2, float((exact - wide).norm()) ** 2

@@ -21,7 +21,7 @@ from spectra.convert.file_kinds import holds_changes
 from spectra.convert.lora.reading import ChangeFile, read_lora
 from spectra.convert.module_names import is_embedding
 from spectra.errors import BaseError, MismatchError
-from spectra.io.tensor_files import read_entries
+from spectra.io.tensor_files import stored_tensors
 from spectra.naming.patterns import matching
 from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import JSON, ROUNDED, ShiftMetadata
@@ -132,7 +132,7 @@ def is_lora(model: str) -> bool:
     path = Path(model)
     if path.is_dir():
         return not (path / "model_index.json").is_file() and not (path / "config.json").is_file()
-    return path.is_file() and path.suffix == ".safetensors" and holds_changes(read_entries(path))
+    return path.is_file() and path.suffix == ".safetensors" and holds_changes(stored_tensors(path))
 
 
 @dataclass(frozen=True)

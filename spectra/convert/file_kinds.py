@@ -12,12 +12,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from spectra.errors import FormatError
+from spectra.io.safetensors_header import HeaderError, read_header
 from spectra.shift.metadata import FORMAT
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -63,23 +63,18 @@ def detect(path: str | Path) -> str:
     if path.suffix in PICKLES:
         return "pickle"
     try:
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 2 <= length <= path.stat().st_size - 8:
-                raise ValueError("it has no header")
-            header = json.loads(stream.read(length))
-        metadata = header.pop("__metadata__", {})
-    except (OSError, ValueError, AttributeError) as error:
+        header = read_header(path)
+    except (OSError, HeaderError) as error:
         raise FormatError(
             f"{path}: cannot be read as safetensors ({error}); check the path, or fetch it again"
         ) from error
-    if metadata.get("format") == FORMAT:
+    if header.metadata.get("format") == FORMAT:
         return "shift"
-    kind = foreign_layout(header) or ("lora" if holds_changes(header) else "")
+    kind = foreign_layout(header.tensors) or ("lora" if holds_changes(header.tensors) else "")
     if not kind:
         raise FormatError(
             f"{path}: neither a shift, nor one of {', '.join(FOREIGN_SUFFIXES)}, nor a LoRA (first key: "
-            f"{next(iter(header), 'none')})"
+            f"{next(iter(header.tensors), 'none')})"
         )
     return kind
 

@@ -20,6 +20,7 @@ from spectra.convert.module_names import kohya_names
 from spectra.convert.weight_changes import measure
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_write, check_output
+from spectra.io.dtypes import torch_dtype
 from spectra.io.tensor_files import create_file, write_rows
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
@@ -91,7 +92,7 @@ def write_difference(
             else:
                 entry = entries[called[name] + ".diff"]
                 exact = delta_weight(weight, spectrum, torch.from_numpy(d))
-            stored = exact.to(entry.torch_dtype)
+            stored = exact.to(torch_dtype(entry.dtype))
             if not torch.isfinite(stored).all():
                 raise FormatError(f"{name}: its difference does not fit into {dtype}; write float32")
             write_rows(entry, stored.reshape(entry.shape))

@@ -17,8 +17,7 @@ from spectra.errors import OutputError
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import best_device
 from spectra.generate.picture_files import write_picture
-from spectra.io.atomic_writes import atomic_folder, check_output
-from spectra.io.output_folders import check_ours
+from spectra.io.atomic_writes import atomic_folder, check_output, check_replaceable
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
@@ -59,7 +58,7 @@ def edit(
     """
     began = time.perf_counter()
     check_output(out, force=force)
-    check_ours(out, INDEX)
+    check_replaceable(out, INDEX)
     config, location = order.config, find_base(order.base)
     summary: Summary | None = None
     if order.shift is None:

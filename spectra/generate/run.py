@@ -15,8 +15,7 @@ from spectra.errors import InputError
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import Request, Sampling, best_device, draw, requests_for
 from spectra.generate.picture_files import write_picture
-from spectra.io.atomic_writes import atomic_folder, check_output
-from spectra.io.output_folders import check_ours
+from spectra.io.atomic_writes import atomic_folder, check_output, check_replaceable
 from spectra.progress import SILENT, Progress
 from spectra.shift.scaled_files import parse_scales
 from spectra.shift.shift_file import read_shift
@@ -77,7 +76,7 @@ def generate(
     if not prompts:
         raise InputError('nothing to draw: give --prompt "..." or --prompts FILE')
     check_output(out, force=force)
-    check_ours(out, INDEX)
+    check_replaceable(out, INDEX)
     location = find_base(order.base)
     scaled = [parse_scales(text) for text in order.shifts]
     strip = _strip([scales for _, scales in scaled])

@@ -27,7 +27,7 @@ _REASONS = {
 
 
 def check_output(path: Path | str, *, force: bool = False) -> Path:
-    """Whether `path` could be written, to be asked before slow work begins. Creates nothing.
+    """Checks that `path` could be written, before slow work begins, and returns it. Creates nothing.
 
     Raises:
         OutputError: it exists and `force` is not given, or its nearest existing folder cannot be written.
@@ -43,6 +43,18 @@ def check_output(path: Path | str, *, force: bool = False) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write {target}: permission denied in {folder}; choose another place")
     return target
+
+
+def check_replaceable(folder: Path, mark: str) -> None:
+    """Refuses to replace a folder that is not an earlier output: one of those has a file called `mark` in it.
+
+    Raises:
+        OutputError: it exists, holds something, and has no such file; or is a file.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
+        raise OutputError(f"{folder} holds other files (it has no {mark}) and is never replaced; choose a new folder")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"cannot write {folder}: it is a file; name a folder")
 
 
 @contextlib.contextmanager
@@ -63,18 +75,25 @@ def atomic_write(path: Path | str, *, force: bool = False) -> Iterator[Path]:
         raise OutputError(f"cannot write {target}: it is a folder; name a file")
     with _explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays last: writers such as Pillow choose their format by it.
-        temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
-        try:
+        with temporary_beside(target) as temporary:
             yield temporary
-            _settle(temporary)
+            _flush_to_disk(temporary)
             if force:
                 temporary.replace(target)
             else:
                 _rename_new(temporary, target)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_beside(target: Path) -> Iterator[Path]:
+    """A path beside `target` that nothing has yet, for a file that is renamed; what is left there is removed."""
+    # The suffix stays last: writers such as Pillow choose their format by it.
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    try:
+        yield temporary
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -111,8 +130,8 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _settle(temporary: Path) -> None:
-    """The bytes are on the disk before the name is: a crash leaves the old file or the new one, never half of one."""
+def _flush_to_disk(temporary: Path) -> None:
+    """Puts the bytes on the disk before the name: a crash leaves the old file or the new one, never half of one."""
     descriptor = os.open(temporary, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -11,17 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
+from spectra.io.safetensors_header import Header
+from spectra.shift.content_hash import ContentHash, check_content
 from spectra.shift.metadata import ShiftMetadata, from_strings, is_packed
 from spectra.shift.shift import Precision, SpectralShift
-from spectra.shift.shift_file import (
-    SUFFIX,
-    ContentHash,
-    check_content,
-    explained,
-    precision_of,
-    read_entries,
-    read_shift,
-)
+from spectra.shift.shift_file import read_shift
+from spectra.shift.shift_header import SUFFIX, common_precision, open_shift_file, path_in_errors
 
 Layout: TypeAlias = dict[str, tuple[int, int]]
 """By weight name, in the file's order: where its data start behind the header, and their number of floats."""
@@ -66,7 +61,7 @@ class DeltaStream:
         Raises:
             ShiftFileError: the file is gone or shorter than it was.
         """
-        with explained(self.path), self.path.open("rb", buffering=0) as stream:
+        with path_in_errors(self.path), self.path.open("rb", buffering=0) as stream:
             for name in names:
                 if name in self.layout:
                     start, floats = self.layout[name]
@@ -84,7 +79,7 @@ class DeltaStream:
         Raises:
             ShiftFileError: the file is not what was written.
         """
-        with explained(self.path):
+        with path_in_errors(self.path):
             check_content(self._expected, self._content.hexdigest())
 
 
@@ -103,21 +98,21 @@ def open_stream(path: Path, layouts: Layouts) -> tuple[ShiftMetadata, DeltaStrea
     Raises:
         ShiftFileError: no such file, not a shift, cut short, or of a later format version.
     """
-    with explained(path):
-        entries = read_entries(path)
-    if is_packed(entries.strings):
-        shift = read_shift(path)
-        return shift.metadata, shift
-    with explained(path):
-        precision = precision_of(set(entries.codes.values()))
-        itemsize = np.dtype(precision).itemsize
-        found: Layout = {}
-        for key, (start, stop) in entries.spans.items():
-            (floats,) = entries.shapes[key]
-            if floats < 1 or start < 0 or stop - start != floats * itemsize:
-                raise ShiftFileError(f"{key}: its place in the file does not fit its shape; fetch or make it again")
-            found[sys.intern(key.removesuffix(SUFFIX))] = start, floats
-        metadata = from_strings(entries.strings, found)
-        layout = layouts.setdefault(tuple(found.items()), found)
-        content = ContentHash(entries.strings)
-        return metadata, DeltaStream(path, layout, entries.first, precision, metadata.content_hash, content)
+    with open_shift_file(path) as (_, header):
+        if not is_packed(header.metadata):
+            return _open_plain(path, header, layouts)
+    shift = read_shift(path)
+    return shift.metadata, shift
+
+
+def _open_plain(path: Path, header: Header, layouts: Layouts) -> tuple[ShiftMetadata, DeltaStream]:
+    found: Layout = {}
+    for key in sorted(header.tensors):
+        tensor = header.tensors[key]
+        if tensor.shape[0] < 1:
+            raise ShiftFileError(f"{key}: expected a delta of shape [n], n > 0; fetch or make it again")
+        found[sys.intern(key.removesuffix(SUFFIX))] = tensor.start - header.data_start, tensor.shape[0]
+    metadata = from_strings(header.metadata, found)
+    layout = layouts.setdefault(tuple(found.items()), found)
+    precision, content = common_precision(header.tensors.values()), ContentHash(header.metadata)
+    return metadata, DeltaStream(path, layout, header.data_start, precision, metadata.content_hash, content)

@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 from spectra.analysis.library import SORTS, arrange, copies, read_entry, scan, select
 from spectra.errors import InputError, ShiftFileError
 from spectra.shift.shift import ShiftMetadata, SpectralShift
-from spectra.shift.shift_file import read_header, read_shift, write_shift
+from spectra.shift.shift_file import read_shift, write_shift
+from spectra.shift.shift_header import read_shift_header
 
 NAMES = ("unet.conv_in", "unet.mid_block.attentions.0.norm", "unet.up_blocks.1.attentions.0.to_q")
 
@@ -41,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_an_entry_is_what_a_close_look_finds(tmp_path: Path, dtype: Any) -> None:
     path = write(tmp_path / "a.safetensors", dtype=dtype, ndims=dict(zip(NAMES, (4, 1, 2), strict=True)), seed=3)
-    entry, header = read_entry(path), read_header(path)
+    entry, header = read_entry(path), read_shift_header(path)
     assert entry is not None
     assert (entry.weights, entry.floats) == (3, 9)
     assert (entry.bytes, entry.precision, entry.content_hash) == (
@@ -122,7 +123,7 @@ def test_no_damage_brings_a_scan_down(tmp_path: Path, data: st.DataObject) -> No
         raw[at : at + data.draw(st.integers(0, 3))] = data.draw(st.sampled_from([b"", b"0", b'"', b"]", b"{", b"\xff"]))
     path = tmp_path / "b.safetensors"
     path.write_bytes(raw)
-    for read in (read_entry, read_header):
+    for read in (read_entry, read_shift_header):
         with contextlib.suppress(ShiftFileError):
             read(path)
 

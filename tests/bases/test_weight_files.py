@@ -18,7 +18,7 @@ from spectra.bases.original_layouts import original_layout
 from spectra.bases.weight_files import FileWeights, base_tensors, base_weights
 from spectra.errors import BaseError
 from spectra.families import targets
-from spectra.io.tensor_files import read_entries, read_rows, write_rows
+from spectra.io.tensor_files import read_rows, stored_tensors, write_rows
 
 
 def live(models: Any) -> dict[str, Tensor]:
@@ -128,7 +128,7 @@ def test_rows_are_read_and_overwritten_where_they_lie(tmp_path: Path, dtype: tor
     values = torch.randn(6, 3, 2).to(dtype)
     tensors = {"a": values, "b": torch.arange(4), "c": torch.zeros(0, 5), "d": torch.tensor(2.5)}
     save_file(tensors, path, {"format": "pt"})
-    entries = read_entries(path)
+    entries = stored_tensors(path)
     assert entries.keys() == {"a", "c", "d"}
     assert read_rows(entries["c"]).shape == (0, 5)
     assert read_rows(entries["d"]) == 2.5

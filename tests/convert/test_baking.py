@@ -23,7 +23,7 @@ from spectra.bases.pipeline import load_pipeline
 from spectra.bases.weight_files import base_weights
 from spectra.convert.baking import Baked, NamedShift, bake
 from spectra.errors import BaseError, MismatchError, OutputError, RoundedCopyWarning
-from spectra.io.tensor_files import read_entries, read_rows
+from spectra.io.tensor_files import read_rows, stored_tensors
 from spectra.shift.shift_file import write_shift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 
@@ -102,7 +102,7 @@ def test_a_folder_draws_as_served(base: Path, shifts: list[NamedShift], tmp_path
         other = tmp_path / "out" / path.relative_to(base)
         with safe_open(path, "pt") as before, safe_open(other, "pt") as after:
             assert before.metadata() == after.metadata() == {"format": "pt"}
-        assert list(read_entries(path)) == list(read_entries(other))
+        assert list(stored_tensors(path)) == list(stored_tensors(other))
 
 
 @pytest.mark.parametrize(("dtype", "least"), [(torch.float16, 1e-5), (torch.bfloat16, 1e-4)])
@@ -165,7 +165,7 @@ def test_an_original_single_file(shifts: list[NamedShift], tmp_path: Path) -> No
     for part, model in served(components(pipe), shifts).items():
         setattr(pipe, part, model)
     expected, found = original.original_checkpoint(pipe), load_file(tmp_path / "out.safetensors")
-    assert list(read_entries(tmp_path / "out.safetensors")) == list(read_entries(tmp_path / "v1.safetensors"))
+    assert list(stored_tensors(tmp_path / "out.safetensors")) == list(stored_tensors(tmp_path / "v1.safetensors"))
     assert all(close(found[key], expected[key]) for key in expected)
 
 

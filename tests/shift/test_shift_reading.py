@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 
 from spectra.errors import ShiftFileError
 from spectra.shift.shift import ShiftMetadata, SpectralShift
-from spectra.shift.shift_file import read_header, read_shift, write_shift
+from spectra.shift.shift_file import read_shift, write_shift
+from spectra.shift.shift_header import read_shift_header
 
 NAMES = ("unet.conv_in", "unet.mid_block.attentions.0.proj_in", "unet.conv_norm_out")
 
@@ -136,7 +137,7 @@ def test_what_is_no_file_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_the_header_alone_says_the_same(tmp_path: Path) -> None:
     size = write_shift(example(), tmp_path / "a.safetensors", dtype="float16")
-    header = read_header(tmp_path / "a.safetensors")
+    header = read_shift_header(tmp_path / "a.safetensors")
     whole = read_shift(tmp_path / "a.safetensors")
     assert header.metadata == whole.metadata
     assert header.metadata.content_hash == whole.metadata.content_hash
@@ -150,4 +151,4 @@ def test_a_header_of_a_file_that_is_cut_short_is_refused(tmp_path: Path, keep: i
     content = (tmp_path / "a.safetensors").read_bytes()
     (tmp_path / "b.safetensors").write_bytes(content[:keep])
     with pytest.raises(ShiftFileError, match="b.safetensors: .*make it again"):
-        read_header(tmp_path / "b.safetensors")
+        read_shift_header(tmp_path / "b.safetensors")

@@ -29,7 +29,7 @@ from spectra.combine.merging.registry import RANGES
 from spectra.errors import InputError
 from spectra.io.toml_files import read_toml, toml_value
 from spectra.shift.metadata import JSON
-from spectra.shift.shift_file import read_header
+from spectra.shift.shift_header import read_shift_header
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def read_recipe(path: Path) -> Recipe:
         ShiftFileError: a file that is no shift.
     """
     if path.suffix != ".toml":
-        return parse_recipe(read_header(path).metadata.recipe, source=str(path))
+        return parse_recipe(read_shift_header(path).metadata.recipe, source=str(path))
     recipe = parse_recipe(read_toml(path, "--recipe"), source=str(path))
     placed = (replace(each, file=str(path.parent / each.file) if each.file else "") for each in recipe.parents)
     return replace(recipe, parents=tuple(placed))
@@ -122,7 +122,7 @@ def find_parents(recipe: Recipe, files: Iterable[Path]) -> list[Path]:
         InputError: a shift that is found in neither way.
         ShiftFileError: a file given that is no shift.
     """
-    given = {read_header(file).metadata.content_hash: file for file in files}
+    given = {read_shift_header(file).metadata.content_hash: file for file in files}
     found: list[Path] = []
     for number, parent in enumerate(recipe.parents, 1):
         if parent.content_hash in given:

@@ -25,7 +25,9 @@ from spectra.convert.module_names import component_of, is_embedding, kohya_names
 from spectra.convert.weight_changes import Change, LeftOut, left_out, measure
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_write, check_output
-from spectra.io.tensor_files import Entry, create_file, write_rows
+from spectra.io.dtypes import torch_dtype
+from spectra.io.safetensors_header import StoredTensor
+from spectra.io.tensor_files import create_file, write_rows
 from spectra.naming.patterns import TEXT_ENCODERS
 from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import ShiftMetadata
@@ -220,7 +222,7 @@ class _Layout:
         }
         return found | ({f"{module}.alpha": ("float32", ())} if self.alpha else {})
 
-    def write(self, entries: Mapping[str, Entry], module: str, up: Tensor, down: Tensor, alpha: int) -> float:
+    def write(self, entries: Mapping[str, StoredTensor], module: str, up: Tensor, down: Tensor, alpha: int) -> float:
         """Fills in a module's tensors; returns `||stored - exact||^2`.
 
         Args:
@@ -231,7 +233,7 @@ class _Layout:
         stored = []
         for suffix, exact in ((self.up, up), (self.down, down)):
             entry = entries[module + suffix]
-            rounded = (exact / math.sqrt(scale)).to(entry.torch_dtype)
+            rounded = (exact / math.sqrt(scale)).to(torch_dtype(entry.dtype))
             if not torch.isfinite(rounded).all():
                 raise FormatError(f"{module}: its values do not fit into {entry.dtype}; write float32")
             write_rows(entry, rounded.reshape(entry.shape))

@@ -101,17 +101,22 @@ def stated_error(metadata: ShiftMetadata) -> float | None:
     return error if isinstance(error, float) else None
 
 
-def check_entry(key: str, code: str, shape: list[int]) -> None:
-    """That an array is one of a packed file, by what the file's header says of it.
+def check_array(key: str, code: str, shape: tuple[int, ...]) -> None:
+    """Checks by the file's header that an array is one of a packed file.
+
+    Args:
+        key: of the array.
+        code: of its dtype, such as "U8".
+        shape: of it.
 
     Raises:
-        ShiftFileError: it is not.
+        ShiftFileError: it is none.
     """
     expected = "U8" if key in DIGITS else _CODES.get(key)
     if expected is None:
         raise ShiftFileError(f"a packed shift has no {key!r}; the file is damaged or foreign")
     if code != expected or len(shape) != 1:
-        raise ShiftFileError(f"{key}: expected {expected} of shape [n], got {code} of shape {shape}")
+        raise ShiftFileError(f"{key}: expected {expected} of shape [n], got {code} of shape {list(shape)}")
 
 
 @dataclass(frozen=True)

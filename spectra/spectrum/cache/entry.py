@@ -10,16 +10,19 @@ read them, so that `read_sigma` verifies the few kilobytes it reads and never to
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
+
+from spectra.io.dtypes import BYTES
+from spectra.io.safetensors_header import parse_header, read_header_text
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +33,7 @@ FORMAT = "spectra-spectrum"
 VERSION = "1"
 """Raised whenever `decompose` or this layout changes what is stored; entries of other versions are not read."""
 
-_DTYPES = {"sigma": "F64", "basis": "F32", "tail": "F32"}
-_BYTES = {"F64": 8, "F32": 4}
+_DTYPES = {"sigma": "float64", "basis": "float32", "tail": "float32"}
 _LONGEST_HEADER = 1 << 16
 
 
@@ -40,7 +42,7 @@ class DamagedEntryError(Exception):
 
 
 @dataclass(frozen=True)
-class Header:
+class EntryHeader:
     """What an entry says about itself; nothing is verified yet but its structure.
 
     Attributes:
@@ -92,7 +94,7 @@ def encode(spectrum: Spectrum, fingerprint: str) -> bytes:
         "tail": spectrum.tail.cpu().contiguous().numpy(),
     }
     sizes = {name: array.shape for name, array in arrays.items()}
-    header = Header(fingerprint, spectrum.side, spectrum.shape, sizes, {}, {})
+    header = EntryHeader(fingerprint, spectrum.side, spectrum.shape, sizes, {}, {})
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -105,7 +107,7 @@ def encode(spectrum: Spectrum, fingerprint: str) -> bytes:
     return save(arrays, metadata)
 
 
-def read_header(path: Path) -> Header:
+def read_entry_header(path: Path) -> EntryHeader:
     """The header of an entry.
 
     Raises:
@@ -113,13 +115,17 @@ def read_header(path: Path) -> Header:
         OSError: it cannot be read.
     """
     with path.open("rb") as stream:
-        return _header(path, stream.read(8 + _LONGEST_HEADER), _size(stream))
+        return _open_header(path, stream)
 
 
 def read_sigma(path: Path) -> np.ndarray:
-    """Verified singular values, float64 `[r]`, without reading the basis and without torch. Raises as `read_header`."""
+    """Verified singular values, float64 `[r]`, without reading the basis and without torch.
+
+    Raises:
+        As `read_entry_header`.
+    """
     with path.open("rb") as stream:
-        header = _header(path, stream.read(8 + _LONGEST_HEADER), _size(stream))
+        header = _open_header(path, stream)
         start, stop = header.spans["sigma"]
         stream.seek(start)
         payload = stream.read(stop - start)
@@ -128,9 +134,13 @@ def read_sigma(path: Path) -> np.ndarray:
 
 
 def verify(path: Path) -> None:
-    """Reads an entry whole, without torch, and compares every checksum. Raises as `read_header`."""
+    """Reads an entry whole, without torch, and compares every checksum.
+
+    Raises:
+        As `read_entry_header`.
+    """
     with path.open("rb") as stream:
-        header = _header(path, stream.read(8 + _LONGEST_HEADER), _size(stream))
+        header = _open_header(path, stream)
         for name, (start, stop) in header.spans.items():
             stream.seek(start)
             header.verify(name, stream.read(stop - start))
@@ -162,7 +172,7 @@ def read_spectrum(path: Path, *, verify: bool = True) -> Spectrum:
         path.stat()  # evicted since: FileNotFoundError says so
         raise DamagedEntryError(f"cannot be mapped: {error}") from error
     everything = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,)).numpy()
-    header = _header(path, everything[: 8 + _LONGEST_HEADER].tobytes(), size)
+    header = _header(path, io.BytesIO(everything[: 8 + _LONGEST_HEADER].tobytes()), size)
     if verify:
         for name, (start, stop) in header.spans.items():
             header.verify(name, everything[start:stop])
@@ -183,47 +193,41 @@ def read_spectrum(path: Path, *, verify: bool = True) -> Spectrum:
     )
 
 
-def _size(stream: BinaryIO) -> int:
-    return os.fstat(stream.fileno()).st_size
+def _open_header(path: Path, stream: BinaryIO) -> EntryHeader:
+    return _header(path, stream, os.fstat(stream.fileno()).st_size)
 
 
-def _header(path: Path, opening: bytes, size: int) -> Header:
-    """Reads the header out of the file's first bytes and checks it against itself and the file's name and size."""
+def _header(path: Path, stream: BinaryIO, size: int) -> EntryHeader:
+    """Reads the header at the start of a stream and checks it against itself and the file's name and size."""
     try:
-        (length,) = struct.unpack_from("<Q", opening)
-        if length > len(opening) - 8:
-            raise DamagedEntryError("the header is cut short or far too long")
-        raw = json.loads(opening[8 : 8 + length])
-        metadata = raw["__metadata__"]
+        found = parse_header(path, read_header_text(stream, size, _LONGEST_HEADER), size)
+        metadata, tensors = found.metadata, found.tensors
         if metadata["format"] != FORMAT or metadata["version"] != VERSION:
             raise DamagedEntryError(f"it is {metadata['format']} version {metadata['version']}, not {FORMAT} {VERSION}")
         shape = tuple(int(n) for n in json.loads(metadata["shape"]))
-        sizes = {name: tuple(int(n) for n in raw[name]["shape"]) for name in _DTYPES}
-        offsets = {name: raw[name]["data_offsets"] for name in _DTYPES}
-        header = Header(
-            fingerprint=str(metadata["fingerprint"]),
+        header = EntryHeader(
+            fingerprint=metadata["fingerprint"],
             side=cast("Side", metadata["side"]),
             shape=shape,
-            sizes=sizes,
-            spans={name: (8 + length + int(a), 8 + length + int(b)) for name, (a, b) in offsets.items()},
-            checksums={name: str(metadata[f"checksum.{name}"]) for name in _DTYPES},
+            sizes={name: tensors[name].shape for name in _DTYPES},
+            spans={name: (tensors[name].start, tensors[name].stop) for name in _DTYPES},
+            checksums={name: metadata[f"checksum.{name}"] for name in _DTYPES},
         )
-        _consistent(header, {name: raw[name]["dtype"] for name in _DTYPES}, size)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error) as error:
+        _check_shapes(header, {name: tensors[name].dtype for name in _DTYPES})
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DamagedEntryError(f"the header cannot be read ({type(error).__name__}: {error})") from error
     if header.fingerprint != path.stem:
         raise DamagedEntryError("it belongs to another weight")
     return header
 
 
-def _consistent(header: Header, dtypes: Mapping[str, str], size: int) -> None:
+def _check_shapes(header: EntryHeader, dtypes: Mapping[str, str]) -> None:
     rows, columns = header.shape[0], math.prod(header.shape[1:])
     rank, long = min(rows, columns), max(rows, columns)
     tail = header.sizes["tail"][0] if header.sizes["tail"] else -1
     expected = {"sigma": (rank,), "basis": (rank, rank), "tail": (tail, long)}
     if header.side not in ("left", "right") or header.sizes != expected or not 0 <= tail <= rank or dtypes != _DTYPES:
         raise DamagedEntryError("side, shapes and dtypes do not belong together")
-    for name, (start, stop) in header.spans.items():
-        width = _BYTES[_DTYPES[name]]
-        if stop - start != math.prod(expected[name]) * width or start % width or not 8 <= start <= stop <= size:
-            raise DamagedEntryError(f"{name} does not lie within the file of {size} bytes")
+    for name, (start, _) in header.spans.items():
+        if start % BYTES[_DTYPES[name]]:
+            raise DamagedEntryError(f"{name} is not aligned in the file")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectra.errors import CacheError
+from spectra.io.atomic_writes import temporary_beside
 from spectra.progress import SILENT, Progress
 from spectra.spectrum.cache import entry as cache_entry
 from spectra.spectrum.cache.entry import DamagedEntryError
@@ -107,14 +108,9 @@ class Store:
         self._make_root()
         place = self.place(fingerprint)
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(f".{fingerprint}.{secrets.token_hex(4)}.tmp")
-        try:
+        with temporary_beside(place) as temporary:
             temporary.write_bytes(content)
             temporary.replace(place)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
         if self._size is not None:
             self._size += len(content)
         return place
@@ -139,7 +135,7 @@ class Store:
         found = []
         for path, status in self._files():
             try:
-                header = cache_entry.read_header(path)
+                header = cache_entry.read_entry_header(path)
             except (DamagedEntryError, OSError):
                 found.append(Entry(path.stem, path, status.st_size, status.st_mtime))
                 continue
@@ -235,13 +231,13 @@ class Store:
         except OSError as error:
             raise unreadable(self.root, error) from error
         for shard in shards:
-            for path in sorted(Path(shard.path).glob(f"*{_SUFFIX}")):
+            for path in sorted(Path(shard.path).glob(f"[!.]*{_SUFFIX}")):
                 with contextlib.suppress(FileNotFoundError):
                     yield path, path.stat()
 
     def _leftovers(self) -> Iterator[Path]:
         yield from (self.root / _DAMAGED_FOLDER).glob(f"*{_SUFFIX}")
-        for path in self.root.glob("v*/??/.*.tmp"):
+        for path in self.root.glob("v*/??/.*.tmp*"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _HALF_WRITTEN_AFTER:
                     yield path

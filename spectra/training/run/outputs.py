@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectra.errors import OutputError
-from spectra.io.atomic_writes import atomic_folder, check_output
-from spectra.io.output_folders import check_ours
+from spectra.io.atomic_writes import atomic_folder, check_output, check_replaceable
 
 LOG = "log.jsonl"
 """Every training writes it; a folder that lacks it is not one of ours, and is never replaced."""
@@ -57,7 +56,7 @@ class Outputs:
                 is in the way.
         """
         check_output(self.folder, force=force)
-        check_ours(self.folder, LOG)
+        check_replaceable(self.folder, LOG)
         check_output(self.unfinished, force=True)
         if self.unfinished.exists() and not resume and not force:
             raise OutputError(

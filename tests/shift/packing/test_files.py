@@ -21,7 +21,8 @@ from spectra.errors import ShiftFileError
 from spectra.shift import shift_file
 from spectra.shift.packing import arrays as packing
 from spectra.shift.shift import ShiftMetadata, SpectralShift
-from spectra.shift.shift_file import read_header, read_shift, write_shift
+from spectra.shift.shift_file import read_shift, write_shift
+from spectra.shift.shift_header import read_shift_header
 
 
 def shift(deltas: dict[str, Any], vectors: tuple[str, ...] = (), **described: Any) -> SpectralShift:
@@ -105,7 +106,7 @@ def test_it_is_the_same_shift_made_from_another_file(tmp_path: Path) -> None:
     found = packed(plain, tmp_path / "a")
     assert found.metadata.parents == (plain.metadata.content_hash,)
     assert (found.metadata.settings, found.metadata.seed) == (plain.metadata.settings, 7)
-    header = read_header(tmp_path / "a")
+    header = read_shift_header(tmp_path / "a")
     assert header.metadata == found.metadata
     assert header.metadata.content_hash == found.metadata.content_hash != plain.metadata.content_hash
     assert header.lengths == {name: delta.size for name, delta in found.items()}
@@ -173,7 +174,7 @@ def test_no_truncation_is_read(tmp_path: Path) -> None:
     data = (tmp_path / "a").read_bytes()
     for length in [*range(0, len(data), 211), len(data) - 1]:
         (tmp_path / "a").write_bytes(data[:length])
-        for read in (read_shift, read_header):
+        for read in (read_shift, read_shift_header):
             with pytest.raises(ShiftFileError):
                 read(tmp_path / "a")
 
@@ -213,7 +214,7 @@ def test_damage_under_a_right_hash_is_refused_or_finite(
         arrays[key] = changed
     strings["content_hash"] = shift_file._content_hash(strings, arrays)
     save_file(arrays, tmp_path / "a", metadata=strings)
-    for read in (read_header, read_shift):
+    for read in (read_shift_header, read_shift):
         with contextlib.suppress(ShiftFileError):
             read(tmp_path / "a")
 

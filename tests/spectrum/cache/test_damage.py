@@ -12,7 +12,12 @@ from spectra.spectrum.spectrum import Spectrum, decompose
 
 
 def flip(position: int) -> Callable[[bytes], bytes]:
-    return lambda content: content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+    def flipped(content: bytes) -> bytes:
+        harmed = bytearray(content)
+        harmed[position] ^= 1
+        return bytes(harmed)
+
+    return flipped
 
 
 def swap(old: bytes, new: bytes) -> Callable[[bytes], bytes]:

@@ -63,7 +63,7 @@ def test_gc_removes_what_was_set_aside_and_left_behind(
     entry = cache.entries()[0]
     entry.path.write_bytes(b"nothing")
     cache.verify()
-    old, young = (entry.path.with_name(f".{name}.tmp") for name in ("old", "young"))
+    old, young = (entry.path.with_name(f".{name}.tmp.safetensors") for name in ("old", "young"))
     for path in (old, young):
         path.write_bytes(b"half")
     os.utime(old, (time.time() - 7200,) * 2)

@@ -1,0 +1,73 @@
+"""The one reader of safetensors headers: what safetensors itself writes and refuses is the measure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from spectra.io.safetensors_header import LONGEST_HEADER, HeaderError, build_header, read_header
+
+
+def write(path: Path, entries: object, data: int) -> Path:
+    text = json.dumps(entries).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data))
+    return path
+
+
+def entry(start: int, stop: int, shape: tuple[float, ...] = (2,), dtype: str = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
+
+
+def test_what_safetensors_writes_is_read(tmp_path: Path) -> None:
+    arrays = {"b": np.ones((2, 3), np.float16), "a": np.arange(4.0), "c": np.zeros(0, np.int64)}
+    save_file(arrays, tmp_path / "a", {"format": "x"})
+    header = read_header(tmp_path / "a")
+    data = (tmp_path / "a").read_bytes()
+    assert (dict(header.metadata), header.file_bytes) == ({"format": "x"}, len(data))
+    for key, tensor in header.tensors.items():
+        assert (tensor.key, tensor.dtype, tensor.shape) == (key, arrays[key].dtype.name, arrays[key].shape)
+        assert data[tensor.start : tensor.stop] == arrays[key].tobytes()
+
+
+def test_safetensors_reads_what_is_built(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(
+        build_header({"k": "v"}, {"a": ("bfloat16", (2, 3)), "b": ("float64", (1,))}) + bytes(20)
+    )
+    with safe_open(tmp_path / "a", framework="numpy") as file:
+        assert (file.metadata(), sorted(file.keys())) == ({"k": "v"}, ["a", "b"])
+        assert file.get_slice("a").get_shape() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("entries", "data", "message"),
+    [
+        ({"a": entry(0, 8), "b": entry(4, 12)}, 12, "overlaps"),
+        ({"a": entry(0, 8), "b": entry(12, 20)}, 20, "gap"),
+        ({"a": entry(0, 12)}, 12, "does not fit its shape"),
+        ({"a": entry(8, 0)}, 0, "does not fit its shape"),
+        ({"a": entry(-8, 0)}, 0, "whole numbers"),
+        ({"a": entry(0, 8, (2.0,))}, 8, "whole numbers"),
+        ({"a": entry(0, 8)}, 7, "expected .* bytes, got"),
+        ({"a": {"dtype": "F32"}}, 8, "shape"),
+        ({"__metadata__": {"a": 1}}, 0, "not text"),
+        ([1, 2], 0, "."),
+    ],
+)
+def test_what_safetensors_refuses_is_refused(entries: object, data: int, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a", entries, data)
+    with pytest.raises(HeaderError, match=message):
+        read_header(path)
+    with pytest.raises(SafetensorError), safe_open(path, framework="numpy"):
+        pass
+
+
+def test_a_length_that_cannot_be_is_not_read(tmp_path: Path) -> None:
+    for length in (0, 1, 100, LONGEST_HEADER + 1, 2**63):
+        (tmp_path / "a").write_bytes(length.to_bytes(8, "little") + b"{}")
+        with pytest.raises(HeaderError, match="no header"):
+            read_header(tmp_path / "a")
