@@ -1,12 +1,14 @@
-"""A model that is quick to measure, under the name `tiny`."""
+"""What benchmarks measure in tests: a model under the name `tiny`, and the tiny base in the embedded one's place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import tiny_denoiser
 
+from spectra.bases import pipeline
 from spectra.benchmarks import models
 
 
@@ -15,3 +17,10 @@ def tiny_model() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(models.MODELS, "tiny", (64, tiny_denoiser.build))  # type: ignore[arg-type]
         yield
+
+
+@pytest.fixture
+def embedded(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of the tiny base, which is taken for the embedded one."""
+    monkeypatch.setattr(pipeline, "embedded_path", lambda: tiny_base)
+    return tiny_base

@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_base as tiny
 from PIL import Image
 
-from spectra.bases import pipeline
 from spectra.benchmarks import analysis, analysis_reach, judge, reports, run
 from spectra.benchmarks.analysis_pictures import keep
 from spectra.benchmarks.case import Bench
@@ -33,11 +31,8 @@ def checksum(images: Pictures, references: Pictures) -> float:
 
 
 @pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[config.TrainConfig]]:
+def judged(embedded: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[config.TrainConfig]]:
     """The trainings that were asked for: those of a call together."""
-    folder = tmp_path / "base"
-    tiny.build().save_pretrained(folder)
-    monkeypatch.setattr(pipeline, "embedded_path", lambda: folder)
     short = {"prior_count": 1, "prior_steps": 1, "lr": 0.05}
     for name, value in short.items():
         monkeypatch.setitem(config.EMBEDDED, name, value)

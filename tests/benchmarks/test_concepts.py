@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-from tiny_base import build
-
 from spectra.benchmarks.concepts import CASE
 from spectra.benchmarks.run import run
 
 
-def test_together_and_alone_come_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build().save_pretrained(tmp_path / "base")
-    monkeypatch.setattr("spectra.bases.pipeline.embedded_path", lambda: tmp_path / "base")
+def test_together_and_alone_come_to_the_same(embedded: Path, tmp_path: Path) -> None:
     record = run(CASE, out=tmp_path / "out", only=["2"], settings={"repetitions": 1}).record
     assert record["failures"] == []
     (row,) = record["rows"]

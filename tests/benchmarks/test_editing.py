@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_base as tiny
 from PIL import Image
 
-from spectra.bases import pipeline
 from spectra.bases.embedded.subjects import COLOURS, SUBJECTS, plain_picture, silhouette
 from spectra.benchmarks import editing, judge, run
 from spectra.benchmarks.case import Bench
@@ -24,9 +22,7 @@ def embed(images: Sequence[Image.Image]) -> Any:
     return pixels / np.linalg.norm(pixels, axis=1, keepdims=True)
 
 
-def test_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.build().save_pretrained(tmp_path / "base")
-    monkeypatch.setattr(pipeline, "embedded_path", lambda: tmp_path / "base")
+def test_a_row(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge, "network", lambda: None)
     monkeypatch.setattr(judge, "embed", embed)
     monkeypatch.setitem(order.DRAWING_EMBEDDED, "steps", 2)

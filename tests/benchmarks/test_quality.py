@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_base as tiny
 import torch
 from PIL import Image
 
-from spectra.bases import pipeline
 from spectra.bases.embedded import subjects
 from spectra.bases.pipeline import load_pipeline
 from spectra.benchmarks import judge, pareto, quality, quality_axes, quality_table, reports, run, tuners
@@ -32,10 +30,7 @@ def pixels(images: Sequence[Image.Image]) -> judge.Array:
 
 
 @pytest.fixture
-def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    folder = tmp_path / "base"
-    tiny.build().save_pretrained(folder)
-    monkeypatch.setattr(pipeline, "embedded_path", lambda: folder)
+def base(embedded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"prior_count": 1, "prior_steps": 1}.items():
         monkeypatch.setitem(config.EMBEDDED, name, value)
     short = tuple(replace(known, prompt="a [v] f", class_prompt="a f") for known in subjects.SUBJECTS)
@@ -46,11 +41,10 @@ def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(judge, "embed", pixels)
     monkeypatch.setattr(judge, "class_cosines", lambda images: np.zeros((len(images), len(judge.concepts()))))
     monkeypatch.setattr(judge, "class_scores", lambda images, concept: {"top1": 1.0})
-    return folder
 
 
 @pytest.mark.parametrize("method", tuners.METHODS)
-def test_a_method_begins_as_the_base_and_moves_only_itself(base: Path, method: str) -> None:
+def test_a_method_begins_as_the_base_and_moves_only_itself(base: None, method: str) -> None:
     frozen = load_pipeline()
     before = {name: value.clone() for name, value in frozen.unet.state_dict().items()}
     tuned = tuners.tuner(method, frozen)
@@ -82,7 +76,7 @@ def test_a_method_begins_as_the_base_and_moves_only_itself(base: Path, method: s
 
 
 @pytest.mark.parametrize("method", ["full", "ia3"])
-def test_decay_draws_to_the_base(base: Path, method: str) -> None:
+def test_decay_draws_to_the_base(base: None, method: str) -> None:
     tuned = tuners.tuner(method, load_pipeline())
     start = {name: parameter.detach().clone() for name, parameter in tuned.parameters.items()}
     parameters = list(tuned.parameters.values())
@@ -95,7 +89,7 @@ def test_decay_draws_to_the_base(base: Path, method: str) -> None:
         torch.testing.assert_close(parameter.detach(), start[name])
 
 
-def test_a_training_does_not_depend_on_what_was_drawn_before(base: Path) -> None:
+def test_a_training_does_not_depend_on_what_was_drawn_before(base: None) -> None:
     frozen = load_pipeline()
     settings = replace(config.defaults(""), subject="fox-noto-v1", steps=1)
     losses = []
@@ -105,7 +99,7 @@ def test_a_training_does_not_depend_on_what_was_drawn_before(base: Path) -> None
     assert losses[0] == losses[1]
 
 
-def test_every_row_is_measured(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_row_is_measured(base: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "RATES", dict.fromkeys(("shift", "lora-4", "full"), (0.01, 0.1)))
     monkeypatch.setattr(quality, "SEARCHED", ("owl-emojione",))
     monkeypatch.setattr(quality, "SUBJECTS", ("fox-noto-v1",))

@@ -46,17 +46,9 @@ class Judged:
         return {"top1": 0.5, "top5": 1.0, "cosine": 0.3}
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny") / "base"
-    tiny.build().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch, base: Path) -> Judged:
+def judged(embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Judged:
     stub = Judged()
-    monkeypatch.setattr(pipeline, "embedded_path", lambda: base)
     short = {"prior_count": 2, "prior_steps": 2, "validation_steps": 1, "lr": 0.05}
     for name, value in short.items():
         monkeypatch.setitem(config.EMBEDDED, name, value)
@@ -149,7 +141,7 @@ def test_a_failing_subject_costs_no_other(untrained: Judged, tmp_path: Path, mon
 
 
 def test_rows_are_kept_under_the_base_they_were_measured_on(
-    untrained: Judged, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    untrained: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case: Case = subjects.CASE
     run.run(case, out=tmp_path, only=NAMES[:1], settings=SHORT)

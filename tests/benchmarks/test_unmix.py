@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_base as tiny
 from PIL import Image
 
-from spectra.bases import pipeline
 from spectra.benchmarks import judge, run, unmix
 from spectra.benchmarks.case import Bench
 from spectra.training import config
@@ -29,10 +27,7 @@ def colour(images: Sequence[Image.Image]) -> judge.Array:
 
 
 @pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = tmp_path / "base"
-    tiny.build().save_pretrained(folder)
-    monkeypatch.setattr(pipeline, "embedded_path", lambda: folder)
+def judged(embedded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = {"prior_count": 1, "prior_steps": 1, "collage_prompts": ("{left} {right}",)}
     for name, value in short.items():
         monkeypatch.setitem(config.EMBEDDED, name, value)
