@@ -107,9 +107,9 @@ def _compare_two(found: dict[str, Any], changes: Sequence[Changes], *, layers: b
 
     def draw() -> Figure:
         from spectra.plots.difference import draw_difference
-        from spectra.plots.style import shown_name
+        from spectra.plots.style import short_name
 
-        first, second = (shown_name(name) for name in _labels(found))
+        first, second = (short_name(name) for name in _labels(found))
         title = f"A: {first}, B: {second}   ‖A − B‖ = {total.distance:.3g}, ‖A‖ = {total.first:.3g}"
         return draw_difference(every, total, title)
 

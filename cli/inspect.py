@@ -118,12 +118,12 @@ def _inspect_file(file: Path, *, layers: bool, plot: Path | None, force: bool, j
 
 def _draw(shift: SpectralShift, file: Path) -> Figure:
     from spectra.plots.shift import draw_shift
-    from spectra.plots.style import shown
+    from spectra.plots.style import one_line
     from spectra.shift.sigmas import read_sigmas
 
     prompt = shift.metadata.settings.get("prompt")
     about = f"“{prompt}”, " if isinstance(prompt, str) else ""
-    return draw_shift(shift, read_sigmas(shift.metadata), shown(f"{file.stem}: {about}{shift.floats:,} floats"))
+    return draw_shift(shift, read_sigmas(shift.metadata), one_line(f"{file.stem}: {about}{shift.floats:,} floats"))
 
 
 def _inspect_folders(

@@ -1,8 +1,7 @@
 """Single-file checkpoints in the layouts of the original repositories: where each weight of diffusers' model lies.
 
-The conversion is diffusers' own. It is given, for each tensor, the numbers of its rows instead of its values; what
-comes out tells which rows of which tensor became which weight. So the way is known in both directions, and no weight
-has to be read for it.
+The conversion is diffusers' own. It is given the numbers of each tensor's rows instead of its values; what comes out
+tells which rows of which tensor became which weight, in both directions, and no weight has to be read for it.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ _TEXT_ENCODERS = {
     "text_encoders.clip_g.transformer.": ("text_encoder_2", "clip"),
     "text_encoders.t5xxl.transformer.": ("text_encoder_3", "t5"),
 }
-"""How Stable Diffusion 1.x, 2.x, SDXL, SD3 and Flux checkpoints call their text encoders, and whose keys those have.
-Only OpenCLIP's differ from transformers'."""
+"""Prefix of each text encoder in checkpoints of Stable Diffusion 1.x, 2.x, SDXL, SD3 and Flux, the component that it is
+and whose keys it has; only OpenCLIP's differ from transformers'."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,13 @@ class Origin:
 
 
 def original_layout(shapes: Shapes) -> dict[str, dict[str, Origin]]:
-    """Component and diffusers' key of every tensor that can be told from an original layout; {} if it is another.
+    """Where each tensor of diffusers' models lies in a file of an original layout, by component and diffusers' key.
 
     Args:
-        shapes: of a file's tensors, by key.
+        shapes: the shape of each of the file's tensors, by key.
+
+    Returns:
+        Empty if the layout is none of those known.
 
     Raises:
         BaseError: an original layout, with tensors missing.
@@ -81,7 +83,7 @@ def original_layout(shapes: Shapes) -> dict[str, dict[str, Origin]]:
 
 
 def _converted(shapes: Shapes, keys: Mapping[str, str], convert: Callable[..., Any]) -> dict[str, Origin]:
-    """What `convert` makes of the tensors `keys` (short name to key in the file)."""
+    """Where `convert` takes each tensor from, given the tensors `keys` (short name to key in the file)."""
     import torch
 
     numbered: dict[str, Tensor] = {}
@@ -118,17 +120,12 @@ def _unet(shapes: Shapes, tensors: dict[str, Tensor]) -> Any:
     inputs = [key for key in tensors if key.startswith("input_blocks.")]
     last = [int(key.split(".")[1]) for key in inputs if key.endswith(".0.op.weight")]
     layers = min(last, default=max(int(key.split(".")[1]) for key in inputs) + 1) - 1
-    # Stable Diffusion 2.1 unCLIP and SDXL call by the same key what diffusers calls by two.
-    embedding = "class_embed_type" if _has(shapes, "cond_stage_model.") else "addition_embed_type"
-    config = {
-        "layers_per_block": layers,
-        "num_class_embeds": 1,  # looked at where there is a table of classes
-        **({embedding: _EMBEDDINGS[embedding]} if "label_emb.0.0.weight" in tensors else {}),
-    }
+    config: dict[str, Any] = {"layers_per_block": layers, "num_class_embeds": 1}  # read if there is a table of classes
+    if "label_emb.0.0.weight" in tensors:
+        # Stable Diffusion 2.1 unCLIP and SDXL call by the same key what diffusers calls by two.
+        unclip = any(key.startswith("cond_stage_model.") for key in shapes)
+        config |= {"class_embed_type": "projection"} if unclip else {"addition_embed_type": "text_time"}
     return convert_ldm_unet_checkpoint({_PREFIX + key: tensor for key, tensor in tensors.items()}, config)
-
-
-_EMBEDDINGS = {"class_embed_type": "projection", "addition_embed_type": "text_time"}
 
 
 def _sd3(shapes: Shapes, tensors: dict[str, Tensor]) -> Any:
@@ -149,10 +146,6 @@ def _open_clip(shapes: Shapes, prefix: str, tensors: dict[str, Tensor]) -> Any:
     width = shapes[prefix + "positional_embedding"][1]
     model = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
     return convert_open_clip_checkpoint(model, {prefix + key: tensor for key, tensor in tensors.items()}, prefix)
-
-
-def _has(shapes: Shapes, prefix: str) -> bool:
-    return any(key.startswith(prefix) for key in shapes)
 
 
 _DENOISERS: dict[str, tuple[str, Callable[[Shapes, dict[str, Tensor]], Any]]] = {

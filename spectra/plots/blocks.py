@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST = 26
-"""Rows that a picture has room for; of longer series neighbours share a row."""
+"""Most rows that a picture has room for; of longer series neighbours share a row."""
 
 
-def rows(names: Iterable[str]) -> dict[str, str]:
-    """The row of each weight, by weight name; in order of the rows."""
+def row_labels(names: Iterable[str]) -> dict[str, str]:
+    """The label of the row that each weight belongs to, by weight name, in the order of the rows."""
     blocks = {name: block(name) for name in names}
     distinct = in_order(set(blocks.values()))
     main = Counter(one.split(".")[0] for one in distinct).most_common(1)[0][0]
     width = math.ceil(len(distinct) / _MOST)
     labels: dict[str, str] = {}
     for series, members in itertools.groupby(distinct, key=_series):
-        some = list(members)
-        for start in range(0, len(some), width if series else 1):
-            shared = some[start : start + (width if series else 1)]
+        some, step = list(members), width if series else 1
+        for start in range(0, len(some), step):
+            shared = some[start : start + step]
             labels |= dict.fromkeys(shared, _label(shared, main))
     order = {one: i for i, one in enumerate(distinct)}
     return {name: labels[blocks[name]] for name in sorted(blocks, key=lambda name: order[blocks[name]])}
@@ -53,14 +53,12 @@ def _label(blocks: list[str], main: str) -> str:
 
 
 def draw_energy(axes: Axes, squares: Mapping[str, float], title: str) -> None:
-    """A bar for each row, made of the kinds of layer: each as long as its share of all the energy.
+    """Draw a bar for each row, made of the kinds of layer: each as long as its share of the sum.
 
     Args:
-        axes: where to draw.
-        squares: a squared length for each weight, by name.
-        title: says what of.
+        squares: the squared norm of what is drawn of each weight, by name.
     """
-    place = rows(squares)
+    place = row_labels(squares)
     labels = list(dict.fromkeys(place.values()))
     whole = sum(squares.values()) or 1.0
     shares = {(label, of): 0.0 for label in labels for of in kinds(squares)}
@@ -79,11 +77,11 @@ def draw_energy(axes: Axes, squares: Mapping[str, float], title: str) -> None:
 
 
 def kinds(names: Iterable[str]) -> list[str]:
-    """The kinds of layer that occur, always in the same order."""
+    """The kinds of layer that these weights belong to, always in the same order."""
     present = {kind(name) for name in names}
     return [of for of in (*(of for of, _ in KINDS), "other") if of in present]
 
 
 def height(count: int) -> float:
-    """Inches for so many rows, with a title and a legend."""
+    """Height in inches of a picture with so many rows, a title and a legend."""
     return 1.3 + 0.27 * count

@@ -9,24 +9,20 @@ import numpy as np
 
 from spectra.analysis.diffing import Correlation, Vector
 from spectra.errors import InputError
-from spectra.plots.style import new_figure, shown_name
+from spectra.plots.style import new_figure, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST = 60
-"""Shifts whose names are still readable."""
+"""Most shifts whose names are still readable."""
 _NUMBERED = 14
-"""Shifts up to which each field has its number in it."""
+"""Most shifts for which each field has its number in it."""
 
 
 def check_count(count: int) -> None:
-    """Whether a heat map has room for so many shifts, to be asked before they are read.
-
-    Raises:
-        InputError: it has not, or there are fewer than two.
-    """
+    """Refuse a number of shifts for which a heat map has no room, or fewer than two, before they are read."""
     if not 2 <= count <= MOST:
         raise InputError(
             f"a heat map shows 2 to {MOST} shifts, these are {count}; choose some (--find, --prompt, --base, --subset)"
@@ -34,11 +30,10 @@ def check_count(count: int) -> None:
 
 
 def draw_correlation(correlation: Correlation, labels: Sequence[str]) -> Figure:
-    """The mean cosine of each with each (SVDiff, Figure 9a), from blue (opposed) over white to red (alike).
+    """The mean cosine of each shift with each (SVDiff, Figure 9a), from blue (opposed) over white to red (alike).
 
     Args:
-        correlation: of at most `MOST` shifts.
-        labels: a name for each of them.
+        labels: a name for each shift, at most `MOST`.
     """
     side = min(10.0, 3.6 + 0.42 * len(labels))
     figure = new_figure(side + 0.9, side)
@@ -49,8 +44,8 @@ def draw_correlation(correlation: Correlation, labels: Sequence[str]) -> Figure:
 
 
 def draw_cosines(axes: Axes, cosines: Vector, labels: Sequence[str]) -> None:
-    """The heat map of cosines `[n, n]`, with its colour bar."""
-    count, labels = len(labels), [shown_name(label) for label in labels]
+    """Draw the heat map of cosines `[n, n]` with its colour bar."""
+    count, labels = len(labels), [short_name(label) for label in labels]
     cosines = np.where(np.eye(count, dtype=bool), np.nan, cosines)
     found = np.abs(cosines[np.isfinite(cosines)])
     widest = 1.2 * float(found.max()) if found.size and found.max() > 0 else 1.0

@@ -9,7 +9,7 @@ import numpy as np
 
 from spectra.analysis.diffing import Difference
 from spectra.analysis.inspection import kind
-from spectra.plots.blocks import draw_energy, height, rows
+from spectra.plots.blocks import draw_energy, height, row_labels
 from spectra.plots.style import INK, KIND_COLOURS, new_figure
 
 if TYPE_CHECKING:
@@ -21,11 +21,10 @@ def draw_difference(every: Sequence[Difference], total: Difference, title: str) 
     """The distance of the two Delta W, squared, by block and kind of layer, beside the cosine of each weight.
 
     Args:
-        every: one for each weight (`spectra.analysis.diffing.layers`).
-        total: of all of them.
-        title: of the whole.
+        every: the difference of each weight (`spectra.analysis.diffing.layers`).
+        total: the difference of all weights together.
     """
-    place = rows(part.name for part in every)
+    place = row_labels(part.name for part in every)
     figure = new_figure(10, max(height(len(set(place.values()))), 4.0))
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     left, right = figure.subplots(1, 2, sharey=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from spectra.analysis.diffing import Vector, changes
 from spectra.analysis.inspection import kind
-from spectra.plots.blocks import draw_energy, height, kinds, rows
+from spectra.plots.blocks import draw_energy, height, kinds, row_labels
 from spectra.plots.style import DOWN, INK, PALE, UP, new_figure
 from spectra.shift.shift import SpectralShift
 from spectra.shift.sigmas import Sigmas
@@ -20,22 +20,20 @@ if TYPE_CHECKING:
 
 _PANELS = 4
 _BARS = 160
-"""At most; of more directions neighbours share a bar, which shows how far the one goes that moves most."""
+"""Most bars in a panel; of more directions neighbours share one, which shows how far the farthest goes."""
 _TOWERING = 3.0
-"""So many times the largest of the lower 95 % of the singular values, the first ones are cut off."""
+"""Singular values above this multiple of their 95th percentile are cut off at the top of a panel."""
 
 
 def draw_shift(shift: SpectralShift, sigmas: Sigmas, title: str) -> Figure:
     """The energy `||Delta W||^2` by block and kind of layer, beside the spectra of a few weights.
 
     Args:
-        shift: what is drawn.
-        sigmas: of its base, as far as they are known (`spectra.shift.sigmas.read_sigmas`).
-        title: of the whole.
+        sigmas: the base's singular values, as far as they are known (`spectra.shift.sigmas.read_sigmas`).
     """
     moved = changes(shift, sigmas)
     squares = {name: float(np.square(change).sum()) for name, change in moved.items()}
-    figure = new_figure(10, max(height(len(set(rows(squares).values()))), 4.8))
+    figure = new_figure(10, max(height(len(set(row_labels(squares).values()))), 4.8))
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.1))[0]
     axes = left.subplots()
@@ -46,16 +44,16 @@ def draw_shift(shift: SpectralShift, sigmas: Sigmas, title: str) -> Figure:
 
 
 def most_moved(moved: Mapping[str, Vector], sigmas: Sigmas, count: int = _PANELS) -> list[str]:
-    """A weight of each kind of layer, the one that moves most for its size, `||Delta W|| / ||W||`.
+    """The weight that moves most for its size, `||Delta W|| / ||W||`, in each of the kinds of layer with most energy.
 
     Args:
-        moved: change by weight name.
-        sigmas: of the weights that may be chosen. If there are none all may, and they count as equally large.
-        count: of weights, if there are so many kinds; those that hold most of the energy are taken.
+        moved: the change of each singular value, by weight name.
+        sigmas: singular values of the weights to choose from; if empty, all of `moved`, as if equally large.
+        count: of kinds, if there are so many.
     """
     names = list(sigmas or moved)
     energy = {of: sum(_length(moved[name]) ** 2 for name in names if kind(name) == of) for of in kinds(names)}
-    ratios = {name: _part(moved[name], sigmas.get(name, np.ones(1))) for name in names}
+    ratios = {name: _relative(moved[name], sigmas.get(name, np.ones(1))) for name in names}
     best = {kind(name): name for name in sorted(names, key=lambda name: ratios[name])}
     return [best[of] for of in sorted(energy, key=lambda of: -energy[of])[:count]]
 
@@ -64,7 +62,7 @@ def _length(values: Vector) -> float:
     return float(np.linalg.norm(values))
 
 
-def _part(change: Vector, sigma: Vector) -> float:
+def _relative(change: Vector, sigma: Vector) -> float:
     return _length(change) / (_length(sigma) or 1.0)
 
 
@@ -103,7 +101,7 @@ def _draw_spectrum(axes: Axes, name: str, change: Vector, sigma: Vector | None) 
     axes.margins(y=0.08)
     if sigma is None:
         return
-    axes.set_title(f"‖ΔW‖/‖W‖ = {_part(change, sigma):.2g}", fontsize="small", loc="right", color="0.4")
+    axes.set_title(f"‖ΔW‖/‖W‖ = {_relative(change, sigma):.2g}", fontsize="small", loc="right", color="0.4")
     usual = sigma[sigma.size // 20]
     if sigma[0] <= _TOWERING * usual or not usual:
         axes.set_ylim(bottom=0)

@@ -1,4 +1,4 @@
-"""How every picture looks: colours that colour-blind people can tell apart, sizes for a page 1000 pixels wide."""
+"""The look of every picture: colours that colour-blind people can tell apart, sizes for a page 1000 pixels wide."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ KIND_COLOURS = {
     "norm": "#56B4E9",
     "other": "#999999",
 }
-"""Of the kinds of layer (`spectra.analysis.inspection.KINDS`): the palette of Okabe and Ito (jfly.uni-koeln.de/color).
+"""Colour of each kind of layer (`spectra.analysis.inspection.KINDS`), by Okabe and Ito (jfly.uni-koeln.de/color).
 
-A model has cross-attention or joint attention.
+Cross-attention and joint attention share one: no model has both.
 """
 
 UP, DOWN, INK, PALE = "#0072B2", "#D55E00", "0.2", "0.75"
-"""What grows, what shrinks, lines and text, and what stays in the background."""
+"""Colours of what grows, what shrinks, lines and text, and the background."""
 
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Of curves, one after the other, from the same palette."""
+"""Colours of curves, one after the other, from the same palette."""
 
 _STYLE = {
     "axes.edgecolor": "0.4",
@@ -57,7 +57,7 @@ _STYLE = {
 
 
 def check(path: Path | str, *, force: bool = False) -> None:
-    """Whether a picture can be written there, to be asked before slow work begins.
+    """Refuse a path where no picture can be written, before slow work begins.
 
     Raises:
         InputError: a suffix that is none of `SUFFIXES`.
@@ -69,18 +69,9 @@ def check(path: Path | str, *, force: bool = False) -> None:
 
 
 def write(make: Callable[[], Figure], path: Path | str, *, force: bool = False) -> None:
-    """Draw a picture in this style, whatever the user's own settings are, in the format of the file's suffix.
+    """Write the figure that `make` draws, in this style, whatever the user's own settings of matplotlib are.
 
-    The same picture always gives the same bytes.
-
-    Args:
-        make: draws the figure.
-        path: of the file.
-        force: replace a file that exists.
-
-    Raises:
-        InputError: a suffix that is none of `SUFFIXES`.
-        OutputError: the file exists and `force` is not given, or cannot be written.
+    The suffix of the file decides its format. The same picture always gives the same bytes. Raises what `check` does.
     """
     check(path, force=force)
     from matplotlib import rc_context, rcParamsDefault
@@ -100,12 +91,12 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def shown(text: str, most: int = 90) -> str:
-    """Text of a user in a picture: in one line, no longer than `most` letters, and a dollar is a dollar."""
+def one_line(text: str, most: int = 90) -> str:
+    """A user's text as a picture shows it: one line of at most `most` letters, in which a dollar starts no formula."""
     line = " ".join(text.split())
     return (line if len(line) <= most else f"{line[: most - 1]}…").replace("$", r"\$")
 
 
-def shown_name(text: str, most: int = 32) -> str:
-    """The same of a file's name, of which the end tells more than the beginning."""
-    return shown(text if len(text) <= most else f"…{text[1 - most :]}", most)
+def short_name(text: str, most: int = 32) -> str:
+    """A file's name as a picture shows it: of a long one the end, which tells more than the beginning."""
+    return one_line(text if len(text) <= most else f"…{text[1 - most :]}", most)

@@ -66,7 +66,7 @@ def test_the_weights_that_are_shown_move_most_for_their_size() -> None:
 
 def test_neighbours_share_a_row_where_there_are_too_many() -> None:
     names = [f"transformer.blocks.{i}.attn.to_q" for i in range(57)] + ["transformer.x", "text_encoder.layers.0.mlp"]
-    labels = list(dict.fromkeys(blocks.rows(names).values()))
+    labels = list(dict.fromkeys(blocks.row_labels(names).values()))
     assert len(labels) <= 26
     assert labels[:3] == ["text_encoder: layers.0", "transformer: the rest", "blocks.0-2"]
     assert labels[-1] == "blocks.54-56"
@@ -97,7 +97,7 @@ def test_a_heat_map_shows_the_mean_cosines() -> None:
 
 def small() -> Figure:
     figure = style.new_figure(2, 1)
-    figure.subplots().set_title(style.shown("$5 狐"))
+    figure.subplots().set_title(style.one_line("$5 狐"))
     return figure
 
 
@@ -132,9 +132,9 @@ def test_another_suffix_is_refused(tmp_path: Path) -> None:
 
 
 def test_text_of_a_user_is_shown_as_it_is() -> None:
-    assert style.shown("a\nb   $x$") == r"a b \$x\$"
-    assert style.shown("x" * 200) == "x" * 89 + "…"
-    assert style.shown_name("folder/" * 9 + "fox") == "…" + ("folder/" * 9 + "fox")[-31:]
+    assert style.one_line("a\nb   $x$") == r"a b \$x\$"
+    assert style.one_line("x" * 200) == "x" * 89 + "…"
+    assert style.short_name("folder/" * 9 + "fox") == "…" + ("folder/" * 9 + "fox")[-31:]
 
 
 def test_every_kind_has_a_colour() -> None:
