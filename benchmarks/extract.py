@@ -70,7 +70,7 @@ def _prepare(folder: Path, seed: int) -> Path:
     import torch
 
     from spectra.bases.weight_files import base_weights
-    from spectra.compatibility.fitting import floats_of
+    from spectra.compatibility.base_check import delta_length
     from spectra.shift.shift import FINGERPRINT_DIGITS, ShiftMetadata, SpectralShift
     from spectra.shift.shift_file import write_shift
     from spectra.spectrum.fingerprint import fingerprint
@@ -80,7 +80,7 @@ def _prepare(folder: Path, seed: int) -> Path:
     (folder / "base" / "model_index.json").write_text("{}")
     deltas, digits, ndims = {}, {}, {}
     for name, weight in base_weights(str(folder / "base"))["unet"].items():
-        floats = floats_of(weight.shape)
+        floats = delta_length(weight.shape)
         rms = float(weight.norm()) / floats**0.5
         deltas[name] = (_SIZE * rms * torch.rand(floats)).numpy()
         digits[name] = fingerprint(weight)[:FINGERPRINT_DIGITS]

@@ -78,7 +78,7 @@ class _Library:
         path = self.root / "many" / f"{number:05}.safetensors"
         if not path.exists():
             rng = np.random.default_rng((self.bench.seed, number))
-            deltas = {t.name: (0.05 * rng.standard_normal(t.floats)).astype(np.float32) for t in self.targets}
+            deltas = {t.name: (0.05 * rng.standard_normal(t.delta_length)).astype(np.float32) for t in self.targets}
             metadata = sd15_metadata(list(deltas), str(self.bench.settings["target"]))
             ndims = {target.name: target.weight.ndim for target in self.targets}
             write_shift(SpectralShift(deltas, replace(metadata, ndims=ndims)), path)
@@ -109,7 +109,7 @@ class _Library:
         store = Store(self.root / "cache")
         for target in self.targets:
             if target.weight.ndim > 1:
-                rank = target.floats
+                rank = target.delta_length
                 spectrum = Spectrum(
                     side="left",
                     basis=torch.zeros(rank, rank),

@@ -182,7 +182,7 @@ def _spectra(model: Denoiser, spectra: Spectra, low_memory: bool = False) -> Met
     known = {f"{model.component}.{path}": make(path, m.weight) for path, m in matrices(model)}  # type: ignore[arg-type]
 
     def bind(chosen: Sequence[Target]) -> dict[str, Binding]:
-        return {target.name: Binding(target, known[target.name], "") for target in chosen}
+        return {target.name: Binding(target, known[target.name]) for target in chosen}
 
     adapter = Adapter({model.component: model.module}, ",".join(known), bind, low_memory)
     deltas = adapter.train()

@@ -61,7 +61,7 @@ def _gaussian(bench: Bench) -> SpectralShift:
     from spectra.families import select
 
     targets = select(sd15_unet(), "unet", "unet")
-    lengths, ndims = ({t.name: t.floats for t in targets}, {t.name: t.weight.ndim for t in targets})
+    lengths, ndims = ({t.name: t.delta_length for t in targets}, {t.name: t.weight.ndim for t in targets})
     return gaussian_shift(lengths, ndims, "unet", bench.seed)
 
 

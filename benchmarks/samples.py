@@ -44,7 +44,7 @@ class Shifts:
         for target in select(model.module, "denoiser", model.component):
             if target.weight.ndim > 1 or norms:
                 scale = self._spectrum(target.name, target.weight).sigma.float() if target.weight.ndim > 1 else 1.0
-                random = torch.randn(count, target.floats, generator=generator)
+                random = torch.randn(count, target.delta_length, generator=generator)
                 self._deltas[target.name] = _SIZE * scale * random
 
     def _spectrum(self, name: str, weight: Tensor) -> Any:

@@ -63,7 +63,7 @@ def _measure(bench: Bench, item: str) -> Row:
     from spectra.families import select
 
     targets = select(bench.once("unet", sd15_unet), item.lower(), "unet")
-    lengths = {target.name: target.floats for target in targets}
+    lengths = {target.name: target.delta_length for target in targets}
     return {
         "subset": item,
         "tensors": len(lengths),

@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
             "failed": failed,
             "base": base or None,
             "files": [
-                {"file": str(each.file), "ok": each.ok, "said": each.said, "weights": dict(each.kinships)}
+                {"file": str(each.file), "ok": each.ok, "said": each.message, "weights": dict(each.matches)}
                 for each in verdicts
             ],
         }
@@ -69,5 +69,5 @@ def register(app: typer.Typer) -> None:
 def _show(console: Console, verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         console.print(
-            f"{'ok    ' if verdict.ok else 'failed'}  {verdict.file}: {verdict.said}", markup=False, soft_wrap=True
+            f"{'ok    ' if verdict.ok else 'failed'}  {verdict.file}: {verdict.message}", markup=False, soft_wrap=True
         )

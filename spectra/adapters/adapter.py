@@ -25,6 +25,7 @@ from torch.autograd.graph import increment_version
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from spectra.adapters.binding import Binding, bind, bind_shapes
+from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import MismatchError
 from spectra.families import Target, components, targets
 from spectra.io.dtypes import dtype_name
@@ -145,7 +146,7 @@ class Adapter:
             release(self._models)
             raise
         self.deltas = {
-            name: nn.Parameter(torch.zeros(binding.target.floats, device=binding.target.weight.device))
+            name: nn.Parameter(torch.zeros(binding.target.delta_length, device=binding.target.weight.device))
             for name, binding in self._bindings.items()
         }
         self._required = [(p, p.requires_grad) for model in parts.values() for p in model.parameters()]
@@ -248,12 +249,15 @@ class Adapter:
                 dtype and subset are filled in.
         """
         weights = {name: binding.target.weight for name, binding in self._bindings.items()}
+        prints = {name: binding.fingerprints for name, binding in self._bindings.items()}
+        with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
+            rounded = dict(zip(prints, pool.map(Fingerprints.rounded, prints.values()), strict=True))
         known = {
             "base": "",
-            "fingerprints": {name: each.fingerprint[:FINGERPRINT_DIGITS] for name, each in self._bindings.items()},
+            "fingerprints": {name: each.digits()[:FINGERPRINT_DIGITS] for name, each in prints.items()},
             "base_dtype": dtype_name(next(iter(weights.values())).dtype),
             "ndims": {name: weight.ndim for name, weight in weights.items()},
-            "rounded": self._rounded(),
+            "rounded": {dtype: {name: each[dtype] for name, each in rounded.items()} for dtype in ROUNDED},
             "subset": self.subset,
         }
         unknown = set(described) - {field.name for field in fields(ShiftMetadata)}
@@ -261,12 +265,6 @@ class Adapter:
             raise TypeError(f"unknown metadata: {', '.join(sorted(unknown))}")
         deltas = {name: delta.detach().cpu().numpy() for name, delta in self.deltas.items()}
         return SpectralShift(deltas, ShiftMetadata(**{**known, **described}))
-
-    def _rounded(self) -> dict[str, dict[str, str]]:
-        """Digits of the weights' rounded copies, by dtype and name. The first time hashes every weight twice."""
-        with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
-            found = dict(zip(self._bindings, pool.map(lambda each: each.rounded, self._bindings.values()), strict=True))
-        return {dtype: {name: digits[dtype] for name, digits in found.items()} for dtype in ROUNDED}
 
     def detach(self) -> None:
         """Give the model back as it was: its own forwards, weights and gradient flags. Can be called twice."""

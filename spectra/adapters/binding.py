@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -12,16 +11,14 @@ from torch import Tensor, nn
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import WeightError
 from spectra.families import Target
-from spectra.io.dtypes import dtype_name
 from spectra.layers.low_memory import Spool, TwoSidedLayer
 from spectra.layers.operators import operator_of
 from spectra.layers.per_sample import SampledLayer, SampledVector, Samples
 from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector
 from spectra.progress import SILENT, Progress
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
-from spectra.spectrum.fingerprint import fingerprint
 from spectra.spectrum.shifted_weight import shifted_vector, shifted_weight
-from spectra.spectrum.spectrum import Spectrum, placeholder
+from spectra.spectrum.spectrum import Spectrum, placeholder, valueless
 
 
 class Binding:
@@ -30,26 +27,20 @@ class Binding:
     Attributes:
         target: name, modules and frozen parameter.
         spectrum: the weight's own, or that of the weight it is a rounded copy of.
-        fingerprint: of the frozen weight, 64 hex digits.
+        fingerprints: of the frozen weight.
         applied: what `apply` put in force, None if nothing is.
         routes: the layers that compute in the modules' place, if they are routed.
         spool: where the weight's values are, if the modules compute without them.
     """
 
-    def __init__(self, target: Target, spectrum: Spectrum | None, digits: str) -> None:
+    def __init__(self, target: Target, spectrum: Spectrum | None, fingerprints: Fingerprints | None = None) -> None:
         self.target = target
         self.spectrum = spectrum
-        self.fingerprint = digits
+        self.fingerprints = fingerprints or Fingerprints.of(target.weight, target.name)
         self.applied: Tensor | None = None
         self._routed: list[tuple[nn.Module, Any]] = []
         self.routes: list[ShiftedLayer | ShiftedVector | TwoSidedLayer] = []
         self.spool: Spool | None = None
-
-    @functools.cached_property
-    def rounded(self) -> dict[str, str]:
-        """The digits that a shift keeps of the weight's rounded copies, by dtype; hashes the weight once for each."""
-        weight = self.target.weight
-        return Fingerprints(lambda: weight, dtype_name(weight.dtype), known=self.fingerprint).rounded()
 
     def prepare(self, delta: Tensor) -> Tensor:
         """What `apply` will put in force for `delta` (float, `[r]`); nothing changes yet.
@@ -125,6 +116,8 @@ class Binding:
             self.routes.append(layer)
             self._routed.append((module, module.__dict__.get("forward")))
             module.forward = layer.forward
+        if not valueless(self.target.weight):
+            self.fingerprints.rounded()  # while the weight has its values: a shift file tells them
         self.spool = spool
         spool.take(self.target.weight)
 
@@ -181,18 +174,18 @@ def bind(
         check_plain(name, target.weight)
     matrices = {name: t.weight for name, t in chosen.items() if t.weight.ndim > 1 and name not in originals}
     spectra: Mapping[str, Spectrum] = (cache or default_cache()).spectra(matrices, progress) if matrices else {}
-    digits = {
-        name: spectra[name].fingerprint if name in spectra else fingerprint(target.weight, name=name)
+    return {
+        name: Binding(
+            target, originals.get(name, spectra.get(name)), Fingerprints.of(target.weight, name, spectra.get(name))
+        )
         for name, target in chosen.items()
     }
-    used = {**spectra, **originals}
-    return {name: Binding(target, used.get(name), digits[name]) for name, target in chosen.items()}
 
 
 def bind_shapes(targets: Iterable[Target], tail: float | None) -> dict[str, Binding]:
     """Bindings of weights without values, with spectra that have none either (`placeholder`), and no fingerprint."""
     return {
-        target.name: Binding(target, placeholder(target.weight, tail) if target.weight.ndim > 1 else None, "")
+        target.name: Binding(target, placeholder(target.weight, tail) if target.weight.ndim > 1 else None)
         for target in targets
     }
 

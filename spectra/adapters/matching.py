@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from spectra.adapters.binding import Binding, check_plain
-from spectra.compatibility.fitting import check_weights, other_base
-from spectra.compatibility.rounded_bases import EXPECTED_ERROR, Fingerprints, Kinship, cast, told
-from spectra.errors import MismatchError, RoundedCopyWarning
+from spectra.compatibility.base_check import BaseCheck, check_weights, compare
+from spectra.compatibility.rounded_bases import EXPECTED_ERROR, BaseMatch, Fingerprints, cast
+from spectra.errors import RoundedCopyWarning
 from spectra.families import Target, targets
-from spectra.io.dtypes import dtype_name
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
@@ -33,45 +32,37 @@ def match(
     """
     available = {target.name: target for target in targets(dict(models), ",".join(f"{part}.*" for part in models))}
     available |= {key: binding.target for key, binding in known.items()}
-    check_weights(shift, name, {key: target.floats for key, target in available.items()})
+    check_weights(shift, name, {key: target.delta_length for key, target in available.items()})
     return {key: available[key] for key in shift}
 
 
 def check_base(
     shift: SpectralShift, name: str, chosen: Mapping[str, Target], known: Mapping[str, Binding], strict: bool
-) -> dict[str, Kinship]:
+) -> BaseCheck:
     """What each weight is to the one that the shift was trained on: the same, or the same but for rounding.
 
     Raises:
         MismatchError: some are neither, and `strict` asks for it; otherwise a warning says so.
     """
-    kinships: dict[str, Kinship] = {}
     for key, target in chosen.items():
         check_plain(key, target.weight)
-        kinships[key] = fingerprints(target, known.get(key)).kinship(shift.metadata, key)
-    dtype = _dtype(chosen)
-    said = other_base(shift, name, kinships, dtype)
-    if said and strict:
-        remedy = (
-            "load that base" if dtype == shift.metadata.base_dtype else f"load that base in {shift.metadata.base_dtype}"
-        )
-        raise MismatchError(f"{said}; {remedy}, or pass strict=False if it is the same base rounded")
-    if said:
-        warnings.warn(said, stacklevel=3)
-    return kinships
-
-
-def fingerprints(target: Target, binding: Binding | None = None) -> Fingerprints:
-    """The fingerprints of a live weight."""
-    weight = target.weight
-    known = "" if binding is None else binding.fingerprint
-    return Fingerprints(lambda: weight, dtype_name(weight.dtype), name=target.name, known=known)
+    prints = {
+        key: known[key].fingerprints if key in known else Fingerprints.of(target.weight, key)
+        for key, target in chosen.items()
+    }
+    check, trained = compare(shift, name, prints), shift.metadata.base_dtype
+    if strict:
+        load = "load that base" if check.dtype == trained else f"load that base in {trained}"
+        check.require_base(f"{load}, or pass strict=False if it is the same base rounded")
+    elif check.wrong_base:
+        warnings.warn(check.wrong_base, stacklevel=3)
+    return check
 
 
 def original_spectra(
     shift: SpectralShift,
     chosen: Mapping[str, Target],
-    kinships: Mapping[str, Kinship],
+    matches: Mapping[str, BaseMatch],
     cache: SpectrumCache | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Spectrum]:
@@ -86,11 +77,11 @@ def original_spectra(
     matrices = {key: target.weight for key, target in chosen.items() if target.weight.ndim > 1}
     found = {}
     for key, weight in matrices.items():
-        if kinships[key] in EXPECTED_ERROR:
+        if matches[key] in EXPECTED_ERROR:
             spectrum = cache.find(shift.metadata.fingerprints[key])
             if spectrum is not None and spectrum.shape == tuple(weight.shape):
                 found[key] = spectrum
-    casts = _Cast({key: w for key, w in matrices.items() if kinships[key] == "cast"}, shift.metadata.base_dtype)
+    casts = _Cast({key: w for key, w in matrices.items() if matches[key] == "cast"}, shift.metadata.base_dtype)
     return found | (cache.spectra(casts, progress) if casts else {})
 
 
@@ -110,29 +101,20 @@ class _Cast(Mapping[str, "Tensor"]):
         return len(self._weights)
 
 
-def warn_of_copies(
-    shift: SpectralShift, name: str, kinships: Mapping[str, Kinship], bindings: Mapping[str, Binding]
-) -> None:
-    """Say that the model is a rounded copy, and how much of Delta W that costs.
+def warn_of_rounding(check: BaseCheck, bindings: Mapping[str, Binding]) -> None:
+    """Say that the model is a rounded copy of the shift's base, and how much of Delta W that costs.
 
     Args:
-        shift: that was loaded.
-        name: of the shift.
-        kinships: from `check_base`.
-        bindings: by name, those of all of the shift's weights among them.
+        check: from `check_base`.
+        bindings: by name, of all of the shift's weights and perhaps others.
     """
-    related = {key: kinship for key, kinship in kinships.items() if kinship != "other"}
-    foreign = [
+    other_vectors = [
         key
-        for key in related
-        if (spectrum := bindings[key].spectrum) is not None
-        and not spectrum.fingerprint.startswith(shift.metadata.fingerprints[key])
+        for key, match in check.matches.items()
+        if match != "other"
+        and (spectrum := bindings[key].spectrum) is not None
+        and not spectrum.fingerprint.startswith(check.metadata.fingerprints[key])
     ]
-    dtype = _dtype({key: bindings[key].target for key in kinships})
-    said = told(shift.metadata, name, related, foreign, dtype)
-    if said:
-        warnings.warn(said, RoundedCopyWarning, stacklevel=3)
-
-
-def _dtype(chosen: Mapping[str, Target]) -> str:
-    return dtype_name(next(iter(chosen.values())).weight.dtype)
+    message = check.rounded_copy(other_vectors)
+    if message:
+        warnings.warn(message, RoundedCopyWarning, stacklevel=3)

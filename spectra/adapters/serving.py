@@ -23,7 +23,7 @@ from torch import nn
 
 from spectra.adapters.adapter import claim, release
 from spectra.adapters.binding import Binding, bind
-from spectra.adapters.matching import check_base, match, original_spectra, warn_of_copies
+from spectra.adapters.matching import check_base, match, original_spectra, warn_of_rounding
 from spectra.errors import MismatchError
 from spectra.families import components
 from spectra.layers.per_sample import Samples
@@ -77,7 +77,7 @@ class Served:
                     f"{key} is a table of relative positions, of which a batch has one for all samples; activate one "
                     "shift at a time, or train without that weight"
                 )
-            nothing = torch.zeros(binding.target.floats)
+            nothing = torch.zeros(binding.target.delta_length)
             deltas = torch.stack([total.get(key, nothing) for total in totals])
             binding.route(deltas.to(binding.target.weight.device), samples)
 
@@ -134,16 +134,16 @@ def load(
         raise MismatchError(f"a shift named {name!r} is loaded already; choose another name or unload it first")
     known = {} if served is None else served.bindings
     chosen = match(shift, name, models, known)
-    kinships = check_base(shift, name, chosen, known, strict)
+    check = check_base(shift, name, chosen, known, strict)
     if served is None:
         touched = {part: model for part, model in models.items() if any(k.startswith(part + ".") for k in shift)}
         claim(touched, "serving")
         served = Served(touched)
     try:
         unbound = {key: target for key, target in chosen.items() if key not in known}
-        originals = original_spectra(shift, unbound, kinships, cache, progress)
+        originals = original_spectra(shift, unbound, check.matches, cache, progress)
         fresh = bind(unbound.values(), cache, progress, originals)
-        warn_of_copies(shift, name, kinships, {**known, **fresh})
+        warn_of_rounding(check, {**known, **fresh})
         missing = {key.split(".")[0] for key in fresh} - set(served.models)
         more = {part: models[part] for part in missing}
         claim(more, "serving")

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spectra.analysis.library import scan
-from spectra.compatibility.fitting import check_weights, floats_of, other_base
-from spectra.compatibility.rounded_bases import EXPECTED_ERROR, Fingerprints, told
+from spectra.compatibility.base_check import check_weights, compare, delta_length
+from spectra.compatibility.rounded_bases import EXPECTED_ERROR, Fingerprints
 from spectra.errors import InputError, MismatchError, ShiftFileError
 from spectra.progress import SILENT, Progress
 from spectra.shift.packing.arrays import stated_error
@@ -29,14 +29,14 @@ class Verdict:
     Attributes:
         file: its path.
         ok: whether it is sound and, if a base was given, fits that.
-        said: why, in one line.
-        kinships: how many of the base's weights are what to the shift's (`copies.Kinship`).
+        message: why, in one line.
+        matches: how many of the base's weights are what to the shift's (`rounded_bases.BaseMatch`).
     """
 
     file: Path
     ok: bool
-    said: str
-    kinships: Mapping[str, int]
+    message: str
+    matches: Mapping[str, int]
 
 
 def shift_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -97,47 +97,44 @@ class BaseFingerprints:
     """The fingerprints of a base's weights, from its files; each is computed once, when a shift asks for it.
 
     Attributes:
-        floats: length of each weight's delta, by name.
+        lengths: of each weight's delta, by name.
     """
 
     def __init__(self, base: str, variant: str | None = None) -> None:
         from spectra.bases.weight_files import base_weights
 
         self._weights = {name: part for part in base_weights(base, variant=variant).values() for name in part}
-        self.floats = {name: floats_of(part.shape(name)) for name, part in self._weights.items()}
+        self.lengths = {name: delta_length(part.shape(name)) for name, part in self._weights.items()}
         self._known: dict[str, Fingerprints] = {}
 
     def of(self, name: str) -> Fingerprints:
-        """Those of one weight, as its file holds it and in other dtypes."""
+        """The fingerprints of one weight, as its file holds it and in other dtypes."""
         if name not in self._known:
             part = self._weights[name]
-            self._known[name] = Fingerprints(lambda: part[name], part.dtype(name), name=name)
+            self._known[name] = Fingerprints(part, name, part.dtype(name))
         return self._known[name]
 
 
 def _sound(file: Path, shift: SpectralShift) -> Verdict:
     error = stated_error(shift.metadata) if shift.precision == "packed" else None
     values = shift.precision if error is None else f"packed to {100 * error:g} %"
-    said = f"sound: {len(shift)} weights, {shift.floats:,} floats, {values}"
-    return Verdict(file, True, said, {})
+    return Verdict(file, True, f"sound: {len(shift)} weights, {shift.floats:,} floats, {values}", {})
 
 
 def _compare(file: Path, shift: SpectralShift, base: BaseFingerprints) -> Verdict:
-    """Name by name, length by length, fingerprint by fingerprint."""
+    """Compare name by name, length by length, fingerprint by fingerprint."""
     metadata = shift.metadata
     try:
-        check_weights(shift, file.stem, base.floats)
+        check_weights(shift, file.stem, base.lengths)
     except MismatchError as error:
         return Verdict(file, False, str(error), {})
-    prints = {name: base.of(name) for name in shift}
-    kinships = {name: each.kinship(metadata, name) for name, each in prints.items()}
-    counts, dtype = Counter[str](kinships.values()), next(iter(prints.values())).dtype
-    said = other_base(shift, file.stem, kinships, dtype)
-    if said:
-        return Verdict(file, False, said, counts)
+    check = compare(shift, file.stem, {name: base.of(name) for name in shift})
+    counts = Counter[str](check.matches.values())
+    if check.wrong_base:
+        return Verdict(file, False, check.wrong_base, counts)
     # What is the original once it is cast loses nothing: it is decomposed so when it is loaded.
-    copies = {name: kinship for name, kinship in kinships.items() if kinship in EXPECTED_ERROR}
-    matrices = [name for name in copies if metadata.ndims.get(name) != 1]
+    rounded = {name: match for name, match in check.matches.items() if match in EXPECTED_ERROR}
+    matrices = [name for name in rounded if metadata.ndims.get(name) != 1]
     known = read_sigmas(metadata, matrices)
-    said = told(metadata, file.stem, copies, [name for name in matrices if name not in known], dtype)
-    return Verdict(file, True, said or f"fits the base, all {len(shift)} weights, in {metadata.base_dtype}", counts)
+    message = replace(check, matches=rounded).rounded_copy([name for name in matrices if name not in known])
+    return Verdict(file, True, message or f"fits the base, all {len(shift)} weights, in {metadata.base_dtype}", counts)

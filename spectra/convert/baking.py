@@ -10,7 +10,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -22,9 +22,9 @@ from torch import Tensor
 from spectra.adapters.serving import total
 from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.bases.weight_files import FileWeights, base_tensors, local_folder, open_base
-from spectra.compatibility.fitting import check_weights, floats_of, other_base
-from spectra.compatibility.rounded_bases import Fingerprints, told
-from spectra.errors import MismatchError, OutputError, RoundedCopyWarning
+from spectra.compatibility.base_check import check_weights, compare, delta_length
+from spectra.compatibility.rounded_bases import Fingerprints
+from spectra.errors import OutputError, RoundedCopyWarning
 from spectra.io.atomic_writes import atomic_folder, atomic_write, check_output
 from spectra.io.dtypes import torch_dtype
 from spectra.io.tensor_files import write_rows
@@ -157,12 +157,12 @@ def _check(
     Returns:
         The spectra of the originals, by name, where the base is a rounded copy and the cache knows them.
     """
-    floats = {name: floats_of(weights.shape(name)) for name in weights}
+    lengths = {name: delta_length(weights.shape(name)) for name in weights}
     for each in shifts:
-        check_weights(each.shift, each.name, floats)
+        check_weights(each.shift, each.name, lengths)
     metadata = shifts[0].shift.metadata  # all are of one base, as far as they touch the same weights
     digits = reduce(or_, (dict(each.shift.metadata.fingerprints) for each in shifts))
-    prints = {name: _fingerprints(weights, name, metadata.base_dtype) for name in sorted(digits)}
+    prints = {name: Fingerprints(weights, name, metadata.base_dtype) for name in sorted(digits)}
     progress.start("checking", len(prints))
     try:
         for weight in prints.values():
@@ -172,23 +172,16 @@ def _check(
         progress.finish()
     originals: dict[str, Spectrum] = {}
     for each in shifts:
-        kinships = {name: prints[name].kinship(each.shift.metadata, name) for name in each.shift}
-        said = other_base(each.shift, each.name, kinships, metadata.base_dtype)
-        if said:
-            raise MismatchError(f"{said}; bake it into that base, or carry it over to this one (spectra transplant)")
-        copies = [name for name, kinship in kinships.items() if kinship != "same" and len(weights.shape(name)) > 1]
-        known = {name: cache.find(digits[name]) for name in copies}
+        check = compare(each.shift, each.name, prints)
+        check.require_base("bake it into that base, or carry it over to this one (spectra transplant)")
+        rounded = [name for name, match in check.matches.items() if match != "same" and len(weights.shape(name)) > 1]
+        known = {name: cache.find(digits[name]) for name in rounded}
         originals |= {name: spectrum for name, spectrum in known.items() if spectrum is not None}
-        foreign = set(copies) - originals.keys()
         stored = weights.places[next(iter(each.shift))][0].entry.dtype
-        said = told(each.shift.metadata, each.name, kinships, foreign, stored)
-        if said:
-            warnings.warn(said, RoundedCopyWarning, stacklevel=3)
+        message = replace(check, dtype=stored).rounded_copy(set(rounded) - originals.keys())
+        if message:
+            warnings.warn(message, RoundedCopyWarning, stacklevel=3)
     return originals
-
-
-def _fingerprints(weights: FileWeights, name: str, dtype: str) -> Fingerprints:
-    return Fingerprints(lambda: weights[name], dtype, name=name)
 
 
 def _check_output(location: BaseLocation, root: Path, out: Path, force: bool) -> None:

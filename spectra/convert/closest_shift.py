@@ -18,7 +18,6 @@ from torch import Tensor
 
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import WeightError
-from spectra.io.dtypes import dtype_name
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import FINGERPRINT_DIGITS
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
@@ -112,8 +111,7 @@ def find_closest(
     """
 
     def find(name: str, weight: Tensor, spectrum: Spectrum | None) -> Closest:
-        known = spectrum.fingerprint if spectrum is not None else ""
-        prints = Fingerprints(lambda: weight, dtype_name(weight.dtype), name=name, known=known)
+        prints = Fingerprints.of(weight, name, spectrum)
         digits, rounded = prints.digits()[:FINGERPRINT_DIGITS], prints.rounded()
         change = changes[name](weight)
         square = _square(change)

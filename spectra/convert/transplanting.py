@@ -13,14 +13,14 @@ from torch import Tensor
 
 from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.bases.weight_files import FileWeights, open_base
-from spectra.compatibility.fitting import check_weights, floats_of
+from spectra.compatibility.base_check import check_weights, compare, delta_length
+from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.convert.closest_shift import Captured, delta_weight, find_closest, summed
 from spectra.convert.extraction import shift_of
 from spectra.errors import BaseError, MismatchError
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
-from spectra.spectrum.fingerprint import fingerprint
 from spectra.spectrum.shifted_weight import change
 from spectra.version import versions
 
@@ -134,13 +134,11 @@ def _old_weights(shift: SpectralShift, source: str | None, called: str) -> FileW
     location = _old_base(metadata.base, called) if source is None else find_base(source)
     components = sorted({name.partition(".")[0] for name in shift})
     old = open_base(location, components, dtype=metadata.base_dtype).only(shift.__contains__)
-    check_weights(shift, called, {name: floats_of(old.shape(name)) for name in old})
-    for name in shift:
-        if not fingerprint(old[name], name=name).startswith(metadata.fingerprints[name]):
-            raise MismatchError(
-                f"shift {called!r} was not trained on {location.name} in {metadata.base_dtype}: {name} is another "
-                "weight there; give the very base it was trained on with --from, not a rounded copy of it"
-            )
+    check_weights(shift, called, {name: delta_length(old.shape(name)) for name in old})
+    check = compare(shift, called, {name: Fingerprints(old, name, metadata.base_dtype) for name in shift})
+    remedy = f"{location.name} is not that base in {metadata.base_dtype}: name it with --from"
+    check.require_base(remedy)
+    check.require_original(remedy)
     return old
 
 

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from spectra.bases.weight_files import FileWeights
-from spectra.compatibility.fitting import check_weights, floats_of, other_base
-from spectra.compatibility.rounded_bases import Fingerprints, Kinship
-from spectra.errors import MismatchError
-from spectra.io.dtypes import dtype_name
+from spectra.compatibility.base_check import BaseCheck, check_weights, delta_length
+from spectra.compatibility.rounded_bases import BaseMatch, Fingerprints
 from spectra.progress import Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
@@ -75,30 +73,18 @@ def visit_shifted(
     Raises:
         MismatchError: they are not.
     """
-    check_weights(shift, "given", {name: floats_of(weights.shape(name)) for name in weights})
+    check_weights(shift, "given", {name: delta_length(weights.shape(name)) for name in weights})
 
-    def both(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[Kinship, T]:
-        kinship = prints_of(name, weight, spectrum).kinship(shift.metadata, name)
-        return kinship, use(name, weight, spectrum)
+    def both(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[BaseMatch, T]:
+        prints = Fingerprints.of(weight, name, spectrum)
+        return prints.base_match(shift.metadata, name), use(name, weight, spectrum)
 
     found = cache.visit(weights.only(shift.__contains__), both, label, progress)
-    kinships = {name: kinship for name, (kinship, _) in found.items()}
-    said = other_base(shift, "given", kinships, shift.metadata.base_dtype)
-    if said:
-        raise MismatchError(f"{said}; give that base, or carry the shift over to this one (spectra transplant)")
-    rounded = next((kinship for kinship in kinships.values() if kinship != "same"), "")
-    if rounded:
-        raise MismatchError(
-            f"this base is a copy of the shift's, rounded to {rounded}: its singular vectors are others; give the "
-            f"original ({shift.metadata.base}), and what is written will do for the copy too"
-        )
+    matches = {name: match for name, (match, _) in found.items()}
+    check = BaseCheck(shift.metadata, "given", matches, shift.metadata.base_dtype)
+    check.require_base("give that base, or carry the shift over to this one (spectra transplant)")
+    check.require_original(f"give the original ({shift.metadata.base}), and what is written will do for the copy too")
     return {name: value for name, (_, value) in found.items()}
-
-
-def prints_of(name: str, weight: Tensor, spectrum: Spectrum | None) -> Fingerprints:
-    """A weight's fingerprints; its own is known where its spectrum is."""
-    known = spectrum.fingerprint if spectrum is not None else ""
-    return Fingerprints(lambda: weight, dtype_name(weight.dtype), name=name, known=known)
 
 
 def measure(shift: SpectralShift, weights: FileWeights, cache: SpectrumCache, progress: Progress) -> dict[str, Change]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from spectra.compatibility.fitting import floats_of
+from spectra.compatibility.base_check import delta_length
 from spectra.errors import TargetError
 from spectra.families.components import components
 from spectra.layers.operators import has_spectrum
@@ -31,9 +31,9 @@ class Target:
     weight: nn.Parameter
 
     @property
-    def floats(self) -> int:
+    def delta_length(self) -> int:
         """Length of this weight's delta."""
-        return floats_of(self.weight.shape)
+        return delta_length(self.weight.shape)
 
 
 def targets(pipe: Any, pattern: str = "denoiser") -> tuple[Target, ...]:

@@ -236,3 +236,13 @@ def test_broken_weights_are_refused_and_nothing_is_left() -> None:
     model.to("meta")
     with pytest.raises(WeightError, match="meta device"):
         spectra.attach(model, "unet")
+
+
+def test_a_shift_knows_its_rounded_bases_in_low_memory_too() -> None:
+    model, _ = build("unet")
+    found = []
+    for low_memory in (False, True):
+        adapter = spectra.attach(model, "unet-ca", low_memory=low_memory)
+        found.append(adapter.shift(base="test").metadata)
+        adapter.detach()
+    assert found[0].fingerprints == found[1].fingerprints and found[0].rounded == found[1].rounded

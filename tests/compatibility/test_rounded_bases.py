@@ -33,8 +33,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:There are modules")
 def bound(model: nn.Module, shift: SpectralShift, cache: SpectrumCache | None = None) -> dict[str, Binding]:
     """What `load` binds a model's weights to."""
     chosen = {target.name: target for target in targets(model, "unet") if target.name in shift}
-    kinships = check_base(shift, "dog", chosen, {}, True)
-    return bind(chosen.values(), cache, originals=original_spectra(shift, chosen, kinships, cache))
+    matches = check_base(shift, "dog", chosen, {}, True).matches
+    return bind(chosen.values(), cache, originals=original_spectra(shift, chosen, matches, cache))
 
 
 def change_error(original: nn.Module, shift: SpectralShift, bindings: dict[str, Binding]) -> float:
@@ -66,13 +66,13 @@ DTYPES = ("float32", "float16", "bfloat16")
 def test_every_copy_is_recognised(shape: list[int], trained: str, live: str, seed: int) -> None:
     drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     weight = cast(drawn, trained)
-    known = Fingerprints(lambda: weight, trained)
+    known = Fingerprints.of(weight)
     rounded = {dtype: {"unet.a": digits} for dtype, digits in known.rounded().items()}
     metadata = ShiftMetadata("tiny", {"unet.a": known.digits()[:8]}, trained, rounded=rounded)
     copy = cast(weight, live)
-    kinship = Fingerprints(lambda: copy, live).kinship(metadata, "unet.a")
+    match = Fingerprints.of(copy).base_match(metadata, "unet.a")
     back = torch.equal(cast(copy, trained), weight)
-    assert kinship == ("same" if live == trained else "cast" if back else live)
+    assert match == ("same" if live == trained else "cast" if back else live)
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)])

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spectra.compatibility.fitting import floats_of
+from spectra.compatibility.base_check import delta_length
 from spectra.shift.metadata import FINGERPRINT_DIGITS
 from spectra.shift.shift import ShiftMetadata, SpectralShift
 from spectra.spectrum.fingerprint import fingerprint
@@ -46,7 +46,7 @@ def random_shift(weights: Mapping[str, Tensor], size: float = 0.2, seed: int = 1
     generator = torch.Generator().manual_seed(seed)
     return SpectralShift(
         {
-            name: size * torch.randn(floats_of(weight.shape), generator=generator).numpy()
+            name: size * torch.randn(delta_length(weight.shape), generator=generator).numpy()
             for name, weight in weights.items()
         },
         ShiftMetadata("test", {name: fingerprint(weight)[:FINGERPRINT_DIGITS] for name, weight in weights.items()}),

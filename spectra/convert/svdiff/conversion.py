@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spectra.bases.embedded import NAME
 from spectra.bases.weight_files import open_base
+from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.convert.file_kinds import SVDIFF_FILES
 from spectra.convert.module_names import component_of, path_of, peft_name
 from spectra.convert.svdiff.basis_change import (
@@ -25,7 +26,7 @@ from spectra.convert.svdiff.basis_change import (
     to_foreign,
 )
 from spectra.convert.svdiff.files import ADDED_NORMS, read_svdiff, reshape_of
-from spectra.convert.weight_changes import LeftOut, prints_of, visit_shifted
+from spectra.convert.weight_changes import LeftOut, visit_shifted
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.progress import SILENT, Progress
@@ -93,7 +94,7 @@ def import_svdiff(
     reshape, telling = reshape_of(foreign, shapes)
 
     def one(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[str, dict[str, str], Carried]:
-        delta, prints = foreign.deltas[name], prints_of(name, weight, spectrum)
+        delta, prints = foreign.deltas[name], Fingerprints.of(weight, name, spectrum)
         if spectrum is not None:
             carried = from_foreign(delta, plain_basis(weight, reshape), weight, spectrum)
         elif foreign.layout in ADDED_NORMS:

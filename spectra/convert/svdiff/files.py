@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectra.compatibility.fitting import floats_of
+from spectra.compatibility.base_check import delta_length
 from spectra.convert.file_kinds import FOREIGN_SUFFIXES, PICKLES, foreign_layout
 from spectra.convert.module_names import aliases
 from spectra.convert.svdiff.basis_change import Reshape
@@ -138,8 +138,8 @@ def reshape_of(foreign: ForeignShift, shapes: Mapping[str, tuple[int, ...]]) -> 
     else:
         name = wrong[0]
         raise FormatError(
-            f"{name} takes {floats_of(shapes[name])} floats in this base, the file has {foreign.deltas[name].numel()} "
-            f"({len(wrong)} such weights); give the base it was trained on"
+            f"{name} takes {delta_length(shapes[name])} floats in this base, the file has "
+            f"{foreign.deltas[name].numel()} ({len(wrong)} such weights); give the base it was trained on"
         )
     telling = sum(
         _length(foreign, shapes[name], usual) != _length(foreign, shapes[name], other) for name in foreign.deltas
@@ -151,7 +151,7 @@ def _length(foreign: ForeignShift, shape: tuple[int, ...], reshape: Reshape) -> 
     if len(shape) == 1:
         return shape[0] if foreign.layout in ADDED_NORMS else 1
     if reshape == "first-dim" or len(shape) == 2:
-        return floats_of(shape)
+        return delta_length(shape)
     return min(shape[0] * math.prod(shape[2:]), shape[1])
 
 

@@ -253,7 +253,7 @@ def test_exports_are_refused_for_other_bases_and_components(tmp_path: Path) -> N
     from spectra.shift.shift import ShiftMetadata
 
     shift = plain_base.random_shift(base)
-    prints = {n: Fingerprints(lambda w=w: w, "float32").rounded() for n, w in base.items()}
+    prints = {n: Fingerprints.of(w).rounded() for n, w in base.items()}
     known = {dtype: {n: digits[dtype] for n, digits in prints.items()} for dtype in ROUNDED}
     full = SpectralShift(dict(shift), ShiftMetadata("test", shift.metadata.fingerprints, rounded=known))
     save_file({f"{n[5:]}.weight": w.half() for n, w in rounded.items()}, other / "unet.safetensors")
