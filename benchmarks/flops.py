@@ -3,8 +3,8 @@
 Counted by `torch.utils.flop_counter` on the meta device: matrix products, convolutions and attention, a multiplication
 and an addition each. Attention is counted as its plain products, the same for all methods. Passes over vectors, the
 optimizer's step, and what a model's first step makes once and for all are not counted. A step is one forward and one
-backward, so what a method makes once per optimizer step counts in full. Plans are those of an accelerator, or with
-`plans=cpu` a CPU's, where memory is worth less.
+backward, so what a method makes once per optimizer step counts in full. Spectra's plans, and with them its count, are
+those of the setting `device`: "cuda", a data-centre GPU, or "cpu", where memory is worth less.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
-from spectra.benchmarks.methods import METHODS, VARIANTS, Method, planned, prepare
+from spectra.benchmarks.methods import METHODS, VARIANTS, Method, prepare
 from spectra.benchmarks.models import MODELS, denoiser
 
 _ASKED = {("sd15", 512, 1): 1.30, ("sd15", 512, 2): 1.25, ("sd15", 512, 8): 1.20, ("sd15", 256, 2): 1.40}
@@ -42,11 +42,11 @@ def _count(bench: Bench, name: str) -> Row:
         batch=bench.integer("batch"),
         dtype=getattr(torch, str(bench.settings["dtype"])),
     )
-    method = prepare(name, model)
-    with planned(bench.settings):
-        forward, backward = count(method)
+    method = prepare(name, model, device=str(bench.settings["device"]))
+    forward, backward = count(method)
     return {
         "method": name,
+        "device": bench.settings["device"],
         "resolution": shape.resolution,
         "weights": len(method.parameters),
         "trained": sum(parameter.numel() for parameter in method.parameters.values()),
@@ -69,9 +69,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 def _goal(model: str, resolution: int, batch: int, asked: float) -> Goal:
     sizes = [resolution, 0] if resolution == MODELS[model][0] else [resolution]
-    return Goal(
-        "spectra", "<=", asked, {"model": [model], "resolution": sizes, "batch": [batch], "plans": ["accelerator"]}
-    )
+    return Goal("spectra", "<=", asked, {"model": [model], "resolution": sizes, "batch": [batch], "device": ["cuda"]})
 
 
 CASE = Case(
@@ -82,9 +80,10 @@ CASE = Case(
     items=lambda bench: [*METHODS, *VARIANTS],
     measure=_measure,
     summarise=_summarise,
-    settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32", "plans": "accelerator"},
+    settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32", "device": "cuda"},
     columns=(
         Column("method"),
+        Column("device"),
         Column("weights", "tensors"),
         Column("trained", "trained floats", ",.0f"),
         Column("tflop", "TFLOP", ".3f"),

@@ -10,8 +10,8 @@
 
 `beyond` is their sum less the frozen model's weights. Attention is PyTorch's fused one, as it runs on any device. What
 lives only for the time of one operation is not counted, nor are the spectrum cache's files, of which the bases are made
-in the base's precision, on its device. Plans are those of an accelerator (`costs.balance`), or with `plans=cpu` a
-CPU's. `share_of_lora` compares `beyond`; both hold the base's own activations, the `frozen` row's `saved`.
+in the base's precision, on its device. Spectra's plans are those of the setting `device`: "cuda", a data-centre GPU, or
+"cpu". `share_of_lora` compares `beyond`; both hold the base's own activations, the `frozen` row's `saved`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row, Value
-from spectra.benchmarks.methods import METHODS, VARIANTS, Method, planned, prepare
+from spectra.benchmarks.methods import METHODS, VARIANTS, Method, prepare
 from spectra.benchmarks.models import MODELS, denoiser
 
 if TYPE_CHECKING:
@@ -147,9 +147,8 @@ def _measure(bench: Bench, item: str) -> Row:
         dtype=getattr(torch, str(bench.settings["dtype"])),
     )
     weights = sum(_storages([*model.module.parameters(), *model.module.buffers()]).values())
-    with planned(bench.settings):
-        parts = count(prepare(item, model))
-    return {"method": item, **parts, "beyond": sum(parts.values()) - weights}
+    parts = count(prepare(item, model, device=str(bench.settings["device"])))
+    return {"method": item, "device": bench.settings["device"], **parts, "beyond": sum(parts.values()) - weights}
 
 
 def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
@@ -170,7 +169,7 @@ _UNDER: Mapping[str, Sequence[Value]] = {
     "model": ["sd15"],
     "resolution": [0, MODELS["sd15"][0]],
     "batch": [2],
-    "plans": ["accelerator"],
+    "device": ["cuda"],
 }
 
 CASE = Case(
@@ -181,8 +180,8 @@ CASE = Case(
     items=lambda bench: [*METHODS, *VARIANTS],
     measure=_measure,
     summarise=_summarise,
-    settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32", "plans": "accelerator"},
-    columns=(Column("method"), *(_megabytes(part) for part in (*PARTS, "beyond"))),
+    settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32", "device": "cuda"},
+    columns=(Column("method"), Column("device"), *(_megabytes(part) for part in (*PARTS, "beyond"))),
     goals=(Goal("share_of_lora", "<=", 1.2, _UNDER), Goal("share_of_full", "<", 0.5, _UNDER)),
     needs=("peft",),
 )

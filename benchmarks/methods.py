@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from spectra.spectrum.spectrum import Spectrum
 
 LORA_RANK = 4
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass
@@ -73,13 +73,26 @@ class Method:
         self.model.inputs[self.model.latents].grad = None
 
 
-def prepare(name: str, model: Denoiser, spectra: Spectra | None = None) -> Method:
+def prepare(name: str, model: Denoiser, spectra: Spectra | None = None, device: str = "") -> Method:
     """The method called `name`, on a twin of `model`, which stays as it is.
 
     Args:
         spectra: of the model's weights, to be shared by `paper` and `spectra`; made if they need it.
+        device: for a model without values, the kind of device that spectra plans for: "cpu", or "cuda" for a
+            data-centre GPU.
+
+    Raises:
+        InputError: another device.
     """
-    return {**METHODS, **VARIANTS}[name](twin(model), spectra or Spectra())
+    import torch
+
+    if device and device not in DEVICES:
+        raise InputError(f"device takes {' or '.join(DEVICES)}, got {device!r}")
+    method = {**METHODS, **VARIANTS}[name](twin(model), spectra or Spectra())
+    if device and method.adapter is not None:
+        for layer in method.adapter.layers():
+            layer.device = torch.device(device)
+    return method
 
 
 def twin(model: Denoiser) -> Denoiser:
@@ -200,19 +213,6 @@ def _low_memory(model: Denoiser, spectra: Spectra) -> Method:
 def _small(sigma: Tensor) -> Tensor:
     """A delta as after some training, of 1 % of each singular value: at zero a plan might have less to do."""
     return sigma / 100
-
-
-def planned(settings: Mapping[str, Any]) -> AbstractContextManager[None]:
-    """Plans of the setting `plans`, "accelerator" or "cpu", for a model without values.
-
-    Raises:
-        InputError: another setting.
-    """
-    from spectra.layers.costs import shapes_as_on
-
-    if settings["plans"] not in ("accelerator", "cpu"):
-        raise InputError(f"plans takes accelerator or cpu, got {settings['plans']!r}")
-    return shapes_as_on(str(settings["plans"]))
 
 
 METHODS: Mapping[str, Callable[[Denoiser, Spectra], Method]] = {

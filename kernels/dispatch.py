@@ -33,9 +33,22 @@ def uses_triton(*tensors: Tensor) -> bool:
     )
 
 
-def uses_gram(*tensors: Tensor) -> bool:
-    """Whether `shift_gradient` of such tensors may take the Gram matrix, where `prefers_gram` says so."""
-    return not uses_triton(*tensors)
+def uses_gram(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `shift_gradient` on a device takes the Gram matrix where `prefers_gram` says that it is fewer flops.
+
+    On a GPU only in float32, where it is a product of the vendor's library, and only where float64, in which the small
+    product is made, is as fast as float32: on data-centre GPUs, for which a "cuda" without a GPU stands too. In half
+    precision two projections on tensor cores are faster than a Gram matrix in float32.
+    """
+    if device.type != "cuda":
+        return True
+    return dtype == torch.float32 and (not torch.cuda.is_available() or _fast_float64(device))
+
+
+def _fast_float64(device: torch.device) -> bool:
+    """Whether a GPU multiplies in float64 as fast as in float32: by its CUDA capability, or gfx9 (CDNA) on ROCm."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return major == 9 or (minor == 0 and 6 <= major <= 10)
 
 
 def rebuild(weight: Tensor, basis: Tensor, e: Tensor, *, left: bool) -> Tensor:
@@ -132,13 +145,14 @@ def shift_gradient(
     *,
     offset: Tensor | None = None,
     over: Tensor | None = None,
+    gram: bool = False,
 ) -> Tensor:
     """`colsum((a Q - offset) * (b Q))`, divided by `over` where that is positive; see `reference.shift_gradient`."""
-    if uses_triton(a, b, basis):
+    if uses_triton(a, b, basis) and not (gram and reference.prefers_gram(layouts.count(a, dim), *basis.shape)):
         rows = (layouts.samples(x, dim, apart=False) for x in (a, b))
         out: Tensor = operators.shift_gradient(*rows, basis, _float(offset), _float(over))
         return out
-    return reference.shift_gradient(a, b, basis, dim, offset, over)
+    return reference.shift_gradient(a, b, basis, dim, offset, over, gram)
 
 
 def _apply(

@@ -13,6 +13,11 @@ def padded(h: int) -> int:
     return -(-h // ROUND) * ROUND
 
 
+def count(x: Tensor, dim: int) -> int:
+    """How many rows an activation has whose channels are at `dim`."""
+    return x.numel() // max(x.shape[dim], 1)
+
+
 def samples(x: Tensor, dim: int, *, apart: bool) -> Tensor:
     """`x` as `[S, P, channels]`, a view wherever its strides allow one.
 

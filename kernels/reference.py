@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spectra.kernels import layouts
+
 _BLOCK, _BLOCKS = 128, 16
 """The Gram matrix is summed over at most so many blocks of at least so many rows."""
 
@@ -128,25 +130,30 @@ def two_sided_apply(x: Tensor, left: Tensor, right: Tensor, s: Tensor, dim: int)
 
 
 def shift_gradient(
-    a: Tensor, b: Tensor, basis: Tensor, dim: int, offset: Tensor | None = None, over: Tensor | None = None
+    a: Tensor,
+    b: Tensor,
+    basis: Tensor,
+    dim: int,
+    offset: Tensor | None = None,
+    over: Tensor | None = None,
+    gram: bool = False,
 ) -> Tensor:
     """`colsum((a Q - offset) * (b Q))`, `[h]`, accumulated in float32 at least.
 
     With `over [h]` the sum is divided by it; where it is not positive the result is 0.
 
-    The Gram matrix `b^T a` is taken where it is cheaper than two projections: in float32 at least, since rounded to
-    half precision before its cancellation it would be noise.
+    With `gram` the Gram matrix `b^T a` is taken where it is cheaper than two projections: in float32 at least, since
+    rounded to half precision before its cancellation it would be noise.
     """
     if over is not None:
-        total = shift_gradient(a, b, basis, dim, offset)
+        total = shift_gradient(a, b, basis, dim, offset, None, gram)
         return torch.where(over > 0, total / over.clamp_min(torch.finfo(over.dtype).tiny), 0)
-    count = a.numel() // max(a.shape[dim], 1)
     wide = torch.promote_types(a.dtype, torch.float32)
-    if prefers_gram(count, *basis.shape):
+    if gram and prefers_gram(layouts.count(a, dim), *basis.shape):
         # The small product in float64 (Apple's GPU has none): else the error can pass twice the paper's formula's.
         exact = wide if a.device.type == "mps" else torch.float64
-        gram, q = _gram(b, a, dim).to(exact), basis.to(exact)
-        total = (q * (gram @ q)).sum(0).to(wide)
+        small, q = _gram(b, a, dim).to(exact), basis.to(exact)
+        total = (q * (small @ q)).sum(0).to(wide)
         return total if offset is None else total - offset * (channel_sum(b, dim) @ basis.to(wide))
     t = along(a, basis, dim)
     if offset is not None:

@@ -5,8 +5,6 @@ A product of `[a, b]` and `[b, c]` counts `2 a b c`; additions and scalings of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from spectra import kernels
@@ -31,16 +29,6 @@ def balance(device: str) -> int:
     what runs out, and stands for all accelerators and precisions; 40 is two cores of a CPU in float32.
     """
     return _BALANCE.get(device, _ACCELERATOR)
-
-
-@contextmanager
-def shapes_as_on(device: str) -> Iterator[None]:
-    """Within the block, what has shapes without values is planned as on this kind of device, not as on a GPU."""
-    _BALANCE["meta"] = balance(device)
-    try:
-        yield
-    finally:
-        del _BALANCE["meta"]
 
 
 class Work(NamedTuple):

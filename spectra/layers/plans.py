@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from spectra import kernels
 from spectra.layers.operators import Operator
-from spectra.layers.saved_elsewhere import recompute, to_save
+from spectra.layers.saved_elsewhere import producing_norm, recompute
 from spectra.spectrum.spectrum import matrix
 
 
@@ -49,7 +49,7 @@ def projected(
         offset: `bias Q [h]`, likewise.
         dim: where `a` has its channels.
     """
-    norm, saved = to_save(a)
+    norm, saved = producing_norm(a)
     out: Tensor = _Projected.apply(  # type: ignore[no-untyped-call]
         a, saved, norm, d, sigma, basis, product, constant, offset, dim
     )
@@ -73,7 +73,7 @@ def attach_output_gradient(y: Tensor, d: Tensor, s: Tensor, basis: Tensor, offse
 
 def attach_input_gradient(x: Tensor, d: Tensor, s: Tensor, basis: Tensor, dim: int) -> Tensor:
     """`x` itself; the gradient that arrives at it tells delta's. Its result must feed this layer alone."""
-    norm, saved = to_save(x)
+    norm, saved = producing_norm(x)
     out: Tensor = _InputGradient.apply(x, saved, norm, d, s, basis, dim)  # type: ignore[no-untyped-call]
     return out
 
@@ -129,7 +129,7 @@ def two_sided(
         right: `V [columns, r]`, likewise.
         keep_input: hold `x` for the way back, and make `x V` again of it, instead of holding `x V`.
     """
-    norm, saved = to_save(x)
+    norm, saved = producing_norm(x)
     out: Tensor = _TwoSided.apply(  # type: ignore[no-untyped-call]
         x, saved, norm, d, s, weight, bias, left, right, operator, keep_input
     )
@@ -156,9 +156,13 @@ def rebuilt_by_weight(
         d: `[r]`, change of each singular value; receives the gradient.
         sides: of the frozen weight, as a matrix.
     """
-    norm, saved = to_save(x)
+    norm, saved = producing_norm(x)
     out: Tensor = _ByWeight.apply(x, saved, norm, d, shifted, bias, operator, *sides)  # type: ignore[no-untyped-call]
     return out
+
+
+def _gram(x: Tensor) -> bool:
+    return kernels.uses_gram(x.device, x.dtype)
 
 
 class _Scaled(torch.autograd.Function):
@@ -183,7 +187,7 @@ class _TwoSided(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        saved: Tensor,
+        saved: Tensor | None,
         norm: nn.Module | None,
         d: Tensor,
         s: Tensor,
@@ -196,7 +200,7 @@ class _TwoSided(torch.autograd.Function):
     ) -> Tensor:
         ctx.operator, ctx.norm, ctx.keep_input, ctx.shape = operator, norm, keep_input, x.shape
         t = operator.encode(x, left, right)
-        held = saved if keep_input else t
+        held = (x if saved is None else saved) if keep_input else t
         ctx.save_for_backward(held if ctx.needs_input_grad[3] else None, s, left, right)
         if weight is not None:
             return operator.apply(x, weight, bias) + operator.decode(kernels.scaled(t, d, operator.dim), left, right)
@@ -223,7 +227,7 @@ class _ByWeight(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        saved: Tensor,
+        saved: Tensor | None,
         norm: nn.Module | None,
         d: Tensor,
         shifted: Tensor,
@@ -232,7 +236,7 @@ class _ByWeight(torch.autograd.Function):
         *sides: Tensor,
     ) -> Tensor:
         ctx.operator, ctx.norm = operator, norm
-        ctx.save_for_backward(saved, shifted, *sides)
+        ctx.save_for_backward(x if saved is None else saved, shifted, *sides)
         return operator.apply(x, shifted, bias)
 
     @staticmethod
@@ -250,7 +254,7 @@ class _Projected(torch.autograd.Function):
     def forward(
         ctx: Any,
         a: Tensor,
-        saved: Tensor,
+        saved: Tensor | None,
         norm: nn.Module | None,
         d: Tensor,
         sigma: Tensor,
@@ -262,7 +266,7 @@ class _Projected(torch.autograd.Function):
     ) -> Tensor:
         ctx.dim, ctx.norm = dim, norm
         # Each part of backward keeps only what it needs; without a gradient of delta that is not `a`.
-        kept = (saved, sigma, basis, offset) if ctx.needs_input_grad[3] else (None,) * 4
+        kept = (a if saved is None else saved, sigma, basis, offset) if ctx.needs_input_grad[3] else (None,) * 4
         ctx.save_for_backward(*kept, product)
         return kernels.add_projection(a, product, constant, dim)
 
@@ -275,7 +279,7 @@ class _Projected(torch.autograd.Function):
             grad_a = kernels.add_projection(grad, product, None, dim)
         if ctx.needs_input_grad[3]:
             a = recompute(ctx.norm, held)
-            grad_d = kernels.shift_gradient(a, grad, basis, dim, offset=offset, over=sigma)
+            grad_d = kernels.shift_gradient(a, grad, basis, dim, offset=offset, over=sigma, gram=_gram(a))
         return grad_a, None, None, grad_d, *[None] * 6
 
 
@@ -290,7 +294,7 @@ class _OutputGradient(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, s, basis, offset = ctx.saved_tensors
         (grad,) = grads
-        grad_d = kernels.shift_gradient(y, grad.to(y.dtype), basis, ctx.dim, offset=offset, over=s)
+        grad_d = kernels.shift_gradient(y, grad.to(y.dtype), basis, ctx.dim, offset=offset, over=s, gram=_gram(y))
         return grad, grad_d, None, None, None, None
 
 
@@ -299,7 +303,7 @@ class _InputGradient(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        saved: Tensor,
+        saved: Tensor | None,
         norm: nn.Module | None,
         d: Tensor,
         s: Tensor,
@@ -307,14 +311,14 @@ class _InputGradient(torch.autograd.Function):
         dim: int,
     ) -> Tensor:
         ctx.dim, ctx.norm = dim, norm
-        ctx.save_for_backward(saved, s, basis)
+        ctx.save_for_backward(x if saved is None else saved, s, basis)
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         held, s, basis = ctx.saved_tensors
         (grad,), x = grads, recompute(ctx.norm, held)
-        grad_d = kernels.shift_gradient(x, grad.to(x.dtype), basis, ctx.dim, over=s)
+        grad_d = kernels.shift_gradient(x, grad.to(x.dtype), basis, ctx.dim, over=s, gram=_gram(x))
         return grad, None, None, grad_d, None, None, None
 
 

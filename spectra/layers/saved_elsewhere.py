@@ -70,12 +70,12 @@ def _produced(x: Tensor) -> _Produced | None:
     return made
 
 
-def to_save(x: Tensor) -> tuple[nn.Module | None, Tensor]:
-    """What to save so that `recompute` returns `x`: the norm that made it with the norm's input, or `x` alone."""
+def producing_norm(x: Tensor) -> tuple[nn.Module | None, Tensor | None]:
+    """The norm that made `x`, and the norm's input, which is saved in place of `x`; None and None if no norm did."""
     made = _produced(x)
-    return (None, x) if made is None else (made.norm, made.input)
+    return (None, None) if made is None else (made.norm, made.input)
 
 
 def recompute(norm: nn.Module | None, saved: Tensor) -> Tensor:
-    """The tensor that was given to `to_save`: what the norm makes of its input, or what was saved itself."""
+    """What the norm makes of its input, or without a norm what was saved itself."""
     return saved if norm is None else norm.forward(saved)

@@ -44,6 +44,7 @@ class ShiftedLayer:
         self.plan: Plan | None = None  # an explicit choice; None lets what was measured, or the cost model, decide
         self.tuned: Mapping[str, Plan] = {}  # by `Work.key`
         self.noted: Callable[[ShiftedLayer, Tensor, costs.Work], None] | None = None  # told of each forward
+        self.device: torch.device | None = None  # that plans are made for; the input's own unless it has no values
         self.operator: Operator | None = operator_of(module)
         weight: Tensor = module.weight  # type: ignore[assignment]
         self._place = place = self.operator.place(spectrum.side) if self.operator else None
@@ -274,12 +275,12 @@ class ShiftedLayer:
             decode=decode,
             learns=learning and self.delta.requires_grad,
             input_gradient=learning and x.requires_grad,
-            gram=kernels.uses_gram(self._vectors.of(dtype)[0]),
+            gram=kernels.uses_gram(self.device or x.device, dtype),
             free=free and x.dtype == dtype,
             square=self._square,
             literal=self._literal(),
             itemsize=dtype.itemsize,
-            balance=costs.balance(x.device.type),
+            balance=costs.balance((self.device or x.device).type),
         )
 
     def _literal(self) -> bool:

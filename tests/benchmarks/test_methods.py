@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spectra.benchmarks import flops, memory, run
-from spectra.benchmarks.methods import METHODS, Spectra, planned, prepare, twin
+from spectra.benchmarks.methods import METHODS, Spectra, prepare, twin
 from spectra.benchmarks.models import MODELS, Denoiser, denoiser, matrices
 from spectra.errors import InputError
 
@@ -122,8 +122,8 @@ def test_flops_and_memory_report_an_object_by_method(tmp_path: Any) -> None:
 
 
 def test_goals_are_asked_of_their_own_model_and_size() -> None:
-    def asked(model: str, resolution: int, batch: int, plans: str = "accelerator") -> list[float]:
-        settings = {"model": model, "resolution": resolution, "batch": batch, "plans": plans}
+    def asked(model: str, resolution: int, batch: int, device: str = "cuda") -> list[float]:
+        settings = {"model": model, "resolution": resolution, "batch": batch, "device": device}
         return [goal.asked for goal in flops.CASE.goals if goal.applies(settings)]
 
     assert asked("sd15", 512, 2) == [1.25]
@@ -132,12 +132,13 @@ def test_goals_are_asked_of_their_own_model_and_size() -> None:
 
 
 def test_a_cpu_spends_memory_for_flops(tmp_path: Any) -> None:
-    def ratio(case: str, plans: str) -> float:
-        settings = {"model": "tiny", "batch": "1", "plans": plans}
-        record = run.run(run.find(case), out=tmp_path / plans, only=["spectra"], settings=settings).record
+    def ratio(case: str, device: str) -> float:
+        settings = {"model": "tiny", "batch": "1", "device": device}
+        record = run.run(run.find(case), out=tmp_path / device, only=["spectra"], settings=settings).record
+        assert record["rows"][0]["device"] == device
         return float(record["rows"][0]["tflop" if case == "flops" else "beyond"])
 
-    assert ratio("flops", "cpu") <= ratio("flops", "accelerator")
-    assert ratio("memory", "cpu") > ratio("memory", "accelerator")
-    with pytest.raises(InputError, match="plans takes accelerator or cpu, got 'gpu'"):
-        planned({"plans": "gpu"})
+    assert ratio("flops", "cpu") <= ratio("flops", "cuda")
+    assert ratio("memory", "cpu") > ratio("memory", "cuda")
+    with pytest.raises(InputError, match="device takes cpu or cuda, got 'gpu'"):
+        prepare("spectra", denoiser("tiny")[0], device="gpu")

@@ -72,17 +72,18 @@ def test_rebuild_from_delta_is_the_papers_weight(left: bool) -> None:
     torch.testing.assert_close(ours, (u * torch.relu(sigma + 0.5 * delta)) @ vt, **EXACT)
 
 
+@pytest.mark.parametrize("gram", [False, True])
 @pytest.mark.parametrize("count", [3, 200])
-def test_shift_gradient_with_an_offset_and_a_divisor(count: int) -> None:
+def test_shift_gradient_with_an_offset_and_a_divisor(count: int, gram: bool) -> None:
     a, b = torch.randn(2, count, 7, dtype=torch.float64)
     basis, offset, over = orthonormal(7, 5), torch.randn(5, dtype=torch.float64), torch.rand(5, dtype=torch.float64)
     over[2] = 0
     total = ((a @ basis - offset) * (b @ basis)).sum(0)
-    torch.testing.assert_close(kernels.shift_gradient(a, b, basis, offset=offset), total, **EXACT)
-    ours = kernels.shift_gradient(a, b, basis, offset=offset, over=over)
+    torch.testing.assert_close(kernels.shift_gradient(a, b, basis, offset=offset, gram=gram), total, **EXACT)
+    ours = kernels.shift_gradient(a, b, basis, offset=offset, over=over, gram=gram)
     torch.testing.assert_close(ours, torch.where(over > 0, total / over, 0), **EXACT)
     plain = ((a @ basis) * (b @ basis)).sum(0)
-    torch.testing.assert_close(kernels.shift_gradient(a, b, basis), plain, **EXACT)
+    torch.testing.assert_close(kernels.shift_gradient(a, b, basis, gram=gram), plain, **EXACT)
 
 
 def test_splitting_the_middle() -> None:
