@@ -69,7 +69,7 @@ PULL = 0.03
 """Weight decay times learning rate."""
 
 WORDS = 0.5
-"""Of `prior_words`."""
+"""Of `prior_random_words`."""
 
 VECTORS = 3
 """The rate of 1-D shifts is so many times lower than that of all others."""
@@ -132,7 +132,7 @@ def _trained(
     before = bench.once(f"base {name}", lambda: draw_all(bench, base, known, bare=True))
     config = replace(defaults(""), subject=name, seed=seed, lr=made.rate, lr_1d=made.rate / VECTORS, steps=made.steps)
     if made.held:
-        config = replace(config, weight_decay=PULL / made.rate, prior_words=WORDS)
+        config = replace(config, weight_decay=PULL / made.rate, prior_random_words=WORDS)
     done = finetune(method, base, config)
     drawn = draw_all(bench, done.pipe, known, short=short)
     figures = judged(drawn, before, known, instance_pictures(known, count=INSTANCE_COUNT, seed=seed))

@@ -15,7 +15,7 @@ from spectra.training.config import TrainConfig, make_config
 
 ANCHORS = ("edit", "caption")
 
-TUNING: dict[str, Any] = {"prior_weight": 0.0, "prior_unconditional": 0.0, "prior_words": 0.0,
+TUNING: dict[str, Any] = {"prior_weight": 0.0, "prior_unconditional": 0.0, "prior_random_words": 0.0,
                           "validation_count": 0}  # fmt: skip
 """What one picture with its own caption asks of a training: no class, and nothing drawn before and after."""
 

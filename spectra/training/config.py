@@ -1,146 +1,190 @@
-"""What a training is asked to do: one frozen dataclass, read from and written to TOML."""
+"""What a training is asked to do: one frozen dataclass, whose fields declare every setting of `spectra train`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from spectra.bases.embedded import GUIDANCE, NAME
 from spectra.errors import InputError
+from spectra.io.settings import SHARE, check_ranges, check_types, embedded_defaults, setting
 from spectra.io.toml_files import read_toml, toml_value
 from spectra.training.data.prompts import check_template
 
-MIXED_PRECISION = ("no", "fp16", "bf16")
-LR_SCHEDULES = ("constant", "cosine")
-FILE_DTYPES = ("float32", "float16")
-PRIOR_TARGETS = ("noise", "base")
-COLLAGE_FITS = ("crop", "shrink")
-UNMIX_SCHEDULES = ("constant", "falling", "rising")
 MOST_SUBJECTS = 4
 
-_CHOICES = {
-    "prior_target": PRIOR_TARGETS,
-    "lr_schedule": LR_SCHEDULES,
-    "mixed_precision": MIXED_PRECISION,
-    "file_dtype": FILE_DTYPES,
-    "collage_fit": COLLAGE_FITS,
-    "unmix_schedule": UNMIX_SCHEDULES,
-}
+_pictures = partial(setting, panel="Pictures")
+_subjects = partial(setting, panel="Several subjects in one shift")
+_training = partial(setting, panel="What is trained")
+_prior = partial(setting, panel="Prior preservation")
+_cost = partial(setting, panel="Cost")
+_watching = partial(setting, panel="Watching and resuming")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one training; the defaults are those for a full-sized base (`defaults` knows the embedded one's).
+    """Settings of one training; the defaults are those for a full-sized base (`defaults` knows the embedded one's)."""
 
-    Attributes:
-        base: folder, single-file checkpoint or hub id; empty for the embedded base.
-        subject: name of an embedded subject, instead of `images`; empty with `images`.
-        subjects: two to four subjects for one shift, instead of `subject` or `images`: "DIR=PROMPT" each, with the
-            subject's own special word in brackets ("a photo of a [V1] dog"), or the name of an embedded one. The
-            class prompts are the same without that word.
-        images: folder of instance pictures, or one picture.
-        prompt: instance prompt, with a rare token for the subject ("a photo of a sks dog").
-        class_prompt: the same without the token; needed for prior preservation.
-        class_images: folder of class pictures, instead of those the base would draw.
-        prior_weight: of the prior preservation term; 0 leaves it out.
-        prior_target: what noisy class pictures ask the model for: the "noise" in them (DreamBooth, SVDiff), or what
-            the frozen "base" answers to the same question, which costs one more forward pass of them.
-        prior_unconditional: share of the class pictures that stand without a caption, so that the answer to the empty
-            prompt, from which guidance starts, is preserved too; needs `prior_target` "base".
-        prior_words: share of the class pictures that stand under another word of the tokenizer's in place of the
-            class, so that what all other words mean is preserved too; needs `prior_target` "base".
-        prior_count, prior_steps, prior_guidance: how many class pictures are drawn, in how many steps, at which scale.
-        collage: probability that a sample of several subjects shows two of them, each on its half; class pictures too.
-        collage_fit: how a picture comes to fill a half: "crop" keeps its middle, "shrink" all of it.
-        collage_prompts: of collages, each as likely as another: {left} and {right} are the subjects as their prompts
-            name them, {before} what stands before that in the left one's.
-        unmix_weight: of the term that keeps a special word's attention off the other subject's half; 0 leaves it out.
-        unmix_layers: cross-attention layers that it acts on, patterns over their paths, comma separated.
-        unmix_schedule: its weight over the steps: "constant", "falling" to zero or "rising" from it.
-        init_shift: file of a shift to start from, with the same targets; empty starts from zero. So subjects that were
-            trained apart and added are finished together.
-        targets: subset names or patterns, comma separated (`spectra.families`).
-        text_encoder: train the text encoder's weights too.
-        directions: singular values of each weight that may move, the largest first; 0 lets all. Weights of one
-            dimension have none, and move.
-        lr: learning rate of the shifts of weights with two or more dimensions.
-        lr_1d: learning rate of the shifts of 1-D weights (the scales of norms).
-        lr_schedule: "constant", or "cosine" for rates that fall to zero over the steps.
-        steps: optimizer steps.
-        batch: instance pictures in one forward pass (and as many class pictures with prior preservation).
-        accumulation: forward passes per optimizer step.
-        weight_decay, max_grad_norm: of AdamW and of gradient clipping.
-        min_snr_gamma: clips the signal-to-noise ratio in the loss weights (arXiv:2303.09556); 0 switches it off.
-        gradient_checkpointing: recompute activations in the backward pass, for memory.
-        low_memory: keep both sides of each weight's spectrum instead of the weight (`spectra.layers.low_memory`).
-        tune: measure how each layer computes fastest, before the first step (`spectra.adapters.tuning`).
-        mixed_precision: "no", "fp16" or "bf16".
-        cache_latents, cache_prompts: encode once, ahead of the steps. Prompts are never cached while the text
-            encoder trains.
-        resolution: pixels of a picture's side; 0 is the base's own.
-        file_dtype: "float32" or "float16", the precision of the shift file; it is trained in float32 either way.
-        seed: of everything random.
-        validation_prompts: drawn before and after, and every `validation_every` steps; empty means the instance and
-            the class prompt.
-        validation_every: steps between validation pictures; 0 draws them before and after only.
-        validation_count, validation_steps, validation_guidance: pictures per prompt (0: none), their steps and scale.
-        save_every: steps between saved states, from which `--resume` continues; 0 saves none.
-        tensorboard: folder for TensorBoard's log; empty for none.
-    """
-
-    base: str = ""
-    subject: str = ""
-    subjects: tuple[str, ...] = ()
-    images: str = ""
-    prompt: str = ""
-    class_prompt: str = ""
-    class_images: str = ""
-    prior_weight: float = 1.0
-    prior_target: str = "noise"
-    prior_unconditional: float = 0.0
-    prior_words: float = 0.0
-    prior_count: int = 200
-    prior_steps: int = 25
-    prior_guidance: float = 5.0
-    collage: float = 0.6
-    collage_fit: str = "crop"
-    collage_prompts: tuple[str, ...] = (
-        "{before}{left} on the left and {right} on the right",
-        "{before}{right} and {left}",
+    base: str = _pictures(
+        "", "Base model: a diffusers folder, a .safetensors checkpoint or a hub id.", default_text="embedded"
     )
-    unmix_weight: float = 1.0
-    unmix_layers: str = "*"
-    unmix_schedule: str = "constant"
-    init_shift: str = ""
-    targets: str = "unet"
-    text_encoder: bool = False
-    directions: int = 0
-    lr: float = 1e-3
-    lr_1d: float = 1e-6
-    lr_schedule: str = "constant"
-    steps: int = 500
-    batch: int = 1
-    accumulation: int = 1
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    min_snr_gamma: float = 5.0
-    gradient_checkpointing: bool = False
-    low_memory: bool = False
-    tune: bool = False
-    mixed_precision: str = "no"
-    cache_latents: bool = True
-    cache_prompts: bool = True
-    resolution: int = 0
-    file_dtype: str = "float32"
-    seed: int = 0
-    validation_prompts: tuple[str, ...] = ()
-    validation_every: int = 0
-    validation_count: int = 4
-    validation_steps: int = 25
-    validation_guidance: float = 5.0
-    save_every: int = 0
-    tensorboard: str = ""
+    subject: str = _pictures("", "Name of an embedded subject (spectra subjects lists them).", option="--subject")
+    subjects: tuple[str, ...] = _pictures(
+        (),
+        "Name of an embedded subject (spectra subjects lists them). Given two to four times, all go into one shift: "
+        'each by name, or as DIR="a photo of a [V1] dog" with a special word of its own in brackets.',
+        option="--subject",
+        metavar="NAME|DIR=PROMPT",
+    )
+    images: str = _pictures("", "Folder of instance pictures, or one picture.", metavar="DIR")
+    prompt: str = _pictures("", "Instance prompt: a caption with a rare token for the subject.")
+    class_prompt: str = _pictures(
+        "", "Class prompt: the instance prompt without the rare token. Prior preservation needs it."
+    )
+    class_images: str = _pictures("", "Folder of class pictures, in place of those that the base draws.", metavar="DIR")
+    resolution: int = _pictures(0, "Side of the training pictures in pixels.", least=0, default_text="the base's own")
+    collage: float = _subjects(
+        0.6, "Probability that a sample shows two of the subjects, each on its half; class pictures too.", **SHARE
+    )
+    collage_fit: str = _subjects(
+        "crop",
+        "How a picture fills its half of a collage: crop keeps its middle, shrink all of it.",
+        choices=("crop", "shrink"),
+        embedded="shrink",
+    )
+    collage_prompts: tuple[str, ...] = _subjects(
+        ("{before}{left} on the left and {right} on the right", "{before}{right} and {left}"),
+        "Prompts of collages, each as likely as another: {left} and {right} stand for the subjects as their prompts "
+        "name them, {before} for what stands before that. Repeatable.",
+        option="--collage-prompt",
+        default_text="two of the base's own form",
+        embedded=("{left} on the left and {right} on the right", "{left} and {right}"),
+    )
+    unmix_weight: float = _subjects(
+        1.0,
+        "Weight of the loss that keeps a special word's attention off the other subject's half; 0 leaves it out.",
+        least=0,
+        embedded=0.01,
+    )
+    unmix_layers: str = _subjects(
+        "*", "Cross-attention layers that the unmix loss acts on: patterns of their paths, separated by commas."
+    )
+    unmix_schedule: str = _subjects(
+        "constant",
+        "Weight of the unmix loss over the steps: constant, falling to zero, or rising from zero.",
+        choices=("constant", "falling", "rising"),
+    )
+    init_shift: str = _training(
+        "", "Shift file to start from, with the same targets; without it, training starts from zero.", metavar="FILE"
+    )
+    targets: str = _training(
+        "unet",
+        "Weights that are trained: subset names or patterns, separated by commas, such as unet-ca.",
+        option="--target",
+    )
+    text_encoder: bool = _training(False, "Train the text encoder too.", embedded=True)
+    directions: int = _training(
+        0,
+        "Train only this many of each weight's singular values, the largest; 0 trains all. 1-D weights always move.",
+        least=0,
+    )
+    steps: int = _training(500, "Number of optimizer steps.", least=1, resumable=True)
+    lr: float = _training(1e-3, "Learning rate of matrices and convolutions.", least=0, embedded=3e-2)
+    lr_1d: float = _training(
+        1e-6, "Learning rate of 1-D weights (the scales of norms).", least=0, embedded=1e-2, option="--lr-1d"
+    )
+    lr_schedule: str = _training(
+        "constant",
+        "Learning rates over the steps: constant, or falling to zero along a cosine.",
+        choices=("constant", "cosine"),
+        embedded="cosine",
+    )
+    min_snr_gamma: float = _training(
+        5.0,
+        "Clip of the signal-to-noise ratio in the loss weights (Min-SNR, arXiv:2303.09556); 0 switches it off.",
+        least=0,
+        embedded=0.0,
+    )
+    weight_decay: float = _training(0.01, "Weight decay of AdamW.", least=0)
+    max_grad_norm: float = _training(
+        1.0, "Largest norm of the gradient, which is clipped to it; 0 switches clipping off.", least=0
+    )
+    seed: int = _training(0, "Seed of everything that is random.", least=0)
+    prior_weight: float = _prior(1.0, "Weight of the prior preservation loss; 0 leaves it out.", least=0, embedded=2.0)
+    prior_target: str = _prior(
+        "noise",
+        "What class pictures are held to: the noise in them (DreamBooth), or the frozen base's own prediction, which "
+        "costs one more forward pass of them.",
+        choices=("noise", "base"),
+        embedded="base",
+    )
+    prior_unconditional: float = _prior(
+        0.0,
+        "Share of class pictures trained without a caption, which preserves the unconditional prediction that "
+        "guidance starts from. Needs prior target base.",
+        embedded=0.25,
+        **SHARE,
+    )
+    prior_random_words: float = _prior(
+        0.0,
+        "Share of class pictures trained under a random word in place of the class, which preserves what other "
+        "words mean. Needs prior target base.",
+        formerly="prior_words",
+        **SHARE,
+    )
+    prior_count: int = _prior(200, "Number of class pictures that the base draws.", least=1, embedded=24)
+    prior_steps: int = _prior(25, "Denoising steps of each class picture that the base draws.", least=1, embedded=20)
+    prior_guidance: float = _prior(
+        5.0, "Guidance scale of the class pictures that the base draws.", least=0, embedded=GUIDANCE
+    )
+    batch: int = _cost(
+        1,
+        "Instance pictures in one forward pass, and as many class pictures with prior preservation.",
+        least=1,
+        embedded=4,
+    )
+    accumulation: int = _cost(1, "Forward passes for each optimizer step.", least=1)
+    gradient_checkpointing: bool = _cost(False, "Recompute activations in the backward pass: less memory, more time.")
+    low_memory: bool = _cost(False, "Keep both sides of each weight's spectrum in place of the weight: less memory.")
+    tune: bool = _cost(
+        False, "Measure how each layer computes fastest before the first step; the result is remembered."
+    )
+    mixed_precision: str = _cost("no", "Precision of the forward and backward pass.", choices=("no", "fp16", "bf16"))
+    cache_latents: bool = _cost(True, "Encode the pictures once, ahead of the steps.")
+    cache_prompts: bool = _cost(
+        True, "Encode the prompts once, ahead of the steps; never while the text encoder trains."
+    )
+    file_dtype: str = _cost(
+        "float32",
+        "Precision of the shift file; training is in float32 either way.",
+        choices=("float32", "float16"),
+        embedded="float16",
+        resumable=True,
+    )
+    validation_prompts: tuple[str, ...] = _watching(
+        (),
+        "A prompt to draw before and after training. Repeatable.",
+        option="--validation-prompt",
+        default_text="instance and class prompt",
+        resumable=True,
+    )
+    validation_every: int = _watching(
+        0,
+        "Draw validation pictures every so many steps as well; 0 draws them before and after only.",
+        least=0,
+        resumable=True,
+    )
+    validation_count: int = _watching(4, "Validation pictures of each prompt; 0 draws none.", least=0, resumable=True)
+    validation_steps: int = _watching(25, "Denoising steps of each validation picture.", least=1, resumable=True)
+    validation_guidance: float = _watching(
+        5.0, "Guidance scale of validation pictures.", least=0, embedded=GUIDANCE, resumable=True
+    )
+    save_every: int = _watching(
+        0, "Save the training's state every so many steps, for --resume; 0 saves none.", least=0, resumable=True
+    )
+    tensorboard: str = _watching("", "Folder of a TensorBoard log.", metavar="DIR", resumable=True)
 
     def __post_init__(self) -> None:
         """Check every value that can be checked without touching the disk.
@@ -148,33 +192,17 @@ class TrainConfig:
         Raises:
             InputError: a value out of range, or settings that exclude each other.
         """
-        for name in ("prior_count", "prior_steps", "steps", "batch", "accumulation", "validation_steps"):
-            _at_least(self, name, 1)
-        for name in ("prior_weight", "lr", "lr_1d", "weight_decay", "max_grad_norm", "min_snr_gamma", "resolution",
-                     "validation_every", "validation_count", "save_every", "seed", "directions", "prior_guidance",
-                     "validation_guidance", "prior_unconditional", "prior_words", "collage",
-                     "unmix_weight"):  # fmt: skip
-            _at_least(self, name, 0)
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise InputError(
-                    f"{name.replace('_', ' ')}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
-                )
-        for name in ("prior_unconditional", "prior_words", "collage"):
-            if getattr(self, name) > 1:
-                raise InputError(
-                    f"{name.replace('_', ' ')}: expected a share between 0 and 1, got {getattr(self, name)}"
-                )
-        for name, meant in (("prior_unconditional", "without a prompt"), ("prior_words", "for other words")):
+        check_ranges(self)
+        for name, meant in (("prior_unconditional", "without a prompt"), ("prior_random_words", "for other words")):
             if getattr(self, name) and self.prior_target != "base":
                 raise InputError(
                     f'{name.replace("_", " ")} needs prior target "base": pictures of one class are not what the base '
                     f"draws {meant}"
                 )
-        if self.prior_unconditional + self.prior_words > 1:
+        if self.prior_unconditional + self.prior_random_words > 1:
             raise InputError(
-                "prior unconditional and prior words are shares of the same pictures: expected a sum of at most 1, "
-                f"got {self.prior_unconditional + self.prior_words:g}"
+                "prior unconditional and prior random words are shares of the same pictures: expected a sum of at most "
+                f"1, got {self.prior_unconditional + self.prior_random_words:g}"
             )
         if self.subjects:
             self._check_subjects()
@@ -218,43 +246,23 @@ class TrainConfig:
     def to_toml(self) -> str:
         """Every setting as TOML, one a line; those changed from the defaults come first."""
         changed = self.changed()
-        values = self.as_dict()
         lines = ["# spectra train --config THIS_FILE -o OUT   repeats this training."]
-        lines += [f"{name} = {toml_value(values[name])}" for name in changed]
+        lines += [f"{name} = {toml_value(value)}" for name, value in changed.items()]
         lines += ["", "# As by default:"]
-        lines += [f"{name} = {toml_value(value)}" for name, value in values.items() if name not in changed]
+        lines += [f"{name} = {toml_value(value)}" for name, value in self.as_dict().items() if name not in changed]
         return "\n".join(lines) + "\n"
 
 
-EMBEDDED: dict[str, Any] = {
-    "steps": 500,
-    "batch": 4,
-    "text_encoder": True,
-    "lr": 3e-2,
-    "lr_1d": 1e-2,
-    "lr_schedule": "cosine",
-    "min_snr_gamma": 0.0,
-    "prior_weight": 2.0,
-    "prior_target": "base",
-    "prior_unconditional": 0.25,
-    "prior_count": 24,
-    "prior_steps": 20,
-    "prior_guidance": GUIDANCE,
-    "collage_fit": "shrink",
-    "collage_prompts": ("{left} on the left and {right} on the right", "{left} and {right}"),
-    "unmix_weight": 0.01,
-    "validation_guidance": GUIDANCE,
-    "file_dtype": "float16",
-}
-"""What differs by default for the embedded base: about two minutes on two CPU cores.
+EMBEDDED: dict[str, Any] = embedded_defaults(TrainConfig)
+"""Defaults that are others for the embedded base: about two minutes on two CPU cores.
 
-Chosen by the loss at fixed noise and by looking at pictures. The text encoder takes part, since the base has learnt to
+Chosen by the loss at fixed noise and by eye. The text encoder takes part, since the base has learnt to
 read past tokens that it does not know: without it, what is learnt of the subject goes into the class prompt's pictures
 too, or not at all. The rates are high because they fall to zero: constant ones leave noise in the pictures. What class
 pictures are held to is the base's own answer, to their prompt and to none: guidance multiplies the difference between
 those two, and where the answer to no prompt drifted, colours burnt out and the class was lost while the subject was
-still being learnt. They are drawn with the guidance with which pictures will be, so that the answers are kept where
-they will be asked for. (Held to the noise instead, guided pictures came out with their contrast driven up.)
+still being learnt. They are drawn with the guidance of later pictures, so that the answers are kept where they will be
+asked for. (Held to the noise instead, guided pictures came out with their contrast driven up.)
 Min-SNR weighting is off: for a base that predicts v it takes the weight from the noisiest steps, where a drawing's
 colour and place are decided.
 Collages shrink their pictures, since an icon fills its own, and their prompts are those by which the base has learnt to
@@ -265,7 +273,7 @@ easiest solution; what they mean then reaches the picture through the words arou
 
 
 def defaults(base: str) -> TrainConfig:
-    """The default settings for a base; the embedded one is small, and takes larger batches and fewer steps."""
+    """The default settings for a base; the embedded one is small, and takes larger batches and fewer class pictures."""
     return replace(TrainConfig(), base=base, **({} if base else EMBEDDED))
 
 
@@ -284,30 +292,7 @@ def make_config(values: dict[str, Any], *, source: str = "settings") -> TrainCon
     Raises:
         InputError: an unknown setting or a value of the wrong type, naming `source`.
     """
-    types = get_type_hints(TrainConfig)
-    checked: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in types:
-            raise InputError(f"{source}: unknown setting {name!r}; known are {', '.join(types)}")
-        checked[name] = _typed(value, types[name], f"{source}: {name}")
+    checked = check_types(TrainConfig, values, source)
     if checked.get("base") == NAME:
         checked["base"] = ""
     return replace(defaults(checked.get("base", "")), **checked)
-
-
-def _typed(value: Any, wanted: Any, name: str) -> Any:
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if get_args(wanted):  # tuple[str, ...]
-        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise InputError(f"{name}: expected a list of strings, got {value!r}")
-    if type(value) is not wanted:
-        raise InputError(f"{name}: expected {wanted.__name__}, got {value!r}")
-    return value
-
-
-def _at_least(config: TrainConfig, name: str, low: int) -> None:
-    value = getattr(config, name)
-    if not low <= value < float("inf"):
-        raise InputError(f"{name.replace('_', ' ')}: expected a number of at least {low}, got {value}")

@@ -45,7 +45,7 @@ def build_objectives(
     found = [DenoisingObjective("denoising", instance, schedule, extra_terms=extra_terms)]
     if config.prior_weight > 0:
         drawn = [_class_pictures(pipe, checked, s.class_prompt, resolution, fingerprint, progress) for s in subjects]
-        words = vocabulary(pipe.tokenizer) if config.prior_words else []
+        words = vocabulary(pipe.tokenizer) if config.prior_random_words else []
         # A picture of one subject comes under several words; those of several subjects have one prompt each.
         rounds = -(-PRIOR_PROMPTS // len(drawn[0])) if words and len(subjects) == 1 else 1
         prompts = [
@@ -53,7 +53,7 @@ def build_objectives(
                 subject.class_prompt,
                 rounds * len(own),
                 config.prior_unconditional,
-                words=config.prior_words,
+                words=config.prior_random_words,
                 vocabulary=words,
                 seed=config.seed,
             )

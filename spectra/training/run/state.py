@@ -20,15 +20,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spectra.errors import InputError
+from spectra.io.settings import declared_settings
 from spectra.training.config import TrainConfig, make_config
 from spectra.training.run.loop import Loop
 
 VERSION = 1
 
-CHANGEABLE_ON_RESUME = frozenset(
-    {"steps", "save_every", "file_dtype", "tensorboard", "validation_prompts", "validation_every",
-     "validation_count", "validation_steps", "validation_guidance"}
-)  # fmt: skip
+CHANGEABLE_ON_RESUME = frozenset(name for name, each in declared_settings(TrainConfig).items() if each.resumable)
 """Settings that may change on resuming: none of them moves a delta."""
 
 

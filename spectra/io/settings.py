@@ -1,0 +1,165 @@
+"""Settings that are declared once: each is a field of a frozen dataclass, with its default, its range and its help.
+
+    @dataclass(frozen=True)
+    class TrainConfig:
+        steps: int = setting(500, "Optimizer steps.", least=1)
+
+Options of the command line, type checks of TOML files, checks of ranges and docs/settings.md are made from that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args, get_type_hints
+
+from spectra.errors import InputError
+
+SHARE = {"least": 0, "most": 1}
+"""The range of a share of something."""
+
+REQUIRED: Any = dataclasses.MISSING
+"""In place of a default: the setting has to be given."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that is known of one setting.
+
+    Attributes:
+        default: its value where none is given, or `REQUIRED`.
+        help: plain sentences for its user.
+        panel: heading under which `--help` lists it.
+        embedded: default on the embedded base; None where that is `default` too.
+        least, most, above, below: ends of its range, `least` and `most` included; None for no end.
+        choices: the values it can have; empty for any.
+        option: names on the command line, separated by blanks, where its own name does not do.
+        metavar: what stands for the value in `--help`.
+        default_text: the default in words, where the value says nothing.
+        positional: an argument of the command line rather than an option.
+        resumable: may change when a training is resumed, since it moves no delta.
+        formerly: its name in older files.
+        name, type: of the field, filled in by `declared_settings`.
+    """
+
+    default: Any
+    help: str
+    panel: str = ""
+    embedded: Any = None
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    option: str = ""
+    metavar: str = ""
+    default_text: str = ""
+    positional: bool = False
+    resumable: bool = False
+    formerly: str = ""
+    name: str = ""
+    type: Any = None
+
+    @property
+    def label(self) -> str:
+        """Its name in messages: as on the command line, with blanks."""
+        long = next((name for name in self.option.split() if name.startswith("--")), self.name)
+        return long.removeprefix("--").replace("_", " ").replace("-", " ")
+
+    @property
+    def expected(self) -> str:
+        """What a value has to be, as messages and documents say it."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if (self.least, self.most) == (0, 1):
+            return "a share from 0 to 1"
+        ends = [("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below)]
+        told = ", ".join(f"{words} {end:g}" for words, end in ends if end is not None)
+        return f"a number {'of ' if told.startswith('at') else ''}{told}" if told else "a finite number"
+
+    def check(self, value: Any) -> None:
+        """Check a value, or each of several.
+
+        Raises:
+            InputError: it is none of the choices, not finite, or out of range.
+        """
+        for each in value if isinstance(value, tuple) else (value,):
+            if self.choices:
+                good = each in self.choices
+            elif isinstance(each, (int, float)) and not isinstance(each, bool):
+                good = math.isfinite(each) and self._in_range(each)
+            else:
+                continue
+            if not good:
+                raise InputError(f"{self.label}: expected {self.expected}, got {each!r}")
+
+    def _in_range(self, value: float) -> bool:
+        return (
+            (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+
+def setting(default: Any, help: str, **more: Any) -> Any:
+    """A dataclass field that is a setting; `more` are attributes of `Setting`."""
+    metadata = {"setting": Setting(default, help, **more)}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def declared_settings(declared: type) -> dict[str, Setting]:
+    """The settings of a dataclass by name; fields that are no settings are left out."""
+    types = get_type_hints(declared)
+    return {
+        field.name: dataclasses.replace(field.metadata["setting"], name=field.name, type=types[field.name])
+        for field in dataclasses.fields(declared)
+        if "setting" in field.metadata
+    }
+
+
+def embedded_defaults(declared: type) -> dict[str, Any]:
+    """The defaults that are others on the embedded base."""
+    return {name: each.embedded for name, each in declared_settings(declared).items() if each.embedded is not None}
+
+
+def check_ranges(values: Any) -> None:
+    """Check every setting of a dataclass's instance.
+
+    Raises:
+        InputError: a value is none of the choices, not finite, or out of range.
+    """
+    for name, each in declared_settings(type(values)).items():
+        each.check(getattr(values, name))
+
+
+def check_types(declared: type, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Values from a file or a command line, as their settings' types: lists become tuples, whole numbers floats.
+
+    Raises:
+        InputError: an unknown setting, an old name, or a value of another type; it names `source`.
+    """
+    known = declared_settings(declared)
+    renamed = {each.formerly: name for name, each in known.items() if each.formerly}
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in renamed:
+            raise InputError(f"{source}: {name} is called {renamed[name]} now; rename it there")
+        if name not in known:
+            raise InputError(f"{source}: unknown setting {name!r}; known are {', '.join(known)}")
+        checked[name] = _typed(value, known[name].type, f"{source}: {name}")
+    return checked
+
+
+def _typed(value: Any, wanted: Any, name: str) -> Any:
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if get_args(wanted):  # tuple[str, ...]
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise InputError(f"{name}: expected a list of strings, got {value!r}")
+    if type(value) is not wanted:
+        raise InputError(f"{name}: expected {wanted.__name__}, got {value!r}")
+    return value
