@@ -33,6 +33,7 @@ from spectra.layers.low_memory import Spool, TwoSidedLayer
 from spectra.layers.per_sample import Samples
 from spectra.layers.saved_elsewhere import watch
 from spectra.layers.shifted_layer import ShiftedLayer
+from spectra.layers.value_watch import watch_values
 from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
 from spectra.shift.shift import SpectralShift
@@ -153,7 +154,7 @@ class Adapter:
         for parameter, _ in self._required:
             parameter.requires_grad_(False)
         self._routed: Mapping[str, Tensor] = self.deltas
-        self._end_watch = watch(())
+        self._end_watch, self._end_value_watch = watch(()), watch_values({})
         self._watch = weakref.finalize(self, _watch_steps(self))
         try:
             self._spool = Spool() if low_memory else None
@@ -173,6 +174,13 @@ class Adapter:
         self._end_watch()
         if samples is None:  # a norm that asks whose sample it has cannot be called again later
             self._end_watch = watch(self._models.values())
+        self._end_value_watch()
+        self._end_value_watch = watch_values(
+            {
+                model: [delta for name, delta in self._routed.items() if name.startswith(f"{part}.")]
+                for part, model in self._models.items()
+            }
+        )
         for name, binding in self._bindings.items():
             binding.unroute()
             if self._spool is not None and samples is None:
@@ -212,6 +220,7 @@ class Adapter:
             # A table of thousands of rows is not rebuilt for the few that a prompt gathers.
             keep = training or isinstance(layer.module, nn.Embedding)
             layer.plan = None if keep else "rebuilt"
+            layer.forget()
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -275,4 +284,5 @@ class Adapter:
         self._required = []
         self._watch()
         self._end_watch()
+        self._end_value_watch()
         release(self._models)
