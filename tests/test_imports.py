@@ -16,7 +16,7 @@ WITHOUT_NUMPY = [
     ("import spectra.convert.file_kinds, spectra.convert.module_names", ""),
 ]
 WITHOUT_TORCH = [
-    ("import spectra.combine.merging, spectra.shift.algebra, spectra.combine.adjusting", "rich typer"),
+    ("import spectra.combine.merging, spectra.shift.sums, spectra.combine.adjusting", "rich typer"),
     ("import spectra.analysis.library, spectra.analysis.lineage, spectra.analysis.diffing, spectra.plots.shift", ""),
     ("import spectra.shift.shift_file, spectra.shift.provenance, spectra.shift.sigmas, spectra.naming.patterns", ""),
     ("import spectra.shift.packing.arrays, spectra.compatibility.verification, spectra.analysis.inspection", ""),

@@ -12,7 +12,7 @@ base's costs. The frozen weights are kept beside, and unloading puts the very sa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from spectra.layers.per_sample import Samples
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
+from spectra.shift.sums import scaled_sum
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 
 _SERVED: WeakKeyDictionary[nn.Module, Served] = WeakKeyDictionary()
@@ -51,7 +52,8 @@ class Served:
 
     def total(self, scales: Mapping[str, float]) -> dict[str, torch.Tensor]:
         """The sum of scaled deltas by weight, float32 `[r]`."""
-        return total((self.shifts[name], scale) for name, scale in scales.items())
+        summed = scaled_sum((scale, self.shifts[name]) for name, scale in scales.items())
+        return {key: torch.from_numpy(total).to(torch.float32) for key, total in summed.items()}
 
     def activate(self, scales: Mapping[str, float]) -> None:
         """Put exactly these shifts in force; all of the new weights are made before the first is put in."""
@@ -85,16 +87,6 @@ class Served:
         """The base's own weights, everywhere."""
         for binding in self.bindings.values():
             binding.restore()
-
-
-def total(scaled: Iterable[tuple[SpectralShift, float]]) -> dict[str, torch.Tensor]:
-    """The sum of shifts, each times its scale, by weight: float32 `[r]`."""
-    totals: dict[str, torch.Tensor] = {}
-    for shift, scale in scaled:
-        for key, delta in shift.items():
-            part = torch.from_numpy(delta.astype("float64")) * scale
-            totals[key] = totals[key] + part if key in totals else part
-    return {key: each.to(torch.float32) for key, each in totals.items()}
 
 
 def load(

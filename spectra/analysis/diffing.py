@@ -21,8 +21,7 @@ import numpy.typing as npt
 
 from spectra.analysis.inspection import in_order
 from spectra.errors import MismatchError
-from spectra.shift.provenance import check_same_base
-from spectra.shift.shift import SpectralShift
+from spectra.shift.shift import SpectralShift, check_same_base
 from spectra.shift.shift_file import read_shift
 from spectra.shift.sigmas import Sigmas, read_sigmas
 
@@ -121,35 +120,23 @@ def unclear(shift: SpectralShift, sigmas: Sigmas) -> set[str]:
 
 
 def check_comparable(shifts: Mapping[str, SpectralShift]) -> None:
-    """Shifts can be compared in the same singular vectors only.
+    """Checks that shifts have the same singular vectors, without which they cannot be compared.
 
     Args:
         shifts: by a name that a message can call them by.
 
     Raises:
-        MismatchError: two were trained on different bases.
+        MismatchError: two were trained on different bases; the message names them.
     """
     try:
-        _check(list(shifts.values()))
+        check_same_base(shifts.values())
     except MismatchError:
         for (one, first), (other, second) in itertools.combinations(shifts.items(), 2):
             try:
-                _check([first, second])
+                check_same_base([first, second])
             except MismatchError as error:
                 raise MismatchError(f"{one} and {other}: {error}") from error
         raise
-
-
-def _check(shifts: Sequence[SpectralShift]) -> None:
-    check_same_base(shifts)
-    sizes: dict[str, int] = {}
-    for shift in shifts:
-        for name, delta in shift.items():
-            if sizes.setdefault(name, delta.size) != delta.size:
-                raise MismatchError(
-                    f"{name}: deltas of {sizes[name]} and of {delta.size} floats for the same weight; "
-                    "one of them was changed by hand, or was made by another program"
-                )
 
 
 def compare(first: Changes, second: Changes) -> Difference:

@@ -18,10 +18,10 @@ import numpy as np
 
 from spectra.errors import InputError, TargetError
 from spectra.naming.patterns import matching
-from spectra.shift.algebra import Vector, described
 from spectra.shift.metadata import JSON
-from spectra.shift.provenance import derive
-from spectra.shift.shift import SpectralShift
+from spectra.shift.provenance import recipe_reference
+from spectra.shift.shift import SpectralShift, derive
+from spectra.shift.sums import Vector
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,11 @@ def adjust(shift: SpectralShift, steps: Sequence[Step]) -> Adjusted:
             changed = sum(int(np.count_nonzero(edited[name] != deltas[name])) for name in names)
             deltas |= edited
         effects.append(Effect(step, len(names), changed, _energy(deltas) / before if before else 1.0))
-    recipe: JSON = {"method": "adjust", "shifts": [described(shift)], "steps": [as_dict(step) for step in steps]}
+    recipe: JSON = {
+        "method": "adjust",
+        "shifts": [recipe_reference(shift.metadata)],
+        "steps": [as_dict(step) for step in steps],
+    }
     result = derive([shift], deltas, recipe)
     moved = sum(
         float(np.sum(np.square(delta - result.get(name, 0.0), dtype=np.float64))) for name, delta in shift.items()

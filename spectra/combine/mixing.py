@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from spectra.errors import MismatchError
 from spectra.naming.patterns import TEXT_ENCODERS, matching
 from spectra.naming.unet_layers import Layer, Layout, find_layout
-from spectra.shift.algebra import described
-from spectra.shift.provenance import derive
-from spectra.shift.shift import JSON, Delta, SpectralShift
+from spectra.shift.metadata import JSON
+from spectra.shift.provenance import recipe_reference
+from spectra.shift.shift import Delta, SpectralShift, derive
 
 TARGETS = "unet-2d"
 
@@ -75,7 +75,7 @@ def mix(content: SpectralShift, style: SpectralShift, *, layers: str = "", targe
         deltas |= given
     recipe: JSON = {
         "method": "mix",
-        "shifts": [described(content), described(style)],
+        "shifts": [recipe_reference(content.metadata), recipe_reference(style.metadata)],
         "layers": f"{chosen[0].name}:{chosen[-1].name}",
         "target": target,
     }

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from spectra.adapters.serving import total
 from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.bases.weight_files import FileWeights, base_tensors, local_folder, open_base
 from spectra.compatibility.base_check import check_weights, compare, delta_length
@@ -29,8 +28,8 @@ from spectra.io.atomic_writes import atomic_folder, atomic_write, check_output
 from spectra.io.dtypes import torch_dtype
 from spectra.io.tensor_files import write_rows
 from spectra.progress import SILENT, Progress
-from spectra.shift.provenance import check_same_base
-from spectra.shift.shift import SpectralShift
+from spectra.shift.shift import SpectralShift, check_same_base
+from spectra.shift.sums import scaled_sum
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.shifted_weight import shifted_vector, shifted_weight
 
@@ -104,7 +103,8 @@ def bake(
     root = Path(location.target) if location.kind == "file" else local_folder(location, variant)
     _check_output(location, root, out, force)
     check_same_base([each.shift for each in shifts])
-    deltas = total((each.shift, each.scale) for each in shifts)
+    summed = scaled_sum((each.scale, each.shift) for each in shifts)
+    deltas = {name: torch.from_numpy(total).to(torch.float32) for name, total in summed.items()}
     components = sorted({name.partition(".")[0] for name in deltas})
     weights = open_base(location, components, variant=variant, dtype=shifts[0].shift.metadata.base_dtype)
     cache = cache or default_cache()

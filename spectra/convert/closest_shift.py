@@ -19,7 +19,7 @@ from torch import Tensor
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import WeightError
 from spectra.progress import SILENT, Progress
-from spectra.shift.shift import FINGERPRINT_DIGITS
+from spectra.shift.metadata import FINGERPRINT_DIGITS
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.spectrum import Spectrum, matrix
 

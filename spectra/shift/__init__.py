@@ -1,1 +1,1 @@
-"""Spectral shifts as plain data: vectors by weight name, their metadata, algebra and files. Needs no torch."""
+"""Spectral shifts as plain data: vectors by weight name, their metadata, sums and files. Needs no torch."""

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Literal, NoReturn, TypeAlias
 
 from spectra.errors import ShiftFileError
+from spectra.spectrum.fingerprint import RESHAPE
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
@@ -20,9 +21,6 @@ FORMAT = "spectra-shift"
 VERSION = 1
 PACKED_VERSION = 2
 """Of packed files (spectra.shift.packing), so that a reader that does not know them says so."""
-
-RESHAPE = "first-dim"
-"""The reshape rule that this version trains and reads: the first dimension as it is, the others flattened."""
 
 FINGERPRINT_DIGITS = 8
 """Hex digits kept of each weight's fingerprint: 32 bits tell which layer is wrong, all of them whether the base is."""

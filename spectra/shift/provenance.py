@@ -1,96 +1,72 @@
-"""What a shift says about itself that was made from others: what it fits, its parents, and how it was made."""
+"""What a shift that was made from others says of itself: what it fits, its parents, and how it was made."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from spectra.errors import MismatchError
 from spectra.shift.metadata import JSON, ShiftMetadata
-from spectra.shift.shift import SpectralShift
-
-
-def derive(
-    parents: Sequence[SpectralShift], deltas: Mapping[str, npt.NDArray[np.floating]], recipe: JSON
-) -> SpectralShift:
-    """A new shift with deltas that were computed from those of others.
-
-    It fits what its parents fit; it keeps what they agree on (base, subset, licence), and of their training settings
-    nothing, since it was not trained. A parent that was never in a file hands on its own parents.
-
-    Args:
-        parents: at least one.
-        deltas: by weight name; each name is one of some parent.
-        recipe: how it was made.
-
-    Raises:
-        MismatchError: two parents were trained on different bases.
-        ShiftFileError: a delta that is none (see `SpectralShift`).
-    """
-    return SpectralShift(deltas, Ancestry(parent.metadata for parent in parents).metadata(deltas, recipe))
-
-
-def check_same_base(shifts: Sequence[SpectralShift]) -> None:
-    """Shifts add up only in the same singular vectors: where two of them share a weight, it must be the same.
-
-    Raises:
-        MismatchError: it is not, or their bases are of different precision.
-    """
-    Ancestry(shift.metadata for shift in shifts)
 
 
 class Ancestry:
-    """What the parents of one shift have in common, told one after the other; of each very little is kept."""
+    """What the parents of one shift have in common, given one after the other; of each very little is kept.
 
-    def __init__(self, parents: Iterable[ShiftMetadata] = ()) -> None:
+    Attributes:
+        lengths: floats of each delta, by weight name, where some parent gave them.
+        ndims: how many dimensions each weight has, where some parent knows it.
+    """
+
+    def __init__(self) -> None:
+        self.lengths: dict[str, int] = {}
+        self.ndims: dict[str, int] = {}
         self._first: ShiftMetadata | None = None
-        self._fingerprints: dict[str, tuple[str, str]] = {}  # by weight name: its digits, and whose base they are of
-        self._ndims: dict[str, int] = {}
+        self._fingerprints: dict[str, tuple[str, str]] = {}  # by weight name: its digits, and the base's name
         self._rounded: dict[str, dict[str, str]] = {}  # by dtype, then by weight name
         self._bases: dict[str, None] = {}
         self._subsets: dict[str, None] = {}
         self._licences: dict[str, None] = {}
         self._hashes: dict[str, None] = {}
-        for parent in parents:
-            self.add(parent)
 
-    def add(self, parent: ShiftMetadata) -> None:
+    def add(self, parent: ShiftMetadata, lengths: Mapping[str, int]) -> None:
         """Takes one more parent in.
+
+        Args:
+            parent: what it says of itself.
+            lengths: floats of each of its deltas, by weight name; empty if they were given before.
 
         Raises:
             MismatchError: it was trained on another base than those before, or in another precision.
         """
         first = self._first = self._first or parent
-        called = parent.base or "an unnamed base"
+        base = parent.base or "an unnamed base"
         for field in ("base_dtype", "reshape"):
             mine, other = getattr(parent, field), getattr(first, field)
             if mine != other:
-                raise MismatchError(
-                    f"these shifts belong to different bases: {first.base or 'an unnamed base'} in {other}, {called} "
-                    f"in {mine}; carry one over to the other's base first (spectra transplant)"
-                )
+                raise _different(f"{first.base or 'an unnamed base'} in {other}, {base} in {mine}")
         for name, digits in parent.fingerprints.items():
-            known, whose = self._fingerprints.setdefault(name, (digits, called))
+            known, known_base = self._fingerprints.setdefault(name, (digits, base))
             if known != digits:
-                raise MismatchError(
-                    f"these shifts belong to different bases: {name} is another weight in {whose} than in {called}; "
-                    "carry one over to the other's base first (spectra transplant)"
-                )
-        self._ndims.update(parent.ndims)
+                raise _different(f"{name} is another weight in {known_base} than in {base}")
+        for name, length in lengths.items():
+            if self.lengths.setdefault(name, length) != length:
+                raise _different(f"{name} has {self.lengths[name]} floats in one and {length} in another")
+        self.ndims.update(parent.ndims)
         for dtype, rounded in parent.rounded.items():
             self._rounded.setdefault(dtype, {}).update(rounded)
         self._bases[parent.base] = self._subsets[parent.subset] = self._licences[parent.licence] = None
         self._hashes |= dict.fromkeys((parent.content_hash,) if parent.content_hash else parent.parents)
 
-    @property
-    def ndims(self) -> Mapping[str, int]:
-        """How many dimensions each weight has, where some parent told it."""
-        return self._ndims
-
     def metadata(self, names: Iterable[str], recipe: JSON) -> ShiftMetadata:
-        """What their child says of itself; `names` are the weights that it shifts."""
+        """What the child says of itself.
+
+        It fits what its parents fit; it keeps what they agree on (base, subset, licence), and of their training
+        settings nothing, since it was not trained. A parent that was never in a file hands on its own parents.
+
+        Args:
+            names: of the weights that it shifts.
+            recipe: how it was made.
+        """
         if self._first is None:
             raise ValueError("expected at least one parent")
         chosen = sorted(names)
@@ -99,7 +75,7 @@ class Ancestry:
             fingerprints={name: self._fingerprints[name][0] for name in chosen},
             base_dtype=self._first.base_dtype,
             reshape=self._first.reshape,
-            ndims={name: self._ndims[name] for name in chosen} if self._ndims.keys() >= set(chosen) else {},
+            ndims={name: self.ndims[name] for name in chosen} if self.ndims.keys() >= set(chosen) else {},
             rounded={
                 dtype: {name: digits[name] for name in chosen}
                 for dtype, digits in self._rounded.items()
@@ -110,6 +86,43 @@ class Ancestry:
             parents=tuple(self._hashes),
             recipe=recipe,
         )
+
+
+def recipe_reference(metadata: ShiftMetadata) -> dict[str, Any]:
+    """How a recipe names a shift: by its content hash, or by its own recipe if it was never in a file."""
+    if metadata.content_hash:
+        return {"content_hash": metadata.content_hash}
+    return {"recipe": metadata.recipe}
+
+
+def sum_recipe(terms: Sequence[tuple[float, ShiftMetadata]]) -> JSON:
+    """The recipe of a sum of scaled shifts: a sum of sums is one sum, and what occurs twice is one term."""
+    flat: list[dict[str, Any]] = []
+    for scale, metadata in terms:
+        for term in _terms(metadata):
+            content = term.get("content_hash")
+            known = next((each for each in flat if content and each.get("content_hash") == content), None)
+            if known is None:
+                flat.append({**term, "scale": scale * term["scale"]})
+            else:
+                known["scale"] += scale * term["scale"]
+    return {"method": "add", "shifts": list[JSON](flat)}
+
+
+def _terms(metadata: ShiftMetadata) -> list[dict[str, Any]]:
+    """The terms of a shift that is a sum in memory; any other shift is its own only term."""
+    recipe: Any = metadata.recipe
+    in_memory = not metadata.content_hash and isinstance(recipe, dict)
+    if in_memory and recipe.keys() == {"method", "shifts"} and recipe["method"] == "add":
+        terms: list[dict[str, Any]] = recipe["shifts"]
+        return terms
+    return [{**recipe_reference(metadata), "scale": 1.0}]
+
+
+def _different(how: str) -> MismatchError:
+    return MismatchError(
+        f"these shifts belong to different bases: {how}; carry one over to the other's base first (spectra transplant)"
+    )
 
 
 def _agreed(values: Iterable[str]) -> str:

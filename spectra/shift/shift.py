@@ -4,23 +4,36 @@
     one dimension            w_delta = w + scale * delta
 
 (SVDiff, arXiv:2303.11305, section 3.1.) A shift is plain data, numpy only; how it acts on a model is in
-`spectra.adapters.adapter`, how it is kept as a file in `spectra.shift.shift_file`.
+`spectra.adapters.adapter`, how it is stored in a file in `spectra.shift.shift_file`.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from spectra.errors import ShiftFileError
+from spectra.errors import InputError, ShiftFileError
+from spectra.naming.patterns import matching
 from spectra.shift.metadata import FINGERPRINT_DIGITS, JSON, ShiftMetadata
+from spectra.shift.provenance import Ancestry, recipe_reference, sum_recipe
+from spectra.shift.sums import inner_product, scaled_sum
 
-__all__ = ["FINGERPRINT_DIGITS", "JSON", "Delta", "Precision", "ShiftMetadata", "SpectralShift", "check_finite"]
+__all__ = [
+    "Delta",
+    "Precision",
+    "ShiftMetadata",
+    "SpectralShift",
+    "check_finite",
+    "check_same_base",
+    "combine",
+    "derive",
+]
 
 Delta: TypeAlias = npt.NDArray[np.float32]
 Precision: TypeAlias = Literal["float32", "float16", "packed"]
@@ -34,7 +47,9 @@ class SpectralShift(Mapping[str, Delta]):
     A name is `<component>.<module path>`, such as `unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q`. A
     delta is float32, as long as its weight has singular values (as the weight itself, if that is 1-D), in their unit.
 
-    Shifts of one base add up and take factors: `0.7 * dog + 0.3 * style`, `(a - b) / 2`, `-a` (`shift.algebra`).
+    Shifts of one base add up and take factors: `0.7 * dog + 0.3 * style`, `(a - b) / 2`, `-a`. An expression rounds to
+    float32 once per operator; `combine` and `spectra.merge` round once in all. A weight that a shift lacks has delta
+    zero in it.
 
     Attributes:
         metadata: where it comes from and what it fits.
@@ -110,63 +125,112 @@ class SpectralShift(Mapping[str, Delta]):
     __array_ufunc__ = None  # numpy's numbers leave the product with a shift to the shift
 
     def __add__(self, other: object) -> SpectralShift:
-        return self._plus(other, 1.0) if isinstance(other, SpectralShift) else NotImplemented
+        return combine([(1.0, self), (1.0, other)]) if isinstance(other, SpectralShift) else NotImplemented
 
     def __radd__(self, other: object) -> SpectralShift:
         return self if other == 0 else NotImplemented  # `sum(shifts)` begins with 0
 
     def __sub__(self, other: object) -> SpectralShift:
-        return self._plus(other, -1.0) if isinstance(other, SpectralShift) else NotImplemented
+        return combine([(1.0, self), (-1.0, other)]) if isinstance(other, SpectralShift) else NotImplemented
 
     def __mul__(self, scale: object) -> SpectralShift:
-        return self._scaled(float(scale)) if isinstance(scale, Real) else NotImplemented
+        return combine([(float(scale), self)]) if isinstance(scale, Real) else NotImplemented
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: object) -> SpectralShift:
-        return self._scaled(1.0 / float(divisor)) if isinstance(divisor, Real) else NotImplemented
+        return combine([(1.0 / float(divisor), self)]) if isinstance(divisor, Real) else NotImplemented
 
     def __neg__(self) -> SpectralShift:
-        return self._scaled(-1.0)
-
-    def _plus(self, other: SpectralShift, scale: float) -> SpectralShift:
-        from spectra.shift import algebra
-
-        return algebra.combine([(1.0, self), (scale, other)])
-
-    def _scaled(self, scale: float) -> SpectralShift:
-        from spectra.shift import algebra
-
-        return algebra.combine([(scale, self)])
+        return combine([(-1.0, self)])
 
     def norm(self) -> float:
-        """`||delta||` over all weights."""
-        from spectra.shift import algebra
-
-        return algebra.norm(self)
+        """`||delta||` over all weights; `||Delta W||` where nothing is clipped (docs/algebra.md)."""
+        return math.sqrt(inner_product(self, self))
 
     def dot(self, other: SpectralShift) -> float:
-        """The inner product with another shift of the same base, over the weights that both have."""
-        from spectra.shift import algebra
+        """The inner product with another shift of the same base, over the weights that both have.
 
-        return algebra.dot(self, other)
+        Raises:
+            MismatchError: a shift of another base.
+        """
+        check_same_base([self, other])
+        return inner_product(self, other)
 
     def cosine(self, other: SpectralShift) -> float:
-        """Of the angle between this and another shift of the same base; 0 if one of them is zero."""
-        from spectra.shift import algebra
+        """The cosine between this shift and another of the same base, all weights as one vector; 0 if one is zero.
 
-        return algebra.cosine(self, other)
+        Raises:
+            MismatchError: a shift of another base.
+        """
+        dot, norms = self.dot(other), self.norm() * other.norm()
+        return min(1.0, max(-1.0, dot / norms)) if norms else 0.0
 
     def restricted(self, pattern: str) -> SpectralShift:
-        """Only those weights that a pattern means, such as `unet-ca` or `unet.up_blocks.1`."""
-        from spectra.shift import algebra
+        """Only those weights that a pattern means, such as `unet-ca` or `unet.up_blocks.1`, as they are.
 
-        return algebra.restrict(self, pattern)
+        Raises:
+            TargetError: the pattern means none of them.
+        """
+        chosen = matching(self, pattern, self.metadata.ndims)
+        recipe: JSON = {"method": "restrict", "pattern": pattern, "shifts": [recipe_reference(self.metadata)]}
+        return derive([self], {name: self[name] for name in chosen}, recipe)
 
     @property
     def floats(self) -> int:
         """Number of floats in all deltas together."""
         return sum(delta.size for delta in self.values())
+
+
+def combine(terms: Sequence[tuple[float, SpectralShift]]) -> SpectralShift:
+    """The sum of `scale * shift` over the terms, computed in float64 and rounded once, to a relative error of 2^-24.
+
+    Args:
+        terms: scales and shifts, at least one. The result has the weights of all of them.
+
+    Raises:
+        InputError: no term, or a scale that is no finite number.
+        MismatchError: shifts of different bases.
+        ShiftFileError: a value that float32 cannot hold.
+    """
+    if not terms:
+        raise InputError("expected at least one shift to combine, got none")
+    for scale, _ in terms:
+        if not math.isfinite(scale):
+            raise InputError(f"expected a finite scale for a shift, got {scale}")
+    ancestry = check_same_base([shift for _, shift in terms])
+    deltas = scaled_sum(terms)
+    recipe = sum_recipe([(scale, shift.metadata) for scale, shift in terms])
+    return SpectralShift(deltas, ancestry.metadata(deltas, recipe))
+
+
+def derive(
+    parents: Sequence[SpectralShift], deltas: Mapping[str, npt.NDArray[np.floating]], recipe: JSON
+) -> SpectralShift:
+    """A new shift with deltas that were computed from those of others; what it says of itself is `Ancestry.metadata`.
+
+    Args:
+        parents: at least one.
+        deltas: by weight name; each name is one of some parent.
+        recipe: how it was made.
+
+    Raises:
+        MismatchError: two parents were trained on different bases.
+        ShiftFileError: a delta that is none (see `SpectralShift`).
+    """
+    return SpectralShift(deltas, check_same_base(parents).metadata(deltas, recipe))
+
+
+def check_same_base(shifts: Iterable[SpectralShift]) -> Ancestry:
+    """What shifts have in common, if they go together: where two of them share a weight, it must be the same.
+
+    Raises:
+        MismatchError: they are of different bases, or of one base in different precision.
+    """
+    ancestry = Ancestry()
+    for shift in shifts:
+        ancestry.add(shift.metadata, {name: delta.size for name, delta in shift.items()})
+    return ancestry
 
 
 def _vector(name: str, delta: npt.NDArray[np.floating]) -> Delta:

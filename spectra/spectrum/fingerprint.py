@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from spectra.errors import WeightError
 from spectra.io.dtypes import dtype_name
-from spectra.shift.metadata import RESHAPE
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+RESHAPE = "first-dim"
+"""The rule by which a weight becomes a matrix: the first dimension as it is, the others flattened."""
 
 
 def fingerprint(weight: Tensor, *, name: str = "weight") -> str:
@@ -37,8 +39,8 @@ def fingerprint(weight: Tensor, *, name: str = "weight") -> str:
         raise WeightError(f"{name}: the weight is on the meta device and has no values; load the base first")
     if weight.layout != torch.strided or weight.is_quantized:
         raise WeightError(f"{name}: expected a dense, unquantised weight, got {weight.layout}, {weight.dtype}")
-    said = [RESHAPE, dtype_name(weight.dtype), list(weight.shape)]
-    digest = hashlib.sha256(json.dumps(said, separators=(",", ":")).encode() + b"\n")
+    how_to_read = [RESHAPE, dtype_name(weight.dtype), list(weight.shape)]
+    digest = hashlib.sha256(json.dumps(how_to_read, separators=(",", ":")).encode() + b"\n")
     plain = weight.detach().to("cpu").contiguous().reshape(-1)
     if plain.numel():
         digest.update(plain.view(torch.uint8).numpy().data)

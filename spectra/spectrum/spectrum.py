@@ -92,7 +92,7 @@ def matrix(weight: Tensor) -> Tensor:
     """The matrix of a weight with two or more dimensions: its first as it is, the others flattened.
 
     That is `[c_out, c_in / groups * kh * kw]` for Linear and Conv (the paper's), `[c_in, ...]` for ConvTranspose,
-    `[rows, dim]` for Embedding. The rule's name, `metadata.RESHAPE`, goes into cache keys and shift files.
+    `[rows, dim]` for Embedding. The rule's name, `fingerprint.RESHAPE`, goes into cache keys and shift files.
     """
     return weight.reshape(weight.shape[0], math.prod(weight.shape[1:]))
 

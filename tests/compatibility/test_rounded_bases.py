@@ -18,8 +18,7 @@ from spectra.adapters.matching import check_base, original_spectra
 from spectra.compatibility.rounded_bases import Fingerprints, cast
 from spectra.errors import MismatchError, RoundedCopyWarning
 from spectra.families import targets
-from spectra.shift.provenance import derive
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.shift import ShiftMetadata, SpectralShift, derive
 from spectra.shift.shift_file import read_shift, write_shift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 from spectra.spectrum.shifted_weight import shifted_weight

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from spectra.errors import MismatchError
-from spectra.shift.provenance import derive
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.shift import ShiftMetadata, SpectralShift, derive
 
 
 def shift(*names: str, digits: str = "0123abcd", **described: Any) -> SpectralShift:

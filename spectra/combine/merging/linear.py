@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from spectra.combine.merging.registry import Row, Rows, method
-from spectra.shift.algebra import weighted_sum
+from spectra.shift.sums import weighted_sum
 
 
 @method("interpolate", shares="alpha", source="SVDiff, arXiv:2303.11305, section 3.3")

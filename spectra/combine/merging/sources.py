@@ -69,7 +69,6 @@ class Opened:
         self.ancestry = Ancestry()
         self.parents: list[Parent] = []
         self._sources: list[Source] = []
-        lengths: dict[str, int] = {}
         seen: set[int] = set()
         layouts: Layouts = {}
         for shift in shifts:
@@ -80,16 +79,14 @@ class Opened:
             source: Source = _Held(opened) if isinstance(opened, SpectralShift) else opened
             layout = id(opened if isinstance(opened, SpectralShift) else opened.layout)
             try:
-                self.ancestry.add(metadata)
-                if layout not in seen:  # thousands share one
-                    seen.add(layout)
-                    _add_lengths(lengths, source.lengths)
+                self.ancestry.add(metadata, {} if layout in seen else source.lengths)  # thousands share one layout
+                seen.add(layout)
             except MismatchError as error:
                 raise MismatchError(f"{file}: {error}" if file else str(error)) from error
             self._sources.append(source)
             own = metadata.content_hash
             self.parents.append(Parent(own, file=file, recipe=None if own else metadata.recipe))
-        self.lengths = {name: lengths[name] for name in file_order(lengths)}
+        self.lengths = {name: self.ancestry.lengths[name] for name in file_order(self.ancestry.lengths)}
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -124,9 +121,3 @@ class Opened:
             run.append(name)
             size += more
         yield run
-
-
-def _add_lengths(known: dict[str, int], lengths: Mapping[str, int]) -> None:
-    for name, length in lengths.items():
-        if known.setdefault(name, length) != length:
-            raise MismatchError(f"not of one base: {name} has {known[name]} floats in one and {length} in another")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.combine.merging.registry import Row, Rows, method
-from spectra.shift.algebra import weighted_sum
+from spectra.shift.sums import weighted_sum
 
 Random = Callable[[], Rows]
 """Numbers in [0, 1), `[k, n]`."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from spectra.combine.merging.registry import Row, Rows, method
 from spectra.errors import InputError
-from spectra.shift.algebra import weighted_sum
+from spectra.shift.sums import weighted_sum
 
 _PARALLEL = 1e-6
 """Radians from 0 or pi below which two directions span no plane, and the chord is taken instead of the arc."""

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from random_shifts import LENGTHS, make, saved
 
 from spectra.errors import InputError, MismatchError, ShiftFileError, TargetError
-from spectra.shift import algebra
-from spectra.shift.shift import SpectralShift
+from spectra.shift.shift import SpectralShift, combine
 
 ROUNDING = 2.0**-24
 """The largest relative error of one rounding to float32."""
@@ -44,7 +43,7 @@ def test_an_expression_rounds_once_per_operator(a: float, b: float, seed: int) -
 @settings(max_examples=40)
 def test_combine_rounds_once_in_all(factors: list[float]) -> None:
     terms = [(factor, make(seed)) for seed, factor in enumerate(factors)]
-    found = algebra.combine(terms)
+    found = combine(terms)
     for name, value in exact(*terms).items():
         noise = 1e-15 * sum(abs(c * s[name].astype(np.float64)) for c, s in terms)
         assert np.all(abs(found[name] - value) <= ROUNDING * abs(value) + noise + 2.0**-149)
@@ -114,7 +113,7 @@ def test_what_is_no_operand_is_refused() -> None:
     with pytest.raises(InputError, match="finite scale"):
         _ = a * math.nan
     with pytest.raises(InputError, match="at least one"):
-        algebra.combine([])
+        combine([])
     with pytest.raises(ShiftFileError, match="not finite"):
         _ = a * 1e39
 
