@@ -22,7 +22,7 @@ from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spectra.training.run.train import Training
+    from spectra.training.run.training import Training
 
 _FIGURES = ("ratio", "flops_ratio", "difference", "together_error", "alone_error")
 
@@ -40,17 +40,20 @@ def _training(bench: Bench, subjects: Sequence[int], *, exact: bool = False) -> 
 
     from spectra.bases.embedded.subjects import SUBJECTS, instance_pictures
     from spectra.training.config import make_config
+    from spectra.training.run.concepts import ConceptSpec
     from spectra.training.run.inputs import validate_inputs
-    from spectra.training.run.train import Training
+    from spectra.training.run.training import Training
 
     with tempfile.TemporaryDirectory() as folder:
         # Class pictures need not be drawn for this: any will do, the same ones for all.
         for number, picture in enumerate(instance_pictures(SUBJECTS[-1], count=8)):
             picture.save(Path(folder) / f"{number}.png")
         common = {"class_images": folder}
-        settings = [{"subject": SUBJECTS[n].name, "seed": bench.seed + n, **common} for n in subjects]
-        checked = [validate_inputs(make_config(each), Path(folder) / str(n)) for n, each in enumerate(settings)]
-    training = Training([str(n) for n in subjects], checked)
+        inputs = []
+        for n in subjects:
+            config = make_config({"subject": SUBJECTS[n].name, "seed": bench.seed + n, **common})
+            inputs.append(validate_inputs(ConceptSpec(str(n), config, Path(folder) / str(n))))
+    training = Training(inputs)
     if exact:
         for model in (training.pipe.unet, training.pipe.vae, training.pipe.text_encoder):
             torch.nn.Module.to(model, torch.float64)
@@ -107,7 +110,7 @@ def _deltas(training: Training) -> Tensor:
     """All deltas of the first concept, as one vector."""
     import torch
 
-    return torch.cat(list(training.stack.of(0).values()))
+    return torch.cat(list(training.deltas.of(0).values()))
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

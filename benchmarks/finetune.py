@@ -71,7 +71,7 @@ def _moved(tuned: Tuner, base: Any) -> float:
     weights = {name: w for name, w in base.unet.state_dict().items() if w.ndim > 1}
     if tuned.adapter is not None:  # U and V are orthogonal: a shift's norm is its change's, where nothing is clipped
         deltas = (
-            delta for name, delta in tuned.parameters.items() if name.startswith("unet.") and tuned.ranks[name] > 1
+            delta for name, delta in tuned.parameters.items() if name.startswith("unet.") and tuned.ndims[name] > 1
         )
         changed = sum(float(delta.detach().square().sum()) for delta in deltas)
     else:  # what PEFT merged stands in its own layers
@@ -83,18 +83,21 @@ def _moved(tuned: Tuner, base: Any) -> float:
 def loop_of(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
     from spectra.families.denoise import denoise_family
     from spectra.training.data.class_pictures import pipeline_fingerprint
-    from spectra.training.data.latents import Conditions
+    from spectra.training.data.conditions import Conditions
     from spectra.training.loss.build import build_objectives
     from spectra.training.run.accelerator import make_accelerator
+    from spectra.training.run.concepts import ConceptSpec
     from spectra.training.run.inputs import validate_inputs
     from spectra.training.run.loop import Concept, Loop
-    from spectra.training.run.train import resolution_of
+    from spectra.training.run.training import resolution_of
 
     with tempfile.TemporaryDirectory() as folder:
-        checked = validate_inputs(replace(config, validation_count=0), Path(folder) / "none")
+        checked = validate_inputs(ConceptSpec("", replace(config, validation_count=0), Path(folder) / "none"))
     config = checked.config
     resolution = resolution_of(base, config)
-    terms = build_objectives(base, checked, resolution, pipeline_fingerprint(base))
+    terms = build_objectives(
+        base, config, checked.subjects, checked.class_pictures, resolution, pipeline_fingerprint(base)
+    )
     family = denoise_family(base)
     prompts = [prompt for term in terms for prompt in term.source.every_prompt()]
     conditions = Conditions(
@@ -106,7 +109,7 @@ def loop_of(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
         concepts=[Concept("", terms, config.seed)],
         conditions=conditions,
         deltas=tuned.parameters,
-        ranks=tuned.ranks,
+        ndims=tuned.ndims,
         config=config,
         accelerator=make_accelerator(config, "cpu"),
         frozen=tuned.frozen,

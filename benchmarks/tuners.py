@@ -35,7 +35,7 @@ class Tuner:
     Attributes:
         pipe: the pipeline; its weights are its own.
         parameters: what is trained, by name.
-        ranks: number of dimensions of each parameter's weight: 1 takes the config's `lr_1d`.
+        ndims: number of dimensions of each parameter's weight: 1 takes the config's `lr_1d`.
         frozen: a context in which the pipeline computes as the base.
         settle: makes the pipeline draw at the base's speed with what was learnt; it trains no more after that.
         adapter: spectra's, None for the other methods.
@@ -44,7 +44,7 @@ class Tuner:
 
     pipe: Any
     parameters: dict[str, nn.Parameter]
-    ranks: dict[str, int]
+    ndims: dict[str, int]
     frozen: Callable[[], AbstractContextManager[None]]
     settle: Callable[[], object]
     adapter: Adapter | None = None
@@ -107,9 +107,9 @@ def _shift(targets: str) -> Callable[[Any, Any], Tuner]:
         import spectra
         from spectra.families import targets as chosen
 
-        ranks = {target.name: target.weight.ndim for target in chosen(pipe, targets)}
+        ndims = {target.name: target.weight.ndim for target in chosen(pipe, targets)}
         adapter = spectra.attach(pipe, targets)
-        return Tuner(pipe, adapter.train(), ranks, adapter.disabled, adapter.eval, adapter)
+        return Tuner(pipe, adapter.train(), ndims, adapter.disabled, adapter.eval, adapter)
 
     return make
 

@@ -69,7 +69,6 @@ KNOWN_LONG_FILES = {
     "spectra.spectrum.cache.spectrum_cache": 321,
     "spectra.spectrum.spectrum": 308,
     "spectra.training.config": 313,
-    "spectra.training.run.train": 340,
     "spectra.benchmarks.gpu": 359,
 }
 KNOWN_LONG = {

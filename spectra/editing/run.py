@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.editing.base_fitness import BaseFitness
 from spectra.editing.order import EditOrder
@@ -19,12 +21,12 @@ from spectra.generate.drawing import best_device
 from spectra.generate.picture_files import write_picture
 from spectra.io.atomic_writes import atomic_folder, check_output, check_replaceable
 from spectra.progress import SILENT, Progress
-from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.data.pictures import fit, read_picture
+from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.inputs import ValidatedInputs, validate_inputs
 from spectra.training.run.report import Summary
-from spectra.training.run.train import Training, resolution_of
+from spectra.training.run.training import Training, resolution_of
 from spectra.version import versions
 
 INDEX = "edit.json"
@@ -62,8 +64,8 @@ def edit(
     config, location = order.config, find_base(order.base)
     summary: Summary | None = None
     if order.shift is None:
-        checked = validate_inputs(config, _unfinished(out, force=force), force=True)
-        session, fitness, summary = _learn(order, checked, device, progress)
+        inputs = validate_inputs(ConceptSpec("", config, _unfinished(out, force=force)), force=True)
+        session, fitness, summary = _learn(order, inputs, device, progress)
         shift, file = read_shift(summary.shift), out / TRAINING / Path(summary.shift).name
     else:
         file = order.shift
@@ -74,18 +76,17 @@ def edit(
     session.load_shift(shift, progress)
     inversions, edited = session.draw(order, progress)
 
-    report: dict[str, Any] = {
-        "folder": str(out),
-        "sheet": str(out / "sheet.png"),
-        "unedited": str(out / UNEDITED),
-        "shift": str(file),
-    }
+    used = {"file": file.name, "content_hash": shift.metadata.content_hash}
     with atomic_folder(out, force=force) as temporary:
-        report |= {
+        report: dict[str, Any] = {
+            "folder": str(out),
+            "sheet": str(out / "sheet.png"),
+            "unedited": str(out / UNEDITED),
+            "shift": str(file),
             "training": summary and summary.as_dict(),
             "base_fitness": fitness.as_dict(),
             "inversions": [each.as_dict() for each in inversions],
-            "pictures": _write(edited, order, shift, file.name, location.name, temporary),
+            "pictures": _write(edited, order, used, location.name, temporary),
         }
         inversions[0].picture.save(temporary / UNEDITED)
         _sheet(order, session, fitness, inversions[0], edited).save(temporary / "sheet.png")
@@ -114,12 +115,12 @@ def _unfinished(out: Path, *, force: bool) -> Path:
 
 
 def _learn(
-    order: EditOrder, checked: ValidatedInputs, device: str, progress: Progress
+    order: EditOrder, inputs: ValidatedInputs, device: str, progress: Progress
 ) -> tuple[EditSession, BaseFitness, Summary]:
     """Train on the picture alone, with its caption: no special token, no prior (SVDiff, section 3.4)."""
-    training = Training([""], [checked], device=device, progress=progress)
+    training = Training([inputs], device=device, progress=progress)
     try:
-        session = EditSession(training.pipe, *checked.subjects[0].at(training.resolution))
+        session = EditSession(training.pipe, *inputs.subjects[0].at(training.resolution))
         fitness = session.measure_fitness(order.caption)
         (summary,) = training.run(time.perf_counter(), force=True)
     finally:
@@ -128,12 +129,12 @@ def _learn(
 
 
 def _write(
-    edited: Sequence[Edited], order: EditOrder, shift: SpectralShift, file: str, base: str, folder: Path
+    edited: Sequence[Edited], order: EditOrder, shift: dict[str, Any], base: str, folder: Path
 ) -> list[dict[str, Any]]:
-    """A PNG of each edit with its settings inside; their settings."""
+    """Write a PNG of each edit with its settings inside; returns the settings."""
     listed = []
     for number, each in enumerate(edited):
-        common = {
+        settings = {
             "caption": order.caption,
             "eta": each.variant.eta,
             "noise_mix": each.variant.noise_mix,
@@ -141,25 +142,26 @@ def _write(
             "kept": each.kept,
             "base": base,
             "anchor": order.anchor,
-            "shifts": [{"file": file, "scale": each.variant.scale, "content_hash": shift.metadata.content_hash}],
+            "shifts": [{**shift, "scale": each.variant.scale}],
             "versions": versions(),
         }
-        listed.append(write_picture(folder, number, each.picture, each.request, each.sampling, common))
+        listed.append(write_picture(folder, number, each.picture, each.request, each.sampling, settings))
     return listed
 
 
 def _sheet(
-    order: EditOrder, session: EditSession, fitness: BaseFitness, back: Inversion, edited: Sequence[Edited]
-) -> Any:
+    order: EditOrder, session: EditSession, fitness: BaseFitness, unedited: Inversion, edited: Sequence[Edited]
+) -> Image.Image:
     """The picture, what the VAE and the inversion keep of it, and every edit with what differs between variants."""
-    captions = ["the picture", f"the VAE's: {fitness.vae_psnr:.1f} dB", f"drawn from its inversion: {back.psnr:.1f} dB"]
-    sections = [Section(order.caption, [session.picture, session.reconstruction, back.picture], captions)]
+    captions = ["the picture", f"the VAE's: {fitness.vae_psnr:.1f} dB",
+                f"drawn from its inversion: {unedited.psnr:.1f} dB"]  # fmt: skip
+    sections = [Section(order.caption, [session.picture, session.reconstruction, unedited.picture], captions)]
     variants = order.variants
     if len(variants) == 1:
         sections.append(Section("Edited", [each.picture for each in edited], order.edits))
     else:
-        for wanted in order.edits:
-            own = [each for each in edited if each.request.prompt == wanted]
+        for prompt in order.edits:
+            own = [each for each in edited if each.request.prompt == prompt]
             words = [each.variant.differences(variants) for each in own]
-            sections.append(Section(wanted, [each.picture for each in own], words))
+            sections.append(Section(prompt, [each.picture for each in own], words))
     return contact_sheet(sections)

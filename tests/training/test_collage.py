@@ -36,9 +36,9 @@ def shown(counts: tuple[int, ...] = (2, 3), bare: bool = False) -> list[CollageS
     """Subjects of plainly coloured pictures."""
     found, colours = [], iter(COLOURS)
     for letter, count in zip("vwxy", counts, strict=False):
-        wording = parse_prompt(f"a [{letter}] d")
+        name = parse_prompt(f"a [{letter}] d")
         pictures = [Image.new("RGB", (SIZE, SIZE), next(colours)) for _ in range(count)]
-        found.append(CollageSubject(pictures, [f"a {letter}"] * count, wording.as_class if bare else wording))
+        found.append(CollageSubject(pictures, [f"a {letter}"] * count, name.as_class if bare else name))
     return found
 
 

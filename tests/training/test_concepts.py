@@ -19,7 +19,8 @@ from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config
 from spectra.training.data.class_pictures import prior_prompts
-from spectra.training.data.latents import Conditions, PictureSource
+from spectra.training.data.conditions import Conditions
+from spectra.training.data.latents import PictureSource
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.noise_schedule import NoiseSchedule
 from spectra.training.run.accelerator import make_accelerator
@@ -117,12 +118,12 @@ def loop_of(pipe: Any, adapter: Any, numbers: list[int]) -> tuple[Loop, ConceptD
         prompts += [f"a {'vwz'[number]}", *class_prompts]
     with adapter.disabled():
         conditions = Conditions(lambda p: family.encode(pipe, p, 32), prompts, keep=True, trained=True)
-    stack = ConceptDeltas(adapter, len(concepts))
-    ranks = {name: binding.target.weight.ndim for name, binding in adapter._bindings.items()}
+    mine = ConceptDeltas(adapter, len(concepts))
+    ndims = {name: binding.target.weight.ndim for name, binding in adapter._bindings.items()}
     accelerator = make_accelerator(config, "cpu")
     return Loop(
-        pipe, family, concepts, conditions, stack.deltas, ranks, config, accelerator, adapter.disabled, stack.rows
-    ), stack  # fmt: skip
+        pipe, family, concepts, conditions, mine.parameters, ndims, config, accelerator, adapter.disabled, mine.rows
+    ), mine  # fmt: skip
 
 
 def test_together_equals_separately_in_double_precision(build_tiny: Callable[..., Any]) -> None:
@@ -133,11 +134,11 @@ def test_together_equals_separately_in_double_precision(build_tiny: Callable[...
         for model in (pipe.unet, pipe.vae, pipe.text_encoder):
             model.to(torch.float64).requires_grad_(False)
         adapter = attach(pipe, "unet,text-encoder")
-        loop, stack = loop_of(pipe, adapter, numbers)
+        loop, mine = loop_of(pipe, adapter, numbers)
         for _ in range(3):
             loop.advance()
         adapter.detach()
-        return [stack.of(number) for number in range(len(numbers))]
+        return [mine.of(number) for number in range(len(numbers))]
 
     joint = trained([0, 1, 2])
     for number in range(3):
@@ -330,7 +331,7 @@ def test_what_fails_leaves_nothing_of_any(
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("spectra.training.run.train.write_log", full)
+    monkeypatch.setattr("spectra.training.run.training.write_log", full)
     before = sorted(place.iterdir())
     ran = spectra_cli("train", "--concepts", place / "pets.toml", "-o", place / "out")
     assert ran.code == 1

@@ -130,7 +130,7 @@ def test_it_continues_exactly(joint: dict[str, Any], tmp_path: Path, monkeypatch
 def test_attention_processors_are_given_back(
     joint: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spectra.training.run.train import Training
+    from spectra.training.run.training import Training
 
     kinds: list[set[str]] = []
     close = Training.close

@@ -8,16 +8,16 @@ import torch
 from PIL import Image
 
 from spectra.errors import PictureError
-from spectra.training.data.pictures import find_pictures, fit, read_picture, to_tensor
+from spectra.training.data.pictures import fit, read_picture, read_pictures, to_tensor
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="found nothing"):
-        find_pictures(tmp_path / "none")
+        read_pictures(tmp_path / "none")
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / ".hidden.png").write_bytes(b"x")
     with pytest.raises(PictureError, match="no pictures in it"):
-        find_pictures(tmp_path)
+        read_pictures(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "cut"])

@@ -16,7 +16,8 @@ from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config, read_config
 from spectra.training.run.concepts import ConceptSpec
-from spectra.training.run.loop import Loop, rate_factor
+from spectra.training.run.loop import Loop
+from spectra.training.run.optimizer import rate_factor
 from spectra.training.run.train import train, train_together
 
 

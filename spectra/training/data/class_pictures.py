@@ -1,7 +1,7 @@
-"""Pictures of the class, drawn by the frozen base: what prior preservation holds the model to.
+"""Class pictures for prior preservation, drawn by the frozen base, and their prompts.
 
-They depend on nothing but the base, the prompt and how they are drawn, so they are kept in a folder named by the hash
-of just that, and trainings that share it share them.
+The pictures depend on nothing but the base, the prompt and how they are drawn. They are kept in a folder named by the
+hash of just that, and trainings that share it share them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from spectra.generate.picture_files import save_png
 from spectra.io.atomic_writes import atomic_folder
 from spectra.progress import SILENT, Progress
 from spectra.spectrum.cache.settings import prior_root
-from spectra.training.data.pictures import find_pictures, read_picture
+from spectra.training.data.pictures import read_pictures
 
 BATCH = 8
 
@@ -43,12 +43,12 @@ class PriorKey:
 
     @property
     def digest(self) -> str:
-        """Its content address, 32 hex digits."""
+        """Name of the folder that keeps these pictures, 32 hex digits."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
 
 
 def pipeline_fingerprint(pipe: Any) -> str:
-    """sha256 over all weights and the scheduler's settings, 16 hex digits: equal ones draw the same pictures."""
+    """Hash of all weights and the scheduler's settings, 16 hex digits: equal ones draw the same pictures."""
     whole = hashlib.sha256()
     for name, component in sorted(pipe.components.items()):
         if isinstance(component, torch.nn.Module):
@@ -73,11 +73,9 @@ def prior_pictures(
         pipe: the frozen base, no shift active; its fingerprint is `key.base`.
         key: what to draw.
         root: cache folder; `prior_root()` by default.
-        progress: told of each picture drawn.
     """
     folder = (root or prior_root()) / key.digest
-    kept = _kept(folder, key)
-    if kept is not None:
+    if (kept := _read_kept(folder, key)) is not None:
         return kept
     requests = [Request(key.prompt, key.seed + number) for number in range(key.count)]
     sampling = Sampling(key.steps, key.guidance, key.size, key.size, BATCH)
@@ -102,7 +100,7 @@ def prior_prompts(
         unconditional: share of them that is empty.
         words: share of them in which the class, the prompt's last word, is another word.
         vocabulary: where those words are drawn from.
-        seed: of which words.
+        seed: for drawing those words.
     """
     before = prompt.rpartition(" ")[0]
     drawn = random.Random(seed).choices(vocabulary, k=count) if words else []
@@ -135,19 +133,10 @@ def vocabulary(tokenizer: Any) -> list[str]:
     return found
 
 
-def read_class_pictures(folder: Path) -> list[Image.Image]:
-    """The user's own class pictures.
-
-    Raises:
-        PictureError: none, or one that cannot be read.
-    """
-    return [read_picture(path) for path in find_pictures(folder)]
-
-
-def _kept(folder: Path, key: PriorKey) -> list[Image.Image] | None:
-    """The kept pictures, or None if they are not there, not all there, or damaged."""
+def _read_kept(folder: Path, key: PriorKey) -> list[Image.Image] | None:
+    """The pictures in the cache, or None if they are not there, not all there, or damaged."""
     try:
-        pictures = read_class_pictures(folder)
+        pictures = read_pictures(folder)
     except PictureError:
         return None
     whole = len(pictures) == key.count and all(picture.size == (key.size, key.size) for picture in pictures)

@@ -6,7 +6,7 @@ the VAE, and nothing of one leaks across the cut.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, permutations
 from typing import Any
@@ -23,16 +23,20 @@ from spectra.training.data.latents import PictureSource
 from spectra.training.data.prompts import SubjectPrompt, pair_prompt
 
 ALONE = -1
-"""In place of the picture on the right, where there is one picture only."""
+"""Stands for the picture on the right where there is one picture only."""
+
+
+_Prompt = tuple[str, tuple[tuple[int, ...], ...]]
+"""A collage's prompt, and the tokens of its special words: of the left subject, then of the right one."""
 
 
 @dataclass(frozen=True)
 class CollageSubject:
-    """A subject's pictures, squares of one size, with the prompt of each, and the wording that collages have of it."""
+    """A subject's pictures, squares of one size, with the prompt of each, and the prompt that collages name it by."""
 
     pictures: Sequence[Image.Image]
     prompts: Sequence[str]
-    wording: SubjectPrompt
+    name: SubjectPrompt
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Collages:
     Attributes:
         probability: that a sample is one.
         fit: how a picture comes to fill a half, see `halved`.
-        templates: of the prompts, each as likely as another (`prompts.pair_prompt`).
+        templates: of prompts, each as likely as another (`prompts.pair_prompt`).
         unconditional: share of the collages that stand without a prompt.
     """
 
@@ -78,7 +82,7 @@ class CollageSource:
     """
 
     def __init__(
-        self, pipe: Any, shown: Sequence[CollageSubject], collages: Collages, *, cache_latents: bool = True,
+        self, pipe: Any, subjects: Sequence[CollageSubject], collages: Collages, *, cache_latents: bool = True,
         progress: Progress = SILENT,
     ) -> None:  # fmt: skip
         """Encode what is to be cached, every picture whole and as a half.
@@ -87,8 +91,8 @@ class CollageSource:
             BaseError: latents of an odd width, which have no halves.
             InputError: a prompt that is too long for the text encoder to read its special words.
         """
-        pictures = [picture for each in shown for picture in each.pictures]
-        prompts = [prompt for each in shown for prompt in each.prompts]
+        pictures = [picture for each in subjects for picture in each.pictures]
+        prompts = [prompt for each in subjects for prompt in each.prompts]
         halves = [halved(picture, collages.fit) for picture in pictures]
         self._whole, self._halves = (
             PictureSource(pipe, each, prompts, cache_latents=cache_latents, progress=progress)
@@ -96,10 +100,10 @@ class CollageSource:
         )
         if 2 * self._halves.latent_shape[2] != self._whole.latent_shape[2]:
             raise BaseError(f"latents of {self._whole.latent_shape[2]} columns have no halves for collages")
-        ends = list(accumulate(len(each.pictures) for each in shown))
-        self._numbers = [range(end - len(each.pictures), end) for end, each in zip(ends, shown, strict=True)]
+        ends = list(accumulate(len(each.pictures) for each in subjects))
+        self._numbers = [range(end - len(each.pictures), end) for end, each in zip(ends, subjects, strict=True)]
         self._collages = collages
-        self._prompts = dict(_prompts(pipe, [each.wording for each in shown], collages.templates))
+        self._prompts = _prompts(pipe, [each.name for each in subjects], collages.templates)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -135,7 +139,7 @@ class CollageSource:
         return latents
 
     def prompts(self, index: Tensor) -> list[str]:
-        """Their prompts."""
+        """The prompts of the entries `index [n, 3]`."""
         return [self._whole.prompts(entry[:1])[0] if entry[1] == ALONE else self._of(entry)[0] for entry in index]
 
     def words(self, index: Tensor) -> list[Word]:
@@ -150,17 +154,16 @@ class CollageSource:
     def every_prompt(self) -> list[str]:
         """All prompts that samples can have."""
         alone = self._whole.prompts(torch.arange(sum(map(len, self._numbers))))
-        return [*alone, *(prompt for prompt, _ in self._prompts.values()), ""]
+        return [*alone, *(prompt for prompt, _ in self._prompts.values())]
 
-    def _of(self, entry: Tensor) -> tuple[str, tuple[tuple[int, ...], ...]]:
-        """A collage's prompt, and the tokens of the special word on the left and of that on the right."""
-        left, right, template = entry.tolist()
-        if template == len(self._collages.templates):
-            return "", ()
-        subjects = [next(n for n, own in enumerate(self._numbers) if p in own) for p in (left, right)]
-        return self._prompts[subjects[0], subjects[1], template]
+    def _of(self, entry: Tensor) -> _Prompt:
+        """The prompt of a collage, and the tokens of its special words."""
+        *pictures, template = entry.tolist()
+        left, right = (next(n for n, own in enumerate(self._numbers) if picture in own) for picture in pictures)
+        return self._prompts[left, right, template]
 
     def _next(self, subject: int, remaining: list[int], generator: torch.Generator) -> int:
+        """The next picture of a subject, taken from `remaining`."""
         own = self._numbers[subject]
         if not any(number in own for number in remaining):
             order = torch.randperm(len(own), generator=generator) + own.start
@@ -171,14 +174,15 @@ class CollageSource:
 
 
 def _prompts(
-    pipe: Any, wordings: Sequence[SubjectPrompt], templates: Sequence[str]
-) -> Mapping[tuple[int, int, int], tuple[str, tuple[tuple[int, ...], ...]]]:
-    """By left subject, right subject and template: the prompt, and the tokens of both special words, if they have."""
-    found = {}
-    for left, right in permutations(range(len(wordings)), 2):
+    pipe: Any, names: Sequence[SubjectPrompt], templates: Sequence[str]
+) -> dict[tuple[int, int, int], _Prompt]:
+    """Prompts by left subject, right subject and template; the last template is the empty prompt."""
+    found: dict[tuple[int, int, int], _Prompt] = {}
+    for left, right in permutations(range(len(names)), 2):
         for number, template in enumerate(templates):
-            prompt = pair_prompt(template, wordings[left], wordings[right])
-            words = [wordings[subject].word for subject in (left, right)]
+            prompt = pair_prompt(template, names[left], names[right])
+            words = [names[subject].word for subject in (left, right)]
             tokens = tuple(word_tokens(pipe.tokenizer, prompt, word) for word in words if word)
             found[left, right, number] = prompt, tokens
+        found[left, right, len(templates)] = "", ()
     return found

@@ -15,20 +15,20 @@ from spectra.errors import PictureError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def find_pictures(folder: Path) -> tuple[Path, ...]:
-    """The picture files of a folder by name, hidden ones left out; a file stands for itself.
+def read_pictures(folder: Path) -> list[Image.Image]:
+    """The pictures of a folder by name, hidden ones left out; a file stands for itself.
 
     Raises:
-        PictureError: no such folder, or no picture in it.
+        PictureError: no such folder, no picture in it, or one that cannot be read.
     """
     if folder.is_file():
-        return (folder,)
+        return [read_picture(folder)]
     if not folder.is_dir():
         raise PictureError(f"{folder}: expected a folder of pictures, or one picture, found nothing")
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not found:
         raise PictureError(f"{folder}: no pictures in it; expected files ending in {', '.join(SUFFIXES)}")
-    return tuple(found)
+    return [read_picture(path) for path in found]
 
 
 def read_picture(path: Path) -> Image.Image:

@@ -10,22 +10,22 @@ from pathlib import Path
 
 from PIL import Image
 
-from spectra.bases.embedded.subjects import DEFAULT_SUBJECT, find_subject
+from spectra.bases.embedded.subjects import DEFAULT_SUBJECT, find_subject, instance_pictures
 from spectra.errors import InputError
 from spectra.training.config import TrainConfig
-from spectra.training.data.pictures import find_pictures, fit, read_picture
+from spectra.training.data.pictures import fit, read_pictures
 from spectra.training.data.prompts import pair_prompt, parse_prompt
 
 INSTANCE_COUNT = 5
+"""Instance pictures of an embedded subject."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Instance pictures as they were read, with where each came from and what the subject is called."""
+    """Instance pictures as they were read, and how prompts name what they show."""
 
     name: str
     pictures: tuple[Image.Image, ...]
-    sources: tuple[str, ...]
     prompt: str
     class_prompt: str
 
@@ -51,7 +51,7 @@ def fill_in_subjects(config: TrainConfig) -> TrainConfig:
             subjects apart, or no pictures for a base that has no subjects of its own.
     """
     if config.subjects:
-        return replace(config, subjects=_told_apart(config))
+        return replace(config, subjects=_with_prompts(config))
     if config.images:
         if config.prior_weight > 0 and not config.class_prompt:
             raise InputError(
@@ -70,73 +70,61 @@ def fill_in_subjects(config: TrainConfig) -> TrainConfig:
 
 
 def read_subjects(config: TrainConfig) -> tuple[Subject, ...]:
-    """The subjects that a settled configuration names, every picture readable.
+    """The subjects of a configuration whose prompts are filled in, every picture readable.
 
     Raises:
         PictureError: no pictures, or one that cannot be read.
     """
     if not config.subjects:
-        return (_read(config, config.images, config.subject, config.prompt, config.class_prompt),)
-    found = []
-    for place, prompt in map(_split, config.subjects):
-        embedded = _is_embedded(config, place)
-        class_prompt = parse_prompt(prompt).as_class.prompt
-        found.append(_read(config, "" if embedded else place, place, prompt, class_prompt))
-    return tuple(found)
+        return (_read(config, config.images or config.subject, config.prompt, config.class_prompt),)
+    parts = [_split(each) for each in config.subjects]
+    return tuple(_read(config, place, prompt, parse_prompt(prompt).as_class.prompt) for place, prompt in parts)
 
 
 def default_name(config: TrainConfig) -> str:
-    """What the output folder of a settled configuration is called where none is given: "fox", "fox-and-wolf"."""
-
-    def name(place: str, embedded: bool) -> str:
-        return (find_subject(place).concept if embedded else _called(place)).replace(" ", "-")
-
-    if not config.subjects:
-        return name(config.images or config.subject, not config.images) or "subject"
-    places = [_split(each)[0] for each in config.subjects]
-    return "-and-".join(name(place, _is_embedded(config, place)) for place in places)
+    """A name for the output folder, of a configuration whose prompts are filled in: "fox", "fox-and-wolf"."""
+    places = [_split(each)[0] for each in config.subjects] or [config.images or config.subject]
+    return "-and-".join(_name(config, place).replace(" ", "-") for place in places) or "subject"
 
 
 def pair_prompts(config: TrainConfig, subjects: Sequence[Subject]) -> list[str]:
-    """A prompt for every two of several subjects, in the first wording that collages have."""
-    wordings = [parse_prompt(subject.prompt) for subject in subjects] if len(subjects) > 1 else []
-    return [pair_prompt(config.collage_prompts[0], left, right) for left, right in combinations(wordings, 2)]
+    """A prompt for every two of several subjects, by the first template of collages."""
+    parsed = [parse_prompt(subject.prompt) for subject in subjects] if len(subjects) > 1 else []
+    return [pair_prompt(config.collage_prompts[0], left, right) for left, right in combinations(parsed, 2)]
 
 
-def _read(config: TrainConfig, images: str, embedded: str, prompt: str, class_prompt: str) -> Subject:
-    """One subject, from a folder of images, or else an embedded one."""
-    if images:
-        paths = find_pictures(Path(images))
-        pictures = tuple(map(read_picture, paths))
-        return Subject(_called(images), pictures, tuple(map(str, paths)), prompt, class_prompt)
-    from spectra.bases.embedded.subjects import instance_pictures
-
-    known = find_subject(embedded)
-    drawn = instance_pictures(known, count=INSTANCE_COUNT, size=config.resolution or 64, seed=config.seed)
-    sources = tuple(f"{known.name}-{i}" for i in range(len(drawn)))
-    return Subject(known.concept, tuple(drawn), sources, prompt, class_prompt)
+def _read(config: TrainConfig, place: str, prompt: str, class_prompt: str) -> Subject:
+    """The subject whose pictures lie in the folder `place`, or the embedded one of that name."""
+    if _is_embedded(config, place):
+        size = config.resolution or 64
+        pictures = instance_pictures(find_subject(place), count=INSTANCE_COUNT, size=size, seed=config.seed)
+    else:
+        pictures = read_pictures(Path(place))
+    return Subject(_name(config, place), tuple(pictures), prompt, class_prompt)
 
 
-def _called(images: str) -> str:
-    """What a folder of pictures, or one picture, is called."""
-    path = Path(images).resolve()
+def _name(config: TrainConfig, place: str) -> str:
+    """The name of the subject in a folder of pictures, in one picture, or of an embedded one."""
+    if _is_embedded(config, place):
+        return find_subject(place).concept
+    path = Path(place).resolve()
     return path.stem if path.is_file() else path.name
 
 
 def _split(subject: str) -> tuple[str, str]:
-    """What was given as "DIR=PROMPT", taken apart; the prompt is empty where there is none."""
+    """Place and prompt of a subject given as "DIR=PROMPT"; the prompt is empty where there is none."""
     place, _, prompt = subject.partition("=")
     return place.strip(), prompt.strip()
 
 
 def _is_embedded(config: TrainConfig, place: str) -> bool:
-    """Whether one of several subjects is an embedded one and not a folder."""
-    return not config.base and not Path(place).is_dir()
+    """Whether a subject is an embedded one and not a folder; one of several may be either."""
+    return not (config.base or Path(place).is_dir()) if config.subjects else not config.images
 
 
-def _told_apart(config: TrainConfig) -> tuple[str, ...]:
+def _with_prompts(config: TrainConfig) -> tuple[str, ...]:
     """The subjects, with a prompt each and a special word of its own in it."""
-    settled: list[str] = []
+    filled: list[str] = []
     words: list[str] = []
     for number, (place, prompt) in enumerate(map(_split, config.subjects), 1):
         if _is_embedded(config, place):
@@ -148,5 +136,5 @@ def _told_apart(config: TrainConfig) -> tuple[str, ...]:
         if word in words:
             raise InputError(f"subjects: {word} is the special word of two of them; give each its own")
         words.append(word)
-        settled.append(f"{place}={prompt}")
-    return tuple(settled)
+        filled.append(f"{place}={prompt}")
+    return tuple(filled)

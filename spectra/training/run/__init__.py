@@ -1,1 +1,15 @@
-"""A whole training: checks, the loop, its state, and what it leaves behind."""
+"""A whole training: `train(config)`, `train_together(concepts)`.
+
+concepts        several concepts from a TOML file
+inputs          everything given, checked before anything slow
+training        the parts of a training, in order
+loop            the steps
+optimizer       AdamW, learning rates, clipping
+accelerator     device and precision
+concept_deltas  the deltas of all concepts, on one base
+state           saving and resuming exactly
+validation      pictures on the way, and the sheet before and after
+report          loss curve, log and summary
+tensorboard     TensorBoard's log
+outputs         where files go, whole or not at all
+"""

@@ -19,22 +19,22 @@ class ConceptDeltas:
     """One parameter for each weight: the adapter's own `[r]` for one concept, `[concepts, r]` for several.
 
     Attributes:
-        deltas: by weight name.
-        rows: told which concept each sample of a batch belongs to; None for one concept.
+        parameters: by weight name.
+        rows: which concept each sample of a batch belongs to; None for one concept.
     """
 
     def __init__(self, adapter: Adapter, concepts: int) -> None:
         """Begin at zero, in training mode."""
         self.adapter = adapter
         self.rows = Samples(torch.arange(concepts)) if concepts > 1 else None
-        self.deltas = adapter.deltas
+        self.parameters = adapter.deltas
         if self.rows is not None:
-            self.deltas = {
+            self.parameters = {
                 name: nn.Parameter(delta.new_zeros(concepts, len(delta))) for name, delta in adapter.deltas.items()
             }
         self.train()
 
-    def start(self, concept: int, shift: SpectralShift) -> None:
+    def start_from(self, shift: SpectralShift, concept: int) -> None:
         """Let a concept begin at a shift.
 
         Raises:
@@ -48,17 +48,17 @@ class ConceptDeltas:
         if self.rows is not None:
             with torch.no_grad():
                 for name, delta in self.adapter.deltas.items():
-                    self.deltas[name][concept] = delta
+                    self.parameters[name][concept] = delta
 
     def train(self) -> None:
         """Let the model compute with all concepts' deltas, a row for each sample."""
         if self.rows is None:
             self.adapter.train()
         else:
-            self.adapter.route(self.deltas, self.rows)
+            self.adapter.route(self.parameters, self.rows)
 
     @contextmanager
-    def alone(self, concept: int) -> Iterator[None]:
+    def drawing(self, concept: int) -> Iterator[None]:
         """Within the block the model draws with one concept's shift, at the speed of the base."""
         if self.rows is not None:
             self.adapter.set(self.of(concept))
@@ -71,10 +71,11 @@ class ConceptDeltas:
 
     def of(self, concept: int) -> dict[str, Tensor]:
         """One concept's deltas, `[r]` by weight name."""
-        return {name: (delta if self.rows is None else delta[concept]).detach() for name, delta in self.deltas.items()}
+        rows = self.rows
+        return {name: (delta if rows is None else delta[concept]).detach() for name, delta in self.parameters.items()}
 
-    def shift(self, concept: int, **described: Any) -> SpectralShift:
-        """One concept's shift, described as `Adapter.shift` takes it."""
+    def shift(self, concept: int, **metadata: Any) -> SpectralShift:
+        """One concept's shift; `metadata` as `Adapter.shift` takes it."""
         if self.rows is not None:
             self.adapter.set(self.of(concept))
-        return self.adapter.shift(**described)
+        return self.adapter.shift(**metadata)

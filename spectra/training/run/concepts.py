@@ -1,4 +1,4 @@
-"""Several concepts to be trained together: read from a TOML file, and held apart from each other.
+"""Several concepts to be trained together, read from a TOML file.
 
     steps = 500                     # any setting of `spectra train --config`, for all concepts
 
@@ -15,22 +15,19 @@ Paths in the file start at the file's folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from spectra.errors import InputError, OutputError
+from spectra.errors import InputError
 from spectra.io.toml_files import read_toml
 from spectra.training.config import TrainConfig, make_config
-from spectra.training.run.outputs import Outputs
 
 CONCEPT_SETTINGS = ("subject", "images", "prompt", "class_prompt", "class_images", "seed", "validation_prompts")
 """Settings that a concept may have for itself; the others shape the batch, or the step that all of them take."""
 
 UNSHARED_SETTINGS = ("subject", "images", "prompt")
-"""Those of them that no two concepts share."""
+"""Settings of a concept that no two concepts share."""
 
 _PATHS = ("images", "class_images", "tensorboard")
 
@@ -71,13 +68,13 @@ def read_concepts(path: Path, out: Path | None = None, **overrides: Any) -> list
             raise InputError(f"{path}: {name} belongs to one concept; put it below a line [[concept]]")
     common = {**_located(values, path.parent), **overrides}
     make_config(common, source=str(path))
-    wanted: list[ConceptSpec] = []
+    specs: list[ConceptSpec] = []
     for number, table in enumerate(tables, 1):
         name = table.pop("name", None)
         source = f"{path}: concept {number}" + (f" ({name})" if name else "")
         if not isinstance(name, str) or not name or Path(name).name != name:
             raise InputError(f'{source}: needs a name that can name a folder, such as name = "dog"; got {name!r}')
-        if name in (each.name for each in wanted):
+        if name in (each.name for each in specs):
             raise InputError(f"{source}: another concept has that name; give each its own")
         output = table.pop("output", None)
         if output is not None and (not isinstance(output, str) or not output):
@@ -90,38 +87,12 @@ def read_concepts(path: Path, out: Path | None = None, **overrides: Any) -> list
         config = make_config({**common, **_located(table, path.parent)}, source=source)
         if config.tensorboard:
             config = replace(config, tensorboard=str(Path(config.tensorboard) / name))
-        wanted.append(ConceptSpec(name, config, path.parent / output if output else (out or Path("out")) / name))
-    return wanted
-
-
-def check_apart(wanted: Sequence[ConceptSpec], outputs: Sequence[Outputs]) -> None:
-    """That concepts can train together: the same common settings, and folders that do not touch.
-
-    Raises:
-        InputError: settings differ that are no concept's own, or one scaler would have to serve all losses.
-        OutputError: two concepts would write into one folder.
-    """
-    for each in wanted:
-        for name, value in each.config.as_dict().items():
-            if name not in (*CONCEPT_SETTINGS, "tensorboard") and value != wanted[0].config.as_dict()[name]:
-                raise InputError(f"{each.name}: {name} is common to all concepts, got {value!r} for this one alone")
-    if len(wanted) > 1 and wanted[0].config.mixed_precision == "fp16":
-        raise InputError(
-            "mixed precision fp16 scales one loss, and would skip the steps of all concepts when one overflows; "
-            "use bf16 or no"
-        )
-    for (one, a), (other, b) in combinations(zip(wanted, outputs, strict=True), 2):
-        for mine in (a.folder, a.unfinished):
-            for yours in (b.folder, b.unfinished):
-                paths = mine.resolve(), yours.resolve()
-                if paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0]):
-                    raise OutputError(
-                        f"{one.name} and {other.name} would both write into {mine}; give each a folder of its own"
-                    )
+        specs.append(ConceptSpec(name, config, path.parent / output if output else (out or Path("out")) / name))
+    return specs
 
 
 def _located(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The values with paths as seen from here; a base may also be a hub id, so it is a path only if it is there."""
+    """The values with their paths, which start at `folder`. A base is a path only if it is there, else a hub id."""
     located = dict(values)
     for name in _PATHS:
         if isinstance(values.get(name), str) and values[name]:
@@ -133,6 +104,7 @@ def _located(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _misplaced(setting: str) -> str:
+    """Why a setting cannot stand in a concept's table."""
     if setting in TrainConfig.__dataclass_fields__:
         return f"{setting} is common to all concepts: put it above the first [[concept]]"
     return f"unknown setting {setting!r}"

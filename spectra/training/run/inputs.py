@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 from pathlib import Path
 
 from PIL import Image
 
 from spectra.bases.pipeline import BaseLocation, find_base
+from spectra.errors import InputError, OutputError
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import TrainConfig
-from spectra.training.data.class_pictures import read_class_pictures
+from spectra.training.data.pictures import read_pictures
 from spectra.training.data.subjects import Subject, default_name, fill_in_subjects, pictures_digest, read_subjects
+from spectra.training.run.concepts import CONCEPT_SETTINGS, ConceptSpec
 from spectra.training.run.outputs import Outputs
-from spectra.training.run.report import check_tensorboard
 from spectra.training.run.state import SavedState, check_resumable, read_state
+from spectra.training.run.tensorboard import check_tensorboard
 
 
 @dataclass(frozen=True)
 class ValidatedInputs:
-    """What is known once every input has been checked and before anything slow has begun."""
+    """One concept's inputs, every one of them read and found right.
 
+    Attributes:
+        name: of the concept; empty where there is one only.
+        config: the settings, prompts filled in.
+        outputs: where its files go.
+        base: where the base is.
+        subjects: what is learnt.
+        class_pictures: the user's own; none where the base draws them.
+        saved: the state to continue from.
+        init: the shift to start from.
+    """
+
+    name: str
     config: TrainConfig
     outputs: Outputs
     base: BaseLocation
@@ -31,26 +47,56 @@ class ValidatedInputs:
     init: SpectralShift | None
 
 
-def validate_inputs(
-    config: TrainConfig, out: Path | None, *, resume: bool = False, force: bool = False
-) -> ValidatedInputs:
-    """Check everything that a training is given; loads no model, and writes nothing.
+def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool = False) -> ValidatedInputs:
+    """Check everything that a training of a concept is given; loads no model, and writes nothing.
 
     Raises:
         SpectraError: of the kind that fits, with the first thing found wrong.
     """
-    config = fill_in_subjects(config)
-    outputs = Outputs(out or Path("out") / default_name(config))
+    config = fill_in_subjects(concept.config)
+    outputs = Outputs(concept.out or Path("out") / default_name(config))
     outputs.check(force=force, resume=resume)
     base = find_base(config.base)
     check_tensorboard(config.tensorboard)
     subjects = read_subjects(config)
-    own: tuple[Image.Image, ...] = ()
+    class_pictures: tuple[Image.Image, ...] = ()
     if config.class_images and config.prior_weight > 0:
-        own = tuple(read_class_pictures(Path(config.class_images)))
+        class_pictures = tuple(read_pictures(Path(config.class_images)))
     saved = None
     if resume:
         saved = read_state(outputs.find_state())
         check_resumable(saved, config, pictures_digest(subjects))
     init = read_shift(Path(config.init_shift)) if config.init_shift else None
-    return ValidatedInputs(config, outputs, base, subjects, own, saved, init)
+    return ValidatedInputs(concept.name, config, outputs, base, subjects, class_pictures, saved, init)
+
+
+def check_together(concepts: Sequence[ValidatedInputs]) -> None:
+    """Whether concepts can train together: the same common settings, and folders that do not touch.
+
+    Raises:
+        InputError: common settings differ, or allow one concept only.
+        OutputError: two concepts would write into one folder.
+    """
+    if len(concepts) == 1:
+        return
+    first = concepts[0].config
+    for each in concepts:
+        for name, value in each.config.as_dict().items():
+            if name not in (*CONCEPT_SETTINGS, "tensorboard") and value != first.as_dict()[name]:
+                raise InputError(f"{each.name}: {name} is common to all concepts, got {value!r} for this one alone")
+    if first.mixed_precision == "fp16":
+        raise InputError(
+            "mixed precision fp16 scales one loss, and would skip the steps of all concepts when one overflows; "
+            "use bf16 or no"
+        )
+    if first.low_memory:
+        raise InputError(f"low memory trains one concept at a time, got {len(concepts)}; leave low_memory out")
+    if first.tune:
+        raise InputError(f"tune measures one concept at a time, got {len(concepts)}; leave tune out")
+    for one, other in combinations(concepts, 2):
+        folders = [(each.outputs.folder.resolve(), each.outputs.unfinished.resolve()) for each in (one, other)]
+        for mine, theirs in product(*folders):
+            if mine.is_relative_to(theirs) or theirs.is_relative_to(mine):
+                raise OutputError(
+                    f"{one.name} and {other.name} would both write into {mine}; give each a folder of its own"
+                )

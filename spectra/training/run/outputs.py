@@ -14,6 +14,8 @@ from spectra.io.atomic_writes import atomic_folder, check_output, check_replacea
 LOG = "log.jsonl"
 """Every training writes it; a folder that lacks it is not one of ours, and is never replaced."""
 
+SHEET = "before-after.png"
+LOSS_CURVE = "loss.png"
 STATE = "state.safetensors"
 PROGRESS = "progress"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectra.bases.embedded import NAME
-from spectra.errors import InputError
 from spectra.plots import style
 
 if TYPE_CHECKING:
@@ -52,38 +51,23 @@ class Summary:
     total_seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The summary as JSON values."""
         return {**asdict(self), "try": self.next_commands()}
 
     def next_commands(self) -> list[str]:
         """Commands to try next, to be copied into a shell."""
-        base = "" if self.base == NAME else f" --base {quoted(self.base)}"
-        shift, pictures = quoted(self.shift), quoted(self.folder + "-pictures")
+        base = "" if self.base == NAME else f" --base {shlex.quote(self.base)}"
+        shift, prompt = shlex.quote(self.shift), shlex.quote(self.prompt)
+        pictures = shlex.quote(self.folder + "-pictures")
         return [
-            f"spectra generate{base} --shift {shift} --prompt {quoted(self.prompt)} --count 4 -o {pictures}",
+            f"spectra generate{base} --shift {shift} --prompt {prompt} --count 4 -o {pictures}",
             f"spectra inspect {shift}",
         ]
 
 
-def quoted(text: str) -> str:
-    """One shell word."""
-    import shlex
-
-    return shlex.quote(text)
-
-
 def write_log(history: Sequence[dict[str, float]], path: Path) -> None:
-    """One JSON object a line, one line a step."""
+    """Write a JSON object for each step, one a line."""
     path.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
-
-
-def averaged(values: Sequence[float], window: int = WINDOW) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The mean of each value and up to `window - 1` before it."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(0, last - window)
-    means: np.ndarray[Any, np.dtype[np.float64]] = (sums[last] - sums[first]) / (last - first)
-    return means
 
 
 def draw_loss_curve(history: Sequence[dict[str, float]]) -> Figure:
@@ -95,7 +79,7 @@ def draw_loss_curve(history: Sequence[dict[str, float]]) -> Figure:
     for term, colour in zip(terms, itertools.cycle(style.LINES)):
         values = [record[term] for record in history]
         axes.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
-        axes.plot(steps, averaged(values), color=colour, label=f"{term} (mean of {WINDOW} steps)")
+        axes.plot(steps, moving_average(values), color=colour, label=f"{term} (mean of {WINDOW} steps)")
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
@@ -103,45 +87,6 @@ def draw_loss_curve(history: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
-class TensorBoard:
-    """TensorBoard's log of a training; does nothing for an empty folder."""
-
-    def __init__(self, folder: str) -> None:
-        """Open the log.
-
-        Raises:
-            InputError: the package tensorboard is not installed.
-        """
-        self._writer: Any = None
-        if folder:
-            check_tensorboard(folder)
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(folder)
-
-    def record(self, record: dict[str, float]) -> None:
-        """A step's losses."""
-        if self._writer is not None:
-            for name, value in record.items():
-                if name != "step":
-                    self._writer.add_scalar(name, value, int(record["step"]))
-
-    def picture(self, name: str, picture: Any, step: int) -> None:
-        """A sheet of validation pictures."""
-        if self._writer is not None:
-            self._writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
-
-    def close(self) -> None:
-        """Write what is left."""
-        if self._writer is not None:
-            self._writer.close()
-
-
-def check_tensorboard(folder: str) -> None:
-    """Whether a log was asked for that cannot be written.
-
-    Raises:
-        InputError: the package tensorboard is not installed.
-    """
-    if folder and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
+def moving_average(values: Sequence[float]) -> list[float]:
+    """The mean of each value and up to `WINDOW - 1` before it."""
+    return [float(np.mean(values[max(0, end - WINDOW) : end])) for end in range(1, len(values) + 1)]

@@ -1,19 +1,17 @@
 """A training's state in one safetensors file: saved on the way, and continued exactly.
 
-It holds the deltas, the optimizer's moments, the states of all random generators, the rest of each round of pictures,
+It holds the deltas, the optimizer's moments, the states of torch's generators, the rest of each round of pictures,
 the step and the history. Nothing is pickled.
 """
 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -24,7 +22,7 @@ from spectra.io.settings import declared_settings
 from spectra.training.config import TrainConfig, make_config
 from spectra.training.run.loop import Loop
 
-VERSION = 1
+FORMAT = {"format": "spectra-training-state", "version": "1"}
 
 CHANGEABLE_ON_RESUME = frozenset(name for name, each in declared_settings(TrainConfig).items() if each.resumable)
 """Settings that may change on resuming: none of them moves a delta."""
@@ -32,17 +30,26 @@ CHANGEABLE_ON_RESUME = frozenset(name for name, each in declared_settings(TrainC
 
 @dataclass(frozen=True)
 class SavedState:
-    """A state as it was read."""
+    """A state as it was read.
+
+    Attributes:
+        path: of the file.
+        tensors: deltas, moments and random states by name.
+        config: the settings that the training had.
+        pictures: digest of its instance pictures.
+        base: fingerprint of its base pipeline.
+        progress: step, history, rest of each round of pictures, and the loss scaler's state.
+    """
 
     path: Path
     tensors: dict[str, Tensor]
     config: TrainConfig
-    subject: str
+    pictures: str
     base: str
     progress: dict[str, Any]
 
 
-def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, subject: str, base: str) -> None:
+def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, pictures: str, base: str) -> None:
     """Write the state of one of a loop's concepts: the very state that it would have if it were trained alone.
 
     Args:
@@ -50,35 +57,29 @@ def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, subj
         number: of the concept.
         path: the file.
         config: the concept's settings.
-        subject: digest of the instance pictures.
+        pictures: digest of the instance pictures.
         base: fingerprint of the base pipeline.
     """
     concept = loop.concepts[number]
     tensors = {f"delta/{name}": loop.row(delta, number).detach().cpu() for name, delta in loop.deltas.items()}
-    optimizer = loop.optimizer.state_dict()["state"]
-    for parameter, entries in optimizer.items():
-        for key, value in entries.items():
+    for parameter, moments in loop.optimizer.state_dict()["state"].items():
+        for key, value in moments.items():
             tensors[f"optimizer/{parameter}/{key}"] = loop.row(torch.as_tensor(value), number).cpu()
     tensors["random/torch"] = torch.get_rng_state()
     tensors["random/draws"] = concept.generator.get_state()
-    for device, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []):
-        tensors[f"random/cuda/{device}"] = state
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    tensors["random/numpy"] = torch.from_numpy(np.asarray(keys, np.int64))
+    for device in range(torch.cuda.device_count()):
+        tensors[f"random/cuda/{device}"] = torch.cuda.get_rng_state(device)
     scaler = loop.accelerator.scaler
     progress = {
         "step": loop.step,
         "history": concept.history,
         "remaining": {objective.name: objective.remaining for objective in concept.objectives},
-        "python": random.getstate(),
-        "numpy": [kind, position, has_gauss, cached],
         "scaler": scaler.state_dict() if scaler is not None else None,
     }
     header = {
-        "format": "spectra-training-state",
-        "version": str(VERSION),
+        **FORMAT,
         "config": json.dumps(config.as_dict()),
-        "subject": subject,
+        "subject": pictures,
         "base": base,
         "progress": json.dumps(progress),
     }
@@ -96,8 +97,8 @@ def read_state(path: Path) -> SavedState:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            if header.get("format") != "spectra-training-state" or header.get("version") != str(VERSION):
-                raise InputError(f"{path}: not a training state of version {VERSION}; start without --resume")
+            if {name: header.get(name) for name in FORMAT} != FORMAT:
+                raise InputError(f"{path}: not a training state of version {FORMAT['version']}; start without --resume")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         config = make_config(json.loads(header["config"]), source=str(path))
         return SavedState(path, tensors, config, header["subject"], header["base"], json.loads(header["progress"]))
@@ -105,7 +106,7 @@ def read_state(path: Path) -> SavedState:
         raise InputError(f"{path}: a damaged training state ({error}); start without --resume") from error
 
 
-def check_resumable(saved: SavedState, config: TrainConfig, subject: str) -> None:
+def check_resumable(saved: SavedState, config: TrainConfig, pictures: str) -> None:
     """Whether continuing `saved` under `config` gives what an uninterrupted training would have.
 
     Raises:
@@ -121,7 +122,7 @@ def check_resumable(saved: SavedState, config: TrainConfig, subject: str) -> Non
             f"cannot resume: {name} was {then[name]!r} when the state was saved and is {now[name]!r} now; "
             "leave it as it was, or start without --resume"
         )
-    if subject != saved.subject:
+    if pictures != saved.pictures:
         raise InputError("cannot resume: the instance pictures are not those that the training began with")
     if saved.progress["step"] >= config.steps:
         raise InputError(
@@ -130,7 +131,7 @@ def check_resumable(saved: SavedState, config: TrainConfig, subject: str) -> Non
 
 
 def restore_state(loop: Loop, states: Sequence[SavedState], *, base: str) -> None:
-    """Put a loop, and every random generator of the process, where the states of its concepts were saved.
+    """Put a loop, and torch's random generators, where the states of its concepts were saved.
 
     Raises:
         InputError: a state was saved with another base or other targets, or after other steps than the first.
@@ -157,34 +158,21 @@ def restore_state(loop: Loop, states: Sequence[SavedState], *, base: str) -> Non
     with torch.no_grad():
         for name, delta in loop.deltas.items():
             delta.copy_(joined(f"delta/{name}"))
-    entries: dict[int, dict[str, Tensor]] = {}
+    moments: dict[int, dict[str, Tensor]] = {}
     for name in first.tensors:
         if name.startswith("optimizer/"):
             _, number, key = name.split("/", 2)
-            entries.setdefault(int(number), {})[key] = joined(name)
-    whole = loop.optimizer.state_dict()
-    loop.optimizer.load_state_dict({**whole, "state": entries})
+            moments.setdefault(int(number), {})[key] = joined(name)
+    loop.optimizer.load_state_dict({**loop.optimizer.state_dict(), "state": moments})
     loop.step = first.progress["step"]
     for concept, saved in zip(loop.concepts, states, strict=True):
         concept.history[:] = saved.progress["history"]
         for objective in concept.objectives:
             objective.remaining = list(saved.progress["remaining"][objective.name])
         concept.generator.set_state(saved.tensors["random/draws"])
-    _restore_process(first, loop.accelerator.scaler)
-
-
-def _restore_process(saved: SavedState, scaler: Any) -> None:
-    """The random generators and the scaler that a process has one of."""
-    progress = saved.progress
-    if progress["scaler"] is not None and scaler is not None:
-        scaler.load_state_dict(progress["scaler"])
-    torch.set_rng_state(saved.tensors["random/torch"])
-    if torch.cuda.is_available():
-        for device in range(torch.cuda.device_count()):
-            if f"random/cuda/{device}" in saved.tensors:
-                torch.cuda.set_rng_state(saved.tensors[f"random/cuda/{device}"], device)
-    kind, position, has_gauss, cached = progress["numpy"]
-    keys = saved.tensors["random/numpy"].numpy().astype(np.uint32)
-    np.random.set_state((kind, keys, position, has_gauss, cached))
-    version, internal, gauss = progress["python"]
-    random.setstate((version, tuple(internal), gauss))
+    if (scaler := loop.accelerator.scaler) is not None and first.progress["scaler"] is not None:
+        scaler.load_state_dict(first.progress["scaler"])
+    torch.set_rng_state(first.tensors["random/torch"])
+    for device in range(torch.cuda.device_count()):
+        if f"random/cuda/{device}" in first.tensors:
+            torch.cuda.set_rng_state(first.tensors[f"random/cuda/{device}"], device)

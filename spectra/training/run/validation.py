@@ -15,7 +15,6 @@ from spectra.training.config import TrainConfig
 from spectra.training.data.subjects import Subject, pair_prompts
 
 PicturesByPrompt = dict[str, list[Image.Image]]
-"""Pictures by prompt."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +28,12 @@ class Validation:
     @classmethod
     def of(cls, config: TrainConfig, subjects: Sequence[Subject], resolution: int) -> Validation:
         """The prompts that were asked for; or each subject's and the class prompt, or those of two subjects."""
-        own = [subject.prompt for subject in subjects]
-        prompts = config.validation_prompts or (
-            *own,
-            *(pair_prompts(config, subjects) or filter(None, [config.class_prompt])),
-        )
+        by_default = [subject.prompt for subject in subjects]
+        by_default += pair_prompts(config, subjects) or filter(None, [config.class_prompt])
         seeds = tuple(range(config.seed, config.seed + config.validation_count))
         size = config.resolution and resolution
         sampling = Sampling(config.validation_steps, config.validation_guidance, size, size)
-        return cls(tuple(dict.fromkeys(prompts)), seeds, sampling)
+        return cls(tuple(dict.fromkeys(config.validation_prompts or by_default)), seeds, sampling)
 
     def draw(self, pipe: Any, label: str, progress: Progress = SILENT) -> PicturesByPrompt:
         """The pictures that `pipe` draws now."""
@@ -47,9 +43,7 @@ class Validation:
 
     def sheet(self, drawn: PicturesByPrompt, heading: str) -> Image.Image:
         """One stage of the training as a sheet."""
-        return contact_sheet(
-            [Section(f"{heading}: {prompt}", drawn[prompt], self._captions) for prompt in self.prompts]
-        )
+        return contact_sheet([self._section(heading, prompt, drawn) for prompt in self.prompts])
 
     def before_after(
         self, instance: Sequence[Image.Image], before: PicturesByPrompt, after: PicturesByPrompt, steps: int
@@ -57,10 +51,11 @@ class Validation:
         """The instance pictures, then for each prompt what the base drew and what it draws with the shift."""
         sections = [Section("The subject's pictures", instance)]
         for prompt in self.prompts if self.seeds else ():
-            sections.append(Section(f"Before: {prompt}", before[prompt], self._captions))
-            sections.append(Section(f"After {steps} steps: {prompt}", after[prompt], self._captions))
+            sections += [
+                self._section("Before", prompt, before),
+                self._section(f"After {steps} steps", prompt, after),
+            ]
         return contact_sheet(sections)
 
-    @property
-    def _captions(self) -> list[str]:
-        return [f"seed {seed}" for seed in self.seeds]
+    def _section(self, heading: str, prompt: str, drawn: PicturesByPrompt) -> Section:
+        return Section(f"{heading}: {prompt}", drawn[prompt], [f"seed {seed}" for seed in self.seeds])

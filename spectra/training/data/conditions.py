@@ -1,0 +1,48 @@
+"""Prompts as the model is conditioned on them, encoded once ahead of the steps or anew at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
+
+import torch
+
+from spectra.families.denoise import Condition
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Conditions:
+    """The conditions of a training's prompts: encoded once and kept, or anew at each use, with gradients."""
+
+    def __init__(
+        self, encode: Callable[[list[str]], Condition], prompts: Iterable[str], *, keep: bool, trained: bool
+    ) -> None:
+        """Encode right away if they are kept.
+
+        Args:
+            encode: makes a row of each prompt.
+            prompts: all that will be asked for; equal ones are encoded once.
+            keep: hold what the frozen base makes of them, which is in force now.
+            trained: whether the text encoder learns; then only the base's own predictions can use what is kept.
+        """
+        self.encode = encode
+        self.trained = trained
+        self._row = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+        self._kept: Condition | None = None
+        if keep:
+            with torch.no_grad():
+                self._kept = encode(list(self._row))
+
+    def frozen(self, prompts: Sequence[str]) -> Condition:
+        """What the base makes of `prompts`, a row each; if nothing is kept, the model must be the base now."""
+        if self._kept is None:
+            return encode_each_once(self.encode, prompts)
+        return self._kept.rows(torch.tensor([self._row[p] for p in prompts], device=self._kept.embeds.device))
+
+
+def encode_each_once(encode: Callable[[list[Key]], Condition], keys: Sequence[Key]) -> Condition:
+    """A row for each of `keys`, equal ones encoded once."""
+    row = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    fresh = encode(list(row))
+    return fresh.rows(torch.tensor([row[key] for key in keys], device=fresh.embeds.device))

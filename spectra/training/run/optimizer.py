@@ -1,0 +1,60 @@
+"""How deltas move: AdamW, its learning rates, and what is done to gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectra.training.config import TrainConfig
+
+
+def make_optimizer(deltas: Mapping[str, nn.Parameter], ndims: Mapping[str, int], config: TrainConfig) -> Any:
+    """AdamW with a learning rate for the deltas of matrices and convolutions, and one for those of 1-D weights.
+
+    Args:
+        deltas: by weight name, `[r]` or `[concepts, r]`.
+        ndims: number of dimensions of each weight.
+        config: learning rates, weight decay, and how many directions may move.
+    """
+    if config.directions:
+        for name, delta in deltas.items():
+            if ndims[name] > 1:
+                delta.register_hook(lambda gradient: keep_leading(gradient, config.directions))
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in deltas.items() if (ndims[name] == 1) == vectors], "lr": lr, "initial_lr": lr}
+        for vectors, lr in ((False, config.lr), (True, config.lr_1d))
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=config.weight_decay)
+
+
+def set_rates(optimizer: Any, config: TrainConfig, step: int) -> None:
+    """Set the learning rates for the step after `step` steps."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * rate_factor(config, step)
+
+
+def rate_factor(config: TrainConfig, step: int) -> float:
+    """The learning rates' factor in the step after `step` steps."""
+    if config.lr_schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * step / config.steps))
+
+
+def clip_by_concept(deltas: Sequence[nn.Parameter], concepts: int, largest: float) -> None:
+    """Scale the gradient of each concept, over all deltas, to a norm of at most `largest`."""
+    gradients = [delta.grad.view(concepts, -1) for delta in deltas if delta.grad is not None]
+    norms = torch.stack([gradient.norm(dim=1) for gradient in gradients]).norm(dim=0)
+    factor = (largest / (norms + 1e-6)).clamp_max(1).unsqueeze(1)
+    for gradient in gradients:
+        gradient.mul_(factor)
+
+
+def keep_leading(gradient: Tensor, directions: int) -> Tensor:
+    """A gradient `[..., r]` with zeros for all but the first `directions` singular values, the largest."""
+    kept = torch.zeros_like(gradient)
+    kept[..., :directions] = gradient[..., :directions]
+    return kept

@@ -1,0 +1,271 @@
+"""A whole training, in order: load the base, encode, attach, step, draw, write."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spectra.adapters.adapter import attach
+from spectra.adapters.tuning import tune
+from spectra.bases.pipeline import load_pipeline
+from spectra.errors import BaseError
+from spectra.families import targets
+from spectra.families.attention import AttentionMaps
+from spectra.families.denoise import denoise_family, native_resolution
+from spectra.io.atomic_writes import atomic_write
+from spectra.plots import style
+from spectra.progress import SILENT, Progress
+from spectra.shift.shift_file import write_shift
+from spectra.training.config import TrainConfig
+from spectra.training.data.class_pictures import pipeline_fingerprint
+from spectra.training.data.conditions import Conditions
+from spectra.training.data.subjects import pair_prompts, pictures_digest
+from spectra.training.loss.build import build_objectives
+from spectra.training.run.accelerator import make_accelerator
+from spectra.training.run.concept_deltas import ConceptDeltas
+from spectra.training.run.inputs import ValidatedInputs
+from spectra.training.run.loop import Concept, Loop
+from spectra.training.run.outputs import LOG, LOSS_CURVE, PROGRESS, SHEET, STATE
+from spectra.training.run.report import Summary, draw_loss_curve, write_log
+from spectra.training.run.state import restore_state, save_state
+from spectra.training.run.tensorboard import TensorBoard
+from spectra.training.run.validation import PicturesByPrompt, Validation
+from spectra.version import versions
+
+
+class Training:
+    """One training of one or several concepts, which are numbered in the order of `inputs`.
+
+    Attributes:
+        pipe, family, accelerator: the base, how it is called, and where it computes.
+        resolution: pixels of a picture's side.
+        adapter, deltas, loop: the shifts on the base, and their steps; there once it is prepared.
+    """
+
+    deltas: ConceptDeltas
+    loop: Loop
+
+    def __init__(self, inputs: Sequence[ValidatedInputs], *, device: str = "", progress: Progress = SILENT) -> None:
+        """Load the base.
+
+        Raises:
+            InputError: the device has not the precision that is asked for.
+            BaseError: the base cannot be trained, or not at this resolution.
+        """
+        self.inputs, self.progress = inputs, progress
+        self.config = inputs[0].config
+        self.accelerator = make_accelerator(self.config, device)
+        self.pipe = load_pipeline(inputs[0].base, device=self.accelerator.device)
+        if getattr(self.pipe, "safety_checker", None) is not None:
+            # It would blacken class and validation pictures at random, and takes a gigabyte.
+            self.pipe.register_modules(safety_checker=None)
+        self.family = denoise_family(self.pipe)
+        self.resolution = resolution_of(self.pipe, self.config)
+        self.validations = [Validation.of(each.config, each.subjects, self.resolution) for each in inputs]
+        folders = [each.config.tensorboard for each in inputs]
+        self.boards = {number: TensorBoard(folder) for number, folder in enumerate(folders) if folder}
+        self.adapter: Any = None
+        self.maps: AttentionMaps | None = None
+
+    def prepare(self) -> None:
+        """Draw class pictures, encode, attach: everything that comes before the first step."""
+        config, pipe, family = self.config, self.pipe, self.family
+        ndims = {target.name: target.weight.ndim for target in targets(pipe, config.all_targets)}
+        trained = not {name.split(".")[0] for name in ndims}.isdisjoint(family.text_encoders)
+        self.fingerprint = pipeline_fingerprint(pipe)
+        if config.subjects and config.unmix_weight > 0:
+            self.maps = AttentionMaps(getattr(pipe, family.model), family.cross_attention, config.unmix_layers)
+        # The class pictures are drawn before anything is attached: by the frozen base.
+        concepts, prompts = [], []
+        for each in self.inputs:
+            objectives = build_objectives(
+                pipe, each.config, each.subjects, each.class_pictures, self.resolution, self.fingerprint,
+                progress=self.progress,
+            )  # fmt: skip
+            prompts += [prompt for objective in objectives for prompt in objective.source.every_prompt()]
+            concepts.append(Concept(each.name, objectives, each.config.seed))
+        conditions = Conditions(
+            lambda prompts: family.encode(pipe, prompts, self.resolution),
+            prompts,
+            keep=config.cache_prompts,
+            trained=trained,
+        )
+        self.adapter = attach(pipe, config.all_targets, low_memory=config.low_memory, progress=self.progress)
+        self.deltas = ConceptDeltas(self.adapter, len(concepts))
+        for number, each in enumerate(self.inputs):
+            if each.init is not None:
+                self.deltas.start_from(each.init, number)
+        if config.gradient_checkpointing:
+            getattr(pipe, family.model).enable_gradient_checkpointing()
+        self.loop = Loop(
+            pipe=pipe,
+            family=family,
+            concepts=concepts,
+            conditions=conditions,
+            deltas=self.deltas.parameters,
+            ndims=ndims,
+            config=config,
+            accelerator=self.accelerator,
+            frozen=self.adapter.disabled,
+            rows=self.deltas.rows,
+            maps=self.maps,
+        )
+
+    def run(self, began: float, *, force: bool) -> list[Summary]:
+        """Train, and write every concept's folder; `began` is when the clock of the whole training started."""
+        self.prepare()
+        loop = self.loop
+        with self.adapter.disabled():
+            losses_before = loop.measure()
+            before = [self._draw(number, "drawing before") for number in range(len(self.inputs))]
+        states = [each.saved for each in self.inputs if each.saved is not None]
+        if states:
+            restore_state(loop, states, base=self.fingerprint)
+        resumed_at = loop.step
+        if self.config.tune:
+            self._tune()
+        started = time.perf_counter()
+        self._take_steps()
+        train_seconds = time.perf_counter() - started
+        losses_after = loop.measure()
+        after = []
+        for number in range(len(self.inputs)):
+            with self.deltas.drawing(number):
+                after.append(self._draw(number, "drawing after"))
+        with contextlib.ExitStack() as folders:
+            written = [
+                self._write(number, folders.enter_context(each.outputs.finished(force=force)), *pictures)
+                for number, (each, *pictures) in enumerate(zip(self.inputs, before, after, strict=True))
+            ]
+        return [
+            _summary(
+                each,
+                **written[number],
+                steps=loop.step,
+                resumed_at=resumed_at,
+                loss_before=losses_before[number],
+                loss_after=losses_after[number],
+                train_seconds=train_seconds,
+                total_seconds=time.perf_counter() - began,
+            )
+            for number, each in enumerate(self.inputs)
+        ]
+
+    def close(self) -> None:
+        """Give the model back, whatever happened."""
+        if self.adapter is not None:
+            self.adapter.detach()
+        if self.maps is not None:
+            self.maps.close()
+        for board in self.boards.values():
+            board.close()
+
+    def _tune(self) -> None:
+        """Let each layer take the plan that is fastest for the batches of this training."""
+        self.progress.start("measuring plans", 1)
+        try:
+            tune(self.adapter, self.loop.dry_run)
+        finally:
+            self.progress.finish()
+
+    def _take_steps(self) -> None:
+        """Train to the end, saving states and drawing validation pictures on the way."""
+        config, loop = self.config, self.loop
+        self.progress.start("training", config.steps)
+        self.progress.advance(loop.step)
+        try:
+            while loop.step < config.steps:
+                loss = loop.advance()
+                for number, board in self.boards.items():
+                    board.record(loop.concepts[number].history[-1])
+                self.progress.advance(1, f"loss {loss:.4f}")
+                if config.save_every and (loop.step % config.save_every == 0 or loop.step == config.steps):
+                    self._save()
+                if config.validation_every and config.validation_count and loop.step % config.validation_every == 0:
+                    self._validate()
+        finally:
+            self.progress.finish()
+
+    def _save(self) -> None:
+        """Save the state of each concept; all are written before the first takes the place of an older one."""
+        with contextlib.ExitStack() as files:
+            for number, each in enumerate(self.inputs):
+                each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
+                path = files.enter_context(atomic_write(each.outputs.unfinished / STATE, force=True))
+                pictures = pictures_digest(each.subjects)
+                save_state(self.loop, number, path, config=each.config, pictures=pictures, base=self.fingerprint)
+
+    def _validate(self) -> None:
+        """Draw every concept's validation pictures, and write them at once."""
+        step = self.loop.step
+        for number, (each, validation) in enumerate(zip(self.inputs, self.validations, strict=True)):
+            with self.deltas.drawing(number):
+                sheet = validation.sheet(validation.draw(self.pipe, "drawing"), f"After {step} steps")
+            each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
+            sheet.save(each.outputs.unfinished / f"step-{step:06d}.png")
+            if number in self.boards:
+                self.boards[number].picture("validation", sheet, step)
+
+    def _draw(self, number: int, label: str) -> PicturesByPrompt:
+        """A concept's validation pictures as the model draws them now."""
+        name = self.inputs[number].name
+        return self.validations[number].draw(self.pipe, f"{label}: {name}" if name else label, self.progress)
+
+    def _write(self, number: int, folder: Path, before: PicturesByPrompt, after: PicturesByPrompt) -> dict[str, int]:
+        """Write a concept's files into `folder`; the size of its shift, as the summary has it."""
+        inputs, history = self.inputs[number], self.loop.concepts[number].history
+        config, outputs = inputs.config, inputs.outputs
+        shift = self.deltas.shift(
+            number,
+            base=inputs.base.name,
+            settings=config.changed(),
+            seed=config.seed,
+            versions=versions(),
+            parents=(inputs.init.metadata.content_hash,) if inputs.init is not None else (),
+        )
+        half = config.file_dtype == "float16"
+        size = write_shift(shift, folder / outputs.shift, dtype="float16" if half else "float32")
+        (folder / outputs.config).write_text(config.to_toml(), encoding="utf-8")
+        write_log(history, folder / LOG)
+        instance = [picture for subject in inputs.subjects for picture in subject.at(self.resolution)]
+        sheet = self.validations[number].before_after(instance, before, after, self.loop.step)
+        sheet.save(folder / SHEET)
+        style.write(lambda: draw_loss_curve(history), folder / LOSS_CURVE)
+        return {"tensors": len(shift), "floats": shift.floats, "bytes": size}
+
+
+def _summary(inputs: ValidatedInputs, **measured: Any) -> Summary:
+    """The summary of one concept's training, with what was measured of it."""
+    config, outputs, folder = inputs.config, inputs.outputs, inputs.outputs.folder
+    return Summary(
+        subject=" and ".join(subject.name for subject in inputs.subjects),
+        prompt=(pair_prompts(config, inputs.subjects) or [config.prompt])[0],
+        class_prompt=config.class_prompt,
+        base=inputs.base.name,
+        folder=str(folder),
+        shift=str(folder / outputs.shift),
+        sheet=str(folder / SHEET),
+        config=str(folder / outputs.config),
+        loss_curve=str(folder / LOSS_CURVE),
+        state=str(folder / PROGRESS / STATE) if config.save_every else None,
+        base_bytes=inputs.base.bytes,
+        **measured,
+    )
+
+
+def resolution_of(pipe: Any, config: TrainConfig) -> int:
+    """Pixels of the training pictures' side.
+
+    Raises:
+        BaseError: a resolution that the base's VAE and UNet cannot take.
+    """
+    if not config.resolution:
+        return native_resolution(pipe)
+    halvings = len(pipe.unet.config.down_block_types) - 1
+    step = int(pipe.vae_scale_factor) * 2**halvings
+    if config.resolution % step:
+        raise BaseError(f"resolution: this base takes multiples of {step} pixels, got {config.resolution}")
+    return config.resolution
