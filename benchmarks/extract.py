@@ -80,7 +80,7 @@ def _prepare(folder: Path, seed: int) -> Path:
     _unet().save_pretrained(folder / "base" / "unet")
     (folder / "base" / "model_index.json").write_text("{}")
     deltas, digits, ndims = {}, {}, {}
-    for name, weight in base_weights(str(folder / "base"))["unet"].items():
+    for name, weight in base_weights(str(folder / "base"), ["unet"]).items():
         floats = delta_length(weight.shape)
         rms = float(weight.norm()) / floats**0.5
         deltas[name] = (_SIZE * rms * torch.rand(floats)).numpy()

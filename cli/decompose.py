@@ -60,15 +60,13 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Decomposes every weight of a base once, and keeps the spectra for all later commands."""
         quiet_libraries()
-        import torch
-
         from spectra.bases.embedded import NAME
         from spectra.bases.weight_files import base_weights
         from spectra.spectrum.cache.spectrum_cache import default_cache
 
-        cast = None if dtype == "file" else getattr(torch, dtype)
+        cast = "" if dtype == "file" else dtype
         cache = default_cache()
-        parts = base_weights(base, component or [], variant=variant, dtype=cast)
+        parts = base_weights(base, component or [], variant=variant, dtype=cast).by_component()
         where = _device(device)
         rows: list[dict[str, Any]] = []
         for name, every in parts.items():

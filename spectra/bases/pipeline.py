@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BaseLocation:
-    """Where a base lies: what the user called it, of which kind it is, and the path or hub id that loads it."""
+    """A base that was found: what the user called it, of which kind it is, and the path or hub id that loads it."""
 
     name: str
     kind: Literal["folder", "file", "hub"]
@@ -28,7 +28,7 @@ class BaseLocation:
 
     @property
     def bytes(self) -> int:
-        """Size of the base's weights on disk; 0 where they are not on this disk."""
+        """Bytes of the base's weights on disk; 0 for a hub id."""
         if self.kind == "hub":
             return 0
         path = Path(self.target)
@@ -37,7 +37,7 @@ class BaseLocation:
 
 
 def find_base(base: str) -> BaseLocation:
-    """What `base` names, checked without loading it: empty is the embedded base.
+    """Find what `base` names, without loading it; empty is the embedded base.
 
     Raises:
         BaseError: nothing there, or something that is not a base.
@@ -70,15 +70,11 @@ def load_pipeline(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> Any:
-    """The pipeline of a base, in evaluation mode, without progress bars of its own.
+    """Load the pipeline of a base (`diffusers.DiffusionPipeline`), in evaluation mode, without bars of its own.
 
     Args:
         base: as `find_base` takes it; empty is the embedded base.
         dtype: of the weights; float32 by default, since shifts are exact on that.
-        device: where to put it.
-
-    Returns:
-        A `diffusers.DiffusionPipeline`.
 
     Raises:
         BaseError: the base is missing, damaged, or cannot be fetched.
@@ -103,7 +99,7 @@ def load_pipeline(
 
 @contextlib.contextmanager
 def _no_bars() -> Iterator[None]:
-    """The library prints nothing, so the progress bars of loading are off; what was set before is set again."""
+    """Turn off the progress bars of loading, since the library prints nothing; what was set before is set again."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -115,6 +111,22 @@ def _no_bars() -> Iterator[None]:
     finally:
         for log in loggings:
             log.enable_progress_bar()
+
+
+def local_folder(location: BaseLocation, variant: str | None = None) -> Path:
+    """The folder of a base that is one, fetched from the hub if it is not here yet.
+
+    Raises:
+        BaseError: it cannot be fetched.
+    """
+    if location.kind == "folder":
+        return Path(location.target)
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(location.target, variant=variant, use_safetensors=True))
+    except Exception as error:  # diffusers and the hub raise many kinds
+        raise BaseError(_why(location, error)) from error
 
 
 def _pretrained(location: BaseLocation, dtype: torch.dtype) -> Any:
@@ -148,7 +160,7 @@ def _single_file(location: BaseLocation, dtype: torch.dtype) -> Any:
 
 
 def _why(location: BaseLocation, error: Exception) -> str:
-    """One line that says what failed and what to do."""
+    """What failed and what to do, in one line."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     if location.kind == "hub":
         return (

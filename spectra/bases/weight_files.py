@@ -7,23 +7,21 @@ the name that a shift gives it, whatever the layout of the file.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectra.bases.embedded import NAME
-from spectra.bases.original_layouts import Origin, original_layout
-from spectra.bases.pipeline import BaseLocation, find_base
+from spectra.bases.original_layouts import original_layout
+from spectra.bases.pipeline import BaseLocation, find_base, local_folder
 from spectra.errors import BaseError
-from spectra.io.dtypes import dtype_name, torch_dtype
+from spectra.io.dtypes import torch_dtype
 from spectra.io.safetensors_header import StoredTensor
-from spectra.io.tensor_files import read_rows, stored_tensors
-from spectra.naming.patterns import DENOISERS, TEXT_ENCODERS, weight_name
+from spectra.io.tensor_files import read_rows, stored_tensors, write_rows
+from spectra.naming.patterns import DENOISERS, TEXT_ENCODERS, component_of, weight_name
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -38,25 +36,31 @@ class Place:
     """Where a tensor of a model lies in the base's files.
 
     Attributes:
-        entry: the tensor of the file.
-        origin: which of its rows, and whether transposed.
+        stored: the tensor of the file that it is, or is a part of.
+        spans: its rows `(start, stop)` there, one span after the other; empty for all rows.
+        transposed: the model's tensor is the transpose.
     """
 
-    entry: StoredTensor
-    origin: Origin
+    stored: StoredTensor
+    spans: tuple[tuple[int, int], ...] = ()
+    transposed: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the model's tensor."""
-        shape = self.entry.shape
-        if self.origin.spans:
-            shape = (sum(stop - start for start, stop in self.origin.spans), *shape[1:])
-        return shape[::-1] if self.origin.transposed else shape
+        """Shape of the model's tensor."""
+        shape = self.stored.shape
+        if self.spans:
+            shape = (sum(stop - start for start, stop in self.spans), *shape[1:])
+        return shape[::-1] if self.transposed else shape
 
     def read(self) -> Tensor:
         """The model's tensor, in the file's dtype."""
-        tensor = read_rows(self.entry, self.origin.spans)
-        return tensor.T.contiguous() if self.origin.transposed else tensor
+        tensor = read_rows(self.stored, self.spans)
+        return tensor.T.contiguous() if self.transposed else tensor
+
+    def write(self, tensor: Tensor, copy: Path) -> None:
+        """Overwrite the model's tensor in a copy of the file."""
+        write_rows(self.stored._replace(path=copy), tensor.T if self.transposed else tensor, self.spans)
 
 
 class FileWeights(Mapping[str, "Tensor"]):
@@ -64,16 +68,16 @@ class FileWeights(Mapping[str, "Tensor"]):
 
     Args:
         places: where each tensor is; in several places where a file holds a tied one more than once.
-        dtype: to cast to; the file's own by default.
+        dtype: to cast to, such as "float32"; the file's own by default.
     """
 
-    def __init__(self, places: Mapping[str, Sequence[Place]], dtype: torch.dtype | None = None) -> None:
+    def __init__(self, places: Mapping[str, Sequence[Place]], dtype: str = "") -> None:
         self.places = dict(places)
         self._dtype = dtype
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self.places[name][0].read()
-        return tensor if self._dtype is None else tensor.to(self._dtype)
+        return tensor.to(torch_dtype(self._dtype)) if self._dtype else tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
@@ -86,30 +90,38 @@ class FileWeights(Mapping[str, "Tensor"]):
         return self.places[name][0].shape
 
     def dtype(self, name: str) -> str:
-        """Torch's name of the dtype that the tensor has when it is read, such as "float16"."""
-        return self.places[name][0].entry.dtype if self._dtype is None else dtype_name(self._dtype)
+        """Name of the dtype that the tensor has when it is read, such as "float16"."""
+        return self._dtype or self.places[name][0].stored.dtype
 
     def only(self, wanted: Callable[[str], bool]) -> FileWeights:
-        """Those of the tensors whose name is wanted."""
+        """The tensors whose name is wanted."""
         return FileWeights({name: places for name, places in self.places.items() if wanted(name)}, self._dtype)
 
     def matrices(self) -> FileWeights:
-        """Those with two or more dimensions, which have a spectrum."""
+        """The tensors with two or more dimensions, which have a spectrum."""
         return self.only(lambda name: len(self.shape(name)) > 1)
 
-    def joined(self, other: FileWeights) -> FileWeights:
-        """These and another component's."""
-        return FileWeights({**self.places, **other.places}, self._dtype)
+    def by_component(self) -> dict[str, FileWeights]:
+        """The tensors of each component, by its name, the first part of theirs."""
+        parts: dict[str, dict[str, Sequence[Place]]] = {}
+        for name, places in self.places.items():
+            parts.setdefault(component_of(name), {})[name] = places
+        return {component: FileWeights(places, self._dtype) for component, places in parts.items()}
+
+    def weights(self) -> FileWeights:
+        """The weights among the tensors, under the names of shifts; a tied weight once, with all its places."""
+        places: dict[str, list[Place]] = {}
+        for key, found in self.places.items():
+            if key.endswith(".weight"):
+                component, _, path = key.removesuffix(".weight").partition(".")
+                places.setdefault(weight_name(component, _TIED.get(path, path)), []).extend(found)
+        return FileWeights(places, self._dtype)
 
 
 def base_weights(
-    base: str | BaseLocation = "",
-    components: Sequence[str] = (),
-    *,
-    variant: str | None = None,
-    dtype: torch.dtype | None = None,
-) -> dict[str, FileWeights]:
-    """Every floating-point weight of a base by component, under the names `<component>.<module path>` of shifts.
+    base: str | BaseLocation = "", components: Sequence[str] = (), *, variant: str | None = None, dtype: str = ""
+) -> FileWeights:
+    """Every floating-point weight of a base, under the names `<component>.<module path>` of shifts.
 
     Args:
         base: a diffusers folder, a `.safetensors` file, a hub id (fetched if it is not here yet), or empty for the
@@ -117,44 +129,23 @@ def base_weights(
             have the names of diffusers' modules all the same.
         components: which to take, such as `("unet", "text_encoder")`; by default all that can carry a shift.
         variant: of the files, such as `fp16` for `diffusion_pytorch_model.fp16.safetensors`.
-        dtype: to cast to; the files' own by default.
+        dtype: to cast to, such as "float32"; the files' own by default.
 
     Raises:
         BaseError: the base or a component is missing, damaged, has no safetensors, or cannot be fetched.
     """
-    parts = base_tensors(base, components, variant=variant, dtype=dtype)
-    found = {component: weights_of(tensors) for component, tensors in parts.items()}
-    if not any(found.values()):
-        raise BaseError(f"{_called(base)}: no weight that a shift could act on; expected floating-point *.weight")
-    return found
-
-
-def open_base(
-    base: str | BaseLocation, components: Sequence[str] = (), *, variant: str | None = None, dtype: str
-) -> FileWeights:
-    """`base_weights` of all components in one mapping.
-
-    Args:
-        base, components, variant: as `base_weights` takes them.
-        dtype: to cast to, such as "float32".
-
-    Raises:
-        BaseError: as `base_weights`.
-    """
-    parts = base_weights(base, components, variant=variant, dtype=torch_dtype(dtype))
-    return reduce(FileWeights.joined, parts.values())
+    weights = base_tensors(base, components, variant=variant, dtype=dtype).weights()
+    if not weights:
+        raise BaseError(f"{_label(base)}: no weight that a shift could act on; expected floating-point *.weight")
+    return weights
 
 
 def base_tensors(
-    base: str | BaseLocation = "",
-    components: Sequence[str] = (),
-    *,
-    variant: str | None = None,
-    dtype: torch.dtype | None = None,
-) -> dict[str, FileWeights]:
-    """Every floating-point tensor of a base by component, biases too: `unet.conv_in.weight`, `unet.conv_in.bias`.
+    base: str | BaseLocation = "", components: Sequence[str] = (), *, variant: str | None = None, dtype: str = ""
+) -> FileWeights:
+    """Every floating-point tensor of a base, biases too: `unet.conv_in.weight`, `unet.conv_in.bias`.
 
-    Arguments and errors as `base_weights`.
+    Arguments and errors are those of `base_weights`.
     """
     location = base if isinstance(base, BaseLocation) else find_base(base)
     if location.kind == "file":
@@ -163,47 +154,37 @@ def base_tensors(
         parts = _folder_parts(local_folder(location, variant), components, variant)
     missing = [name for name in components if name not in parts]
     if missing:
-        raise BaseError(f"{_called(base)}: no component {missing[0]!r}; it has: {', '.join(parts)}")
-    return {
-        name: FileWeights({key: [place] for key, place in places.items()}, dtype)
-        for name, places in parts.items()
-        if not components or name in components
-    }
+        raise BaseError(f"{_label(base)}: no component {missing[0]!r}; it has: {', '.join(parts)}")
+    wanted = [part for name, part in parts.items() if not components or name in components]
+    return FileWeights({key: [place] for part in wanted for key, place in part.items()}, dtype)
 
 
 def folder_tensors(folder: Path, component: str) -> FileWeights:
-    """Those of a folder that holds one component alone, as `save_pretrained` of a model writes it."""
-    named = _named(component, (entry for path in weight_files(folder, None) for entry in stored_tensors(path).values()))
-    return FileWeights({key: [place] for key, place in named.items()})
+    """The tensors of a folder that holds one component alone, as `save_pretrained` of a model writes it."""
+    return FileWeights({key: [place] for key, place in _folder_part(folder, component, None).items()})
 
 
-def weights_of(tensors: FileWeights) -> FileWeights:
-    """The weights among a model's tensors, under the names of shifts; a tied weight once, with all its places."""
-    places: dict[str, list[Place]] = {}
-    for key, at in tensors.places.items():
-        if key.endswith(".weight"):
-            component, _, path = key.removesuffix(".weight").partition(".")
-            places.setdefault(weight_name(component, _TIED.get(path, path)), []).extend(at)
-    return FileWeights(places, tensors._dtype)
-
-
-def _called(base: str | BaseLocation) -> str:
+def _label(base: str | BaseLocation) -> str:
     return (base.name if isinstance(base, BaseLocation) else base) or NAME
 
 
 def _folder_parts(folder: Path, components: Sequence[str], variant: str | None) -> dict[str, dict[str, Place]]:
+    """The tensors of a pipeline's folder by component; none of a component that is not wanted."""
     known = [name for name in (*DENOISERS, *TEXT_ENCODERS) if (folder / name).is_dir()]
     if not known:
         raise BaseError(f"{folder}: no component that can carry a shift (unet, transformer, text_encoder, ...)")
-    parts: dict[str, dict[str, Place]] = {}
-    for name in known:
-        wanted = not components or name in components
-        files = weight_files(folder / name, variant) if wanted else []
-        parts[name] = _named(name, (entry for path in files for entry in stored_tensors(path).values()))
-    return parts
+    return {
+        name: _folder_part(folder / name, name, variant) if not components or name in components else {}
+        for name in known
+    }
 
 
-def weight_files(folder: Path, variant: str | None) -> list[Path]:
+def _folder_part(folder: Path, component: str, variant: str | None) -> dict[str, Place]:
+    files = _weight_files(folder, variant)
+    return _named(component, {key: tensor for path in files for key, tensor in stored_tensors(path).items()})
+
+
+def _weight_files(folder: Path, variant: str | None) -> list[Path]:
     """The one set of weight files of a component: whole or in shards, plain or of a variant."""
     sets: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -220,38 +201,19 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
 
 
 def _file_parts(path: Path) -> dict[str, dict[str, Place]]:
-    """A single file by component; one in no original layout is one component, called like the file."""
-    entries = stored_tensors(path)
-    layout = original_layout({key: entry.shape for key, entry in entries.items()})
+    """The tensors of a single file by component; one in no original layout is one component, called like the file."""
+    stored = stored_tensors(path)
+    layout = original_layout({key: tensor.shape for key, tensor in stored.items()})
     if not layout:
-        return {path.stem: _named(path.stem, entries.values())}
+        return {path.stem: _named(path.stem, stored)}
     return {
         component: {
-            weight_name(component, name): Place(entries[origin.key], origin) for name, origin in origins.items()
+            weight_name(component, name): Place(stored[origin.key], origin.spans, origin.transposed)
+            for name, origin in origins.items()
         }
         for component, origins in layout.items()
     }
 
 
-def _named(component: str, entries: Iterable[StoredTensor]) -> dict[str, Place]:
-    return {weight_name(component, entry.key): Place(entry, Origin(entry.key)) for entry in entries}
-
-
-def local_folder(location: BaseLocation, variant: str | None = None) -> Path:
-    """The folder of a base that is one, fetched from the hub if it is not here yet.
-
-    Raises:
-        BaseError: it cannot be fetched.
-    """
-    if location.kind == "folder":
-        return Path(location.target)
-    from diffusers import DiffusionPipeline
-
-    try:
-        return Path(DiffusionPipeline.download(location.target, variant=variant, use_safetensors=True))
-    except Exception as error:  # diffusers and the hub raise many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise BaseError(
-            f"{location.name}: could not be fetched from the hub ({reason}); check the name and the network, or give "
-            "a folder"
-        ) from error
+def _named(component: str, stored: Mapping[str, StoredTensor]) -> dict[str, Place]:
+    return {weight_name(component, key): Place(tensor) for key, tensor in stored.items()}

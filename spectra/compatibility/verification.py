@@ -103,15 +103,14 @@ class BaseFingerprints:
     def __init__(self, base: str, variant: str | None = None) -> None:
         from spectra.bases.weight_files import base_weights
 
-        self._weights = {name: part for part in base_weights(base, variant=variant).values() for name in part}
-        self.lengths = {name: delta_length(part.shape(name)) for name, part in self._weights.items()}
+        self._weights = base_weights(base, variant=variant)
+        self.lengths = {name: delta_length(self._weights.shape(name)) for name in self._weights}
         self._known: dict[str, Fingerprints] = {}
 
     def of(self, name: str) -> Fingerprints:
         """The fingerprints of one weight, as its file holds it and in other dtypes."""
         if name not in self._known:
-            part = self._weights[name]
-            self._known[name] = Fingerprints(part, name, part.dtype(name))
+            self._known[name] = Fingerprints(self._weights, name, self._weights.dtype(name))
         return self._known[name]
 
 

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from spectra.bases.pipeline import BaseLocation, find_base
-from spectra.bases.weight_files import FileWeights, base_tensors, local_folder, open_base
+from spectra.bases.pipeline import BaseLocation, find_base, local_folder
+from spectra.bases.weight_files import FileWeights, base_tensors, base_weights
 from spectra.compatibility.base_check import check_weights, compare, delta_length
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import OutputError, RoundedCopyWarning
 from spectra.io.atomic_writes import atomic_folder, atomic_write, check_output
 from spectra.io.dtypes import torch_dtype
-from spectra.io.tensor_files import write_rows
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift, check_same_base
 from spectra.shift.sums import scaled_sum
@@ -106,21 +105,17 @@ def bake(
     summed = scaled_sum((each.scale, each.shift) for each in shifts)
     deltas = {name: torch.from_numpy(total).to(torch.float32) for name, total in summed.items()}
     components = sorted({name.partition(".")[0] for name in deltas})
-    weights = open_base(location, components, variant=variant, dtype=shifts[0].shift.metadata.base_dtype)
+    weights = base_weights(location, components, variant=variant, dtype=shifts[0].shift.metadata.base_dtype)
     cache = cache or default_cache()
     originals = _check(shifts, weights, cache, progress)
     shifted = weights.only(deltas.__contains__)
-    files = {
-        places[0].entry.path
-        for part in base_tensors(location, components, variant=variant).values()
-        for places in part.places.values()
-    }
+    files = {places[0].stored.path for places in base_tensors(location, components, variant=variant).places.values()}
     with _copied(location, root, files, out, force) as (moved, left_out):
         errors = cache.visit(shifted, _writer(deltas, shifted, originals, moved), "baking", progress)
     norms = torch.tensor(list(errors.values()), dtype=torch.float64).sum(0)
     return Baked(
         weights=len(shifted),
-        dtypes=tuple(sorted({place.entry.dtype for places in shifted.places.values() for place in places})),
+        dtypes=tuple(sorted({place.stored.dtype for places in shifted.places.values() for place in places})),
         rounding=float((norms[0] / norms[1]).sqrt()) if norms[1] else 0.0,
         left_out=left_out,
     )
@@ -140,9 +135,8 @@ def _writer(
         exact = shifted_vector(wide, delta) if spectrum is None else shifted_weight(wide, spectrum, delta)
         lost = 0.0
         for place in weights.places[name]:
-            stored = exact.to(torch_dtype(place.entry.dtype))
-            entry = place.entry._replace(path=moved(place.entry.path))
-            write_rows(entry, stored.T if place.origin.transposed else stored, place.origin.spans)
+            stored = exact.to(torch_dtype(place.stored.dtype))
+            place.write(stored, moved(place.stored.path))
             lost = float((stored.to(wide.dtype) - exact).norm())
         return lost**2, float((exact - wide).norm()) ** 2
 
@@ -177,7 +171,7 @@ def _check(
         rounded = [name for name, match in check.matches.items() if match != "same" and len(weights.shape(name)) > 1]
         known = {name: cache.find(digits[name]) for name in rounded}
         originals |= {name: spectrum for name, spectrum in known.items() if spectrum is not None}
-        stored = weights.places[next(iter(each.shift))][0].entry.dtype
+        stored = weights.places[next(iter(each.shift))][0].stored.dtype
         message = replace(check, dtype=stored).rounded_copy(set(rounded) - originals.keys())
         if message:
             warnings.warn(message, RoundedCopyWarning, stacklevel=3)

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from spectra.bases.pipeline import BaseLocation, find_base
-from spectra.bases.weight_files import FileWeights, base_tensors, folder_tensors, open_base, weights_of
+from spectra.bases.weight_files import FileWeights, base_tensors, base_weights, folder_tensors
 from spectra.convert.closest_shift import Captured, Change, Closest, Factors, find_closest, summed
 from spectra.convert.file_kinds import holds_changes
 from spectra.convert.lora.reading import ChangeFile, read_lora
 from spectra.convert.module_names import is_embedding
 from spectra.errors import BaseError, MismatchError
 from spectra.io.tensor_files import stored_tensors
-from spectra.naming.patterns import matching
+from spectra.naming.patterns import component_of, matching, path_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import JSON, ROUNDED, ShiftMetadata
 from spectra.shift.shift import SpectralShift
@@ -87,7 +86,7 @@ def extract(
         MismatchError: the model has another architecture, or does not differ from the base.
     """
     location = find_base(base)
-    every = open_base(location, variant=variant, dtype=dtype)
+    every = base_weights(location, variant=variant, dtype=dtype)
     weights = every
     if target:
         ndims = {name: len(every.shape(name)) for name in every}
@@ -172,13 +171,14 @@ def _model_changes(
     """The weights in which a model differs from the base, and the other tensors in which it does."""
     base = base_tensors(location, variant=variant)
     trained = _read_model(model, base)
-    parts = [name for name in base if name in trained]
-    ours, theirs = (reduce(FileWeights.joined, (tensors[name] for name in parts)) for tensors in (base, trained))
-    candidates = weights.only(lambda name: name.partition(".")[0] in parts)
-    their_weights = weights_of(theirs)
+    parts = {component_of(name) for name in base} & {component_of(name) for name in trained}
+    ours, theirs, candidates = (
+        tensors.only(lambda name: component_of(name) in parts) for tensors in (base, trained, weights)
+    )
+    their_weights = theirs.weights()
     _check_same_shapes(model, location.name, candidates, their_weights)
     plain = ours.only(lambda name: not name.endswith(".weight"))
-    known = weights_of(ours)
+    known = ours.weights()
     changed = [name for name in theirs if name not in ours and not name.endswith(".weight")]
     changed += [f"{name}.weight" for name in their_weights if name not in known]
     changes: dict[str, Change] = {}
@@ -212,21 +212,21 @@ def _differ(base: Tensor, trained: Tensor) -> bool:
     return not torch.equal(base.to(trained.dtype), trained)
 
 
-def _read_model(model: str, base: Mapping[str, FileWeights]) -> dict[str, FileWeights]:
-    """A model's tensors by component; the files of one component alone are named by what they hold."""
+def _read_model(model: str, base: FileWeights) -> FileWeights:
+    """The tensors of a model; those of one component alone are named as in the component of the base that has them."""
     path = Path(model)
     if path.is_dir() and not (path / "model_index.json").is_file():
-        parts = {path.name: folder_tensors(path, path.name)}
+        tensors = folder_tensors(path, path.name)
     else:
-        parts = base_tensors(model)
-    if any(name in base for name in parts):
-        return parts
-    (called, tensors), *_ = parts.items()
-    keys = {key.removeprefix(f"{called}."): places for key, places in tensors.places.items()}
-    for component, ours in base.items():
-        if {key.removeprefix(f"{component}.") for key in ours} & keys.keys():
-            return {component: FileWeights({f"{component}.{key}": places for key, places in keys.items()})}
+        tensors = base_tensors(model)
+    components = {component_of(name): None for name in base}
+    if any(component_of(name) in components for name in tensors):
+        return tensors
+    paths = {path_of(name): places for name, places in tensors.places.items()}
+    for component in components:
+        if any(f"{component}.{path}" in base for path in paths):
+            return FileWeights({f"{component}.{path}": places for path, places in paths.items()})
     raise BaseError(
-        f"{model}: nothing in it is called as in the base, which has {', '.join(base)}; expected a model of the same "
-        "architecture, or a LoRA"
+        f"{model}: nothing in it is called as in the base, which has {', '.join(components)}; expected a model of the "
+        "same architecture, or a LoRA"
     )

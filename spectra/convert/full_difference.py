@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from spectra.bases.weight_files import open_base
+from spectra.bases.weight_files import base_weights
 from spectra.convert.closest_shift import delta_weight
 from spectra.convert.lora.writing import Stored, describe
 from spectra.convert.module_names import kohya_names
@@ -71,7 +71,7 @@ def write_difference(
     """
     check_output(path, force=force)
     cache = cache or default_cache()
-    weights = open_base(base, variant=variant, dtype=shift.metadata.base_dtype)
+    weights = base_weights(base, variant=variant, dtype=shift.metadata.base_dtype)
     changes = {name: each for name, each in measure(shift, weights, cache, progress).items() if each.energy}
     if not changes:
         raise FormatError("this shift changes no weight; nothing is written")

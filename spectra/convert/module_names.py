@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
+from spectra.naming.patterns import component_of, path_of
+
 _KOHYA_PREFIXES = {
     "unet": ("lora_unet",),
     "transformer": ("lora_transformer", "lora_unet"),
@@ -39,16 +41,6 @@ _OUTSIDE_BLOCKS = {
 }
 
 _EMBEDDINGS = re.compile(r"\.(token_embedding|position_embedding|shared|embed_tokens|relative_attention_bias)$")
-
-
-def component_of(name: str) -> str:
-    """The component of a weight's name: `unet` of `unet.conv_in`."""
-    return name.partition(".")[0]
-
-
-def path_of(name: str) -> str:
-    """The module path of a weight's name: `conv_in` of `unet.conv_in`."""
-    return name.partition(".")[2]
 
 
 def is_embedding(name: str) -> bool:

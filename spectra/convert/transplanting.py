@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spectra.bases.pipeline import BaseLocation, find_base
-from spectra.bases.weight_files import FileWeights, open_base
+from spectra.bases.weight_files import FileWeights, base_weights
 from spectra.compatibility.base_check import check_weights, compare, delta_length
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.convert.closest_shift import Captured, delta_weight, find_closest, summed
@@ -74,7 +74,7 @@ def transplant(
     old = _old_weights(shift, source, called)
     location = find_base(to)
     dtype = dtype or metadata.base_dtype
-    new = open_base(location, variant=variant, dtype=dtype)
+    new = base_weights(location, variant=variant, dtype=dtype)
     kept = [name for name in shift if name in new and new.shape(name) == old.shape(name)]
     missing = tuple(name for name in shift if name not in kept)
     if not kept:
@@ -133,7 +133,7 @@ def _old_weights(shift: SpectralShift, source: str | None, called: str) -> FileW
     metadata = shift.metadata
     location = _old_base(metadata.base, called) if source is None else find_base(source)
     components = sorted({name.partition(".")[0] for name in shift})
-    old = open_base(location, components, dtype=metadata.base_dtype).only(shift.__contains__)
+    old = base_weights(location, components, dtype=metadata.base_dtype).only(shift.__contains__)
     check_weights(shift, called, {name: delta_length(old.shape(name)) for name in old})
     check = compare(shift, called, {name: Fingerprints(old, name, metadata.base_dtype) for name in shift})
     remedy = f"{location.name} is not that base in {metadata.base_dtype}: name it with --from"

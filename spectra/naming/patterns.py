@@ -28,6 +28,16 @@ def weight_name(component: str, path: str) -> str:
     return f"{component}.{path}" if path else component
 
 
+def component_of(name: str) -> str:
+    """The component of a weight's name: `unet` of `unet.conv_in`."""
+    return name.partition(".")[0]
+
+
+def path_of(name: str) -> str:
+    """The module path of a weight's name: `conv_in` of `unet.conv_in`."""
+    return name.partition(".")[2]
+
+
 @dataclass(frozen=True)
 class Subset:
     """A named set of weights: of which components, and which of their paths and dimensions."""

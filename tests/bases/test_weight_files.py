@@ -28,12 +28,12 @@ def live(models: Any) -> dict[str, Tensor]:
     return {target.name: target.weight for target in targets(denoisers, ",".join(f"{name}.*" for name in denoisers))}
 
 
-def check(files: Mapping[str, FileWeights], models: Any) -> None:
-    found = {name: weight for part in files.values() for name, weight in part.items()}
+def check(files: FileWeights, models: Any) -> None:
+    found = dict(files)
     expected = live(models)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    shapes = {name: part.shape(name) for part in files.values() for name in part}
+    shapes = {name: files.shape(name) for name in files}
     assert shapes == {name: tuple(weight.shape) for name, weight in expected.items()}
 
 
@@ -53,7 +53,7 @@ def test_a_folder_whole_and_in_shards(pipe: Any, tmp_path: Path) -> None:
 def test_stable_diffusion_1(pipe: Any, tmp_path: Path) -> None:
     save_file(original.original_checkpoint(pipe), tmp_path / "v1.safetensors")
     check(base_weights(str(tmp_path / "v1.safetensors")), pipe)
-    tensors = base_tensors(str(tmp_path / "v1.safetensors"), ["unet"])["unet"]
+    tensors = base_tensors(str(tmp_path / "v1.safetensors"), ["unet"])
     assert {key.removeprefix("unet.") for key in tensors} == pipe.unet.state_dict().keys()
 
 
@@ -97,7 +97,7 @@ def test_sd3(tmp_path: Path) -> None:
     save_file(state, tmp_path / "sd3.safetensors")
     files = base_weights(str(tmp_path / "sd3.safetensors"))
     check(files, models)
-    assert len(files["text_encoder_3"].places["text_encoder_3.shared"]) == 2
+    assert len(files.places["text_encoder_3.shared"]) == 2
 
 
 def test_flux_by_shapes_alone() -> None:

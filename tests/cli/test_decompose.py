@@ -116,7 +116,7 @@ def test_a_single_file_by_its_prefixes(tmp_path: Path) -> None:
         "first_stage_model.decoder.conv.weight": tensor(4, 4, 3, 3),
     }
     save_file(tensors, tmp_path / "v1.safetensors")
-    parts = base_weights(str(tmp_path / "v1.safetensors"))
+    parts = base_weights(str(tmp_path / "v1.safetensors")).by_component()
     assert {name: list(part) for name, part in parts.items()} == {
         "unet": ["unet.conv_in"],
         "text_encoder": ["text_encoder.fc1"],
@@ -130,8 +130,8 @@ def test_shards_and_variants(folder: Path) -> None:
     for part, name in enumerate(("conv_in", "mid.to_q"), 1):
         save_file({f"{name}.weight": UNET[f"{name}.weight"]}, unet / f"model-0000{part}-of-00002.safetensors")
     save_file({"conv_in.weight": UNET["conv_in.weight"].half()}, unet / "model.fp16.safetensors")
-    assert list(base_weights(str(folder))["unet"]) == ["unet.conv_in", "unet.mid.to_q"]
-    half = base_weights(str(folder), ["unet"], variant="fp16")["unet"]
+    assert list(base_weights(str(folder), ["unet"])) == ["unet.conv_in", "unet.mid.to_q"]
+    half = base_weights(str(folder), ["unet"], variant="fp16")
     assert half["unet.conv_in"].dtype == torch.float16
     with pytest.raises(BaseError, match=r"no .*ema.*there are: model, model\.fp16"):
         base_weights(str(folder), ["unet"], variant="ema")

@@ -118,7 +118,7 @@ def test_rounded_once_to_the_file_s_dtype(
     assert done.dtypes == (str(dtype).removeprefix("torch."),)
     assert least < done.rounding < 100 * least
     expected = state_of(served({"unet": pipe.unet}, chosen))
-    for name, weight in base_weights(str(tmp_path / "out"))["unet"].items():
+    for name, weight in base_weights(str(tmp_path / "out"), ["unet"]).items():
         exact = expected[f"{name}.weight"]
         assert weight.dtype == dtype
         # The nearest number of that type, but where float32's own rounding decides between two.
@@ -233,5 +233,5 @@ def test_the_command(base: Path, shifts: list[NamedShift], tmp_path: Path, spect
     forced = spectra_cli("bake", base, *given, "-o", tmp_path / "out", "--force")
     assert forced.code == 0
     assert re.search(r"\d+ weights shifted; stored in float32", forced.out)
-    weight = base_weights(str(tmp_path / "out"))["unet"].places["unet.conv_in"][0]
-    assert not torch.equal(weight.read(), read_rows(base_weights(str(base))["unet"].places["unet.conv_in"][0].entry))
+    weight = base_weights(str(tmp_path / "out"), ["unet"]).places["unet.conv_in"][0]
+    assert not torch.equal(weight.read(), read_rows(base_weights(str(base), ["unet"]).places["unet.conv_in"][0].stored))

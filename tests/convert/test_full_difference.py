@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from spectra.bases.pipeline import load_pipeline
-from spectra.bases.weight_files import open_base
+from spectra.bases.weight_files import base_weights
 from spectra.convert.full_difference import write_difference
 from spectra.convert.lora.reading import read_lora
 from spectra.convert.module_names import kohya_names
@@ -56,7 +56,7 @@ def test_all_of_a_pipeline_comes_back(tmp_path: Path) -> None:
     names = [target.name for target in targets(pipe, "unet,text-encoder")]
     found = read_lora(tmp_path / "d.safetensors", names)
     assert set(found) == set(names)
-    weights = open_base(str(tmp_path / "base"), variant=None, dtype="float32")
+    weights = base_weights(str(tmp_path / "base"), dtype="float32")
     for name, each in measure(shift, weights, default_cache(), SILENT).items():
         assert float(found[name].double().norm()) ** 2 == pytest.approx(each.energy, rel=1e-4)
     norm = next(name for name in names if name.endswith("conv_norm_out"))

@@ -57,7 +57,7 @@ def test_to_its_own_base_it_is_what_it_was(bases: Path, shift: SpectralShift) ->
 def test_the_formula_and_the_score(bases: Path, shift: SpectralShift) -> None:
     done = transplant(shift, str(bases / "near"), source=str(bases / "old"))
     energies = {layer.name: layer.energy for layer in done.layers}
-    old, new = (base_weights(str(bases / base))["unet"] for base in ("old", "near"))
+    old, new = (base_weights(str(bases / base), ["unet"]) for base in ("old", "near"))
     for name in ("unet.conv_in", "unet.up_blocks.0.attentions.0.proj_in", "unet.down_blocks.1.resnets.0.conv1"):
         spectrum = default_cache().spectrum(old[name])
         shifted = shifted_weight(old[name].double(), spectrum, torch.from_numpy(shift[name].copy()))

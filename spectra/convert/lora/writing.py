@@ -18,17 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectra.bases.weight_files import open_base
+from spectra.bases.weight_files import base_weights
 from spectra.convert.closest_shift import Factors
 from spectra.convert.lora.ranks import Directions, keep_directions, truncation_error
-from spectra.convert.module_names import component_of, is_embedding, kohya_names, path_of, peft_name
+from spectra.convert.module_names import is_embedding, kohya_names, peft_name
 from spectra.convert.weight_changes import Change, LeftOut, left_out, measure
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_write, check_output
 from spectra.io.dtypes import torch_dtype
 from spectra.io.safetensors_header import StoredTensor
 from spectra.io.tensor_files import create_file, write_rows
-from spectra.naming.patterns import TEXT_ENCODERS
+from spectra.naming.patterns import TEXT_ENCODERS, component_of, path_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
@@ -97,7 +97,7 @@ def write_lora(
     """
     check_output(path, force=force)
     cache = cache or default_cache()
-    weights = open_base(base, variant=variant, dtype=shift.metadata.base_dtype)
+    weights = base_weights(base, variant=variant, dtype=shift.metadata.base_dtype)
     keep_directions({}, rank=rank, error=error)  # refuses wrong ones before the slow part
     changes = measure(shift, weights, cache, progress)
     reasons = {name: why for name, each in changes.items() if (why := _why_not(name, each, layout))}

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from spectra.bases.embedded import NAME
-from spectra.bases.weight_files import open_base
+from spectra.bases.weight_files import base_weights
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.convert.file_kinds import SVDIFF_FILES
-from spectra.convert.module_names import component_of, path_of, peft_name
+from spectra.convert.module_names import peft_name
 from spectra.convert.svdiff.basis_change import (
     Carried,
     Reshape,
@@ -29,6 +29,7 @@ from spectra.convert.svdiff.files import ADDED_NORMS, read_svdiff, reshape_of
 from spectra.convert.weight_changes import LeftOut, visit_shifted
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_folder, check_output
+from spectra.naming.patterns import component_of, path_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
 from spectra.shift.shift import SpectralShift
@@ -88,7 +89,7 @@ def import_svdiff(
         BaseError: the base is missing or damaged.
     """
     cache = cache or default_cache()
-    weights = open_base(base, components, variant=variant, dtype="float32")
+    weights = base_weights(base, components, variant=variant, dtype="float32")
     foreign = read_svdiff(paths, weights, allow_pickle=allow_pickle)
     shapes = {name: weights.shape(name) for name in foreign.deltas}
     reshape, telling = reshape_of(foreign, shapes)
@@ -152,7 +153,7 @@ def export_svdiff(
             f"svdiff-pytorch has shifts of {' and '.join(SVDIFF_FILES)} only, this one has {', '.join(strangers)} too; "
             "write a LoRA, or full differences"
         )
-    weights = open_base(base, variant=variant, dtype=shift.metadata.base_dtype)
+    weights = base_weights(base, variant=variant, dtype=shift.metadata.base_dtype)
 
     def one(name: str, weight: Tensor, spectrum: Spectrum | None) -> Carried:
         delta = torch.from_numpy(shift[name].copy())
