@@ -62,5 +62,5 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(BaseError, match="not a Stable Diffusion or SDXL checkpoint"):
         load_pipeline(str(tmp_path / "x.safetensors"))
     (tmp_path / "y.safetensors").write_bytes(b"not safetensors")
-    with pytest.raises(BaseError, match=r"y\.safetensors: could not be loaded"):
+    with pytest.raises(BaseError, match=r"y\.safetensors: cannot be read as safetensors"):
         load_pipeline(str(tmp_path / "y.safetensors"))
