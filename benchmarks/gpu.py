@@ -35,6 +35,9 @@ ODD = {"one row": Problem(1, 65, 33, 70), "odd": Problem(77, 321, 317, 333), "lo
 
 TINY = {"tiny": Problem(24, 16, 12, 40)}
 
+FEW = 32
+"""Directions of a term that keeps few of them."""
+
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 _CALLS = 20
@@ -79,30 +82,18 @@ def _batched(p: Problem, made: Made) -> Job:
     return Job(kernels.batched_apply, plain, inputs)
 
 
-def _two_sided(p: Problem, made: Made) -> Job:
-    import torch
-
+def _few(p: Problem, made: Made) -> Job:
     from spectra import kernels
 
-    def plain(x: Tensor, left: Tensor, right: Tensor, sigma: Tensor, delta: Tensor) -> Tensor:
-        return ((x @ right) * torch.relu(sigma + delta).to(x.dtype)) @ left.T
+    def ours(x: Tensor, y: Tensor, left: Tensor, right: Tensor, d: Tensor) -> Tensor:
+        return kernels.low_rank_apply(x, y, (left, right), d)
 
-    right = made.basis(p, p.m)
-    inputs = (made.activation(p.n, p.m), made.basis(p), right, made.vector(p.h, learns=False).abs(), made.vector(p.h))
-    return Job(kernels.two_sided_apply, plain, inputs)
+    def plain(x: Tensor, y: Tensor, left: Tensor, right: Tensor, d: Tensor) -> Tensor:
+        return y + ((x @ right) * d.to(x.dtype)) @ left.T
 
-
-def _rebuild(p: Problem, made: Made) -> Job:
-    from spectra import kernels
-
-    def ours(weight: Tensor, basis: Tensor, e: Tensor) -> Tensor:
-        return kernels.rebuild(weight, basis, e.to(basis.dtype), left=True)
-
-    def plain(weight: Tensor, basis: Tensor, e: Tensor) -> Tensor:
-        return weight + (basis * e.to(basis.dtype)) @ basis.T @ weight
-
-    weight = made.activation(p.r, p.m, learns=False)
-    return Job(ours, plain, (weight, made.basis(p), made.vector(p.h, learns=False)))
+    few = replace(p, h=min(p.h, FEW))
+    left, right = made.basis(few), made.basis(few, p.m)
+    return Job(ours, plain, (made.activation(p.n, p.m), made.activation(p.n, p.r), left, right, made.vector(few.h)))
 
 
 def _gradient(p: Problem, made: Made) -> Job:
@@ -121,8 +112,7 @@ def _gradient(p: Problem, made: Made) -> Job:
 JOBS: dict[str, Callable[[Problem, Made], Job]] = {
     "factored apply": _factored,
     "batched apply": _batched,
-    "two-sided apply": _two_sided,
-    "rebuild": _rebuild,
+    "few directions": _few,
     "shift gradient": _gradient,
 }
 

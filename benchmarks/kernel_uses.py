@@ -7,12 +7,12 @@ contiguous columns. The number of directions in the head is any.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from spectra.benchmarks.compiled import ARCHITECTURES, Signature
-from spectra.kernels.configurations import FINISH, KEPT, MIDDLES, Configuration, Width, split
+from spectra.kernels.configurations import KEPT, WIDTHS, Configuration, split
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ MIDDLING = Problem(n=8192, r=320, h=304, m=2880)
 """SD 1.5's widest activation at 512 px, batch 2."""
 
 WIDE = Problem(n=512, r=1280, h=1216, m=11520)
-"""Its deepest convolutions: the middle is too wide to stay on chip."""
+"""Its deepest convolutions: the bottleneck is too wide to stay on chip, and PyTorch computes."""
 
 
 @dataclass(frozen=True)
@@ -61,143 +61,55 @@ class Use:
 
 
 _INTEGERS: Mapping[str, str] = {
-    "apply": "P C D h T bucket a_s a_p a_c right_c right_h left_d left_h out_s out_p out_d values_a",
-    "matmul": "P K D b_rows h bucket x_s x_p x_k b_d b_k out_s out_p out_d residual_s residual_p residual_d values_a"
-    " other_s other_p",
-    "column_sums": "S P C h T bucket a_s a_p a_c b_s b_p b_c basis_c basis_h",
-    "finish": "S blocks h T",
+    "apply": "P C D h T adapters span x_s x_p x_c right_h left_h residual_s residual_p residual_d out_s out_p out_d",
+    "column_sums": "S P C h a_s a_p a_c b_s b_p b_c basis_h",
 }
-_NEVER_ALIGNED = {"bucket", "S", "blocks", "values_a"}
+_NEVER_ALIGNED = {"S", "adapters"}
 _E = "element"
-_MODULES = {
-    "apply": "triton_apply",
-    "matmul": "triton_matmul",
-    "column_sums": "triton_gradient",
-    "finish": "triton_gradient",
-}
+_MODULES = {"apply": "triton_apply", "column_sums": "triton_gradient"}
 
 
-def _apply(
-    size: int,
-    *,
-    backward: bool = False,
-    two_sided: bool = False,
-    batched: bool = False,
-    channels_first: bool = False,
-) -> Use:
-    pointers = dict.fromkeys(("a", "right", "left", "out", "t"), _E) | {"values": "*fp32"}
-    if backward:
-        pointers["partial"] = "*fp32"
-    elif not two_sided:
-        pointers["offset"] = "*fp32"
-    if two_sided:
-        pointers["sigma"] = "*fp32"
+def _apply(size: int, *, backward: bool = False, batched: bool = False, channels_first: bool = False) -> Use:
+    pointers = dict.fromkeys(("x_ptr", "right_ptr", "left_ptr", "residual_ptr", "out_ptr", "t_ptr"), _E)
+    pointers |= {"values_ptr": "*fp32", "sums_ptr" if backward else "offset_ptr": "*fp32"}
     if batched:
-        pointers["index"] = "*i64"
+        pointers["index_ptr"] = "*i64"
     h1, h2 = split(size)
-    constants = {
-        "RESIDUAL": not two_sided,
-        "KEEP": not backward,
-        "FORM": "shifted" if two_sided else "given",
-        "H1": h1,
-        "H2": h2,
-    }
-    outside = 1 if two_sided else 2  # reads of `a`: once for the product, once to add it
 
     def work(p: Problem) -> tuple[float, float]:
-        return 4 * p.n * p.r * p.h, p.n * (p.r * (outside + 1) + p.h) + 2 * p.r * p.h
+        return 4 * p.n * p.r * p.h, p.n * (3 * p.r + p.h) + 2 * p.r * p.h  # x is read again to be added
 
-    contiguous = ("a_p", "out_p") if channels_first else ("a_c", "out_d")
+    ones = ("x_p", "residual_p", "out_p") if channels_first else ("x_c", "residual_d", "out_d")
     odd = ("h",) if channels_first else ("P", "h")
     problem = NARROW if size <= NARROW.r else MIDDLING
-    return Use("apply", f"apply-{size}", pointers, constants, (*contiguous, "right_c", "left_d"), odd, problem, work)
-
-
-def _matmul(
-    pointers: Sequence[str],
-    ones: tuple[str, ...],
-    odd: tuple[str, ...],
-    problem: Problem,
-    work: Callable[[Problem], tuple[float, float]],
-    form: str = "given",
-) -> Use:
-    vectors = ("values", "sigma", "offset", "partial")
-    types = {name: "*fp32" if name in vectors else _E for name in ("x", "b", "out", *pointers)}
-    return Use("matmul", "matmul", types, {"FORM": form}, ones, odd, problem, work)
+    return Use("apply", f"apply-{size}", pointers, {"H1": h1, "H2": h2}, ones, odd, problem, work)
 
 
 USES: Mapping[str, Use] = {
     **{
         f"{name}, h <= {size}": _apply(size, **kind)
-        for size in MIDDLES
+        for size in WIDTHS
         for name, kind in {
             "factored apply": {},
             "factored backward": {"backward": True},
-            "two-sided apply": {"two_sided": True},
             "batched apply": {"batched": True},
         }.items()
     },
     "factored apply, channels first, h <= 320": _apply(320, channels_first=True),
-    "encode": _matmul(
-        ("offset",),
-        ("x_k", "b_k", "out_d"),
-        ("P", "b_rows"),
-        WIDE,
-        lambda p: (2 * p.n * p.r * p.h, p.n * (p.r + p.h) + p.r * p.h),
-    ),
-    "encode backward": _matmul(
-        ("other", "partial"),
-        ("x_k", "b_k", "out_d"),
-        ("P", "b_rows"),
-        WIDE,
-        lambda p: (2 * p.n * p.r * p.h, p.n * (p.r + 2 * p.h) + p.r * p.h),
-    ),
-    "decode": _matmul(
-        ("residual", "values"),
-        ("x_k", "b_d", "out_d", "residual_d"),
-        ("P", "h"),
-        WIDE,
-        lambda p: (2 * p.n * p.r * p.h, p.n * (2 * p.r + p.h) + p.r * p.h),
-    ),
-    "rebuild, projector": _matmul(
-        ("values", "sigma"),
-        ("x_p", "b_d", "out_d"),
-        ("K", "h"),
-        MIDDLING,
-        lambda p: (2 * p.r**2 * p.h, 2 * p.r * p.h + p.r**2),
-        "relative",
-    ),
-    "rebuild, weight": _matmul(
-        ("residual",),
-        ("x_p", "b_k", "out_p", "residual_p"),
-        (),
-        MIDDLING,
-        lambda p: (2 * p.r**2 * p.m, 2 * p.r * p.m + p.r**2),
-    ),
     "shift gradient": Use(
         "column_sums",
         "column_sums",
-        {"a": _E, "b": _E, "basis": _E, "offset": "*fp32", "partial": "*fp32"},
+        {"a_ptr": _E, "b_ptr": _E, "basis_ptr": _E, "offset_ptr": "*fp32", "sums_ptr": "*fp32"},
         {},
-        ("a_c", "b_c", "basis_c"),
+        ("a_c", "b_c"),
         ("P", "h"),
         MIDDLING,
         lambda p: (4 * p.n * p.r * p.h, 2 * p.n * p.r + p.r * p.h),
     ),
-    "sums, second stage": Use(
-        "finish",
-        "finish",
-        dict.fromkeys(("partial", "sigma", "values", "over", "out"), "*fp32") | {"index": "*i64"},
-        {},
-        (),
-        ("h",),
-        MIDDLING,
-        lambda p: (p.n // 64 * p.h, p.n // 64 * p.h),
-    ),
 }
-"""Every use, by the name of its rows."""
+"""Every use, by the name of its rows. A term of few directions is the factored apply's call."""
 
-_SIZES = {"apply": ("P", "C", "D"), "matmul": ("P", "D", "K"), "column_sums": ("P", "C", "H")}
+_SIZES = {"apply": ("P", "C", "D"), "column_sums": ("P", "C", "H")}
 
 
 def _tried(kernel: str, *rows: tuple[int, int, int, int, int]) -> tuple[Configuration, ...]:
@@ -205,45 +117,50 @@ def _tried(kernel: str, *rows: tuple[int, int, int, int, int]) -> tuple[Configur
     return tuple(Configuration(dict(zip(names, row[:3], strict=True)), *row[3:]) for row in rows)
 
 
-_CANDIDATES: Mapping[tuple[str, Width], tuple[Configuration, ...]] = {
-    ("apply-128", "half"): _tried(
-        "apply", (64, 32, 64, 4, 3), (64, 64, 64, 4, 2), (128, 32, 64, 8, 3), (128, 64, 64, 8, 3), (128, 64, 64, 4, 3)
+_CANDIDATES: Mapping[str, tuple[Configuration, ...]] = {
+    "apply-128": _tried(
+        "apply",
+        (128, 64, 64, 8, 3),
+        (128, 64, 64, 4, 3),
+        (128, 32, 64, 8, 3),
+        (64, 64, 64, 4, 2),
+        (64, 32, 64, 4, 3),
+        (32, 64, 64, 4, 3),
+        (32, 64, 64, 4, 2),
+        (32, 32, 64, 4, 3),
     ),
-    ("apply-320", "half"): _tried(
-        "apply", (32, 32, 32, 4, 2), (64, 32, 32, 8, 2), (64, 32, 64, 8, 3), (128, 32, 32, 8, 2), (64, 32, 32, 4, 2)
+    "apply-320": _tried(
+        "apply",
+        (128, 32, 32, 8, 2),
+        (64, 32, 64, 8, 3),
+        (64, 32, 32, 8, 2),
+        (64, 32, 32, 4, 2),
+        (32, 32, 64, 4, 3),
+        (32, 32, 32, 4, 2),
     ),
-    ("apply-128", "single"): _tried("apply", (32, 16, 32, 4, 2), (32, 16, 32, 8, 2), (64, 16, 32, 8, 2)),
-    ("matmul", "half"): _tried(
-        "matmul",
-        (128, 128, 64, 8, 3),
-        (128, 128, 32, 4, 4),
-        (64, 128, 64, 4, 3),
-        (64, 64, 64, 4, 4),
-        (128, 256, 64, 8, 3),
+    "column_sums": _tried(
+        "column_sums",
+        (128, 32, 128, 8, 3),
+        (128, 64, 64, 8, 3),
+        (64, 64, 128, 8, 3),
+        (64, 64, 64, 4, 3),
+        (32, 64, 64, 4, 3),
     ),
-    ("matmul", "single"): _tried("matmul", (64, 64, 16, 8, 2), (64, 64, 16, 4, 2), (32, 64, 16, 4, 3)),
-    ("column_sums", "half"): _tried(
-        "column_sums", (64, 64, 64, 4, 3), (128, 64, 64, 8, 3), (64, 64, 128, 8, 3), (128, 32, 128, 8, 3)
-    ),
-    ("finish", "single"): (FINISH,),
-    ("column_sums", "single"): _tried("column_sums", (32, 16, 32, 4, 2), (32, 16, 64, 4, 2), (64, 16, 64, 8, 2)),
 }
 
 
-def candidates(table: str, width: Width, arch: str) -> tuple[Configuration, ...]:
+def candidates(table: str, arch: str) -> tuple[Configuration, ...]:
     """What was tried for a kernel; `KEPT` has those of them that were found good."""
-    tried = _CANDIDATES.get((table, width), ())
     if ARCHITECTURES[arch].backend == "cuda":
-        return tried
+        return _CANDIDATES[table]
     # AMD's pipeline holds its stages in registers: a second one is all that pays.
-    return tuple(c._replace(stages=min(c.stages, 2)) for c in tried)
+    fewer = {c._replace(stages=min(c.stages, 2)).label: c for c in _CANDIDATES[table]}
+    return tuple(c._replace(stages=min(c.stages, 2)) for c in fewer.values())
 
 
-def kept(table: str, width: Width, arch: str) -> tuple[Configuration, ...]:
-    """What the autotuner chooses among."""
-    if (table, width) == ("finish", "single"):
-        return (FINISH,)
-    return KEPT.get((table, width, arch), ())
+def kept(table: str, arch: str) -> tuple[Configuration, ...]:
+    """What a launch chooses among."""
+    return KEPT[table, arch]
 
 
 def kernel_of(use: Use) -> Any:
@@ -254,14 +171,11 @@ def kernel_of(use: Use) -> Any:
 def signature(use: Use, dtype: str, configuration: Configuration) -> Signature:
     """How the kernel of a use is called with elements of `dtype`."""
     integers = _INTEGERS[use.kernel].split()
-    types = dict.fromkeys(integers, "i32") | {"multiplier": "fp32"}
+    types = dict.fromkeys(integers, "i32")
     types |= {name: f"*{dtype}" if kind == _E else kind for name, kind in use.pointers.items()}
-    precision = "ieee" if dtype == "fp32" else "tf32"
-    constants = {"PRECISION": precision, **use.constants, **configuration.blocks}
-    names = kernel_of(use).arg_names
     return Signature(
-        types={name: kind for name, kind in types.items() if name in names},
-        constants={name: value for name, value in constants.items() if name in names},
+        types=types,
+        constants={**use.constants, **configuration.blocks},
         ones=use.ones,
         aligned=[name for name in integers if name not in (*use.ones, *use.odd, *_NEVER_ALIGNED)],
     )

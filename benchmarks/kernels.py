@@ -1,8 +1,8 @@
 """An audit of the Triton kernels without a GPU: each is compiled for four architectures, with every configuration.
 
-A row is a use of a kernel (the same kernel encodes, decodes and rebuilds, say), an architecture, an element type and a
-configuration. Registers, spills, shared memory and instructions are the compiler's; occupancy is predicted from them;
-the `projection_*` figures come from a roofline and are no measurement.
+A row is a use of a kernel (forward or backward, say), an architecture, an element type and a configuration. Registers,
+spills, shared memory and instructions are the compiler's; occupancy is predicted from them; the `projection_*` figures
+come from a roofline and are no measurement.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 from spectra.benchmarks.compiled import ARCHITECTURES, compiled
 from spectra.benchmarks.kernel_uses import USES, candidates, kept, kernel_of, signature
-from spectra.kernels.configurations import Configuration, Width
+from spectra.kernels.configurations import Configuration
 
-DTYPES = {"bf16": 2, "fp16": 2, "fp32": 4}
-"""Element types, with their bytes."""
+DTYPES = ("bf16", "fp16")
+"""Element types that the kernels compute with."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,8 @@ def entries(*, every: bool = False) -> list[Entry]:
         for name, use in USES.items()
         for arch in ARCHITECTURES
         for dtype in DTYPES
-        for configuration in choices(use.table, _width(dtype), arch)
+        for configuration in choices(use.table, arch)
     ]
-
-
-def _width(dtype: str) -> Width:
-    return "single" if dtype == "fp32" else "half"
 
 
 def audit(entry: Entry, *, flops: float = 800e12, bandwidth: float = 3.0e12) -> Row:
@@ -76,20 +72,16 @@ def audit(entry: Entry, *, flops: float = 800e12, bandwidth: float = 3.0e12) -> 
         "dtype": entry.dtype,
         "config": entry.configuration.label,
         **asdict(found),
-        "kept": entry.configuration in kept(use.table, _width(entry.dtype), entry.arch),
+        "kept": entry.configuration in kept(use.table, entry.arch),
     }
     row["occupancy"] = round(found.occupancy, 3)
-    return {**row, **projection(entry.use, entry.dtype, flops=flops, bandwidth=bandwidth)}
+    return {**row, **projection(entry.use, flops=flops, bandwidth=bandwidth)}
 
 
-def projection(use: str, dtype: str, *, flops: float, bandwidth: float) -> Row:
-    """Roofline of one use on its layer: the longer of arithmetic and memory traffic. Not a measurement.
-
-    Float32 products run on the ordinary cores, taken as 1/12 of the device's 16-bit rate (H100: 67 of 800 TFLOP/s).
-    """
+def projection(use: str, *, flops: float, bandwidth: float) -> Row:
+    """Roofline of one use on its layer: the longer of arithmetic and memory traffic. Not a measurement."""
     work, elements = USES[use].work(USES[use].problem)
-    arithmetic = work / (flops / 12 if dtype == "fp32" else flops)
-    traffic = elements * DTYPES[dtype] / bandwidth
+    arithmetic, traffic = work / flops, 2 * elements / bandwidth
     return {
         "projection_us": round(1e6 * max(arithmetic, traffic), 2),
         "projection_bound": "arithmetic" if arithmetic > traffic else "memory",
@@ -114,13 +106,12 @@ def _measure(bench: Bench, item: str) -> Row:
 
 def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
     chosen = [row for row in rows if row["kept"]]
-    half = [row for row in chosen if row["dtype"] != "fp32"]
     return {
         "compiled": len(rows),
         "kept": len(chosen),
         "kept_spilling": sum(row["spills"] > 0 for row in chosen),
         "kept_too_large": sum(row["occupancy"] == 0 for row in chosen),
-        "half_without_mma": sum(row["mma"] == 0 for row in half),
+        "half_without_mma": sum(row["mma"] == 0 for row in chosen),
         "least_load_bytes": min((row["load_bytes"] for row in chosen), default=0),
         "least_occupancy": min((row["occupancy"] for row in chosen), default=0.0),
     }

@@ -1,26 +1,24 @@
-"""Tile sizes, warps and stages that the autotuner may choose among: plain data, without torch or Triton.
+"""Tile sizes, warps and pipeline stages of the Triton kernels, and which of them a launch takes: plain data.
 
-Every configuration kept here was compiled for its architecture by `spectra bench kernels`, spills no register, fits
-the shared memory, and uses tensor cores for 16-bit products; `benchmarks/kernel_uses.py` lists what else was tried.
-That keeps a first call short: nothing is compiled that could not have been chosen.
+Nothing is tuned by the clock. The shapes and the device alone decide (`choose`), so that every sum is taken in the same
+order in every process, and the first call of a shape compiles one kernel.
+
+Every configuration was compiled for its architecture by `spectra bench kernels`: it spills no register, fits the shared
+memory and uses tensor cores. `benchmarks/kernel_uses.py` lists what else was tried.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-Width = Literal["half", "single"]
-
-MIDDLES = (128, 320)
-"""Widths of the middle `h` of `apply` that have configurations of their own. Beyond the last, or in float32 beyond
-`MIDDLE_LIMIT`, two `matmul` are used: there the middle's trip through memory is short beside the arithmetic."""
-
-MIDDLE_LIMIT: Mapping[Width, int] = {"half": 320, "single": 128}
+WIDTHS = (128, 320)
+"""Numbers of directions up to which `apply` has configurations of its own. Beyond the last one its bottleneck does not
+stay on chip, and two products of the vendor's library are ahead."""
 
 
 class Configuration(NamedTuple):
-    """One choice of the autotuner: sizes by the kernel's own names (`BLOCK_P`, ...), warps, pipeline stages."""
+    """Sizes by the kernel's own names (`BLOCK_P`, ...), warps, and pipeline stages."""
 
     blocks: Mapping[str, int]
     warps: int
@@ -40,74 +38,55 @@ def split(h: int) -> tuple[int, int]:
         ValueError: h < 1.
     """
     if h < 1:
-        raise ValueError(f"a middle has at least one direction, got h={h}")
+        raise ValueError(f"expected at least one direction, got h={h}")
     first = max(16, 1 << (h.bit_length() - 1))
     rest = h - first
     second = 0 if rest <= 0 else max(16, 1 << (rest - 1).bit_length())
     return (first, second) if second < first else (2 * first, 0)
 
 
-def middle(h: int, width: Width) -> int | None:
-    """The class of `MIDDLES` that `h` directions fall into, or None where the middle does not fit on chip."""
-    return next((size for size in MIDDLES if h <= size <= MIDDLE_LIMIT[width]), None)
+def apply_table(h: int) -> str:
+    """The entry of `KEPT` for `apply` with `h` directions, at most the last of `WIDTHS`."""
+    return f"apply-{next(width for width in WIDTHS if h <= width)}"
+
+
+def choose(table: str, architecture: str, processors: int, programs: Callable[[Configuration], int]) -> Configuration:
+    """The first configuration whose programs occupy every multiprocessor; the last, the smallest, if none does.
+
+    Args:
+        table: a kernel's entry of `KEPT`.
+        architecture: of the device.
+        processors: its number of multiprocessors.
+        programs: how many programs a configuration makes of the shapes at hand.
+    """
+    kept = KEPT[table, architecture]
+    return next((each for each in kept if programs(each) >= processors), kept[-1])
 
 
 def _apply(p: int, c: int, d: int, warps: int, stages: int) -> Configuration:
     return Configuration({"BLOCK_P": p, "BLOCK_C": c, "BLOCK_D": d}, warps, stages)
 
 
-def _matmul(p: int, d: int, k: int, warps: int, stages: int) -> Configuration:
-    return Configuration({"BLOCK_P": p, "BLOCK_D": d, "BLOCK_K": k}, warps, stages)
-
-
 def _sums(p: int, c: int, h: int, warps: int, stages: int) -> Configuration:
     return Configuration({"BLOCK_P": p, "BLOCK_C": c, "BLOCK_H": h}, warps, stages)
 
 
-KEPT: Mapping[tuple[str, Width, str], tuple[Configuration, ...]] = {
-    ("apply-128", "half", "sm_80"): (_apply(64, 32, 64, 4, 3),),
-    ("apply-128", "half", "sm_90"): (_apply(64, 32, 64, 4, 3), _apply(128, 64, 64, 8, 3)),
-    ("apply-128", "half", "sm_100"): (_apply(64, 32, 64, 4, 3),),
-    ("apply-128", "half", "gfx942"): (_apply(64, 32, 64, 4, 2), _apply(128, 32, 64, 8, 2)),
-    ("apply-320", "half", "sm_80"): (_apply(32, 32, 32, 4, 2),),
-    ("apply-320", "half", "sm_90"): (_apply(64, 32, 32, 8, 2), _apply(64, 32, 64, 8, 3)),
-    ("apply-320", "half", "sm_100"): (_apply(64, 32, 32, 8, 2), _apply(64, 32, 64, 8, 3)),
-    ("apply-320", "half", "gfx942"): (_apply(64, 32, 32, 8, 2),),
-    ("apply-128", "single", "sm_80"): (_apply(32, 16, 32, 8, 2),),
-    ("apply-128", "single", "sm_90"): (_apply(32, 16, 32, 8, 2),),
-    ("apply-128", "single", "sm_100"): (_apply(32, 16, 32, 8, 2),),
-    ("apply-128", "single", "gfx942"): (_apply(32, 16, 32, 4, 2),),
-    ("matmul", "half", "sm_80"): (_matmul(128, 128, 64, 8, 3), _matmul(64, 64, 64, 4, 4)),
-    ("matmul", "half", "sm_90"): (
-        _matmul(128, 256, 64, 8, 3),
-        _matmul(128, 128, 64, 8, 3),
-        _matmul(64, 64, 64, 4, 4),
-    ),
-    ("matmul", "half", "sm_100"): (_matmul(128, 128, 64, 8, 3), _matmul(64, 64, 64, 4, 4)),
-    ("matmul", "half", "gfx942"): (_matmul(128, 128, 32, 4, 2), _matmul(64, 128, 64, 4, 2)),
-    ("matmul", "single", "sm_80"): (_matmul(64, 64, 16, 8, 2),),
-    ("matmul", "single", "sm_90"): (_matmul(64, 64, 16, 8, 2),),
-    ("matmul", "single", "sm_100"): (_matmul(64, 64, 16, 8, 2),),
-    ("matmul", "single", "gfx942"): (_matmul(64, 64, 16, 8, 2),),
-    ("column_sums", "half", "sm_80"): (_sums(64, 64, 128, 8, 3),),
-    ("column_sums", "half", "sm_90"): (_sums(128, 64, 64, 8, 3), _sums(64, 64, 128, 8, 3)),
-    ("column_sums", "half", "sm_100"): (_sums(128, 64, 64, 8, 3), _sums(64, 64, 128, 8, 3)),
-    ("column_sums", "half", "gfx942"): (_sums(64, 64, 128, 8, 2),),
-    ("column_sums", "single", "sm_80"): (_sums(64, 16, 64, 8, 2),),
-    ("column_sums", "single", "sm_90"): (_sums(64, 16, 64, 8, 2),),
-    ("column_sums", "single", "sm_100"): (_sums(64, 16, 64, 8, 2),),
-    ("column_sums", "single", "gfx942"): (_sums(64, 16, 64, 8, 2),),
+KEPT: Mapping[tuple[str, str], tuple[Configuration, ...]] = {
+    ("apply-128", "sm_80"): (_apply(64, 32, 64, 4, 3), _apply(32, 64, 64, 4, 2)),
+    ("apply-128", "sm_90"): (_apply(128, 64, 64, 8, 3), _apply(64, 32, 64, 4, 3), _apply(32, 64, 64, 4, 3)),
+    ("apply-128", "sm_100"): (_apply(64, 32, 64, 4, 3), _apply(32, 64, 64, 4, 3)),
+    ("apply-128", "gfx942"): (_apply(128, 32, 64, 8, 2), _apply(64, 32, 64, 4, 2), _apply(32, 32, 64, 4, 2)),
+    ("apply-320", "sm_80"): (_apply(32, 32, 32, 4, 2),),
+    ("apply-320", "sm_90"): (_apply(64, 32, 64, 8, 3), _apply(32, 32, 32, 4, 2)),
+    ("apply-320", "sm_100"): (_apply(64, 32, 64, 8, 3), _apply(32, 32, 32, 4, 2)),
+    ("apply-320", "gfx942"): (_apply(64, 32, 32, 8, 2), _apply(32, 32, 32, 4, 2)),
+    ("column_sums", "sm_80"): (_sums(64, 64, 128, 8, 3), _sums(32, 64, 64, 4, 3)),
+    ("column_sums", "sm_90"): (_sums(128, 64, 64, 8, 3), _sums(64, 64, 64, 4, 3), _sums(32, 64, 64, 4, 3)),
+    ("column_sums", "sm_100"): (_sums(128, 64, 64, 8, 3), _sums(64, 64, 64, 4, 3), _sums(32, 64, 64, 4, 3)),
+    ("column_sums", "gfx942"): (_sums(64, 64, 128, 8, 2), _sums(32, 64, 64, 4, 2)),
+    # The interpreter's are small, so that small inputs still take every loop and mask.
+    **{(f"apply-{width}", "interpreter"): (_apply(32, 32, 32, 4, 1), _apply(16, 32, 32, 4, 1)) for width in WIDTHS},
+    ("column_sums", "interpreter"): (_sums(32, 32, 32, 4, 1), _sums(16, 32, 32, 4, 1)),
 }
-"""By kernel, element width and architecture. Those of sm_80 serve every other NVIDIA GPU too, consumer cards among
-them, and so keep within the 99 KiB of shared memory that a block has there."""
-
-
-FINISH = Configuration({"BLOCK": 32, "BLOCK_H": 128}, 4, 1)
-"""Of the second stage of the sums, which is too short to tune."""
-
-INTERPRETED: Mapping[str, Configuration] = {
-    "apply": _apply(32, 32, 32, 4, 1),
-    "matmul": _matmul(32, 32, 32, 4, 1),
-    "column_sums": _sums(32, 32, 32, 4, 1),
-}
-"""For the interpreter: small, so that small inputs still take every loop and mask."""
+"""By kernel and architecture, the largest tiles first. Those of sm_80 serve every NVIDIA GPU that has no entry of its
+own, consumer cards among them, and so keep within the 99 KiB of shared memory that a block has there."""

@@ -47,3 +47,8 @@ def empty_with(x: Tensor, channels: int) -> Tensor:
     if x.stride(2) != 1 and x.stride(1) == 1:
         return x.new_empty(s, channels, p).transpose(1, 2)
     return x.new_empty(s, p, channels)
+
+
+def by_columns(matrix: Tensor) -> Tensor:
+    """`matrix` with contiguous columns, which the kernels load 16 bytes at a time; a copy where it has others."""
+    return matrix if matrix.stride(0) == 1 else matrix.T.contiguous().T

@@ -2,7 +2,7 @@
 
 `torch.compile(fullgraph=True)` sees each as one opaque node. They are `custom_op` rather than `triton_op`: that way
 their whole registration, fakes and autograd included, runs and is checked where there is no GPU, under the
-interpreter. Activations are `[S, P, C]` (`layouts.samples`).
+interpreter. Activations are `[S, P, C]` (`layouts.samples`), matrices float16 or bfloat16, vectors float32.
 """
 
 from __future__ import annotations
@@ -12,64 +12,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectra.kernels import reference
 from spectra.kernels.layouts import empty_with, padded
 
 
 @torch.library.custom_op("spectra::apply", mutates_args=())
 def apply(
-    a: Tensor,
+    x: Tensor,
     right: Tensor,
     left: Tensor,
     values: Tensor,
-    sigma: Tensor | None,
+    residual: Tensor | None,
     index: Tensor | None,
     offset: Tensor | None,
-    residual: bool,
+    add_input: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`[a +] (t * v) left^T` with `t = a right - offset`, and `t` if it is to be kept; differentiable in a and values.
+    """`[residual +] [x +] (t * v) left^T` with `t = x right - offset`; differentiable in x, values and residual.
 
     Args:
-        a: `[S, P, C]`.
-        right: `[C, h]`, in the dtype of `a`. Fastest when its columns are contiguous; so is `left`.
+        x: `[S, P, C]`.
+        right: `[C, h]`, h at most the last of `configurations.WIDTHS`. Columns that are not contiguous are copied, as
+            are those of `left`.
         left: `[D, h]`.
-        values: `[adapters, h]`, float32: `v` itself, or delta where `sigma` is given.
-        sigma: `[h]` float32 or None; given, `v = ReLU(sigma + values)`.
+        values: `[adapters, h]`.
+        residual: `[S, P, D]` or None.
         index: `[S]` int64 or None: sample `s` takes row `index[s]` of `values`, or row 0.
-        offset: `[h]` float32 or None.
-        residual: whether `a` is added; C = D then.
+        offset: `[h]` or None.
+        add_input: whether `x` is added, in place of a residual; C = D then.
         keep: whether to keep `t`, which the gradient of `values` needs.
 
     Returns:
-        `out [S, P, D]` and `t [S, P, h rounded up]` (or an empty tensor), both in the dtype of `a`.
+        `out [S, P, D]` and `t [S, P, h rounded up]` (or an empty tensor), both in the dtype of `x`.
     """
     from spectra.kernels import triton_backend
 
-    out, t = _outputs(a, right, left, keep)
+    out, t = _outputs(x, right, left, keep)
     if out.numel():
-        triton_backend.apply(a, right, left, values, sigma, index, offset, out, t if keep else None, False, residual)
+        added, kept = (x if add_input else residual), (t if keep else None)
+        triton_backend.apply(x, (right, left), values, index, out=out, residual=added, offset=offset, t=kept)
     return out, t
 
 
-def _outputs(a: Tensor, right: Tensor, left: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-    s, p, _ = a.shape
-    t = a.new_empty(s, p, padded(right.shape[1])) if keep else a.new_empty(0)
-    return empty_with(a, left.shape[0]), t
+def _outputs(x: Tensor, right: Tensor, left: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+    s, p, _ = x.shape
+    t = x.new_empty(s, p, padded(right.shape[1])) if keep else x.new_empty(0)
+    return empty_with(x, left.shape[0]), t
 
 
 @apply.register_fake
-def _(
-    a: Tensor,
-    right: Tensor,
-    left: Tensor,
-    values: Tensor,
-    sigma: Tensor | None,
-    index: Tensor | None,
-    offset: Tensor | None,
-    residual: bool,
-    keep: bool,
-) -> tuple[Tensor, Tensor]:
-    return _outputs(a, right, left, keep)
+def _(x: Tensor, right: Tensor, left: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return _outputs(x, right, left, rest[-1])
 
 
 @torch.library.custom_op("spectra::apply_backward", mutates_args=())
@@ -79,103 +72,66 @@ def apply_backward(
     right: Tensor,
     left: Tensor,
     values: Tensor,
-    sigma: Tensor | None,
     index: Tensor | None,
-    residual: bool,
+    add_input: bool,
     need_values: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `apply`: of `a`, and of `values` (empty if not needed). The product `grad left` serves both."""
+    """Gradients of `apply`: of `x`, and of `values` (empty if not needed). The product `grad left` serves both."""
     from spectra.kernels import triton_backend
 
-    grad_a = empty_with(grad, right.shape[0])
-    h, adapters = right.shape[1], values.shape[0]
-    if grad_a.numel() == 0:
-        return grad_a, values.new_zeros(values.shape if need_values else 0)
-    kept = t.contiguous() if need_values else None
-    sums = triton_backend.apply(grad, left, right, values, sigma, index, None, grad_a, kept, need_values, residual)
+    grad_x, kept = empty_with(grad, right.shape[0]), t.contiguous() if need_values else None
+    added, sums = grad if add_input else None, None
+    if grad_x.numel():
+        sides = (left, right)
+        sums = triton_backend.apply(grad, sides, values, index, out=grad_x, residual=added, t=kept, sums=need_values)
     if sums is None:
-        return grad_a, values.new_empty(0)
-    return grad_a, triton_backend.finish(sums, h, adapters, index, sigma, values)
+        return grad_x, values.new_zeros(values.shape if need_values else 0)
+    return grad_x, reference.sums_of_adapters(sums.sum(1)[:, : right.shape[1]], index, len(values))
 
 
 @apply_backward.register_fake
-def _(
-    grad: Tensor,
-    t: Tensor,
-    right: Tensor,
-    left: Tensor,
-    values: Tensor,
-    sigma: Tensor | None,
-    index: Tensor | None,
-    residual: bool,
-    need_values: bool,
-) -> tuple[Tensor, Tensor]:
-    return empty_with(grad, right.shape[0]), values.new_empty(values.shape if need_values else 0)
+def _(grad: Tensor, t: Tensor, right: Tensor, left: Tensor, values: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return empty_with(grad, right.shape[0]), values.new_empty(values.shape if rest[-1] else 0)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, right, left, values, sigma, index, _, residual, keep = inputs
-    ctx.residual, ctx.keep = residual, keep
-    ctx.save_for_backward(output[1], right, left, values, sigma, index)
+    _, right, left, values, _, index, _, ctx.add_input, ctx.keep = inputs
+    ctx.save_for_backward(output[1], right, left, values, index)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad: Tensor | None, grad_t: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 9
-    t, right, left, values, sigma, index = ctx.saved_tensors
-    need_values = ctx.needs_input_grad[3]
+    t, right, left, values, index = ctx.saved_tensors
+    need_x, _, _, need_values, need_residual, *_ = ctx.needs_input_grad
     if need_values and not ctx.keep:
         raise ValueError("spectra::apply was called with keep=False, but values need a gradient: pass keep=True")
-    grad_a, grad_values = apply_backward(grad, t, right, left, values, sigma, index, ctx.residual, need_values)
-    return grad_a, None, None, grad_values if need_values else None, None, None, None, None, None
+    grad_x, grad_values = None, None
+    if need_x or need_values:
+        grad_x, grad_values = apply_backward(grad, t, right, left, values, index, ctx.add_input, need_values)
+    return grad_x, None, None, grad_values if need_values else None, grad if need_residual else None, *[None] * 4
 
 
 apply.register_autograd(_backward, setup_context=_save)
 
 
-@torch.library.custom_op("spectra::rebuild", mutates_args=())
-def rebuild(
-    weight: Tensor, basis: Tensor, values: Tensor, sigma: Tensor | None, multiplier: float, left: bool
-) -> Tensor:
-    """`W + Q diag(e) Q^T W` (left) or `W + W Q diag(e) Q^T`.
-
-    Args:
-        weight: `[rows, columns]`.
-        basis: `[r, h]`, in the dtype of `weight`.
-        values: `[h]` float32: `e` itself, or delta where `sigma` is given.
-        sigma: `[h]` float32 or None; given, `e = (ReLU(sigma + multiplier * values) - sigma) / sigma`.
-    """
-    from spectra.kernels import triton_backend
-
-    if weight.numel() == 0 or basis.numel() == 0:
-        return weight.clone()
-    return triton_backend.rebuild(weight, basis, values, sigma, multiplier, left)
-
-
-@rebuild.register_fake
-def _(weight: Tensor, basis: Tensor, values: Tensor, sigma: Tensor | None, multiplier: float, left: bool) -> Tensor:
-    return torch.empty_like(weight)
-
-
 @torch.library.custom_op("spectra::shift_gradient", mutates_args=())
-def shift_gradient(a: Tensor, b: Tensor, basis: Tensor, offset: Tensor | None, over: Tensor | None) -> Tensor:
-    """`colsum((a Q - offset) * (b Q))`, over `over` where that is positive and 0 elsewhere: `[h]`, float32.
+def shift_gradient(a: Tensor, b: Tensor, basis: Tensor, offset: Tensor | None) -> Tensor:
+    """`colsum((a Q - offset) * (b Q))`: `[h]`, float32.
 
     Args:
         a: `[S, P, C]`, as is `b`.
-        basis: `[C, h]`, in their dtype.
-        offset: `[h]` float32 or None.
-        over: `[h]` float32 or None.
+        basis: `[C, h]`. Columns that are not contiguous are copied.
+        offset: `[h]` or None.
     """
     from spectra.kernels import triton_backend
 
-    h = basis.shape[1]
-    if a.numel() == 0 or h == 0:
-        return a.new_zeros(h, dtype=torch.float32)
-    return triton_backend.finish(triton_backend.column_sums(a, b, basis, offset), h, 1, over=over)[0]
+    if a.numel() == 0 or basis.shape[1] == 0:
+        return a.new_zeros(basis.shape[1], dtype=torch.float32)
+    return triton_backend.column_sums(a, b, basis, offset).sum(0)
 
 
 @shift_gradient.register_fake
-def _(a: Tensor, b: Tensor, basis: Tensor, offset: Tensor | None, over: Tensor | None) -> Tensor:
+def _(a: Tensor, b: Tensor, basis: Tensor, offset: Tensor | None) -> Tensor:
     return a.new_empty(basis.shape[1], dtype=torch.float32)

@@ -45,8 +45,11 @@ def channel_products(a: Tensor, b: Tensor, dim: int, apart: bool = False) -> Ten
 
 
 def scaled(t: Tensor, values: Tensor, dim: int) -> Tensor:
-    """`t` with its channels multiplied by `values [c]` or `[batch, c]`, rounded once, in the dtype of `t`."""
-    return (t.to(torch.promote_types(t.dtype, values.dtype)) * over_channels(values, t.ndim, dim)).to(t.dtype)
+    """`t` with its channels multiplied by `values [c]` or `[batch, c]`, rounded once, in the dtype of `t`.
+
+    In one pass, without a wide product in memory; so autograd does not see through it.
+    """
+    return torch.mul(t, over_channels(values, t.ndim, dim), out=torch.empty_like(t))
 
 
 def add_projection(a: Tensor, product: Tensor, constant: Tensor | None, dim: int) -> Tensor:
@@ -71,62 +74,69 @@ def rebuild(weight: Tensor, basis: Tensor, e: Tensor, *, left: bool) -> Tensor:
 
     Args:
         basis: `[r, h]`, orthonormal columns.
-        e: `[h]`, relative change of each singular value.
+        e: `[h]`, relative change of each singular value; folded into the basis once.
     """
     projector = (basis * e) @ basis.T
-    return weight + (projector @ weight if left else weight @ projector)
+    return torch.addmm(weight, *((projector, weight) if left else (weight, projector)))
 
 
-def relative_change(sigma: Tensor, delta: Tensor, scale: float = 1.0) -> Tensor:
-    """`e = (ReLU(sigma + scale * delta) - sigma) / sigma`, `[h]`, without the cancellation; sigma is positive.
-
-    Only directions of the head have an `e`: the tail, where sigma may be 0, is a term of its own (docs/algebra.md).
-    """
-    delta = scale * delta
-    return torch.where(sigma + delta > 0, delta, -sigma) / sigma
-
-
-def factored_forward(
-    a: Tensor, basis: Tensor, e: Tensor, offset: Tensor | None, dim: int, index: Tensor | None = None
+def apply(
+    x: Tensor,
+    sides: tuple[Tensor, Tensor],
+    values: Tensor,
+    dim: int,
+    index: Tensor | None = None,
+    offset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`a + ((a Q - offset) * e) Q^T` and the intermediate `t = a Q - offset`, both in the dtype of `a`.
+    """`(t * v) L^T` and its bottleneck `t = x R - offset`, both in the dtype of `x`.
 
-    `offset [h]` is `bias Q` where `a` holds a bias that the shift must not touch. With `index [batch]`, `e` is
-    `[adapters, h]` and sample `n` takes `e[index[n]]`.
+    Args:
+        x: `[..., C]`, or `[batch, C, ...]` with `dim=1`.
+        sides: `R [C, h]` and `L [D, h]`.
+        values: `[h]`, or `[adapters, h]` with `index [batch]`: sample `n` takes `values[index[n]]`.
+        offset: `[h]` or None.
     """
-    t = along(a, basis, dim)
+    right, left = sides
+    t = along(x, right, dim)
     if offset is not None:
         t = t - _channels(offset, t, dim)
-    return a + along(t * _channels(_of_samples(e, index), t, dim), basis.T, dim), t
+    return along(scaled(t, values if index is None else values[index], dim), left.T, dim), t
 
 
-def factored_backward(
+def apply_backward(
     grad: Tensor,
-    t: Tensor,
-    basis: Tensor,
-    e: Tensor,
+    t: Tensor | None,
+    sides: tuple[Tensor, Tensor],
+    values: Tensor,
     dim: int,
-    need_input: bool,
-    need_e: bool,
-    index: Tensor | None = None,
+    index: Tensor | None,
+    need_x: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of `factored_forward` with respect to `a` and `e`; the product `grad Q` serves both."""
-    p = along(grad, basis, dim)
-    scale = _channels(_of_samples(e, index), p, dim)
-    grad_input = grad + along(p * scale, basis.T, dim) if need_input else None
-    if not need_e:
-        return grad_input, None
-    product = p.to(torch.promote_types(p.dtype, torch.float32)) * t
+    """Gradients of `apply` for `x`, and for `values` where `t` is given; the product `grad L` serves both.
+
+    Args:
+        sides: `L [D, h]` and `R [C, h]`, the other way round than forward.
+    """
+    if t is None and not need_x:
+        return None, None
+    left, right = sides
+    p = along(grad, left, dim)
+    grad_x = along(scaled(p, values if index is None else values[index], dim), right.T, dim) if need_x else None
+    if t is None:
+        return grad_x, None
+    sums = channel_products(p, t, dim, apart=index is not None)
+    return grad_x, sums if index is None else sums_of_adapters(sums, index, len(values))
+
+
+def sums_of_adapters(sums: Tensor, index: Tensor | None, adapters: int) -> Tensor:
+    """`sums [S, h]` added up for each adapter over its own samples, `[adapters, h]`; over all without an index.
+
+    In a fixed order, where `index_add_` on a GPU has none.
+    """
     if index is None:
-        return grad_input, channel_sum(product, dim)
-    sums = (product if dim == -1 else product.movedim(1, -1)).reshape(t.shape[0], -1, e.shape[1]).sum(1)
-    return grad_input, sums.new_zeros(e.shape).index_add_(0, index, sums)
-
-
-def two_sided_apply(x: Tensor, left: Tensor, right: Tensor, s: Tensor, dim: int) -> Tensor:
-    """`((x V) * s) U^T` with `right = V [columns, h]`, `left = U [rows, h]`, `s [h]`, in the dtype of `x`."""
-    t = along(x, right, dim)
-    return along(scaled(t, s, dim), left.T, dim)  # the gradient of s is summed in its own dtype
+        return sums.sum(0, keepdim=True)
+    mine = index == torch.arange(adapters, device=index.device)[:, None]
+    return torch.where(mine[:, :, None], sums, 0).sum(1)
 
 
 def shift_gradient(
@@ -146,8 +156,7 @@ def shift_gradient(
     rounded to half precision before its cancellation it would be noise.
     """
     if over is not None:
-        total = shift_gradient(a, b, basis, dim, offset, None, gram)
-        return torch.where(over > 0, total / over.clamp_min(torch.finfo(over.dtype).tiny), 0)
+        return divided(shift_gradient(a, b, basis, dim, offset, None, gram), over)
     wide = torch.promote_types(a.dtype, torch.float32)
     if gram and prefers_gram(layouts.count(a, dim), *basis.shape):
         # The small product in float64 (Apple's GPU has none): else the error can pass twice the paper's formula's.
@@ -159,6 +168,11 @@ def shift_gradient(
     if offset is not None:
         t = t - _channels(offset, t, dim)
     return channel_sum(t.to(wide) * along(b, basis, dim), dim)
+
+
+def divided(total: Tensor, over: Tensor) -> Tensor:
+    """`total / over`, 0 where `over` is not positive."""
+    return torch.where(over > 0, total / over.clamp_min(torch.finfo(over.dtype).tiny), 0)
 
 
 def weight_gradient(x: Tensor, grad: Tensor, dim: int) -> Tensor:
@@ -210,11 +224,6 @@ def _gram(b: Tensor, a: Tensor, dim: int) -> Tensor:
         # Not in place, which PyTorch's counter of flops does not see.
         gram = torch.addmm(gram, left.to(wide), right.to(wide))
     return gram
-
-
-def _of_samples(e: Tensor, index: Tensor | None) -> Tensor:
-    """`e [h]` itself, or its rows by sample, `[batch, h]`."""
-    return e if index is None else e[index]
 
 
 def over_channels(values: Tensor, ndim: int, dim: int) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spectra import kernels
+from spectra.kernels import configurations
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -46,30 +47,53 @@ def test_batched_apply_is_one_adapter_per_sample(shape: tuple[int, ...]) -> None
     assert torch.equal(ours[1][1], torch.zeros(5, dtype=torch.float64))
 
 
-def test_two_sided_apply_is_the_papers_product() -> None:
-    weight = torch.randn(6, 9, dtype=torch.float64)
-    u, sigma, vt = torch.linalg.svd(weight, full_matrices=False)
-    x = torch.randn(2, 9, 4, dtype=torch.float64)
-    delta = torch.randn(6, dtype=torch.float64)
-    delta[0] = -2 * sigma[0]
-    delta.requires_grad_()
-    y = kernels.two_sided_apply(x, u, vt.T, sigma, delta, 1)
-    exact = (u * torch.relu(sigma + delta)) @ vt @ x
-    torch.testing.assert_close(y, exact, **EXACT)
-    gradients = [torch.autograd.grad(z.square().sum(), delta)[0] for z in (y, exact)]
+@pytest.mark.parametrize("samples", [None, [1, 0]])
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_low_rank_apply_is_a_term_beside_the_layer(dim: int, samples: list[int] | None) -> None:
+    left, right = orthonormal(6, 3), orthonormal(9, 3)
+    d = torch.randn((3,) if samples is None else (2, 3), dtype=torch.float64, requires_grad=True)
+    x, y = (torch.randn(2, 4, size, dtype=torch.float64) for size in (9, 6))
+    x, y = (each if dim == -1 else each.transpose(1, 2) for each in (x.requires_grad_(), y.requires_grad_()))
+    index = None if samples is None else torch.tensor(samples)
+    ours = kernels.low_rank_apply(x, y, (left, right), d, index, dim)
+    scale = d if index is None else d[index][:, None]
+    exact = y.movedim(dim, -1) + ((x.movedim(dim, -1) @ right) * scale) @ left.T
+    exact = exact.movedim(-1, dim)
+    torch.testing.assert_close(ours, exact, **EXACT)
+    grad = torch.randn_like(ours)
+    gradients = [torch.autograd.grad(each, (x, y, d), grad, retain_graph=True) for each in (ours, exact)]
     torch.testing.assert_close(*gradients, **EXACT)
-    assert gradients[0][0] == 0
+
+
+@pytest.mark.parametrize("wrong", [[0, 3, 1, 1], [0, -1, 1, 1]])
+def test_an_index_out_of_range_is_refused(wrong: list[int]) -> None:
+    a, e, basis = torch.randn(4, 7), torch.randn(3, 5), orthonormal(7, 5).float()
+    with pytest.raises(ValueError, match="expected an index from 0 to 2"):
+        kernels.batched_apply(a, basis, e, torch.tensor(wrong))
+    with pytest.raises(ValueError, match="expected an index from 0 to 2"):
+        kernels.low_rank_apply(a, a, (basis, basis), e, torch.tensor(wrong))
+
+
+def test_triton_is_refused_where_it_cannot_compute() -> None:
+    a, basis = torch.randn(4, 7), orthonormal(7, 5).float()
+    with pytest.raises(ValueError, match=r"impl='triton' computes float16 .* got torch.float32 \(4, 7\) on cpu"):
+        kernels.factored_apply(a, basis, torch.randn(5), impl="triton")
+    with pytest.raises(ValueError, match="expected impl 'torch', 'triton' or None, got 'cuda'"):
+        kernels.factored_apply(a, basis, torch.randn(5), impl="cuda")
 
 
 @pytest.mark.parametrize("left", [True, False])
-def test_rebuild_from_delta_is_the_papers_weight(left: bool) -> None:
+def test_rebuild_is_the_papers_weight(left: bool) -> None:
     weight = torch.randn(6, 9, dtype=torch.float64)
     weight = weight if left else weight.T
     u, sigma, vt = torch.linalg.svd(weight, full_matrices=False)
     delta = torch.randn(6, dtype=torch.float64)
     delta[1] = -4 * sigma[1]
-    ours = kernels.rebuild_from_delta(weight, u if left else vt.T, sigma, delta, left=left, scale=0.5)
-    torch.testing.assert_close(ours, (u * torch.relu(sigma + 0.5 * delta)) @ vt, **EXACT)
+    s = torch.relu(sigma + 0.5 * delta)
+    ours = kernels.rebuild(weight, u if left else vt.T, (s - sigma) / sigma, left=left)
+    torch.testing.assert_close(ours, (u * s) @ vt, **EXACT)
+    unchanged = kernels.rebuild(weight, u if left else vt.T, torch.zeros(6, dtype=torch.float64), left=left)
+    assert torch.equal(unchanged, weight)
 
 
 @pytest.mark.parametrize("gram", [False, True])
@@ -86,16 +110,23 @@ def test_shift_gradient_with_an_offset_and_a_divisor(count: int, gram: bool) -> 
     torch.testing.assert_close(kernels.shift_gradient(a, b, basis, gram=gram), plain, **EXACT)
 
 
-def test_splitting_the_middle() -> None:
-    from spectra.kernels.configurations import MIDDLES, middle, split
-
+def test_splitting_the_bottleneck() -> None:
     for h in range(1, 600):
-        first, second = split(h)
+        first, second = configurations.split(h)
         assert first + second >= h
         assert second < first
         assert all(part == 0 or (part >= 16 and part & (part - 1) == 0) for part in (first, second))
-    assert split(320) == (256, 64)
-    assert [middle(h, "half") for h in (1, 128, 129, 320)] == [128, 128, 320, 320]
-    assert middle(MIDDLES[-1] + 1, "half") is None
+    assert configurations.split(320) == (256, 64)
+    assert [configurations.apply_table(h) for h in (1, 128, 129, 320)] == [f"apply-{w}" for w in (128, 128, 320, 320)]
     with pytest.raises(ValueError, match="h=0"):
-        split(0)
+        configurations.split(0)
+
+
+@pytest.mark.parametrize("table", ["apply-128", "column_sums"])
+def test_the_largest_tiles_that_occupy_every_multiprocessor(table: str) -> None:
+    kept = configurations.KEPT[table, "sm_90"]
+    sizes = [each.blocks["BLOCK_P"] for each in kept]
+    assert sizes == sorted(sizes, reverse=True)
+    for rows, expected in ((132 * sizes[0], kept[0]), (132 * sizes[1], kept[1]), (64, kept[-1])):
+        chosen = configurations.choose(table, "sm_90", 132, lambda c, n=rows: -(-n // c.blocks["BLOCK_P"]))
+        assert chosen == expected

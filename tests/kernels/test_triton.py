@@ -40,7 +40,7 @@ def test_whole_layers_compute_through_the_kernels() -> None:
     printed = interpret(
         str(HERE.parent / "layers" / "test_shifted_layer.py"),
         "-k",
-        "paper or zero_delta or empty or shrank or autocast",
+        "zero_delta or autocast",
     )
     assert "passed" in printed
 
