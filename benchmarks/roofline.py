@@ -134,10 +134,17 @@ def _kernel(name: str, args: tuple[Any, ...], out: Any) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _with_kernels() -> Iterator[None]:
-    """Within the block the meta device is served by the Triton kernels' operators, as a GPU is."""
+    """Within the block the meta device is served as a GPU is: Triton's operators, and its way to delta's gradient."""
     from unittest import mock
 
-    with mock.patch("spectra.kernels.devices.architecture", return_value="sm_90"):
+    import torch
+
+    from spectra.kernels import uses_gram
+
+    with (
+        mock.patch("spectra.kernels.devices.architecture", return_value="sm_90"),
+        mock.patch("spectra.kernels.uses_gram", side_effect=lambda _, dtype: uses_gram(torch.device("cuda"), dtype)),
+    ):
         yield
 
 
@@ -172,7 +179,7 @@ def _measure(bench: Bench, item: str) -> Row:
         batch=bench.integer("batch"),
         dtype=getattr(torch, str(bench.settings["dtype"])),
     )
-    method = prepare(item.partition("-")[0], model)
+    method = prepare(item.partition("-")[0], model, device="cuda")
     method.settle()
     rates = {name: float(bench.settings[key]) * 1e12 for name, key in (("flops", "tflops"), ("bandwidth", "tbytes"))}
     tally = project(method, **rates, kernels=item == "spectra")
