@@ -54,43 +54,37 @@ def add_command(
     own, others = declared_settings(options), library or {}
 
     def command(**values: Any) -> None:
-        chosen = {key: value for key, value in values.items() if key in own}
-        for key, value in chosen.items():
-            if _is_tuple(own[key].type):
-                chosen[key] = tuple(value or ())
-        given = {key: value for key, value in values.items() if key not in own and value is not None}
-        run(options(**chosen), *([given] if others else []))
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        given = {key: value for key, value in given.items() if value is not None}
+        chosen = options(**{key: given.pop(key) for key in own if key in given})
+        run(chosen, *([given] if others else []))
 
-    first = [_parameter(key, each, known=True) for key, each in own.items() if each.positional]
-    middle = [_parameter(key, each, known=False) for key, each in others.items()]
-    last = [_parameter(key, each, known=True) for key, each in own.items() if not each.positional]
-    command.__dict__["__signature__"] = inspect.Signature([*first, *middle, *last])
+    parameters = [_parameter(key, each, known=key in own) for key, each in {**others, **own}.items()]
+    command.__dict__["__signature__"] = inspect.Signature(parameters)
     command.__doc__ = run.__doc__
     app.command(name or run.__name__, epilog=f"Example:  {example}")(command)
 
 
-def _is_tuple(kind: Any) -> bool:
-    return get_origin(kind) is tuple
-
-
 def _parameter(name: str, declared: Setting, *, known: bool) -> inspect.Parameter:
     """One option as typer reads it; one whose default is not known here is None where it is not given."""
-    kind = GenericAlias(list, get_args(declared.type)[:1]) if _is_tuple(declared.type) else declared.type
-    default = declared.default if known else None
+    several = get_origin(declared.type) is tuple
+    kind = GenericAlias(list, get_args(declared.type)[:1]) if several else declared.type
+    default = declared.default if known or declared.default is REQUIRED else None
     if default in (None, ()):
         kind, default = kind | None, None
     shown: dict[str, Any] = {"help": _help(declared), "metavar": declared.metavar or None, "show_default": False}
-    if _is_tuple(declared.type) and not declared.metavar:
-        shown["metavar"] = f"<{get_args(declared.type)[0].__name__}>"
+    single = get_args(declared.type)[0] if get_args(declared.type) else declared.type
+    if declared.choices or (single in (str, int, float) and not declared.metavar):
+        shown["metavar"] = f"<{single.__name__ if isinstance(single, type) else 'str'}>"
     if declared.panel:
         shown["rich_help_panel"] = declared.panel
-    if known and declared.type in (int, float):
+    if known and single in (int, float):
         shown |= {"min": declared.least, "max": declared.most}
     if declared.positional:
         about = typer.Argument(**shown)
     else:
         option = declared.option or f"--{name.replace('_', '-')}"
-        if declared.type is bool and not (known and default is False):
+        if single is bool and not (known and default is False):
             option += f"/--no-{option.removeprefix('--')}"
         about = typer.Option(*option.split(), **shown)
     empty = inspect.Parameter.empty if default is REQUIRED else default
@@ -108,7 +102,7 @@ def default_text(declared: Setting) -> str:
     """The default as `--help` and documents say it; empty where that is nothing, zero or off."""
     if declared.default_text or declared.default is REQUIRED:
         return declared.default_text
-    if declared.embedded is not None:
+    if declared.embedded not in (None, declared.default):
         return f"{_text(declared.default)}; embedded base: {_text(declared.embedded)}"
     return _text(declared.default) if declared.default else ""
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from spectra.bases.embedded import NAME
 from spectra.errors import InputError
+from spectra.io.settings import REQUIRED, SHARE, Setting, check_ranges, declared_settings, embedded_defaults, setting
 from spectra.training.config import TrainConfig, make_config
-
-ANCHORS = ("edit", "caption")
 
 TUNING: dict[str, Any] = {"prior_weight": 0.0, "prior_unconditional": 0.0, "prior_random_words": 0.0,
                           "validation_count": 0}  # fmt: skip
@@ -22,8 +21,28 @@ TUNING: dict[str, Any] = {"prior_weight": 0.0, "prior_unconditional": 0.0, "prio
 TUNING_EMBEDDED: dict[str, Any] = {"steps": 60, "lr": 1e-2, "lr_1d": 3e-3, "text_encoder": False}
 """What differs for the embedded base. The text encoder stays frozen, or it reads past what the edit says."""
 
-DRAWING_EMBEDDED: dict[str, Any] = {"guidances": (1.25,), "anchor": "caption", "steps": 25, "keeps": (0.45,)}
-"""What differs for it in drawing."""
+TRAINING_OPTIONS = {"train_steps": "steps"} | {
+    name: name
+    for name in ("lr", "lr_1d", "targets", "text_encoder", "resolution", "mixed_precision", "gradient_checkpointing")
+}
+"""Settings of the training that `spectra edit` has options for, by the option's name."""
+
+_LEARNING = "Learning the picture"
+_drawing = partial(setting, panel="Drawing; an option that is repeated draws every combination")
+
+
+def training_settings() -> dict[str, Setting]:
+    """The settings of `TRAINING_OPTIONS`, with the defaults that an edit has for them."""
+    known = declared_settings(TrainConfig)
+    return {
+        option: replace(
+            known[name],
+            panel=_LEARNING,
+            default=TUNING.get(name, known[name].default),
+            embedded=TUNING_EMBEDDED.get(name, known[name].embedded),
+        )
+        for option, name in TRAINING_OPTIONS.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -59,38 +78,49 @@ class Variant:
 
 @dataclass(frozen=True)
 class EditOrder:
-    """One picture and its edits.
+    """One picture and its edits: every combination of what has several values is drawn."""
 
-    Attributes:
-        image: the picture's file; it is cropped to a square.
-        caption: what it shows.
-        edits: what it should show instead, each a whole prompt.
-        base: as `spectra.bases.pipeline.find_base` takes it; empty is the embedded base.
-        shift: a shift file that was trained on the picture before, instead of a training.
-        training: settings of the training, on top of those of an edit.
-        scales, guidances, etas, noise_mixes, seeds, keeps: every combination is drawn.
-        anchor: the prompt that the inversion is conditioned on. "edit" is the paper's: the edited caption, and guidance
-            leads away from the empty prompt. With "caption" it is the picture's own, and guidance leads away from
-            that: at 1 the edit is drawn as it is, above it is exaggerated.
-        steps: DDIM steps, of inversions and of drawing.
-        batch: pictures at once.
-    """
-
-    image: Path
-    caption: str
-    edits: tuple[str, ...]
-    base: str = ""
-    shift: Path | None = None
+    image: Path = setting(REQUIRED, "The picture; it is cropped to a square of the base's size.", positional=True)
+    caption: str = setting(REQUIRED, "What the picture shows.")
+    edits: tuple[str, ...] = setting(
+        REQUIRED, "What the picture should show instead, as a whole prompt; repeatable.", option="--edit"
+    )
+    base: str = setting(
+        "", "Base model: a diffusers folder, a .safetensors checkpoint or a hub id.", default_text="embedded"
+    )
+    shift: Path | None = setting(
+        None, "Shift file that was learnt from the picture before; nothing is trained.", panel=_LEARNING, metavar="FILE"
+    )
     training: dict[str, Any] = field(default_factory=dict)
-    scales: tuple[float, ...] = (1.0,)
-    guidances: tuple[float, ...] = (3.0,)
-    etas: tuple[float, ...] = (0.0,)
-    noise_mixes: tuple[float, ...] = (0.0,)
-    seeds: tuple[int, ...] = (0,)
-    keeps: tuple[float, ...] = (0.0,)
-    anchor: str = "edit"
-    steps: int = 50
-    batch: int = 8
+    scales: tuple[float, ...] = _drawing((1.0,), "Scale of the shift.", option="--scale")
+    guidances: tuple[float, ...] = _drawing((3.0,), "Guidance scale.", option="--guidance", least=1, embedded=(1.25,))
+    etas: tuple[float, ...] = _drawing(
+        (0.0,), "Fresh noise in each step: from 0 (DDIM) to 1 (DDPM).", option="--eta", **SHARE
+    )
+    noise_mixes: tuple[float, ...] = _drawing(
+        (0.0,),
+        "Fresh noise in the noise that drawing begins with: from 0, the picture's own by inversion, to 1, fresh alone.",
+        option="--noise-mix",
+        **SHARE,
+    )
+    seeds: tuple[int, ...] = _drawing((0,), "Seed of fresh noise; the first is the training's too.", option="--seed")
+    keeps: tuple[float, ...] = _drawing(
+        (0.0,),
+        "The unedited picture stays where an edit asks for less than this share of its largest change; 0 for edits of "
+        "shapes or of the whole picture.",
+        option="--keep",
+        embedded=(0.45,),
+        **SHARE,
+    )
+    anchor: str = _drawing(
+        "edit",
+        "Prompt of the inversion: that of the edit, as in the paper, and guidance leads away from the empty prompt; or "
+        "the caption, and guidance leads away from that.",
+        choices=("edit", "caption"),
+        embedded="caption",
+    )
+    steps: int = _drawing(50, "DDIM steps of inversions and of drawing.", least=1, embedded=25)
+    batch: int = _drawing(8, "Number of pictures drawn at once.", least=1)
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -101,23 +131,9 @@ class EditOrder:
         for name, text in (("caption", self.caption), *(("edit", edit) for edit in self.edits)):
             if not text.strip():
                 raise InputError(f'{name}: expected a prompt such as "a photo of a cat", got nothing')
-        if self.anchor not in ANCHORS:
-            raise InputError(f"anchor: expected one of {', '.join(ANCHORS)}, got {self.anchor!r}")
         if not self.edits:
             raise InputError("nothing to draw: give --edit, the prompt of what the picture should show instead")
-        for name, values, low, high in (
-            ("scale", self.scales, -math.inf, math.inf),
-            ("guidance", self.guidances, 1, math.inf),
-            ("eta", self.etas, 0, 1),
-            ("noise mix", self.noise_mixes, 0, 1),
-            ("keep", self.keeps, 0, 1),
-            ("steps", (self.steps,), 1, math.inf),
-            ("batch", (self.batch,), 1, math.inf),
-        ):
-            for value in values:
-                if not (math.isfinite(value) and low <= value <= high):
-                    least = "a finite number" if low == -math.inf else f"a number of at least {low}"
-                    raise InputError(f"{name}: expected {least if high > 1 else 'a share from 0 to 1'}, got {value:g}")
+        check_ranges(self)
 
     @property
     def variants(self) -> list[Variant]:
@@ -139,6 +155,10 @@ class EditOrder:
         own = TUNING | ({} if self.base else TUNING_EMBEDDED)
         given = {"base": self.base, "images": str(self.image), "prompt": self.caption}
         return make_config(own | self.training | given, source="edit")
+
+
+DRAWING_EMBEDDED: dict[str, Any] = embedded_defaults(EditOrder)
+"""Defaults of drawing that are others for the embedded base."""
 
 
 def make_order(*, base: str = "", **given: Any) -> EditOrder:

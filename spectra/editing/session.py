@@ -16,7 +16,8 @@ from spectra.editing.edit_mask import find_mask, measure_change, put_back
 from spectra.editing.inversion import ddim, follow, invert, slerp
 from spectra.editing.order import EditOrder, Variant
 from spectra.families.denoise import Condition, decode_latents, denoise_family, encode_pictures
-from spectra.generate.drawing import Request, Sampling, draw
+from spectra.generate.drawing import Request, draw
+from spectra.generate.order import Sampling
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.training.data.pictures import to_tensor

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from spectra.errors import InputError
+from spectra.generate.order import Sampling
 from spectra.progress import SILENT, Progress
 
 
@@ -20,32 +21,6 @@ class Request:
     prompt: str
     seed: int
     negative: str = ""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How pictures are drawn. Width and height are in pixels; 0 is the base's own size.
-
-    `eta` is the share of fresh noise in each step, from 0 (DDIM) to 1 (DDPM), for schedulers that take one.
-    """
-
-    steps: int = 25
-    guidance: float = 5.0
-    width: int = 0
-    height: int = 0
-    batch: int = 8
-    eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            InputError: a number out of range.
-        """
-        for name, low in (("steps", 1), ("guidance", 0), ("width", 0), ("height", 0), ("batch", 1), ("eta", 0)):
-            value = getattr(self, name)
-            if not low <= value < float("inf"):
-                raise InputError(f"{name}: expected a number of at least {low}, got {value}")
 
 
 def draw(

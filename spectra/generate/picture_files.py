@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from spectra.generate.drawing import Request, Sampling
+from spectra.generate.drawing import Request
+from spectra.generate.order import Sampling
 
 METADATA_KEY = "spectra"
 """Name of the PNG text entry that holds a picture's settings as JSON."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,8 @@ from spectra.adapters.serving import activate, load
 from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.errors import InputError
 from spectra.generate.contact_sheet import Section, contact_sheet
-from spectra.generate.drawing import Request, Sampling, best_device, draw, requests_for
+from spectra.generate.drawing import Request, best_device, draw, requests_for
+from spectra.generate.order import Order
 from spectra.generate.picture_files import write_picture
 from spectra.io.atomic_writes import atomic_folder, check_output, check_replaceable
 from spectra.progress import SILENT, Progress
@@ -28,29 +28,6 @@ if TYPE_CHECKING:
 
 INDEX = "pictures.json"
 """List of the pictures and their settings; a folder that lacks it is not one of ours, and is never replaced."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """Which pictures are wanted: every prompt with every seed, in this order.
-
-    Attributes:
-        base: as `spectra.bases.pipeline.find_base` takes it; empty is the embedded base.
-        shifts: each a file, `FILE:SCALE`, or `FILE:SCALE,SCALE,...`: with several scales every picture becomes a strip
-            of them. The first scales of all shifts go together, then the second; one scale alone holds for all.
-        prompts_file: a text file with more prompts, one a line.
-        negative: negative prompt of all pictures.
-        dtype: of the weights, such as "bfloat16"; shifts trained in another act on a rounded copy of their base.
-    """
-
-    base: str = ""
-    shifts: tuple[str, ...] = ()
-    prompts: tuple[str, ...] = ()
-    prompts_file: Path | None = None
-    negative: str = ""
-    seeds: tuple[int, ...] = (0,)
-    sampling: Sampling = field(default_factory=Sampling)
-    dtype: str = "float32"
 
 
 def generate(

@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from spectra.errors import InputError
 
@@ -113,11 +113,13 @@ def setting(default: Any, help: str, **more: Any) -> Any:
 def declared_settings(declared: type) -> dict[str, Setting]:
     """The settings of a dataclass by name; fields that are no settings are left out."""
     types = get_type_hints(declared)
-    return {
-        field.name: dataclasses.replace(field.metadata["setting"], name=field.name, type=types[field.name])
-        for field in dataclasses.fields(declared)
-        if "setting" in field.metadata
-    }
+    found: dict[str, Setting] = {}
+    for field in dataclasses.fields(declared):
+        if "setting" in field.metadata:
+            kind, given = types[field.name], field.metadata["setting"]
+            choices = get_args(kind) if get_origin(kind) is Literal else given.choices
+            found[field.name] = dataclasses.replace(given, name=field.name, type=kind, choices=choices)
+    return found
 
 
 def embedded_defaults(declared: type) -> dict[str, Any]:

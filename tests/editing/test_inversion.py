@@ -16,7 +16,8 @@ from spectra.editing import inversion
 from spectra.editing.inversion import ddim, follow, invert, slerp
 from spectra.errors import BaseError
 from spectra.families.denoise import decode_latents, denoise_family, encode_pictures
-from spectra.generate.drawing import Request, Sampling, draw
+from spectra.generate.drawing import Request, draw
+from spectra.generate.order import Sampling
 from spectra.training.data.pictures import to_tensor
 
 KINDS = ("epsilon", "v_prediction", "sample")

@@ -19,7 +19,8 @@ import torch
 from PIL import Image
 
 from spectra.errors import BaseError, OutputError, PictureError
-from spectra.generate.drawing import Request, Sampling, draw
+from spectra.generate.drawing import Request, draw
+from spectra.generate.order import Sampling
 from spectra.generate.picture_files import save_png
 from spectra.io.atomic_writes import atomic_folder
 from spectra.progress import SILENT, Progress

@@ -1,0 +1,82 @@
+"""What pictures are wanted: base, shifts, prompts and seeds, and how they are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spectra.bases.embedded import GUIDANCE, NAME
+from spectra.io.settings import check_ranges, declared_settings, embedded_defaults, setting
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn."""
+
+    steps: int = setting(25, "Denoising steps.", least=1)
+    guidance: float = setting(5.0, "Guidance scale.", least=0, embedded=GUIDANCE)
+    width: int = setting(0, "Width of the pictures in pixels.", least=0, default_text="the base's own")
+    height: int = setting(0, "Height of the pictures in pixels.", least=0, default_text="the base's own")
+    batch: int = setting(8, "Number of pictures drawn at once.", least=1)
+    eta: float = setting(0.0, "Fresh noise in each step: from 0 (DDIM) to 1 (DDPM).", least=0)
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            InputError: a number out of range.
+        """
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which pictures are wanted: every prompt with every seed, in this order.
+
+    With several scales of a shift every picture becomes a strip of them: the first scales of all shifts go together,
+    then the second; one scale alone holds for all.
+    """
+
+    base: str = setting(
+        "", "Base model: a diffusers folder, a .safetensors checkpoint or a hub id.", default_text="embedded"
+    )
+    shifts: tuple[str, ...] = setting(
+        (),
+        "A shift to use; repeatable. With several scales each picture becomes a strip of them; those of several shifts "
+        "go together.",
+        option="--shift",
+        metavar="FILE[:SCALE,...]",
+    )
+    prompts: tuple[str, ...] = setting((), "What to draw; repeatable.", option="--prompt")
+    prompts_file: Path | None = setting(None, "Text file of prompts, one a line.", option="--prompts", metavar="FILE")
+    negative: str = setting("", "Negative prompt of all pictures.")
+    seeds: tuple[int, ...] = setting(
+        (0,), "Seed of the noise; repeatable, a picture of each prompt for each.", option="--seed"
+    )
+    sampling: Sampling = field(default_factory=Sampling)
+    dtype: str = setting(
+        "float32",
+        "Precision of the weights; a shift that was trained in another acts on a rounded copy of its base.",
+        choices=("float32", "float16", "bfloat16"),
+    )
+
+    def __post_init__(self) -> None:
+        """Check the choices.
+
+        Raises:
+            InputError: a precision that there is none of.
+        """
+        check_ranges(self)
+
+
+def make_order(*, base: str = "", **given: Any) -> Order:
+    """An order from plain values, those of `Sampling` among them, on top of the defaults for its base.
+
+    Raises:
+        InputError: see `Order` and `Sampling`.
+    """
+    base = "" if base == NAME else base
+    drawing = {name: given.pop(name) for name in declared_settings(Sampling) if name in given}
+    sampling = Sampling(**(({} if base else embedded_defaults(Sampling)) | drawing))
+    return Order(base=base, sampling=sampling, **given)
