@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from spectra.adapters.binding import Binding, bind, bind_shapes
+from spectra.adapters.binding import Binding, bind
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import MismatchError
 from spectra.families import Target, components, targets
@@ -84,28 +84,6 @@ def attach(
         TargetError, WeightError, MismatchError (the model is in use already), OutputError (no room for the file).
     """
     return Adapter(pipe, targets, lambda chosen: bind(chosen, cache, progress), low_memory)
-
-
-def attach_shapes(model: nn.Module, targets: str = "denoiser", *, tail: float | None = None) -> Adapter:
-    """An adapter of a model without values: forward and backward run on shapes alone, to be counted.
-
-        with torch.device("meta"):
-            model = UNet2DConditionModel.from_config(config)
-        adapter = attach_shapes(model, "unet")
-        adapter.train()
-        with FlopCounterMode() as counter:
-            model(sample, timestep, text).sample.sum().backward()
-
-    The plans are those that real weights of these shapes would get. What depends on values is given or assumed: the
-    tail's width, and that half as many directions more lie below `rebuilding.REBUILT_FLOOR`.
-
-    Args:
-        model: every weight on the meta device, or a `FakeTensor` (made, attached and called in a `FakeTensorMode`,
-            in which attention takes the device's kernel: on meta it is the plain product, with all its scores saved).
-        tail: share of each weight's directions in its tail, 0 to 1; by default what was measured for weights of its
-            proportions (`spectrum.TYPICAL_TAIL`).
-    """
-    return Adapter(model, targets, lambda chosen: bind_shapes(chosen, tail))
 
 
 def _watch_steps(adapter: Adapter) -> Callable[[], None]:
@@ -182,11 +160,11 @@ class Adapter:
             }
         )
         for name, binding in self._bindings.items():
-            binding.unroute()
+            binding.unpatch()
             if self._spool is not None and samples is None:
-                binding.route_both_sides(self._routed[name], self._spool)
+                binding.patch_without_weight(self._routed[name], self._spool)
             else:
-                binding.route(self._routed[name], samples)
+                binding.patch(self._routed[name], samples)
 
     def changed(self) -> None:
         """Say that deltas have other values. Fused optimizers need it: they leave a tensor's version as it is."""
@@ -205,12 +183,12 @@ class Adapter:
     def layers(self) -> list[ShiftedLayer]:
         """The layers that compute with a delta and have a choice of plans."""
         return [
-            layer for binding in self._bindings.values() for layer in binding.routes if isinstance(layer, ShiftedLayer)
+            layer for binding in self._bindings.values() for layer in binding.layers if isinstance(layer, ShiftedLayer)
         ]
 
     def sides(self) -> list[Tensor]:
         """`U` and `V` of the layers that compute without their weight."""
-        routes = [layer for binding in self._bindings.values() for layer in binding.routes]
+        routes = [layer for binding in self._bindings.values() for layer in binding.layers]
         return [side for layer in routes if isinstance(layer, TwoSidedLayer) for side in layer.sides]
 
     def _mode(self, *, training: bool) -> None:
@@ -278,7 +256,7 @@ class Adapter:
     def detach(self) -> None:
         """Give the model back as it was: its own forwards, weights and gradient flags. Can be called twice."""
         for binding in self._bindings.values():
-            binding.unroute()
+            binding.unpatch()
         for parameter, required in self._required:
             parameter.requires_grad_(required)
         self._required = []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
+from spectra.adapters.forward_patch import ForwardPatch, patch_forward, unpatch
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import WeightError
 from spectra.families import Target
@@ -18,138 +19,138 @@ from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector
 from spectra.progress import SILENT, Progress
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.shifted_weight import shifted_vector, shifted_weight
-from spectra.spectrum.spectrum import Spectrum, placeholder, valueless
+from spectra.spectrum.spectrum import Spectrum, valueless
+
+Layer: TypeAlias = ShiftedLayer | ShiftedVector | TwoSidedLayer
 
 
 class Binding:
-    """A weight, its spectrum (None for 1-D), and the two ways to shift it: route the forward, or replace the weight.
+    """A weight, its spectrum (None for 1-D), and two ways to shift it: patch forwards, or replace the weight.
 
     Attributes:
         target: name, modules and frozen parameter.
         spectrum: the weight's own, or that of the weight it is a rounded copy of.
         fingerprints: of the frozen weight.
-        applied: what `apply` put in force, None if nothing is.
-        routes: the layers that compute in the modules' place, if they are routed.
-        spool: where the weight's values are, if the modules compute without them.
+        applied: the parameter that `apply` put in force, None if there is none.
+        layers: what computes in the modules' place, if they are patched.
     """
 
     def __init__(self, target: Target, spectrum: Spectrum | None, fingerprints: Fingerprints | None = None) -> None:
         self.target = target
         self.spectrum = spectrum
         self.fingerprints = fingerprints or Fingerprints.of(target.weight, target.name)
-        self.applied: Tensor | None = None
-        self._routed: list[tuple[nn.Module, Any]] = []
-        self.routes: list[ShiftedLayer | ShiftedVector | TwoSidedLayer] = []
-        self.spool: Spool | None = None
+        self.applied: nn.Parameter | None = None
+        self.layers: list[Layer] = []
+        self._patches: list[ForwardPatch] = []
+        self._spool: Spool | None = None
 
-    def prepare(self, delta: Tensor) -> Tensor:
-        """What `apply` will put in force for `delta` (float, `[r]`); nothing changes yet.
+    def check_present(self) -> None:
+        """Check that the module has its weight at hand, so that it can be changed.
 
-        A parameter: the shifted weight, made once, on the weight's device and in its dtype (the frozen parameter
-        itself where delta is zero); it requires a gradient if that does, for which a compiled graph would be made
-        again. A plain tensor: delta, for a table of which a forward gathers a few rows only.
+        Raises:
+            WeightError: another library has offloaded it since.
+        """
+        if self._current.is_meta and not self.target.weight.is_meta:
+            raise WeightError(
+                f"{self.target.name}: the weight is offloaded; take the offloading out before shifts are changed "
+                "(pipe.remove_all_hooks()), and turn it on again afterwards"
+            )
+
+    def shifted(self, delta: Tensor) -> Tensor:
+        """The weight shifted by `delta [r]`, in its own shape and dtype; the frozen parameter where delta is zero."""
+        weight = self.target.weight
+        if self.spectrum is None:
+            return shifted_vector(weight, delta)
+        return shifted_weight(weight, self.spectrum.to(weight.device), delta)
+
+    def prepare(self, delta: Tensor) -> nn.Parameter:
+        """The parameter that `apply` will put in force for `delta` (float, `[r]`); nothing changes yet.
+
+        It requires a gradient if the frozen one does, for which a compiled graph would be made again.
         """
         weight = self.target.weight
         delta = delta.to(weight.device)
-        if not bool(delta.any()):
-            return weight
-        if self.spectrum is None:
-            return nn.Parameter(shifted_vector(weight.detach(), delta), weight.requires_grad)
-        if self.spectrum.side == "right" and all(isinstance(module, nn.Embedding) for module in self.target.modules):
-            return delta
-        shifted = shifted_weight(weight.detach(), self.spectrum.to(weight.device), delta)
-        return nn.Parameter(shifted, weight.requires_grad)
+        return nn.Parameter(self.shifted(delta).detach(), weight.requires_grad) if bool(delta.any()) else weight
 
-    def apply(self, prepared: Tensor) -> None:
+    def apply(self, prepared: nn.Parameter) -> None:
         """Put what `prepare` made in force, in place of whatever was; `restore` undoes it."""
         self.restore()
-        if prepared is self.target.weight:
-            return
-        if isinstance(prepared, nn.Parameter):
+        if prepared is not self.target.weight:
             self._put(prepared)
-        else:
-            self.route(prepared)
-        self.applied = prepared
+            self.applied = prepared
 
     def restore(self) -> None:
         """Give the modules their frozen parameter and their own forward back: the same objects, the same bits."""
-        if isinstance(self.applied, nn.Parameter):
-            frozen = self.target.weight
-            if (frozen.device, frozen.dtype) != (self.applied.device, self.applied.dtype):
+        if self.applied is not None:
+            frozen, current = self.target.weight, self._current
+            if (frozen.device, frozen.dtype) != (current.device, current.dtype):
                 # The model was moved or cast meanwhile; the frozen weight follows.
-                frozen.data = frozen.data.to(self.applied.device, self.applied.dtype)
+                frozen.data = frozen.data.to(current.device, current.dtype)
             self._put(frozen)
-        self.unroute()
+        self.unpatch()
         self.applied = None
 
-    def route(self, delta: Tensor, samples: Samples | None = None) -> None:
-        """Let the modules compute with `delta` through the plans; `unroute` undoes it.
+    def patch(self, delta: Tensor, samples: Samples | None = None) -> None:
+        """Let the modules compute with `delta` through the plans; `unpatch` undoes it.
 
         Args:
             delta: `[r]`, or `[shifts, r]` with `samples`, which say the row that each sample of a batch takes.
         """
         for module in self.target.modules:
-            layer: ShiftedLayer | ShiftedVector | TwoSidedLayer
-            if samples is not None:
-                layer = (
-                    SampledVector(module, delta, samples)
-                    if self.spectrum is None
-                    else SampledLayer(module, self.spectrum, delta, samples)
-                )
+            if samples is None:
+                vector = ShiftedVector(module, delta)
+                layer = vector if self.spectrum is None else ShiftedLayer(module, self.spectrum, delta)
+                self._patch(module, layer, lambda: self.shifted(delta))
             elif self.spectrum is None:
-                layer = ShiftedVector(module, delta)
+                self._patch(module, SampledVector(module, delta, samples))
             else:
-                layer = ShiftedLayer(module, self.spectrum, delta)
-            self.routes.append(layer)
-            self._routed.append((module, module.__dict__.get("forward")))
-            module.forward = layer.forward
+                self._patch(module, SampledLayer(module, self.spectrum, delta, samples))
 
-    def route_both_sides(self, delta: Tensor, spool: Spool) -> None:
-        """`route` by both sides of the spectrum, with the weight's values in the spool until `unroute`.
+    def patch_without_weight(self, delta: Tensor, spool: Spool) -> None:
+        """`patch` by both sides of the spectrum, with the weight's values in the spool until `unpatch`.
 
-        Where a module is no plain operator, or the weight has one dimension, it is `route` itself.
+        Where a module is no plain operator, or the weight has one dimension, it is `patch` itself.
         """
         if self.spectrum is None or any(operator_of(module) is None for module in self.target.modules):
-            return self.route(delta)
+            return self.patch(delta)
         for module in self.target.modules:
-            layer = TwoSidedLayer(module, self.spectrum, delta)
-            self.routes.append(layer)
-            self._routed.append((module, module.__dict__.get("forward")))
-            module.forward = layer.forward
+            self._patch(module, TwoSidedLayer(module, self.spectrum, delta))
+        for patch in self._patches:
+            patch.offloaded = True
         if not valueless(self.target.weight):
             self.fingerprints.rounded()  # while the weight has its values: a shift file tells them
-        self.spool = spool
+        self._spool = spool
         spool.take(self.target.weight)
 
     def pause(self, paused: bool) -> None:
         """Let the modules compute with the frozen weight for a while (True), or with delta again (False)."""
-        for (module, previous), layer in zip(self._routed, self.routes, strict=True):
+        for patch, layer in zip(self._patches, self.layers, strict=True):
             if isinstance(layer, TwoSidedLayer):
                 layer.paused = paused
-            elif not paused:
-                module.forward = layer.forward
             else:
-                _reset_forward(module, previous)
+                patch.paused = paused
 
-    def unroute(self) -> None:
+    def unpatch(self) -> None:
         """Give the modules their own forward back."""
-        for module, previous in self._routed:
-            _reset_forward(module, previous)
-        self._routed, self.routes = [], []
-        if self.spool is not None:
-            self.spool.give_back(self.target.weight)
-            self.spool = None
+        for patch in self._patches:
+            unpatch(patch)
+        self._patches, self.layers = [], []
+        if self._spool is not None:
+            self._spool.give_back(self.target.weight)
+            self._spool = None
+
+    def _patch(self, module: nn.Module, layer: Layer, shifted: Callable[[], Tensor] | None = None) -> None:
+        self.layers.append(layer)
+        self._patches.append(patch_forward(module, layer.forward, shifted))
+
+    @property
+    def _current(self) -> Tensor:
+        weight: Tensor = self.target.modules[0].weight  # type: ignore[assignment]
+        return weight
 
     def _put(self, parameter: nn.Parameter) -> None:
         for module in self.target.modules:
             module._parameters["weight"] = parameter
-
-
-def _reset_forward(module: nn.Module, previous: Any) -> None:
-    if previous is None:
-        module.__dict__.pop("forward", None)
-    else:
-        module.forward = previous
 
 
 def bind(
@@ -179,14 +180,6 @@ def bind(
             target, originals.get(name, spectra.get(name)), Fingerprints.of(target.weight, name, spectra.get(name))
         )
         for name, target in chosen.items()
-    }
-
-
-def bind_shapes(targets: Iterable[Target], tail: float | None) -> dict[str, Binding]:
-    """Bindings of weights without values, with spectra that have none either (`placeholder`), and no fingerprint."""
-    return {
-        target.name: Binding(target, placeholder(target.weight, tail) if target.weight.ndim > 1 else None)
-        for target in targets
     }
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spectra.adapters.adapter import claim, release
 from spectra.adapters.binding import Binding, bind
@@ -33,10 +33,10 @@ from spectra.shift.shift_file import read_shift
 from spectra.shift.sums import scaled_sum
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 
-_SERVED: WeakKeyDictionary[nn.Module, Served] = WeakKeyDictionary()
+_LOADED: WeakKeyDictionary[nn.Module, LoadedShifts] = WeakKeyDictionary()
 
 
-class Served:
+class LoadedShifts:
     """The shifts loaded into one model or pipeline.
 
     Attributes:
@@ -50,43 +50,50 @@ class Served:
         self.active: dict[str, float] = {}
         self.bindings: dict[str, Binding] = {}
 
-    def total(self, scales: Mapping[str, float]) -> dict[str, torch.Tensor]:
+    def total(self, scales: Mapping[str, float]) -> dict[str, Tensor]:
         """The sum of scaled deltas by weight, float32 `[r]`."""
-        summed = scaled_sum((scale, self.shifts[name]) for name, scale in scales.items())
-        return {key: torch.from_numpy(total).to(torch.float32) for key, total in summed.items()}
+        deltas = scaled_sum((scale, self.shifts[name]) for name, scale in scales.items())
+        return {name: torch.from_numpy(delta).to(torch.float32) for name, delta in deltas.items()}
 
     def activate(self, scales: Mapping[str, float]) -> None:
         """Put exactly these shifts in force; all of the new weights are made before the first is put in."""
-        ready = {key: self.bindings[key].prepare(total) for key, total in self.total(scales).items()}
-        for key, binding in self.bindings.items():
-            if key in ready:
-                binding.apply(ready[key])
+        self.check_present()
+        ready = {name: self.bindings[name].prepare(delta) for name, delta in self.total(scales).items()}
+        for name, binding in self.bindings.items():
+            if name in ready:
+                binding.apply(ready[name])
             else:
                 binding.restore()
         self.active = dict(scales)
 
-    def route(self, scales: Sequence[Mapping[str, float]], images: int) -> None:
+    def patch(self, scales: Sequence[Mapping[str, float]], images: int) -> None:
         """Let every sample of a batch take its own sum of shifts, through the factored plan."""
         wanted = [tuple(sorted(each.items())) for each in scales]
         distinct = list(dict.fromkeys(wanted))
         rows = torch.tensor([distinct.index(each) for each in wanted])
         samples, totals = Samples(rows, images), [self.total(dict(each)) for each in distinct]
-        for key, binding in self.bindings.items():
-            if not any(key in total for total in totals):
+        for name, binding in self.bindings.items():
+            if not any(name in total for total in totals):
                 continue
-            if "relative_attention_bias" in key:
+            if "relative_attention_bias" in name:
                 raise MismatchError(
-                    f"{key} is a table of relative positions, of which a batch has one for all samples; activate one "
+                    f"{name} is a table of relative positions, of which a batch has one for all samples; activate one "
                     "shift at a time, or train without that weight"
                 )
             nothing = torch.zeros(binding.target.delta_length)
-            deltas = torch.stack([total.get(key, nothing) for total in totals])
-            binding.route(deltas.to(binding.target.weight.device), samples)
+            deltas = torch.stack([total.get(name, nothing) for total in totals])
+            binding.patch(deltas.to(binding.target.weight.device), samples)
 
     def restore(self) -> None:
-        """The base's own weights, everywhere."""
+        """Give every module its own weight and forward back."""
+        self.check_present()
         for binding in self.bindings.values():
             binding.restore()
+
+    def check_present(self) -> None:
+        """Check that no weight is offloaded, before any is changed; see `Binding.check_present`."""
+        for binding in self.bindings.values():
+            binding.check_present()
 
 
 def load(
@@ -121,32 +128,32 @@ def load(
     if not name:
         raise MismatchError("a shift that does not come from a file needs a name: spectra.load(pipe, shift, name=...)")
     models = components(pipe)
-    served = _find(models)
-    if served is not None and name in served.shifts:
+    shifts_in = _find(models)
+    if shifts_in is not None and name in shifts_in.shifts:
         raise MismatchError(f"a shift named {name!r} is loaded already; choose another name or unload it first")
-    known = {} if served is None else served.bindings
+    known = {} if shifts_in is None else shifts_in.bindings
     chosen = match(shift, name, models, known)
     check = check_base(shift, name, chosen, known, strict)
-    if served is None:
+    if shifts_in is None:
         touched = {part: model for part, model in models.items() if any(k.startswith(part + ".") for k in shift)}
         claim(touched, "serving")
-        served = Served(touched)
+        shifts_in = LoadedShifts(touched)
     try:
         unbound = {key: target for key, target in chosen.items() if key not in known}
         originals = original_spectra(shift, unbound, check.matches, cache, progress)
         fresh = bind(unbound.values(), cache, progress, originals)
         warn_of_rounding(check, {**known, **fresh})
-        missing = {key.split(".")[0] for key in fresh} - set(served.models)
+        missing = {key.split(".")[0] for key in fresh} - set(shifts_in.models)
         more = {part: models[part] for part in missing}
         claim(more, "serving")
     except BaseException:
-        if not served.shifts:
-            release(served.models)
+        if not shifts_in.shifts:
+            release(shifts_in.models)
         raise
-    served.models |= more
-    served.bindings |= fresh
-    served.shifts[name] = shift
-    _SERVED.update((model, served) for model in served.models.values())
+    shifts_in.models |= more
+    shifts_in.bindings |= fresh
+    shifts_in.shifts[name] = shift
+    _LOADED.update((model, shifts_in) for model in shifts_in.models.values())
     return name
 
 
@@ -160,10 +167,10 @@ def activate(pipe: Any, scales: Mapping[str, float] | str) -> None:
     Raises:
         MismatchError: a name that is not loaded; nothing changes then.
     """
-    served = _find(components(pipe))
-    checked = _scales(served, scales)
-    if served is not None:
-        served.activate(checked)
+    shifts_in = _find(components(pipe))
+    checked = _scales(shifts_in, scales)
+    if shifts_in is not None:
+        shifts_in.activate(checked)
 
 
 @contextmanager
@@ -185,28 +192,28 @@ def per_sample(pipe: Any, scales: Sequence[Mapping[str, float] | str], *, images
         MismatchError: a name that is not loaded, a weight that a batch shares (T5's table of relative positions), or,
             by a forward, a batch that is no multiple of the samples.
     """
-    served = _find(components(pipe))
-    checked = [_scales(served, each) for each in scales]
+    shifts_in = _find(components(pipe))
+    checked = [_scales(shifts_in, each) for each in scales]
     if not checked or images_per_prompt < 1:
         raise MismatchError(
             f"per_sample expects the shifts of at least one sample and images_per_prompt of at least 1, got "
             f"{len(checked)} samples and images_per_prompt={images_per_prompt}"
         )
-    if served is None:
+    if shifts_in is None:
         yield
         return
     with disabled(pipe):
         try:
-            served.route(checked, images_per_prompt)
+            shifts_in.patch(checked, images_per_prompt)
             yield
         finally:
-            served.restore()
+            shifts_in.restore()
 
 
-def _scales(served: Served | None, scales: Mapping[str, float] | str) -> dict[str, float]:
+def _scales(shifts_in: LoadedShifts | None, scales: Mapping[str, float] | str) -> dict[str, float]:
     """Scale by name, each of a loaded shift and finite."""
     scales = {scales: 1.0} if isinstance(scales, str) else dict(scales)
-    loaded = [] if served is None else sorted(served.shifts)
+    loaded = [] if shifts_in is None else sorted(shifts_in.shifts)
     for name, scale in scales.items():
         if name not in loaded:
             raise MismatchError(f"no shift named {name!r} is loaded; loaded: {', '.join(loaded) or 'none'}")
@@ -217,19 +224,19 @@ def _scales(served: Served | None, scales: Mapping[str, float] | str) -> dict[st
 
 def loaded(pipe: Any) -> dict[str, float]:
     """The names of the loaded shifts, each with its scale; 0 if it is not active."""
-    served = _find(components(pipe))
-    return {} if served is None else {name: served.active.get(name, 0.0) for name in served.shifts}
+    shifts_in = _find(components(pipe))
+    return {} if shifts_in is None else {name: shifts_in.active.get(name, 0.0) for name in shifts_in.shifts}
 
 
 @contextmanager
 def disabled(pipe: Any) -> Iterator[None]:
     """The frozen base within the block; afterwards what was active before."""
-    served = _find(components(pipe))
-    if served is None:
+    shifts_in = _find(components(pipe))
+    if shifts_in is None:
         yield
         return
-    held = [(binding, binding.applied) for binding in served.bindings.values()]
-    served.restore()
+    held = [(binding, binding.applied) for binding in shifts_in.bindings.values()]
+    shifts_in.restore()
     try:
         yield
     finally:
@@ -244,22 +251,22 @@ def unload(pipe: Any, name: str | None = None) -> None:
     Raises:
         MismatchError: `name` is not loaded.
     """
-    served = _find(components(pipe))
-    if served is None or (name is not None and name not in served.shifts):
+    shifts_in = _find(components(pipe))
+    if shifts_in is None or (name is not None and name not in shifts_in.shifts):
         if name is not None:
-            known = "none" if served is None else ", ".join(sorted(served.shifts))
+            known = "none" if shifts_in is None else ", ".join(sorted(shifts_in.shifts))
             raise MismatchError(f"no shift named {name!r} is loaded; loaded: {known}")
         return
-    if name is not None and len(served.shifts) > 1:
-        if name in served.active:
-            served.activate({key: scale for key, scale in served.active.items() if key != name})
-        del served.shifts[name]
+    if name is not None and len(shifts_in.shifts) > 1:
+        if name in shifts_in.active:
+            shifts_in.activate({key: scale for key, scale in shifts_in.active.items() if key != name})
+        del shifts_in.shifts[name]
         return
-    served.restore()
-    for model in served.models.values():
-        _SERVED.pop(model, None)
-    release(served.models)
+    shifts_in.restore()
+    for model in shifts_in.models.values():
+        _LOADED.pop(model, None)
+    release(shifts_in.models)
 
 
-def _find(models: Mapping[str, nn.Module]) -> Served | None:
-    return next((_SERVED[model] for model in models.values() if model in _SERVED), None)
+def _find(models: Mapping[str, nn.Module]) -> LoadedShifts | None:
+    return next((_LOADED[model] for model in models.values() if model in _LOADED), None)

@@ -80,7 +80,7 @@ def test_training_and_serving_give_the_same_pictures() -> None:
         for delta in parameters.values():
             delta.normal_(std=0.2)
         routed = call()
-        for layer in (layer for binding in adapter._bindings.values() for layer in binding.routes):
+        for layer in (layer for binding in adapter._bindings.values() for layer in binding.layers):
             if isinstance(layer, ShiftedLayer):
                 layer.plan = "factored"
         factored = call()

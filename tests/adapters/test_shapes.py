@@ -12,10 +12,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import spectra
-from spectra.adapters.adapter import attach_shapes
+from spectra.adapters.adapter import Adapter
+from spectra.adapters.binding import Binding
 from spectra.layers import costs
+from spectra.spectrum.spectrum import placeholder
 
 TARGETS = {"clip": "text-encoder", "t5": "text-encoder"}
+
+
+def attach_shapes(model: nn.Module, targets: str, tail: float) -> Adapter:
+    """An adapter of a model without values, with spectra that have none either."""
+
+    def bind(chosen: Any) -> dict[str, Binding]:
+        return {t.name: Binding(t, placeholder(t.weight, tail) if t.weight.ndim > 1 else None) for t in chosen}
+
+    return Adapter(model, targets, bind)
 
 
 def counted(adapter: Any, call: Any) -> int:
