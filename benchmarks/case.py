@@ -12,7 +12,7 @@ instant; torch comes inside the functions.
 
     def measure(bench: Bench, item: str) -> Row:
         import torch
-        from spectra.spectrum.spectrum import decompose
+        from spectra.spectrum.decomposition import decompose
         rows, columns = map(int, item.split("x"))
         weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(bench.seed))
         times = bench.time({                                     # interleaved: a, b, b, a, a, b ...

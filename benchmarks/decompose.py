@@ -50,7 +50,7 @@ def _measure(bench: Bench, item: str) -> Row:
     import torch
 
     from spectra.spectrum.cache.spectrum_cache import MAX_WORKERS, side_by_side
-    from spectra.spectrum.spectrum import decompose
+    from spectra.spectrum.decomposition import decompose
 
     rows, columns = map(int, item.split("x"))
     generator = torch.Generator().manual_seed(bench.seed)

@@ -76,7 +76,7 @@ def _errors(module: nn.Module, rows: int, moved: bool, seed: int) -> dict[str, f
     import torch
 
     from spectra.layers.shifted_layer import ShiftedLayer
-    from spectra.spectrum.spectrum import decompose
+    from spectra.spectrum.decomposition import decompose
 
     weight: Tensor = module.weight  # type: ignore[assignment]
     generator = torch.Generator().manual_seed(seed)

@@ -114,10 +114,11 @@ class Spectra:
 
     def of(self, path: str, weight: Tensor) -> Spectrum:
         """The spectrum of the module's weight at `path`."""
-        from spectra.spectrum.spectrum import decompose, placeholder, valueless
+        from spectra.spectrum.decomposition import decompose
+        from spectra.spectrum.spectrum import has_no_values, placeholder
 
         if path not in self._known:
-            self._known[path] = placeholder(weight) if valueless(weight) else decompose(weight)
+            self._known[path] = placeholder(weight) if has_no_values(weight) else decompose(weight)
         return self._known[path]
 
     def whole(self, path: str, weight: Tensor) -> Spectrum:

@@ -91,7 +91,7 @@ def register(app: typer.Typer) -> None:
         shift = read_shift(file)
         adjusted = adjusting.adjust(shift, steps)
         sigmas = read_sigmas(shift.metadata)
-        moved = diffing.compare(*(diffing.changes(each, sigmas) for each in (shift, adjusted.shift)))
+        moved = diffing.compare(*(diffing.singular_value_changes(each, sigmas) for each in (shift, adjusted.shift)))
         size = write_shift(adjusted.shift, out, dtype=precision, force=force)
         found = {
             "file": str(file),
@@ -100,7 +100,7 @@ def register(app: typer.Typer) -> None:
             "weights": len(adjusted.shift),
             "floats": adjusted.shift.floats,
             "distance": moved.distance / moved.first if moved.first else 0.0,
-            "exact": not diffing.unclear(shift, sigmas),
+            "exact": not diffing.unknown_clipping(shift, sigmas),
             "steps": [
                 {
                     **adjusting.as_dict(effect.step),

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 def described(layers: Sequence[Captured]) -> dict[str, Any]:
     """What is captured, as JSON values: in all, by block and by weight. Norms are `||Delta W||`."""
-    from spectra.analysis.inspection import block, in_order
     from spectra.convert.closest_shift import summed
+    from spectra.naming.blocks import block_of, natural_order
 
     groups: dict[str, list[Captured]] = {}
     for layer in layers:
-        groups.setdefault(block(layer.name), []).append(layer)
+        groups.setdefault(block_of(layer.name), []).append(layer)
     whole = _row(summed("total", layers), len(layers))
     return {
         **{key: value for key, value in whole.items() if key != "name"},
-        "blocks": [_row(summed(name, groups[name]), len(groups[name])) for name in in_order(groups)],
+        "blocks": [_row(summed(name, groups[name]), len(groups[name])) for name in natural_order(groups)],
         "layers": [_row(layer, 1) for layer in layers],
     }
 

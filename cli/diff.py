@@ -88,11 +88,12 @@ def _described(file: Path, shift: SpectralShift) -> dict[str, Any]:
 
 
 def _compare_two(found: dict[str, Any], changes: Sequence[Changes], *, layers: bool) -> _Views:
-    from spectra.analysis import diffing, inspection
+    from spectra.analysis import diffing
+    from spectra.naming.blocks import block_of, kind_of
 
-    every = diffing.layers(*changes)
+    every = diffing.by_weight(*changes)
     total = diffing.total(every)
-    blocks, kinds = diffing.grouped(every, inspection.block), diffing.grouped(every, inspection.kind)
+    blocks, kinds = diffing.by_group(every, block_of), diffing.by_group(every, kind_of)
     found |= {
         "total": asdict(total),
         "blocks": [asdict(part) for part in blocks],

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-    from spectra.analysis.inspection import Part
+    from spectra.analysis.inspection import DeltaSummary
     from spectra.shift.shift import SpectralShift
 
 _EXAMPLE = (
@@ -92,6 +92,7 @@ def register(app: typer.Typer) -> None:
 
 def _inspect_file(file: Path, *, layers: bool, plot: Path | None, force: bool, json: bool) -> None:
     from spectra.analysis import inspection
+    from spectra.naming.blocks import block_of, kind_of
     from spectra.plots import style
     from spectra.shift.packing.arrays import stated_error
     from spectra.shift.shift_file import read_shift
@@ -107,9 +108,9 @@ def _inspect_file(file: Path, *, layers: bool, plot: Path | None, force: bool, j
         **described(shift.metadata, shift.metadata.base_fingerprint),
         "portability": _portability(shift),
         "total": asdict(inspection.total(shift)),
-        "blocks": [asdict(part) for part in inspection.grouped(shift, inspection.block)],
-        "kinds": [asdict(part) for part in inspection.grouped(shift, inspection.kind)],
-        "layers": [asdict(part) for part in inspection.layers(shift)],
+        "blocks": [asdict(part) for part in inspection.by_group(shift, block_of)],
+        "kinds": [asdict(part) for part in inspection.by_group(shift, kind_of)],
+        "layers": [asdict(part) for part in inspection.by_weight(shift)],
     }
     if plot is not None:
         style.write(lambda: _draw(shift, file), plot, force=force)
@@ -144,7 +145,7 @@ def _inspect_folders(
     if plot is not None:
         style.check(plot, force=force)
     held = library.scan(paths, output.progress())
-    chosen = library.arrange(library.select(held.entries, **filters), sort)
+    chosen = library.sort_entries(library.select(held.entries, **filters), sort)
     if parent:
         made = {entry.path for entry in lineage.descendants(held.entries, lineage.find_hash(held.entries, parent))}
         chosen = tuple(entry for entry in chosen if entry.path in made)
@@ -191,6 +192,7 @@ def _portability(shift: SpectralShift) -> str:
 
 def _tables(shift: SpectralShift, found: dict[str, Any], every_layer: bool) -> list[Table]:
     from spectra.analysis import inspection
+    from spectra.naming.blocks import block_of, kind_of
 
     told = [("file", f"{found['file']} ({found['bytes']:,} bytes, {_precision(found)})")]
     told += [
@@ -199,9 +201,9 @@ def _tables(shift: SpectralShift, found: dict[str, Any], every_layer: bool) -> l
         if found[key] not in ("", None, [], {})
     ]
     whole = inspection.total(shift)
-    parts = {"block": inspection.grouped(shift, inspection.block), "kind": inspection.grouped(shift, inspection.kind)}
+    parts = {"block": inspection.by_group(shift, block_of), "kind": inspection.by_group(shift, kind_of)}
     if every_layer:
-        parts["weight"] = inspection.layers(shift)
+        parts["weight"] = inspection.by_weight(shift)
     return [facts(told), *(_table(title, some, whole) for title, some in parts.items())]
 
 
@@ -232,8 +234,8 @@ def _first(items: list[Any]) -> list[str]:
     return [*lines, f"and {len(items) - _LISTED:,} more"] if len(items) > _LISTED else lines
 
 
-def _table(title: str, parts: Iterable[Part], whole: Part) -> Table:
-    def row(part: Part) -> tuple[str, ...]:
+def _table(title: str, parts: Iterable[DeltaSummary], whole: DeltaSummary) -> Table:
+    def row(part: DeltaSummary) -> tuple[str, ...]:
         energy = percent(part.norm**2 / whole.norm**2) if whole.norm else ""
         sizes = f"{part.tensors:,}", f"{part.floats:,}", f"{part.norm:.4g}", f"{part.largest:.4g}"
         return (part.name, *sizes, energy)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from spectra.analysis.library import Entry, Library
+    from spectra.analysis.library import Library, LibraryEntry
     from spectra.analysis.lineage import Branch
     from spectra.shift.metadata import ShiftMetadata
 
@@ -42,9 +42,9 @@ def described(metadata: ShiftMetadata, base_fingerprint: str) -> dict[str, Any]:
     }
 
 
-def listed(library: Library, chosen: Sequence[Entry]) -> dict[str, Any]:
+def listed(library: Library, chosen: Sequence[LibraryEntry]) -> dict[str, Any]:
     """A library, and those of its shifts that were asked for, as JSON data."""
-    from spectra.analysis.library import copies
+    from spectra.analysis.library import duplicates
 
     return {
         "shifts": [
@@ -62,7 +62,7 @@ def listed(library: Library, chosen: Sequence[Entry]) -> dict[str, Any]:
         "of": len(library.entries),
         "other_files": library.others,
         "damaged": [{"file": str(path), "reason": reason} for path, reason in library.damaged.items()],
-        "copies": [[str(entry.path) for entry in group] for group in copies(chosen)],
+        "copies": [[str(entry.path) for entry in group] for group in duplicates(chosen)],
     }
 
 
@@ -74,12 +74,14 @@ def drawn(tree: Sequence[Branch]) -> list[dict[str, Any]]:
     ]
 
 
-def show_list(console: Console, library: Library, chosen: Sequence[Entry], root: Path, *, everything: bool) -> None:
+def show_list(
+    console: Console, library: Library, chosen: Sequence[LibraryEntry], root: Path, *, everything: bool
+) -> None:
     """The shifts that were asked for, in a table; what all of them share is said once, below."""
-    from spectra.analysis.library import copies
+    from spectra.analysis.library import duplicates
 
     limit = len(chosen) + len(library.damaged) if everything else _SHOWN
-    columns: dict[str, Callable[[Entry], str]] = {
+    columns: dict[str, Callable[[LibraryEntry], str]] = {
         "prompt": lambda entry: entry.origin,
         "subset": lambda entry: entry.metadata.subset,
         "base": lambda entry: entry.metadata.base,
@@ -100,7 +102,7 @@ def show_list(console: Console, library: Library, chosen: Sequence[Entry], root:
     _line(console, f"{len(chosen):,}{part} shift{'' if len(library.entries) == 1 else 's'} in {root}, {size}")
     if any(shared.values()):
         _line(console, "all: " + ", ".join(f"{heading} {text}" for heading, text in shared.items() if text))
-    for group in (groups := copies(chosen))[:limit]:
+    for group in (groups := duplicates(chosen))[:limit]:
         names = [_name(entry.path, root) for entry in group]
         more = f" and {len(names) - _COPIES:,} more" if len(names) > _COPIES and not everything else ""
         _line(console, f"copies: {' = '.join(names if everything else names[:_COPIES])}{more}")

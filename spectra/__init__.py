@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from spectra.shift.shift import ShiftMetadata, SpectralShift
     from spectra.shift.shift_file import read_shift, write_shift
     from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
-    from spectra.spectrum.spectrum import Spectrum, decompose
+    from spectra.spectrum.decomposition import decompose
+    from spectra.spectrum.spectrum import Spectrum
 
 __all__ = [
     "Adapter",
@@ -84,7 +85,7 @@ _HOME = {
     "read_shift": "shift.shift_file",
     "write_shift": "shift.shift_file",
     "Spectrum": "spectrum.spectrum",
-    "decompose": "spectrum.spectrum",
+    "decompose": "spectrum.decomposition",
     "transplant": "convert.transplanting",
     "tune": "adapters.tuning",
 }

@@ -67,7 +67,6 @@ KNOWN_LONG_FILES = {
     "spectra.layers.plans": 335,
     "spectra.layers.shifted_layer": 334,
     "spectra.spectrum.cache.spectrum_cache": 321,
-    "spectra.spectrum.spectrum": 308,
     "spectra.training.config": 313,
     "spectra.benchmarks.gpu": 359,
 }

@@ -19,7 +19,7 @@ from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector
 from spectra.progress import SILENT, Progress
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.shifted_weight import shifted_vector, shifted_weight
-from spectra.spectrum.spectrum import Spectrum, valueless
+from spectra.spectrum.spectrum import Spectrum, has_no_values
 
 Layer: TypeAlias = ShiftedLayer | ShiftedVector | TwoSidedLayer
 
@@ -117,7 +117,7 @@ class Binding:
             self._patch(module, TwoSidedLayer(module, self.spectrum, delta))
         for patch in self._patches:
             patch.offloaded = True
-        if not valueless(self.target.weight):
+        if not has_no_values(self.target.weight):
             self.fingerprints.rounded()  # while the weight has its values: a shift file tells them
         self._spool = spool
         spool.take(self.target.weight)

@@ -19,8 +19,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from spectra.analysis.inspection import in_order
 from spectra.errors import MismatchError
+from spectra.naming.blocks import grouped
 from spectra.shift.shift import SpectralShift, check_same_base
 from spectra.shift.shift_file import read_shift
 from spectra.shift.sigmas import Sigmas, read_sigmas
@@ -74,7 +74,7 @@ class Correlation:
     distance: Vector
 
 
-def changes(shift: SpectralShift, sigmas: Sigmas) -> dict[str, Vector]:
+def singular_value_changes(shift: SpectralShift, sigmas: Sigmas) -> dict[str, Vector]:
     """What a shift adds to each singular value: `d = ReLU(sigma + delta) - sigma`, and `delta` where sigma is unknown.
 
     Raises:
@@ -109,12 +109,12 @@ def read_changes(files: Sequence[Path]) -> tuple[list[SpectralShift], list[Chang
     sigmas: Sigmas = {}
     for shift in shifts:
         sigmas |= read_sigmas(shift.metadata, shift.keys() - sigmas.keys())
-    unknown = {name for shift in shifts for name in unclear(shift, sigmas)}
-    return shifts, [changes(shift, sigmas) for shift in shifts], unknown
+    unknown = {name for shift in shifts for name in unknown_clipping(shift, sigmas)}
+    return shifts, [singular_value_changes(shift, sigmas) for shift in shifts], unknown
 
 
-def unclear(shift: SpectralShift, sigmas: Sigmas) -> set[str]:
-    """The weights of which `changes` could not tell what is clipped: they have singular values that are unknown."""
+def unknown_clipping(shift: SpectralShift, sigmas: Sigmas) -> set[str]:
+    """The weights that have singular values which are not known: what the ReLU clips of them cannot be told."""
     ndims = shift.metadata.ndims
     return {name for name in shift if name not in sigmas and ndims.get(name) != 1}
 
@@ -141,7 +141,7 @@ def check_comparable(shifts: Mapping[str, SpectralShift]) -> None:
 
 def compare(first: Changes, second: Changes) -> Difference:
     """Two shifts in all their weights together."""
-    return total(layers(first, second))
+    return total(by_weight(first, second))
 
 
 def total(parts: Sequence[Difference]) -> Difference:
@@ -149,15 +149,14 @@ def total(parts: Sequence[Difference]) -> Difference:
     return _joined("total", parts)
 
 
-def grouped(parts: Sequence[Difference], key: Callable[[str], str]) -> tuple[Difference, ...]:
-    """Differences of weights summed up by group: `inspection.block` or `inspection.kind` of their names."""
-    groups: dict[str, list[Difference]] = {}
-    for part in parts:
-        groups.setdefault(key(part.name), []).append(part)
-    return tuple(_joined(name, groups[name]) for name in in_order(groups))
+def by_group(parts: Sequence[Difference], group_of: Callable[[str], str]) -> tuple[Difference, ...]:
+    """Differences of weights summed up by group: `block_of` or `kind_of` their names."""
+    named = {part.name: part for part in parts}
+    groups = grouped(named, group_of)
+    return tuple(_joined(group, [named[name] for name in names]) for group, names in groups.items())
 
 
-def layers(first: Changes, second: Changes) -> tuple[Difference, ...]:
+def by_weight(first: Changes, second: Changes) -> tuple[Difference, ...]:
     """One difference for each weight that either of them holds, in name order."""
     return tuple(_of_weight(name, *_rows([first, second], name)) for name in sorted(first.keys() | second.keys()))
 

@@ -33,7 +33,7 @@ _WEIGHTWISE = ("fingerprints", "ndims", "rounded_float16", "rounded_bfloat16")
 
 
 @dataclass(frozen=True)
-class Entry:
+class LibraryEntry:
     """One shift file of a library.
 
     Attributes:
@@ -89,7 +89,7 @@ class Library:
         damaged: why a shift file, or a folder, cannot be read, by path.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[LibraryEntry, ...]
     others: int
     damaged: Mapping[Path, str]
 
@@ -143,7 +143,7 @@ def _walk(folder: Path, damaged: dict[Path, str]) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
-def read_entry(path: Path) -> Entry | None:
+def read_entry(path: Path) -> LibraryEntry | None:
     """What one file says of itself, or None if it is something else than a shift.
 
     Raises:
@@ -166,7 +166,7 @@ def read_entry(path: Path) -> Entry | None:
         metadata = replace(header.metadata, fingerprints={}, ndims={}, rounded={})
         precision, weights, floats = header.precision, len(header.lengths), sum(header.lengths.values())
         fingerprint = header.metadata.base_fingerprint
-    return Entry(path, status.st_size, status.st_mtime, precision, weights, floats, fingerprint, metadata)
+    return LibraryEntry(path, status.st_size, status.st_mtime, precision, weights, floats, fingerprint, metadata)
 
 
 def _header_text(path: Path) -> tuple[bytes, os.stat_result]:
@@ -195,17 +195,17 @@ def _strings(text: bytes) -> dict[str, str] | None:
     return found if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()) else None
 
 
-def copies(entries: Iterable[Entry]) -> list[tuple[Entry, ...]]:
+def duplicates(entries: Iterable[LibraryEntry]) -> list[tuple[LibraryEntry, ...]]:
     """Files of the same content, where there are several."""
-    groups: dict[str, list[Entry]] = {}
+    groups: dict[str, list[LibraryEntry]] = {}
     for entry in entries:
         groups.setdefault(entry.content_hash, []).append(entry)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 def select(
-    entries: Iterable[Entry], *, find: str = "", base: str = "", prompt: str = "", subset: str = ""
-) -> tuple[Entry, ...]:
+    entries: Iterable[LibraryEntry], *, find: str = "", base: str = "", prompt: str = "", subset: str = ""
+) -> tuple[LibraryEntry, ...]:
     """Those that meet every condition; an empty one is none. Upper and lower case are the same.
 
     Args:
@@ -217,7 +217,7 @@ def select(
     """
     words = find.lower().split()
 
-    def meets(entry: Entry) -> bool:
+    def meets(entry: LibraryEntry) -> bool:
         told = entry.metadata
         return (
             (not base or base.lower() in told.base.lower() or entry.base_fingerprint.startswith(base.lower()))
@@ -233,11 +233,11 @@ def _items(subset: str) -> list[str]:
     return [item.strip().lower() for item in subset.split(",")]
 
 
-def _prompts(entry: Entry) -> list[str]:
+def _prompts(entry: LibraryEntry) -> list[str]:
     return [value for key, value in entry.metadata.settings.items() if "prompt" in key and isinstance(value, str)]
 
 
-def _everything(entry: Entry) -> str:
+def _everything(entry: LibraryEntry) -> str:
     told = entry.metadata
     said = [dict(told.settings), dict(told.versions), told.recipe, list(told.parents)]
     plain = [str(entry.path), told.base, entry.base_fingerprint, told.subset, told.licence, told.content_hash]
@@ -256,7 +256,7 @@ SORTS: Mapping[str, Any] = {
 """What entries can be sorted by: text from A to Z, the newest and the largest first."""
 
 
-def arrange(entries: Iterable[Entry], by: str) -> tuple[Entry, ...]:
+def sort_entries(entries: Iterable[LibraryEntry], by: str) -> tuple[LibraryEntry, ...]:
     """The entries in the order of one of `SORTS`; equal ones by name.
 
     Raises:

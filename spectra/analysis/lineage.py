@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectra.analysis.library import Entry, read_entry
+from spectra.analysis.library import LibraryEntry, read_entry
 from spectra.errors import InputError
 
 
@@ -24,12 +24,12 @@ class Branch:
 
     depth: int
     content_hash: str
-    entries: tuple[Entry, ...]
+    entries: tuple[LibraryEntry, ...]
     partners: tuple[str, ...]
     repeated: bool
 
 
-def family(entries: Iterable[Entry], of: Iterable[Entry]) -> tuple[Branch, ...]:
+def family(entries: Iterable[LibraryEntry], of: Iterable[LibraryEntry]) -> tuple[Branch, ...]:
     """The family tree of some shifts: their ancestors, themselves, and what was made from them.
 
     A shift of several parents stands under each of them. One that has neither parents nor children is left out.
@@ -63,7 +63,7 @@ def family(entries: Iterable[Entry], of: Iterable[Entry]) -> tuple[Branch, ...]:
     return tuple(branches)
 
 
-def find_hash(entries: Iterable[Entry], named: str) -> str:
+def find_hash(entries: Iterable[LibraryEntry], named: str) -> str:
     """The content hash that someone means by a shift's file or by the hash's first digits.
 
     Raises:
@@ -85,17 +85,17 @@ def find_hash(entries: Iterable[Entry], named: str) -> str:
     return found[0]
 
 
-def descendants(entries: Sequence[Entry], content_hash: str) -> tuple[Entry, ...]:
+def descendants(entries: Sequence[LibraryEntry], content_hash: str) -> tuple[LibraryEntry, ...]:
     """Those that were made from the shift of this hash, at first hand or later."""
     found = _reach([content_hash], _relations(entries)[2]) - {content_hash}
     return tuple(entry for entry in entries if entry.content_hash in found)
 
 
 def _relations(
-    entries: Iterable[Entry],
-) -> tuple[dict[str, list[Entry]], dict[str, tuple[str, ...]], dict[str, list[str]]]:
+    entries: Iterable[LibraryEntry],
+) -> tuple[dict[str, list[LibraryEntry]], dict[str, tuple[str, ...]], dict[str, list[str]]]:
     """Files, parents and children of each content hash."""
-    files: dict[str, list[Entry]] = {}
+    files: dict[str, list[LibraryEntry]] = {}
     parents: dict[str, tuple[str, ...]] = {}
     children: dict[str, list[str]] = {}
     for entry in entries:

@@ -21,7 +21,7 @@ from spectra.errors import BaseError, MismatchError
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
-from spectra.spectrum.shifted_weight import change
+from spectra.spectrum.shifted_weight import singular_value_change
 from spectra.version import versions
 
 
@@ -119,13 +119,13 @@ class _ShiftChange:
             return self._delta
         mine = self._old[self._name]
         spectrum = self._cache.spectrum(mine, name=self._name)
-        return delta_weight(mine, spectrum, change(spectrum.sigma, self._delta))
+        return delta_weight(mine, spectrum, singular_value_change(spectrum.sigma, self._delta))
 
     def d(self) -> Tensor:
         """The change of each singular value, or of each entry of a 1-D weight."""
         if len(self._old.shape(self._name)) == 1:
             return self._delta
-        return change(self._cache.spectrum(self._old[self._name], name=self._name).sigma, self._delta)
+        return singular_value_change(self._cache.spectrum(self._old[self._name], name=self._name).sigma, self._delta)
 
 
 def _old_weights(shift: SpectralShift, source: str | None, called: str) -> FileWeights:

@@ -17,7 +17,7 @@ from spectra.compatibility.rounded_bases import BaseMatch, Fingerprints
 from spectra.progress import Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
-from spectra.spectrum.shifted_weight import change
+from spectra.spectrum.shifted_weight import singular_value_change
 from spectra.spectrum.spectrum import Spectrum
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def measure(shift: SpectralShift, weights: FileWeights, cache: SpectrumCache, pr
 
     def one(name: str, weight: Tensor, spectrum: Spectrum | None) -> Change:
         delta = torch.from_numpy(shift[name].astype(np.float64))
-        d = delta if spectrum is None else change(spectrum.sigma, delta)
+        d = delta if spectrum is None else singular_value_change(spectrum.sigma, delta)
         return Change(d.numpy(), tuple(weight.shape))
 
     return visit_shifted(shift, weights, one, "measuring", cache, progress)

@@ -23,8 +23,8 @@ from spectra.layers.functional_call import computed
 from spectra.layers.operators import operator_of
 from spectra.layers.saved_elsewhere import is_saved_elsewhere
 from spectra.spectrum.cache.settings import default_root
-from spectra.spectrum.shifted_weight import change, with_full_tail
-from spectra.spectrum.spectrum import Spectrum, valueless
+from spectra.spectrum.shifted_weight import singular_value_change, with_full_tail
+from spectra.spectrum.spectrum import Spectrum, has_no_values
 
 
 class Spool:
@@ -47,7 +47,7 @@ class Spool:
     def take(self, parameter: nn.Parameter) -> None:
         """Write the values to the file. What stays is one NaN, in their place: using it is seen."""
         held = parameter.detach()
-        if not valueless(held):
+        if not has_no_values(held):
             values = held.cpu().contiguous().flatten().view(torch.uint8).numpy()
             start = self._file.seek(0, 2)
             try:
@@ -105,7 +105,7 @@ class TwoSidedLayer:
         bias: Tensor | None = getattr(self.module, "bias", None)
         operator, (left, right) = self._operator, (side.to(dtype) for side in self.sides)
         delta = torch.zeros_like(self.delta) if self.paused else self.delta
-        d = change(self._sigma, delta)
+        d = singular_value_change(self._sigma, delta)
         s = torch.relu(self._sigma + delta).detach()
         keep_input = operator.pointwise and free and x.dtype == weight.dtype
         return plans.two_sided(x, d, s, None, bias, left, right, operator, keep_input)

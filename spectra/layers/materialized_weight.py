@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spectra import kernels
 from spectra.layers.singular_vectors import Vectors
-from spectra.spectrum.spectrum import matrix, valueless
+from spectra.spectrum.spectrum import has_no_values, matrix
 
 REBUILT_FLOOR = 0.3
 """A rebuilt weight's output is too coarse to tell delta's gradient of directions whose shifted singular value is below
@@ -48,7 +48,7 @@ def expected_low(vectors: Vectors) -> int:
     Without values a density of sigma that is even near 0 is assumed.
     """
     sigma, spectrum = vectors.sigma, vectors.spectrum
-    if valueless(sigma):
+    if has_no_values(sigma):
         return min((spectrum.rank - spectrum.head) // 2, spectrum.head)
     return int((sigma[: spectrum.head] <= _floor(sigma)).sum())
 
@@ -96,4 +96,4 @@ def _count(low: Tensor, vectors: Vectors, expected: int) -> int:
     """How many of the head's directions are made explicit; in a graph, and without values, a fixed number."""
     if torch.compiler.is_compiling():
         return min(expected + math.ceil(LOW_RESERVE * vectors.spectrum.rank), vectors.head)
-    return expected if valueless(low) else int(low.sum())
+    return expected if has_no_values(low) else int(low.sum())

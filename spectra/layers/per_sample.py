@@ -19,7 +19,7 @@ from spectra.errors import MismatchError
 from spectra.layers.functional_call import computed, with_parameters
 from spectra.layers.operators import LinearOperator, Operator
 from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector, narrow
-from spectra.spectrum.shifted_weight import change, shifted_weight
+from spectra.spectrum.shifted_weight import shifted_weight, singular_value_change
 from spectra.spectrum.spectrum import Spectrum, matrix
 
 
@@ -99,7 +99,7 @@ class SampledLayer(ShiftedLayer):
         operator, place = self.operator, self._place
         if self._apart(x):
             return self._each(x) if self._head else self._own_weights(x, weight, bias, dtype, operator)
-        d, head = change(self._sigma, self.delta), self._head
+        d, head = singular_value_change(self._sigma, self.delta), self._head
         if self._vectors.both and place is not None:
             return self._two_sided(x, weight, bias, d[index], dtype, operator, self.work(x))
         if not head or place is None:
@@ -127,7 +127,7 @@ class SampledLayer(ShiftedLayer):
         shifts, wide = len(self.delta), self._sigma.dtype
         with torch.autocast(weight.device.type, enabled=False):
             _, left, right = (vectors.to(wide) for vectors in self._vectors.of(weight.dtype))
-            d = change(self._sigma, self.delta)
+            d = singular_value_change(self._sigma, self.delta)
             shifted = (matrix(weight).to(wide) + (left * d.unsqueeze(1)) @ right.T).to(dtype)  # [shifts, r, r]
         if isinstance(operator, LinearOperator):
             y = (x.reshape(shifts, -1, x.shape[-1]) @ shifted.mT).reshape(x.shape)

@@ -22,8 +22,14 @@ from spectra.layers.materialized_weight import expected_low, rebuild
 from spectra.layers.operators import Operator, Place, operator_of
 from spectra.layers.saved_elsewhere import is_saved_elsewhere
 from spectra.layers.singular_vectors import Vectors
-from spectra.spectrum.shifted_weight import change, is_square, shifted_vector, shifted_weight, with_full_tail
-from spectra.spectrum.spectrum import Spectrum, matrix, valueless
+from spectra.spectrum.shifted_weight import (
+    is_square,
+    shifted_vector,
+    shifted_weight,
+    singular_value_change,
+    with_full_tail,
+)
+from spectra.spectrum.spectrum import Spectrum, has_no_values, matrix
 
 
 class ShiftedLayer:
@@ -84,7 +90,7 @@ class ShiftedLayer:
             return with_parameters(module, {"weight": shifted}, x, *args, **kwargs)
         x, dtype = computed(x, weight)
         plan, work = self._plan(x)
-        d, head = change(self._sigma, self.delta), self._head
+        d, head = singular_value_change(self._sigma, self.delta), self._head
         if work is None or place is None:
             y = operator.apply(x, weight, bias)
         elif plan == "rebuilt":
@@ -292,7 +298,7 @@ class ShiftedLayer:
             return False
         if not self._vectors.both:
             return True  # if it kept them: they are for all steps but the first
-        moved = self._once("moved", None, lambda: valueless(self.delta) or bool(self.delta.any()))
+        moved = self._once("moved", None, lambda: has_no_values(self.delta) or bool(self.delta.any()))
         return bool(moved)
 
 

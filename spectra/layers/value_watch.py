@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from spectra.spectrum.spectrum import valueless
+from spectra.spectrum.spectrum import has_no_values
 
 
 def watch_values(deltas: Mapping[nn.Module, Sequence[Tensor]]) -> Callable[[], None]:
@@ -28,7 +28,7 @@ def watch_values(deltas: Mapping[nn.Module, Sequence[Tensor]]) -> Callable[[], N
     handles = [
         model.register_forward_pre_hook(_Watch(watched))
         for model, watched in deltas.items()
-        if watched and not any(valueless(delta) for delta in watched)
+        if watched and not any(has_no_values(delta) for delta in watched)
     ]
 
     def end() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectra.analysis.inspection import KINDS, block, in_order, kind
+from spectra.naming.blocks import KINDS, block_of, kind_of, natural_order
 from spectra.plots.style import KIND_COLOURS
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ _MOST = 26
 
 def row_labels(names: Iterable[str]) -> dict[str, str]:
     """The label of the row that each weight belongs to, by weight name, in the order of the rows."""
-    blocks = {name: block(name) for name in names}
-    distinct = in_order(set(blocks.values()))
+    blocks = {name: block_of(name) for name in names}
+    distinct = natural_order(set(blocks.values()))
     main = Counter(one.split(".")[0] for one in distinct).most_common(1)[0][0]
     width = math.ceil(len(distinct) / _MOST)
     labels: dict[str, str] = {}
@@ -63,7 +63,7 @@ def draw_energy(axes: Axes, squares: Mapping[str, float], title: str) -> None:
     whole = sum(squares.values()) or 1.0
     shares = {(label, of): 0.0 for label in labels for of in kinds(squares)}
     for name, square in squares.items():
-        shares[place[name], kind(name)] += 100 * square / whole
+        shares[place[name], kind_of(name)] += 100 * square / whole
     ends = np.zeros(len(labels))
     for of in kinds(squares):
         lengths = np.array([shares[label, of] for label in labels])
@@ -78,7 +78,7 @@ def draw_energy(axes: Axes, squares: Mapping[str, float], title: str) -> None:
 
 def kinds(names: Iterable[str]) -> list[str]:
     """The kinds of layer that these weights belong to, always in the same order."""
-    present = {kind(name) for name in names}
+    present = {kind_of(name) for name in names}
     return [of for of in (*(of for of, _ in KINDS), "other") if of in present]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectra.analysis.diffing import Difference
-from spectra.analysis.inspection import kind
+from spectra.naming.blocks import kind_of
 from spectra.plots.blocks import draw_energy, height, row_labels
 from spectra.plots.style import INK, KIND_COLOURS, new_figure
 
@@ -21,7 +21,7 @@ def draw_difference(every: Sequence[Difference], total: Difference, title: str) 
     """The distance of the two Delta W, squared, by block and kind of layer, beside the cosine of each weight.
 
     Args:
-        every: the difference of each weight (`spectra.analysis.diffing.layers`).
+        every: the difference of each weight (`spectra.analysis.diffing.by_weight`).
         total: the difference of all weights together.
     """
     place = row_labels(part.name for part in every)
@@ -44,7 +44,7 @@ def _draw_cosines(axes: Axes, every: Sequence[Difference], total: Difference, pl
         axes.axhspan(row - 0.5, row + 0.5, color="0.96", lw=0, zorder=-1)
     # Dots of one row are spread over its height, in the order of their names.
     heights = [levels[place[name]] + 0.3 * np.sin(2.4 * i) for i, name in enumerate(known)]
-    colours = [KIND_COLOURS[kind(name)] for name in known]
+    colours = [KIND_COLOURS[kind_of(name)] for name in known]
     axes.scatter(list(known.values()), heights, s=14, color=colours, edgecolor="white", lw=0.3, zorder=2)
     widest = 1.1 * max(map(abs, known.values()), default=0.0) or 1.0
     mean = "" if total.mean_cosine is None else f" (mean {total.mean_cosine:.3f})"

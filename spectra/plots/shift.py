@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectra.analysis.diffing import Vector, changes
-from spectra.analysis.inspection import kind
+from spectra.analysis.diffing import Vector, singular_value_changes
+from spectra.naming.blocks import kind_of
 from spectra.plots.blocks import draw_energy, height, kinds, row_labels
 from spectra.plots.style import DOWN, INK, PALE, UP, new_figure
 from spectra.shift.shift import SpectralShift
@@ -31,7 +31,7 @@ def draw_shift(shift: SpectralShift, sigmas: Sigmas, title: str) -> Figure:
     Args:
         sigmas: the base's singular values, as far as they are known (`spectra.shift.sigmas.read_sigmas`).
     """
-    moved = changes(shift, sigmas)
+    moved = singular_value_changes(shift, sigmas)
     squares = {name: float(np.square(change).sum()) for name, change in moved.items()}
     figure = new_figure(10, max(height(len(set(row_labels(squares).values()))), 4.8))
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
@@ -52,9 +52,9 @@ def most_moved(moved: Mapping[str, Vector], sigmas: Sigmas, count: int = _PANELS
         count: of kinds, if there are so many.
     """
     names = list(sigmas or moved)
-    energy = {of: sum(_length(moved[name]) ** 2 for name in names if kind(name) == of) for of in kinds(names)}
+    energy = {of: sum(_length(moved[name]) ** 2 for name in names if kind_of(name) == of) for of in kinds(names)}
     ratios = {name: _relative(moved[name], sigmas.get(name, np.ones(1))) for name in names}
-    best = {kind(name): name for name in sorted(names, key=lambda name: ratios[name])}
+    best = {kind_of(name): name for name in sorted(names, key=lambda name: ratios[name])}
     return [best[of] for of in sorted(energy, key=lambda of: -energy[of])[:count]]
 
 

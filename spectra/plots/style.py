@@ -26,7 +26,7 @@ KIND_COLOURS = {
     "norm": "#56B4E9",
     "other": "#999999",
 }
-"""Colour of each kind of layer (`spectra.analysis.inspection.KINDS`), by Okabe and Ito (jfly.uni-koeln.de/color).
+"""Colour of each kind of layer (`spectra.naming.blocks.KINDS`), by Okabe and Ito (jfly.uni-koeln.de/color).
 
 Cross-attention and joint attention share one: no model has both.
 """

@@ -11,7 +11,7 @@ from spectra import kernels
 from spectra.spectrum.spectrum import Spectrum, matrix
 
 
-def change(sigma: Tensor, delta: Tensor) -> Tensor:
+def singular_value_change(sigma: Tensor, delta: Tensor) -> Tensor:
     """`ReLU(sigma + delta) - sigma`, `[r]`, without the cancellation, and with ReLU's gradient (0 where it clips)."""
     return torch.where(sigma + delta > 0, delta, -sigma)
 
@@ -29,7 +29,7 @@ def shifted_weight(weight: Tensor, spectrum: Spectrum, delta: Tensor) -> Tensor:
         return weight
     dtype = torch.promote_types(weight.dtype, torch.float32)
     sigma, basis, tail = (v.to(weight.device, dtype) for v in (spectrum.sigma, spectrum.basis, spectrum.tail))
-    d, head, left = change(sigma, delta.to(dtype)), spectrum.head, spectrum.side == "left"
+    d, head, left = singular_value_change(sigma, delta.to(dtype)), spectrum.head, spectrum.side == "left"
     w = matrix(weight).to(dtype)
     shifted = kernels.rebuild(w, basis[:, :head], d[:head] / sigma[:head], left=left) if head else w
     if head < spectrum.rank:

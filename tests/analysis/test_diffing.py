@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectra.analysis.diffing import changes, check_comparable, compare, correlate, grouped, layers, unclear
-from spectra.analysis.inspection import block
+from spectra.analysis.diffing import (
+    by_group,
+    by_weight,
+    check_comparable,
+    compare,
+    correlate,
+    singular_value_changes,
+    unknown_clipping,
+)
 from spectra.errors import MismatchError
+from spectra.naming.blocks import block_of
 from spectra.shift.shift import ShiftMetadata, SpectralShift
 
 A, B, NORM = "unet.down_blocks.0.a", "unet.down_blocks.0.b", "unet.down_blocks.10.norm"
@@ -28,19 +36,19 @@ def test_the_distance_is_that_of_the_weights_the_paper_makes(seed: int, rows: in
     weight = rng.normal(size=(rows, columns)) * (rng.random(columns) < 0.7)
     left, sigma, right = np.linalg.svd(weight, full_matrices=False)
     shifts = [shift_of({A: size * rng.normal(size=sigma.size)}) for _ in range(2)]
-    first, second = (changes(shift, {A: sigma}) for shift in shifts)
+    first, second = (singular_value_changes(shift, {A: sigma}) for shift in shifts)
     made = [left @ np.diag(np.maximum(sigma + shift[A], 0.0)) @ right for shift in shifts]
     found = compare(first, second)
     scale = max(sigma.max(), size)
     assert found.distance == pytest.approx(np.linalg.norm(made[0] - made[1]), rel=1e-12, abs=1e-13 * scale)
     assert found.first == pytest.approx(np.linalg.norm(made[0] - weight), rel=1e-12, abs=1e-13 * scale)
-    plain = compare(changes(shifts[0], {}), changes(shifts[1], {}))
+    plain = compare(singular_value_changes(shifts[0], {}), singular_value_changes(shifts[1], {}))
     assert plain.distance >= found.distance * (1 - 1e-12)
 
 
 def test_a_small_delta_beside_a_large_sigma_keeps_its_digits() -> None:
     delta = np.float32(1.234567e-12)
-    assert changes(shift_of({A: [delta]}), {A: np.array([1e9])})[A][0] == delta
+    assert singular_value_changes(shift_of({A: [delta]}), {A: np.array([1e9])})[A][0] == delta
 
 
 def test_a_short_distance_between_long_shifts_is_exact() -> None:
@@ -59,7 +67,7 @@ def test_a_missing_weight_is_unchanged_and_outside_the_mean() -> None:
     assert (found.weights, found.floats) == (3, 4)
     assert found.mean_cosine == pytest.approx((0 + 1) / 2)  # B is in one of them only
     assert found.cosine == pytest.approx(2 / (np.sqrt(10) * np.sqrt(16 + 144 + 4)))
-    parts = {part.name: part for part in layers(first, second)}
+    parts = {part.name: part for part in by_weight(first, second)}
     assert (parts[B].cosine, parts[B].first, parts[B].second, parts[B].moved) == (None, 0.0, 12.0, 0)
 
 
@@ -71,8 +79,8 @@ def test_signs_that_conflict_are_counted() -> None:
 def test_groups_add_up_to_the_whole() -> None:
     rng = np.random.default_rng(1)
     first, second = ({name: rng.normal(size=5) for name in (A, B, NORM)} for _ in range(2))
-    every = layers(first, second)
-    groups = grouped(every, block)
+    every = by_weight(first, second)
+    groups = by_group(every, block_of)
     assert [group.name for group in groups] == ["unet.down_blocks.0", "unet.down_blocks.10"]
     whole = compare(first, second)
     assert sum(group.distance**2 for group in groups) == pytest.approx(whole.distance**2)
@@ -125,8 +133,11 @@ def test_other_bases_are_refused_by_name_with_the_way_out() -> None:
 
 def test_what_is_not_known_is_told() -> None:
     shift = shift_of({A: [1.0], NORM: [1.0]}, ndims={A: 2, NORM: 1})
-    assert unclear(shift, {}) == {A}
-    assert unclear(shift, {A: np.ones(1)}) == set()
-    assert unclear(shift_of({A: [1.0], NORM: [1.0]}), {}) == {A, NORM}  # dimensions not told: it may be a matrix
+    assert unknown_clipping(shift, {}) == {A}
+    assert unknown_clipping(shift, {A: np.ones(1)}) == set()
+    assert unknown_clipping(shift_of({A: [1.0], NORM: [1.0]}), {}) == {
+        A,
+        NORM,
+    }  # dimensions not told: it may be a matrix
     with pytest.raises(MismatchError, match="expected a delta of 2 floats"):
-        changes(shift, {A: np.ones(2)})
+        singular_value_changes(shift, {A: np.ones(2)})

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from spectra.analysis.library import SORTS, arrange, copies, read_entry, scan, select
+from spectra.analysis.library import SORTS, duplicates, read_entry, scan, select, sort_entries
 from spectra.errors import InputError, ShiftFileError
 from spectra.shift.shift import ShiftMetadata, SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
@@ -152,15 +152,15 @@ def test_arranging(folder: Path) -> None:
     os.utime(folder / "merged.safetensors", (1, 1))
     os.utime(folder / "fox.safetensors", (2e9, 2e9))
     entries = scan([folder]).entries
-    assert [entry.path.stem for entry in arrange(entries, "date")] == ["fox", "car", "merged"]
-    assert [entry.path.stem for entry in arrange(entries, "base")] == ["merged", "car", "fox"]
+    assert [entry.path.stem for entry in sort_entries(entries, "date")] == ["fox", "car", "merged"]
+    assert [entry.path.stem for entry in sort_entries(entries, "base")] == ["merged", "car", "fox"]
     for by in SORTS:
-        assert {entry.path for entry in arrange(entries, by)} == {entry.path for entry in entries}
+        assert {entry.path for entry in sort_entries(entries, by)} == {entry.path for entry in entries}
     with pytest.raises(InputError, match="expected one of name"):
-        arrange(entries, "colour")
+        sort_entries(entries, "colour")
 
 
 def test_copies_are_told(folder: Path) -> None:
     (folder / "same.safetensors").write_bytes((folder / "fox.safetensors").read_bytes())
-    (group,) = copies(scan([folder]).entries)
+    (group,) = duplicates(scan([folder]).entries)
     assert [entry.path.stem for entry in group] == ["fox", "same"]

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectra.analysis.library import Entry, scan
+from spectra.analysis.library import LibraryEntry, scan
 from spectra.analysis.lineage import descendants, family, find_hash
 from spectra.errors import InputError, ShiftFileError
 from spectra.shift.shift import ShiftMetadata, SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
 
 
-def entry(name: str, *parents: str) -> Entry:
+def entry(name: str, *parents: str) -> LibraryEntry:
     metadata = ShiftMetadata("b", {}, parents=tuple(parents), content_hash=name)
-    return Entry(Path(name), 0, 0.0, "float32", 1, 1, "", metadata)
+    return LibraryEntry(Path(name), 0, 0.0, "float32", 1, 1, "", metadata)
 
 
-def lines(entries: list[Entry], of: list[Entry] | None = None) -> list[str]:
+def lines(entries: list[LibraryEntry], of: list[LibraryEntry] | None = None) -> list[str]:
     return [
         f"{branch.depth}{branch.content_hash}{'?' * (not branch.entries)}{'^' * branch.repeated}"
         for branch in family(entries, entries if of is None else of)

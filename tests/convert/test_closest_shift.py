@@ -14,8 +14,9 @@ from spectra.convert import closest_shift
 from spectra.convert.closest_shift import Factors, approximate_rest, find_closest, project, summed
 from spectra.errors import WeightError
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
-from spectra.spectrum.shifted_weight import change as applied
-from spectra.spectrum.spectrum import Spectrum, decompose, matrix, opposite
+from spectra.spectrum.decomposition import decompose
+from spectra.spectrum.shifted_weight import singular_value_change as applied
+from spectra.spectrum.spectrum import Spectrum, matrix, other_side
 
 SHAPES = st.sampled_from([(1, 1), (1, 7), (9, 1), (5, 5), (6, 13), (17, 4), (4, 3, 3, 3), (24, 2, 1, 1), (8, 8)])
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64])
@@ -30,7 +31,7 @@ def weight_of(shape: tuple[int, ...], dtype: torch.dtype, seed: int, rank: int) 
 
 def both_sides(weight: Tensor, spectrum: Spectrum) -> tuple[Tensor, Tensor]:
     """`U [rows, r]` and `V [columns, r]`, float64."""
-    near, far = spectrum.basis.double(), opposite(weight, spectrum).T
+    near, far = spectrum.basis.double(), other_side(weight, spectrum).T
     return (near, far) if spectrum.side == "left" else (far, near)
 
 

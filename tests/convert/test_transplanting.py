@@ -19,8 +19,9 @@ from spectra.errors import BaseError, MismatchError
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
 from spectra.spectrum.cache.spectrum_cache import default_cache
+from spectra.spectrum.decomposition import decompose
 from spectra.spectrum.shifted_weight import shifted_weight
-from spectra.spectrum.spectrum import decompose, matrix, opposite
+from spectra.spectrum.spectrum import matrix, other_side
 
 
 def near(pipe: Any, size: float) -> Any:
@@ -63,7 +64,7 @@ def test_the_formula_and_the_score(bases: Path, shift: SpectralShift) -> None:
         shifted = shifted_weight(old[name].double(), spectrum, torch.from_numpy(shift[name].copy()))
         change = matrix(shifted - old[name])
         there = decompose(new[name])
-        u, v = there.basis.double().T, opposite(new[name], there)
+        u, v = there.basis.double().T, other_side(new[name], there)
         u, v = (u, v) if there.side == "left" else (v, u)
         expected = ((u @ change) * v).sum(1).maximum(-there.sigma)
         assert torch.allclose(

@@ -52,7 +52,7 @@ import torch
 from torch import nn
 from spectra import kernels
 from spectra.layers.shifted_layer import ShiftedLayer
-from spectra.spectrum.spectrum import decompose
+from spectra.spectrum.decomposition import decompose
 module = nn.Linear(12, 8).requires_grad_(False)
 for plan in ("factored", "rebuilt"):
     layer = ShiftedLayer(module, decompose(module.weight), torch.full((8,), 0.1, requires_grad=True))

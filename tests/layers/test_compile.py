@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import spectra
 from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector
-from spectra.spectrum.spectrum import decompose
+from spectra.spectrum.decomposition import decompose
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from spectra.layers import costs
 from spectra.layers.materialized_weight import Rebuilt
 from spectra.layers.saved_elsewhere import watch
 from spectra.layers.shifted_layer import ShiftedLayer
-from spectra.spectrum.spectrum import decompose
+from spectra.spectrum.decomposition import decompose
 
 KINDS = {
     "square": (lambda: nn.Linear(48, 48), (5, 30, 48)),

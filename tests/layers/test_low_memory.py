@@ -18,7 +18,7 @@ from spectra.benchmarks.models import denoiser
 from spectra.errors import OutputError
 from spectra.layers.low_memory import TwoSidedLayer
 from spectra.layers.operators import operator_of
-from spectra.spectrum.spectrum import decompose
+from spectra.spectrum.decomposition import decompose
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if operator_of(KINDS[kind][0]()) is not None])

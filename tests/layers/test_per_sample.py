@@ -15,8 +15,8 @@ from spectra.errors import MismatchError
 from spectra.layers.functional_call import with_parameters
 from spectra.layers.per_sample import SampledLayer, SampledVector, Samples
 from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector
+from spectra.spectrum.decomposition import decompose
 from spectra.spectrum.shifted_weight import with_full_tail
-from spectra.spectrum.spectrum import decompose
 
 EACH = [{"dog": 1.0, "style": 0.5}, {"dog": -0.7}]
 

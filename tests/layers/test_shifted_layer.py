@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from spectra.layers import plans
 from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector
-from spectra.spectrum.shifted_weight import change, shifted_weight
-from spectra.spectrum.spectrum import decompose
+from spectra.spectrum.decomposition import decompose
+from spectra.spectrum.shifted_weight import shifted_weight, singular_value_change
 
 
 @pytest.mark.parametrize("plan", ["factored", "projected", "rebuilt", "two-sided", None])
@@ -183,7 +183,7 @@ def test_a_norm_behind_frozen_layers_learns_from_a_channels_last_input() -> None
 
 def test_small_changes_are_not_lost_beside_large_sigma() -> None:
     sigma, delta = torch.tensor([1e4, 1.0, 1.0]), torch.tensor([1e-6, -3.0, 1e-9])
-    assert change(sigma, delta).tolist() == pytest.approx([1e-6, -1.0, 1e-9])
+    assert singular_value_change(sigma, delta).tolist() == pytest.approx([1e-6, -1.0, 1e-9])
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from spectra.analysis.diffing import changes, correlate, layers, total
-from spectra.analysis.inspection import KINDS
+from spectra.analysis.diffing import by_weight, correlate, singular_value_changes, total
 from spectra.errors import InputError, OutputError
+from spectra.naming.blocks import KINDS
 from spectra.plots import blocks, style
 from spectra.plots.correlation import check_count, draw_correlation
 from spectra.plots.difference import draw_difference
@@ -41,7 +41,9 @@ def test_a_shift_is_drawn_with_its_energy_and_spectra(size: int, known: bool) ->
     shift, sigmas = made(size=size)
     figure = draw_shift(shift, sigmas if known else {}, "title")
     bars, *panels = figure.axes
-    squares = {name: np.square(change).sum() for name, change in changes(shift, sigmas if known else {}).items()}
+    squares = {
+        name: np.square(change).sum() for name, change in singular_value_changes(shift, sigmas if known else {}).items()
+    }
     lengths = [patch.get_width() for patch in bars.patches]
     assert sum(lengths) == pytest.approx(100)
     assert max(lengths) == pytest.approx(100 * max(squares.values()) / sum(squares.values()))
@@ -73,19 +75,19 @@ def test_neighbours_share_a_row_where_there_are_too_many() -> None:
 
 
 def test_a_difference_shows_every_cosine() -> None:
-    first, second = (changes(*made(seed)) for seed in (0, 1))
-    every = layers(first, second)
+    first, second = (singular_value_changes(*made(seed)) for seed in (0, 1))
+    every = by_weight(first, second)
     figure = draw_difference(every, total(every), "title")
     (dots,) = figure.axes[1].collections
     assert sorted(dots.get_offsets()[:, 0]) == pytest.approx(sorted(part.cosine for part in every))
     rows = np.round(dots.get_offsets()[:, 1])
     assert list(rows) == [0, 1, 2, 3]
     zero = {name: np.zeros(30) for name in NAMES}
-    draw_difference(layers(zero, zero), total(layers(zero, zero)), "nothing")
+    draw_difference(by_weight(zero, zero), total(by_weight(zero, zero)), "nothing")
 
 
 def test_a_heat_map_shows_the_mean_cosines() -> None:
-    found = correlate([changes(*made(seed)) for seed in range(3)])
+    found = correlate([singular_value_changes(*made(seed)) for seed in range(3)])
     figure = draw_correlation(found, ["a", "b", "c"])
     numbers = [text.get_text() for text in figure.axes[0].texts]
     assert len(numbers) == 6

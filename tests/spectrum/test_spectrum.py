@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from spectra.errors import WeightError
-from spectra.spectrum.spectrum import TAIL_THRESHOLD, Spectrum, decompose, matrix, opposite
+from spectra.spectrum.decomposition import TAIL_THRESHOLD, decompose
+from spectra.spectrum.spectrum import Spectrum, matrix, other_side
 
 FLOAT32 = 6e-8
 """Half a unit in the last place of float32: what storing the basis costs."""
@@ -295,7 +296,7 @@ def test_the_other_side_completes_the_weight(shape: tuple[int, ...], lost: int) 
     s[len(s) - lost :] = 0
     weight = (u * s @ vt).reshape(shape).float()
     spectrum = decompose(weight)
-    other = opposite(weight, spectrum)
+    other = other_side(weight, spectrum)
     torch.testing.assert_close(other @ other.T, torch.eye(len(s), dtype=torch.float64), atol=1e-5, rtol=0)
     product = spectrum.basis.double() * spectrum.sigma @ other
     made = product if spectrum.side == "left" else product.T

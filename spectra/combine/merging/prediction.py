@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from spectra.analysis.inspection import block, in_order
 from spectra.combine.merging.registry import Row, Rows
+from spectra.naming.blocks import block_of, natural_order
 
 
 class Tally:
@@ -127,12 +127,12 @@ class Blocks:
         self._tallies: dict[str, Tally] = {}
 
     def __getitem__(self, name: str) -> Tally:
-        return self._tallies.setdefault(block(name), Tally(self._count))
+        return self._tallies.setdefault(block_of(name), Tally(self._count))
 
     def prediction(self, singular_values: Iterable[int]) -> Prediction:
         """All that was told; and the numbers of singular values of the weights that have some."""
         total = Tally(self._count)
         for tally in self._tallies.values():
             total.include(tally)
-        ordered = {name: self._tallies[name] for name in in_order(self._tallies)}
+        ordered = {name: self._tallies[name] for name in natural_order(self._tallies)}
         return Prediction(ordered, total, sum(singular_values))

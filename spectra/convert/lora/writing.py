@@ -33,7 +33,7 @@ from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
-from spectra.spectrum.spectrum import Spectrum, opposite
+from spectra.spectrum.spectrum import Spectrum, other_side
 from spectra.version import __version__
 
 LoraLayout = Literal["peft", "kohya"]
@@ -166,7 +166,7 @@ def low_rank(weight: Tensor, spectrum: Spectrum, d: NDArray[np.float64], kept: D
     """
     index = torch.from_numpy(kept)
     near = spectrum.basis[:, index].to(torch.float64).T
-    far = opposite(weight, spectrum, index)
+    far = other_side(weight, spectrum, index)
     left, right = (near, far) if spectrum.side == "left" else (far, near)
     part = torch.from_numpy(d[kept])[:, None]
     root = part.abs().sqrt()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from spectra.convert.closest_shift import delta_weight, project
-from spectra.spectrum.shifted_weight import change
+from spectra.spectrum.shifted_weight import singular_value_change
 from spectra.spectrum.spectrum import Spectrum, matrix
 
 Reshape = Literal["first-dim", "channels-last"]
@@ -75,30 +75,30 @@ def from_foreign(delta: Tensor, theirs: Basis, weight: Tensor, spectrum: Spectru
     Two bases of one layout have nearly the same vectors, and then a direction that is clipped stays as far below zero
     as it was, which matters at a smaller scale. In another layout only the change itself means anything.
     """
-    exact = theirs.product(change(theirs.sigma, delta))
+    exact = theirs.product(singular_value_change(theirs.sigma, delta))
     ours = project(exact if theirs.restore else theirs.product(delta), weight, spectrum)
-    reached = delta_weight(weight, spectrum, change(spectrum.sigma, ours))
+    reached = delta_weight(weight, spectrum, singular_value_change(spectrum.sigma, ours))
     return _carried(ours, exact, reached)
 
 
 def to_foreign(delta: Tensor, weight: Tensor, spectrum: Spectrum, theirs: Basis) -> Carried:
     """Our delta in their vectors, of the same layout."""
     wide = delta.to(torch.float64)
-    exact = delta_weight(weight, spectrum, change(spectrum.sigma, wide))
+    exact = delta_weight(weight, spectrum, singular_value_change(spectrum.sigma, wide))
     found = theirs.coordinates(delta_weight(weight, spectrum, wide))
-    return _carried(found, exact, theirs.product(change(theirs.sigma, found)))
+    return _carried(found, exact, theirs.product(singular_value_change(theirs.sigma, found)))
 
 
 def norm_from_foreign(factor: Tensor, theirs: Basis) -> Carried:
     """What is added to a norm `[n]` by one factor `[1]` of its vector."""
-    added = theirs.product(change(theirs.sigma, factor))[0]
+    added = theirs.product(singular_value_change(theirs.sigma, factor))[0]
     return _carried(added, added, added)
 
 
 def norm_to_foreign(delta: Tensor, theirs: Basis) -> Carried:
     """The one factor of a norm that is closest to a delta `[n]` added to it."""
     factor = theirs.coordinates(delta[None])
-    return _carried(factor, delta, theirs.product(change(theirs.sigma, factor))[0])
+    return _carried(factor, delta, theirs.product(singular_value_change(theirs.sigma, factor))[0])
 
 
 def _carried(delta: Tensor, exact: Tensor, reached: Tensor) -> Carried:

@@ -27,7 +27,7 @@ from spectra.progress import SILENT, Progress
 from spectra.spectrum.cache import entry as cache_entry
 from spectra.spectrum.cache.entry import DamagedEntryError
 from spectra.spectrum.cache.settings import default_limit, default_root, parse_size
-from spectra.spectrum.cache.store import Collected, Entry, Store, Verified, unreadable
+from spectra.spectrum.cache.store import CacheEntry, RemovedEntries, Store, VerifiedEntries, unreadable
 from spectra.spectrum.cache.usage import CacheWarning, Usage
 from spectra.spectrum.fingerprint import fingerprint
 
@@ -166,15 +166,15 @@ class SpectrumCache:
         self._store.touch(matches[0])
         return found
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CacheEntry]:
         """All entries, the most recently used first."""
         return self._store.entries()
 
-    def verify(self, progress: Progress = SILENT) -> Verified:
+    def verify(self, progress: Progress = SILENT) -> VerifiedEntries:
         """Reads every entry against its checksums and sets aside those that fail, to be computed again when needed."""
         return self._store.verify(progress)
 
-    def gc(self, max_bytes: int | None = None) -> Collected:
+    def gc(self, max_bytes: int | None = None) -> RemovedEntries:
         """Removes what was set aside or left half-written, then the least recently used entries beyond `max_bytes`.
 
         Args:
@@ -220,7 +220,7 @@ class SpectrumCache:
         return {name: found[name] for name in weights}
 
     def _obtain(self, weight: Tensor, name: str, device: torch.device, usage: Usage) -> Spectrum:
-        from spectra.spectrum.spectrum import decompose
+        from spectra.spectrum.decomposition import decompose
 
         address = fingerprint(weight, name=name)
         known = self._load(address, usage)

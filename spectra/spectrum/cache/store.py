@@ -33,7 +33,7 @@ _ROOM_LEFT = 0.9
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One entry as `spectra cache ls` shows it.
 
     Attributes:
@@ -55,7 +55,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifiedEntries:
     """What `verify` found: entries read, their bytes, and the damaged ones (fingerprint to reason), now set aside."""
 
     checked: int
@@ -64,7 +64,7 @@ class Verified:
 
 
 @dataclass(frozen=True)
-class Collected:
+class RemovedEntries:
     """What `gc` did: files and bytes removed, entries and bytes kept."""
 
     removed: int
@@ -130,17 +130,17 @@ class Store:
             return None
         return target
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CacheEntry]:
         """All entries, the most recently used first."""
         found = []
         for path, status in self._files():
             try:
                 header = cache_entry.read_entry_header(path)
             except (DamagedEntryError, OSError):
-                found.append(Entry(path.stem, path, status.st_size, status.st_mtime))
+                found.append(CacheEntry(path.stem, path, status.st_size, status.st_mtime))
                 continue
             found.append(
-                Entry(
+                CacheEntry(
                     fingerprint=path.stem,
                     path=path,
                     size=status.st_size,
@@ -153,7 +153,7 @@ class Store:
             )
         return sorted(found, key=lambda entry: (-entry.used, entry.fingerprint))
 
-    def verify(self, progress: Progress = SILENT) -> Verified:
+    def verify(self, progress: Progress = SILENT) -> VerifiedEntries:
         """Reads every entry against its checksums and sets aside those that fail."""
         files = list(self._files())
         size, damaged = 0, {}
@@ -174,9 +174,9 @@ class Store:
                 size += status.st_size
         finally:
             progress.finish()
-        return Verified(len(files), size, damaged)
+        return VerifiedEntries(len(files), size, damaged)
 
-    def collect(self, max_bytes: int) -> Collected:
+    def collect(self, max_bytes: int) -> RemovedEntries:
         """Removes set-aside and half-written files, then the least recently used entries beyond `max_bytes`."""
         removed = freed = 0
         for path in self._leftovers():
@@ -187,7 +187,7 @@ class Store:
         gone, gone_bytes = self._evict(max_bytes)
         left = [status.st_size for _, status in self._files()]
         self._size = sum(left)
-        return Collected(removed + gone, freed + gone_bytes, len(left), self._size)
+        return RemovedEntries(removed + gone, freed + gone_bytes, len(left), self._size)
 
     def shrink(self, max_bytes: int) -> None:
         """Evicts if what this object knows to be stored is beyond `max_bytes`: called after every write."""

@@ -208,8 +208,8 @@ def test_the_error_is_the_predicted_one(
 
 def served(base: dict[str, Tensor], shift: SpectralShift) -> dict[str, Tensor]:
     """The shifted weights in float64, as spectra itself makes them."""
+    from spectra.spectrum.decomposition import decompose
     from spectra.spectrum.shifted_weight import shifted_weight
-    from spectra.spectrum.spectrum import decompose
 
     return {n: shifted_weight(w.double(), decompose(w), torch.from_numpy(shift[n].copy())) for n, w in base.items()}
 

@@ -24,8 +24,8 @@ from spectra.convert.svdiff.files import read_svdiff, reshape_of
 from spectra.errors import FormatError, MismatchError
 from spectra.families import targets
 from spectra.shift.shift import SpectralShift
+from spectra.spectrum.decomposition import decompose
 from spectra.spectrum.shifted_weight import shifted_vector, shifted_weight
-from spectra.spectrum.spectrum import decompose
 
 KOHYA = svdiff_pytorch.KOHYA
 

@@ -27,7 +27,7 @@ def no_decompose(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         def computed(*arguments: Any, **more: Any) -> Spectrum:
             raise AssertionError("computed again")
 
-        monkeypatch.setattr("spectra.spectrum.spectrum.decompose", computed)
+        monkeypatch.setattr("spectra.spectrum.decomposition.decompose", computed)
 
     return forbid
 

@@ -8,7 +8,8 @@ import pytest
 from torch import Tensor
 
 from spectra.spectrum.cache.spectrum_cache import CacheWarning, SpectrumCache, fingerprint
-from spectra.spectrum.spectrum import Spectrum, decompose
+from spectra.spectrum.decomposition import decompose
+from spectra.spectrum.spectrum import Spectrum
 
 
 def flip(position: int) -> Callable[[bytes], bytes]:

@@ -14,7 +14,8 @@ from torch import Tensor
 from spectra.errors import CacheError
 from spectra.spectrum.cache import entry as cache_entry
 from spectra.spectrum.cache.spectrum_cache import CacheWarning, SpectrumCache, fingerprint
-from spectra.spectrum.spectrum import Spectrum, decompose
+from spectra.spectrum.decomposition import decompose
+from spectra.spectrum.spectrum import Spectrum
 
 
 def test_a_file_in_the_folders_place_is_one_clear_error(tmp_path: Path, weight: Callable[..., Tensor]) -> None:

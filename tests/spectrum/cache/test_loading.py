@@ -16,7 +16,8 @@ from torch import Tensor
 
 from spectra.errors import WeightError
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, fingerprint
-from spectra.spectrum.spectrum import Spectrum, decompose
+from spectra.spectrum.decomposition import decompose
+from spectra.spectrum.spectrum import Spectrum
 
 
 @pytest.mark.parametrize("shape", [(12, 20), (20, 12), (6, 3, 3, 3), (1, 5), (7, 7)])

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from spectra.errors import InputError
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache, fingerprint, parse_size
-from spectra.spectrum.spectrum import Spectrum, decompose
+from spectra.spectrum.decomposition import decompose
+from spectra.spectrum.spectrum import Spectrum
 
 
 def test_the_least_recently_used_go_first(cache: SpectrumCache, weights: Callable[[int], dict[str, Tensor]]) -> None:

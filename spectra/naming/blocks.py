@@ -1,0 +1,61 @@
+"""The block that a weight belongs to, the kind of layer that it is, and the order of such names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+KINDS = (
+    ("cross-attention", ("attn2.", "cross_attn.")),
+    ("self-attention", ("attn1.", "self_attn.", "SelfAttention.")),
+    ("joint attention", ("attn.",)),
+    ("norm", ("norm",)),
+    ("feed-forward", ("ff.", "ff_context.", "mlp", "DenseReluDense.")),
+    ("embedding", ("emb",)),
+    ("convolution", ("conv", "downsample", "upsample")),
+    ("projection", ("proj",)),
+)
+"""Kinds of layer, each with the parts of a name that tell it, in the order they are tried.
+
+The names are those of diffusers' and transformers' modules. A norm of queries or keys (`attn.norm_q`) counts as the
+attention's own.
+"""
+
+
+def block_of(name: str) -> str:
+    """The block a weight belongs to: its name up to the first number, or its component if there is none.
+
+    `unet.down_blocks.1.attentions.0...` is in `unet.down_blocks.1`, `unet.mid_block...` in `unet.mid_block`, and
+    `unet.conv_in` in `unet`.
+    """
+    pieces = name.split(".")
+    if pieces[1] == "mid_block":
+        return ".".join(pieces[:2])
+    number = next((i for i, piece in enumerate(pieces) if piece.isdigit()), 0)
+    return ".".join(pieces[: number + 1])
+
+
+def kind_of(name: str) -> str:
+    """The kind of layer that a weight is, by its name; `other` where the name does not tell."""
+    path = name.split(".", 1)[1]
+    return next((kind for kind, marks in KINDS if any(mark in path for mark in marks)), "other")
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Names sorted, those of numbered blocks in numerical order."""
+    return sorted(
+        names,
+        key=lambda name: [(piece.isdigit(), int(piece) if piece.isdigit() else 0, piece) for piece in name.split(".")],
+    )
+
+
+def grouped(names: Iterable[str], group_of: Callable[[str], str]) -> dict[str, list[str]]:
+    """Weight names by group, the groups in natural order.
+
+    Args:
+        names: of weights.
+        group_of: gives a weight's group: `block_of` or `kind_of`.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(group_of(name), []).append(name)
+    return {group: groups[group] for group in natural_order(groups)}

@@ -1,0 +1,181 @@
+"""How a spectrum is computed: in float64, from the eigenvectors of the smaller Gram matrix (docs/algebra.md)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from spectra.errors import WeightError
+from spectra.spectrum.spectrum import Side, Spectrum, matrix
+
+TAIL_THRESHOLD = 1 / 5
+"""Directions with `sigma <= TAIL_THRESHOLD * rms(sigma)` carry their other side explicitly (docs/algebra.md)."""
+
+_SAFE_EXPONENT = 300
+"""Squares of values below 2**300 and above 2**-300, and their sums, are ordinary float64 numbers."""
+
+_GRAM_BLOCK, _PANEL = 160, 2048
+"""Rows and columns of the products that a Gram matrix is summed of."""
+
+_SIGN_TIE = 1e-6
+"""Entries of a basis vector within this fraction of its largest count as equally large."""
+
+
+def decompose(weight: Tensor, *, name: str = "weight") -> Spectrum:
+    """The spectrum of a weight, computed in float64 on the weight's own device.
+
+    The basis comes from the symmetric eigenproblem of the smaller Gram matrix. That squares the condition number, so
+    the small directions are found again, from the weight projected onto their span: sigma is then accurate relative
+    to itself, not only to the largest one.
+
+    Args:
+        weight: floating point, any shape of two or more dimensions (Linear, Conv, ConvTranspose, Embedding).
+        name: how errors call it.
+
+    Returns:
+        A canonical spectrum: sigma descending, and each basis vector's entry of largest magnitude positive.
+
+    Raises:
+        WeightError: fewer than two dimensions, not floating point, on the meta device, or not finite.
+    """
+    _check(weight, name)
+    home = weight.device
+    # Apple's GPU has no float64: the work is done on the CPU there.
+    w = matrix(weight.detach().to("cpu" if home.type == "mps" else home))
+    rows, columns = w.shape
+    side: Side = "left" if rows <= columns else "right"
+    a = w if side == "left" else w.T  # from here on `a` is [r, m] with r <= m
+    exponent = _exponent(w, name)
+    if exponent:
+        a = torch.ldexp(a.to(torch.float64), torch.tensor(-exponent, device=a.device))
+
+    q, sigma, v = _eigenbasis(a)
+    sign = _signs(q)
+    q, v = q * sign, v * sign[sign.shape[0] - v.shape[1] :]
+    if exponent:
+        sigma = torch.ldexp(sigma, torch.tensor(exponent, device=a.device))
+    return Spectrum(
+        side=side,
+        basis=q.to(torch.float32).contiguous(),
+        sigma=sigma.contiguous(),
+        tail=v.T.to(torch.float32).contiguous(),
+        shape=tuple(weight.shape),
+    )
+
+
+def _check(weight: Tensor, name: str) -> None:
+    if weight.ndim < 2:
+        raise WeightError(
+            f"{name}: a spectrum needs two or more dimensions, got shape {tuple(weight.shape)}; "
+            "a 1-D weight takes a plain vector shift"
+        )
+    if not weight.dtype.is_floating_point:
+        raise WeightError(f"{name}: expected a floating-point weight, got {weight.dtype}; load the base unquantised")
+    if weight.device.type == "meta":
+        raise WeightError(f"{name}: the weight is on the meta device and has no values; load the base first")
+
+
+def _exponent(w: Tensor, name: str) -> int:
+    """The power of two by which `w` is to be divided first, so that its Gram matrix neither overflows nor underflows.
+
+    Powers of two leave every mantissa as it is. Only float64 weights can need it: the squares of all smaller types
+    are well inside float64's range.
+
+    Raises:
+        WeightError: `w` holds NaN or infinity.
+    """
+    if w.numel() == 0:
+        return 0
+    low, high = torch.aminmax(w)
+    peak = max(-float(low), float(high))
+    if not math.isfinite(peak):
+        bad = int((~torch.isfinite(w)).sum())
+        raise WeightError(f"{name}: {bad} of {w.numel()} values are not finite; the base file is damaged")
+    exponent = math.frexp(peak)[1]
+    return exponent if abs(exponent) > _SAFE_EXPONENT else 0
+
+
+def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `a [r, m]`: left vectors `q [r, r]`, `sigma [r]`; right vectors `v [m, k]` of the k smallest directions."""
+    r, m = a.shape
+    if m <= _PANEL:
+        a = a.to(torch.float64)
+    none = a.new_zeros(m, 0, dtype=torch.float64)
+    if r == 0:
+        return none.new_zeros(0, 0), none.new_zeros(0), none
+    gram = _gram(a)
+    values, q = torch.linalg.eigh(gram)
+    q = q.flip(1)
+    sigma = values.flip(0).clamp_min(0).sqrt()
+    rms = gram.diagonal().mean().sqrt()
+    k = int((sigma <= TAIL_THRESHOLD * rms).sum())
+    if k == 0:
+        return q, sigma, none
+    a = a.to(torch.float64)
+    # The span of the small directions is well determined even where the directions within it are not.
+    small = q[:, r - k :]
+    projected = small.T @ a
+    head, head_sigma = q[:, : r - k], sigma[: r - k]
+    u, small_sigma, v = _narrow_svd(projected)
+    eps = torch.finfo(a.dtype).eps
+    if k < r and small_sigma[-1] * torch.finfo(torch.float32).eps < eps * sigma[0].square() / head_sigma[-1]:
+        # The eigenvectors mix that much of a large direction into a small one: nothing, but beside a tiny sigma. It
+        # is removed on the right: minus the projection on the head's right vectors, a^T head / head_sigma.
+        projected -= ((projected @ a.T @ head) / head_sigma.square() @ head.T) @ a
+        u, small_sigma, v = _narrow_svd(projected)
+    noise = eps * m * sigma[0]
+    solid = int((small_sigma > noise).sum())
+    if solid < k:
+        v = _complete(a.T @ head, v[:, :solid], k - solid)
+    if k < r:
+        small_sigma = small_sigma.clamp_max(head_sigma[-1])
+    return torch.cat([head, small @ u], dim=1), torch.cat([head_sigma, small_sigma]), v
+
+
+def _gram(a: Tensor) -> Tensor:
+    """`a @ a.T` in float64, on and below the diagonal, which is all that `eigh` reads; the blocks above stay zero.
+
+    Panel by panel: a wide weight then never stands in memory in float64.
+    """
+    r, m = a.shape
+    gram = a.new_zeros(r, r, dtype=torch.float64)
+    for left in range(0, m, _PANEL):
+        panel = a[:, left : left + _PANEL].to(torch.float64)
+        for start in range(0, r, _GRAM_BLOCK):
+            stop = min(start + _GRAM_BLOCK, r)
+            gram[start:stop, :stop].addmm_(panel[start:stop], panel[:stop].T)
+    return gram
+
+
+def _narrow_svd(b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """SVD of a wide `b [k, m]`, as `u [k, k]`, `sigma [k]`, `v [m, k]`, through the QR of its transpose."""
+    frame, triangle = torch.linalg.qr(b.T)
+    u, sigma, vt = torch.linalg.svd(triangle.T)
+    return u, sigma, frame @ vt.T
+
+
+def _complete(head: Tensor, solid: Tensor, missing: int) -> Tensor:
+    """`solid [m, s]` and `missing` more columns, orthonormal to it and to the columns of `head [m, h]`.
+
+    A direction of W that has no singular value has no right vector either: any orthonormal one serves, and taking
+    the projections of the first unit vectors that are left makes the choice the same everywhere.
+    """
+    m = head.shape[0]
+    known, _ = torch.linalg.qr(torch.cat([head, solid], dim=1))
+    units = torch.eye(m, min(m, known.shape[1] + missing), dtype=head.dtype, device=head.device)
+    rest = units - known @ (known.T @ units)
+    left, _, _ = torch.linalg.svd(rest, full_matrices=False)
+    return torch.cat([solid, left[:, :missing]], dim=1)
+
+
+def _signs(q: Tensor) -> Tensor:
+    """+1 or -1 per column, so that each column's entry of largest magnitude becomes positive (the first, on a tie)."""
+    if q.numel() == 0:
+        return q.new_ones(q.shape[1])
+    size = q.abs()
+    # Entries of equal size differ in their last bits from machine to machine: the first of them is taken.
+    nearly = size >= size.amax(dim=0) * (1 - _SIGN_TIE)
+    picked = q.gather(0, nearly.to(torch.uint8).argmax(dim=0, keepdim=True)).squeeze(0)
+    return torch.where(picked < 0, -1.0, 1.0).to(q.dtype)
