@@ -185,7 +185,7 @@ def test_attention_keeps_its_output() -> None:
 def test_both_sides_are_the_whole_product_once_delta_moves() -> None:
     torch.manual_seed(0)
     module = nn.Linear(16, 16).requires_grad_(False)
-    spectrum = spectra.spectrum.spectrum.decompose(module.weight)
+    spectrum = spectra.decompose(module.weight)
     x = torch.randn(5, 16, requires_grad=True)
     layer = ShiftedLayer(module, spectrum, torch.zeros(16, requires_grad=True))
     layer.plan = "two-sided"
@@ -196,4 +196,4 @@ def test_both_sides_are_the_whole_product_once_delta_moves() -> None:
     assert layer.work(x).literal
     torch.testing.assert_close(layer.forward(x), module(x), rtol=1e-5, atol=1e-5)
     half = nn.Linear(16, 16).requires_grad_(False).bfloat16()
-    assert ShiftedLayer(half, spectra.spectrum.spectrum.decompose(half.weight), layer.delta).work(x.bfloat16()).literal
+    assert ShiftedLayer(half, spectra.decompose(half.weight), layer.delta).work(x.bfloat16()).literal
