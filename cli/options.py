@@ -15,19 +15,34 @@ Precision = Literal["float32", "float16", "bfloat16"]
 """The precisions in which a base is loaded."""
 
 
-def output_option(help: str, default: Any = REQUIRED, metavar: str = "FILE", **more: Any) -> Any:
+def output_option(help: str, default: Any = REQUIRED, metavar: str = "FILE", panel: str = "") -> Any:
     """The setting `out`: where a command writes."""
-    return setting(default, help, option="--out -o", metavar=metavar, **more)
+    return setting(default, help, option="--out -o", metavar=metavar, panel=panel)
 
 
-def force_option(replaced: str = "an earlier output", **more: Any) -> Any:
+def force_option(replaced: str = "an earlier output", panel: str = "") -> Any:
     """The setting `force`: that something may be replaced."""
-    return setting(False, f"Replace {replaced}.", **more)
+    return setting(False, f"Replace {replaced}.", panel=panel)
 
 
 def json_option(more: str = "", panel: str = "") -> Any:
     """The setting `json`: output for programs."""
     return setting(False, f"Print one JSON object{more}.", panel=panel)
+
+
+def variant_option(base: str = "the base") -> Any:
+    """The setting `variant`: which of a base's weight files are read."""
+    return setting(None, f"Variant of {base}'s weight files, such as fp16.")
+
+
+def layers_option(help: str = "List every weight, not only blocks.") -> Any:
+    """The setting `layers`: a table of single weights."""
+    return setting(False, help)
+
+
+def file_dtype_option(panel: str = "") -> Any:
+    """The setting `file_dtype`: the precision of a shift file, which the library checks."""
+    return setting("float32", "Precision of the file; float16 takes half the bytes.", panel=panel)
 
 
 def add_command(

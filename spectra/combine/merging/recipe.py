@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from spectra.combine.merging.registry import RANGES
+from spectra.combine.merge_settings import PARAMETERS
 from spectra.errors import InputError
 from spectra.io.toml_files import read_toml, toml_value
 from spectra.shift.metadata import JSON
@@ -145,10 +145,10 @@ def parse_recipe(values: Any, *, source: str) -> Recipe:
     if not isinstance(values, dict) or "method" not in values or not isinstance(values.get("shifts"), list):
         raise InputError(f"{source}: holds no recipe of a merge (a method, and a list of shifts)")
     read = _Reader(source)
-    unknown = sorted(values.keys() - {"method", "shifts", "weights", "blocks", "seed", *RANGES})
+    unknown = sorted(values.keys() - {"method", "shifts", "weights", "blocks", "seed", *PARAMETERS})
     if unknown:
         raise InputError(f"{source}: a recipe has no {unknown[0]!r}; it has method, shifts, weights, blocks, seed, "
-                         f"{', '.join(RANGES)}")  # fmt: skip
+                         f"{', '.join(PARAMETERS)}")  # fmt: skip
     return Recipe(
         method=read.text(values, "method"),
         parents=tuple(
@@ -159,7 +159,7 @@ def parse_recipe(values: Any, *, source: str) -> Recipe:
         blocks=tuple(
             (read.text(entry, "pattern"), read.numbers(entry, "weights")) for entry in read.tables(values, "blocks")
         ),
-        parameters={name: read.number(values, name, 0.0) for name in RANGES if name in values},
+        parameters={name: read.number(values, name, 0.0) for name in PARAMETERS if name in values},
         seed=read.whole(values, "seed"),
     )
 

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from spectra.combine.merge_settings import PARAMETERS
 from spectra.errors import InputError
 
 Rows: TypeAlias = npt.NDArray[np.float64]
@@ -29,13 +30,6 @@ Row: TypeAlias = npt.NDArray[np.float64]
 """`[n]`, or `[k]` for the weights of the shifts."""
 
 Shares: TypeAlias = Literal["alpha", "each", "none"]
-
-RANGES: Mapping[str, tuple[float, float, str]] = {
-    "density": (0.0, 1.0, "above 0, at most 1"),
-    "gamma": (0.0, 1.0, "at least 0, below 1"),
-    "epsilon": (0.0, 1.0, "at least 0, below 1"),
-}
-"""Lowest and highest value of each parameter, and what its user is told."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +95,7 @@ class Method:
             if name not in self.parameters:
                 known = ", ".join(self.parameters) or "none"
                 raise InputError(f"{self.name} has no parameter {name!r}; it has: {known}")
-            low, high, said = RANGES[name]
-            ends = value != (low if said.startswith("above") else high)
-            if not (low <= value <= high and ends):
-                raise InputError(f"{name}: expected a number {said}, got {value}")
+            PARAMETERS[name].check(value)
         chosen = {**self.parameters, **given}
         if "epsilon" in chosen and not 0 < chosen["density"] - chosen["epsilon"] / 2 < 1 - chosen["epsilon"] + 1e-12:
             raise InputError(
