@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from quick_training import quick_outputs, whole_outputs  # noqa: F401 - fixtures
 from tiny_base import build
 
 
@@ -45,6 +46,6 @@ def settings(tiny_base: Path, photos: Path) -> dict[str, Any]:
         "batch": 2,
         "lr": 0.01,
         "validation_steps": 2,
-        "validation_count": 1,
+        "validation_count": 0,
         "validation_guidance": 1.0,
     }

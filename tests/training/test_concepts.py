@@ -159,7 +159,8 @@ def test_one_concept_in_a_file_is_an_ordinary_training(settings: dict[str, Any],
 def test_an_interrupted_training_continues_exactly_together_or_alone(
     three: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    each = [{**own, "steps": 4, "save_every": 2, "validation_every": 2} for own in three]
+    pictures = {"validation_every": 2, "validation_count": 1}
+    each = [{**own, "steps": 4, "save_every": 2, **pictures} for own in three]
     together(each, tmp_path / "whole")
     advance = Loop.advance
 

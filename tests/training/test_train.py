@@ -35,21 +35,23 @@ def equal(a: SpectralShift, b: SpectralShift) -> bool:
     return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.usefixtures("whole_outputs")
 def test_a_training_learns_and_writes_its_folder(settings: dict[str, Any], tmp_path: Path) -> None:
-    summary = train(make_config({**settings, "steps": 60}), tmp_path / "disc")
+    settings |= {"steps": 30, "lr": 0.02, "validation_count": 1}
+    summary = train(make_config(settings), tmp_path / "disc")
     assert summary.loss_after < 0.93 * summary.loss_before
     assert {path.name for path in (tmp_path / "disc").iterdir()} == {
         "disc.safetensors", "disc.toml", "before-after.png", "loss.png", "log.jsonl",
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["disc"]
     shift = read_shift(tmp_path / "disc" / "disc.safetensors")
-    assert shift.metadata.settings == make_config({**settings, "steps": 60}).changed()
+    assert shift.metadata.settings == make_config(settings).changed()
     assert shift.metadata.seed == 0
     assert shift.metadata.subset == "unet"
     assert summary.bytes == (tmp_path / "disc" / "disc.safetensors").stat().st_size
     assert summary.floats == shift.floats
     assert summary.base_bytes > summary.bytes
-    assert read_config(tmp_path / "disc" / "disc.toml") == make_config({**settings, "steps": 60})
+    assert read_config(tmp_path / "disc" / "disc.toml") == make_config(settings)
     with Image.open(tmp_path / "disc" / "before-after.png") as sheet:
         assert min(sheet.size) > 160
     json.dumps(summary.as_dict(), allow_nan=False)
@@ -74,7 +76,7 @@ def test_one_dimensional_weights_have_a_rate_of_their_own(settings: dict[str, An
 
 @pytest.mark.parametrize("concepts", [1, 2])
 def test_only_so_many_directions_may_move(settings: dict[str, Any], tmp_path: Path, concepts: int) -> None:
-    config = make_config({**settings, "directions": 3, "validation_count": 0})
+    config = make_config({**settings, "directions": 3})
     train_together([ConceptSpec(str(n), replace(config, seed=n), tmp_path / str(n)) for n in range(concepts)])
     shift = read_shift(tmp_path / "0" / "0.safetensors")
     for name, delta in shift.items():
@@ -184,13 +186,13 @@ def test_own_class_pictures_take_the_place_of_the_base_s(
     monkeypatch.setattr(
         "spectra.training.loss.build.prior_pictures", lambda *_, **__: pytest.fail("drew class pictures")
     )
-    settings = {**settings, "validation_count": 0, "validation_every": 1}  # no validation pictures either
+    settings = {**settings, "validation_every": 1}  # no validation pictures either
     _, losses = run({**settings, "class_images": str(photos), "steps": 1}, tmp_path / "a")
     assert losses[0]["prior"] > 0
 
 
 def test_validation_pictures_are_kept_with_the_training(settings: dict[str, Any], tmp_path: Path) -> None:
-    run({**settings, "validation_every": 2, "steps": 3}, tmp_path / "a")
+    run({**settings, "validation_every": 2, "validation_count": 1, "steps": 3}, tmp_path / "a")
     assert [path.name for path in (tmp_path / "a" / "progress").iterdir()] == ["step-000002.png"]
 
 
@@ -289,7 +291,7 @@ def test_tensorboard_gets_losses_and_pictures(
     stand_in = types.ModuleType("torch.utils.tensorboard")
     stand_in.SummaryWriter = Writer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
-    run({**settings, "steps": 2, "validation_every": 2, "tensorboard": "log"}, tmp_path / "x")
+    run({**settings, "steps": 2, "validation_count": 1, "validation_every": 2, "tensorboard": "log"}, tmp_path / "x")
     assert {("loss", 1), ("prior", 2), ("validation", 2), ("closed", 0)} <= set(seen)
 
 

@@ -30,7 +30,7 @@ def test_a_trained_shift_draws_the_same_once_loaded(
         return drawn[-1]
 
     monkeypatch.setattr(Validation, "draw", recorded)
-    train(make_config({**settings, "lr": 0.05, "text_encoder": True}), tmp_path / "t")
+    train(make_config({**settings, "lr": 0.05, "text_encoder": True, "validation_count": 1}), tmp_path / "t")
     pipe = load_pipeline(str(tiny_base))
     spectra.load(pipe, tmp_path / "t" / "t.safetensors", name="t")
     spectra.activate(pipe, "t")
