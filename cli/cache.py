@@ -94,7 +94,8 @@ def gc(
     json: Json = False,
 ) -> None:
     """Removes damaged and half-written files, and the least recently used entries beyond a size."""
-    from spectra.spectrum.cache.spectrum_cache import default_cache, parse_size
+    from spectra.spectrum.cache.settings import parse_size
+    from spectra.spectrum.cache.spectrum_cache import default_cache
 
     cache = default_cache()
     limit = cache.max_bytes if max_size is None else parse_size(max_size, what="--max-size")

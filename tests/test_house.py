@@ -66,7 +66,6 @@ KNOWN_CIRCLES: list[list[str]] = []
 KNOWN_LONG_FILES = {
     "spectra.layers.plans": 335,
     "spectra.layers.shifted_layer": 334,
-    "spectra.spectrum.cache.spectrum_cache": 321,
     "spectra.training.config": 313,
     "spectra.benchmarks.gpu": 359,
 }

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from spectra.bases.weight_files import base_weights
 from spectra.errors import BaseError
-from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache, fingerprint
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
+from spectra.spectrum.fingerprint import fingerprint
 
 
 @pytest.fixture(autouse=True)

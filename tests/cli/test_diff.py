@@ -56,7 +56,7 @@ def test_people_see_tables_in_80_columns(files: list[Path], spectra_cli: Callabl
 def test_clipping_counts_where_the_cache_knows_sigma(tmp_path: Path, spectra_cli: Callable[..., Any]) -> None:
     import torch
 
-    from spectra.spectrum.cache.spectrum_cache import fingerprint
+    from spectra.spectrum.fingerprint import fingerprint
 
     weight = torch.diag(torch.tensor([5.0, 1.0]))
     default_cache().fill({"unet.a": weight})

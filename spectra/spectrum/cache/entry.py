@@ -14,15 +14,15 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
-from spectra.io.dtypes import BYTES
-from spectra.io.safetensors_header import parse_header, read_header_text
+from spectra.io.dtypes import BYTES, torch_dtype
+from spectra.io.safetensors_header import StoredTensor, parse_header, read_header_text
 
 if TYPE_CHECKING:
     import torch
@@ -49,38 +49,30 @@ class EntryHeader:
         fingerprint: of the weight.
         side: which singular vectors are stored.
         shape: of the weight.
-        sizes: tensor name to its shape.
-        spans: tensor name to its first byte in the file and the one after its last.
-        checksums: tensor name to the SHA-256 that `checksum` gives for it.
+        tensors: shape and place of sigma, basis and tail.
+        checksums: SHA-256 of each, from `_checksum`.
     """
 
     fingerprint: str
     side: Side
     shape: tuple[int, ...]
-    sizes: Mapping[str, tuple[int, ...]]
-    spans: Mapping[str, tuple[int, int]]
+    tensors: Mapping[str, StoredTensor]
     checksums: Mapping[str, str]
 
     @property
     def rank(self) -> int:
         """Number of directions."""
-        return self.sizes["sigma"][0]
+        return self.tensors["sigma"].shape[0]
 
     @property
     def tail(self) -> int:
         """Number of directions with an explicit other side."""
-        return self.sizes["tail"][0]
-
-    def checksum(self, name: str, payload: Any) -> str:
-        """SHA-256 of one tensor's bytes, and of everything the header says about how to read them."""
-        said = [FORMAT, VERSION, self.fingerprint, self.side, list(self.shape), name, list(self.sizes[name])]
-        digest = hashlib.sha256(json.dumps(said, separators=(",", ":")).encode() + b"\n")
-        digest.update(payload)
-        return digest.hexdigest()
+        return self.tensors["tail"].shape[0]
 
     def verify(self, name: str, payload: Any) -> None:
         """Raises `DamagedEntryError` unless the bytes of tensor `name` are those that were stored."""
-        if self.checksum(name, payload) != self.checksums[name]:
+        found = _checksum(self.fingerprint, self.side, self.shape, name, self.tensors[name].shape, payload)
+        if found != self.checksums[name]:
             raise DamagedEntryError(f"checksum of {name} does not match")
 
 
@@ -88,13 +80,7 @@ def encode(spectrum: Spectrum, fingerprint: str) -> bytes:
     """The whole file of a spectrum on any device."""
     from safetensors.numpy import save
 
-    arrays = {
-        "sigma": spectrum.sigma.cpu().contiguous().numpy(),
-        "basis": spectrum.basis.cpu().contiguous().numpy(),
-        "tail": spectrum.tail.cpu().contiguous().numpy(),
-    }
-    sizes = {name: array.shape for name, array in arrays.items()}
-    header = EntryHeader(fingerprint, spectrum.side, spectrum.shape, sizes, {}, {})
+    arrays = {name: getattr(spectrum, name).cpu().contiguous().numpy() for name in _DTYPES}
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -103,7 +89,8 @@ def encode(spectrum: Spectrum, fingerprint: str) -> bytes:
         "shape": json.dumps(spectrum.shape),
     }
     for name, array in arrays.items():
-        metadata[f"checksum.{name}"] = header.checksum(name, array.reshape(-1).view(np.uint8))
+        payload = array.reshape(-1).view(np.uint8)
+        metadata[f"checksum.{name}"] = _checksum(fingerprint, spectrum.side, spectrum.shape, name, array.shape, payload)
     return save(arrays, metadata)
 
 
@@ -115,7 +102,7 @@ def read_entry_header(path: Path) -> EntryHeader:
         OSError: it cannot be read.
     """
     with path.open("rb") as stream:
-        return _open_header(path, stream)
+        return _header(path, stream, os.fstat(stream.fileno()).st_size)
 
 
 def read_sigma(path: Path) -> np.ndarray:
@@ -124,13 +111,7 @@ def read_sigma(path: Path) -> np.ndarray:
     Raises:
         As `read_entry_header`.
     """
-    with path.open("rb") as stream:
-        header = _open_header(path, stream)
-        start, stop = header.spans["sigma"]
-        stream.seek(start)
-        payload = stream.read(stop - start)
-    header.verify("sigma", payload)
-    return np.frombuffer(payload, dtype="<f8")
+    return np.frombuffer(_read_verified(path, ("sigma",))["sigma"], dtype="<f8")
 
 
 def verify(path: Path) -> None:
@@ -139,11 +120,7 @@ def verify(path: Path) -> None:
     Raises:
         As `read_entry_header`.
     """
-    with path.open("rb") as stream:
-        header = _open_header(path, stream)
-        for name, (start, stop) in header.spans.items():
-            stream.seek(start)
-            header.verify(name, stream.read(stop - start))
+    _read_verified(path, _DTYPES)
 
 
 def read_spectrum(path: Path, *, verify: bool = True) -> Spectrum:
@@ -173,61 +150,70 @@ def read_spectrum(path: Path, *, verify: bool = True) -> Spectrum:
         raise DamagedEntryError(f"cannot be mapped: {error}") from error
     everything = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,)).numpy()
     header = _header(path, io.BytesIO(everything[: 8 + _LONGEST_HEADER].tobytes()), size)
-    if verify:
-        for name, (start, stop) in header.spans.items():
-            header.verify(name, everything[start:stop])
 
-    def tensor(name: str, dtype: torch.dtype) -> torch.Tensor:
-        shape = header.sizes[name]
-        offset = header.spans[name][0] // dtype.itemsize
-        strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        return torch.empty(0, dtype=dtype).set_(storage, offset, shape, strides)
+    def mapped(name: str) -> torch.Tensor:
+        tensor, dtype = header.tensors[name], torch_dtype(_DTYPES[name])
+        if verify:
+            header.verify(name, everything[tensor.start : tensor.stop])
+        strides = tuple(math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape)))
+        return torch.empty(0, dtype=dtype).set_(storage, tensor.start // dtype.itemsize, tensor.shape, strides)
 
     return Spectrum(
         side=header.side,
-        basis=tensor("basis", torch.float32),
-        sigma=tensor("sigma", torch.float64),
-        tail=tensor("tail", torch.float32),
+        basis=mapped("basis"),
+        sigma=mapped("sigma"),
+        tail=mapped("tail"),
         shape=header.shape,
         fingerprint=header.fingerprint,
     )
 
 
-def _open_header(path: Path, stream: BinaryIO) -> EntryHeader:
-    return _header(path, stream, os.fstat(stream.fileno()).st_size)
+def _read_verified(path: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """The bytes of some tensors, by name."""
+    payloads = {}
+    with path.open("rb") as stream:
+        header = _header(path, stream, os.fstat(stream.fileno()).st_size)
+        for name in names:
+            stream.seek(header.tensors[name].start)
+            payloads[name] = stream.read(header.tensors[name].bytes)
+            header.verify(name, payloads[name])
+    return payloads
+
+
+def _checksum(
+    fingerprint: str, side: str, shape: tuple[int, ...], name: str, tensor_shape: tuple[int, ...], payload: Any
+) -> str:
+    """SHA-256 of one tensor's bytes, and of everything the header says about how to read them."""
+    how_to_read = [FORMAT, VERSION, fingerprint, side, list(shape), name, list(tensor_shape)]
+    digest = hashlib.sha256(json.dumps(how_to_read, separators=(",", ":")).encode() + b"\n")
+    digest.update(payload)
+    return digest.hexdigest()
 
 
 def _header(path: Path, stream: BinaryIO, size: int) -> EntryHeader:
     """Reads the header at the start of a stream and checks it against itself and the file's name and size."""
     try:
         found = parse_header(path, read_header_text(stream, size, _LONGEST_HEADER), size)
-        metadata, tensors = found.metadata, found.tensors
+        metadata = found.metadata
         if metadata["format"] != FORMAT or metadata["version"] != VERSION:
             raise DamagedEntryError(f"it is {metadata['format']} version {metadata['version']}, not {FORMAT} {VERSION}")
-        shape = tuple(int(n) for n in json.loads(metadata["shape"]))
         header = EntryHeader(
             fingerprint=metadata["fingerprint"],
             side=cast("Side", metadata["side"]),
-            shape=shape,
-            sizes={name: tensors[name].shape for name in _DTYPES},
-            spans={name: (tensors[name].start, tensors[name].stop) for name in _DTYPES},
+            shape=tuple(int(n) for n in json.loads(metadata["shape"])),
+            tensors={name: found.tensors[name] for name in _DTYPES},
             checksums={name: metadata[f"checksum.{name}"] for name in _DTYPES},
         )
-        _check_shapes(header, {name: tensors[name].dtype for name in _DTYPES})
+        rows, columns = header.shape[0], math.prod(header.shape[1:])
+        rank, (tail, _) = min(rows, columns), header.tensors["tail"].shape
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DamagedEntryError(f"the header cannot be read ({type(error).__name__}: {error})") from error
+    shapes = {"sigma": (rank,), "basis": (rank, rank), "tail": (tail, max(rows, columns))}
+    if header.side not in ("left", "right") or not 0 <= tail <= rank:
+        raise DamagedEntryError("side, shapes and dtypes do not belong together")
+    for name, tensor in header.tensors.items():
+        if (tensor.shape, tensor.dtype) != (shapes[name], _DTYPES[name]) or tensor.start % BYTES[tensor.dtype]:
+            raise DamagedEntryError("side, shapes and dtypes do not belong together")
     if header.fingerprint != path.stem:
         raise DamagedEntryError("it belongs to another weight")
     return header
-
-
-def _check_shapes(header: EntryHeader, dtypes: Mapping[str, str]) -> None:
-    rows, columns = header.shape[0], math.prod(header.shape[1:])
-    rank, long = min(rows, columns), max(rows, columns)
-    tail = header.sizes["tail"][0] if header.sizes["tail"] else -1
-    expected = {"sigma": (rank,), "basis": (rank, rank), "tail": (tail, long)}
-    if header.side not in ("left", "right") or header.sizes != expected or not 0 <= tail <= rank or dtypes != _DTYPES:
-        raise DamagedEntryError("side, shapes and dtypes do not belong together")
-    for name, (start, _) in header.spans.items():
-        if start % BYTES[_DTYPES[name]]:
-            raise DamagedEntryError(f"{name} is not aligned in the file")

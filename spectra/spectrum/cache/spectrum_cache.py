@@ -3,7 +3,7 @@
 Entries are addressed by the fingerprint of their weight, so all models and processes share them, whatever the models
 are called:
 
-    <root>/v1/<first two digits>/<fingerprint>.safetensors      an entry (cache_entry.py)
+    <root>/v1/<first two digits>/<fingerprint>.safetensors      an entry (entry.py)
     <root>/damaged/                                              entries that failed their checksum, until `gc`
 
 An entry appears whole or not at all (written beside its place, then renamed), so two processes may fill the cache at
@@ -26,12 +26,10 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from spectra.progress import SILENT, Progress
 from spectra.spectrum.cache import entry as cache_entry
 from spectra.spectrum.cache.entry import DamagedEntryError
-from spectra.spectrum.cache.settings import default_limit, default_root, parse_size
+from spectra.spectrum.cache.settings import default_limit, default_root
 from spectra.spectrum.cache.store import CacheEntry, RemovedEntries, Store, VerifiedEntries, unreadable
 from spectra.spectrum.cache.usage import CacheWarning, Usage
 from spectra.spectrum.fingerprint import fingerprint
-
-Found = TypeVar("Found")
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -42,10 +40,9 @@ if TYPE_CHECKING:
 
     from spectra.spectrum.spectrum import Spectrum
 
-__all__ = ["CacheWarning", "SpectrumCache", "Usage", "default_cache", "fingerprint", "parse_size"]
-
 T = TypeVar("T")
 Visitor: TypeAlias = "Callable[[str, Tensor, Spectrum | None], T]"
+Device: TypeAlias = "torch.device | str | None"
 
 MAX_WORKERS = 4
 """Each holds one weight in float64 several times over. Torch's threads are divided among them."""
@@ -67,7 +64,7 @@ class SpectrumCache:
         self._store = Store(default_root() if root is None else Path(root))
         self.max_bytes = default_limit() if max_bytes is None else max_bytes
         self.usage = Usage()
-        self._said_unwritable = False
+        self._warned_unwritable = False
         self._lock = threading.Lock()
         self._accelerator = threading.Lock()
 
@@ -76,21 +73,26 @@ class SpectrumCache:
         """The cache's folder, which need not exist yet."""
         return self._store.root
 
-    def spectrum(self, weight: Tensor, *, name: str = "weight") -> Spectrum:
+    def spectrum(self, weight: Tensor, *, name: str = "weight", device: Device = None) -> Spectrum:
         """The spectrum of one weight, on the CPU: loaded if it is known, else computed and stored.
+
+        Args:
+            weight: of any shape of two or more dimensions.
+            name: how errors call it.
+            device: where to compute what is missing; by default where the weight is.
 
         Raises:
             WeightError: the weight has no spectrum (see `decompose`).
             CacheError: the folder cannot be made or read.
         """
-        return self._obtain(weight, name, weight.device, Usage())
+        digits = fingerprint(weight, name=name)
+        known = self._read(self._store.place(digits), cache_entry.read_spectrum)
+        spectrum = known or self._compute(weight, name, device, digits)
+        self.usage.count(weight, spectrum, hit=known is not None)
+        return spectrum
 
     def spectra(
-        self,
-        weights: Mapping[str, Tensor],
-        progress: Progress = SILENT,
-        *,
-        device: torch.device | str | None = None,
+        self, weights: Mapping[str, Tensor], progress: Progress = SILENT, *, device: Device = None
     ) -> dict[str, Spectrum]:
         """The spectra of all weights with two or more dimensions, by name, on the CPU.
 
@@ -101,26 +103,25 @@ class SpectrumCache:
             device: where to compute what is missing; by default where each weight is.
 
         Raises:
-            WeightError: a weight has no spectrum (see `decompose`).
-            CacheError: the folder cannot be made or read.
+            As `spectrum`.
         """
-        found = self._each(weights, lambda name, weight, spectrum: spectrum, progress, device, Usage(), "spectra")
+        found = self.visit(weights, lambda name, weight, spectrum: spectrum, "spectra", progress, device=device)
         return {name: spectrum for name, spectrum in found.items() if spectrum is not None}
 
-    def fill(
-        self,
-        weights: Mapping[str, Tensor],
-        progress: Progress = SILENT,
-        *,
-        device: torch.device | str | None = None,
-    ) -> Usage:
+    def fill(self, weights: Mapping[str, Tensor], progress: Progress = SILENT, *, device: Device = None) -> Usage:
         """Like `spectra`, but keeps nothing in memory. Returns what was done, these weights alone."""
-        usage = Usage()
-        self._each(weights, lambda name, weight, spectrum: None, progress, device, usage, "spectra")
-        return usage
+        before = replace(self.usage)
+        self.visit(weights, lambda name, weight, spectrum: None, "spectra", progress, device=device)
+        return self.usage.since(before)
 
     def visit(
-        self, weights: Mapping[str, Tensor], use: Visitor[T], label: str, progress: Progress = SILENT
+        self,
+        weights: Mapping[str, Tensor],
+        use: Visitor[T],
+        label: str,
+        progress: Progress = SILENT,
+        *,
+        device: Device = None,
     ) -> dict[str, T]:
         """What `use(name, weight, spectrum)` returns for each weight, by name; nothing else is kept.
 
@@ -130,41 +131,49 @@ class SpectrumCache:
         Args:
             weights: by name.
             use: given each weight with its spectrum, on the CPU; None for a 1-D weight.
-            label: how the progress is called.
+            label: shown beside the progress bar.
+            progress: advanced once per weight.
+            device: where to compute what is missing; by default where each weight is.
 
         Raises:
-            As `spectra`, and whatever `use` raises, once the weights in work are done.
+            As `spectrum`, and whatever `use` raises, once the weights in work are done.
         """
-        return self._each(weights, use, progress, None, Usage(), label)
+        from concurrent.futures import as_completed
 
-    def sigma(self, fingerprint: str) -> np.ndarray | None:
+        def one(name: str) -> tuple[str, T]:
+            weight = weights[name]
+            spectrum = self.spectrum(weight, name=name, device=device) if weight.ndim > 1 else None
+            return name, use(name, weight, spectrum)
+
+        found: dict[str, T] = {}
+        progress.start(label, len(weights))
+        try:
+            with side_by_side(max(1, min(MAX_WORKERS, len(weights), _processors()))) as pool:
+                pending = [pool.submit(one, name) for name in weights]
+                try:
+                    for done in as_completed(pending):
+                        name, value = done.result()
+                        found[name] = value
+                        progress.advance(1, name)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        finally:
+            progress.finish()
+        return {name: found[name] for name in weights}
+
+    def sigma(self, digits: str) -> np.ndarray | None:
         """Singular values (float64, descending) of a weight known by its fingerprint, or None. Needs no torch.
 
         Args:
-            fingerprint: all 64 hex digits, or the first 8 or more that a shift file holds; None where they are
+            digits: all 64 of the fingerprint, or the first 8 or more that a shift file holds; None where they are
                 those of several entries.
         """
-        return self._find(fingerprint, cache_entry.read_sigma)
+        return self._find(digits, cache_entry.read_sigma)
 
-    def find(self, fingerprint: str) -> Spectrum | None:
+    def find(self, digits: str) -> Spectrum | None:
         """The spectrum of a weight known by its fingerprint, or None; arguments as `sigma`."""
-        return self._find(fingerprint, cache_entry.read_spectrum)
-
-    def _find(self, fingerprint: str, read: Callable[[Path], Found]) -> Found | None:
-        matches = self._store.matching(fingerprint)
-        if len(matches) != 1:
-            return None
-        try:
-            found = read(matches[0])
-        except FileNotFoundError:
-            return None
-        except DamagedEntryError as damage:
-            self._set_aside(matches[0], damage)
-            return None
-        except OSError as error:
-            raise unreadable(matches[0], error) from error
-        self._store.touch(matches[0])
-        return found
+        return self._find(digits, cache_entry.read_spectrum)
 
     def entries(self) -> list[CacheEntry]:
         """All entries, the most recently used first."""
@@ -182,108 +191,64 @@ class SpectrumCache:
         """
         return self._store.collect(self.max_bytes if max_bytes is None else max_bytes)
 
-    def _each(
-        self,
-        weights: Mapping[str, Tensor],
-        use: Visitor[T],
-        progress: Progress,
-        device: torch.device | str | None,
-        usage: Usage,
-        label: str,
-    ) -> dict[str, T]:
-        from concurrent.futures import as_completed
+    def _find(self, digits: str, read: Callable[[Path], T]) -> T | None:
+        matches = self._store.matching(digits)
+        return self._read(matches[0], read) if len(matches) == 1 else None
 
-        import torch
-
-        def one(name: str) -> tuple[str, T]:
-            weight, spectrum = weights[name], None
-            if weight.ndim > 1:
-                spectrum = self._obtain(weight, name, torch.device(device or weight.device), usage)
-            return name, use(name, weight, spectrum)
-
-        found: dict[str, T] = {}
-        workers = max(1, min(MAX_WORKERS, len(weights), _processors()))
-        progress.start(label, len(weights))
+    def _read(self, path: Path, read: Callable[[Path], T]) -> T | None:
+        """What `read` makes of an entry's file; None if there is none, or it was damaged and has been set aside."""
         try:
-            with side_by_side(workers) as pool:
-                pending = [pool.submit(one, name) for name in weights]
-                try:
-                    for done in as_completed(pending):
-                        name, value = done.result()
-                        found[name] = value
-                        progress.advance(1, name)
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-        finally:
-            progress.finish()
-        return {name: found[name] for name in weights}
-
-    def _obtain(self, weight: Tensor, name: str, device: torch.device, usage: Usage) -> Spectrum:
-        from spectra.spectrum.decomposition import decompose
-
-        address = fingerprint(weight, name=name)
-        known = self._load(address, usage)
-        if known is None:
-            # An accelerator does one at a time: its memory is dear, and it is busy with one anyway.
-            with self._accelerator if device.type != "cpu" else contextlib.nullcontext():
-                spectrum = decompose(weight.detach().to(device), name=name).to("cpu")
-            spectrum = replace(spectrum, fingerprint=address)
-            if spectrum.rank:
-                spectrum = self._keep(spectrum, address)
-        else:
-            spectrum = known
-        for each in (usage, self.usage):
-            each.count(weight, spectrum, hit=known is not None)
-        return spectrum
-
-    def _load(self, address: str, usage: Usage) -> Spectrum | None:
-        path = self._store.place(address)
-        try:
-            spectrum = cache_entry.read_spectrum(path)
+            found = read(path)
         except FileNotFoundError:
             return None
         except DamagedEntryError as damage:
-            usage.damaged += 1
-            self._set_aside(path, damage)
+            self.usage.damaged += 1
+            moved_to = self._store.set_aside(path)
+            self._warn(
+                f"damaged entry of the spectrum cache ({damage}), it will be built again; "
+                + (f"set aside as {moved_to}" if moved_to else f"{path} could not be set aside")
+            )
             return None
         except OSError as error:
             raise unreadable(path, error) from error
         self._store.touch(path)
-        return spectrum
+        return found
 
-    def _keep(self, spectrum: Spectrum, address: str) -> Spectrum:
-        """Stores a spectrum and returns it over its file's memory map, so that its own memory can go."""
-        try:
-            path = self._store.write(address, cache_entry.encode(spectrum, address))
-        except OSError as error:
-            with self._lock:
-                said, self._said_unwritable = self._said_unwritable, True
-            if not said:
-                warnings.warn(
-                    f"spectrum cache {self.path} cannot be written ({error.strerror or error}): spectra are computed "
-                    "but not kept; set SPECTRA_CACHE to a folder with room that you may write",
-                    CacheWarning,
-                    stacklevel=2,
-                )
+    def _compute(self, weight: Tensor, name: str, device: Device, digits: str) -> Spectrum:
+        """The spectrum of a weight, stored where that is possible; over its file's memory map, so that its own memory
+        can go.
+        """
+        import torch
+
+        from spectra.spectrum.decomposition import decompose
+
+        place = torch.device(device or weight.device)
+        # An accelerator does one at a time: its memory is dear, and it is busy with one anyway.
+        with self._accelerator if place.type != "cpu" else contextlib.nullcontext():
+            spectrum = decompose(weight.detach().to(place), name=name).to("cpu")
+        spectrum = replace(spectrum, fingerprint=digits)
+        if not spectrum.rank:
             return spectrum
         try:
-            stored = cache_entry.read_spectrum(path, verify=False)
-        except (OSError, DamagedEntryError):  # evicted, or replaced, in the meantime
-            stored = spectrum
+            path = self._store.write(digits, cache_entry.encode(spectrum, digits))
+        except OSError as error:
+            with self._lock:
+                warned, self._warned_unwritable = self._warned_unwritable, True
+            if not warned:
+                self._warn(
+                    f"spectrum cache {self.path} cannot be written ({error.strerror or error}): spectra are computed "
+                    "but not kept; set SPECTRA_CACHE to a folder with room that you may write"
+                )
+            return spectrum
+        with contextlib.suppress(OSError, DamagedEntryError):  # evicted, or replaced, in the meantime
+            spectrum = cache_entry.read_spectrum(path, verify=False)
         with self._lock:
             self._store.shrink(self.max_bytes)
-        return stored
+        return spectrum
 
-    def _set_aside(self, path: Path, damage: DamagedEntryError) -> None:
-        self.usage.damaged += 1
-        where = self._store.set_aside(path)
-        warnings.warn(
-            f"damaged entry of the spectrum cache ({damage}), it will be built again; "
-            + (f"set aside as {where}" if where else f"{path} could not be set aside"),
-            CacheWarning,
-            stacklevel=2,
-        )
+    @staticmethod
+    def _warn(message: str) -> None:
+        warnings.warn(message, CacheWarning, stacklevel=3)
 
 
 def default_cache() -> SpectrumCache:

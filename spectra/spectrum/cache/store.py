@@ -1,6 +1,6 @@
 """The files of the spectrum cache: where entries lie, how they appear, age, are set aside and go.
 
-Knows files only; what an entry means is `cache_entry`'s, and when to compute one is `cache`'s.
+Knows files only: `entry` knows what they mean, and `spectrum_cache` when one is to be computed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spectra.errors import CacheError
 from spectra.io.atomic_writes import temporary_beside
@@ -56,7 +57,7 @@ class CacheEntry:
 
 @dataclass(frozen=True)
 class VerifiedEntries:
-    """What `verify` found: entries read, their bytes, and the damaged ones (fingerprint to reason), now set aside."""
+    """What `verify` found: entries read, bytes of the sound ones, and the damaged ones, now set aside, with reasons."""
 
     checked: int
     size: int
@@ -134,23 +135,11 @@ class Store:
         """All entries, the most recently used first."""
         found = []
         for path, status in self._files():
-            try:
+            described: dict[str, Any] = {}
+            with contextlib.suppress(DamagedEntryError, OSError):
                 header = cache_entry.read_entry_header(path)
-            except (DamagedEntryError, OSError):
-                found.append(CacheEntry(path.stem, path, status.st_size, status.st_mtime))
-                continue
-            found.append(
-                CacheEntry(
-                    fingerprint=path.stem,
-                    path=path,
-                    size=status.st_size,
-                    used=status.st_mtime,
-                    shape=header.shape,
-                    side=header.side,
-                    rank=header.rank,
-                    tail=header.tail,
-                )
-            )
+                described = {key: getattr(header, key) for key in ("shape", "side", "rank", "tail")}
+            found.append(CacheEntry(path.stem, path, status.st_size, status.st_mtime, **described))
         return sorted(found, key=lambda entry: (-entry.used, entry.fingerprint))
 
     def verify(self, progress: Progress = SILENT) -> VerifiedEntries:
@@ -184,10 +173,10 @@ class Store:
                 size = path.stat().st_size
                 path.unlink()
                 removed, freed = removed + 1, freed + size
-        gone, gone_bytes = self._evict(max_bytes)
+        evicted, evicted_bytes = self._evict(max_bytes)
         left = [status.st_size for _, status in self._files()]
         self._size = sum(left)
-        return RemovedEntries(removed + gone, freed + gone_bytes, len(left), self._size)
+        return RemovedEntries(removed + evicted, freed + evicted_bytes, len(left), self._size)
 
     def shrink(self, max_bytes: int) -> None:
         """Evicts if what this object knows to be stored is beyond `max_bytes`: called after every write."""

@@ -1,9 +1,9 @@
-"""What a spectrum cache tells of itself: its warnings, and how much of its work was done before."""
+"""The warnings of a spectrum cache, and how much of its work was done before."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,3 +45,8 @@ class Usage:
             self.weight_floats += weight.numel()
             self.spectrum_floats += spectrum.floats
             self.bytes += spectrum.bytes
+
+    def since(self, before: Usage) -> Usage:
+        """What was done after this object was like `before`."""
+        counts = (field.name for field in fields(self) if field.name != "_lock")
+        return Usage(**{name: getattr(self, name) - getattr(before, name) for name in counts})

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from spectra.errors import WeightError
-from spectra.spectrum.cache.spectrum_cache import fingerprint
+from spectra.spectrum.fingerprint import fingerprint
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])

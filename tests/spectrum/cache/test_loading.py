@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from spectra.errors import WeightError
-from spectra.spectrum.cache.spectrum_cache import SpectrumCache, fingerprint
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 from spectra.spectrum.decomposition import decompose
+from spectra.spectrum.fingerprint import fingerprint
 from spectra.spectrum.spectrum import Spectrum
 
 

@@ -10,7 +10,9 @@ import torch
 
 from spectra.shift.shift import ShiftMetadata
 from spectra.shift.sigmas import read_sigmas
-from spectra.spectrum.cache.spectrum_cache import CacheWarning, SpectrumCache, fingerprint
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache
+from spectra.spectrum.cache.usage import CacheWarning
+from spectra.spectrum.fingerprint import fingerprint
 
 
 def test_known_weights_are_found_and_others_passed_over(tmp_path: Path) -> None:
