@@ -49,10 +49,10 @@ def shares(weights: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> dict
     """What of the energy of `changes`, each of its weight's shape, is reached by what; see the module."""
     import torch
 
-    from spectra.convert.closest_shift import Change, find_closest, summed
+    from spectra.convert.closest_shift import ChangeOf, find_closest, summed
     from spectra.spectrum.spectrum import matrix
 
-    def taken(own: Tensor) -> Change:
+    def taken(own: Tensor) -> ChangeOf:
         return lambda weight: own
 
     found = find_closest(weights, {name: taken(own) for name, own in changes.items()})

@@ -63,18 +63,17 @@ def register(app: typer.Typer) -> None:
         quiet_libraries()
         from spectra.convert.transplanting import transplant as run
         from spectra.io.atomic_writes import check_output
-        from spectra.shift.shift_file import read_shift, write_shift
+        from spectra.shift.shift_file import write_shift
 
         start = time.perf_counter()
         check_output(out, force=force)
         done = run(
-            read_shift(shift),
+            shift,
             to,
             source=source,
             dtype=dtype or "",
             variant=variant,
             min_score=min_score,
-            called=shift.name,
             progress=output.progress(),
         )
         size = write_shift(done.shift, out, force=force)

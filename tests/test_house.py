@@ -86,8 +86,6 @@ KNOWN_LONG = {
     "spectra.benchmarks.run: run": 85,
 }
 KNOWN_WIDE = {
-    "spectra.convert.lora.writing: write_lora": 11,
-    "spectra.convert.transplanting: transplant": 9,
     "spectra.layers.plans: two_sided": 9,
     "spectra.layers.plans: _TwoSided.forward": 11,
     "spectra.layers.plans: _Projected.forward": 10,

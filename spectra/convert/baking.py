@@ -11,8 +11,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +18,12 @@ import torch
 from torch import Tensor
 
 from spectra.bases.pipeline import BaseLocation, find_base, local_folder
-from spectra.bases.weight_files import FileWeights, base_tensors, base_weights
-from spectra.compatibility.base_check import check_weights, compare, delta_length
-from spectra.compatibility.rounded_bases import Fingerprints
+from spectra.bases.weight_files import FileWeights, base_tensors
+from spectra.convert.shifted_base import check_fingerprints
 from spectra.errors import OutputError, RoundedCopyWarning
 from spectra.io.atomic_writes import atomic_folder, atomic_write, check_output
 from spectra.io.dtypes import torch_dtype
+from spectra.naming.patterns import component_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift, check_same_base
 from spectra.shift.sums import scaled_sum
@@ -44,8 +42,7 @@ class NamedShift:
 
     Attributes:
         name: how messages call it.
-        shift: itself.
-        scale: its factor.
+        scale: what its deltas are multiplied by.
     """
 
     name: str
@@ -59,8 +56,8 @@ class Baked:
 
     Attributes:
         weights: how many were shifted.
-        dtypes: that they are stored in.
-        rounding: `||stored - exact|| / ||Delta W||` over all of them: what their dtype costs.
+        dtypes: the names of those that they are stored in.
+        rounding: `||stored - exact|| / ||Delta W||` over all weights, which their dtype costs.
         left_out: files of the base that were not copied, since they hold its weights unshifted.
     """
 
@@ -86,7 +83,7 @@ def bake(
     the file.
 
     Args:
-        base: a diffusers folder, a single-file checkpoint or a hub id; empty is the embedded base.
+        base: as `find_base` takes it.
         shifts: one as it is, or several with their names and scales; all of this base.
         out: the folder to write, or, of a single-file base, the file.
         variant: of the weight files to read and to write, such as "fp16".
@@ -104,12 +101,12 @@ def bake(
     check_same_base([each.shift for each in shifts])
     summed = scaled_sum((each.scale, each.shift) for each in shifts)
     deltas = {name: torch.from_numpy(total).to(torch.float32) for name, total in summed.items()}
-    components = sorted({name.partition(".")[0] for name in deltas})
-    weights = base_weights(location, components, variant=variant, dtype=shifts[0].shift.metadata.base_dtype)
-    cache = cache or default_cache()
+    components = sorted({component_of(name) for name in deltas})
+    tensors = base_tensors(location, components, variant=variant, dtype=shifts[0].shift.metadata.base_dtype)
+    files = {places[0].stored.path for places in tensors.places.values()}
+    weights, cache = tensors.weights(), cache or default_cache()
     originals = _check(shifts, weights, cache, progress)
     shifted = weights.only(deltas.__contains__)
-    files = {places[0].stored.path for places in base_tensors(location, components, variant=variant).places.values()}
     with _copied(location, root, files, out, force) as (moved, left_out):
         errors = cache.visit(shifted, _writer(deltas, shifted, originals, moved), "baking", progress)
     norms = torch.tensor(list(errors.values()), dtype=torch.float64).sum(0)
@@ -127,7 +124,7 @@ def _writer(
     originals: Mapping[str, Spectrum],
     moved: Callable[[Path], Path],
 ) -> Callable[[str, Tensor, Spectrum | None], tuple[float, float]]:
-    """Overwrites one weight in the copy; returns the squares of the rounding's and of the shift's norm."""
+    """Makes what overwrites a weight in the copy, and returns the squared norms of its rounding and of its change."""
 
     def write(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[float, float]:
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
@@ -146,30 +143,17 @@ def _writer(
 def _check(
     shifts: Sequence[NamedShift], weights: FileWeights, cache: SpectrumCache, progress: Progress
 ) -> dict[str, Spectrum]:
-    """Before anything is written: that every shift was trained on these weights, or on those that they are copies of.
+    """Check, before anything is written, that every shift was trained on these weights, or on ones they are copies of.
 
     Returns:
         The spectra of the originals, by name, where the base is a rounded copy and the cache knows them.
     """
-    lengths = {name: delta_length(weights.shape(name)) for name in weights}
-    for each in shifts:
-        check_weights(each.shift, each.name, lengths)
-    metadata = shifts[0].shift.metadata  # all are of one base, as far as they touch the same weights
-    digits = reduce(or_, (dict(each.shift.metadata.fingerprints) for each in shifts))
-    prints = {name: Fingerprints(weights, name, metadata.base_dtype) for name in sorted(digits)}
-    progress.start("checking", len(prints))
-    try:
-        for weight in prints.values():
-            weight.digits()
-            progress.advance()
-    finally:
-        progress.finish()
     originals: dict[str, Spectrum] = {}
-    for each in shifts:
-        check = compare(each.shift, each.name, prints)
+    checks = check_fingerprints([(each.name, each.shift) for each in shifts], weights, progress)
+    for each, check in zip(shifts, checks, strict=True):
         check.require_base("bake it into that base, or carry it over to this one (spectra transplant)")
         rounded = [name for name, match in check.matches.items() if match != "same" and len(weights.shape(name)) > 1]
-        known = {name: cache.find(digits[name]) for name in rounded}
+        known = {name: cache.find(each.shift.metadata.fingerprints[name]) for name in rounded}
         originals |= {name: spectrum for name, spectrum in known.items() if spectrum is not None}
         stored = weights.places[next(iter(each.shift))][0].stored.dtype
         message = replace(check, dtype=stored).rounded_copy(set(rounded) - originals.keys())
@@ -191,7 +175,14 @@ def _check_output(location: BaseLocation, root: Path, out: Path, force: bool) ->
 def _copied(
     location: BaseLocation, root: Path, files: set[Path], out: Path, force: bool
 ) -> Iterator[tuple[Callable[[Path], Path], tuple[str, ...]]]:
-    """A copy of the base that takes its place when the block ends: where each file went, and what was left out."""
+    """A copy of the base, which takes its place when the block ends.
+
+    Args:
+        files: the weight files that are copied.
+
+    Yields:
+        A function that tells where each file went, and the weight files that were left out.
+    """
     if location.kind == "file":
         with atomic_write(out, force=force) as temporary:
             shutil.copyfile(root, temporary)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -19,26 +19,27 @@ from torch import Tensor
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import WeightError
 from spectra.progress import SILENT, Progress
-from spectra.shift.metadata import FINGERPRINT_DIGITS
+from spectra.shift.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
+from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.spectrum import Spectrum, matrix
 
-Change: TypeAlias = Callable[[Tensor], Tensor]
-"""From a base's weight to the change of it, of the same shape or as the weight's matrix, float32 or wider."""
+ChangeOf: TypeAlias = Callable[[Tensor], Tensor]
+"""Gives the change of a base's weight, of its shape or its matrix's, float32 or wider."""
 
 _PANEL = 1024
-"""Columns that are in float64 at once."""
+"""Columns of a matrix that are in float64 at once."""
 
 
 @dataclass(frozen=True)
 class Captured:
-    """How much of a change a shift holds, of one weight or of several.
+    """How much of the change of a weight, or of several, a shift holds.
 
     Attributes:
         name: of the weight, or of the weights together.
         change: `||D||^2`.
         rest: `||D - Delta W||^2`.
-        clipped: directions that would have had to go below zero.
+        clipped: how many directions would have had to go below zero.
         clipped_rest: what that costs, a part of `rest`.
     """
 
@@ -52,6 +53,11 @@ class Captured:
     def energy(self) -> float:
         """The part of the change that is captured, 0 to 1."""
         return 1 - self.rest / self.change if self.change else 1.0
+
+    @property
+    def error(self) -> float:
+        """`||D - Delta W|| / ||D||`; 0 where there is no change."""
+        return math.sqrt(self.rest / self.change) if self.change else 0.0
 
 
 @dataclass(frozen=True)
@@ -70,15 +76,15 @@ class Factors:
 
 
 @dataclass(frozen=True)
-class Closest:
-    """The closest shift, weight by weight.
+class ClosestDelta:
+    """One weight's part of the closest shift.
 
     Attributes:
         delta: float32 `[r]`.
         fingerprint: of the base's weight, as many digits as a shift file keeps.
-        rounded: likewise, of its rounded copies by dtype.
-        ndim: of the weight.
-        captured: of its change.
+        rounded: the digits that a shift file keeps of its rounded copies, by dtype.
+        ndim: number of dimensions of the weight.
+        captured: what the delta holds of the weight's change.
         rest: the best approximation of what is left, if one was asked for.
     """
 
@@ -89,46 +95,62 @@ class Closest:
     captured: Captured
     rest: Factors | None = None
 
+    @classmethod
+    def of(cls, weight: Tensor, spectrum: Spectrum | None, delta: Tensor, captured: Captured) -> ClosestDelta:
+        """A delta for `weight`, which is identified by its fingerprints."""
+        prints = Fingerprints.of(weight, captured.name, spectrum)
+        digits = prints.digits()[:FINGERPRINT_DIGITS]
+        return cls(delta.to(torch.float32), digits, prints.rounded(), weight.ndim, captured)
+
 
 def find_closest(
     weights: Mapping[str, Tensor],
-    changes: Mapping[str, Change],
+    changes: Mapping[str, ChangeOf],
     *,
     rank: int = 0,
-    label: str = "projecting",
     cache: SpectrumCache | None = None,
     progress: Progress = SILENT,
-) -> dict[str, Closest]:
-    """The closest shift to each change, a few weights at a time in memory.
+) -> dict[str, ClosestDelta]:
+    """The closest delta to the change of each weight, by name, a few weights at a time in memory.
 
     Args:
-        weights: the base's by name, read when they are asked for.
-        changes: of each of them.
+        weights: of the base, read when they are asked for.
+        changes: one for each weight.
         rank: of the approximation of what the shift leaves; 0 for none.
 
     Raises:
         WeightError: a change that is not finite, or a weight without a spectrum.
     """
 
-    def find(name: str, weight: Tensor, spectrum: Spectrum | None) -> Closest:
-        prints = Fingerprints.of(weight, name, spectrum)
-        digits, rounded = prints.digits()[:FINGERPRINT_DIGITS], prints.rounded()
+    def find(name: str, weight: Tensor, spectrum: Spectrum | None) -> ClosestDelta:
         change = changes[name](weight)
         square = _square(change)
         if not math.isfinite(square):
             raise WeightError(f"{name}: the change has values that are not finite; the model is damaged")
         if spectrum is None:
-            captured = Captured(name, square, 0.0)
-            return Closest(change.to(torch.float32), digits, rounded, weight.ndim, captured)
+            return ClosestDelta.of(weight, None, change, Captured(name, square, 0.0))
         c = project(change, weight, spectrum)
         delta = torch.maximum(c, -spectrum.sigma)
         lost = (c - delta).square()
         rest = max(square - float(c.square().sum()), 0.0) + float(lost.sum())
         captured = Captured(name, square, rest, int((lost > 0).sum()), float(lost.sum()))
-        left = approximate_rest(change, weight, spectrum, delta, rank) if rank and rest > 0 else None
-        return Closest(delta.to(torch.float32), digits, rounded, weight.ndim, captured, left)
+        found = ClosestDelta.of(weight, spectrum, delta, captured)
+        if rank and rest > 0:
+            return replace(found, rest=approximate_rest(change, weight, spectrum, delta, rank))
+        return found
 
-    return (cache or default_cache()).visit(weights, find, label, progress)
+    return (cache or default_cache()).visit(weights, find, "projecting", progress)
+
+
+def shift_of_deltas(found: Mapping[str, ClosestDelta], described: ShiftMetadata) -> SpectralShift:
+    """The deltas as one shift, whose metadata has the weights' fingerprints in addition to what `described` says."""
+    metadata = replace(
+        described,
+        fingerprints={name: each.fingerprint for name, each in found.items()},
+        ndims={name: each.ndim for name, each in found.items()},
+        rounded={dtype: {name: each.rounded[dtype] for name, each in found.items()} for dtype in ROUNDED},
+    )
+    return SpectralShift({name: each.delta.numpy() for name, each in found.items()}, metadata)
 
 
 def summed(name: str, parts: Iterable[Captured]) -> Captured:
@@ -144,7 +166,7 @@ def summed(name: str, parts: Iterable[Captured]) -> Captured:
 
 
 def project(change: Tensor, weight: Tensor, spectrum: Spectrum) -> Tensor:
-    """`u_i^T D v_i` for every direction: float64 `[r]`.
+    """Project a change on a weight's singular vectors: `u_i^T D v_i` for every direction, float64 `[r]`.
 
     With `Q` on the smaller side, `v_i = W^T u_i / sigma_i` makes it `q_i^T (D W^T) q_i / sigma_i` in the head (and
     likewise on the right); the tail has both sides.
@@ -157,8 +179,8 @@ def project(change: Tensor, weight: Tensor, spectrum: Spectrum) -> Tensor:
         panel = d[:, part].to(torch.float64)
         product.addmm_(panel, w[:, part].to(torch.float64).T)
         tail += ((basis[:, head:].T @ panel) * spectrum.tail[:, part]).sum(1)
-    near = basis[:, :head]
-    return torch.cat([(near * (product @ near)).sum(0) / spectrum.sigma[:head], tail])
+    stored = basis[:, :head]
+    return torch.cat([(stored * (product @ stored)).sum(0) / spectrum.sigma[:head], tail])
 
 
 def delta_weight(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Tensor:
@@ -193,10 +215,10 @@ def approximate_rest(change: Tensor, weight: Tensor, spectrum: Spectrum, d: Tens
 
 
 def _columns(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Callable[[slice], Tensor]:
-    """Any columns of `Delta W`, smaller side first: `Q diag(d / sigma) Q^T W` of the head, and the tail's term."""
+    """Computes any columns of `Delta W`, smaller side first: `Q diag(d / sigma) Q^T W` and the tail's term."""
     w, head, basis = _wide(weight, spectrum), spectrum.head, spectrum.basis.to(torch.float64)
-    near = basis[:, :head]
-    inside = (near * (d[:head] / spectrum.sigma[:head])) @ near.T
+    stored = basis[:, :head]
+    inside = (stored * (d[:head] / spectrum.sigma[:head])) @ stored.T
     outside = basis[:, head:] * d[head:]
 
     def columns(part: slice) -> Tensor:

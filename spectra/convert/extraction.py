@@ -15,15 +15,15 @@ from torch import Tensor
 
 from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.bases.weight_files import FileWeights, base_tensors, base_weights, folder_tensors
-from spectra.convert.closest_shift import Captured, Change, Closest, Factors, find_closest, summed
-from spectra.convert.file_kinds import holds_changes
+from spectra.convert.closest_shift import Captured, ChangeOf, Factors, find_closest, shift_of_deltas, summed
+from spectra.convert.file_kinds import holds_lora
 from spectra.convert.lora.reading import ChangeFile, read_lora
 from spectra.convert.module_names import is_embedding
 from spectra.errors import BaseError, MismatchError
 from spectra.io.tensor_files import stored_tensors
 from spectra.naming.patterns import component_of, matching, path_of
 from spectra.progress import SILENT, Progress
-from spectra.shift.metadata import JSON, ROUNDED, ShiftMetadata
+from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 from spectra.spectrum.spectrum import matrix
@@ -38,7 +38,7 @@ class Extracted:
         shift: the closest one.
         layers: what it captures of each weight's change, in name order.
         others: tensors that were changed too and that no shift can hold: biases, free parameters, new ones.
-        rest: what the shift leaves of each weight, at the rank that was asked for; not of embeddings, of which no
+        rest: what the shift leaves of each weight, at the rank that was asked for; without embeddings, for which no
             tool loads a LoRA.
     """
 
@@ -49,7 +49,7 @@ class Extracted:
 
     @property
     def total(self) -> Captured:
-        """Of all weights together."""
+        """What the shift captures of all weights together."""
         return summed("total", self.layers)
 
     @property
@@ -73,7 +73,7 @@ def extract(
     """The shift of a base that is closest to a model fine-tuned from it, or to a LoRA for it.
 
     Args:
-        base: a diffusers folder, a single-file checkpoint or a hub id; empty is the embedded base.
+        base: as `find_base` takes it.
         model: likewise; or the folder or file of one component; or a LoRA, LoHa, LoKr or full-difference file.
         target: subset names and patterns of weights to look at; all by default.
         dtype: in which the base will be loaded with the shift.
@@ -86,14 +86,13 @@ def extract(
         MismatchError: the model has another architecture, or does not differ from the base.
     """
     location = find_base(base)
-    every = base_weights(location, variant=variant, dtype=dtype)
-    weights = every
+    weights = every = base_weights(location, variant=variant, dtype=dtype)
     if target:
         ndims = {name: len(every.shape(name)) for name in every}
         weights = every.only(set(matching(every, target, ndims)).__contains__)
     if is_lora(model):
         file = read_lora(model, list(every))
-        changes: Mapping[str, Change] = {name: _Delta(file, name) for name in file if name in weights}
+        changes = {name: _change_in(file, name) for name in file if name in weights}
         others = tuple(f"{name}.bias" for name in file.biases)
     else:
         changes, others = _model_changes(location, model, weights, variant, progress)
@@ -102,72 +101,60 @@ def extract(
         raise MismatchError(f"{model}: {what} are those of {location.name}; there is nothing to extract")
     found = find_closest(weights.only(changes.__contains__), changes, rank=rank, cache=cache, progress=progress)
     layers = tuple(each.captured for each in found.values())
-    recipe: JSON = {
-        "method": "extract",
-        "from": Path(model).name,
-        "energy": round(summed("total", layers).energy, 6),
-    }
+    described = ShiftMetadata(
+        base=location.name,
+        fingerprints={},
+        base_dtype=dtype,
+        subset=target,
+        versions=versions(),
+        recipe={"method": "extract", "from": Path(model).name, "energy": round(summed("total", layers).energy, 6)},
+    )
     return Extracted(
-        shift=shift_of(found, base=location.name, base_dtype=dtype, subset=target, versions=versions(), recipe=recipe),
+        shift=shift_of_deltas(found, described),
         layers=layers,
         others=others,
         rest={name: each.rest for name, each in found.items() if each.rest is not None and not is_embedding(name)},
     )
 
 
-def shift_of(found: Mapping[str, Closest], **described: object) -> SpectralShift:
-    """The closest deltas as one shift; `described` are further fields of its metadata."""
-    metadata = ShiftMetadata(
-        fingerprints={name: each.fingerprint for name, each in found.items()},
-        ndims={name: each.ndim for name, each in found.items()},
-        rounded={dtype: {name: each.rounded[dtype] for name, each in found.items()} for dtype in ROUNDED},
-        **described,  # type: ignore[arg-type]
-    )
-    return SpectralShift({name: each.delta.numpy() for name, each in found.items()}, metadata)
-
-
 def is_lora(model: str) -> bool:
-    """Whether a path is a LoRA's (or of its kin), going by the keys in the file."""
+    """Whether a path is that of a LoRA, LoHa, LoKr or full difference, by the keys in the file."""
     path = Path(model)
     if path.is_dir():
         return not (path / "model_index.json").is_file() and not (path / "config.json").is_file()
-    return path.is_file() and path.suffix == ".safetensors" and holds_changes(stored_tensors(path))
+    return path.is_file() and path.suffix == ".safetensors" and holds_lora(stored_tensors(path))
 
 
-@dataclass(frozen=True)
-class _Delta:
-    """A change that a file holds as it is."""
+def _change_in(file: ChangeFile, name: str) -> ChangeOf:
+    """The change of a weight that a file holds as it is."""
 
-    file: ChangeFile
-    name: str
-
-    def __call__(self, weight: Tensor) -> Tensor:
-        change = self.file[self.name]
+    def change_of(weight: Tensor) -> Tensor:
+        change = file[name]
         expected = weight.shape if weight.ndim == 1 else matrix(weight).shape
         if change.shape != expected:
             raise MismatchError(
-                f"{self.file.path}: {self.name} is {list(change.shape)} there and {list(expected)} in the base; "
+                f"{file.path}: {name} is {list(change.shape)} there and {list(expected)} in the base; "
                 "give the base it was trained on"
             )
         return change
 
+    return change_of
 
-@dataclass(frozen=True)
-class _Difference:
-    """A change that is the difference of two models, `W' - W`."""
 
-    model: FileWeights
-    name: str
+def _difference(model: FileWeights, name: str) -> ChangeOf:
+    """The change of a weight that makes it the model's, `W' - W`."""
 
-    def __call__(self, weight: Tensor) -> Tensor:
-        trained = self.model[self.name]
+    def change_of(weight: Tensor) -> Tensor:
+        trained = model[name]
         wide = torch.promote_types(torch.promote_types(trained.dtype, weight.dtype), torch.float32)
         return trained.to(wide).sub_(weight)  # read for this alone, so it may be overwritten
+
+    return change_of
 
 
 def _model_changes(
     location: BaseLocation, model: str, weights: FileWeights, variant: str | None, progress: Progress
-) -> tuple[dict[str, Change], tuple[str, ...]]:
+) -> tuple[dict[str, ChangeOf], tuple[str, ...]]:
     """The weights in which a model differs from the base, and the other tensors in which it does."""
     base = base_tensors(location, variant=variant)
     trained = _read_model(model, base)
@@ -181,12 +168,12 @@ def _model_changes(
     known = ours.weights()
     changed = [name for name in theirs if name not in ours and not name.endswith(".weight")]
     changed += [f"{name}.weight" for name in their_weights if name not in known]
-    changes: dict[str, Change] = {}
+    changes: dict[str, ChangeOf] = {}
     progress.start("comparing", len(candidates) + len(plain))
     try:
         for name in candidates:
             if _differ(candidates[name], their_weights[name]):
-                changes[name] = _Difference(their_weights, name)
+                changes[name] = _difference(their_weights, name)
             progress.advance()
         for name in plain:
             if name in theirs and _differ(plain[name], theirs[name]):

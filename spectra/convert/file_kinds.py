@@ -1,13 +1,13 @@
-"""Files of other tools: what they are, and where each is read and written. Needs no torch until then.
+"""Files of other tools: what they are, and where each is read and written. Needs no torch.
 
 | name | file | read by | written by |
 |---|---|---|---|
 | shift | ours | `spectra.shift.shift_file` | `spectra.shift.shift_file` |
-| svdiff-pytorch | svdiff-pytorch 0.2.0, diffusers' PR 3107 | `svdiff.import_svdiff` | `svdiff.export_svdiff` |
-| dome272, phymhan, svdiff-kohya | other implementations of SVDiff | `svdiff.import_svdiff` | |
-| lora | PEFT, diffusers | `lora.read_lora` | `lora_export.write_lora` |
-| kohya | kohya's scripts, ComfyUI, A1111; also LoHa and LoKr | `lora.read_lora` | `lora_export.write_lora` |
-| difference | ComfyUI, A1111, LyCORIS | `lora.read_lora` | `difference.write_difference` |
+| svdiff-pytorch | svdiff-pytorch 0.2.0, diffusers' PR 3107 | `svdiff.conversion` | `svdiff.conversion` |
+| dome272, phymhan, svdiff-kohya | other implementations of SVDiff | `svdiff.conversion` | |
+| lora | PEFT, diffusers | `lora.reading` | `lora.writing` |
+| kohya | kohya's scripts, ComfyUI, A1111; also LoHa and LoKr | `lora.reading` | `lora.writing` |
+| difference | ComfyUI, A1111, LyCORIS | `lora.reading` | `full_difference` |
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spectra.shift.metadata import FORMAT
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
-FOREIGN_SUFFIXES = {
+SVDIFF_SUFFIXES = {
     "svdiff-pytorch": ".delta",
     "dome272": ".parametrizations.weight.0.delta",
     "phymhan": ".parametrizations.weight.0.eigenvalues_delta",
@@ -33,11 +33,11 @@ FOREIGN_SUFFIXES = {
 SVDIFF_FILES = {"unet": "spectral_shifts.safetensors", "text_encoder": "spectral_shifts_te.safetensors"}
 """svdiff-pytorch's file of each component; it knows no other component."""
 
-_CHANGE = re.compile(r"lora_|[._]lora\.|\.hada_|\.lokr_|\.(diff|diff_b|w_norm|b_norm)$")
+_LORA_KEY = re.compile(r"lora_|[._]lora\.|\.hada_|\.lokr_|\.(diff|diff_b|w_norm|b_norm)$")
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """A file as it is; of a folder of svdiff-pytorch's, its files.
+    """The file itself, or the files in a folder of svdiff-pytorch's.
 
     Raises:
         FormatError: a folder without them.
@@ -52,7 +52,7 @@ def files_of(path: str | Path) -> list[Path]:
 
 
 def detect(path: str | Path) -> str:
-    """What a file is, by its header: "shift", a name of `FOREIGN_SUFFIXES`, "pickle", or "lora" for every change.
+    """What a file is, by its header: "shift", a name of `SVDIFF_SUFFIXES`, "pickle", or "lora" for every change.
 
     Raises:
         FormatError: it cannot be read, or is none of them.
@@ -65,26 +65,29 @@ def detect(path: str | Path) -> str:
     try:
         header = read_header(path)
     except (OSError, HeaderError) as error:
-        raise FormatError(
-            f"{path}: cannot be read as safetensors ({error}); check the path, or fetch it again"
-        ) from error
+        raise unreadable(path, error) from error
     if header.metadata.get("format") == FORMAT:
         return "shift"
-    kind = foreign_layout(header.tensors) or ("lora" if holds_changes(header.tensors) else "")
+    kind = svdiff_layout(header.tensors) or ("lora" if holds_lora(header.tensors) else "")
     if not kind:
         raise FormatError(
-            f"{path}: neither a shift, nor one of {', '.join(FOREIGN_SUFFIXES)}, nor a LoRA (first key: "
+            f"{path}: neither a shift, nor one of {', '.join(SVDIFF_SUFFIXES)}, nor a LoRA (first key: "
             f"{next(iter(header.tensors), 'none')})"
         )
     return kind
 
 
-def holds_changes(keys: Iterable[str]) -> bool:
+def holds_lora(keys: Iterable[str]) -> bool:
     """Whether keys are those of a LoRA, LoHa, LoKr or full difference."""
-    return any(_CHANGE.search(key) for key in keys)
+    return any(_LORA_KEY.search(key) for key in keys)
 
 
-def foreign_layout(keys: Collection[str]) -> str:
+def svdiff_layout(keys: Collection[str]) -> str:
     """The implementation of SVDiff whose keys these are, or empty."""
-    longest_first = sorted(FOREIGN_SUFFIXES, key=lambda name: -len(FOREIGN_SUFFIXES[name]))
-    return next((name for name in longest_first if any(key.endswith(FOREIGN_SUFFIXES[name]) for key in keys)), "")
+    found = [name for name, suffix in SVDIFF_SUFFIXES.items() if any(key.endswith(suffix) for key in keys)]
+    return max(found, key=lambda name: len(SVDIFF_SUFFIXES[name]), default="")
+
+
+def unreadable(path: Path, error: Exception) -> FormatError:
+    """The error for a file that is no whole safetensors file."""
+    return FormatError(f"{path}: cannot be read as safetensors ({error}); check the path, or fetch it again")

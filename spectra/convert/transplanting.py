@@ -6,20 +6,23 @@ the old base's files are needed.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from spectra.bases.pipeline import BaseLocation, find_base
-from spectra.bases.weight_files import FileWeights, base_weights
-from spectra.compatibility.base_check import check_weights, compare, delta_length
-from spectra.compatibility.rounded_bases import Fingerprints
-from spectra.convert.closest_shift import Captured, delta_weight, find_closest, summed
-from spectra.convert.extraction import shift_of
+from spectra.bases.weight_files import base_weights
+from spectra.convert.closest_shift import Captured, ChangeOf, delta_weight, find_closest, shift_of_deltas, summed
+from spectra.convert.shifted_base import ShiftedBase
 from spectra.errors import BaseError, MismatchError
+from spectra.naming.patterns import component_of
 from spectra.progress import SILENT, Progress
+from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
+from spectra.shift.shift_file import read_shift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.shifted_weight import singular_value_change
 from spectra.version import versions
@@ -31,7 +34,7 @@ class Transplanted:
 
     Attributes:
         shift: for the new base.
-        layers: of each weight's `Delta W`, what the new one holds; nothing of a weight that was left behind.
+        layers: what the new base holds of each weight's `Delta W`; nothing of a weight that was left behind.
         missing: weights that the new base lacks, or has in another shape.
         score: the energy that is kept of the matrices, 0 to 1; vectors (norms) are carried over as they are.
     """
@@ -43,60 +46,59 @@ class Transplanted:
 
 
 def transplant(
-    shift: SpectralShift,
+    shift: SpectralShift | str | os.PathLike[str],
     to: str,
     *,
     source: str | None = None,
     dtype: str = "",
     variant: str | None = None,
     min_score: float = 0.0,
-    called: str = "given",
     cache: SpectrumCache | None = None,
     progress: Progress = SILENT,
 ) -> Transplanted:
     """The shift of another base whose `Delta W` is closest to that of `shift`.
 
     Args:
-        shift: to carry over.
+        shift: a shift or its file.
         to: the new base, as `find_base` takes it.
         source: the base it was trained on; by default the one that it names.
         dtype: in which the new base will be loaded; by default the shift's.
         variant: of the new base's weight files.
         min_score: refuse a result of a lower score, 0 to 1.
-        called: how messages call the shift.
 
     Raises:
         BaseError: a base is missing or damaged.
         MismatchError: `source` is not the shift's base, no weight is in both bases, or the score is too low.
     """
-    cache = cache or default_cache()
-    metadata = shift.metadata
-    old = _old_weights(shift, source, called)
+    label = "given"
+    if not isinstance(shift, SpectralShift):
+        label, shift = Path(shift).name, read_shift(shift)
+    cache, metadata = cache or default_cache(), shift.metadata
+    old = _old_base(shift, label, source, cache, progress)
     location = find_base(to)
     dtype = dtype or metadata.base_dtype
     new = base_weights(location, variant=variant, dtype=dtype)
-    kept = [name for name in shift if name in new and new.shape(name) == old.shape(name)]
+    kept = [name for name in shift if name in new and new.shape(name) == old.weights.shape(name)]
     missing = tuple(name for name in shift if name not in kept)
     if not kept:
         raise MismatchError(
-            f"shift {called!r} cannot be carried over: {location.name} has none of its {len(shift)} weights in their "
+            f"shift {label!r} cannot be carried over: {location.name} has none of its {len(shift)} weights in their "
             f"shapes, such as {missing[0]}; expected a base of the same architecture"
         )
-    changes = {name: _ShiftChange(old, shift, name, cache) for name in kept}
+    changes = {name: _change_on(old, name, torch.from_numpy(shift[name].astype("float64")), cache) for name in kept}
     found = find_closest(new.only(changes.__contains__), changes, cache=cache, progress=progress)
     layers = {name: each.captured for name, each in found.items()}
-    for name in missing:
-        square = float(_ShiftChange(old, shift, name, cache).d().square().sum())
-        layers[name] = Captured(name, square, square)
-    score = summed("matrices", (layers[name] for name in shift if len(old.shape(name)) > 1)).energy
+    if missing:
+        layers |= {name: Captured(name, lost.energy, lost.energy) for name, lost in old.changes(missing).items()}
+    score = summed("matrices", (layers[name] for name in shift if len(old.weights.shape(name)) > 1)).energy
     if score < min_score:
         raise MismatchError(
-            f"shift {called!r} keeps {score:.1%} of its energy on {location.name}, less than the asked "
+            f"shift {label!r} keeps {score:.1%} of its energy on {location.name}, less than the asked "
             f"{min_score:.1%}; train it there, or lower --min-score"
         )
-    carried = shift_of(
-        found,
+    described = ShiftMetadata(
         base=location.name,
+        fingerprints={},
         base_dtype=dtype,
         subset=metadata.subset,
         licence=metadata.licence,
@@ -104,51 +106,40 @@ def transplant(
         parents=(metadata.content_hash,) if metadata.content_hash else metadata.parents,
         recipe={"method": "transplant", "from": metadata.base, "score": round(score, 6)},
     )
-    return Transplanted(carried, tuple(layers[name] for name in shift), missing, score)
+    return Transplanted(shift_of_deltas(found, described), tuple(layers[name] for name in shift), missing, score)
 
 
-class _ShiftChange:
-    """A shift's change of one weight of its own base, for the new base's weight."""
+def _change_on(old: ShiftedBase, name: str, delta: Tensor, cache: SpectrumCache) -> ChangeOf:
+    """The change of an old weight that a shift makes, float64, for the new base's weight of the same shape."""
 
-    def __init__(self, old: FileWeights, shift: SpectralShift, name: str, cache: SpectrumCache) -> None:
-        self._old, self._name, self._cache = old, name, cache
-        self._delta = torch.from_numpy(shift[name].astype("float64"))
-
-    def __call__(self, weight: Tensor) -> Tensor:
+    def change_of(weight: Tensor) -> Tensor:
         if weight.ndim == 1:
-            return self._delta
-        mine = self._old[self._name]
-        spectrum = self._cache.spectrum(mine, name=self._name)
-        return delta_weight(mine, spectrum, singular_value_change(spectrum.sigma, self._delta))
+            return delta
+        mine = old.weights[name]
+        spectrum = cache.spectrum(mine, name=name)
+        return delta_weight(mine, spectrum, singular_value_change(spectrum.sigma, delta))
 
-    def d(self) -> Tensor:
-        """The change of each singular value, or of each entry of a 1-D weight."""
-        if len(self._old.shape(self._name)) == 1:
-            return self._delta
-        return singular_value_change(self._cache.spectrum(self._old[self._name], name=self._name).sigma, self._delta)
+    return change_of
 
 
-def _old_weights(shift: SpectralShift, source: str | None, called: str) -> FileWeights:
-    """The weights that the shift was trained on."""
+def _old_base(
+    shift: SpectralShift, label: str, source: str | None, cache: SpectrumCache, progress: Progress
+) -> ShiftedBase:
+    """The base that the shift was trained on."""
     metadata = shift.metadata
-    location = _old_base(metadata.base, called) if source is None else find_base(source)
-    components = sorted({name.partition(".")[0] for name in shift})
-    old = base_weights(location, components, dtype=metadata.base_dtype).only(shift.__contains__)
-    check_weights(shift, called, {name: delta_length(old.shape(name)) for name in old})
-    check = compare(shift, called, {name: Fingerprints(old, name, metadata.base_dtype) for name in shift})
+    location = _named_base(metadata.base, label) if source is None else find_base(source)
+    components = sorted({component_of(name) for name in shift})
     remedy = f"{location.name} is not that base in {metadata.base_dtype}: name it with --from"
-    check.require_base(remedy)
-    check.require_original(remedy)
-    return old
+    return ShiftedBase(shift, location, components, label=label, remedy=remedy, cache=cache, progress=progress)
 
 
-def _old_base(named: str, called: str) -> BaseLocation:
+def _named_base(name: str, label: str) -> BaseLocation:
     try:
-        if named:
-            return find_base(named)
+        if name:
+            return find_base(name)
     except BaseError:
         pass
     raise BaseError(
-        f"shift {called!r} was trained on {named or 'an unnamed base'}, which is not there; its weights are needed "
+        f"shift {label!r} was trained on {name or 'an unnamed base'}, which is not there; its weights are needed "
         "(the cache keeps one side of each spectrum only): give that base with --from"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spectra.convert.file_kinds import foreign_layout, holds_changes
+from spectra.convert.file_kinds import holds_lora, svdiff_layout
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from spectra.convert.file_kinds import foreign_layout, holds_changes
     ],
 )
 def test_changes_are_told_from_models(key: str, expected: bool) -> None:
-    assert holds_changes([key]) is expected
+    assert holds_lora([key]) is expected
 
 
 @pytest.mark.parametrize(
@@ -35,4 +35,4 @@ def test_changes_are_told_from_models(key: str, expected: bool) -> None:
     ],
 )
 def test_other_implementations_are_told_apart(key: str, expected: str) -> None:
-    assert foreign_layout([key]) == expected
+    assert svdiff_layout([key]) == expected

@@ -13,16 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from spectra.bases.pipeline import load_pipeline
-from spectra.bases.weight_files import base_weights
 from spectra.convert.full_difference import write_difference
 from spectra.convert.lora.reading import read_lora
 from spectra.convert.module_names import kohya_names
-from spectra.convert.weight_changes import measure
+from spectra.convert.shifted_base import ShiftedBase
 from spectra.errors import FormatError
 from spectra.families import targets
-from spectra.progress import SILENT
 from spectra.shift.shift import SpectralShift
-from spectra.spectrum.cache.spectrum_cache import default_cache
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("float16", 1e-3), ("bfloat16", 5e-3)])
@@ -32,12 +29,12 @@ def test_the_differences_are_the_shift(dtype: str, error: float, tmp_path: Path)
     file = tmp_path / "d.safetensors"
     done = write_difference(shift, file, base=plain_base.write(tmp_path, base), dtype=dtype)  # type: ignore[arg-type]
     found = load_file(file)
-    called = kohya_names(base)
+    modules = kohya_names(base)
     parts = {name: (".w_norm", ".b_norm") if weight.ndim == 1 else (".diff",) for name, weight in base.items()}
-    assert found.keys() == {called[name] + part for name in base for part in parts[name]}
+    assert found.keys() == {modules[name] + part for name in base for part in parts[name]}
     wanted = plain_base.shifted(base, shift)
     for name, weight in base.items():
-        diff = found[called[name] + parts[name][0]]
+        diff = found[modules[name] + parts[name][0]]
         assert diff.shape == weight.shape
         exact = wanted[name] - weight.double()
         assert float((diff.double() - exact).norm() / exact.norm()) < error
@@ -56,8 +53,7 @@ def test_all_of_a_pipeline_comes_back(tmp_path: Path) -> None:
     names = [target.name for target in targets(pipe, "unet,text-encoder")]
     found = read_lora(tmp_path / "d.safetensors", names)
     assert set(found) == set(names)
-    weights = base_weights(str(tmp_path / "base"), dtype="float32")
-    for name, each in measure(shift, weights, default_cache(), SILENT).items():
+    for name, each in ShiftedBase(shift, str(tmp_path / "base")).changes().items():
         assert float(found[name].double().norm()) ** 2 == pytest.approx(each.energy, rel=1e-4)
     norm = next(name for name in names if name.endswith("conv_norm_out"))
     assert torch.equal(found[norm], torch.from_numpy(shift[norm].copy()))

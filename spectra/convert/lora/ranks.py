@@ -1,4 +1,4 @@
-"""Which directions a low-rank file keeps of a shift.
+"""How many directions, and which, a LoRA keeps of a shift: its ranks.
 
 `Delta W = U diag(d) V^T` is a singular value decomposition up to order and sign. So the best approximation of rank k
 keeps the k largest `|d|`, and its error is the norm of the rest: known before a single vector is looked at.
@@ -13,20 +13,20 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from spectra.convert.weight_changes import Change
+from spectra.convert.shifted_base import WeightChange
 from spectra.errors import InputError
 
 Directions: TypeAlias = npt.NDArray[np.int64]
 
 
 def keep_directions(
-    changes: Mapping[str, Change], *, rank: int | None = None, error: float | None = None
+    changes: Mapping[str, WeightChange], *, rank: int | None = None, error: float | None = None
 ) -> dict[str, Directions]:
-    """The directions to keep of each weight, those of the largest `|d|` first; a direction that does nothing is none.
+    """The directions to keep of each weight, the largest `|d|` first, without those that do nothing.
 
     Args:
         changes: of weights with two or more dimensions.
-        rank: at most so many of each weight.
+        rank: at most so many directions of each weight.
         error: at most this relative error of all changes together, 0 to 1, with as few floats as that takes: what
             goes first is what does least for the floats it costs.
 
@@ -48,7 +48,7 @@ def keep_directions(
     return kept
 
 
-def truncation_error(changes: Mapping[str, Change], kept: Mapping[str, Directions]) -> float:
+def truncation_error(changes: Mapping[str, WeightChange], kept: Mapping[str, Directions]) -> float:
     """`||dropped|| / ||Delta W||` over all of these weights, 0 to 1; one that is not in `kept` is dropped whole."""
     total = sum(each.energy for each in changes.values())
     none = np.zeros(0, np.int64)
@@ -56,14 +56,14 @@ def truncation_error(changes: Mapping[str, Change], kept: Mapping[str, Direction
     return math.sqrt(dropped / total) if total else 0.0
 
 
-def _worth(change: Change) -> npt.NDArray[np.float64]:
-    """Energy of each direction per float that it takes in a file."""
+def _worth(change: WeightChange) -> npt.NDArray[np.float64]:
+    """Energy of each direction per float that it takes in a file, `[r]`."""
     shape = change.shape
     return change.d**2 / (shape[0] + math.prod(shape[1:]))
 
 
-def _least_worth(changes: Mapping[str, Change], error: float) -> float:
-    """Directions worth less than this can all be dropped."""
+def _least_worth(changes: Mapping[str, WeightChange], error: float) -> float:
+    """The worth below which all directions can be dropped."""
     worth = np.concatenate([_worth(each) for each in changes.values()] or [np.zeros(0)])
     energy = np.concatenate([each.d**2 for each in changes.values()] or [np.zeros(0)])
     order = np.argsort(worth, kind="stable")

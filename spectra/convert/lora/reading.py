@@ -1,6 +1,7 @@
 """Reads what other tools train as a change of a weight: LoRA, LoHa, LoKr and full differences.
 
-The formulas are in `spectra.convert.lora.formulas`; this knows the files' keys and where each keeps its scale.
+The formulas are in `spectra.convert.lora.formulas`, the keys in `spectra.convert.lora.keys`; this knows where each
+file keeps its scale.
 """
 
 from __future__ import annotations
@@ -16,29 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from spectra.convert.file_kinds import unreadable
 from spectra.convert.lora.formulas import METHODS, Parts, change_of
+from spectra.convert.lora.keys import METADATA_KEY, split_key
 from spectra.convert.module_names import aliases
 from spectra.errors import FormatError
-
-_SUFFIXES = {
-    "down": (".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down.weight"),
-    "up": (".lora_up.weight", ".lora_B.weight", ".lora.up.weight", "_lora.up.weight"),
-    "mid": (".lora_mid.weight",),
-    "rows": (".lora_embedding_A",),
-    "values": (".lora_embedding_B",),
-    "diff": (".diff", ".w_norm"),
-    "bias": (".diff_b", ".b_norm", ".lora_B.bias", ".lora_up.bias"),
-    "dora": (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight"),
-    "alpha": (".alpha",),
-    **{name: (f".{name}",) for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")},
-    **{name: (f".{name}",) for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")},
-    "lokr_t2": (".lokr_t2",),
-}
-_PART_OF = {suffix: part for part, suffixes in _SUFFIXES.items() for suffix in suffixes}
-_LONGEST_FIRST = sorted(_PART_OF, key=len, reverse=True)
-
-_METADATA_KEY = "lora_adapter_metadata"
-"""Under which diffusers keeps PEFT's configuration."""
 
 _NAMES_IN_FOLDERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
@@ -48,17 +31,17 @@ class ChangeFile(Mapping[str, Tensor]):
 
     A value is float32 `[rows, columns]`; `[n]` for a 1-D weight.
 
-    Attributes:
+    Args:
         path: of the file.
+        file: the file, opened.
+        keys: the file's keys, by weight name and part.
+        config: PEFT's configuration, as far as the file has one.
+
+    Attributes:
         biases: modules whose bias it changes too, which is not part of any weight.
     """
 
-    def __init__(self, path: Path, keys: Mapping[str, Mapping[str, str]], config: Mapping[str, Any]) -> None:
-        """Args:
-        path: of the file.
-        keys: the file's keys, by weight name and part.
-        config: PEFT's, as `_config` gives it.
-        """
+    def __init__(self, path: Path, file: Any, keys: Mapping[str, Mapping[str, str]], config: Mapping[str, Any]) -> None:
         self.path = path
         self.biases = tuple(sorted(name for name, parts in keys.items() if "bias" in parts))
         self._keys = {
@@ -66,8 +49,7 @@ class ChangeFile(Mapping[str, Tensor]):
             for name, parts in sorted(keys.items())
             if parts.keys() != {"bias"}
         }
-        self._config = config
-        self._file = _opened(path)
+        self._config, self._file = config, file
 
     def __getitem__(self, name: str) -> Tensor:
         keys = self._keys[name]
@@ -98,12 +80,18 @@ def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
             matrix of its own), or a method that is not known.
     """
     path = _find(Path(path))
-    file = _opened(path)
+    try:
+        file: Any = safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, error) from error
     known = aliases(names)
     keys: dict[str, dict[str, str]] = {}
     strangers = []
     for key in file.keys():
-        module, part = _split(key, path)
+        try:
+            module, part = split_key(key)
+        except FormatError as error:
+            raise FormatError(f"{path}: {error}") from None
         if part == "dora":
             raise FormatError(
                 f"{path}: a DoRA ({key}): it rescales the changed weight, so it is no change of its own; "
@@ -123,22 +111,7 @@ def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
             raise FormatError(f"{path}: {name} has only {', '.join(sorted(parts))}; the file is not whole")
     if not keys:
         raise FormatError(f"{path}: no LoRA, LoHa, LoKr or difference in it")
-    return ChangeFile(path, keys, _config(path, file))
-
-
-def _split(key: str, path: Path) -> tuple[str, str]:
-    """Module and part of a tensor's key."""
-    plain = _plain(key)
-    for suffix in _LONGEST_FIRST:
-        if plain.endswith(suffix):
-            return plain[: -len(suffix)], _PART_OF[suffix]
-    raise FormatError(f"{path}: {key} is of no method that is known here (LoRA, LoHa, LoKr, differences)")
-
-
-def _plain(key: str) -> str:
-    """A key without what PEFT puts around it: its wrapper's name and the adapter's."""
-    key = key.removeprefix("base_model.model.").replace(".lora_linear_layer.", ".lora.")
-    return re.sub(r"\.default(_\d+)?(?=\.weight$|$)", "", key)
+    return ChangeFile(path, file, keys, _peft_config(path, file))
 
 
 def _scale(parts: Parts, rank: int | None, key: str, config: Mapping[str, Any]) -> float:
@@ -147,7 +120,7 @@ def _scale(parts: Parts, rank: int | None, key: str, config: Mapping[str, Any]) 
         return 1.0
     if "alpha" in parts:
         return float(parts["alpha"]) / rank if rank else 1.0  # LyCORIS does not scale a LoKr without a rank
-    module, own = _split(key, Path())[0], config
+    module, own = split_key(key)[0], config
     if "peft_type" not in config:  # diffusers joins the configurations of several components, each behind its name
         prefix = module.partition(".")[0] + "."
         module = module.removeprefix(prefix)
@@ -164,11 +137,11 @@ def _patterned(patterns: Mapping[str, Any] | None, module: str, default: Any) ->
     return next((value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
-def _config(path: Path, file: Any) -> dict[str, Any]:
+def _peft_config(path: Path, file: Any) -> dict[str, Any]:
     """PEFT's configuration: in the metadata, where diffusers put it, or in a file beside; {} if there is none."""
     beside = path.with_name("adapter_config.json")
     try:
-        text = (file.metadata() or {}).get(_METADATA_KEY, "")
+        text = (file.metadata() or {}).get(METADATA_KEY, "")
         if not text and path.name.startswith("adapter_model") and beside.is_file():
             text = beside.read_text()
         config: dict[str, Any] = json.loads(text) if text else {}
@@ -180,18 +153,9 @@ def _config(path: Path, file: Any) -> dict[str, Any]:
 
 
 def _find(path: Path) -> Path:
-    if path.is_dir():
-        for name in _NAMES_IN_FOLDERS:
-            if (path / name).is_file():
-                return path / name
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in _NAMES_IN_FOLDERS if (path / name).is_file()), None)
+    if found is None:
         raise FormatError(f"{path}: none of {', '.join(_NAMES_IN_FOLDERS)} in it; name the file")
-    return path
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise FormatError(
-            f"{path}: cannot be read as safetensors ({error}); check the path, or fetch it again"
-        ) from error
+    return found

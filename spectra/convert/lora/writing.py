@@ -6,38 +6,49 @@ Per weight `Delta W = U diag(d) V^T`, of which the k largest `|d|` are kept: up 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectra.bases.weight_files import base_weights
 from spectra.convert.closest_shift import Factors
+from spectra.convert.lora.keys import KOHYA, PEFT, LoraKeys
 from spectra.convert.lora.ranks import Directions, keep_directions, truncation_error
-from spectra.convert.module_names import is_embedding, kohya_names, peft_name
-from spectra.convert.weight_changes import Change, LeftOut, left_out, measure
+from spectra.convert.module_names import is_embedding
+from spectra.convert.shifted_base import LeftOut, ShiftedBase, WeightChange, left_out
+from spectra.convert.written_tensors import StoredDtype, file_metadata, write_rounded
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_write, check_output
-from spectra.io.dtypes import torch_dtype
 from spectra.io.safetensors_header import StoredTensor
 from spectra.io.tensor_files import create_file, write_rows
-from spectra.naming.patterns import TEXT_ENCODERS, component_of, path_of
 from spectra.progress import SILENT, Progress
-from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
-from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 from spectra.spectrum.spectrum import Spectrum, other_side
-from spectra.version import __version__
 
 LoraLayout = Literal["peft", "kohya"]
-Stored = Literal["float32", "float16", "bfloat16"]
+
+
+class LoraOptions(TypedDict, total=False):
+    """How a LoRA is written; exactly one of `rank` and `error` is needed.
+
+    Attributes:
+        rank: at most so many directions of each weight.
+        error: at most this relative error over all weights, 0 to 1.
+        layout: "peft" (the default) for PEFT and diffusers, "kohya" for kohya's scripts, ComfyUI and A1111.
+        dtype: of the file; "float32" by default.
+    """
+
+    rank: int | None
+    error: float | None
+    layout: LoraLayout
+    dtype: StoredDtype
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class WrittenLora:
         ranks: of each weight in it, by name.
         error: `||Delta W of the file - ours|| / ||ours||` over all weights that a LoRA can hold, by the directions that
             it does without.
-        rounding: the same, by the file's dtype alone.
+        rounding: that ratio by the rounding to the file's dtype alone.
         left_out: what it cannot hold.
     """
 
@@ -66,28 +77,21 @@ def write_lora(
     *,
     base: str = "",
     variant: str | None = None,
-    layout: LoraLayout = "peft",
-    rank: int | None = None,
-    error: float | None = None,
-    dtype: Stored = "float32",
     force: bool = False,
     cache: SpectrumCache | None = None,
     progress: Progress = SILENT,
+    **options: Unpack[LoraOptions],
 ) -> WrittenLora:
-    """Write the best LoRA of a shift.
+    """Write the best LoRA of a shift at a rank or an error: `write_lora(shift, path, base="./sd15", rank=32)`.
 
     Norms and embeddings have no LoRA that these tools would load; `left_out` says what that costs.
 
     Args:
-        shift: what to write.
         path: of the file; diffusers looks for `pytorch_lora_weights.safetensors` in a folder.
         base: that the shift was trained on, as `load_pipeline` takes it.
         variant: of the base's weight files.
-        layout: "peft" for PEFT and diffusers, "kohya" for kohya's scripts, ComfyUI and A1111.
-        rank: at most so many directions of each weight.
-        error: in place of `rank`: at most this relative error over all weights, 0 to 1.
-        dtype: of the file.
         force: replace a file that exists.
+        options: `rank` or `error`, `layout` and `dtype`, as `LoraOptions` has them.
 
     Raises:
         InputError: not exactly one of `rank` and `error`.
@@ -95,68 +99,61 @@ def write_lora(
         MismatchError: the shift was trained on another base.
         OutputError: the file exists and `force` is not given, or cannot be written.
     """
+    if unknown := options.keys() - LoraOptions.__annotations__.keys():
+        raise TypeError(f"write_lora has no option {min(unknown)!r}; it has {', '.join(LoraOptions.__annotations__)}")
+    layout, rank, error = options.get("layout", "peft"), options.get("rank"), options.get("error")
     check_output(path, force=force)
-    cache = cache or default_cache()
-    weights = base_weights(base, variant=variant, dtype=shift.metadata.base_dtype)
     keep_directions({}, rank=rank, error=error)  # refuses wrong ones before the slow part
-    changes = measure(shift, weights, cache, progress)
+    shifted = ShiftedBase(shift, base, variant=variant, cache=cache, progress=progress)
+    changes = shifted.changes()
     reasons = {name: why for name, each in changes.items() if (why := _why_not(name, each, layout))}
     able = {name: each for name, each in changes.items() if name not in reasons}
     kept = {name: each for name, each in keep_directions(able, rank=rank, error=error).items() if len(each)}
     if not kept:
         raise FormatError("no weight of this shift changes by anything that a LoRA can hold; nothing is written")
-    chosen = _LAYOUTS[layout]
-    called = chosen.names(weights)
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name, each in kept.items():
-        tensors |= chosen.tensors(called[name], dtype, len(each), able[name].shape)
-    ranks = {name: len(each) for name, each in kept.items()}
+    file = _LoraFile(
+        KOHYA if layout == "kohya" else PEFT,
+        shifted.weights,
+        {name: (len(each), able[name].shape) for name, each in kept.items()},
+    )
     with atomic_write(path, force=force) as temporary:
-        entries = create_file(temporary, tensors, chosen.metadata(ranks) | describe(shift.metadata))
+        file.create(temporary, options.get("dtype", "float32"), file_metadata(shift.metadata))
 
         def write(name: str, weight: Tensor, spectrum: Spectrum | None) -> float:
             if spectrum is None:
                 raise TypeError(f"{name}: a 1-D weight has no LoRA")
-            up, down = low_rank(weight, spectrum, able[name].d, kept[name])
-            return chosen.write(entries, called[name], up, down, max(ranks.values()))
+            return file.write(name, *_low_rank(weight, spectrum, able[name].d, kept[name]))
 
-        rounded = cache.visit(weights.only(kept.__contains__), write, "writing", progress)
+        lost = shifted.visit(write, "writing", kept)
         size = temporary.stat().st_size
     total = sum(each.energy for each in able.values())
     return WrittenLora(
         bytes=size,
-        ranks=ranks,
+        ranks={name: len(each) for name, each in kept.items()},
         error=truncation_error(able, kept),
-        rounding=math.sqrt(sum(rounded.values()) / total),
+        rounding=math.sqrt(sum(lost.values()) / total),
         left_out=left_out(changes, reasons),
     )
 
 
 def write_factors(factors: Mapping[str, Factors], path: str | Path, *, force: bool = False) -> int:
-    """Write changes of low rank as a LoRA for PEFT and diffusers, in float32. Returns its bytes.
+    """Write changes of low rank, by weight name, as a LoRA for PEFT and diffusers, in float32. Returns its bytes.
 
     Args:
-        factors: of each weight, by name.
-        path: of the file.
         force: replace a file that exists.
 
     Raises:
         OutputError: the file exists and `force` is not given, or cannot be written.
     """
-    chosen = _LAYOUTS["peft"]
-    called = chosen.names(factors)
-    ranks = {name: each.down.shape[0] for name, each in factors.items()}
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name, each in factors.items():
-        tensors |= chosen.tensors(called[name], "float32", ranks[name], each.shape)
+    file = _LoraFile(PEFT, factors, {name: (each.down.shape[0], each.shape) for name, each in factors.items()})
     with atomic_write(path, force=force) as temporary:
-        entries = create_file(temporary, tensors, chosen.metadata(ranks) | {"format": "pt"})
+        file.create(temporary, "float32", {"format": "pt"})
         for name, each in factors.items():
-            chosen.write(entries, called[name], each.up, each.down, max(ranks.values()))
+            file.write(name, each.up, each.down)
         return temporary.stat().st_size
 
 
-def low_rank(weight: Tensor, spectrum: Spectrum, d: NDArray[np.float64], kept: Directions) -> tuple[Tensor, Tensor]:
+def _low_rank(weight: Tensor, spectrum: Spectrum, d: NDArray[np.float64], kept: Directions) -> tuple[Tensor, Tensor]:
     """Up `[rows, k]` and down `[k, columns]`, float64, whose product is `Delta W` in the directions kept.
 
     Args:
@@ -165,25 +162,14 @@ def low_rank(weight: Tensor, spectrum: Spectrum, d: NDArray[np.float64], kept: D
         kept: `[k]` of directions.
     """
     index = torch.from_numpy(kept)
-    near = spectrum.basis[:, index].to(torch.float64).T
-    far = other_side(weight, spectrum, index)
-    left, right = (near, far) if spectrum.side == "left" else (far, near)
+    stored, other = spectrum.basis[:, index].to(torch.float64).T, other_side(weight, spectrum, index)
+    left, right = (stored, other) if spectrum.side == "left" else (other, stored)
     part = torch.from_numpy(d[kept])[:, None]
     root = part.abs().sqrt()
     return (left * part.sign() * root).T, right * root
 
 
-def describe(metadata: ShiftMetadata) -> dict[str, str]:
-    """What a file made of a shift says of that, for people."""
-    said = {
-        "made_by": f"spectra {__version__}",
-        "spectra_base": metadata.base,
-        "spectra_shift": metadata.content_hash,
-    }
-    return {"format": "pt"} | {key: value for key, value in said.items() if value}
-
-
-def _why_not(name: str, change: Change, layout: LoraLayout) -> str:
+def _why_not(name: str, change: WeightChange, layout: LoraLayout) -> str:
     """Why a weight cannot be in a LoRA, or empty if it can."""
     if layout == "kohya" and name.endswith(".text_projection"):
         return "text projections, which diffusers cannot load from kohya's layout"
@@ -194,87 +180,46 @@ def _why_not(name: str, change: Change, layout: LoraLayout) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Keys and metadata of one kind of file.
+class _LoraFile:
+    """A LoRA file that is created in its full size, and then filled in module by module.
 
-    Attributes:
-        names: of modules, by weight name, given the names of all weights of the base.
-        down, up: what a module's two keys end in.
-        alpha: whether each module has its alpha in the file.
-        metadata: given the rank of each weight.
+    Args:
+        keys: of the tools that it is for.
+        names: of all weights of the base.
+        shapes: rank and shape of each weight in the file.
     """
 
-    names: Callable[[Collection[str]], Mapping[str, str]]
-    down: str
-    up: str
-    alpha: bool
-    metadata: Callable[[Mapping[str, int]], dict[str, str]]
+    def __init__(
+        self, keys: LoraKeys, names: Mapping[str, object], shapes: Mapping[str, tuple[int, tuple[int, ...]]]
+    ) -> None:
+        self._keys, self._modules, self._shapes = keys, keys.module_names(names), shapes
+        self._alpha = max(rank for rank, _ in shapes.values())
+        self._stored: dict[str, StoredTensor] = {}
 
-    def tensors(
-        self, module: str, dtype: str, rank: int, shape: tuple[int, ...]
-    ) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Dtype and shape of each of a module's tensors: a convolution's up is one of 1 x 1."""
-        rows, rest = shape[0], shape[1:]
-        found: dict[str, tuple[str, tuple[int, ...]]] = {
-            module + self.down: (dtype, (rank, *rest)),
-            module + self.up: (dtype, (rows, rank, *(1 for _ in rest[1:]))),
-        }
-        return found | ({f"{module}.alpha": ("float32", ())} if self.alpha else {})
+    def create(self, path: Path, dtype: StoredDtype, metadata: Mapping[str, str]) -> None:
+        """Write the header, and zeros for all values; a convolution's up is one of 1 x 1."""
+        tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for name, (rank, (rows, *rest)) in self._shapes.items():
+            module = self._modules[name]
+            tensors[module + self._keys.down] = (dtype, (rank, *rest))
+            tensors[module + self._keys.up] = (dtype, (rows, rank, *(1 for _ in rest[1:])))
+            if self._keys.alpha:
+                tensors[f"{module}.alpha"] = ("float32", ())
+        ranks = {name: rank for name, (rank, _) in self._shapes.items()}
+        self._stored = create_file(path, tensors, {**self._keys.metadata(ranks), **metadata})
 
-    def write(self, entries: Mapping[str, StoredTensor], module: str, up: Tensor, down: Tensor, alpha: int) -> float:
-        """Fills in a module's tensors; returns `||stored - exact||^2`.
+    def write(self, name: str, up: Tensor, down: Tensor) -> float:
+        """Fill in the tensors of a weight, up `[rows, k]` and down `[k, columns]`; returns `||stored - exact||^2`.
 
-        Args:
-            alpha: of all modules, where the file has one. Its scale, alpha / rank, is undone in the values: diffusers
-                (0.42) takes the commonest alpha for attention's modules, whatever theirs are.
+        Where the file has an alpha, it is the largest rank for all modules, and its scale, alpha / rank, is undone in
+        the values: diffusers (0.42) takes the commonest alpha for attention's modules, whatever theirs are.
         """
-        scale = alpha / down.shape[0] if self.alpha else 1.0
-        stored = []
-        for suffix, exact in ((self.up, up), (self.down, down)):
-            entry = entries[module + suffix]
-            rounded = (exact / math.sqrt(scale)).to(torch_dtype(entry.dtype))
-            if not torch.isfinite(rounded).all():
-                raise FormatError(f"{module}: its values do not fit into {entry.dtype}; write float32")
-            write_rows(entry, rounded.reshape(entry.shape))
-            stored.append(rounded.to(exact) * math.sqrt(scale))
-        if self.alpha:
-            write_rows(entries[f"{module}.alpha"], torch.tensor(float(alpha)))
+        module = self._modules[name]
+        root = math.sqrt(self._alpha / down.shape[0]) if self._keys.alpha else 1.0
+        stored_up = write_rounded(self._stored[module + self._keys.up], up / root, module) * root
+        stored_down = write_rounded(self._stored[module + self._keys.down], down / root, module) * root
+        if self._keys.alpha:
+            write_rows(self._stored[f"{module}.alpha"], torch.tensor(float(self._alpha)))
         # ||A B - A' B'||^2 = sum((C^T C) * (D D^T)) with C = [A, -A'], D = [B; B'], so that no product is formed.
-        c, d = torch.cat([up, -stored[0]], dim=1), torch.cat([down, stored[1]])
+        c, d = torch.cat([up, -stored_up], dim=1), torch.cat([down, stored_down])
         return max(0.0, float(((c.T @ c) * (d @ d.T)).sum()))
-
-
-def _peft_metadata(ranks: Mapping[str, int]) -> dict[str, str]:
-    """PEFT's configuration of each component, where diffusers keeps it: every module's scale is 1."""
-    config: dict[str, object] = {}
-    for component in sorted({component_of(name) for name in ranks}):
-        own = {_pattern(name): rank for name, rank in ranks.items() if component_of(name) == component}
-        usual = max(own.values(), key=list(own.values()).count)
-        others = {pattern: rank for pattern, rank in own.items() if rank != usual}
-        said = {"r": usual, "lora_alpha": usual, "rank_pattern": others, "alpha_pattern": others}
-        said["target_modules"] = [pattern.removeprefix("^") for pattern in own]
-        config |= {f"{component}.{key}": value for key, value in said.items()}
-    return {"lora_adapter_metadata": json.dumps(config, separators=(",", ":"))}
-
-
-def _pattern(name: str) -> str:
-    """PEFT matches the ends of paths, and `proj_out` ends others too; text models are nested differently elsewhere."""
-    return path_of(name) if component_of(name) in TEXT_ENCODERS else f"^{path_of(name)}"
-
-
-def _kohya_metadata(ranks: Mapping[str, int]) -> dict[str, str]:
-    largest = max(ranks.values())
-    return {"ss_network_module": "networks.lora", "ss_network_dim": str(largest), "ss_network_alpha": f"{largest:.1f}"}
-
-
-_LAYOUTS: dict[str, _Layout] = {
-    "peft": _Layout(
-        lambda names: {name: peft_name(name) for name in names},
-        down=".lora_A.weight",
-        up=".lora_B.weight",
-        alpha=False,
-        metadata=_peft_metadata,
-    ),
-    "kohya": _Layout(kohya_names, ".lora_down.weight", ".lora_up.weight", alpha=True, metadata=_kohya_metadata),
-}

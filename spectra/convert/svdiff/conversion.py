@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,25 +12,24 @@ from torch import Tensor
 
 from spectra.bases.embedded import NAME
 from spectra.bases.weight_files import base_weights
-from spectra.compatibility.rounded_bases import Fingerprints
+from spectra.convert.closest_shift import Captured, ClosestDelta, shift_of_deltas, summed
 from spectra.convert.file_kinds import SVDIFF_FILES
 from spectra.convert.module_names import peft_name
+from spectra.convert.shifted_base import LeftOut, ShiftedBase
 from spectra.convert.svdiff.basis_change import (
-    Carried,
+    PlainBasis,
     Reshape,
     from_foreign,
     norm_from_foreign,
     norm_to_foreign,
-    plain_basis,
     to_foreign,
 )
 from spectra.convert.svdiff.files import ADDED_NORMS, read_svdiff, reshape_of
-from spectra.convert.weight_changes import LeftOut, visit_shifted
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.naming.patterns import component_of, path_of
 from spectra.progress import SILENT, Progress
-from spectra.shift.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
+from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.spectrum import Spectrum
@@ -43,8 +41,8 @@ class Fit:
     """How well a shift was carried over.
 
     Attributes:
-        layout: of the foreign file.
-        reshape: of its convolutions.
+        layout: of the foreign file, a name of `SVDIFF_SUFFIXES`.
+        reshape: how its convolutions became matrices.
         telling: how many of its vectors' lengths say so; where it is 0, its keys alone do.
         error: `||Delta W now - Delta W before|| / ||Delta W before||` over all weights, norms apart.
         worst: the weight with the largest error of its own, and that error.
@@ -88,36 +86,32 @@ def import_svdiff(
         FormatError: see `read_svdiff` and `reshape_of`.
         BaseError: the base is missing or damaged.
     """
-    cache = cache or default_cache()
     weights = base_weights(base, components, variant=variant, dtype="float32")
     foreign = read_svdiff(paths, weights, allow_pickle=allow_pickle)
-    shapes = {name: weights.shape(name) for name in foreign.deltas}
-    reshape, telling = reshape_of(foreign, shapes)
+    reshape, telling = reshape_of(foreign, {name: weights.shape(name) for name in foreign.deltas})
 
-    def one(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[str, dict[str, str], Carried]:
-        delta, prints = foreign.deltas[name], Fingerprints.of(weight, name, spectrum)
+    def carry(name: str, weight: Tensor, spectrum: Spectrum | None) -> ClosestDelta:
+        delta = foreign.deltas[name]
         if spectrum is not None:
-            carried = from_foreign(delta, plain_basis(weight, reshape), weight, spectrum)
+            ours, captured = from_foreign(name, delta, PlainBasis.of(weight, reshape), weight, spectrum)
         elif foreign.layout in ADDED_NORMS:
-            carried = Carried(delta, float(delta.norm()) ** 2, 0.0)
+            ours, captured = delta, Captured(name, float(delta.norm()) ** 2, 0.0)
         else:
-            carried = norm_from_foreign(delta, plain_basis(weight))
-        return prints.digits()[:FINGERPRINT_DIGITS], prints.rounded(), carried
+            ours, captured = norm_from_foreign(name, delta, PlainBasis.of(weight))
+        return ClosestDelta.of(weight, spectrum, ours, captured)
 
-    found = cache.visit(weights.only(foreign.deltas.__contains__), one, "carrying over", progress)
-    carried = {name: each for name, (_, _, each) in found.items()}
-    error, worst = _errors(carried)
-    metadata = ShiftMetadata(
+    cache = cache or default_cache()
+    found = cache.visit(weights.only(foreign.deltas.__contains__), carry, "carrying over", progress)
+    error, worst = _errors([each.captured for each in found.values()])
+    described = ShiftMetadata(
         base=base or NAME,
-        fingerprints={name: digits for name, (digits, _, _) in found.items()},
-        rounded={dtype: {name: rounded[dtype] for name, (_, rounded, _) in found.items()} for dtype in ROUNDED},
+        fingerprints={},
         base_dtype="float32",
-        ndims={name: len(shape) for name, shape in shapes.items()},
         versions=versions(),
         recipe={"method": "convert", "from": foreign.layout, "reshape": reshape, "error": float(f"{error:.3g}")},
     )
-    shift = SpectralShift({name: each.delta.numpy() for name, each in carried.items()}, metadata)
-    return shift, Fit(foreign.layout, reshape, telling, error, worst, beside=foreign.beside)
+    fit = Fit(foreign.layout, reshape, telling, error, worst, beside=foreign.beside)
+    return shift_of_deltas(found, described), fit
 
 
 def export_svdiff(
@@ -136,7 +130,6 @@ def export_svdiff(
 
     Args:
         shift: of a UNet, a text encoder, or both.
-        folder: to write.
         base: that it was trained on.
         variant: of the base's weight files.
         force: replace a folder that exists.
@@ -153,44 +146,41 @@ def export_svdiff(
             f"svdiff-pytorch has shifts of {' and '.join(SVDIFF_FILES)} only, this one has {', '.join(strangers)} too; "
             "write a LoRA, or full differences"
         )
-    weights = base_weights(base, variant=variant, dtype=shift.metadata.base_dtype)
+    shifted = ShiftedBase(shift, base, variant=variant, cache=cache, progress=progress)
 
-    def one(name: str, weight: Tensor, spectrum: Spectrum | None) -> Carried:
-        delta = torch.from_numpy(shift[name].copy())
-        theirs = plain_basis(weight)
+    def carry(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[Tensor, Captured]:
+        delta, theirs = torch.from_numpy(shift[name].copy()), PlainBasis.of(weight)
         if spectrum is None:
-            return norm_to_foreign(delta, theirs)
-        return to_foreign(delta, weight, spectrum, theirs)
+            return norm_to_foreign(name, delta, theirs)
+        return to_foreign(name, delta, weight, spectrum, theirs)
 
-    carried = visit_shifted(shift, weights, one, "carrying over", cache or default_cache(), progress)
-    _write_folder(folder, carried, force)
-    norms = {name: each for name, each in carried.items() if len(weights.shape(name)) == 1}
-    lost = sum(each.lost for each in norms.values()) / (sum(each.energy for each in carried.values()) or 1.0)
-    error, worst = _errors({name: each for name, each in carried.items() if name not in norms})
+    found = shifted.visit(carry, "carrying over")
+    _write_folder(folder, {name: delta for name, (delta, _) in found.items()}, force)
+    norms, matrices = (
+        [captured for name, (_, captured) in found.items() if (len(shifted.weights.shape(name)) == 1) is norm]
+        for norm in (True, False)
+    )
+    error, worst = _errors(matrices)
+    lost = summed("norms", norms).rest / (summed("all", norms + matrices).change or 1.0)
     left_out = (LeftOut("norms, each now one factor times its vector", len(norms), lost),) if norms else ()
-    return Fit("svdiff-pytorch", "first-dim", len(carried), error, worst, left_out)
+    return Fit("svdiff-pytorch", "first-dim", len(found), error, worst, left_out)
 
 
-def _write_folder(folder: str | Path, carried: Mapping[str, Carried], force: bool) -> None:
+def _write_folder(folder: str | Path, deltas: Mapping[str, Tensor], force: bool) -> None:
     from safetensors.numpy import save_file
 
     with atomic_folder(folder, force=force) as temporary:
         for component, file in SVDIFF_FILES.items():
             tensors = {
-                f"{path_of(peft_name(name))}.delta": np.ascontiguousarray(each.delta.numpy())
-                for name, each in carried.items()
+                f"{path_of(peft_name(name))}.delta": np.ascontiguousarray(delta.numpy())
+                for name, delta in deltas.items()
                 if component_of(name) == component
             }
             if tensors:
                 save_file(tensors, temporary / file)
 
 
-def _errors(carried: Mapping[str, Carried]) -> tuple[float, tuple[str, float]]:
+def _errors(captured: Collection[Captured]) -> tuple[float, tuple[str, float]]:
     """The relative error of all weights together, and the weight that has the largest with its own."""
-    if not carried:
-        return 0.0, ("", 0.0)
-    total = sum(each.energy for each in carried.values())
-    own = {name: math.sqrt(each.lost / each.energy) if each.energy else 0.0 for name, each in carried.items()}
-    worst = max(own, key=lambda name: own[name])
-    overall = math.sqrt(sum(each.lost for each in carried.values()) / total) if total else 0.0
-    return overall, (worst, own[worst])
+    worst = max(captured, key=lambda each: each.error, default=Captured("", 0.0, 0.0))
+    return summed("all", captured).error, (worst.name, worst.error)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from spectra.compatibility.base_check import delta_length
-from spectra.convert.file_kinds import FOREIGN_SUFFIXES, PICKLES, foreign_layout
+from spectra.convert.file_kinds import PICKLES, SVDIFF_SUFFIXES, svdiff_layout, unreadable
 from spectra.convert.module_names import aliases
 from spectra.convert.svdiff.basis_change import Reshape
 from spectra.errors import FormatError
@@ -36,10 +36,10 @@ _BESIDE = {"modifier_tokens.": "trained token embeddings", ".org_module.bias": "
 
 @dataclass(frozen=True)
 class ForeignShift:
-    """The vectors of one or more files, by weight name.
+    """The vectors of one or more files.
 
     Attributes:
-        layout: a name of `FOREIGN_SUFFIXES`.
+        layout: a name of `SVDIFF_SUFFIXES`.
         deltas: by weight name.
         beside: what else the files hold, and how many tensors of it.
     """
@@ -66,21 +66,18 @@ def read_svdiff(paths: Sequence[str | Path], names: Collection[str], *, allow_pi
     beside: dict[str, int] = {}
     layouts = set()
     for path in map(Path, paths):
-        tensors = read_tensors(path, allow_pickle=allow_pickle)
-        layout = foreign_layout(tensors)
+        tensors = _unpickled(path, allow_pickle) if path.suffix in PICKLES else _loaded(path)
+        layout = svdiff_layout(tensors)
         if not layout:
-            raise FormatError(f"{path}: no file of {', '.join(FOREIGN_SUFFIXES)}")
+            raise FormatError(f"{path}: no file of {', '.join(SVDIFF_SUFFIXES)}")
         layouts.add(layout)
         for key, tensor in tensors.items():
             other = next((what for mark, what in _BESIDE.items() if mark in key), "")
             if other:
                 beside[other] = beside.get(other, 0) + 1
                 continue
-            name = (
-                known.get(key.removesuffix(FOREIGN_SUFFIXES[layout]))
-                if key.endswith(FOREIGN_SUFFIXES[layout])
-                else None
-            )
+            module, suffix, end = key.rpartition(SVDIFF_SUFFIXES[layout])
+            name = known.get(module) if suffix and not end else None
             if name is None:
                 raise FormatError(
                     f"{path}: {key} is no weight of the base, or of two of its components (see --component); "
@@ -96,24 +93,6 @@ def read_svdiff(paths: Sequence[str | Path], names: Collection[str], *, allow_pi
     return ForeignShift(layouts.pop(), deltas, beside)
 
 
-def read_tensors(path: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file or, if that is allowed, a pickle, whose dicts are joined by dots.
-
-    Raises:
-        FormatError: it cannot be read, or is a pickle that is not allowed.
-    """
-    if path.suffix in PICKLES:
-        return _unpickled(path, allow_pickle)
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except Exception as error:  # SafetensorError is an Exception of its own; OSError, too
-        raise FormatError(
-            f"{path}: cannot be read as safetensors ({error}); check the path, or fetch it again"
-        ) from error
-
-
 def reshape_of(foreign: ForeignShift, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Reshape, int]:
     """How a foreign shift's convolutions became matrices, and how many of its vectors' lengths tell.
 
@@ -121,30 +100,25 @@ def reshape_of(foreign: ForeignShift, shapes: Mapping[str, tuple[int, ...]]) -> 
     convolution with as many channels in as out has the same length either way.
 
     Args:
-        shapes: of the base's weights, by name.
+        shapes: the shape of each of the base's weights, by name.
 
     Raises:
         FormatError: vectors of lengths that fit neither: another base.
     """
     usual: Reshape = "channels-last" if foreign.layout == "svdiff-kohya" else "first-dim"
     other: Reshape = "first-dim" if usual == "channels-last" else "channels-last"
-    telling = 0
     for reshape in (usual, other):
         wrong = [
             name for name, delta in foreign.deltas.items() if delta.numel() != _length(foreign, shapes[name], reshape)
         ]
         if not wrong:
-            break
-    else:
-        name = wrong[0]
-        raise FormatError(
-            f"{name} takes {delta_length(shapes[name])} floats in this base, the file has "
-            f"{foreign.deltas[name].numel()} ({len(wrong)} such weights); give the base it was trained on"
-        )
-    telling = sum(
-        _length(foreign, shapes[name], usual) != _length(foreign, shapes[name], other) for name in foreign.deltas
+            lengths = ([_length(foreign, shapes[name], each) for each in (usual, other)] for name in foreign.deltas)
+            return reshape, sum(one != two for one, two in lengths)
+    name = wrong[0]
+    raise FormatError(
+        f"{name} takes {delta_length(shapes[name])} floats in this base, the file has {foreign.deltas[name].numel()} "
+        f"({len(wrong)} such weights); give the base it was trained on"
     )
-    return reshape, telling
 
 
 def _length(foreign: ForeignShift, shape: tuple[int, ...], reshape: Reshape) -> int:
@@ -155,7 +129,17 @@ def _length(foreign: ForeignShift, shape: tuple[int, ...], reshape: Reshape) -> 
     return min(shape[0] * math.prod(shape[2:]), shape[1])
 
 
+def _loaded(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:  # SafetensorError is an Exception of its own; OSError, too
+        raise unreadable(path, error) from error
+
+
 def _unpickled(path: Path, allowed: bool) -> dict[str, Tensor]:
+    """The tensors of a pickle, whose dicts are joined by dots."""
     if not path.is_file():
         raise FormatError(f"{path}: no such file; check the path")
     if not allowed:

@@ -25,9 +25,10 @@ import spectra
 from spectra.bases.pipeline import load_pipeline
 from spectra.convert.lora.ranks import keep_directions, truncation_error
 from spectra.convert.lora.reading import read_lora
-from spectra.convert.lora.writing import LoraLayout, Stored, write_lora
+from spectra.convert.lora.writing import LoraLayout, write_lora
 from spectra.convert.module_names import is_embedding
-from spectra.convert.weight_changes import Change
+from spectra.convert.shifted_base import WeightChange
+from spectra.convert.written_tensors import StoredDtype
 from spectra.errors import FormatError, InputError, MismatchError, OutputError
 from spectra.families import targets
 from spectra.shift.shift import SpectralShift
@@ -179,7 +180,7 @@ shapes = st.one_of(
 def test_the_error_is_the_predicted_one(
     some: list[tuple[int, ...]],
     layout: LoraLayout,
-    dtype: Stored,
+    dtype: StoredDtype,
     rank: int | None,
     error: float,
     size: float,
@@ -226,7 +227,7 @@ def test_directions_are_kept_greedily_and_within_the_error(
 ) -> None:
     random = np.random.default_rng(seed)
     changes = {
-        f"w{number}": Change(random.integers(0, levels + 1, min(shape)) / levels, shape)
+        f"w{number}": WeightChange(random.integers(0, levels + 1, min(shape)) / levels, shape)
         for number, shape in enumerate(sizes)
     }
     kept = keep_directions(changes, error=error)

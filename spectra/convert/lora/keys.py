@@ -1,0 +1,99 @@
+"""Keys of LoRA files: what each tool calls the parts of a module's change, to read all of them and to write two."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from spectra.convert.module_names import kohya_names, peft_name
+from spectra.errors import FormatError
+from spectra.naming.patterns import TEXT_ENCODERS, component_of, path_of
+
+SUFFIXES = {
+    "down": (".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down.weight"),
+    "up": (".lora_up.weight", ".lora_B.weight", ".lora.up.weight", "_lora.up.weight"),
+    "mid": (".lora_mid.weight",),
+    "rows": (".lora_embedding_A",),
+    "values": (".lora_embedding_B",),
+    "diff": (".diff", ".w_norm"),
+    "bias": (".diff_b", ".b_norm", ".lora_B.bias", ".lora_up.bias"),
+    "dora": (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight"),
+    "alpha": (".alpha",),
+    **{name: (f".{name}",) for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")},
+    **{name: (f".{name}",) for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")},
+    "lokr_t2": (".lokr_t2",),
+}
+"""What the key of each part ends in."""
+
+_PART_OF = {suffix: part for part, suffixes in SUFFIXES.items() for suffix in suffixes}
+_LONGEST_FIRST = sorted(_PART_OF, key=len, reverse=True)
+
+METADATA_KEY = "lora_adapter_metadata"
+"""Metadata of a file under which diffusers keeps PEFT's configuration."""
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """Module and part of a tensor's key, without what PEFT puts around them: its wrapper's name and the adapter's.
+
+    Raises:
+        FormatError: the key is of no known method.
+    """
+    plain = key.removeprefix("base_model.model.").replace(".lora_linear_layer.", ".lora.")
+    plain = re.sub(r"\.default(_\d+)?(?=\.weight$|$)", "", plain)
+    for suffix in _LONGEST_FIRST:
+        if plain.endswith(suffix):
+            return plain[: -len(suffix)], _PART_OF[suffix]
+    raise FormatError(f"{key} is of no method that is known here (LoRA, LoHa, LoKr, differences)")
+
+
+@dataclass(frozen=True)
+class LoraKeys:
+    """Keys and metadata of one kind of file.
+
+    Attributes:
+        module_names: the name of each module, by weight name, given the names of all weights of the base.
+        down, up: what a module's two keys end in.
+        alpha: whether each module has its alpha in the file.
+        metadata: of a file, given the rank of each of its weights.
+    """
+
+    module_names: Callable[[Collection[str]], Mapping[str, str]]
+    down: str
+    up: str
+    alpha: bool
+    metadata: Callable[[Mapping[str, int]], dict[str, str]]
+
+
+def _peft_metadata(ranks: Mapping[str, int]) -> dict[str, str]:
+    """PEFT's configuration of each component, where diffusers keeps it: every module's scale is 1."""
+    config: dict[str, object] = {}
+    for component in sorted({component_of(name) for name in ranks}):
+        own = {_pattern(name): rank for name, rank in ranks.items() if component_of(name) == component}
+        usual = max(own.values(), key=list(own.values()).count)
+        others = {pattern: rank for pattern, rank in own.items() if rank != usual}
+        config |= {
+            f"{component}.r": usual,
+            f"{component}.lora_alpha": usual,
+            f"{component}.rank_pattern": others,
+            f"{component}.alpha_pattern": others,
+            f"{component}.target_modules": [pattern.removeprefix("^") for pattern in own],
+        }
+    return {METADATA_KEY: json.dumps(config, separators=(",", ":"))}
+
+
+def _pattern(name: str) -> str:
+    """PEFT matches the ends of paths, and `proj_out` ends others too; text models are nested differently elsewhere."""
+    return path_of(name) if component_of(name) in TEXT_ENCODERS else f"^{path_of(name)}"
+
+
+def _kohya_metadata(ranks: Mapping[str, int]) -> dict[str, str]:
+    largest = max(ranks.values())
+    return {"ss_network_module": "networks.lora", "ss_network_dim": str(largest), "ss_network_alpha": f"{largest:.1f}"}
+
+
+PEFT = LoraKeys(
+    lambda names: {name: peft_name(name) for name in names}, ".lora_A.weight", ".lora_B.weight", False, _peft_metadata
+)
+KOHYA = LoraKeys(kohya_names, ".lora_down.weight", ".lora_up.weight", True, _kohya_metadata)

@@ -1,0 +1,159 @@
+"""A shift beside the files of its base: whether they belong together, and a walk over the weights that it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from spectra.bases.pipeline import BaseLocation
+from spectra.bases.weight_files import FileWeights, base_weights
+from spectra.compatibility.base_check import BaseCheck, check_weights, compare, delta_length
+from spectra.compatibility.rounded_bases import Fingerprints
+from spectra.progress import SILENT, Progress
+from spectra.shift.shift import SpectralShift
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
+from spectra.spectrum.shifted_weight import singular_value_change
+from spectra.spectrum.spectrum import Spectrum
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """What a shift does to one weight.
+
+    Attributes:
+        d: float64 `[r]`, the change of each singular value; for a 1-D weight `[n]`, what is added to it.
+        shape: of the weight.
+    """
+
+    d: npt.NDArray[np.float64]
+    shape: tuple[int, ...]
+
+    @property
+    def energy(self) -> float:
+        """`||Delta W||_F^2`."""
+        return float(self.d @ self.d)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Weights whose change another format cannot hold.
+
+    Attributes:
+        why: in a few words.
+        weights: how many.
+        energy: their share of `||Delta W||^2` of the whole shift, 0 to 1.
+    """
+
+    why: str
+    weights: int
+    energy: float
+
+
+class ShiftedBase:
+    """The base that a shift was trained on, from its files, in the dtype that it was trained in.
+
+    Args:
+        base: as `find_base` takes it.
+        components: of the base to read; all by default.
+        variant: of the base's weight files.
+        label: how messages call the shift.
+        remedy: what messages tell to do about another base; by default what holds for writing another format.
+
+    Attributes:
+        weights: every weight of the base, those that the shift leaves alone among them.
+
+    Raises:
+        BaseError: the base is missing or damaged.
+        MismatchError: the shift was trained on another base, or on the original of which this is a rounded copy.
+    """
+
+    def __init__(
+        self,
+        shift: SpectralShift,
+        base: str | BaseLocation,
+        components: Sequence[str] = (),
+        *,
+        variant: str | None = None,
+        label: str = "given",
+        remedy: str = "",
+        cache: SpectrumCache | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.weights = base_weights(base, components, variant=variant, dtype=shift.metadata.base_dtype)
+        self._shift, self._cache, self._progress = shift, cache or default_cache(), progress
+        [check] = check_fingerprints([(label, shift)], self.weights, progress)
+        original = f"give the original ({shift.metadata.base}), and what is written will do for the copy too"
+        check.require_base(remedy or "give that base, or carry the shift over to this one (spectra transplant)")
+        check.require_original(remedy or original)
+
+    def visit(
+        self, use: Callable[[str, Tensor, Spectrum | None], T], label: str, names: Collection[str] | None = None
+    ) -> dict[str, T]:
+        """What `use` makes of each weight that the shift changes, or of those named, by name.
+
+        Args:
+            use: called in threads with name, weight and spectrum, which is None for a 1-D weight.
+            label: names the progress.
+        """
+        wanted = self._shift if names is None else names
+        return self._cache.visit(self.weights.only(wanted.__contains__), use, label, self._progress)
+
+    def changes(self, names: Collection[str] | None = None) -> dict[str, WeightChange]:
+        """What the shift does to each of its weights, or to those named, by name."""
+
+        def measure(name: str, weight: Tensor, spectrum: Spectrum | None) -> WeightChange:
+            delta = torch.from_numpy(self._shift[name].astype(np.float64))
+            d = delta if spectrum is None else singular_value_change(spectrum.sigma, delta)
+            return WeightChange(d.numpy(), tuple(weight.shape))
+
+        return self.visit(measure, "measuring", names)
+
+
+def check_fingerprints(
+    shifts: Iterable[tuple[str, SpectralShift]], weights: FileWeights, progress: Progress
+) -> list[BaseCheck]:
+    """Compare the weights of a base, each read once, with the ones that every shift was trained on.
+
+    Args:
+        shifts: each with what messages call it.
+
+    Raises:
+        MismatchError: a weight that the base lacks, or of another length.
+    """
+    shifts = list(shifts)
+    lengths = {name: delta_length(weights.shape(name)) for name in weights}
+    for label, shift in shifts:
+        check_weights(shift, label, lengths)
+    names = sorted({name for _, shift in shifts for name in shift})
+    prints = {name: Fingerprints(weights, name, weights.dtype(name)) for name in names}
+    progress.start("checking", len(prints))
+    try:
+        for each in prints.values():
+            each.digits()
+            progress.advance()
+    finally:
+        progress.finish()
+    return [compare(shift, label, prints) for label, shift in shifts]
+
+
+def left_out(changes: Mapping[str, WeightChange], reasons: Mapping[str, str]) -> tuple[LeftOut, ...]:
+    """The weights that have a reason to be left out, by reason.
+
+    Args:
+        changes: of the whole shift.
+        reasons: by weight name.
+    """
+    total = sum(each.energy for each in changes.values()) or 1.0
+    found = []
+    for why in dict.fromkeys(reasons.values()):
+        names = [name for name, reason in reasons.items() if reason == why]
+        found.append(LeftOut(why, len(names), sum(changes[name].energy for name in names) / total))
+    return tuple(found)
