@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from spectra.adapters.binding import Binding, check_plain
 from spectra.compatibility.base_check import BaseCheck, check_weights, compare
@@ -17,9 +16,6 @@ from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.spectrum import Spectrum
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def match(
@@ -39,17 +35,15 @@ def match(
 def check_base(
     shift: SpectralShift, name: str, chosen: Mapping[str, Target], known: Mapping[str, Binding], strict: bool
 ) -> BaseCheck:
-    """What each weight is to the one that the shift was trained on: the same, or the same but for rounding.
+    """Check that every weight is the one that the shift was trained on, rounding aside.
 
     Raises:
-        MismatchError: some are neither, and `strict` asks for it; otherwise a warning says so.
+        MismatchError: some are not, and `strict` asks for it; otherwise a warning says so.
     """
+    prints = {}
     for key, target in chosen.items():
         check_plain(key, target.weight)
-    prints = {
-        key: known[key].fingerprints if key in known else Fingerprints.of(target.weight, key)
-        for key, target in chosen.items()
-    }
+        prints[key] = known[key].fingerprints if key in known else Fingerprints.of(target.weight, key)
     check, trained = compare(shift, name, prints), shift.metadata.base_dtype
     if strict:
         load = "load that base" if check.dtype == trained else f"load that base in {trained}"
@@ -85,7 +79,7 @@ def original_spectra(
     return found | (cache.spectra(casts, progress) if casts else {})
 
 
-class _Cast(Mapping[str, "Tensor"]):
+class _Cast(Mapping[str, Tensor]):
     """Weights in another dtype, each made when it is asked for."""
 
     def __init__(self, weights: Mapping[str, Tensor], dtype: str) -> None:
@@ -108,13 +102,10 @@ def warn_of_rounding(check: BaseCheck, bindings: Mapping[str, Binding]) -> None:
         check: from `check_base`.
         bindings: by name, of all of the shift's weights and perhaps others.
     """
-    other_vectors = [
-        key
-        for key, match in check.matches.items()
-        if match != "other"
-        and (spectrum := bindings[key].spectrum) is not None
-        and not spectrum.fingerprint.startswith(check.metadata.fingerprints[key])
-    ]
-    message = check.rounded_copy(other_vectors)
+    used = {key: bindings[key].spectrum for key, match in check.matches.items() if match != "other"}
+    originals = check.metadata.fingerprints
+    message = check.rounded_copy(
+        [key for key, spectrum in used.items() if spectrum and not spectrum.fingerprint.startswith(originals[key])]
+    )
     if message:
         warnings.warn(message, RoundedCopyWarning, stacklevel=3)

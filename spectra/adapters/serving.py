@@ -11,6 +11,7 @@ base's costs. The frozen weights are kept beside, and unloading puts the very sa
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,15 +41,36 @@ class LoadedShifts:
     """The shifts loaded into one model or pipeline.
 
     Attributes:
+        models: in use, by component.
         shifts: by the name they were loaded under.
         active: scale by name, of those in force.
+        bindings: of every weight that a shift has, by name.
     """
 
-    def __init__(self, models: dict[str, nn.Module]) -> None:
-        self.models = models
+    def __init__(self) -> None:
+        self.models: dict[str, nn.Module] = {}
         self.shifts: dict[str, SpectralShift] = {}
         self.active: dict[str, float] = {}
         self.bindings: dict[str, Binding] = {}
+
+    def check_loaded(self, name: str) -> None:
+        """Check that a shift is loaded.
+
+        Raises:
+            MismatchError: it is not.
+        """
+        if name not in self.shifts:
+            loaded = ", ".join(sorted(self.shifts)) or "none"
+            raise MismatchError(f"no shift named {name!r} is loaded; loaded: {loaded}")
+
+    def scales(self, scales: Mapping[str, float] | str) -> dict[str, float]:
+        """Scale by name, each of a loaded shift and finite; `scales` may be one name at scale 1."""
+        scales = {scales: 1.0} if isinstance(scales, str) else dict(scales)
+        for name, scale in scales.items():
+            self.check_loaded(name)
+            if not math.isfinite(scale):
+                raise MismatchError(f"expected a finite scale for {name!r}, got {scale}")
+        return scales
 
     def total(self, scales: Mapping[str, float]) -> dict[str, Tensor]:
         """The sum of scaled deltas by weight, float32 `[r]`."""
@@ -128,32 +150,26 @@ def load(
     if not name:
         raise MismatchError("a shift that does not come from a file needs a name: spectra.load(pipe, shift, name=...)")
     models = components(pipe)
-    shifts_in = _find(models)
-    if shifts_in is not None and name in shifts_in.shifts:
+    loaded = _loaded(models)
+    if name in loaded.shifts:
         raise MismatchError(f"a shift named {name!r} is loaded already; choose another name or unload it first")
-    known = {} if shifts_in is None else shifts_in.bindings
-    chosen = match(shift, name, models, known)
-    check = check_base(shift, name, chosen, known, strict)
-    if shifts_in is None:
-        touched = {part: model for part, model in models.items() if any(k.startswith(part + ".") for k in shift)}
-        claim(touched, "serving")
-        shifts_in = LoadedShifts(touched)
+    chosen = match(shift, name, models, loaded.bindings)
+    check = check_base(shift, name, chosen, loaded.bindings, strict)
+    parts = dict.fromkeys(key.partition(".")[0] for key in shift)
+    fresh_models = {part: models[part] for part in parts if part not in loaded.models}
+    claim(fresh_models, "serving")
     try:
-        unbound = {key: target for key, target in chosen.items() if key not in known}
+        unbound = {key: target for key, target in chosen.items() if key not in loaded.bindings}
         originals = original_spectra(shift, unbound, check.matches, cache, progress)
-        fresh = bind(unbound.values(), cache, progress, originals)
-        warn_of_rounding(check, {**known, **fresh})
-        missing = {key.split(".")[0] for key in fresh} - set(shifts_in.models)
-        more = {part: models[part] for part in missing}
-        claim(more, "serving")
+        bindings = loaded.bindings | bind(unbound.values(), cache, progress, originals)
+        warn_of_rounding(check, bindings)
     except BaseException:
-        if not shifts_in.shifts:
-            release(shifts_in.models)
+        release(fresh_models)
         raise
-    shifts_in.models |= more
-    shifts_in.bindings |= fresh
-    shifts_in.shifts[name] = shift
-    _LOADED.update((model, shifts_in) for model in shifts_in.models.values())
+    loaded.models |= fresh_models
+    loaded.bindings = bindings
+    loaded.shifts[name] = shift
+    _LOADED.update((model, loaded) for model in loaded.models.values())
     return name
 
 
@@ -167,10 +183,8 @@ def activate(pipe: Any, scales: Mapping[str, float] | str) -> None:
     Raises:
         MismatchError: a name that is not loaded; nothing changes then.
     """
-    shifts_in = _find(components(pipe))
-    checked = _scales(shifts_in, scales)
-    if shifts_in is not None:
-        shifts_in.activate(checked)
+    loaded = _loaded(components(pipe))
+    loaded.activate(loaded.scales(scales))
 
 
 @contextmanager
@@ -192,57 +206,39 @@ def per_sample(pipe: Any, scales: Sequence[Mapping[str, float] | str], *, images
         MismatchError: a name that is not loaded, a weight that a batch shares (T5's table of relative positions), or,
             by a forward, a batch that is no multiple of the samples.
     """
-    shifts_in = _find(components(pipe))
-    checked = [_scales(shifts_in, each) for each in scales]
+    loaded = _loaded(components(pipe))
+    checked = [loaded.scales(each) for each in scales]
     if not checked or images_per_prompt < 1:
         raise MismatchError(
             f"per_sample expects the shifts of at least one sample and images_per_prompt of at least 1, got "
             f"{len(checked)} samples and images_per_prompt={images_per_prompt}"
         )
-    if shifts_in is None:
-        yield
-        return
     with disabled(pipe):
         try:
-            shifts_in.patch(checked, images_per_prompt)
+            loaded.patch(checked, images_per_prompt)
             yield
         finally:
-            shifts_in.restore()
-
-
-def _scales(shifts_in: LoadedShifts | None, scales: Mapping[str, float] | str) -> dict[str, float]:
-    """Scale by name, each of a loaded shift and finite."""
-    scales = {scales: 1.0} if isinstance(scales, str) else dict(scales)
-    loaded = [] if shifts_in is None else sorted(shifts_in.shifts)
-    for name, scale in scales.items():
-        if name not in loaded:
-            raise MismatchError(f"no shift named {name!r} is loaded; loaded: {', '.join(loaded) or 'none'}")
-        if not torch.isfinite(torch.tensor(float(scale))):
-            raise MismatchError(f"expected a finite scale for {name!r}, got {scale}")
-    return scales
+            loaded.restore()
 
 
 def loaded(pipe: Any) -> dict[str, float]:
     """The names of the loaded shifts, each with its scale; 0 if it is not active."""
-    shifts_in = _find(components(pipe))
-    return {} if shifts_in is None else {name: shifts_in.active.get(name, 0.0) for name in shifts_in.shifts}
+    loaded = _loaded(components(pipe))
+    return {name: loaded.active.get(name, 0.0) for name in loaded.shifts}
 
 
 @contextmanager
 def disabled(pipe: Any) -> Iterator[None]:
     """The frozen base within the block; afterwards what was active before."""
-    shifts_in = _find(components(pipe))
-    if shifts_in is None:
-        yield
-        return
-    held = [(binding, binding.applied) for binding in shifts_in.bindings.values()]
-    shifts_in.restore()
+    loaded = _loaded(components(pipe))
+    applied = [(binding, binding.applied) for binding in loaded.bindings.values()]
+    loaded.restore()
     try:
         yield
     finally:
-        for binding, applied in held:
-            if applied is not None:
-                binding.apply(applied)
+        for binding, parameter in applied:
+            if parameter is not None:
+                binding.apply(parameter)
 
 
 def unload(pipe: Any, name: str | None = None) -> None:
@@ -251,22 +247,20 @@ def unload(pipe: Any, name: str | None = None) -> None:
     Raises:
         MismatchError: `name` is not loaded.
     """
-    shifts_in = _find(components(pipe))
-    if shifts_in is None or (name is not None and name not in shifts_in.shifts):
-        if name is not None:
-            known = "none" if shifts_in is None else ", ".join(sorted(shifts_in.shifts))
-            raise MismatchError(f"no shift named {name!r} is loaded; loaded: {known}")
-        return
-    if name is not None and len(shifts_in.shifts) > 1:
-        if name in shifts_in.active:
-            shifts_in.activate({key: scale for key, scale in shifts_in.active.items() if key != name})
-        del shifts_in.shifts[name]
-        return
-    shifts_in.restore()
-    for model in shifts_in.models.values():
-        _LOADED.pop(model, None)
-    release(shifts_in.models)
+    loaded = _loaded(components(pipe))
+    if name is not None:
+        loaded.check_loaded(name)
+        if len(loaded.shifts) > 1:
+            if name in loaded.active:
+                loaded.activate({key: scale for key, scale in loaded.active.items() if key != name})
+            del loaded.shifts[name]
+            return
+    loaded.restore()
+    for model in loaded.models.values():
+        del _LOADED[model]
+    release(loaded.models)
 
 
-def _find(models: Mapping[str, nn.Module]) -> LoadedShifts | None:
-    return next((_LOADED[model] for model in models.values() if model in _LOADED), None)
+def _loaded(models: Mapping[str, nn.Module]) -> LoadedShifts:
+    """What is loaded into one of the models; nothing yet, by default."""
+    return next((_LOADED[model] for model in models.values() if model in _LOADED), LoadedShifts())

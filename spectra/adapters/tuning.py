@@ -12,6 +12,8 @@ to the cost model.
 from __future__ import annotations
 
 import json
+import platform
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,13 +58,12 @@ def tune(
     met = _meet(adapter, step)
     if not met:
         return {}
-    device = _device(next(iter(met.values())).like[2])
+    device = _device_name(next(iter(met.values())).device)
     remembered = _read(path)
     known: dict[str, costs.Plan] = dict(remembered.get(device, {}))
-    missing = [key for key in met if key not in known]
-    for key in missing:
-        known[key] = _fastest(met[key], timer or _median)
+    missing = {key: each for key, each in met.items() if key not in known}
     if missing:
+        known |= {key: _fastest(each, timer or _median) for key, each in missing.items()}
         with atomic_write(path, force=True) as temporary:
             temporary.write_text(json.dumps({**remembered, device: known}, indent=1, sort_keys=True))
     plans = {key: known[key] for key in met}
@@ -72,10 +73,12 @@ def tune(
 
 
 class _Met(NamedTuple):
-    """A layer, and the shape, dtype and device of an input that it was given."""
+    """A layer, and the input that it was given."""
 
     layer: ShiftedLayer
-    like: tuple[torch.Size, torch.dtype, torch.device]
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
     work: costs.Work
 
 
@@ -84,7 +87,7 @@ def _meet(adapter: Adapter, step: Callable[[], object]) -> dict[str, _Met]:
     met: dict[str, _Met] = {}
 
     def note(layer: ShiftedLayer, x: Tensor, work: costs.Work) -> None:
-        met.setdefault(work.key(), _Met(layer, (x.shape, x.dtype, x.device), work))
+        met.setdefault(work.key(), _Met(layer, x.shape, x.dtype, x.device, work))
 
     layers, deltas = adapter.layers(), adapter.deltas.values()
     gradients = [delta.grad for delta in deltas]
@@ -104,21 +107,21 @@ def _meet(adapter: Adapter, step: Callable[[], object]) -> dict[str, _Met]:
 
 def _fastest(met: _Met, timer: Timer) -> costs.Plan:
     """The plan that takes least, what is made once for each value of delta included."""
-    layer, (shape, dtype, device), work = met
-    x = torch.randn(shape, device=device).to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
-    x = x.to(device).requires_grad_(work.input_gradient)
-    wanted = [tensor for tensor in (layer.delta, x) if tensor.requires_grad]
+    layer = met.layer
+    x = torch.randn(met.shape, device=met.device) if met.dtype.is_floating_point else torch.zeros(met.shape)
+    x = x.to(met.device, met.dtype).requires_grad_(met.work.input_gradient)
+    learning = [tensor for tensor in (layer.delta, x) if tensor.requires_grad]
 
     def run() -> None:
         layer.forget()
         y = layer.forward(x)
-        if wanted:
-            torch.autograd.grad(y.sum(), wanted)
+        if learning:
+            torch.autograd.grad(y.sum(), learning)
 
     seconds: dict[costs.Plan, float] = {}
     chosen = layer.plan
     try:
-        for plan in costs.plans(work):
+        for plan in costs.plans(met.work):
             layer.plan = plan
             seconds[plan] = timer(run)
     finally:
@@ -128,44 +131,34 @@ def _fastest(met: _Met, timer: Timer) -> costs.Plan:
 
 
 def _median(run: Callable[[], object]) -> float:
-    run()
     times = []
-    for _ in range(REPETITIONS):
-        _finish()
+    for _ in range(1 + REPETITIONS):
         began = time.perf_counter()
         run()
-        _finish()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
         times.append(time.perf_counter() - began)
-    return sorted(times)[REPETITIONS // 2]
+    return statistics.median(times[1:])
 
 
-def _finish() -> None:
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-
-
-def _device(device: torch.device) -> str:
+def _device_name(device: torch.device) -> str:
     """What the plans are remembered for: device, threads and PyTorch's version."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{device.type} {platform.processor() or platform.machine()} {torch.get_num_threads()} threads"
     return f"{name}, torch {torch.__version__}"
 
 
-def _processor() -> str:
-    import platform
-
-    return f"{platform.processor() or platform.machine()} {torch.get_num_threads()} threads"
-
-
 def _read(path: Path) -> Mapping[str, Any]:
-    """What is remembered; nothing where the file is missing or damaged: it is made again."""
+    """The plans remembered for each device; none where the file is missing or damaged: it is made again."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    devices = found.items() if isinstance(found, dict) else ()
     known = {*costs.ONE_BASIS, *costs.TWO_BASES}
     return {
         device: {key: plan for key, plan in plans.items() if plan in known}
-        for device, plans in devices
+        for device, plans in (found.items() if isinstance(found, dict) else ())
         if isinstance(plans, dict)
     }
