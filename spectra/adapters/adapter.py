@@ -1,4 +1,4 @@
-"""Training's side of a live model: deltas that are parameters, routed through the plans.
+"""Training on a live model: deltas that are parameters, with which the model computes.
 
     adapter = spectra.attach(pipe, "unet-ca")
     parameters = adapter.train()             # name -> nn.Parameter, all zero: the model is still the base
@@ -14,7 +14,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,6 +25,7 @@ from torch.autograd.graph import increment_version
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from spectra.adapters.binding import Binding, bind
+from spectra.compatibility.base_check import BaseCheck, compare
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import MismatchError
 from spectra.families import Target, components, targets
@@ -86,18 +87,6 @@ def attach(
     return Adapter(pipe, targets, lambda chosen: bind(chosen, cache, progress), low_memory)
 
 
-def _watch_steps(adapter: Adapter) -> Callable[[], None]:
-    """Tell the adapter of every optimizer's steps until the result is called; does not keep it alive."""
-    told = weakref.WeakMethod(adapter.changed)
-
-    def stepped(*_: Any) -> None:
-        if (changed := told()) is not None:
-            changed()
-
-    remove: Callable[[], None] = register_optimizer_step_post_hook(stepped).remove
-    return remove
-
-
 class Adapter:
     """Deltas bound to a live model. The model computes with them until `detach`.
 
@@ -131,44 +120,42 @@ class Adapter:
         self._required = [(p, p.requires_grad) for model in parts.values() for p in model.parameters()]
         for parameter, _ in self._required:
             parameter.requires_grad_(False)
-        self._routed: Mapping[str, Tensor] = self.deltas
-        self._end_watch, self._end_value_watch = watch(()), watch_values({})
-        self._watch = weakref.finalize(self, _watch_steps(self))
+        self._in_use: Mapping[str, Tensor] = self.deltas
+        self._watches = ExitStack()
+        self._step_watch = weakref.finalize(self, _watch_steps(weakref.WeakMethod(self.changed)))
         try:
             self._spool = Spool() if low_memory else None
-            self.route()
+            self.patch()
         except BaseException:
             self.detach()
             raise
 
-    def route(self, deltas: Mapping[str, Tensor] | None = None, samples: Samples | None = None) -> None:
+    def patch(self, deltas: Mapping[str, Tensor] | None = None, samples: Samples | None = None) -> None:
         """Let the model compute with `deltas`, the adapter's own by default.
 
         Args:
             deltas: by weight name, `[r]`, or `[shifts, r]` with `samples`.
             samples: which row each sample of a batch takes.
         """
-        self._routed = deltas or self.deltas
-        self._end_watch()
+        self._in_use = deltas or self.deltas
+        self._watches.close()
         if samples is None:  # a norm that asks whose sample it has cannot be called again later
-            self._end_watch = watch(self._models.values())
-        self._end_value_watch()
-        self._end_value_watch = watch_values(
-            {
-                model: [delta for name, delta in self._routed.items() if name.startswith(f"{part}.")]
-                for part, model in self._models.items()
-            }
-        )
+            self._watches.callback(watch(self._models.values()))
+        by_model = {
+            model: [delta for name, delta in self._in_use.items() if name.startswith(f"{part}.")]
+            for part, model in self._models.items()
+        }
+        self._watches.callback(watch_values(by_model))
         for name, binding in self._bindings.items():
             binding.unpatch()
             if self._spool is not None and samples is None:
-                binding.patch_without_weight(self._routed[name], self._spool)
+                binding.patch_without_weight(self._in_use[name], self._spool)
             else:
-                binding.patch(self._routed[name], samples)
+                binding.patch(self._in_use[name], samples)
 
     def changed(self) -> None:
         """Say that deltas have other values. Fused optimizers need it: they leave a tensor's version as it is."""
-        increment_version(list(self._routed.values()))
+        increment_version(list(self._in_use.values()))
 
     def train(self) -> dict[str, nn.Parameter]:
         """Turn gradients on, and let the cost model choose each layer's plan. Returns `deltas`."""
@@ -188,8 +175,8 @@ class Adapter:
 
     def sides(self) -> list[Tensor]:
         """`U` and `V` of the layers that compute without their weight."""
-        routes = [layer for binding in self._bindings.values() for layer in binding.layers]
-        return [side for layer in routes if isinstance(layer, TwoSidedLayer) for side in layer.sides]
+        layers = [layer for binding in self._bindings.values() for layer in binding.layers]
+        return [side for layer in layers if isinstance(layer, TwoSidedLayer) for side in layer.sides]
 
     def _mode(self, *, training: bool) -> None:
         for delta in self.deltas.values():
@@ -228,11 +215,19 @@ class Adapter:
             for name, value in values.items():
                 self.deltas[name].copy_(value)
 
-    def shift(self, **described: Any) -> SpectralShift:
+    def compare(self, shift: SpectralShift, label: str) -> BaseCheck:
+        """How this model's weights compare with those that a shift was trained on, for the deltas that both have.
+
+        Args:
+            label: how messages call the shift.
+        """
+        return compare(shift, label, {name: binding.fingerprints for name, binding in self._bindings.items()})
+
+    def shift(self, **metadata: Any) -> SpectralShift:
         """The deltas as they are now, as plain data.
 
         Args:
-            described: fields of `ShiftMetadata`: base, settings, seed, versions, licence, parents. Fingerprints,
+            metadata: fields of `ShiftMetadata`: base, settings, seed, versions, licence, parents. Fingerprints,
                 dtype and subset are filled in.
         """
         weights = {name: binding.target.weight for name, binding in self._bindings.items()}
@@ -247,11 +242,11 @@ class Adapter:
             "rounded": {dtype: {name: each[dtype] for name, each in rounded.items()} for dtype in ROUNDED},
             "subset": self.subset,
         }
-        unknown = set(described) - {field.name for field in fields(ShiftMetadata)}
+        unknown = set(metadata) - {field.name for field in fields(ShiftMetadata)}
         if unknown:
             raise TypeError(f"unknown metadata: {', '.join(sorted(unknown))}")
         deltas = {name: delta.detach().cpu().numpy() for name, delta in self.deltas.items()}
-        return SpectralShift(deltas, ShiftMetadata(**{**known, **described}))
+        return SpectralShift(deltas, ShiftMetadata(**{**known, **metadata}))
 
     def detach(self) -> None:
         """Give the model back as it was: its own forwards, weights and gradient flags. Can be called twice."""
@@ -260,7 +255,17 @@ class Adapter:
         for parameter, required in self._required:
             parameter.requires_grad_(required)
         self._required = []
-        self._watch()
-        self._end_watch()
-        self._end_value_watch()
+        self._step_watch()
+        self._watches.close()
         release(self._models)
+
+
+def _watch_steps(changed: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
+    """Call `changed`, as long as it lives, after every optimizer's step, until what is returned is called."""
+
+    def stepped(*_: Any) -> None:
+        if (call := changed()) is not None:
+            call()
+
+    remove: Callable[[], None] = register_optimizer_step_post_hook(stepped).remove
+    return remove

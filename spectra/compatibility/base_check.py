@@ -122,6 +122,6 @@ class BaseCheck:
 
 
 def compare(shift: SpectralShift, label: str, prints: Mapping[str, Fingerprints]) -> BaseCheck:
-    """Compare the weights of a base, by name, with the ones that a shift was trained on."""
-    matches = {name: prints[name].base_match(shift.metadata, name) for name in shift}
-    return BaseCheck(shift.metadata, label, matches, prints[next(iter(shift))].dtype)
+    """Compare the weights of a base, by name, with the ones that a shift was trained on; others are passed over."""
+    matches = {name: prints[name].base_match(shift.metadata, name) for name in shift if name in prints}
+    return BaseCheck(shift.metadata, label, matches, next(iter(prints.values())).dtype)

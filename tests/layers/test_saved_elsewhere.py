@@ -43,7 +43,7 @@ def gradients(kind: str, plan: Plan, run: Callable[..., Tensor], *, watched: boo
     x = torch.randn(shape, requires_grad=True)
     adapter = spectra.attach({"unet": model}, "unet.*")
     if not watched:
-        adapter._end_watch()
+        adapter._watches.close()
     deltas = adapter.train()
     with torch.no_grad():
         for delta in deltas.values():
@@ -85,7 +85,7 @@ def learned(model: nn.Module, x: Tensor, plan: Plan | None, *, watched: bool) ->
     adapter = spectra.attach({"unet": model}, "unet.*")
     adapter.train()
     if not watched:
-        adapter._end_watch()
+        adapter._watches.close()
     (layer,) = adapter.layers()
     layer.plan = plan
     (gradient,) = torch.autograd.grad(model(x).sin().sum(), layer.delta)

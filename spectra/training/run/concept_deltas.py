@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from spectra.adapters.adapter import Adapter
-from spectra.errors import MismatchError
 from spectra.layers.per_sample import Samples
 from spectra.shift.shift import SpectralShift
 
@@ -40,10 +39,9 @@ class ConceptDeltas:
         Raises:
             MismatchError: it was trained on another base, or on other targets.
         """
-        own = self.adapter.shift().metadata.fingerprints
-        for name, digits in shift.metadata.fingerprints.items():
-            if own.get(name, digits) != digits:
-                raise MismatchError(f"cannot start from a shift of another base: {name} is not this base's weight")
+        check = self.adapter.compare(shift, "init_shift")
+        check.require_base("start from a shift of this base, or carry it over to this one (spectra transplant)")
+        check.require_original("start from a shift of this very base, or from none")
         self.adapter.set(shift)
         if self.rows is not None:
             with torch.no_grad():
@@ -55,14 +53,14 @@ class ConceptDeltas:
         if self.rows is None:
             self.adapter.train()
         else:
-            self.adapter.route(self.parameters, self.rows)
+            self.adapter.patch(self.parameters, self.rows)
 
     @contextmanager
     def drawing(self, concept: int) -> Iterator[None]:
         """Within the block the model draws with one concept's shift, at the speed of the base."""
         if self.rows is not None:
             self.adapter.set(self.of(concept))
-            self.adapter.route()
+            self.adapter.patch()
         self.adapter.eval()
         try:
             yield
