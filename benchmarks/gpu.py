@@ -96,24 +96,10 @@ def _few(p: Problem, made: Made) -> Job:
     return Job(ours, plain, (made.activation(p.n, p.m), made.activation(p.n, p.r), left, right, made.vector(few.h)))
 
 
-def _gradient(p: Problem, made: Made) -> Job:
-    import torch
-
-    from spectra import kernels
-
-    def plain(a: Tensor, b: Tensor, basis: Tensor) -> Tensor:
-        wide = torch.promote_types(a.dtype, torch.float32)
-        return ((a @ basis).to(wide) * (b @ basis).to(wide)).sum(0)
-
-    a, b = (made.activation(p.n, p.r, learns=False) for _ in range(2))
-    return Job(kernels.shift_gradient, plain, (a, b, made.basis(p)))
-
-
 JOBS: dict[str, Callable[[Problem, Made], Job]] = {
     "factored apply": _factored,
     "batched apply": _batched,
     "few directions": _few,
-    "shift gradient": _gradient,
 }
 
 

@@ -1,6 +1,6 @@
-"""An audit of the Triton kernels without a GPU: each is compiled for four architectures, with every configuration.
+"""An audit of the Triton kernel without a GPU: compiled for four architectures, with every configuration.
 
-A row is a use of a kernel (forward or backward, say), an architecture, an element type and a configuration. Registers,
+A row is a use of it (forward or backward, say), an architecture, an element type and a configuration. Registers,
 spills, shared memory and instructions are the compiler's; occupancy is predicted from them; the `projection_*` figures
 come from a roofline and are no measurement.
 """
@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 from spectra.benchmarks.compiled import ARCHITECTURES, compiled
-from spectra.benchmarks.kernel_uses import USES, candidates, kept, kernel_of, signature
-from spectra.kernels.configurations import Configuration
+from spectra.benchmarks.kernel_uses import USES, candidates, signature
+from spectra.kernels.configurations import KEPT, Configuration
 
 DTYPES = ("bf16", "fp16")
-"""Element types that the kernels compute with."""
+"""Element types that it computes with."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,12 @@ class Entry:
 
 def entries(*, every: bool = False) -> list[Entry]:
     """Everything that the audit compiles: what is kept, or with `every` all that was tried."""
-    choices = candidates if every else kept
     return [
         Entry(name, arch, dtype, configuration)
         for name, use in USES.items()
         for arch in ARCHITECTURES
         for dtype in DTYPES
-        for configuration in choices(use.table, arch)
+        for configuration in (candidates(use.width, arch) if every else KEPT[use.width, arch])
     ]
 
 
@@ -57,9 +56,11 @@ def audit(entry: Entry, *, flops: float = 800e12, bandwidth: float = 3.0e12) -> 
     Raises:
         RuntimeError: it does not compile.
     """
+    from spectra.kernels import triton_apply
+
     use, configuration = USES[entry.use], entry.configuration
     found = compiled(
-        kernel_of(use),
+        triton_apply.apply,
         signature(use, entry.dtype, configuration),
         entry.arch,
         warps=configuration.warps,
@@ -72,7 +73,7 @@ def audit(entry: Entry, *, flops: float = 800e12, bandwidth: float = 3.0e12) -> 
         "dtype": entry.dtype,
         "config": entry.configuration.label,
         **asdict(found),
-        "kept": entry.configuration in kept(use.table, entry.arch),
+        "kept": entry.configuration in KEPT[use.width, entry.arch],
     }
     row["occupancy"] = round(found.occupancy, 3)
     return {**row, **projection(entry.use, flops=flops, bandwidth=bandwidth)}
@@ -80,7 +81,7 @@ def audit(entry: Entry, *, flops: float = 800e12, bandwidth: float = 3.0e12) -> 
 
 def projection(use: str, *, flops: float, bandwidth: float) -> Row:
     """Roofline of one use on its layer: the longer of arithmetic and memory traffic. Not a measurement."""
-    work, elements = USES[use].work(USES[use].problem)
+    work, elements = USES[use].work()
     arithmetic, traffic = work / flops, 2 * elements / bandwidth
     return {
         "projection_us": round(1e6 * max(arithmetic, traffic), 2),
@@ -119,7 +120,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 CASE = Case(
     name="kernels",
-    title="resources of the Triton kernels, compiled for GPUs without one",
+    title="resources of the Triton kernel, compiled for GPUs without one",
     key="item",
     rows="kernels",
     items=_items,

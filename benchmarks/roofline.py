@@ -83,7 +83,7 @@ class Tally:
         half = any(t.dtype in (torch.bfloat16, torch.float16) for t in (*read, *written))
         traffic = sum(map(_bytes, read)) + sum(map(_bytes, written))
         if func.namespace == "spectra":
-            extra, flops = _kernel(name, args, out)
+            extra, flops = _kernel(name, args)
             traffic += extra
         else:
             flops = _flops(func, args, kwargs, out)
@@ -119,17 +119,13 @@ def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -
     return int(formula(*args, **kwargs, out_val=out)) if formula else 0
 
 
-def _kernel(name: str, args: tuple[Any, ...], out: Any) -> tuple[int, int]:
-    """Bytes beyond arguments and results, and FLOPs, of an operator of `kernels/operators.py`."""
+def _kernel(name: str, args: tuple[Any, ...]) -> tuple[int, int]:
+    """Bytes beyond arguments and results, and FLOPs, of `apply` or `apply_backward` of `kernels/operators.py`."""
     first = args[0]
-    if name in ("apply", "apply_backward"):
-        right, left = (args[1], args[2]) if name == "apply" else (args[3], args[2])
-        flops = 2 * first.shape[0] * first.shape[1] * right.shape[1] * (right.shape[0] + left.shape[0])
-        adds_input = args[7] if name == "apply" else args[6]
-        return (first.nbytes if adds_input else 0), flops  # it is read again to be added
-    if name == "shift_gradient":
-        return 0, 4 * first.numel() * args[2].shape[1]
-    raise ValueError(f"no formula for the operator spectra::{name}")
+    right, left = (args[1], args[2]) if name == "apply" else (args[3], args[2])
+    flops = 2 * first.shape[0] * first.shape[1] * right.shape[1] * (right.shape[0] + left.shape[0])
+    adds_input = args[7] if name == "apply" else args[6]
+    return (first.nbytes if adds_input else 0), flops  # it is read again to be added
 
 
 @contextlib.contextmanager

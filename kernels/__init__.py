@@ -8,8 +8,6 @@ from spectra.kernels.dispatch import (
     batched_apply,
     factored_apply,
     low_rank_apply,
-    shift_gradient,
-    uses_gram,
     uses_triton,
 )
 from spectra.kernels.reference import (
@@ -21,7 +19,9 @@ from spectra.kernels.reference import (
     projection,
     rebuild,
     scaled,
+    shift_gradient,
     singular_gradient,
+    uses_gram,
     weight_gradient,
 )
 

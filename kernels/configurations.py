@@ -1,4 +1,4 @@
-"""Tile sizes, warps and pipeline stages of the Triton kernels, and which of them a launch takes: plain data.
+"""Tile sizes, warps and pipeline stages of the Triton kernel, and which of them a launch takes: plain data.
 
 Nothing is tuned by the clock. The shapes and the device alone decide (`choose`), so that every sum is taken in the same
 order in every process, and the first call of a shape compiles one kernel.
@@ -13,22 +13,28 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 WIDTHS = (128, 320)
-"""Numbers of directions up to which `apply` has configurations of its own. Beyond the last one its bottleneck does not
+"""Numbers of directions up to which there are configurations of their own. Beyond the last one the bottleneck does not
 stay on chip, and two products of the vendor's library are ahead."""
 
 
 class Configuration(NamedTuple):
-    """Sizes by the kernel's own names (`BLOCK_P`, ...), warps, and pipeline stages."""
+    """Rows of a program, channels and output columns of a step of its loops; warps, and pipeline stages."""
 
-    blocks: Mapping[str, int]
+    p: int
+    c: int
+    d: int
     warps: int
     stages: int
 
     @property
     def label(self) -> str:
         """One word, such as `P64-C32-D32-w8-s2`."""
-        sizes = (f"{name.removeprefix('BLOCK_')}{size}" for name, size in self.blocks.items())
-        return "-".join((*sizes, f"w{self.warps}", f"s{self.stages}"))
+        return f"P{self.p}-C{self.c}-D{self.d}-w{self.warps}-s{self.stages}"
+
+    def options(self) -> dict[str, int]:
+        """What the kernel is called with, by its own names."""
+        sizes = {"BLOCK_P": self.p, "BLOCK_C": self.c, "BLOCK_D": self.d}
+        return {**sizes, "num_warps": self.warps, "num_stages": self.stages}
 
 
 def split(h: int) -> tuple[int, int]:
@@ -45,48 +51,35 @@ def split(h: int) -> tuple[int, int]:
     return (first, second) if second < first else (2 * first, 0)
 
 
-def apply_table(h: int) -> str:
-    """The entry of `KEPT` for `apply` with `h` directions, at most the last of `WIDTHS`."""
-    return f"apply-{next(width for width in WIDTHS if h <= width)}"
-
-
-def choose(table: str, architecture: str, processors: int, programs: Callable[[Configuration], int]) -> Configuration:
+def choose(h: int, architecture: str, processors: int, programs: Callable[[Configuration], int]) -> Configuration:
     """The first configuration whose programs occupy every multiprocessor; the last, the smallest, if none does.
 
     Args:
-        table: a kernel's entry of `KEPT`.
+        h: number of directions, at most the last of `WIDTHS`.
         architecture: of the device.
         processors: its number of multiprocessors.
-        programs: how many programs a configuration makes of the shapes at hand.
+        programs: how many programs a configuration makes of the rows at hand.
     """
-    kept = KEPT[table, architecture]
+    kept = KEPT[next(width for width in WIDTHS if h <= width), architecture]
     return next((each for each in kept if programs(each) >= processors), kept[-1])
 
 
-def _apply(p: int, c: int, d: int, warps: int, stages: int) -> Configuration:
-    return Configuration({"BLOCK_P": p, "BLOCK_C": c, "BLOCK_D": d}, warps, stages)
-
-
-def _sums(p: int, c: int, h: int, warps: int, stages: int) -> Configuration:
-    return Configuration({"BLOCK_P": p, "BLOCK_C": c, "BLOCK_H": h}, warps, stages)
-
-
-KEPT: Mapping[tuple[str, str], tuple[Configuration, ...]] = {
-    ("apply-128", "sm_80"): (_apply(64, 32, 64, 4, 3), _apply(32, 64, 64, 4, 2)),
-    ("apply-128", "sm_90"): (_apply(128, 64, 64, 8, 3), _apply(64, 32, 64, 4, 3), _apply(32, 64, 64, 4, 3)),
-    ("apply-128", "sm_100"): (_apply(64, 32, 64, 4, 3), _apply(32, 64, 64, 4, 3)),
-    ("apply-128", "gfx942"): (_apply(128, 32, 64, 8, 2), _apply(64, 32, 64, 4, 2), _apply(32, 32, 64, 4, 2)),
-    ("apply-320", "sm_80"): (_apply(32, 32, 32, 4, 2),),
-    ("apply-320", "sm_90"): (_apply(64, 32, 64, 8, 3), _apply(32, 32, 32, 4, 2)),
-    ("apply-320", "sm_100"): (_apply(64, 32, 64, 8, 3), _apply(32, 32, 32, 4, 2)),
-    ("apply-320", "gfx942"): (_apply(64, 32, 32, 8, 2), _apply(32, 32, 32, 4, 2)),
-    ("column_sums", "sm_80"): (_sums(64, 64, 128, 8, 3), _sums(32, 64, 64, 4, 3)),
-    ("column_sums", "sm_90"): (_sums(128, 64, 64, 8, 3), _sums(64, 64, 64, 4, 3), _sums(32, 64, 64, 4, 3)),
-    ("column_sums", "sm_100"): (_sums(128, 64, 64, 8, 3), _sums(64, 64, 64, 4, 3), _sums(32, 64, 64, 4, 3)),
-    ("column_sums", "gfx942"): (_sums(64, 64, 128, 8, 2), _sums(32, 64, 64, 4, 2)),
-    # The interpreter's are small, so that small inputs still take every loop and mask.
-    **{(f"apply-{width}", "interpreter"): (_apply(32, 32, 32, 4, 1), _apply(16, 32, 32, 4, 1)) for width in WIDTHS},
-    ("column_sums", "interpreter"): (_sums(32, 32, 32, 4, 1), _sums(16, 32, 32, 4, 1)),
+KEPT: Mapping[tuple[int, str], tuple[Configuration, ...]] = {
+    key: tuple(Configuration(*each) for each in kept)
+    for key, kept in {
+        (128, "sm_80"): ((64, 32, 64, 4, 3), (32, 64, 64, 4, 2)),
+        (128, "sm_90"): ((128, 64, 64, 8, 3), (64, 32, 64, 4, 3), (32, 64, 64, 4, 3)),
+        (128, "sm_100"): ((64, 32, 64, 4, 3), (32, 64, 64, 4, 3)),
+        (128, "gfx942"): ((128, 32, 64, 8, 2), (64, 32, 64, 4, 2), (32, 32, 64, 4, 2)),
+        (320, "sm_80"): ((32, 32, 32, 4, 2),),
+        (320, "sm_90"): ((64, 32, 64, 8, 3), (32, 32, 32, 4, 2)),
+        (320, "sm_100"): ((64, 32, 64, 8, 3), (32, 32, 32, 4, 2)),
+        (320, "gfx942"): ((64, 32, 32, 8, 2), (32, 32, 32, 4, 2)),
+        # The interpreter's are small, so that small inputs still take every loop and mask.
+        (128, "interpreter"): ((32, 32, 32, 4, 1), (16, 32, 32, 4, 1)),
+        (320, "interpreter"): ((32, 32, 32, 4, 1), (16, 32, 32, 4, 1)),
+    }.items()
 }
-"""By kernel and architecture, the largest tiles first. Those of sm_80 serve every NVIDIA GPU that has no entry of its
-own, consumer cards among them, and so keep within the 99 KiB of shared memory that a block has there."""
+"""By the largest number of directions and the architecture, the largest tiles first. Those of sm_80 serve every NVIDIA
+GPU that has no entry of its own, consumer cards among them, and so keep within the 99 KiB of shared memory that a block
+has there."""

@@ -1,8 +1,8 @@
 """The one place that decides which backend computes, and where formulas meet autograd.
 
-Triton computes what it is ahead in: half-precision activations on a GPU whose bottleneck fits on chip, and delta's
-gradient of such activations. Everything else is PyTorch's, whose products follow the user's settings
-(`torch.backends.cuda.matmul`, `torch.set_float32_matmul_precision`). With TRITON_INTERPRET=1 Triton's interpreter takes
+Triton computes what it is ahead in: a term whose bottleneck stays on chip, of half-precision activations on a GPU.
+Everything else is PyTorch's, whose products follow the user's settings (`torch.backends.cuda.matmul`,
+`torch.set_float32_matmul_precision`). With TRITON_INTERPRET=1 Triton's interpreter takes
 the CPU's tensors too, which is how the kernels are tested. `torch.compile` sees an operator of `operators.py` in the
 first case and plain PyTorch in the second.
 """
@@ -40,24 +40,6 @@ def uses_triton(*tensors: Tensor) -> bool:
         and devices.INSTALLED
         and devices.architecture(first.device) is not None
     )
-
-
-def uses_gram(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `shift_gradient` on a device takes the Gram matrix where `prefers_gram` says that it is fewer flops.
-
-    On a GPU only in float32, where it is a product of the vendor's library, and only where float64, in which the small
-    product is made, is as fast as float32: on data-centre GPUs, for which a "cuda" without a GPU stands too. In half
-    precision two projections on tensor cores are faster than a Gram matrix in float32.
-    """
-    if device.type != "cuda":
-        return True
-    return dtype == torch.float32 and (not torch.cuda.is_available() or _fast_float64(device))
-
-
-def _fast_float64(device: torch.device) -> bool:
-    """Whether a GPU multiplies in float64 as fast as in float32: by its CUDA capability, or gfx9 (CDNA) on ROCm."""
-    major, minor = torch.cuda.get_device_capability(device)
-    return major == 9 or (minor == 0 and 6 <= major <= 10)
 
 
 def factored_apply(
@@ -139,30 +121,6 @@ def low_rank_apply(
     return _apply(x, _Term(right, left, d, index), y, dim, impl)
 
 
-def shift_gradient(
-    a: Tensor,
-    b: Tensor,
-    basis: Tensor,
-    dim: int = -1,
-    *,
-    offset: Tensor | None = None,
-    over: Tensor | None = None,
-    gram: bool = False,
-    impl: Impl = None,
-) -> Tensor:
-    """`colsum((a Q - offset) * (b Q))`, divided by `over` where that is positive and 0 elsewhere.
-
-    See `reference.shift_gradient`. The order of summation depends on the shapes and the device alone.
-    """
-    if impl is None and gram and reference.prefers_gram(layouts.count(a, dim), *basis.shape):
-        impl = "torch"
-    if not _takes_triton(impl, a, b, basis):
-        return reference.shift_gradient(a, b, basis, dim, offset, over, gram)
-    rows = (layouts.samples(x, dim, apart=False) for x in (a, b))
-    total: Tensor = operators.shift_gradient(*rows, basis, _float(offset))
-    return total if over is None else reference.divided(total, over)
-
-
 def _apply(x: Tensor, term: _Term, y: Tensor | None, dim: int, impl: Impl) -> Tensor:
     """`y`, or `x` where that is None, and the term."""
     left = term.right if term.left is None else term.left
@@ -179,7 +137,7 @@ def _apply(x: Tensor, term: _Term, y: Tensor | None, dim: int, impl: Impl) -> Te
     return layouts.restored(made, x, dim)
 
 
-def _takes_triton(impl: Impl, *tensors: Tensor, directions: int = 0) -> bool:
+def _takes_triton(impl: Impl, *tensors: Tensor, directions: int) -> bool:
     able = uses_triton(*tensors) and directions <= WIDTHS[-1]
     if impl not in ("torch", "triton", None):
         raise ValueError(f"expected impl 'torch', 'triton' or None, got {impl!r}")

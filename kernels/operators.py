@@ -1,4 +1,4 @@
-"""The shift's formulas as torch operators, `torch.ops.spectra.*`: schemas, fakes and autograd, without Triton.
+"""The term of a shift as torch operators, `torch.ops.spectra.*`: schemas, fakes and autograd, without Triton.
 
 `torch.compile(fullgraph=True)` sees each as one opaque node. They are `custom_op` rather than `triton_op`: that way
 their whole registration, fakes and autograd included, runs and is checked where there is no GPU, under the
@@ -114,24 +114,3 @@ def _backward(ctx: Any, grad: Tensor | None, grad_t: Tensor | None) -> tuple[Ten
 
 
 apply.register_autograd(_backward, setup_context=_save)
-
-
-@torch.library.custom_op("spectra::shift_gradient", mutates_args=())
-def shift_gradient(a: Tensor, b: Tensor, basis: Tensor, offset: Tensor | None) -> Tensor:
-    """`colsum((a Q - offset) * (b Q))`: `[h]`, float32.
-
-    Args:
-        a: `[S, P, C]`, as is `b`.
-        basis: `[C, h]`. Columns that are not contiguous are copied.
-        offset: `[h]` or None.
-    """
-    from spectra.kernels import triton_backend
-
-    if a.numel() == 0 or basis.shape[1] == 0:
-        return a.new_zeros(basis.shape[1], dtype=torch.float32)
-    return triton_backend.column_sums(a, b, basis, offset).sum(0)
-
-
-@shift_gradient.register_fake
-def _(a: Tensor, b: Tensor, basis: Tensor, offset: Tensor | None) -> Tensor:
-    return a.new_empty(basis.shape[1], dtype=torch.float32)

@@ -64,6 +64,24 @@ def projection(basis: Tensor, e: Tensor) -> Tensor:
     return ((wide * e) @ wide.T).to(basis.dtype)
 
 
+def uses_gram(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `shift_gradient` on a device takes the Gram matrix where `prefers_gram` says that it is fewer flops.
+
+    On a GPU only in float32, where it is a product of the vendor's library, and only where float64, in which the small
+    product is made, is as fast as float32: on data-centre GPUs, for which a "cuda" without a GPU stands too. In half
+    precision two projections on tensor cores are faster than a Gram matrix in float32.
+    """
+    if device.type != "cuda":
+        return True
+    return dtype == torch.float32 and (not torch.cuda.is_available() or _fast_float64(device))
+
+
+def _fast_float64(device: torch.device) -> bool:
+    """Whether a GPU multiplies in float64 as fast as in float32: by its CUDA capability, or gfx9 (CDNA) on ROCm."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return major == 9 or (minor == 0 and 6 <= major <= 10)
+
+
 def prefers_gram(n: int, r: int, h: int) -> bool:
     """Whether the Gram matrix, `2 n r^2 + 2 r^2 h` flops, is cheaper than two projections of `n` rows, `4 n r h`."""
     return n * r + r * h < 2 * n * h
@@ -76,7 +94,7 @@ def rebuild(weight: Tensor, basis: Tensor, e: Tensor, *, left: bool) -> Tensor:
         basis: `[r, h]`, orthonormal columns.
         e: `[h]`, relative change of each singular value; folded into the basis once.
     """
-    projector = (basis * e) @ basis.T
+    projector = (basis * e).to(basis.dtype) @ basis.T
     return torch.addmm(weight, *((projector, weight) if left else (weight, projector)))
 
 
@@ -143,7 +161,8 @@ def shift_gradient(
     a: Tensor,
     b: Tensor,
     basis: Tensor,
-    dim: int,
+    dim: int = -1,
+    *,
     offset: Tensor | None = None,
     over: Tensor | None = None,
     gram: bool = False,
@@ -156,7 +175,8 @@ def shift_gradient(
     rounded to half precision before its cancellation it would be noise.
     """
     if over is not None:
-        return divided(shift_gradient(a, b, basis, dim, offset, None, gram), over)
+        total = shift_gradient(a, b, basis, dim, offset=offset, gram=gram)
+        return torch.where(over > 0, total / over.clamp_min(torch.finfo(over.dtype).tiny), 0)
     wide = torch.promote_types(a.dtype, torch.float32)
     if gram and prefers_gram(layouts.count(a, dim), *basis.shape):
         # The small product in float64 (Apple's GPU has none): else the error can pass twice the paper's formula's.
@@ -168,11 +188,6 @@ def shift_gradient(
     if offset is not None:
         t = t - _channels(offset, t, dim)
     return channel_sum(t.to(wide) * along(b, basis, dim), dim)
-
-
-def divided(total: Tensor, over: Tensor) -> Tensor:
-    """`total / over`, 0 where `over` is not positive."""
-    return torch.where(over > 0, total / over.clamp_min(torch.finfo(over.dtype).tiny), 0)
 
 
 def weight_gradient(x: Tensor, grad: Tensor, dim: int) -> Tensor:

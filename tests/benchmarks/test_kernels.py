@@ -6,12 +6,13 @@ import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spectra.benchmarks import run
 from spectra.benchmarks.compiled import ARCHITECTURES, _amd, compiled, occupancy
-from spectra.benchmarks.kernel_uses import USES, candidates, kept, kernel_of, signature
+from spectra.benchmarks.kernel_uses import USES, candidates, signature
 from spectra.benchmarks.kernels import CASE, DTYPES, Entry, audit, entries, projection
 from spectra.kernels.configurations import KEPT
 
@@ -25,24 +26,30 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "triton-cache"))
 
 
+@pytest.fixture
+def kernel() -> Any:
+    from spectra.kernels import triton_apply
+
+    return triton_apply.apply
+
+
 def test_every_use_has_configurations_and_all_of_them_were_tried() -> None:
     kept_entries = entries()
-    for name, use in USES.items():
+    for name in USES:
         for arch in ARCHITECTURES:
             dtypes = {entry.dtype for entry in kept_entries if (entry.use, entry.arch) == (name, arch)}
             assert dtypes == set(DTYPES)
-            assert use.table in {table for table, _ in KEPT}
     assert {entry.label for entry in kept_entries} <= {entry.label for entry in entries(every=True)}
     assert len({entry.label for entry in kept_entries}) == len(kept_entries)
     assert {arch for _, arch in KEPT} == {*ARCHITECTURES, "interpreter"}
 
 
-def test_signatures_name_the_kernels_own_arguments() -> None:
+def test_signatures_name_the_kernels_own_arguments(kernel: Any) -> None:
     for name, use in USES.items():
-        arguments = set(kernel_of(use).arg_names)
+        arguments = set(kernel.arg_names)
         configuration = next(entry.configuration for entry in entries() if entry.use == name)
         asked = signature(use, "fp16", configuration)
-        assert {*use.pointers, *use.ones, *use.odd, *asked.types, *configuration.blocks} <= arguments
+        assert {*use.pointers, *use.ones, *use.odd, *asked.types, *asked.constants} <= arguments
         missing = arguments - set(asked.types) - set(asked.constants) - set(use.ones)
         assert not {argument for argument in missing if argument.isupper()}, "a constant has no value"
 
@@ -63,7 +70,7 @@ def test_what_is_kept_fits_and_multiplies_on_tensor_cores(use: str) -> None:
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_100", "gfx942"])
 def test_the_other_architectures_compile(arch: str) -> None:
-    entry = next(e for e in entries() if (e.use, e.arch, e.dtype) == ("shift gradient", arch, "fp16"))
+    entry = next(e for e in entries() if (e.use, e.arch, e.dtype) == ("factored backward, h <= 128", arch, "fp16"))
     row = audit(entry)
     assert row["spills"] == 0
     assert row["mma"] > 0
@@ -74,8 +81,8 @@ def test_the_other_architectures_compile(arch: str) -> None:
 
 def test_a_configuration_that_spills_is_seen_and_is_not_kept() -> None:
     """Too many rows for four warps: the middle's accumulators exceed 255 registers."""
-    too_wide = next(c for c in candidates("apply-320", "sm_90") if c.label == "P64-C32-D32-w4-s2")
-    assert too_wide not in kept("apply-320", "sm_90")
+    too_wide = next(c for c in candidates(320, "sm_90") if c.label == "P64-C32-D32-w4-s2")
+    assert too_wide not in KEPT[320, "sm_90"]
     row = audit(Entry("factored apply, h <= 320", "sm_90", "bf16", too_wide))
     assert row["spills"] > 0
     assert row["registers"] == 255
@@ -83,28 +90,28 @@ def test_a_configuration_that_spills_is_seen_and_is_not_kept() -> None:
 
 
 def test_a_configuration_that_exceeds_the_shared_memory_is_an_error_or_has_no_occupancy() -> None:
-    (first, *_) = kept("column_sums", "sm_90")
-    huge = first._replace(blocks={"BLOCK_P": 128, "BLOCK_C": 256, "BLOCK_H": 128}, stages=5)
-    row = audit(Entry("shift gradient", "sm_90", "bf16", huge))
+    (first, *_) = KEPT[128, "sm_90"]
+    huge = first._replace(c=256, stages=5)
+    row = audit(Entry("factored apply, h <= 128", "sm_90", "bf16", huge))
     assert row["shared_bytes"] > ARCHITECTURES["sm_90"].block_shared
     assert row["occupancy"] == 0
 
 
-def test_narrow_loads_are_seen() -> None:
+def test_narrow_loads_are_seen(kernel: Any) -> None:
     """Without aligned strides a thread may load no more than one element at a time."""
-    use = USES["shift gradient"]
-    (*_, small) = kept("column_sums", "sm_90")
+    use = USES["factored apply, h <= 128"]
+    (*_, small) = KEPT[128, "sm_90"]
     unaligned = replace(signature(use, "bf16", small), aligned=())
-    assert compiled(kernel_of(use), unaligned, "sm_90", warps=small.warps, stages=1).load_bytes < 16
+    assert compiled(kernel, unaligned, "sm_90", warps=small.warps, stages=1).load_bytes < 16
 
 
-@pytest.mark.parametrize("use", ["factored backward, h <= 128", "batched apply, h <= 320", "shift gradient"])
-def test_extents_of_one_compile(use: str) -> None:
+@pytest.mark.parametrize("use", ["factored backward, h <= 128", "batched apply, h <= 320"])
+def test_extents_of_one_compile(use: str, kernel: Any) -> None:
     """Triton makes a constant of every integer that is 1: a single sample, row, direction or block."""
     entry = next(e for e in entries() if (e.use, e.arch) == (use, "sm_90"))
     asked = signature(USES[use], entry.dtype, entry.configuration)
-    ones = {"S", "P", "h", "adapters", *USES[use].ones} & set(asked.types)
-    found = compiled(kernel_of(USES[use]), replace(asked, ones=tuple(ones)), "sm_90", warps=4, stages=1)
+    ones = {"P", "h", "adapters", *USES[use].ones} & set(asked.types)
+    found = compiled(kernel, replace(asked, ones=tuple(ones)), "sm_90", warps=4, stages=1)
     assert found.registers > 0
 
 
@@ -130,16 +137,18 @@ def test_amds_assembly_is_read() -> None:
 
 
 def test_a_projection_is_the_longer_of_arithmetic_and_traffic() -> None:
-    use = USES["shift gradient"]
-    work, elements = use.work(use.problem)
-    quick = projection("shift gradient", flops=1e20, bandwidth=3e12)
+    use = "factored apply, h <= 320"
+    work, elements = USES[use].work()
+    quick = projection(use, flops=1e20, bandwidth=3e12)
     assert quick == {"projection_us": pytest.approx(1e6 * 2 * elements / 3e12, abs=0.01), "projection_bound": "memory"}
-    slow = projection("shift gradient", flops=1e12, bandwidth=3e12)
+    slow = projection(use, flops=1e12, bandwidth=3e12)
     assert slow == {"projection_us": pytest.approx(1e6 * work / 1e12, abs=0.01), "projection_bound": "arithmetic"}
 
 
 def test_the_record_has_the_rows_under_kernels(tmp_path: Path) -> None:
-    label = next(entry.label for entry in entries() if entry.use == "shift gradient" and entry.arch == "sm_80")
+    label = next(
+        entry.label for entry in entries() if entry.use == "factored apply, h <= 128" and entry.arch == "sm_80"
+    )
     outcome = run.run(CASE, out=tmp_path, only=[label])
     record = json.loads((tmp_path / "kernels.jsonl").read_text())
     assert outcome.failures == []

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spectra import kernels
-from spectra.kernels import configurations, dispatch, operators, reference
+from spectra.kernels import configurations, dispatch, operators
 from spectra.kernels.dispatch import Impl
 
 DTYPES = [torch.float16, torch.bfloat16]
@@ -118,17 +118,15 @@ def _as(vector: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def test_vectors_with_gaps() -> None:
-    a, b, basis = *torch.randn(2, 3, 5, 24).half(), basis_of(24, 20, torch.float16)
-    e, offset = relative(3, 40)[:, ::2], torch.randn(40)[::2]
-    over, index = torch.rand(40)[1::2], torch.tensor([2, 9, 0, 9, 1, 9])[::2]
-    packed = [x.clone(memory_format=torch.contiguous_format) for x in (e, offset, over, index)]
+    a, basis = torch.randn(3, 5, 24).half(), basis_of(24, 20, torch.float16)
+    e, offset, index = relative(3, 40)[:, ::2], torch.randn(40)[::2], torch.tensor([2, 9, 0, 9, 1, 9])[::2]
+    packed = [x.clone(memory_format=torch.contiguous_format) for x in (e, offset, index)]
     results = []
-    for e_, offset_, over_, index_ in ((e, offset, over, index), packed):
+    for e_, offset_, index_ in ((e, offset, index), packed):
         leaf = e_.detach().requires_grad_()
         y = kernels.batched_apply(a, basis, leaf, index_, offset_)
         (gradient,) = torch.autograd.grad(y.square().sum(), leaf)
-        sums = kernels.shift_gradient(a, b, basis, offset=offset_, over=over_)
-        results.append([y, gradient, sums])
+        results.append([y, gradient])
     for strided, contiguous in zip(*results, strict=True):
         assert torch.equal(strided, contiguous)
 
@@ -249,9 +247,7 @@ def test_an_explicit_choice_is_never_another() -> None:
     y = kernels.factored_apply(a, basis, e)
     assert torch.equal(y, kernels.factored_apply(a, basis, e, impl="torch"))
     with pytest.raises(ValueError, match=r"float16 or bfloat16.* got torch\.float32"):
-        kernels.shift_gradient(a.float(), a.float(), basis.float(), impl="triton")
-    with pytest.raises(ValueError, match="'cuda'"):
-        kernels.shift_gradient(a, a, basis, impl="cuda")
+        kernels.factored_apply(a.float(), basis.float()[:, :9], e[:9], impl="triton")
 
 
 def test_sums_are_the_same_whichever_tile_the_clock_would_have_liked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,37 +263,11 @@ def test_sums_are_the_same_whichever_tile_the_clock_would_have_liked(monkeypatch
         )
         e = relative(2, 20).zero_().requires_grad_()
         y = kernels.batched_apply(a, basis, e, index)
-        found.append([*torch.autograd.grad(y, e, b), kernels.shift_gradient(a, b, basis)])
-    for first, second in zip(*found, strict=True):
-        assert torch.equal(first, second)
-    used = configurations.choose("column_sums", "interpreter", 4, lambda c: 128 // c.blocks["BLOCK_P"])
-    assert used.blocks["BLOCK_P"] == 32
-    assert configurations.choose("column_sums", "interpreter", 9, lambda c: 128 // c.blocks["BLOCK_P"]) != used
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", ACTIVATIONS)
-def test_shift_gradient(kind: str, dtype: torch.dtype) -> None:
-    make, dim = ACTIVATIONS[kind]
-    a, b = make().to(dtype), torch.randn_like(make()).to(dtype)
-    r = a.shape[dim]
-    h = max(1, r - 3)
-    basis, offset, over = basis_of(r, h, dtype), torch.randn(h), torch.rand(h) + 0.5
-    over[-1] = 0
-    for extra in ({}, {"offset": offset, "over": over}):
-        wide = {name: x.double() for name, x in extra.items()}
-        exact = reference.shift_gradient(a.double(), b.double(), basis.double(), dim, **wide)
-        plain = reference.shift_gradient(a, b, basis, dim, **extra)
-        ours = kernels.shift_gradient(a, b, basis, dim, **extra, impl="triton")
-        agrees("shift gradient", ours, plain, exact)
-    assert torch.equal(ours, kernels.shift_gradient(a, b, basis, dim, **extra))
-    assert ours[-1] == 0
-
-
-def test_many_rows_are_shared_among_programs() -> None:
-    a, b, basis = *torch.randn(2, 400, 16).half(), basis_of(16, 16, torch.float16)
-    exact = reference.shift_gradient(a.double(), b.double(), basis.double(), -1)
-    agrees("shift gradient", kernels.shift_gradient(a, b, basis), reference.shift_gradient(a, b, basis, -1), exact)
+        found += torch.autograd.grad(y, e, b)
+    assert torch.equal(*found)
+    used = configurations.choose(20, "interpreter", 4, lambda c: 128 // c.p)
+    assert used.p == 32
+    assert configurations.choose(20, "interpreter", 9, lambda c: 128 // c.p).p == 16
 
 
 def test_empty_tensors() -> None:
@@ -311,8 +281,6 @@ def test_empty_tensors() -> None:
     out, t = operators.apply(none[None].detach(), basis, basis, values, None, None, None, True, True)
     assert (out.shape, t.shape) == ((1, 0, 24), (1, 0, 32))
     assert torch.equal(operators.apply_backward(out, t, basis, basis, values, None, True, True)[1], values)
-    assert torch.equal(operators.shift_gradient(out, out, basis, None), torch.zeros(20))
-    assert torch.equal(kernels.shift_gradient(none, none, basis), torch.zeros(20))
     a = torch.randn(4, 24).half()
     assert torch.equal(kernels.factored_apply(a, basis[:, :0], torch.ones(0)), a)
 
@@ -367,10 +335,6 @@ SAMPLES = {
             True,
             True,
         ),
-    ),
-    "shift_gradient": (
-        operators.shift_gradient,
-        lambda: (torch.randn(1, 9, 24).to(HALF), torch.randn(1, 9, 24).to(HALF), basis_of(24, 20, HALF), None),
     ),
 }
 

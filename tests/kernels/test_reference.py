@@ -117,16 +117,14 @@ def test_splitting_the_bottleneck() -> None:
         assert second < first
         assert all(part == 0 or (part >= 16 and part & (part - 1) == 0) for part in (first, second))
     assert configurations.split(320) == (256, 64)
-    assert [configurations.apply_table(h) for h in (1, 128, 129, 320)] == [f"apply-{w}" for w in (128, 128, 320, 320)]
     with pytest.raises(ValueError, match="h=0"):
         configurations.split(0)
 
 
-@pytest.mark.parametrize("table", ["apply-128", "column_sums"])
-def test_the_largest_tiles_that_occupy_every_multiprocessor(table: str) -> None:
-    kept = configurations.KEPT[table, "sm_90"]
-    sizes = [each.blocks["BLOCK_P"] for each in kept]
+def test_the_largest_tiles_that_occupy_every_multiprocessor() -> None:
+    kept = configurations.KEPT[128, "sm_90"]
+    sizes = [each.p for each in kept]
     assert sizes == sorted(sizes, reverse=True)
     for rows, expected in ((132 * sizes[0], kept[0]), (132 * sizes[1], kept[1]), (64, kept[-1])):
-        chosen = configurations.choose(table, "sm_90", 132, lambda c, n=rows: -(-n // c.blocks["BLOCK_P"]))
-        assert chosen == expected
+        assert configurations.choose(128, "sm_90", 132, lambda c, n=rows: -(-n // c.p)) == expected
+    assert configurations.choose(129, "sm_90", 1, lambda c: c.p) == configurations.KEPT[320, "sm_90"][0]
