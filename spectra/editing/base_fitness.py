@@ -1,8 +1,7 @@
 """Whether a base can show a picture at all: measured before anything is learnt of it.
 
-Two things bound an edit. What the VAE cannot encode, no shift brings back. And an edit's surroundings come from the
-base: where it cannot tell the picture, with its caption, from noise any better than somebody who has never seen one,
-it does not know such pictures.
+What the VAE cannot encode, no shift brings back. And an edit's surroundings come from the base: where it cannot tell
+the picture, with its caption, from noise any better than a constant guess, it does not know such pictures.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ SAMPLES = 32
 
 @dataclass(frozen=True)
 class BaseFitness:
-    """What a base makes of a picture.
+    """How well a base can show a picture.
 
     Attributes:
         vae_psnr: of the VAE's reconstruction, in dB.
-        explained: by the base, of the picture behind the noise, given its caption: 1 is all of it; 0 is what the
-            constant guess of zero latents explains, and less is worse than that guess.
+        explained: share of the picture behind the noise that the base predicts from its caption. 1 is all of it, 0 as
+            much as the constant guess of zero latents.
     """
 
     vae_psnr: float
@@ -44,7 +43,7 @@ class BaseFitness:
 
     @property
     def warnings(self) -> list[str]:
-        """A sentence for each bound that the picture is beyond."""
+        """A sentence for each bound that the picture misses."""
         found = []
         if self.vae_psnr < LEAST_PSNR:
             found.append(
@@ -59,21 +58,16 @@ class BaseFitness:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The figures and warnings, as JSON values."""
         return {**asdict(self), "warnings": self.warnings}
 
 
 def measure_base_fitness(
     pipe: Any, family: DenoiseFamily, picture: Image.Image, reconstruction: Image.Image, caption: str
 ) -> BaseFitness:
-    """How well a base can show a picture, before it has learnt anything of it: no shift may be in force.
+    """How well a base can show a square picture with its caption; no shift may be in force.
 
-    Args:
-        pipe: the base.
-        family: how it is called.
-        picture: a square as the base takes it.
-        reconstruction: what its VAE makes of the picture.
-        caption: what the picture shows.
+    `reconstruction` is what the base's VAE makes of the picture.
     """
     return BaseFitness(round(psnr(picture, reconstruction), 2), round(_explained(pipe, family, picture, caption), 4))
 

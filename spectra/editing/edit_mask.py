@@ -1,10 +1,10 @@
-"""Keeping what an edit does not ask to change: where that is, and the unedited picture put back there.
+"""Keeping what an edit does not ask to change: a mask of it, and the unedited picture put back there.
 
-1.  *Where* (after DiffEdit, arXiv:2210.11427): at every step of the picture's own way from its noise, the model is
-    asked with the caption and with the edit. A place where the two answers agree is one that the edit says nothing
-    about. DiffEdit asks at random noise; the picture's own needs no seed, and is where the edit starts from too.
-2.  *Edges*: latents are coarse, a cell of them is 4 or 8 pixels wide. The guided filter (He, Sun and Tang, Guided Image
-    Filtering, 2010) draws their mask to the edges of the picture.
+1.  *Where* (after DiffEdit, arXiv:2210.11427): at every step of the picture's own way from its noise, the model
+    predicts with the caption and with the edit. Where the two agree, the edit says nothing about the picture. DiffEdit
+    takes random noise; the picture's own needs no seed, and is where the edit starts from too.
+2.  *Edges*: a cell of the latents is 4 or 8 pixels wide. The guided filter (He, Sun and Tang, Guided Image Filtering,
+    2010) draws their mask to the edges of the picture.
 3.  *Putting back*, in pixels: what a VAE decodes in one place depends on all places (its norms take the whole picture's
     mean), so that latents that were put back would come out in other colours.
 """
@@ -24,17 +24,17 @@ from spectra.editing.inversion import predict, walk
 from spectra.families.denoise import Condition, DenoiseFamily
 from spectra.training.loss.noise_schedule import NoiseSchedule
 
-LEAST = 1e-3
-"""A mean difference in velocity, which is about 1 where a ground changes its colour, that is as good as none."""
+LEAST_CHANGE = 1e-3
+"""A smaller mean difference in velocity is as good as none; a ground that changes its colour has about 1."""
 
 SOFTNESS = 1 / 3
 """Changes this much below and above the asked share, relative to it, are kept by halves before edges are sought."""
 
 PASSES = 5
-"""Of the guided filter: each one moves the mask's edge further to the picture's."""
+"""How often the guided filter is applied: each time moves the mask's edge further to the picture's."""
 
 STEEPEN = 0.2
-"""After a pass, what is this near to 0 or 1 becomes that."""
+"""After a pass, a mask this near to 0 or 1 becomes 0 or 1."""
 
 FLATNESS = 1e-3
 """The guided filter's epsilon: variance of colours (0 to 1) below which a patch has no edge."""
@@ -44,18 +44,15 @@ FLATNESS = 1e-3
 def measure_change(
     pipe: Any, family: DenoiseFamily, noise: Tensor, caption: Condition, edits: Condition, steps: int
 ) -> Tensor:
-    """How much each edit asks to change in each place: `[n, 1, h, w]`, 1 in the place that changes most.
+    """How much each edit asks to change in each place: `[n, 1, h, w]`, 1 where it changes most.
 
-    It is the norm over channels of the difference in velocity `v`, which every kind of prediction implies, summed over
-    the steps. Less than 1 everywhere, and 0 but for rounding, where an edit asks for just what the caption does.
+    The norm over channels of the difference in velocity `v`, which every kind of prediction implies, summed over the
+    steps. Less than 1 everywhere, and 0 but for rounding, where an edit asks for just what the caption does.
 
     Args:
-        pipe: the model, with a `ddim` scheduler.
-        family: how it is called.
-        noise: the picture's own, `[1, c, h, w]`: inverted with the caption.
+        noise: the picture's own, `[1, c, h, w]`: inverted with the caption, in as many `steps`.
         caption: one row.
         edits: `n` rows.
-        steps: as many as the noise was inverted in.
     """
     schedule, both = NoiseSchedule.of(pipe.scheduler, 0), Condition.joined([caption, edits])
     rows = len(both.embeds)
@@ -67,38 +64,28 @@ def measure_change(
         summed = summed + (velocity[1:] - velocity[:1])
         y = a * y + b * prediction[:1]
     change: Tensor = summed.float().norm(dim=1, keepdim=True) / steps
-    largest = change.amax((1, 2, 3), keepdim=True).clamp(min=LEAST)
+    largest = change.amax((1, 2, 3), keepdim=True).clamp(min=LEAST_CHANGE)
     return change / largest
 
 
 def find_mask(change: Tensor, keep: float, picture: Image.Image) -> Tensor:
-    """What is edited of a picture, `[n, 1, H, W]` from 0 (kept) to 1.
+    """The mask of what is edited in a picture of `H x W` pixels, `[n, 1, H, W]` from 0 (kept) to 1.
 
-    Args:
-        change: as `measure_change` returns it, `[n, 1, h, w]`.
-        keep: above 0; places with less change than this are kept.
-        picture: whose edges the mask is drawn to, `H` and `W` large.
+    Places whose `change [n, 1, h, w]`, see `measure_change`, is less than `keep`, which is above 0, are kept.
     """
-    guide = _pixels(picture)
     size = (picture.height, picture.width)
     cell = max(1, picture.width // change.shape[-1])
     mask = ((change.cpu().float() / keep - 1) / (2 * SOFTNESS) + 0.5).clamp(0, 1)
     mask = F.interpolate(mask, size=size, mode="bilinear", align_corners=False)
-    return _draw_to_edges(mask, guide, cell)
+    return _draw_to_edges(mask, _pixels(picture), cell)
 
 
 def put_back(drawn: Image.Image, unedited: Image.Image, mask: Tensor, cell: int) -> Image.Image:
-    """`drawn` where the mask is 1, `unedited` where it is 0, and on edges as if the edit lay behind what is kept.
+    """`drawn` where `mask [1, 1, H, W]` is 1, `unedited` where it is 0, and on edges as if the edit lay behind.
 
     A pixel on an edge shows a share `mask` of what lies behind, old or new: `mask * (new - old)` is to be added to it.
-    Of edge pixels themselves `new - old` is not known, and half a cell around what is kept the edit has drawn its own
-    version of that. There the difference is spread from places that are edited as a whole.
-
-    Args:
-        drawn: the edit, `H` by `W`.
-        unedited: of the same size.
-        mask: `[1, 1, H, W]`.
-        cell: pixels that a place of the latents is wide.
+    On edges `new - old` is not known, and half a cell around what is kept the edit has drawn its own version of that.
+    There the difference is spread from places that are edited as a whole. `cell` is a latent's width in pixels.
     """
     old = _pixels(unedited)
     difference = _pixels(drawn) - old
@@ -121,7 +108,7 @@ def _draw_to_edges(mask: Tensor, guide: Tensor, radius: int) -> Tensor:
 
 
 def _guided_filter(guide: Tensor, radius: int) -> Callable[[Tensor], Tensor]:
-    """Makes of `[n, 1, H, W]` what, in every window, is the best linear function of the colours of `guide`."""
+    """A filter of masks `[n, 1, H, W]`: in every window, the best linear function of the colours of `guide`."""
     mean = _box(guide, radius)
     pairs = _box(guide[:, :, None] * guide[:, None], radius) - mean[:, :, None] * mean[:, None]
     inverse = torch.linalg.inv(pairs.permute(0, 3, 4, 1, 2) + FLATNESS * torch.eye(3))  # [1, H, W, 3, 3]
@@ -154,5 +141,5 @@ def _blur(x: Tensor, width: float) -> Tensor:
 
 
 def _pixels(picture: Image.Image) -> Tensor:
-    """`[1, 3, H, W]` from 0 to 1."""
+    """A picture's colours, `[1, 3, H, W]` from 0 to 1."""
     return torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255).permute(2, 0, 1)[None]

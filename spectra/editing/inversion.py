@@ -22,10 +22,10 @@ from spectra.families.denoise import Condition, DenoiseFamily
 from spectra.progress import SILENT, Progress
 
 EVALUATIONS = 6
-"""Most evaluations of the model in one step of an inversion."""
+"""Most calls of the model in one step of an inversion."""
 
 TOLERANCE = 1e-3
-"""A step is settled when an evaluation moves the latents by less than this, relative to their norm."""
+"""A step has converged when a call moves the latents by less than this, relative to their norm."""
 
 
 def ddim(scheduler: Any) -> Any:
@@ -41,11 +41,9 @@ def ddim(scheduler: Any) -> Any:
     )
     made.alphas_cumprod = scheduler.alphas_cumprod.clone()  # as it is, zero terminal signal included
     made.final_alpha_cumprod = made.alphas_cumprod[0]
-    if made.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
-        raise BaseError(
-            f"prediction type {made.config.prediction_type!r} cannot be inverted; expected epsilon, v_prediction or "
-            "sample"
-        )
+    kind = made.config.prediction_type
+    if kind not in ("epsilon", "v_prediction", "sample"):
+        raise BaseError(f"prediction type {kind!r} cannot be inverted; expected epsilon, v_prediction or sample")
     return made
 
 
@@ -53,30 +51,24 @@ def ddim(scheduler: Any) -> Any:
 def invert(
     pipe: Any, family: DenoiseFamily, latents: Tensor, condition: Condition, steps: int, progress: Progress = SILENT
 ) -> Tensor:
-    """The noise `[n, c, h, w]` from which DDIM draws `latents [n, c, h, w]`, at guidance 1.
+    """The noise `[n, c, h, w]` from which DDIM draws `latents [n, c, h, w]` at guidance 1, in as many `steps`.
 
-    Args:
-        pipe: the model, with a `ddim` scheduler.
-        family: how it is called.
-        latents: of pictures.
-        condition: a row for each of them.
-        steps: as many as it will be drawn in.
-        progress: told of each step.
+    `pipe` has a `ddim` scheduler, and `condition` a row for each sample.
     """
     x = latents
     progress.start("inverting", steps)
     try:
         for timestep, a, b in reversed(list(walk(pipe.scheduler, steps))):
             y, last = x, torch.full((len(x),), float("inf"), device=x.device)
-            settled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            converged = torch.zeros(len(x), dtype=torch.bool, device=x.device)
             for _ in range(EVALUATIONS):
                 moved = (x - b * predict(pipe, family, y, timestep, condition)) / a
                 change = (moved - y).flatten(1).norm(dim=1)
-                # A settled sample stays, however often its neighbours are evaluated; so does one that runs away.
-                settled |= change > last
-                y, last = torch.where(settled.view(-1, 1, 1, 1), y, moved), change
-                settled |= change <= TOLERANCE * y.flatten(1).norm(dim=1)
-                if settled.all():
+                # A converged sample stays, however often its neighbours are evaluated; so does one that runs away.
+                converged |= change > last
+                y, last = torch.where(converged.view(-1, 1, 1, 1), y, moved), change
+                converged |= change <= TOLERANCE * y.flatten(1).norm(dim=1)
+                if converged.all():
                     break
             x = y
             progress.advance()
@@ -109,13 +101,13 @@ def slerp(amount: float, one: Tensor, other: Tensor) -> Tensor:
 
 
 def predict(pipe: Any, family: DenoiseFamily, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
-    """The model's answer for `latents [n, c, h, w]`, all at one timestep."""
+    """The model's prediction for `latents [n, c, h, w]`, all at one timestep."""
     timesteps = torch.full((len(latents),), timestep, device=latents.device)
     return family.predict(pipe, latents, timesteps, condition)
 
 
 def walk(scheduler: Any, steps: int) -> Iterator[tuple[int, float, float]]:
-    """Timestep, `a` and `b` of every step, from noise to picture, just as the scheduler takes them."""
+    """Yield timestep, `a` and `b` of every step, from noise to picture, just as the scheduler takes them."""
     scheduler.set_timesteps(steps)
     levels, kind = scheduler.alphas_cumprod.double(), scheduler.config.prediction_type
     apart = len(levels) // steps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,10 +22,10 @@ from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.training.data.pictures import to_tensor
 
-NAME = "picture"
-"""What the shift is called while it is loaded."""
+SHIFT_NAME = "picture"
+"""Name of the shift while it is loaded."""
 
-FRESH = 2**32
+FRESH_SEED = 2**32
 """Added to a seed for the noise that is mixed in: the noise of the steps comes from the seed itself."""
 
 
@@ -34,10 +34,11 @@ class Inversion:
     """How well one prompt's inversion leads back to the picture.
 
     Attributes:
-        prompt, scale: of the edit or the caption, and of the shift.
+        prompt: an edit, or the caption.
+        scale: of the shift.
         error: distance of the latents drawn from it, at guidance 1, to the picture's, relative to their norm.
         psnr: of what is drawn from it against the picture, in dB.
-        picture: that.
+        picture: what is drawn from it.
     """
 
     prompt: str
@@ -47,19 +48,13 @@ class Inversion:
     picture: Image.Image
 
     def as_dict(self) -> dict[str, Any]:
-        """Its figures, as JSON values."""
+        """The figures, as JSON values."""
         return {name: getattr(self, name) for name in ("prompt", "scale", "error", "psnr")}
 
 
 @dataclass(frozen=True)
 class Edited:
-    """One picture, and how it was drawn.
-
-    Attributes:
-        variant, request, sampling: what decided it.
-        picture: that.
-        kept: share of it that shows the unedited picture.
-    """
+    """One picture, how it was drawn, and the share of it that shows the unedited picture."""
 
     variant: Variant
     request: Request
@@ -74,7 +69,7 @@ class EditSession:
     Attributes:
         pipe, family: the base, and how it is called. Its scheduler is DDIM from here on.
         picture: a square as the base takes it.
-        latents: of it, `[1, c, h, w]`.
+        latents: of the picture, `[1, c, h, w]`.
         reconstruction: what the VAE makes of the picture.
     """
 
@@ -104,7 +99,7 @@ class EditSession:
         Raises:
             MismatchError: it was trained on another base.
         """
-        load(self.pipe, shift, name=NAME, progress=progress)
+        load(self.pipe, shift, name=SHIFT_NAME, progress=progress)
 
     def draw(self, order: EditOrder, progress: Progress = SILENT) -> tuple[list[Inversion], list[Edited]]:
         """Every edit in every variant; a prompt is inverted once for each scale, the caption always."""
@@ -113,67 +108,53 @@ class EditSession:
         inversions: list[Inversion] = []
         edited: list[Edited] = []
         for scale in dict.fromkeys(order.scales):
-            activate(self.pipe, {NAME: scale})
-            noise = self._in_batches(
-                prompts,
-                self.latents.expand(len(prompts), -1, -1, -1),
-                order.batch,
-                lambda chunk, condition: invert(self.pipe, self.family, chunk, condition, order.steps, progress),
-            )
-            back = self._in_batches(
-                prompts,
-                noise,
-                order.batch,
-                lambda chunk, condition: follow(self.pipe, self.family, chunk, condition, order.steps),
-            )
-            inversions += [self._compare(*each, scale) for each in zip(prompts, back.split(1), strict=True)]
+            activate(self.pipe, {SHIFT_NAME: scale})
+            noise = self._invert(prompts, order, scale, inversions, progress)
             unedited = inversions[-len(prompts)].picture
-            starts = dict(zip(prompts, noise.split(1), strict=True))
             variants = [variant for variant in order.variants if variant.scale == scale]
-            apart = list(dict.fromkeys(replace(variant, keep=0.0) for variant in variants))
-            drawn = self._draw(order, apart, starts, progress)
-            edited += self._keep(order, variants, drawn, starts[order.caption], unedited)
-        where = {edit: number for number, edit in enumerate(order.edits)}
-        return inversions, sorted(edited, key=lambda each: where[each.request.prompt])
+            drawn = self._draw(order, list(dict.fromkeys(replace(v, keep=0.0) for v in variants)), noise, progress)
+            edited += self._keep(order, variants, drawn, noise[order.caption], unedited)
+        return inversions, sorted(edited, key=lambda each: order.edits.index(each.request.prompt))
 
-    def _in_batches(
-        self, prompts: Sequence[str], latents: Tensor, batch: int, walk: Callable[[Tensor, Condition], Tensor]
-    ) -> Tensor:
-        """`walk` from a row of `latents` for each prompt, at most `batch` of them at once."""
-        walked = []
-        for first in range(0, len(prompts), batch):
-            chunk = list(prompts[first : first + batch])
-            with torch.no_grad():
-                condition = self.family.encode(self.pipe, chunk, self.picture.width)
-            walked.append(walk(latents[first : first + batch], condition))
-        return torch.cat(walked)
+    def _encode(self, prompts: Sequence[str]) -> Condition:
+        with torch.no_grad():
+            return self.family.encode(self.pipe, list(prompts), self.picture.width)
 
-    def _compare(self, prompt: str, back: Tensor, scale: float) -> Inversion:
-        (picture,) = decode_latents(self.pipe, back)
-        error = float((back - self.latents).norm() / self.latents.norm())
-        return Inversion(prompt, scale, round(error, 6), round(psnr(self.picture, picture), 2), picture)
+    def _invert(
+        self, prompts: Sequence[str], order: EditOrder, scale: float, inversions: list[Inversion], progress: Progress
+    ) -> dict[str, Tensor]:
+        """The picture's noise `[1, c, h, w]` by prompt; how well each leads back is added to `inversions`."""
+        found: dict[str, Tensor] = {}
+        for first in range(0, len(prompts), order.batch):
+            chunk = prompts[first : first + order.batch]
+            condition = self._encode(chunk)
+            latents = self.latents.expand(len(chunk), -1, -1, -1)
+            noise = invert(self.pipe, self.family, latents, condition, order.steps, progress)
+            back = follow(self.pipe, self.family, noise, condition, order.steps)
+            for prompt, own, latents in zip(chunk, noise.split(1), back.split(1), strict=True):
+                found[prompt] = own
+                (picture,) = decode_latents(self.pipe, latents)
+                error = round(float((latents - self.latents).norm() / self.latents.norm()), 6)
+                inversions.append(Inversion(prompt, scale, error, round(psnr(self.picture, picture), 2), picture))
+        return found
 
     def _draw(
-        self, order: EditOrder, variants: Sequence[Variant], starts: dict[str, Tensor], progress: Progress
+        self, order: EditOrder, variants: Sequence[Variant], noise: dict[str, Tensor], progress: Progress
     ) -> list[Edited]:
-        """The variants of one scale, those that share guidance and eta together."""
+        """Draw the variants of one scale, those that share guidance and eta together."""
         edited = []
         for guidance, eta in dict.fromkeys((variant.guidance, variant.eta) for variant in variants):
-            chosen = [
-                (edit, variant)
-                for edit in order.edits
-                for variant in variants
-                if (variant.guidance, variant.eta) == (guidance, eta)
-            ]
+            same = [variant for variant in variants if (variant.guidance, variant.eta) == (guidance, eta)]
+            chosen = [(edit, variant) for edit in order.edits for variant in same]
+            anchors = [order.caption if order.anchor == "caption" else edit for edit, _ in chosen]
             negative = order.caption if order.anchor == "caption" and guidance > 1 else ""
             requests = [Request(edit, variant.seed, negative) for edit, variant in chosen]
-            anchors = [order.caption if order.anchor == "caption" else edit for edit, _ in chosen]
-            start = torch.cat(
-                [self._start(starts.get(anchor), v) for anchor, (_, v) in zip(anchors, chosen, strict=True)]
-            )
+            starts = [self._start(noise.get(anchor), v) for anchor, (_, v) in zip(anchors, chosen, strict=True)]
             side = self.picture.width
             sampling = Sampling(order.steps, guidance, side, side, order.batch, eta)
-            pictures = draw(self.pipe, requests, sampling, start=start, progress=progress, label="drawing edits")
+            pictures = draw(
+                self.pipe, requests, sampling, start=torch.cat(starts), progress=progress, label="drawing edits"
+            )
             edited += [
                 Edited(variant, request, sampling, picture)
                 for (_, variant), request, picture in zip(chosen, requests, pictures, strict=True)
@@ -189,9 +170,9 @@ class EditSession:
         unedited: Image.Image,
     ) -> list[Edited]:
         """`drawn`, in every variant that differs in nothing but what it keeps of the unedited picture."""
-        asked = sorted({variant.keep for variant in variants} - {0.0})
-        change = self._changes(order, noise) if asked else {}
-        masks = {(edit, keep): find_mask(change[edit], keep, unedited) for edit in change for keep in asked}
+        shares = {variant.keep for variant in variants} - {0.0}
+        change = self._changes(order, noise) if shares else {}
+        masks = {(edit, keep): find_mask(change[edit], keep, unedited) for edit in change for keep in shares}
         edited = []
         for each in drawn:
             for variant in (v for v in variants if replace(v, keep=0.0) == each.variant):
@@ -205,15 +186,11 @@ class EditSession:
         return edited
 
     def _changes(self, order: EditOrder, noise: Tensor) -> dict[str, Tensor]:
-        """What each edit asks to change, along the picture's way from its noise; the caption is in each batch."""
+        """How much each edit asks to change, along the picture's way from its noise; the caption is in each batch."""
         found: list[Tensor] = []
-        size = max(1, order.batch - 1)
+        caption, size = self._encode([order.caption]), max(1, order.batch - 1)
         for first in range(0, len(order.edits), size):
-            with torch.no_grad():
-                caption, edits = (
-                    self.family.encode(self.pipe, list(prompts), self.picture.width)
-                    for prompts in ([order.caption], order.edits[first : first + size])
-                )
+            edits = self._encode(order.edits[first : first + size])
             found += measure_change(self.pipe, self.family, noise, caption, edits, order.steps).split(1)
         return dict(zip(order.edits, found, strict=True))
 
@@ -221,6 +198,6 @@ class EditSession:
         """The picture's noise `[1, c, h, w]`, with as much fresh noise of the variant's seed as it asks for."""
         if noise is not None and not variant.noise_mix:
             return noise
-        generator = torch.Generator("cpu").manual_seed(variant.seed + FRESH)
+        generator = torch.Generator("cpu").manual_seed(variant.seed + FRESH_SEED)
         fresh = torch.randn(self.latents.shape, generator=generator).to(self.latents)
         return fresh if noise is None or variant.noise_mix == 1 else slerp(variant.noise_mix, noise, fresh)

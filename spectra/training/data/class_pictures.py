@@ -68,12 +68,7 @@ def prior_pictures(
     """The class pictures for a key: read if they are kept, drawn by `pipe` and kept if not.
 
     A damaged folder is drawn again. Where the cache cannot be written the pictures serve this training only, with a
-    warning.
-
-    Args:
-        pipe: the frozen base, no shift active; its fingerprint is `key.base`.
-        key: what to draw.
-        root: cache folder; `prior_root()` by default.
+    warning. `pipe` is the frozen base, no shift active; `root` the cache's folder, `prior_root()` by default.
     """
     folder = (root or prior_root()) / key.digest
     if (kept := _read_kept(folder, key)) is not None:
@@ -93,15 +88,12 @@ def prior_pictures(
 def prior_prompts(
     prompt: str, count: int, unconditional: float, *, words: float = 0.0, vocabulary: Sequence[str] = (), seed: int = 0
 ) -> list[str]:
-    """The prompts of class pictures, each kind evenly spread among the others.
+    """The prompts of `count` class pictures, each kind evenly spread among the others.
 
     Args:
         prompt: the class prompt.
-        count: how many.
-        unconditional: share of them that is empty.
-        words: share of them in which the class, the prompt's last word, is another word.
-        vocabulary: where those words are drawn from.
-        seed: for drawing those words.
+        unconditional: share of prompts that are empty.
+        words: share of prompts in which a random word of `vocabulary` stands for the class, the prompt's last word.
     """
     before = prompt.rpartition(" ")[0]
     drawn = random.Random(seed).choices(vocabulary, k=count) if words else []

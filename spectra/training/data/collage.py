@@ -41,13 +41,9 @@ class CollageSubject:
 
 @dataclass(frozen=True)
 class Collages:
-    """How collages are made.
+    """How often samples are collages, how a picture fills a half (`halved`), and how their prompts are made.
 
-    Attributes:
-        probability: that a sample is one.
-        fit: how a picture comes to fill a half, see `halved`.
-        templates: of prompts, each as likely as another (`prompts.pair_prompt`).
-        unconditional: share of the collages that stand without a prompt.
+    Each template (`prompts.pair_prompt`) is as likely as another; a share `unconditional` has the empty prompt.
     """
 
     probability: float
@@ -57,11 +53,9 @@ class Collages:
 
 
 def halved(picture: Image.Image, fit: str) -> Image.Image:
-    """A square picture as the half of one of its size, `[side / 2, side]` pixels.
+    """A square picture as the half of one of its size, half as wide as high.
 
-    Args:
-        picture: `[side, side]`.
-        fit: "crop" keeps the middle of the picture, "shrink" all of it, on the mean colour of its edge.
+    `fit` is "crop", which keeps the middle of the picture, or "shrink": all of it, on the mean colour of its edge.
     """
     size = picture.width // 2, picture.height
     if fit == "crop":
@@ -82,10 +76,15 @@ class CollageSource:
     """
 
     def __init__(
-        self, pipe: Any, subjects: Sequence[CollageSubject], collages: Collages, *, cache_latents: bool = True,
+        self,
+        pipe: Any,
+        subjects: Sequence[CollageSubject],
+        collages: Collages,
+        *,
+        cache_latents: bool = True,
         progress: Progress = SILENT,
-    ) -> None:  # fmt: skip
-        """Encode what is to be cached, every picture whole and as a half.
+    ) -> None:
+        """Encode every picture whole and as a half: now with `cache_latents`, or else whenever it is used.
 
         Raises:
             BaseError: latents of an odd width, which have no halves.

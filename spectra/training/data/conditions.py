@@ -18,12 +18,12 @@ class Conditions:
     def __init__(
         self, encode: Callable[[list[str]], Condition], prompts: Iterable[str], *, keep: bool, trained: bool
     ) -> None:
-        """Encode right away if they are kept.
+        """Encode right away what is to be kept.
 
         Args:
             encode: makes a row of each prompt.
-            prompts: all that will be asked for; equal ones are encoded once.
-            keep: hold what the frozen base makes of them, which is in force now.
+            prompts: all that will be used; equal ones are encoded once.
+            keep: encode them now, by the frozen base.
             trained: whether the text encoder learns; then only the base's own predictions can use what is kept.
         """
         self.encode = encode

@@ -30,13 +30,12 @@ class PictureSource:
         cache_latents: bool = True,
         progress: Progress = SILENT,
     ) -> None:
-        """Encode what is to be cached.
+        """Encode the pictures now with `cache_latents`, or else whenever they are used.
 
         Args:
             pipe: the base.
             pictures: RGB squares of one size.
             prompts: one for each picture, or several rounds of that: as many times a picture is an entry of `index`.
-            cache_latents: encode the pictures now; otherwise whenever they are used.
         """
         self._pipe = pipe
         self._pixels = to_tensor(pictures)

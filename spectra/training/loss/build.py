@@ -38,12 +38,9 @@ def build_objectives(
 
     Args:
         pipe: the frozen base, which draws the class pictures and encodes all pictures.
-        config: the settings.
-        subjects: what is learnt.
         own_class_pictures: the user's own, instead of those that the base would draw.
         resolution: pixels of a picture's side.
         fingerprint: hash of the base, by which its class pictures are kept.
-        progress: told of what is drawn and encoded.
     """
     schedule = NoiseSchedule.of(pipe.scheduler, config.min_snr_gamma)
     extra_terms: list[LossTerm] = []
@@ -92,13 +89,7 @@ def _drawn(
 ) -> list[Image.Image]:
     """Pictures of a class, drawn by the base."""
     key = PriorKey(
-        base=fingerprint,
-        prompt=prompt,
-        seed=config.seed,
-        count=config.prior_count,
-        size=resolution,
-        steps=config.prior_steps,
-        guidance=config.prior_guidance,
+        fingerprint, prompt, config.seed, config.prior_count, resolution, config.prior_steps, config.prior_guidance
     )
     return prior_pictures(pipe, key, progress=progress)
 

@@ -17,8 +17,13 @@ class DenoisingObjective:
     """`E w(t) ||prediction - target||^2` over the pictures of a source (SVDiff, equation 4).
 
     The instance pictures give the main term. The class pictures of the frozen base give prior preservation, with the
-    same formula and its own weight. `from_base` makes that a distillation: the base's prediction has not the variance
-    of the noise, and nothing pulls where nothing has changed.
+    same formula and its own weight.
+
+    Attributes:
+        from_base: the target is what the frozen base predicts for the same samples, instead of the noise in them. That
+            has not the noise's variance, and nothing pulls where nothing has changed.
+        remaining: pictures not yet drawn in this round; the only state, saved and restored with a training.
+        extra_terms: further terms, of the same samples and prediction.
     """
 
     name: str
@@ -30,11 +35,11 @@ class DenoisingObjective:
     extra_terms: Sequence[LossTerm] = ()
 
     def weight_at(self, done: float) -> float:
-        """The weight, at every step."""
+        """The weight, which is the same at every step."""
         return self.weight
 
     def draw(self, count: int, generator: torch.Generator) -> Draw:
-        """Entries of the source, noise and timesteps, sample by sample."""
+        """Everything random that `count` samples need."""
         shape = self.source.latent_shape
         index, normals, timesteps = [], [], []
         for _ in range(count):
@@ -45,7 +50,7 @@ class DenoisingObjective:
         return Draw(torch.tensor(index), posterior, noise, torch.stack(timesteps))
 
     def samples(self, draw: Draw, device: torch.device) -> NoisySamples:
-        """Noisy latents of the drawn pictures, and the target."""
+        """What to give the model for a draw, and what it should predict."""
         latents = self.source.latents(draw.index, draw.posterior.to(device))
         timesteps = draw.timesteps.to(device)
         noisy, target = self.schedule.noisy_and_target(latents, draw.noise.to(device), timesteps)

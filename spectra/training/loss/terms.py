@@ -1,8 +1,4 @@
-"""What the training loop knows of the loss: it draws samples of each objective, predicts once, and adds the terms.
-
-Everything random of a step is drawn per sample, on the CPU and from one generator: a step's samples are then the same
-however they are cut into batches, on any device, and after a resume.
-"""
+"""What passes between the training loop, the sources of samples and the terms of the loss."""
 
 from __future__ import annotations
 
@@ -41,7 +37,11 @@ class SampleSource(Protocol):
 
 @dataclass(frozen=True)
 class Draw:
-    """Everything random of `n` samples: entries of a source, posterior noise, noise and timesteps."""
+    """Everything random of `n` samples: entries of a source, posterior noise, noise and timesteps.
+
+    All of it is drawn sample by sample, on the CPU and from one generator: a step's samples are then the same however
+    they are cut into batches, on any device, and after a resume.
+    """
 
     index: Tensor
     posterior: Tensor
@@ -50,10 +50,8 @@ class Draw:
 
     def split(self, size: int) -> list[Draw]:
         """Pieces of `size` samples each."""
-        pieces = zip(
-            *(part.split(size) for part in (self.index, self.posterior, self.noise, self.timesteps)), strict=True
-        )
-        return [Draw(*piece) for piece in pieces]
+        parts = (self.index, self.posterior, self.noise, self.timesteps)
+        return [Draw(*piece) for piece in zip(*(part.split(size) for part in parts), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -86,11 +84,7 @@ class ModelPrediction:
 
 
 class LossTerm(Protocol):
-    """A term of the loss.
-
-    Attributes:
-        name: in logs.
-    """
+    """A term of the loss; logs call it by its name."""
 
     name: str
 
@@ -99,23 +93,3 @@ class LossTerm(Protocol):
 
     def loss(self, prediction: ModelPrediction, samples: NoisySamples) -> Tensor:
         """The loss, a scalar, not yet weighted."""
-
-
-class Objective(LossTerm, Protocol):
-    """A term of the loss that has samples of its own.
-
-    Attributes:
-        from_base: the target is what the frozen base predicts for the same samples, instead of the one in them.
-        remaining: pictures not yet drawn in this round; the only state, saved and restored with a training.
-        extra_terms: further terms, of the same samples and prediction.
-    """
-
-    from_base: bool
-    remaining: list[int]
-    extra_terms: Sequence[LossTerm]
-
-    def draw(self, count: int, generator: torch.Generator) -> Draw:
-        """Everything random that `count` samples need."""
-
-    def samples(self, draw: Draw, device: torch.device) -> NoisySamples:
-        """What to give the model for a draw."""

@@ -1,10 +1,8 @@
 """Unmix: keeps the special word of one subject from attending to the half of another (SVDiff, section 3.3).
 
-The paper leaves weight, layers and schedule open; here they are settings, and `spectra bench unmix` measures with the
-term and without.
-
-What to look out for: the term is smallest where a special word is attended to nowhere, on its own half either. On the
-embedded base it comes to that from a weight of .1 on (fox and wolf, 300 steps).
+The paper leaves weight, layers and schedule open; here they are settings. Beware of large weights: the term is smallest
+where a special word is attended to nowhere, on its own half either. On the embedded base it comes to that from a weight
+of .1 on (fox and wolf, 300 steps).
 """
 
 from __future__ import annotations
@@ -25,9 +23,7 @@ class UnmixTerm:
     The mean is over heads, places, the word's tokens, the collage's two words, layers and samples. A sample that is
     no collage counts as zero, so that it does not matter how samples are cut into batches.
 
-    Attributes:
-        weight: at its highest.
-        schedule: "constant"; "falling" linearly to zero over the steps, or "rising" from zero.
+    `schedule` is "constant"; "falling" linearly to zero over the steps, or "rising" from zero to `weight`.
     """
 
     weight: float
@@ -35,7 +31,7 @@ class UnmixTerm:
     name: str = "unmix"
 
     def weight_at(self, done: float) -> float:
-        """By the schedule."""
+        """The weight by the schedule, where `done` of the steps are done."""
         return self.weight * {"constant": 1.0, "falling": 1 - done, "rising": done}[self.schedule]
 
     def loss(self, prediction: ModelPrediction, samples: NoisySamples) -> Tensor:
@@ -51,9 +47,9 @@ class UnmixTerm:
 
 
 def other_half(height: int, width: int, places: int, side: int) -> Tensor:
-    """The half that is not `side`'s, for a map of `places` of latents `[height, width]`: `[places]`, from 0 to 1.
+    """How much of each place of a map lies in the half that is not `side`'s, `[places]` from 0 to 1.
 
-    A column of the map that the cut goes through counts by its share.
+    The map has `places` places for latents `[height, width]`.
     """
     across = round(math.sqrt(places * width / height))
     left = (across / 2 - torch.arange(across)).clamp(0, 1)

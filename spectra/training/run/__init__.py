@@ -9,7 +9,6 @@ accelerator     device and precision
 concept_deltas  the deltas of all concepts, on one base
 state           saving and resuming exactly
 validation      pictures on the way, and the sheet before and after
-report          loss curve, log and summary
-tensorboard     TensorBoard's log
+report          summary, log, loss curve, TensorBoard
 outputs         where files go, whole or not at all
 """

@@ -34,12 +34,9 @@ _PATHS = ("images", "class_images", "tensorboard")
 
 @dataclass(frozen=True)
 class ConceptSpec:
-    """One concept to be trained.
+    """One concept to be trained: its settings, the common ones among them, and its output folder.
 
-    Attributes:
-        name: what messages call it; empty where there is one only.
-        config: its settings, the common ones among them.
-        out: its output folder; None lets the subject name it.
+    The name is for messages, and empty where there is one concept only. Without a folder the subject names it.
     """
 
     name: str
@@ -51,7 +48,6 @@ def read_concepts(path: Path, out: Path | None = None, **overrides: Any) -> list
     """The concepts of a TOML file.
 
     Args:
-        path: the file.
         out: folder of the concepts that name no output of their own; `out` by default.
         overrides: common settings, on top of the file's. A concept's own settings stay.
 

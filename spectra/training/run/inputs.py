@@ -18,23 +18,16 @@ from spectra.training.data.pictures import read_pictures
 from spectra.training.data.subjects import Subject, default_name, fill_in_subjects, pictures_digest, read_subjects
 from spectra.training.run.concepts import CONCEPT_SETTINGS, ConceptSpec
 from spectra.training.run.outputs import Outputs
+from spectra.training.run.report import check_tensorboard
 from spectra.training.run.state import SavedState, check_resumable, read_state
-from spectra.training.run.tensorboard import check_tensorboard
 
 
 @dataclass(frozen=True)
 class ValidatedInputs:
     """One concept's inputs, every one of them read and found right.
 
-    Attributes:
-        name: of the concept; empty where there is one only.
-        config: the settings, prompts filled in.
-        outputs: where its files go.
-        base: where the base is.
-        subjects: what is learnt.
-        class_pictures: the user's own; none where the base draws them.
-        saved: the state to continue from.
-        init: the shift to start from.
+    The configuration has its prompts filled in, `class_pictures` are the user's own, `saved` is the state to continue,
+    and `init` the shift to start from.
     """
 
     name: str

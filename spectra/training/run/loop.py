@@ -25,7 +25,8 @@ from spectra.families.denoise import Condition, DenoiseFamily
 from spectra.layers.per_sample import Samples
 from spectra.training.config import TrainConfig
 from spectra.training.data.conditions import Conditions, encode_each_once
-from spectra.training.loss.terms import Draw, LossTerm, ModelPrediction, NoisySamples, Objective
+from spectra.training.loss.denoising import DenoisingObjective
+from spectra.training.loss.terms import Draw, LossTerm, ModelPrediction, NoisySamples
 from spectra.training.run.optimizer import clip_by_concept, make_optimizer, set_rates
 
 MEASURE_SAMPLES = 32
@@ -34,17 +35,13 @@ MEASURE_SAMPLES = 32
 
 @dataclass
 class Concept:
-    """What one concept brings to a training.
+    """What one concept brings to a training: the objectives of its loss, a seed for all that is drawn, and a history.
 
-    Attributes:
-        name: for messages.
-        objectives: of its loss.
-        seed: of everything that is drawn for it.
-        history: a record of each step.
+    The name is for messages. The history has a record of each step.
     """
 
     name: str
-    objectives: Sequence[Objective]
+    objectives: Sequence[DenoisingObjective]
     seed: int
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -57,7 +54,7 @@ class Minibatch:
     """What was drawn for one objective of the concept with this number."""
 
     concept: int
-    objective: Objective
+    objective: DenoisingObjective
     draw: Draw
 
     @property
@@ -171,7 +168,7 @@ class Loop:
         means: list[float] = (torch.stack(sums).sum(0) / MEASURE_SAMPLES).tolist()
         return means
 
-    def _set_aside(self, number: int, objective: Objective, count: int) -> Minibatch:
+    def _set_aside(self, number: int, objective: DenoisingObjective, count: int) -> Minibatch:
         """Samples of an objective that change neither its round of pictures nor its concept's randomness."""
         objective = copy.copy(objective)
         objective.remaining = []

@@ -15,10 +15,7 @@ from spectra.training.config import TrainConfig
 def make_optimizer(deltas: Mapping[str, nn.Parameter], ndims: Mapping[str, int], config: TrainConfig) -> Any:
     """AdamW with a learning rate for the deltas of matrices and convolutions, and one for those of 1-D weights.
 
-    Args:
-        deltas: by weight name, `[r]` or `[concepts, r]`.
-        ndims: number of dimensions of each weight.
-        config: learning rates, weight decay, and how many directions may move.
+    `deltas`, `[r]` or `[concepts, r]`, and the weights' numbers of dimensions are by weight name.
     """
     if config.directions:
         for name, delta in deltas.items():

@@ -1,7 +1,8 @@
-"""What a training leaves behind to be read: its log, its loss curve and its summary."""
+"""What a training leaves behind to be read: its summary, its log, its loss curve, and TensorBoard's log."""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import shlex
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectra.bases.embedded import NAME
+from spectra.errors import InputError
 from spectra.plots import style
 
 if TYPE_CHECKING:
@@ -90,3 +92,36 @@ def draw_loss_curve(history: Sequence[dict[str, float]]) -> Figure:
 def moving_average(values: Sequence[float]) -> list[float]:
     """The mean of each value and up to `WINDOW - 1` before it."""
     return [float(np.mean(values[max(0, end - WINDOW) : end])) for end in range(1, len(values) + 1)]
+
+
+def check_tensorboard(folder: str) -> None:
+    """Whether a log that is asked for can be written; an empty `folder` asks for none.
+
+    Raises:
+        InputError: the package tensorboard is not installed.
+    """
+    if folder and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
+
+
+class TensorBoard:
+    """A log in a folder."""
+
+    def __init__(self, folder: str) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(folder)
+
+    def record(self, record: dict[str, float]) -> None:
+        """Add a step's losses and seconds."""
+        for name, value in record.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, int(record["step"]))
+
+    def picture(self, name: str, picture: Any, step: int) -> None:
+        """Add a sheet of validation pictures."""
+        self._writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()

@@ -30,16 +30,7 @@ CHANGEABLE_ON_RESUME = frozenset(name for name, each in declared_settings(TrainC
 
 @dataclass(frozen=True)
 class SavedState:
-    """A state as it was read.
-
-    Attributes:
-        path: of the file.
-        tensors: deltas, moments and random states by name.
-        config: the settings that the training had.
-        pictures: digest of its instance pictures.
-        base: fingerprint of its base pipeline.
-        progress: step, history, rest of each round of pictures, and the loss scaler's state.
-    """
+    """A state as it was read, with a digest of its instance pictures and the fingerprint of its base."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -50,15 +41,9 @@ class SavedState:
 
 
 def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, pictures: str, base: str) -> None:
-    """Write the state of one of a loop's concepts: the very state that it would have if it were trained alone.
+    """Write the state of the concept with this number: the very state that it would have if it were trained alone.
 
-    Args:
-        loop: between two steps.
-        number: of the concept.
-        path: the file.
-        config: the concept's settings.
-        pictures: digest of the instance pictures.
-        base: fingerprint of the base pipeline.
+    The loop is between two steps; `pictures` is the digest of the instance pictures, `base` the base's fingerprint.
     """
     concept = loop.concepts[number]
     tensors = {f"delta/{name}": loop.row(delta, number).detach().cpu() for name, delta in loop.deltas.items()}

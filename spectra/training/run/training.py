@@ -29,9 +29,8 @@ from spectra.training.run.concept_deltas import ConceptDeltas
 from spectra.training.run.inputs import ValidatedInputs
 from spectra.training.run.loop import Concept, Loop
 from spectra.training.run.outputs import LOG, LOSS_CURVE, PROGRESS, SHEET, STATE
-from spectra.training.run.report import Summary, draw_loss_curve, write_log
+from spectra.training.run.report import Summary, TensorBoard, draw_loss_curve, write_log
 from spectra.training.run.state import restore_state, save_state
-from spectra.training.run.tensorboard import TensorBoard
 from spectra.training.run.validation import PicturesByPrompt, Validation
 from spectra.version import versions
 
