@@ -38,12 +38,7 @@ _WEIGHT_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h
 
 @dataclass(frozen=True)
 class NamedShift:
-    """A shift to fold in.
-
-    Attributes:
-        name: how messages call it.
-        scale: what its deltas are multiplied by.
-    """
+    """A shift to fold in, times its scale; messages call it by its name."""
 
     name: str
     shift: SpectralShift
@@ -52,11 +47,9 @@ class NamedShift:
 
 @dataclass(frozen=True)
 class Baked:
-    """What was written.
+    """What was written: so many shifted weights, in these dtypes.
 
     Attributes:
-        weights: how many were shifted.
-        dtypes: the names of those that they are stored in.
         rounding: `||stored - exact|| / ||Delta W||` over all weights, which their dtype costs.
         left_out: files of the base that were not copied, since they hold its weights unshifted.
     """

@@ -36,11 +36,10 @@ class Captured:
     """How much of the change of a weight, or of several, a shift holds.
 
     Attributes:
-        name: of the weight, or of the weights together.
         change: `||D||^2`.
         rest: `||D - Delta W||^2`.
         clipped: how many directions would have had to go below zero.
-        clipped_rest: what that costs, a part of `rest`.
+        clipped_rest: the part of `rest` that this costs.
     """
 
     name: str
@@ -62,12 +61,7 @@ class Captured:
 
 @dataclass(frozen=True)
 class Factors:
-    """A change of low rank, `up [rows, k] @ down [k, columns]`, float32.
-
-    Attributes:
-        shape: of the weight.
-        square: `||up down||^2`, which it takes from the rest.
-    """
+    """A change of low rank, `up [rows, k] @ down [k, columns]`, float32, of a weight of `shape`."""
 
     up: Tensor
     down: Tensor
@@ -77,15 +71,12 @@ class Factors:
 
 @dataclass(frozen=True)
 class ClosestDelta:
-    """One weight's part of the closest shift.
+    """One weight's delta, float32 `[r]`, in the closest shift.
 
     Attributes:
-        delta: float32 `[r]`.
-        fingerprint: of the base's weight, as many digits as a shift file keeps.
-        rounded: the digits that a shift file keeps of its rounded copies, by dtype.
-        ndim: number of dimensions of the weight.
-        captured: what the delta holds of the weight's change.
-        rest: the best approximation of what is left, if one was asked for.
+        fingerprint: the digits of the weight that a shift file keeps.
+        rounded: the digits of its rounded copies, by dtype.
+        rest: the best approximation of what the delta does not capture, if one was asked for.
     """
 
     delta: Tensor
@@ -97,7 +88,7 @@ class ClosestDelta:
 
     @classmethod
     def of(cls, weight: Tensor, spectrum: Spectrum | None, delta: Tensor, captured: Captured) -> ClosestDelta:
-        """A delta for `weight`, which is identified by its fingerprints."""
+        """A delta with the fingerprints of its weight."""
         prints = Fingerprints.of(weight, captured.name, spectrum)
         digits = prints.digits()[:FINGERPRINT_DIGITS]
         return cls(delta.to(torch.float32), digits, prints.rounded(), weight.ndim, captured)
@@ -114,8 +105,6 @@ def find_closest(
     """The closest delta to the change of each weight, by name, a few weights at a time in memory.
 
     Args:
-        weights: of the base, read when they are asked for.
-        changes: one for each weight.
         rank: of the approximation of what the shift leaves; 0 for none.
 
     Raises:
@@ -184,11 +173,7 @@ def project(change: Tensor, weight: Tensor, spectrum: Spectrum) -> Tensor:
 
 
 def delta_weight(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Tensor:
-    """`Delta W = U diag(d) V^T` as the weight's matrix, float32; computed in float64 and rounded once.
-
-    Args:
-        d: float64 `[r]`, the change of each singular value.
-    """
+    """`Delta W = U diag(d) V^T` as the weight's matrix, float32, from `d`, float64 `[r]`; rounded once."""
     columns = _columns(weight, spectrum, d)
     w = _wide(weight, spectrum)
     made = torch.cat([columns(part).to(torch.float32) for part in _panels(w)], dim=1)

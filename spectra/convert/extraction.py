@@ -35,8 +35,7 @@ class Extracted:
     """A shift, and how well it stands for what it was extracted from.
 
     Attributes:
-        shift: the closest one.
-        layers: what it captures of each weight's change, in name order.
+        layers: what the shift captures of each weight's change, in name order.
         others: tensors that were changed too and that no shift can hold: biases, free parameters, new ones.
         rest: what the shift leaves of each weight, at the rank that was asked for; without embeddings, for which no
             tool loads a LoRA.
@@ -75,7 +74,7 @@ def extract(
     Args:
         base: as `find_base` takes it.
         model: likewise; or the folder or file of one component; or a LoRA, LoHa, LoKr or full-difference file.
-        target: subset names and patterns of weights to look at; all by default.
+        target: subset names and patterns of the weights to look at; all by default.
         dtype: in which the base will be loaded with the shift.
         variant: of the base's weight files.
         rank: of the approximation of what the shift leaves; 0 for none.

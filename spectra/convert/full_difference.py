@@ -28,12 +28,9 @@ from spectra.spectrum.spectrum import Spectrum
 
 @dataclass(frozen=True)
 class WrittenDifference:
-    """What a file of differences holds.
+    """What a file of so many bytes holds: the weights that the shift changes, rounded to its dtype.
 
-    Attributes:
-        bytes: size of the file.
-        weights: how many are in it; those that the shift leaves as they are are not.
-        rounding: `||Delta W of the file - ours|| / ||ours||`, by the file's dtype.
+    `rounding` is `||Delta W of the file - ours|| / ||ours||`.
     """
 
     bytes: int
@@ -57,7 +54,6 @@ def write_difference(
     Args:
         base: that the shift was trained on, as `load_pipeline` takes it.
         variant: of the base's weight files.
-        dtype: of the file.
         force: replace a file that exists.
 
     Raises:

@@ -49,23 +49,16 @@ def is_embedding(name: str) -> bool:
 
 
 def aliases(names: Iterable[str]) -> dict[str, str]:
-    """The weight that is meant by each name that PEFT, diffusers or kohya's scripts may give it.
+    """The weight of a base that is meant by each name that PEFT, diffusers or kohya's scripts may give its module.
 
-    Args:
-        names: of all weights of a base.
-
-    Returns:
-        weight names by foreign module names. A name that two weights could have (a path without its component) is
-        left out.
+    A name that two of the weights could have (a path without its component) is left out.
     """
     known = set(names)
-    found: dict[str, str] = {}
-    shared: set[str] = set()
-    for name in sorted(known):
+    found: dict[str, set[str]] = {}
+    for name in known:
         for alias in _aliases_of(name, known):
-            if found.setdefault(alias, name) != name:
-                shared.add(alias)
-    return {alias: name for alias, name in found.items() if alias not in shared}
+            found.setdefault(alias, set()).add(name)
+    return {alias: meant.pop() for alias, meant in found.items() if len(meant) == 1}
 
 
 def peft_name(name: str) -> str:
@@ -75,11 +68,7 @@ def peft_name(name: str) -> str:
 
 
 def kohya_names(names: Collection[str]) -> dict[str, str]:
-    """The module names that kohya's scripts write, by weight name.
-
-    Args:
-        names: of all weights of a base; they tell SDXL from the others.
-    """
+    """The module name that kohya's scripts write for each weight, given all of a base, which tell SDXL from others."""
     sdxl = any(path_of(name).startswith("add_embedding.") for name in names)
     two_encoders = any(component_of(name) == "text_encoder_2" for name in names)
     found = {}
@@ -98,7 +87,6 @@ def original_unet_path(path: str, names: Collection[str]) -> str | None:
     """The path in the original repository (sgm, ldm) of a module of diffusers' UNet; None if it has no counterpart.
 
     Args:
-        path: such as `down_blocks.1.attentions.0.proj_in`.
         names: of all weights of the base, which tell how many layers its blocks have.
     """
     if path in _OUTSIDE_BLOCKS:

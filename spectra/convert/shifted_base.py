@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,11 +26,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class WeightChange:
-    """What a shift does to one weight.
-
-    Attributes:
-        d: float64 `[r]`, the change of each singular value; for a 1-D weight `[n]`, what is added to it.
-        shape: of the weight.
+    """What a shift does to a weight of `shape`: `d`, float64, is the change of each singular value, or of each entry
+    where it has one dimension.
     """
 
     d: npt.NDArray[np.float64]
@@ -44,13 +41,7 @@ class WeightChange:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Weights whose change another format cannot hold.
-
-    Attributes:
-        why: in a few words.
-        weights: how many.
-        energy: their share of `||Delta W||^2` of the whole shift, 0 to 1.
-    """
+    """Weights whose change another format cannot hold, and their share of the whole shift's `||Delta W||^2`."""
 
     why: str
     weights: int
@@ -58,17 +49,11 @@ class LeftOut:
 
 
 class ShiftedBase:
-    """The base that a shift was trained on, from its files, in the dtype that it was trained in.
+    """The base that a shift was trained on, from its files (`weights`), in the dtype that it was trained in.
 
     Args:
-        base: as `find_base` takes it.
-        components: of the base to read; all by default.
-        variant: of the base's weight files.
         label: how messages call the shift.
         remedy: what messages tell to do about another base; by default what holds for writing another format.
-
-    Attributes:
-        weights: every weight of the base, those that the shift leaves alone among them.
 
     Raises:
         BaseError: the base is missing or damaged.
@@ -97,12 +82,7 @@ class ShiftedBase:
     def visit(
         self, use: Callable[[str, Tensor, Spectrum | None], T], label: str, names: Collection[str] | None = None
     ) -> dict[str, T]:
-        """What `use` makes of each weight that the shift changes, or of those named, by name.
-
-        Args:
-            use: called in threads with name, weight and spectrum, which is None for a 1-D weight.
-            label: names the progress.
-        """
+        """What `use` makes of each weight that the shift changes, or of those named, by name; called in threads."""
         wanted = self._shift if names is None else names
         return self._cache.visit(self.weights.only(wanted.__contains__), use, label, self._progress)
 
@@ -118,17 +98,13 @@ class ShiftedBase:
 
 
 def check_fingerprints(
-    shifts: Iterable[tuple[str, SpectralShift]], weights: FileWeights, progress: Progress
+    shifts: Sequence[tuple[str, SpectralShift]], weights: FileWeights, progress: Progress
 ) -> list[BaseCheck]:
-    """Compare the weights of a base, each read once, with the ones that every shift was trained on.
-
-    Args:
-        shifts: each with what messages call it.
+    """Compare the weights of a base, each read once, with the ones that labelled shifts were trained on.
 
     Raises:
         MismatchError: a weight that the base lacks, or of another length.
     """
-    shifts = list(shifts)
     lengths = {name: delta_length(weights.shape(name)) for name in weights}
     for label, shift in shifts:
         check_weights(shift, label, lengths)
@@ -145,15 +121,9 @@ def check_fingerprints(
 
 
 def left_out(changes: Mapping[str, WeightChange], reasons: Mapping[str, str]) -> tuple[LeftOut, ...]:
-    """The weights that have a reason to be left out, by reason.
-
-    Args:
-        changes: of the whole shift.
-        reasons: by weight name.
-    """
+    """The weights of a shift that are left out, given the reason of each, together by reason."""
     total = sum(each.energy for each in changes.values()) or 1.0
-    found = []
-    for why in dict.fromkeys(reasons.values()):
-        names = [name for name, reason in reasons.items() if reason == why]
-        found.append(LeftOut(why, len(names), sum(changes[name].energy for name in names) / total))
-    return tuple(found)
+    energies: dict[str, list[float]] = {}
+    for name, why in reasons.items():
+        energies.setdefault(why, []).append(changes[name].energy)
+    return tuple(LeftOut(why, len(some), sum(some) / total) for why, some in energies.items())

@@ -33,8 +33,7 @@ class Transplanted:
     """A shift on its new base, and how much of it is left.
 
     Attributes:
-        shift: for the new base.
-        layers: what the new base holds of each weight's `Delta W`; nothing of a weight that was left behind.
+        layers: what is captured of each weight's `Delta W`; nothing of a weight that is missing.
         missing: weights that the new base lacks, or has in another shape.
         score: the energy that is kept of the matrices, 0 to 1; vectors (norms) are carried over as they are.
     """
@@ -74,7 +73,10 @@ def transplant(
     if not isinstance(shift, SpectralShift):
         label, shift = Path(shift).name, read_shift(shift)
     cache, metadata = cache or default_cache(), shift.metadata
-    old = _old_base(shift, label, source, cache, progress)
+    old_location = _named_base(metadata.base, label) if source is None else find_base(source)
+    components = sorted({component_of(name) for name in shift})
+    remedy = f"{old_location.name} is not that base in {metadata.base_dtype}: name it with --from"
+    old = ShiftedBase(shift, old_location, components, label=label, remedy=remedy, cache=cache, progress=progress)
     location = find_base(to)
     dtype = dtype or metadata.base_dtype
     new = base_weights(location, variant=variant, dtype=dtype)
@@ -110,7 +112,7 @@ def transplant(
 
 
 def _change_on(old: ShiftedBase, name: str, delta: Tensor, cache: SpectrumCache) -> ChangeOf:
-    """The change of an old weight that a shift makes, float64, for the new base's weight of the same shape."""
+    """The change that a delta, float64, makes to an old weight, for the new base's weight of the same shape."""
 
     def change_of(weight: Tensor) -> Tensor:
         if weight.ndim == 1:
@@ -122,18 +124,8 @@ def _change_on(old: ShiftedBase, name: str, delta: Tensor, cache: SpectrumCache)
     return change_of
 
 
-def _old_base(
-    shift: SpectralShift, label: str, source: str | None, cache: SpectrumCache, progress: Progress
-) -> ShiftedBase:
-    """The base that the shift was trained on."""
-    metadata = shift.metadata
-    location = _named_base(metadata.base, label) if source is None else find_base(source)
-    components = sorted({component_of(name) for name in shift})
-    remedy = f"{location.name} is not that base in {metadata.base_dtype}: name it with --from"
-    return ShiftedBase(shift, location, components, label=label, remedy=remedy, cache=cache, progress=progress)
-
-
 def _named_base(name: str, label: str) -> BaseLocation:
+    """The base that a shift names as the one that it was trained on."""
     try:
         if name:
             return find_base(name)

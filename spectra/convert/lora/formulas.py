@@ -34,13 +34,10 @@ METHODS = (
 
 
 def change_of(parts: Parts) -> tuple[Tensor, int | None]:
-    """Delta W without its scale, and the rank that the scale divides by, if there is one.
+    """Delta W without its scale, `[rows, columns]` or `[n]`, and the rank that the scale divides by, if there is one.
 
     Args:
-        parts: of one weight, float32, by what they are; those of one of `METHODS`, and what belongs to it.
-
-    Returns:
-        `[rows, columns]`, or `[n]` for the difference of a 1-D weight.
+        parts: of one weight, float32, as one of `METHODS` has them.
     """
     if "diff" in parts:
         diff = parts["diff"]

@@ -27,13 +27,9 @@ _NAMES_IN_FOLDERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetens
 
 
 class ChangeFile(Mapping[str, Tensor]):
-    """The change of each weight in a file, by weight name, computed when it is asked for.
-
-    A value is float32 `[rows, columns]`; `[n]` for a 1-D weight.
+    """The change of each weight in an open file, float32 `[rows, columns]` or `[n]`, computed when it is asked for.
 
     Args:
-        path: of the file.
-        file: the file, opened.
         keys: the file's keys, by weight name and part.
         config: PEFT's configuration, as far as the file has one.
 
@@ -72,8 +68,7 @@ def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
     Args:
         path: a safetensors file of PEFT, diffusers, kohya's scripts, LyCORIS or ComfyUI, or the folder it is in. A
             file of PEFT's own needs its `adapter_config.json` beside it, which has the scale.
-        names: of the base's weights (`<component>.<module path>`), such as `base_weights` has as keys: kohya's names
-            are ambiguous without them.
+        names: of the base's weights, the keys of `base_weights`: kohya's names are ambiguous without them.
 
     Raises:
         FormatError: damaged or of another kind, a module that the base does not have, DoRA (whose change is no

@@ -42,7 +42,7 @@ class LoraOptions(TypedDict, total=False):
         rank: at most so many directions of each weight.
         error: at most this relative error over all weights, 0 to 1.
         layout: "peft" (the default) for PEFT and diffusers, "kohya" for kohya's scripts, ComfyUI and A1111.
-        dtype: of the file; "float32" by default.
+        dtype: "float32" by default.
     """
 
     rank: int | None
@@ -53,15 +53,14 @@ class LoraOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class WrittenLora:
-    """What a LoRA file holds of a shift.
+    """What a LoRA file of so many bytes holds of a shift.
 
     Attributes:
-        bytes: size of the file.
         ranks: of each weight in it, by name.
         error: `||Delta W of the file - ours|| / ||ours||` over all weights that a LoRA can hold, by the directions that
             it does without.
         rounding: that ratio by the rounding to the file's dtype alone.
-        left_out: what it cannot hold.
+        left_out: what a LoRA cannot hold.
     """
 
     bytes: int
@@ -139,9 +138,6 @@ def write_lora(
 def write_factors(factors: Mapping[str, Factors], path: str | Path, *, force: bool = False) -> int:
     """Write changes of low rank, by weight name, as a LoRA for PEFT and diffusers, in float32. Returns its bytes.
 
-    Args:
-        force: replace a file that exists.
-
     Raises:
         OutputError: the file exists and `force` is not given, or cannot be written.
     """
@@ -154,12 +150,10 @@ def write_factors(factors: Mapping[str, Factors], path: str | Path, *, force: bo
 
 
 def _low_rank(weight: Tensor, spectrum: Spectrum, d: NDArray[np.float64], kept: Directions) -> tuple[Tensor, Tensor]:
-    """Up `[rows, k]` and down `[k, columns]`, float64, whose product is `Delta W` in the directions kept.
+    """Up `[rows, k]` and down `[k, columns]`, float64, whose product is `Delta W` in the `k` directions kept.
 
     Args:
-        weight: that the spectrum belongs to.
         d: `[r]`, the change of each singular value.
-        kept: `[k]` of directions.
     """
     index = torch.from_numpy(kept)
     stored, other = spectrum.basis[:, index].to(torch.float64).T, other_side(weight, spectrum, index)
@@ -184,7 +178,6 @@ class _LoraFile:
     """A LoRA file that is created in its full size, and then filled in module by module.
 
     Args:
-        keys: of the tools that it is for.
         names: of all weights of the base.
         shapes: rank and shape of each weight in the file.
     """

@@ -76,7 +76,7 @@ def import_svdiff(
     others, it is the closest shift. `Fit` has the error.
 
     Args:
-        paths: the files, of svdiff-pytorch, diffusers' PR 3107, dome272, phymhan or svdiff-kohya.
+        paths: files of svdiff-pytorch, diffusers' PR 3107, dome272, phymhan or svdiff-kohya.
         base: that it was trained on, as `load_pipeline` takes it.
         components: of the base; all by default. One is to be named where a file's keys fit two.
         variant: of the base's weight files.

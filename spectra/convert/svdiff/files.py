@@ -36,11 +36,10 @@ _BESIDE = {"modifier_tokens.": "trained token embeddings", ".org_module.bias": "
 
 @dataclass(frozen=True)
 class ForeignShift:
-    """The vectors of one or more files.
+    """The vectors of one or more files, by weight name.
 
     Attributes:
         layout: a name of `SVDIFF_SUFFIXES`.
-        deltas: by weight name.
         beside: what else the files hold, and how many tensors of it.
     """
 
@@ -53,8 +52,8 @@ def read_svdiff(paths: Sequence[str | Path], names: Collection[str], *, allow_pi
     """The vectors of a foreign shift, which may be one file for each component.
 
     Args:
-        paths: of files of one layout.
-        names: of the base's weights (`<component>.<module path>`).
+        paths: files of one layout.
+        names: of the base's weights.
         allow_pickle: read pickles too, and then tensors only (`torch.load(weights_only=True)`).
 
     Raises:
