@@ -71,7 +71,6 @@ KNOWN_CIRCLES: list[list[str]] = []
 KNOWN_LONG_FILES = {
     "spectra.layers.plans": 340,
     "spectra.layers.shifted_layer": 345,
-    "spectra.benchmarks.gpu": 359,
 }
 KNOWN_LONG = {
     "spectra.cli.adjust: register": 90,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spectra.benchmarks import gpu, run
+from spectra.benchmarks import gpu, kernel_jobs, run
 from spectra.cli.app import main
 
 TINY = {"device": "cpu", "tiny": "true", "models": "tiny", "repetitions": "1", "batch": "1", "dtype": "float32"}
@@ -47,21 +47,21 @@ def test_kernels_are_compared_with_compiled_ones(tmp_path: Path) -> None:
 
 
 def test_a_wrong_kernel_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = gpu.JOBS["factored apply"]
+    right = kernel_jobs.JOBS["factored apply"]
 
-    def wrong(p: gpu.Problem, made: gpu.Made) -> gpu.Job:
+    def wrong(p: kernel_jobs.Problem, made: kernel_jobs.Made) -> kernel_jobs.Job:
         job = right(p, made)
         return replace(job, ours=lambda a, basis, e: job.plain(a, basis, e) * (1 + 1e-4))
 
-    monkeypatch.setitem(gpu.JOBS, "factored apply", wrong)
+    monkeypatch.setitem(kernel_jobs.JOBS, "factored apply", wrong)
     item = "kernel factored apply, tiny, fp32"
     record = run.run(gpu.CASE, out=tmp_path, settings=TINY, only=[item]).record
     assert record["rows"] == []
     assert "times plain PyTorch's" in record["failures"][0]["error"]
 
 
-@pytest.mark.parametrize("name", list(gpu.JOBS))
+@pytest.mark.parametrize("name", list(kernel_jobs.JOBS))
 @pytest.mark.parametrize("shape", list(gpu.ODD))
 def test_every_job_takes_every_shape(name: str, shape: str) -> None:
-    job = gpu.JOBS[name](gpu.ODD[shape], gpu.Made("cpu", torch.bfloat16, 0))
-    assert gpu.error_ratio(job, 0) <= gpu.ALLOWED
+    job = kernel_jobs.JOBS[name](gpu.ODD[shape], kernel_jobs.Made("cpu", torch.bfloat16, 0))
+    assert kernel_jobs.error_ratio(job, 0) <= gpu.ALLOWED

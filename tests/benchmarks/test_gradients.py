@@ -55,8 +55,8 @@ def test_rows_and_goals(tmp_path: Path) -> None:
 def test_a_wrong_gradient_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from spectra.layers import shifted_layer as layers
 
-    right = layers.change
-    monkeypatch.setattr(layers, "change", lambda sigma, delta: right(sigma, delta) * 1.5)
+    right = layers.singular_value_change
+    monkeypatch.setattr(layers, "singular_value_change", lambda sigma, delta: right(sigma, delta) * 1.5)
     record = run.run(CASE, out=tmp_path, only=["blocks.1._project_conv"]).record
     assert record["rows"][0]["fp32_ratio"] > 1e3
 
