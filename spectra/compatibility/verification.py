@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spectra.analysis.library import scan
+from spectra.bases.weight_files import base_weights
 from spectra.compatibility.base_check import check_weights, compare, delta_length
 from spectra.compatibility.rounded_bases import EXPECTED_ERROR, Fingerprints
 from spectra.errors import InputError, MismatchError, ShiftFileError
@@ -47,14 +48,13 @@ def shift_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            library = scan([path])
-            shifts = sorted([*(entry.path for entry in library.entries), *library.damaged])
-            if not shifts:
-                raise InputError(f"{path}: no shift file in this folder")
-            found += shifts
-        else:
+        if not path.is_dir():
             found.append(path)
+            continue
+        library = scan([path])
+        if not library.entries and not library.damaged:
+            raise InputError(f"{path}: no shift file in this folder")
+        found += sorted([*(entry.path for entry in library.entries), *library.damaged])
     return found
 
 
@@ -76,7 +76,9 @@ def verify(
     Raises:
         BaseError: the base cannot be read. What is wrong with a file is in its verdict.
     """
-    weights = None if base is None else BaseFingerprints(base, variant)
+    weights = None if base is None else base_weights(base, variant=variant)
+    prints = {name: Fingerprints(weights, name, weights.dtype(name)) for name in weights} if weights else {}
+    lengths = {name: delta_length(weights.shape(name)) for name in weights} if weights else {}
     found = []
     progress.start("shifts", len(files))
     try:
@@ -86,32 +88,11 @@ def verify(
             except ShiftFileError as error:
                 found.append(Verdict(file, False, str(error).removeprefix(f"{file}: "), {}))
             else:
-                found.append(_sound(file, shift) if weights is None else _compare(file, shift, weights))
+                found.append(_sound(file, shift) if base is None else _compare(file, shift, prints, lengths))
             progress.advance(1, file.name)
     finally:
         progress.finish()
     return found
-
-
-class BaseFingerprints:
-    """The fingerprints of a base's weights, from its files; each is computed once, when a shift asks for it.
-
-    Attributes:
-        lengths: of each weight's delta, by name.
-    """
-
-    def __init__(self, base: str, variant: str | None = None) -> None:
-        from spectra.bases.weight_files import base_weights
-
-        self._weights = base_weights(base, variant=variant)
-        self.lengths = {name: delta_length(self._weights.shape(name)) for name in self._weights}
-        self._known: dict[str, Fingerprints] = {}
-
-    def of(self, name: str) -> Fingerprints:
-        """The fingerprints of one weight, as its file holds it and in other dtypes."""
-        if name not in self._known:
-            self._known[name] = Fingerprints(self._weights, name, self._weights.dtype(name))
-        return self._known[name]
 
 
 def _sound(file: Path, shift: SpectralShift) -> Verdict:
@@ -120,14 +101,16 @@ def _sound(file: Path, shift: SpectralShift) -> Verdict:
     return Verdict(file, True, f"sound: {len(shift)} weights, {shift.floats:,} floats, {values}", {})
 
 
-def _compare(file: Path, shift: SpectralShift, base: BaseFingerprints) -> Verdict:
-    """Compare name by name, length by length, fingerprint by fingerprint."""
+def _compare(
+    file: Path, shift: SpectralShift, prints: Mapping[str, Fingerprints], lengths: Mapping[str, int]
+) -> Verdict:
+    """Compare a shift with a base name by name, length by length, fingerprint by fingerprint."""
     metadata = shift.metadata
     try:
-        check_weights(shift, file.stem, base.lengths)
+        check_weights(shift, file.stem, lengths)
     except MismatchError as error:
         return Verdict(file, False, str(error), {})
-    check = compare(shift, file.stem, {name: base.of(name) for name in shift})
+    check = compare(shift, file.stem, {name: prints[name] for name in shift})
     counts = Counter[str](check.matches.values())
     if check.wrong_base:
         return Verdict(file, False, check.wrong_base, counts)
