@@ -122,10 +122,10 @@ class _Library:
 
 
 def _library(bench: Bench) -> _Library:
-    from spectra.families import select
+    from spectra.families import targets
 
     root = Path(tempfile.mkdtemp(prefix="spectra-library-"))
-    library = _Library(bench, root, select(sd15_unet(), str(bench.settings["target"]), "unet"))
+    library = _Library(bench, root, targets(sd15_unet(), str(bench.settings["target"])))
     weakref.finalize(library, shutil.rmtree, root, ignore_errors=True)
     library.fill_cache()
     return library

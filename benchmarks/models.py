@@ -88,9 +88,9 @@ def denoiser(
 
 def matrices(model: Denoiser) -> list[tuple[str, nn.Module]]:
     """Every module with a weight of two or more dimensions that a shift can act on, by its path."""
-    from spectra.families import select
+    from spectra.families import targets
 
-    chosen = {id(module) for t in select(model.module, "denoiser", model.component) for module in t.modules}
+    chosen = {id(module) for t in targets({model.component: model.module}) for module in t.modules}
     return [
         (path, module)
         for path, module in model.module.named_modules()

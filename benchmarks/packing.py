@@ -58,9 +58,9 @@ def _measure(bench: Bench, item: str) -> Row:
 
 def _gaussian(bench: Bench) -> SpectralShift:
     from spectra.benchmarks.storage import gaussian_shift, sd15_unet
-    from spectra.families import select
+    from spectra.families import targets as targets_of
 
-    targets = select(sd15_unet(), "unet", "unet")
+    targets = targets_of(sd15_unet(), "unet")
     lengths, ndims = ({t.name: t.delta_length for t in targets}, {t.name: t.weight.ndim for t in targets})
     return gaussian_shift(lengths, ndims, "unet", bench.seed)
 

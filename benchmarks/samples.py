@@ -36,12 +36,12 @@ class Shifts:
     def __init__(self, model: Denoiser, spectra: Spectra, count: int, *, norms: bool, seed: int) -> None:
         import torch
 
-        from spectra.families import select
+        from spectra.families import targets
 
         self._model, self._spectra = model, spectra
         generator = torch.Generator().manual_seed(seed)
         self._deltas: dict[str, Tensor] = {}
-        for target in select(model.module, "denoiser", model.component):
+        for target in targets({model.component: model.module}):
             if target.weight.ndim > 1 or norms:
                 scale = self._spectrum(target.name, target.weight).sigma.float() if target.weight.ndim > 1 else 1.0
                 random = torch.randn(count, target.delta_length, generator=generator)
@@ -93,10 +93,10 @@ class Shifts:
         self, layer: Callable[..., Any], pick: Callable[[Tensor], Tensor], train: bool
     ) -> tuple[Denoiser, dict[str, Tensor]]:
         """A twin that computes with the picked deltas, and those by name."""
-        from spectra.families import select
+        from spectra.families import targets
 
         model, live = twin(self._model), {}
-        for target in select(model.module, "denoiser", model.component):
+        for target in targets({model.component: model.module}):
             if target.name in self._deltas:
                 spectrum = self._spectrum(target.name, target.weight) if target.weight.ndim > 1 else None
                 delta = live[target.name] = pick(self._deltas[target.name]).clone().requires_grad_(train)

@@ -60,9 +60,9 @@ def _items(bench: Bench) -> list[str]:
 
 
 def _measure(bench: Bench, item: str) -> Row:
-    from spectra.families import select
+    from spectra.families import targets as targets_of
 
-    targets = select(bench.once("unet", sd15_unet), item.lower(), "unet")
+    targets = targets_of(bench.once("unet", sd15_unet), item.lower())
     lengths = {target.name: target.delta_length for target in targets}
     return {
         "subset": item,

@@ -35,6 +35,7 @@ from spectra.layers.per_sample import Samples
 from spectra.layers.saved_elsewhere import watch
 from spectra.layers.shifted_layer import ShiftedLayer
 from spectra.layers.value_watch import watch_values
+from spectra.naming.patterns import component_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
 from spectra.shift.shift import SpectralShift
@@ -105,7 +106,7 @@ class Adapter:
         self.subset = subset
         parts = components(pipe)
         chosen = targets(pipe, subset)
-        names = {target.name.split(".")[0] for target in chosen}
+        names = {component_of(target.name) for target in chosen}
         self._models = {name: model for name, model in parts.items() if name in names}
         claim(self._models, "training")
         try:

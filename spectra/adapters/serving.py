@@ -28,6 +28,7 @@ from spectra.adapters.matching import check_base, match, original_spectra, warn_
 from spectra.errors import MismatchError
 from spectra.families import components
 from spectra.layers.per_sample import Samples
+from spectra.naming.patterns import component_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
@@ -155,7 +156,7 @@ def load(
         raise MismatchError(f"a shift named {name!r} is loaded already; choose another name or unload it first")
     chosen = match(shift, name, models, loaded.bindings)
     check = check_base(shift, name, chosen, loaded.bindings, strict)
-    parts = dict.fromkeys(key.partition(".")[0] for key in shift)
+    parts = dict.fromkeys(component_of(key) for key in shift)
     fresh_models = {part: models[part] for part in parts if part not in loaded.models}
     claim(fresh_models, "serving")
     try:

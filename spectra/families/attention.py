@@ -1,7 +1,7 @@
-"""Cross-attention of chosen words, read through diffusers' attention processors.
+"""Attention maps of chosen words, read through diffusers' attention processors.
 
-A layer's own processor computes as before; its queries and keys are looked at on the way, and only in a pass that was
-asked for, for the samples that were asked for. Nothing of the model's output changes.
+A layer's processor computes as before. Its queries and keys are looked at on the way, only in passes for which maps
+were requested and for the samples that they are of. The model's output does not change.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Word:
     side: int
 
     def after(self, samples: int) -> Word:
-        """The same where `samples` others come first."""
+        """The word in a batch where `samples` others come first."""
         return replace(self, sample=self.sample + samples)
 
 
@@ -64,22 +64,23 @@ def word_tokens(tokenizer: Any, prompt: str, word: str) -> tuple[int, ...]:
 class AttentionMaps:
     """Reads maps of a model's cross-attention layers from now on, until `close`.
 
-    maps.ask(words)      # before a pass; it stays asked, since checkpointing computes once more in the backward
-    model(...)
-    maps.take()          # after it
+        maps.request(words)  # before a pass; it stays so, since checkpointing computes once more in the backward
+        model(...)
+        maps.collect()       # after it
+
+    Args:
+        model: with attention layers of diffusers.
+        cross_attention: what the paths of its cross-attention layers end in (`DenoiseFamily.cross_attention`).
+        layers: which of these layers are read: patterns of their paths, separated by commas.
+
+    Attributes:
+        paths: of the layers that are read.
+
+    Raises:
+        TargetError: a pattern that matches no layer.
     """
 
     def __init__(self, model: nn.Module, cross_attention: str, layers: str = "*") -> None:
-        """Put a reader into each layer.
-
-        Args:
-            model: with attention layers of diffusers.
-            cross_attention: what their paths end in, as `families.denoise` says it.
-            layers: of these layers, the paths that are read: patterns separated by commas.
-
-        Raises:
-            TargetError: a pattern that holds no layer.
-        """
         paths = [path for path, _ in model.named_modules() if path.endswith(cross_attention)]
         chosen: set[str] = set()
         for pattern in (part.strip() for part in layers.split(",")):
@@ -88,29 +89,30 @@ class AttentionMaps:
                 raise TargetError(f"no cross-attention layer matches {pattern!r}; there are {', '.join(paths)}")
             chosen.update(matching)
         self.paths = tuple(path for path in paths if path in chosen)
-        self._layers = [model.get_submodule(path) for path in self.paths]
         self._words: list[Word] = []
         self._maps: Maps | None = None
-        self._own = [layer.processor for layer in self._layers]
-        for layer, own in zip(self._layers, self._own, strict=True):
-            layer.set_processor(_Reader(self, own))  # type: ignore[operator]
+        self._processors: list[tuple[Any, Any]] = []
+        for path in self.paths:
+            layer: Any = model.get_submodule(path)
+            self._processors.append((layer, layer.processor))
+            layer.set_processor(_Reader(self, layer.processor))
 
-    def ask(self, words: Sequence[Word]) -> None:
-        """What to read in the passes that follow; nothing, without words."""
+    def request(self, words: Sequence[Word]) -> None:
+        """Choose the words to read in the passes that follow; without words nothing is read."""
         self._words, self._maps = list(words), []
 
-    def take(self) -> Maps:
-        """What has been read since `ask`. Later passes keep nothing."""
+    def collect(self) -> Maps:
+        """The maps that have been read since `request`. Later passes keep nothing."""
         maps, self._maps = self._maps or [], None
         return maps
 
     def close(self) -> None:
         """Give the layers their own processors back."""
-        for layer, own in zip(self._layers, self._own, strict=True):
-            layer.set_processor(own)  # type: ignore[operator]
+        for layer, processor in self._processors:
+            layer.set_processor(processor)
 
     def read(self, attention: Any, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
-        """One layer's maps: of `query [b, h*w, dim]` and `key [b, tokens, dim]`, as they leave their projections."""
+        """Keep one layer's maps, of the projected `query [b, h*w, dim]` and `key [b, tokens, dim]`."""
         samples = sorted({word.sample for word in self._words})
         heads, row = attention.heads, {sample: number for number, sample in enumerate(samples)}
         split = [x[samples].unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key)]
@@ -126,37 +128,37 @@ class AttentionMaps:
             self._maps.append(maps)
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether passes have anything to read."""
         return bool(self._words)
 
 
 class _Reader:
-    """A layer's own processor, with what it projects looked at if that was asked for."""
+    """A layer's processor, with what it projects looked at where maps were requested."""
 
-    def __init__(self, maps: AttentionMaps, own: Any) -> None:
-        self._maps, self._own = maps, own
+    def __init__(self, maps: AttentionMaps, processor: Any) -> None:
+        self._maps, self._processor = maps, processor
 
     def __call__(
         self,
         attn: Any,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        *args: Any,
+        encoder_hidden_states: Any = None,
+        attention_mask: Any = None,
         **more: Any,
     ) -> Any:
-        if not self._maps.asked:
-            return self._own(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **more)
+        inputs = (attn, hidden_states, encoder_hidden_states, attention_mask)
+        if not self._maps.requested:
+            return self._processor(*inputs, **more)
         with _outputs(attn.to_q) as queries, _outputs(attn.to_k) as keys:
-            output = self._own(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **more)
+            output = self._processor(*inputs, **more)
         self._maps.read(attn, queries[0], keys[0], attention_mask)
         return output
 
 
 @contextmanager
 def _outputs(module: nn.Module) -> Iterator[list[Tensor]]:
-    """What a module returns within the block."""
+    """Everything that a module returns within the block."""
     found: list[Tensor] = []
     hook = module.register_forward_hook(lambda _module, _inputs, output: found.append(output))
     try:

@@ -13,7 +13,7 @@ from spectra.compatibility.base_check import delta_length
 from spectra.errors import TargetError
 from spectra.families.components import components
 from spectra.layers.operators import has_spectrum
-from spectra.naming.patterns import matcher, weight_name
+from spectra.naming.patterns import matcher, path_of, weight_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,39 +48,33 @@ def targets(pipe: Any, pattern: str = "denoiser") -> tuple[Target, ...]:
         TargetError: an unknown name, or one that holds no weight of this model.
     """
     found: dict[str, Target] = {}
-    parts = components(pipe)
+    models = components(pipe)
     for item in (part.strip() for part in pattern.split(",")):
         holds = matcher(item)
-        chosen = [t for name, model in parts.items() for t in _weights(model, name, holds)]
+        chosen = [target for name, model in models.items() for target in _targets(model, name, holds)]
         if not chosen:
             raise TargetError(
-                f"target {item!r} holds no weight of this model, which has {', '.join(parts)}; {_nearest(item, parts)}"
+                f"target {item!r} holds no weight of this model, which has {', '.join(models)}; {_hint(item, models)}"
             )
-        found.update((t.name, t) for t in chosen)
+        found.update((target.name, target) for target in chosen)
     return tuple(found[name] for name in sorted(found))
 
 
-def select(model: nn.Module, pattern: str, component: str) -> tuple[Target, ...]:
-    """The weights of one model that `pattern` names; see `targets`."""
-    return targets({component: model}, pattern)
-
-
-def _nearest(item: str, parts: dict[str, nn.Module]) -> str:
-    names = [f"{name}.{path}" for name, model in parts.items() for path, _ in model.named_modules() if path]
+def _hint(item: str, models: dict[str, nn.Module]) -> str:
+    names = [f"{name}.{path}" for name, model in models.items() for path, _ in model.named_modules() if path]
     near = difflib.get_close_matches(item, names, n=1)
     return f"the nearest module is {near[0]!r}" if near else "patterns match whole paths, such as 'unet.*attn2*'"
 
 
-def _weights(model: nn.Module, component: str, holds: Callable[[str, str, int], bool]) -> list[Target]:
+def _targets(model: nn.Module, component: str, holds: Callable[[str, str, int], bool]) -> list[Target]:
     """Every parameter called `weight` of a module that a shift knows, tied ones once, under their first path."""
-    holders: dict[int, tuple[str, list[nn.Module]]] = {}
+    found: dict[nn.Parameter, tuple[str, list[nn.Module]]] = {}
     for path, module in model.named_modules():
         weight = module._parameters.get("weight")
-        if weight is None or not (weight.ndim == 1 or has_spectrum(module)):
-            continue
-        holders.setdefault(id(weight), (weight_name(component, path), []))[1].append(module)
+        if weight is not None and (weight.ndim == 1 or has_spectrum(module)):
+            found.setdefault(weight, (weight_name(component, path), []))[1].append(module)
     return [
-        Target(name, tuple(modules), modules[0]._parameters["weight"])  # type: ignore[arg-type]
-        for name, modules in holders.values()
-        if holds(component, name.removeprefix(component + "."), modules[0]._parameters["weight"].ndim)  # type: ignore[union-attr]
+        Target(name, tuple(modules), weight)
+        for weight, (name, modules) in found.items()
+        if holds(component, path_of(name), weight.ndim)
     ]

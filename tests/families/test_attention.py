@@ -24,9 +24,9 @@ def asked(unet: Any, words: list[Word], **more: Any) -> tuple[torch.Tensor, list
     noisy, text = torch.randn(3, 4, 8, 8), torch.randn(3, 6, 24)
     maps = AttentionMaps(unet, "attn2", **more)
     try:
-        maps.ask(words)
+        maps.request(words)
         answer = unet(noisy, torch.tensor([1, 500, 999]), text).sample
-        return answer, maps.take()
+        return answer, maps.collect()
     finally:
         maps.close()
 
@@ -68,10 +68,10 @@ def test_maps_are_those_of_the_plain_processor(unet: Any) -> None:
 
 def test_masked_tokens_are_attended_to_nowhere(unet: Any) -> None:
     maps = AttentionMaps(unet, "attn2")
-    maps.ask([Word(1, (0, 5), 0)])
+    maps.request([Word(1, (0, 5), 0)])
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
     unet(torch.randn(2, 4, 8, 8), 5, torch.randn(2, 6, 24), encoder_attention_mask=mask)
-    for (attention,) in maps.take():
+    for (attention,) in maps.collect():
         assert attention[..., 1].max() == 0 < attention[..., 0].min()
     maps.close()
 
@@ -79,12 +79,12 @@ def test_masked_tokens_are_attended_to_nowhere(unet: Any) -> None:
 def test_nothing_is_kept_that_nobody_asked_for(unet: Any) -> None:
     assert asked(unet, [])[1] == []
     maps = AttentionMaps(unet, "attn2")
-    maps.ask([Word(0, (1,), 0)])
+    maps.request([Word(0, (1,), 0)])
     text = torch.randn(1, 6, 24)
     unet(torch.randn(1, 4, 8, 8), 5, text)
-    kept = maps.take()
+    kept = maps.collect()
     unet(torch.randn(1, 4, 8, 8), 5, text)  # as in a backward pass with checkpointing
-    assert maps.take() == [] != kept
+    assert maps.collect() == [] != kept
     maps.close()
 
 
@@ -110,9 +110,9 @@ def test_gradients_pass_through_maps(dtype: torch.dtype, checkpointing: bool) ->
         noisy = torch.randn(2, 4, 8, 8, dtype=torch.float64).to(kind)
         text = torch.randn(2, 6, 24, dtype=torch.float64).to(kind).requires_grad_()
         maps = AttentionMaps(unet, "attn2")
-        maps.ask([Word(0, (2,), 0), Word(1, (4, 5), 1)])
+        maps.request([Word(0, (2,), 0), Word(1, (4, 5), 1)])
         answer = unet(noisy, torch.tensor([1, 500]), text).sample
-        loss = sum((m.float().square().sum() for layer in maps.take() for m in layer), answer.float().mean())
+        loss = sum((m.float().square().sum() for layer in maps.collect() for m in layer), answer.float().mean())
         loss.backward()
         maps.close()
         assert text.grad is not None

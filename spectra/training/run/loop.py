@@ -134,7 +134,7 @@ class Loop:
                 record[term.name] = record.get(term.name, 0.0) + loss / config.accumulation
                 record["loss"] += weight * loss / config.accumulation
         if self.maps is not None:
-            self.maps.ask([])  # what is drawn between steps has other samples
+            self.maps.request([])  # what is drawn between steps has other samples
         for concept, record in zip(self.concepts, records, strict=True):
             if not math.isfinite(record["loss"]):
                 raise SpectraError(
@@ -208,10 +208,10 @@ class Loop:
         sizes = [len(each.timesteps) for each in samples]
         if self.maps is not None:
             before = itertools.accumulate(sizes, initial=0)
-            self.maps.ask([word.after(n) for each, n in zip(samples, before, strict=False) for word in each.words])
+            self.maps.request([word.after(n) for each, n in zip(samples, before, strict=False) for word in each.words])
         outputs = self.family.predict(self.pipe, noisy, timesteps, condition).split(sizes)
         # Each layer's maps are in the order of the words: cut them as the words were joined.
-        layers = [iter(layer) for layer in self.maps.take()] if self.maps is not None else []
+        layers = [iter(layer) for layer in self.maps.collect()] if self.maps is not None else []
         return [
             ModelPrediction(output, [list(itertools.islice(layer, len(each.words))) for layer in layers])
             for output, each in zip(outputs, samples, strict=True)
