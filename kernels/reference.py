@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectra.kernels import layouts
+from spectra.kernels import devices, layouts
 
 _BLOCK, _BLOCKS = 128, 16
 """The Gram matrix is summed over at most so many blocks of at least so many rows."""
@@ -73,13 +73,7 @@ def uses_gram(device: torch.device, dtype: torch.dtype) -> bool:
     """
     if device.type != "cuda":
         return True
-    return dtype == torch.float32 and (not torch.cuda.is_available() or _fast_float64(device))
-
-
-def _fast_float64(device: torch.device) -> bool:
-    """Whether a GPU multiplies in float64 as fast as in float32: by its CUDA capability, or gfx9 (CDNA) on ROCm."""
-    major, minor = torch.cuda.get_device_capability(device)
-    return major == 9 or (minor == 0 and 6 <= major <= 10)
+    return dtype == torch.float32 and (not torch.cuda.is_available() or devices.fast_float64(device))
 
 
 def prefers_gram(n: int, r: int, h: int) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spectra import kernels
-from spectra.kernels import configurations
+from spectra.kernels import configurations, devices
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -128,3 +128,25 @@ def test_the_largest_tiles_that_occupy_every_multiprocessor() -> None:
     for rows, expected in ((132 * sizes[0], kept[0]), (132 * sizes[1], kept[1]), (64, kept[-1])):
         assert configurations.choose(128, "sm_90", 132, lambda c, n=rows: -(-n // c.p)) == expected
     assert configurations.choose(129, "sm_90", 1, lambda c: c.p) == configurations.KEPT[320, "sm_90"][0]
+
+
+@pytest.mark.parametrize(
+    ("capability", "architecture", "fast"),
+    [
+        ((7, 5), None, False),
+        ((8, 0), "sm_80", True),
+        ((8, 9), "sm_80", False),
+        ((9, 0), "sm_90", True),
+        ((10, 0), "sm_100", True),
+        ((12, 0), "sm_80", False),
+    ],
+)
+def test_what_a_gpu_can_do_decides(
+    capability: tuple[int, int], architecture: str | None, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(devices, "_capability", lambda device: capability)
+    devices._architecture_of_gpu.cache_clear()
+    gpu = torch.device("cuda")
+    assert (devices.architecture(gpu), devices.fast_float64(gpu)) == (architecture, fast)
+    devices._architecture_of_gpu.cache_clear()
