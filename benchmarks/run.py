@@ -21,7 +21,7 @@ from spectra.benchmarks import machine
 from spectra.benchmarks.case import Bench, Case, Row, Value
 from spectra.benchmarks.results import Results, results_folder
 from spectra.errors import InputError, SpectraError
-from spectra.progress import SILENT, Progress
+from spectra.progress import SILENT, Progress, working
 
 MODULES: Mapping[str, str] = {
     "overview": "spectra.benchmarks.overview",
@@ -128,8 +128,7 @@ def run(
 
     rows: list[Row] = []
     failures: list[dict[str, str]] = []
-    progress.start(case.name, len(items))
-    try:
+    with working(progress, case.name, len(items)):
         for item in items:
             if item in kept:
                 rows.append(kept[item])
@@ -143,8 +142,6 @@ def run(
                     bench.rows[item] = row
                     rows.append(row)
             progress.advance(1, item)
-    finally:
-        progress.finish()
 
     complete = not failures and items == every
     summary = dict(case.summarise(bench, rows)) if rows else {}

@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
         """Packs shifts: values are rounded to a stated error and entropy-coded. Every command reads the result."""
         from spectra.errors import InputError
         from spectra.io.atomic_writes import check_output
+        from spectra.progress import working
         from spectra.shift.shift_file import read_shift, write_shift
         from spectra.shift.shift_header import read_shift_header
 
@@ -49,8 +50,7 @@ def register(app: typer.Typer) -> None:
         for target in targets:
             check_output(target, force=force)
         progress, rows = output.progress(), []
-        progress.start("packing", len(files))
-        try:
+        with working(progress, "packing", len(files)):
             for file, target in zip(files, targets, strict=True):
                 shift = read_shift(file)
                 size = write_shift(shift, target, error=error, force=force)
@@ -59,8 +59,6 @@ def register(app: typer.Typer) -> None:
                 row |= {"bytes": file.stat().st_size, "packed_bytes": size, "errors": told["errors"]}
                 rows.append(row)
                 progress.advance(1, file.name)
-        finally:
-            progress.finish()
         found = {"error": error, "files": rows}
         output.result(found, json=json, human=lambda console: _show(console, rows, targets))
 

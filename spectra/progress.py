@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -16,6 +18,16 @@ class Progress(Protocol):
 
     def finish(self) -> None:
         """The piece of work is over."""
+
+
+@contextmanager
+def working(progress: Progress, label: str, total: int) -> Iterator[None]:
+    """A piece of work of `total` units within the block, which is over at its end, also when it fails."""
+    progress.start(label, total)
+    try:
+        yield
+    finally:
+        progress.finish()
 
 
 class _Silent:

@@ -18,7 +18,7 @@ from typing import Any
 
 from spectra.errors import InputError, ShiftFileError
 from spectra.io.safetensors_header import HeaderError, read_header_text
-from spectra.progress import SILENT, Progress
+from spectra.progress import SILENT, Progress, working
 from spectra.shift.metadata import FINGERPRINT_DIGITS, FORMAT, ShiftMetadata, from_strings
 from spectra.shift.shift import Precision
 from spectra.shift.shift_header import read_shift_header
@@ -107,8 +107,7 @@ def scan(paths: Iterable[str | os.PathLike[str]], progress: Progress = SILENT) -
     damaged: dict[Path, str] = {}
     files = list(_files([Path(path) for path in paths], damaged))
     entries, others = [], 0
-    progress.start("shifts", len(files))
-    try:
+    with working(progress, "shifts", len(files)):
         for path in files:
             try:
                 entry = read_entry(path) if path.suffix == SUFFIX else None
@@ -118,8 +117,6 @@ def scan(paths: Iterable[str | os.PathLike[str]], progress: Progress = SILENT) -
                 others += entry is None
                 entries += [entry] if entry else []
             progress.advance()
-    finally:
-        progress.finish()
     return Library(tuple(sorted(entries, key=lambda entry: entry.path)), others, dict(sorted(damaged.items())))
 
 

@@ -16,7 +16,7 @@ from spectra.bases.weight_files import base_weights
 from spectra.compatibility.base_check import check_weights, compare, delta_length
 from spectra.compatibility.rounded_bases import EXPECTED_ERROR, Fingerprints
 from spectra.errors import InputError, MismatchError, ShiftFileError
-from spectra.progress import SILENT, Progress
+from spectra.progress import SILENT, Progress, working
 from spectra.shift.packing.arrays import stated_error
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
@@ -80,8 +80,7 @@ def verify(
     prints = {name: Fingerprints(weights, name, weights.dtype(name)) for name in weights} if weights else {}
     lengths = {name: delta_length(weights.shape(name)) for name in weights} if weights else {}
     found = []
-    progress.start("shifts", len(files))
-    try:
+    with working(progress, "shifts", len(files)):
         for file in files:
             try:
                 shift = read_shift(file)
@@ -90,8 +89,6 @@ def verify(
             else:
                 found.append(_sound(file, shift) if base is None else _compare(file, shift, prints, lengths))
             progress.advance(1, file.name)
-    finally:
-        progress.finish()
     return found
 
 

@@ -22,7 +22,7 @@ from spectra.convert.module_names import is_embedding
 from spectra.errors import BaseError, MismatchError
 from spectra.io.tensor_files import stored_tensors
 from spectra.naming.patterns import component_of, matching, path_of
-from spectra.progress import SILENT, Progress
+from spectra.progress import SILENT, Progress, working
 from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
@@ -168,8 +168,7 @@ def _model_changes(
     changed = [name for name in theirs if name not in ours and not name.endswith(".weight")]
     changed += [f"{name}.weight" for name in their_weights if name not in known]
     changes: dict[str, ChangeOf] = {}
-    progress.start("comparing", len(candidates) + len(plain))
-    try:
+    with working(progress, "comparing", len(candidates) + len(plain)):
         for name in candidates:
             if _differ(candidates[name], their_weights[name]):
                 changes[name] = _difference(their_weights, name)
@@ -178,8 +177,6 @@ def _model_changes(
             if name in theirs and _differ(plain[name], theirs[name]):
                 changed.append(name)
             progress.advance()
-    finally:
-        progress.finish()
     return changes, tuple(sorted(changed))
 
 

@@ -15,7 +15,7 @@ from spectra.bases.pipeline import BaseLocation
 from spectra.bases.weight_files import FileWeights, base_weights
 from spectra.compatibility.base_check import BaseCheck, check_weights, compare, delta_length
 from spectra.compatibility.rounded_bases import Fingerprints
-from spectra.progress import SILENT, Progress
+from spectra.progress import SILENT, Progress, working
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.shifted_weight import singular_value_change
@@ -110,13 +110,10 @@ def check_fingerprints(
         check_weights(shift, label, lengths)
     names = sorted({name for _, shift in shifts for name in shift})
     prints = {name: Fingerprints(weights, name, weights.dtype(name)) for name in names}
-    progress.start("checking", len(prints))
-    try:
+    with working(progress, "checking", len(prints)):
         for each in prints.values():
             each.digits()
             progress.advance()
-    finally:
-        progress.finish()
     return [compare(shift, label, prints) for label, shift in shifts]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from spectra.errors import BaseError
 from spectra.families.denoise import Condition, DenoiseFamily
-from spectra.progress import SILENT, Progress
+from spectra.progress import SILENT, Progress, working
 
 EVALUATIONS = 6
 """Most calls of the model in one step of an inversion."""
@@ -56,8 +56,7 @@ def invert(
     `pipe` has a `ddim` scheduler, and `condition` a row for each sample.
     """
     x = latents
-    progress.start("inverting", steps)
-    try:
+    with working(progress, "inverting", steps):
         for timestep, a, b in reversed(list(walk(pipe.scheduler, steps))):
             y, last = x, torch.full((len(x),), float("inf"), device=x.device)
             converged = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -72,8 +71,6 @@ def invert(
                     break
             x = y
             progress.advance()
-    finally:
-        progress.finish()
     return x
 
 

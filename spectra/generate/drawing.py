@@ -11,7 +11,7 @@ from PIL import Image
 
 from spectra.errors import InputError
 from spectra.generate.order import Sampling
-from spectra.progress import SILENT, Progress
+from spectra.progress import SILENT, Progress, working
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ def draw(
     if sampling.guidance <= 1 and any(request.negative for request in requests):
         raise InputError(f"a negative prompt acts through guidance: expected more than 1, got {sampling.guidance:g}")
     pictures: list[Image.Image] = []
-    progress.start(label, len(requests))
-    try:
+    with working(progress, label, len(requests)):
         for first in range(0, len(requests), sampling.batch):
             chunk = requests[first : first + sampling.batch]
             negatives = [request.negative for request in chunk]
@@ -69,8 +68,6 @@ def draw(
                 ).images
             pictures += [picture.convert("RGB") for picture in drawn]
             progress.advance(len(chunk))
-    finally:
-        progress.finish()
     return pictures
 
 

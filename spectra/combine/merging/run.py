@@ -14,7 +14,7 @@ from spectra.combine.merging.registry import Method, Row, Rows, find
 from spectra.combine.merging.sources import Opened, ShiftOrPath
 from spectra.errors import InputError, MismatchError, ShiftFileError, SpectraError
 from spectra.naming.patterns import matching
-from spectra.progress import SILENT, Progress
+from spectra.progress import SILENT, Progress, working
 from spectra.shift.shift import Delta, SpectralShift
 from spectra.shift.sigmas import Sigmas, read_sigmas
 
@@ -90,8 +90,7 @@ def merge(
     tallies = Blocks(len(shifts))
     deltas: dict[str, Delta] = {}
     shared = 0
-    progress.start("merge", len(opened.lengths))
-    try:
+    with working(progress, "merge", len(opened.lengths)):
         for name, rows, having in opened.deltas():
             shared += bool(having.all())
             weights = chosen.get(name, usual)
@@ -104,8 +103,6 @@ def merge(
                     tallies[name].clip(scaled * (weights != 0)[:, None], delta, sigma)
                 deltas[name] = _rounded(name, delta)
             progress.advance(1)
-    finally:
-        progress.finish()
     if not deltas:
         raise InputError("nothing is left: every shift has scale or weight zero")
     done = _resolved(recipe, opened, method, usual, parameters)

@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from spectra.progress import SILENT, Progress
+from spectra.progress import SILENT, Progress, working
 from spectra.spectrum.cache import entry as cache_entry
 from spectra.spectrum.cache.entry import DamagedEntryError
 from spectra.spectrum.cache.settings import default_limit, default_root
@@ -146,20 +146,17 @@ class SpectrumCache:
             return name, use(name, weight, spectrum)
 
         found: dict[str, T] = {}
-        progress.start(label, len(weights))
-        try:
-            with side_by_side(max(1, min(MAX_WORKERS, len(weights), _processors()))) as pool:
-                pending = [pool.submit(one, name) for name in weights]
-                try:
-                    for done in as_completed(pending):
-                        name, value = done.result()
-                        found[name] = value
-                        progress.advance(1, name)
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-        finally:
-            progress.finish()
+        workers = max(1, min(MAX_WORKERS, len(weights), _processors()))
+        with working(progress, label, len(weights)), side_by_side(workers) as pool:
+            pending = [pool.submit(one, name) for name in weights]
+            try:
+                for done in as_completed(pending):
+                    name, value = done.result()
+                    found[name] = value
+                    progress.advance(1, name)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         return {name: found[name] for name in weights}
 
     def sigma(self, digits: str) -> np.ndarray | None:

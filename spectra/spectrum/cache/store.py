@@ -17,7 +17,7 @@ from typing import Any
 
 from spectra.errors import CacheError
 from spectra.io.atomic_writes import temporary_beside
-from spectra.progress import SILENT, Progress
+from spectra.progress import SILENT, Progress, working
 from spectra.spectrum.cache import entry as cache_entry
 from spectra.spectrum.cache.entry import DamagedEntryError
 
@@ -146,8 +146,7 @@ class Store:
         """Reads every entry against its checksums and sets aside those that fail."""
         files = list(self._files())
         size, damaged = 0, {}
-        progress.start("verify", len(files))
-        try:
+        with working(progress, "verify", len(files)):
             for path, status in files:
                 try:
                     cache_entry.verify(path)
@@ -161,8 +160,6 @@ class Store:
                 finally:
                     progress.advance(1, path.stem[:12])
                 size += status.st_size
-        finally:
-            progress.finish()
         return VerifiedEntries(len(files), size, damaged)
 
     def collect(self, max_bytes: int) -> RemovedEntries:

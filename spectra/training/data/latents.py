@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spectra.families.attention import Word
 from spectra.families.denoise import encode_pictures
-from spectra.progress import SILENT, Progress
+from spectra.progress import SILENT, Progress, working
 from spectra.training.data.pictures import to_tensor
 
 CHUNK = 8
@@ -44,16 +44,13 @@ class PictureSource:
         channels, height, width = self._posterior(self._pixels[:1])[0].shape[1:]
         self._shape = (channels, height, width)
         if cache_latents:
-            progress.start("encoding pictures", len(pictures))
-            try:
+            with working(progress, "encoding pictures", len(pictures)):
                 chunks = []
                 for chunk in self._pixels.split(CHUNK):
                     chunks.append(self._posterior(chunk))
                     progress.advance(len(chunk))
                 means, spreads = zip(*chunks, strict=True)
                 self._cached = torch.cat(means), torch.cat(spreads)
-            finally:
-                progress.finish()
 
     def pick(self, remaining: list[int], generator: torch.Generator) -> int:
         """The number of a prompt with its picture, in shuffled rounds: each comes once before any comes again."""

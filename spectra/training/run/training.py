@@ -17,7 +17,7 @@ from spectra.families.attention import AttentionMaps
 from spectra.families.denoise import denoise_family, native_resolution
 from spectra.io.atomic_writes import atomic_write
 from spectra.plots import style
-from spectra.progress import SILENT, Progress
+from spectra.progress import SILENT, Progress, working
 from spectra.shift.shift_file import write_shift
 from spectra.training.config import TrainConfig
 from spectra.training.data.class_pictures import pipeline_fingerprint
@@ -164,18 +164,14 @@ class Training:
 
     def _tune(self) -> None:
         """Let each layer take the plan that is fastest for the batches of this training."""
-        self.progress.start("measuring plans", 1)
-        try:
+        with working(self.progress, "measuring plans", 1):
             tune(self.adapter, self.loop.dry_run)
-        finally:
-            self.progress.finish()
 
     def _take_steps(self) -> None:
         """Train to the end, saving states and drawing validation pictures on the way."""
         config, loop = self.config, self.loop
-        self.progress.start("training", config.steps)
-        self.progress.advance(loop.step)
-        try:
+        with working(self.progress, "training", config.steps):
+            self.progress.advance(loop.step)
             while loop.step < config.steps:
                 loss = loop.advance()
                 for number, board in self.boards.items():
@@ -185,8 +181,6 @@ class Training:
                     self._save()
                 if config.validation_every and config.validation_count and loop.step % config.validation_every == 0:
                     self._validate()
-        finally:
-            self.progress.finish()
 
     def _save(self) -> None:
         """Save the state of each concept; all are written before the first takes the place of an older one."""
