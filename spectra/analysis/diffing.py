@@ -23,7 +23,7 @@ from spectra.errors import MismatchError
 from spectra.naming.blocks import grouped
 from spectra.shift.shift import SpectralShift, check_same_base
 from spectra.shift.shift_file import read_shift
-from spectra.shift.sigmas import Sigmas, read_sigmas
+from spectra.shift.sigmas import Sigmas, read_sigmas, singular_value_change
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 Changes: TypeAlias = Mapping[str, Vector]
@@ -89,8 +89,7 @@ def singular_value_changes(shift: SpectralShift, sigmas: Sigmas) -> dict[str, Ve
                     f"{name}: expected a delta of {sigmas[name].size} floats, one for each singular value in the "
                     f"cache, got {delta.size}; the shift was changed by hand, or was made by another program"
                 )
-            # Not the difference of two sums, which would lose the digits of a small delta beside a large sigma.
-            np.maximum(found[name], -sigmas[name], out=found[name])
+            found[name] = singular_value_change(sigmas[name], delta)
     return found
 
 

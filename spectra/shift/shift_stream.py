@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -47,7 +47,7 @@ class DeltaStream:
         self._content = content
 
     @property
-    def lengths(self) -> Mapping[str, int]:
+    def lengths(self) -> dict[str, int]:
         """Floats of each delta, by weight name."""
         return {name: floats for name, (_, floats) in self.layout.items()}
 

@@ -12,9 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.sums import Vector
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 
 Sigmas: TypeAlias = dict[str, npt.NDArray[np.float64]]
+
+
+def singular_value_change(sigma: Vector, delta: npt.NDArray[np.floating]) -> Vector:
+    """`ReLU(sigma + delta) - sigma`, float64 `[r]`, without losing the digits of a small delta beside a large sigma."""
+    change: Vector = np.maximum(delta, -sigma)
+    return change
 
 
 def read_sigmas(

@@ -14,14 +14,15 @@ A shift's contribution is `c_i = weight_i * scale_i * delta_i`. Counted per bloc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from spectra.combine.merging.registry import Row, Rows
-from spectra.naming.blocks import block_of, natural_order
+from spectra.naming.blocks import natural_order
+from spectra.shift.sigmas import singular_value_change
 
 
 class Tally:
@@ -33,9 +34,7 @@ class Tally:
         self.energies = np.zeros(count)  # ||c_i||^2
         self.energy_of_sum = 0.0
         self.energy = 0.0  # of the result
-        self.energy_known = self.energy_kept = (
-            0.0  # of the result where sigma is known: all of it, and what ReLU leaves
-        )
+        self.energy_known = self.energy_kept = 0.0  # of the result where sigma is known, and what ReLU leaves of it
         self.dots = np.zeros(count)  # of the result and c_i
 
     def add(self, contributions: Rows, delta: Row) -> None:
@@ -48,13 +47,13 @@ class Tally:
         self.energy += float(np.sum(np.square(delta)))
         self.dots += np.sum(contributions * delta, axis=1)
 
-    def clip(self, alone: Rows, delta: Row, sigma: Row) -> None:
-        """The singular values of a weight: deltas of the shifts by themselves `[k, n]`, result and sigma `[n]`."""
+    def add_clipping(self, alone: Rows, delta: Row, sigma: Row) -> None:
+        """What the ReLU cuts off of one weight: deltas of the shifts by themselves `[k, n]`, result and sigma `[n]`."""
         self.known += delta.size
         self.clipped += int(np.count_nonzero(delta < -sigma))
         self.clipped_alone += int(np.count_nonzero(alone.min(axis=0) < -sigma))
         self.energy_known += float(np.sum(np.square(delta)))
-        self.energy_kept += float(np.sum(np.square(np.maximum(delta, -sigma))))
+        self.energy_kept += float(np.sum(np.square(singular_value_change(sigma, delta))))
 
     def include(self, other: Tally) -> None:
         """Adds the sums of another."""
@@ -69,7 +68,7 @@ class Tally:
         return (self.energy_of_sum - together) / pairs if np.count_nonzero(self.energies) > 1 and pairs > 0 else None
 
     def as_dict(self, name: str) -> dict[str, Any]:
-        """Its figures as JSON values; None for what there is nothing to measure of."""
+        """The figures as JSON values; None where there is nothing to measure."""
         parts = float(np.sum(self.energies))
         return {
             "name": name,
@@ -100,13 +99,8 @@ class Prediction:
     total: Tally
     singular_values: int
 
-    @property
-    def clipping_known(self) -> bool:
-        """Whether sigma is known for some weight."""
-        return self.total.known > 0
-
     def cosines(self) -> list[float | None]:
-        """Of the result with each contribution; None for a shift that contributes nothing."""
+        """The cosine of the result with each contribution; None for a shift that contributes nothing."""
         lengths = np.sqrt(self.total.energies * self.total.energy)
         return [float(dot / size) if size else None for dot, size in zip(self.total.dots, lengths, strict=True)]
 
@@ -119,20 +113,9 @@ class Prediction:
         }
 
 
-class Blocks:
-    """Tallies by block, filled weight by weight."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._tallies: dict[str, Tally] = {}
-
-    def __getitem__(self, name: str) -> Tally:
-        return self._tallies.setdefault(block_of(name), Tally(self._count))
-
-    def prediction(self, singular_values: Iterable[int]) -> Prediction:
-        """All that was told; and the numbers of singular values of the weights that have some."""
-        total = Tally(self._count)
-        for tally in self._tallies.values():
-            total.include(tally)
-        ordered = {name: self._tallies[name] for name in natural_order(self._tallies)}
-        return Prediction(ordered, total, sum(singular_values))
+def predict(tallies: Mapping[str, Tally], count: int, singular_values: int) -> Prediction:
+    """The prediction for a merge of `count` shifts, from the sums of each block."""
+    total = Tally(count)
+    for tally in tallies.values():
+        total.include(tally)
+    return Prediction({block: tallies[block] for block in natural_order(tallies)}, total, singular_values)

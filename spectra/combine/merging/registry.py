@@ -132,7 +132,7 @@ def method(
     return register
 
 
-def find(name: str) -> Method:
+def find_method(name: str) -> Method:
     """The method called `name`.
 
     Raises:

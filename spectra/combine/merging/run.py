@@ -8,20 +8,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spectra.combine.merging.prediction import Blocks, Prediction
+from spectra.combine.merging.prediction import Prediction, Tally, predict
 from spectra.combine.merging.recipe import Recipe
-from spectra.combine.merging.registry import Method, Row, Rows, find
-from spectra.combine.merging.sources import Opened, ShiftOrPath
-from spectra.errors import InputError, MismatchError, ShiftFileError, SpectraError
+from spectra.combine.merging.registry import Method, Row, Rows, find_method
+from spectra.combine.merging.sources import OpenedShifts, ShiftOrPath
+from spectra.errors import InputError, MismatchError, SpectraError
+from spectra.naming.blocks import block_of
 from spectra.naming.patterns import matching
 from spectra.progress import SILENT, Progress, working
-from spectra.shift.shift import Delta, SpectralShift
+from spectra.shift.shift import Delta, SpectralShift, check_finite
 from spectra.shift.sigmas import Sigmas, read_sigmas
 
 
 @dataclass(frozen=True)
-class Touched:
-    """What a pattern of the block weights means: how many weights and floats."""
+class PatternWeights:
+    """A pattern of the block weights, the weights of the shifts there, and how many weights and floats it means."""
 
     pattern: str
     given: tuple[float, ...]
@@ -45,7 +46,7 @@ class Merged:
     shift: SpectralShift
     recipe: Recipe
     weights: tuple[float, ...]
-    touched: tuple[Touched, ...]
+    touched: tuple[PatternWeights, ...]
     shared: int
     prediction: Prediction
 
@@ -69,56 +70,59 @@ def merge(
         MismatchError: shifts of different bases, or another file than the recipe names.
         ShiftFileError: a file that is not a whole shift, or a result that float32 cannot hold.
     """
-    method = find(recipe.method)
+    method = find_method(recipe.method)
     parameters = method.complete(recipe.parameters)
     if len(shifts) != len(recipe.parents) or not shifts:
         raise InputError(f"expected the {len(recipe.parents)} shifts of the recipe, got {len(shifts)}")
-    usual = method.weights(recipe.weights, len(shifts))
+    default_weights = method.weights(recipe.weights, len(shifts))
     blocks = [(pattern, given, method.weights(given, len(shifts))) for pattern, given in recipe.blocks]
-    opened = Opened(shifts)
+    opened = OpenedShifts(shifts)
     _check_parents(recipe, opened)
     chosen: dict[str, Row] = {}
     touched = []
     for pattern, given, weights in blocks:
         names = matching(opened.lengths, pattern, opened.ancestry.ndims)
         chosen |= dict.fromkeys(names, weights)
-        touched.append(Touched(pattern, given, len(names), sum(opened.lengths[name] for name in names)))
+        touched.append(PatternWeights(pattern, given, len(names), sum(opened.lengths[name] for name in names)))
     if sigmas is None:
         sigmas = read_sigmas(opened.ancestry.metadata(opened.lengths, None))
 
     scales = np.array([parent.scale for parent in recipe.parents])
-    tallies = Blocks(len(shifts))
+    tallies: dict[str, Tally] = {}
     deltas: dict[str, Delta] = {}
     shared = 0
     with working(progress, "merge", len(opened.lengths)):
         for name, rows, having in opened.deltas():
             shared += bool(having.all())
-            weights = chosen.get(name, usual)
+            weights = chosen.get(name, default_weights)
             if np.any(having & (weights != 0) & (scales != 0)):
                 scaled = rows * scales[:, None]
                 delta = _apply(method, name, scaled, weights, parameters, recipe.seed or 0)
-                tallies[name].add(scaled * weights[:, None], delta)
+                tally = tallies.setdefault(block_of(name), Tally(len(shifts)))
+                tally.add(scaled * weights[:, None], delta)
                 sigma = sigmas.get(name)
                 if sigma is not None and sigma.size == delta.size:
-                    tallies[name].clip(scaled * (weights != 0)[:, None], delta, sigma)
-                deltas[name] = _rounded(name, delta)
+                    tally.add_clipping(scaled * (weights != 0)[:, None], delta, sigma)
+                with np.errstate(over="ignore"):
+                    deltas[name] = delta.astype(np.float32)
+                check_finite(name, deltas[name], "float32 cannot hold what was merged; lower the scales or weights")
             progress.advance(1)
     if not deltas:
         raise InputError("nothing is left: every shift has scale or weight zero")
-    done = _resolved(recipe, opened, method, usual, parameters)
+    done = _resolved(recipe, opened, method, default_weights, parameters)
     metadata = opened.ancestry.metadata(deltas, done.as_dict())
-    matrices = (delta.size for name, delta in deltas.items() if metadata.ndims.get(name) != 1)
+    singular_values = sum(delta.size for name, delta in deltas.items() if metadata.ndims.get(name) != 1)
     return Merged(
         shift=SpectralShift(deltas, metadata),
         recipe=done,
-        weights=tuple(usual.tolist()),
+        weights=tuple(default_weights.tolist()),
         touched=tuple(touched),
         shared=shared,
-        prediction=tallies.prediction(matrices),
+        prediction=predict(tallies, len(shifts), singular_values),
     )
 
 
-def _check_parents(recipe: Recipe, opened: Opened) -> None:
+def _check_parents(recipe: Recipe, opened: OpenedShifts) -> None:
     """The files are still those that the recipe names."""
     for wanted, found in zip(recipe.parents, opened.parents, strict=True):
         if wanted.content_hash and wanted.content_hash != found.content_hash:
@@ -148,25 +152,19 @@ def _random(seed: int, name: str, shape: tuple[int, ...]) -> Callable[[], Rows]:
     return draw
 
 
-def _rounded(name: str, delta: Row) -> Delta:
-    with np.errstate(over="ignore"):
-        values = delta.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise ShiftFileError(f"{name}: merged values are not finite in float32; lower the scales or weights")
-    return values
-
-
-def _resolved(recipe: Recipe, opened: Opened, method: Method, usual: Row, parameters: Mapping[str, float]) -> Recipe:
+def _resolved(
+    recipe: Recipe, opened: OpenedShifts, method: Method, default_weights: Row, parameters: Mapping[str, float]
+) -> Recipe:
     """The recipe with nothing left to defaults, nothing in it that the method does not use, and all numbers floats."""
     parents = tuple(
         replace(found, scale=float(wanted.scale)) for wanted, found in zip(recipe.parents, opened.parents, strict=True)
     )
-    given = {"alpha": usual[:1], "each": usual, "none": usual[:0]}[method.shares]
+    given = {"alpha": default_weights[:1], "each": default_weights, "none": default_weights[:0]}[method.shares]
     return replace(
         recipe,
         parents=parents,
         weights=tuple(given.tolist()),
-        blocks=tuple((pattern, tuple(map(float, weights))) for pattern, weights in recipe.blocks),
+        blocks=tuple((pattern, tuple(map(float, each))) for pattern, each in recipe.blocks),
         parameters={name: float(value) for name, value in parameters.items()},
         seed=(recipe.seed or 0) if method.random else None,
     )

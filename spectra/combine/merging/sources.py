@@ -1,11 +1,11 @@
-"""Where a merge takes its deltas from: shifts at hand, or files that are read piece by piece."""
+"""Where a merge takes its deltas from: shifts in memory, or files that are read piece by piece."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from spectra.combine.merging.recipe import Parent
 from spectra.errors import MismatchError
 from spectra.shift.provenance import Ancestry
 from spectra.shift.shift import SpectralShift
-from spectra.shift.shift_stream import Layouts, file_order, open_stream
+from spectra.shift.shift_stream import DeltaStream, Layouts, file_order, open_stream
 
 ShiftOrPath: TypeAlias = SpectralShift | str | os.PathLike[str]
 
@@ -22,35 +22,7 @@ _BUDGET = 48_000_000
 """Bytes of deltas held at once, of all shifts together; one weight's at the least."""
 
 
-class Source(Protocol):
-    """The deltas of one shift, read once and in the file's order."""
-
-    @property
-    def lengths(self) -> Mapping[str, int]:
-        """Floats of each delta, by weight name."""
-
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, npt.NDArray[np.floating]]]:
-        """Those of `names` that it has."""
-
-    def finish(self) -> None:
-        """Raises `ShiftFileError` if what was read was not what was written."""
-
-
-class _Held:
-    """A shift that is at hand."""
-
-    def __init__(self, shift: SpectralShift) -> None:
-        self._shift = shift
-        self.lengths = {name: delta.size for name, delta in shift.items()}
-
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, npt.NDArray[np.floating]]]:
-        return ((name, self._shift[name]) for name in names if name in self._shift)
-
-    def finish(self) -> None:
-        pass
-
-
-class Opened:
+class OpenedShifts:
     """The shifts of a merge, of one base, ready to be gone through weight by weight.
 
     Attributes:
@@ -68,24 +40,26 @@ class Opened:
         """
         self.ancestry = Ancestry()
         self.parents: list[Parent] = []
-        self._sources: list[Source] = []
+        self._sources: list[DeltaStream | SpectralShift] = []
         seen: set[int] = set()
         layouts: Layouts = {}
         for shift in shifts:
             file = "" if isinstance(shift, SpectralShift) else os.fspath(shift)
-            metadata, opened = (
+            metadata, source = (
                 (shift.metadata, shift) if isinstance(shift, SpectralShift) else open_stream(Path(shift), layouts)
             )
-            source: Source = _Held(opened) if isinstance(opened, SpectralShift) else opened
-            layout = id(opened if isinstance(opened, SpectralShift) else opened.layout)
+            if isinstance(source, SpectralShift):
+                lengths = {name: delta.size for name, delta in source.items()}
+            else:  # thousands share one layout
+                lengths = {} if id(source.layout) in seen else source.lengths
+                seen.add(id(source.layout))
             try:
-                self.ancestry.add(metadata, {} if layout in seen else source.lengths)  # thousands share one layout
-                seen.add(layout)
+                self.ancestry.add(metadata, lengths)
             except MismatchError as error:
                 raise MismatchError(f"{file}: {error}" if file else str(error)) from error
             self._sources.append(source)
-            own = metadata.content_hash
-            self.parents.append(Parent(own, file=file, recipe=None if own else metadata.recipe))
+            content = metadata.content_hash
+            self.parents.append(Parent(content, file=file, recipe=None if content else metadata.recipe))
         self.lengths = {name: self.ancestry.lengths[name] for name in file_order(self.ancestry.lengths)}
 
     def __len__(self) -> int:
@@ -97,20 +71,21 @@ class Opened:
         Raises:
             ShiftFileError: at the end, a file that is not what was written; in between, values that are not finite.
         """
-        for names in self._pieces():
-            piece = {name: np.zeros((len(self), self.lengths[name]), np.float32) for name in names}
+        for names in self._runs():
+            rows = {name: np.zeros((len(self), self.lengths[name]), np.float32) for name in names}
             having = {name: np.zeros(len(self), bool) for name in names}
             for row, source in enumerate(self._sources):
-                for name, delta in source.read(names):
-                    piece[name][row] = delta
+                for name, delta in _read(source, names):
+                    rows[name][row] = delta
                     having[name][row] = True
             for name in names:
-                yield name, piece.pop(name), having[name]
+                yield name, rows.pop(name), having[name]
         for source in self._sources:
-            source.finish()
+            if isinstance(source, DeltaStream):
+                source.finish()
 
-    def _pieces(self) -> Iterator[list[str]]:
-        """The names, in runs that fit into the budget."""
+    def _runs(self) -> Iterator[list[str]]:
+        """The names, in runs whose deltas fit into the budget."""
         run: list[str] = []
         size = 0
         for name, length in self.lengths.items():
@@ -121,3 +96,10 @@ class Opened:
             run.append(name)
             size += more
         yield run
+
+
+def _read(source: DeltaStream | SpectralShift, names: Sequence[str]) -> Iterator[tuple[str, npt.NDArray[np.floating]]]:
+    """Those of the named deltas that a shift has."""
+    if isinstance(source, DeltaStream):
+        return source.read(names)
+    return ((name, source[name]) for name in names if name in source)

@@ -101,7 +101,7 @@ def test_block_weights_hold_for_their_layers_and_the_later_one_wins() -> None:
         ({"weights": [float("nan")]}, InputError, "finite weights"),
         ({"scales": [1]}, InputError, "one scale for each of 2"),
         ({"blocks": {"unet.mid_block": 1}}, TargetError, "matches none"),
-        ({"scales": [1e39, 1]}, ShiftFileError, "not finite in float32"),
+        ({"scales": [1e39, 1]}, ShiftFileError, "not finite; float32 cannot hold"),
     ],
 )
 def test_what_cannot_be_done_is_said(arguments: dict, error: type[Exception], said: str) -> None:
