@@ -3,7 +3,7 @@
     weights    of the model, as far as the method keeps them (the paper's formula drops those that it makes anew)
     trained    parameters that the method adds
     bases      frozen tensors that it adds: spectra's bases, sigmas and tails; the paper's U, sigma and V
-    rebuilt    weights, and whatever else its layers keep from one step to the next
+    materialized  shifted weights, and whatever else its layers keep from one step to the next
     saved      storages that autograd keeps from forward to backward, each once, and none of the above
     gradients  of everything trained
     optimizer  AdamW's state
@@ -27,7 +27,7 @@ from spectra.benchmarks.models import MODELS, denoiser
 if TYPE_CHECKING:
     from torch import Tensor
 
-PARTS = ("weights", "trained", "bases", "rebuilt", "saved", "gradients", "optimizer")
+PARTS = ("weights", "trained", "bases", "materialized", "saved", "gradients", "optimizer")
 
 
 def count(method: Method) -> dict[str, int]:
@@ -66,7 +66,7 @@ def count(method: Method) -> dict[str, int]:
         "weights": sum(frozen.values()) + (sum(trained.values()) if full else 0),
         "trained": 0 if full else sum(trained.values()),
         "bases": sum(bases.values()),
-        "rebuilt": sum(kept.values()),
+        "materialized": sum(kept.values()),
         "saved": sum(at_forward.values()),
         "gradients": sum(_storages(p.grad for p in parameters if p.grad is not None).values()),
         "optimizer": sum(_storages(state).values()),
@@ -81,11 +81,11 @@ def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
 
 def _held(method: Method) -> list[Tensor]:
     """Every tensor that spectra's layers hold, delta, the module's own and the cache's files apart."""
-    from spectra.layers.singular_vectors import Vectors
+    from spectra.layers.singular_vectors import SingularVectors
 
     found: list[Tensor] = []
     for layer in method.adapter.layers() if method.adapter else ():
-        for holder in (layer, *(v for v in vars(layer).values() if isinstance(v, Vectors))):
+        for holder in (layer, *(v for v in vars(layer).values() if isinstance(v, SingularVectors))):
             _collect({name: v for name, v in vars(holder).items() if name not in _NOT_OWN}, found)
     return found
 

@@ -91,7 +91,7 @@ def prepare(name: str, model: Denoiser, spectra: Spectra | None = None, device: 
     method = {**METHODS, **VARIANTS}[name](twin(model), spectra or Spectra())
     if device and method.adapter is not None:
         for layer in method.adapter.layers():
-            layer.device = torch.device(device)
+            layer.planned_device = torch.device(device)
     return method
 
 
@@ -204,7 +204,7 @@ def _spectra(model: Denoiser, spectra: Spectra, low_memory: bool = False) -> Met
         for name, spectrum in known.items():
             deltas[name].copy_(_small(spectrum.sigma))
     parameters = {name.partition(".")[2]: deltas[name] for name in known}
-    return Method(model, parameters, adapter, adapter.sides())
+    return Method(model, parameters, adapter)
 
 
 def _low_memory(model: Denoiser, spectra: Spectra) -> Method:

@@ -30,11 +30,11 @@ from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import MismatchError
 from spectra.families import Target, components, targets
 from spectra.io.dtypes import dtype_name
-from spectra.layers.low_memory import Spool, TwoSidedLayer
 from spectra.layers.per_sample import Samples
 from spectra.layers.saved_elsewhere import watch
 from spectra.layers.shifted_layer import ShiftedLayer
 from spectra.layers.value_watch import watch_values
+from spectra.layers.weight_offload import WeightOffload
 from spectra.naming.patterns import component_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
@@ -78,7 +78,7 @@ def attach(
         pipe: a diffusers pipeline, a mapping of components, or a bare model. Its weights stay as they are.
         targets: subset names and patterns, see `spectra.families.targets`.
         low_memory: keep `U` and `V` instead of the weights, which go to a file until `detach`; the model then computes
-            as the base up to rounding, not bit for bit, at delta = 0. See `spectra.layers.low_memory`.
+            as the base up to rounding, not bit for bit, at delta = 0. See `spectra.layers.weight_offload`.
         cache: where spectra are kept; the user's by default.
         progress: told of each spectrum.
 
@@ -125,7 +125,7 @@ class Adapter:
         self._watches = ExitStack()
         self._step_watch = weakref.finalize(self, _watch_steps(weakref.WeakMethod(self.changed)))
         try:
-            self._spool = Spool() if low_memory else None
+            self._offload = WeightOffload() if low_memory else None
             self.patch()
         except BaseException:
             self.detach()
@@ -149,8 +149,8 @@ class Adapter:
         self._watches.callback(watch_values(by_model))
         for name, binding in self._bindings.items():
             binding.unpatch()
-            if self._spool is not None and samples is None:
-                binding.patch_without_weight(self._in_use[name], self._spool)
+            if self._offload is not None and samples is None:
+                binding.patch_without_weight(self._in_use[name], self._offload)
             else:
                 binding.patch(self._in_use[name], samples)
 
@@ -164,7 +164,7 @@ class Adapter:
         return self.deltas
 
     def eval(self) -> Adapter:
-        """Turn gradients off, and rebuild each weight once instead of computing with delta in every forward."""
+        """Turn gradients off, and make each shifted weight once instead of computing with delta in every forward."""
         self._mode(training=False)
         return self
 
@@ -174,18 +174,13 @@ class Adapter:
             layer for binding in self._bindings.values() for layer in binding.layers if isinstance(layer, ShiftedLayer)
         ]
 
-    def sides(self) -> list[Tensor]:
-        """`U` and `V` of the layers that compute without their weight."""
-        layers = [layer for binding in self._bindings.values() for layer in binding.layers]
-        return [side for layer in layers if isinstance(layer, TwoSidedLayer) for side in layer.sides]
-
     def _mode(self, *, training: bool) -> None:
         for delta in self.deltas.values():
             delta.requires_grad_(training)
         for layer in self.layers():
-            # A table of thousands of rows is not rebuilt for the few that a prompt gathers.
+            # A table of thousands of rows is not made anew for the few that a prompt gathers.
             keep = training or isinstance(layer.module, nn.Embedding)
-            layer.plan = None if keep else "rebuilt"
+            layer.plan = None if keep else "materialized"
             layer.forget()
 
     @contextmanager

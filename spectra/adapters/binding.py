@@ -12,16 +12,16 @@ from spectra.adapters.forward_patch import ForwardPatch, patch_forward, unpatch
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import WeightError
 from spectra.families import Target
-from spectra.layers.low_memory import Spool, TwoSidedLayer
 from spectra.layers.operators import operator_of
 from spectra.layers.per_sample import SampledLayer, SampledVector, Samples
 from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector
+from spectra.layers.weight_offload import WeightOffload
 from spectra.progress import SILENT, Progress
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.shifted_weight import shifted_vector, shifted_weight
 from spectra.spectrum.spectrum import Spectrum, has_no_values
 
-Layer: TypeAlias = ShiftedLayer | ShiftedVector | TwoSidedLayer
+Layer: TypeAlias = ShiftedLayer | ShiftedVector
 
 
 class Binding:
@@ -42,7 +42,7 @@ class Binding:
         self.applied: nn.Parameter | None = None
         self.layers: list[Layer] = []
         self._patches: list[ForwardPatch] = []
-        self._spool: Spool | None = None
+        self._offload: WeightOffload | None = None
 
     def check_present(self) -> None:
         """Check that the module has its weight at hand, so that it can be changed.
@@ -106,26 +106,26 @@ class Binding:
             else:
                 self._patch(module, SampledLayer(module, self.spectrum, delta, samples))
 
-    def patch_without_weight(self, delta: Tensor, spool: Spool) -> None:
-        """`patch` by both sides of the spectrum, with the weight's values in the spool until `unpatch`.
+    def patch_without_weight(self, delta: Tensor, offload: WeightOffload) -> None:
+        """`patch` by both sides of the spectrum, with the weight's values in a file until `unpatch`.
 
         Where a module is no plain operator, or the weight has one dimension, it is `patch` itself.
         """
         if self.spectrum is None or any(operator_of(module) is None for module in self.target.modules):
             return self.patch(delta)
         for module in self.target.modules:
-            self._patch(module, TwoSidedLayer(module, self.spectrum, delta))
+            self._patch(module, ShiftedLayer(module, self.spectrum, delta, without_weight=True))
         for patch in self._patches:
             patch.offloaded = True
         if not has_no_values(self.target.weight):
             self.fingerprints.rounded()  # while the weight has its values: a shift file tells them
-        self._spool = spool
-        spool.take(self.target.weight)
+        self._offload = offload
+        offload.offload(self.target.weight)
 
     def pause(self, paused: bool) -> None:
         """Let the modules compute with the frozen weight for a while (True), or with delta again (False)."""
         for patch, layer in zip(self._patches, self.layers, strict=True):
-            if isinstance(layer, TwoSidedLayer):
+            if isinstance(layer, ShiftedLayer) and layer.without_weight:
                 layer.paused = paused
             else:
                 patch.paused = paused
@@ -135,9 +135,9 @@ class Binding:
         for patch in self._patches:
             unpatch(patch)
         self._patches, self.layers = [], []
-        if self._spool is not None:
-            self._spool.give_back(self.target.weight)
-            self._spool = None
+        if self._offload is not None:
+            self._offload.restore(self.target.weight)
+            self._offload = None
 
     def _patch(self, module: nn.Module, layer: Layer, shifted: Callable[[], Tensor] | None = None) -> None:
         self.layers.append(layer)

@@ -17,7 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -92,14 +92,14 @@ def _meet(adapter: Adapter, step: Callable[[], object]) -> dict[str, _Met]:
     layers, deltas = adapter.layers(), adapter.deltas.values()
     gradients = [delta.grad for delta in deltas]
     for layer in layers:
-        layer.noted = note
+        layer.observer = note
     try:
         for delta in deltas:
             delta.grad = None
         step()
     finally:
         for layer in layers:
-            layer.noted = None
+            layer.observer = None
         for delta, gradient in zip(deltas, gradients, strict=True):
             delta.grad = gradient
     return met
@@ -156,7 +156,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    known = {*costs.ONE_BASIS, *costs.TWO_BASES}
+    known = set(get_args(costs.Plan))
     return {
         device: {key: plan for key, plan in plans.items() if plan in known}
         for device, plans in (found.items() if isinstance(found, dict) else ())

@@ -9,15 +9,12 @@ from typing import Literal, NamedTuple
 
 from spectra import kernels
 
-Plan = Literal["factored", "projected", "two-sided", "rebuilt"]
-ONE_BASIS: tuple[Plan, ...] = ("factored", "projected", "rebuilt")
-TWO_BASES: tuple[Plan, ...] = ("two-sided", "rebuilt")
-EVERY: tuple[Plan, ...] = ("two-sided", *ONE_BASIS)
+Plan = Literal["factored", "two-sided", "materialized"]
 
 _BALANCE = {"cpu": 40}
 _ACCELERATOR = 1068
 
-SPARE = 3
+LONG_SIDE_FACTOR = 3
 """How many times over the other side of a weight that is not square must pay: it fills as much memory as the weight
 for good, and saves less of it than a square weight's."""
 
@@ -35,55 +32,50 @@ class Work(NamedTuple):
     """One forward of one layer, and its backward.
 
     Attributes:
-        place: which activation the basis meets.
-        n: rows of that activation.
-        middle: rows of the narrow middle of an explicit term.
+        basis_at: which activation the basis meets; None if it meets none, or both sides of all directions are kept.
+        rows: of that activation.
+        bottleneck_rows: rows between the two sides of a low-rank term.
         r, m: smaller and larger side of the weight.
-        head: directions of the basis; 0 where both sides of all are kept, and no plan goes by the basis alone.
-        both: whether both sides of all directions are kept.
-        tail: directions with both sides explicit.
-        low: further ones that are explicit in the rebuilt plan (`rebuilding.REBUILT_FLOOR`).
-        encode, decode: channels before and after the narrow middle; 0 where it is a gather.
+        head: directions that go by the basis alone; 0 where both sides of all are kept.
+        tail: directions with both sides kept.
+        near_zero: directions of the head that need both sides for the gradient of a materialized weight
+            (`materialized_weight.NEAR_ZERO`).
+        encode, decode: channels before and after the bottleneck; `encode` is 0 where rows are gathered.
         learns: whether delta takes a gradient.
         input_gradient: whether the layer's input does.
         gram: whether delta's gradient may go through the Gram matrix.
-        free: whether the layer may hold its input for nothing (`kept.is_kept`), and has a use for it.
-        square: whether rows and columns both meet channels, equally many; it then goes without a head if `both`.
-        literal: whether the two-sided plan leaves the frozen product out.
-        itemsize: bytes of a number.
+        input_saved_elsewhere: whether saving the layer's input takes no memory (`saved_elsewhere`).
+        pointwise: whether rows and columns of the weight both meet channels.
+        skips_frozen_product: whether the two-sided plan computes without the frozen weight.
         balance: of the device.
     """
 
-    place: Literal["input", "output"]
-    n: int
-    middle: int
+    basis_at: Literal["input", "output"] | None
+    rows: int
+    bottleneck_rows: int
     r: int
     m: int
     head: int
-    both: bool
     tail: int
-    low: int
+    near_zero: int
     encode: int
     decode: int
     learns: bool
     input_gradient: bool
     gram: bool
-    free: bool
-    square: bool
-    literal: bool
-    itemsize: int
+    input_saved_elsewhere: bool
+    pointwise: bool
+    skips_frozen_product: bool
     balance: int
 
     def key(self) -> str:
         """A name for this work, under which a measured plan is remembered; the same at delta = 0 as later."""
-        return " ".join([str(value) for value in self._replace(literal=False)])
+        return " ".join([str(value) for value in self._replace(skips_frozen_product=False)])
 
 
 def plans(work: Work) -> tuple[Plan, ...]:
     """The plans that the layer has."""
-    if not work.head:
-        return TWO_BASES if work.square or not work.learns else ("two-sided",)
-    return EVERY if work.both else ONE_BASIS
+    return ("factored" if work.head else "two-sided", "materialized")
 
 
 def cheapest(work: Work) -> Plan:
@@ -91,14 +83,13 @@ def cheapest(work: Work) -> Plan:
     return min(plans(work), key=lambda plan: price(plan, work))
 
 
-def wants_both_sides(work: Work) -> bool:
+def wants_other_side(work: Work) -> bool:
     """Whether a layer that keeps one side should keep the other too: fewer flops, for numbers that are read."""
-    if not work.learns:
+    if not (work.head and work.learns and work.encode):
         return False
-    both, other_side = work._replace(both=True), SPARE * work.m * work.head
-    if work.square:
-        both, other_side = both._replace(head=0, tail=work.r, low=0), work.m * work.head
-    return price(cheapest(both), both) + work.balance * other_side < price(cheapest(work), work)
+    both = work._replace(head=0, tail=work.r, near_zero=0)
+    numbers = work.m * work.head * (1 if work.pointwise and work.r == work.m else LONG_SIDE_FACTOR)
+    return price(cheapest(both), both) + work.balance * numbers < price(cheapest(work), work)
 
 
 def price(plan: Plan, work: Work) -> int:
@@ -107,112 +98,85 @@ def price(plan: Plan, work: Work) -> int:
 
 
 def kept(plan: Plan, work: Work) -> int:
-    """Numbers kept from forward to backward, or from step to step: activations, and what is made of delta.
+    """Numbers kept from forward to backward, or from step to step: activations, and a materialized weight.
 
     The layer's output counts, though others may keep it too.
     """
-    if plan == "two-sided":
-        return 0 if keeps_input(work) else work.middle * work.r * work.learns
-    numbers = work.middle * work.tail
-    if plan == "factored":
-        numbers += work.n * work.head
-    else:
-        met = 0 if work.place == "input" and work.free else work.n * work.r
-        if plan == "projected":
-            numbers += met
-        elif gradient_by_weight(work):
-            numbers = 0 if work.free else work.middle * work.r
-        else:
-            numbers += met + work.middle * work.low
-    made = {"factored": 0, "projected": work.r**2, "rebuilt": work.r * work.m}[plan]
-    return numbers * work.learns + made
+    if plan != "materialized":
+        return (work.rows * work.head + work.bottleneck_rows * work.tail) * work.learns
+    saved = _saved_for_weight_gradient(work) if gradient_by_weight(work) else _saved_for_rows(work)
+    return work.r * work.m + saved * work.learns
 
 
-def keeps_input(work: Work) -> bool:
-    """Whether the two-sided plan makes its middle again in the backward pass, of an input that is kept for nothing."""
-    return work.learns and work.free and work.encode < work.balance
+def _saved_for_weight_gradient(work: Work) -> int:
+    return 0 if work.input_saved_elsewhere else work.bottleneck_rows * work.encode
+
+
+def _saved_for_rows(work: Work) -> int:
+    met = 0 if not work.head or (work.basis_at == "input" and work.input_saved_elsewhere) else work.rows * work.r
+    return met + work.bottleneck_rows * (work.tail + work.near_zero)
 
 
 def gradient_by_weight(work: Work) -> bool:
-    """Whether the rebuilt plan takes delta's gradient from the weight's."""
-    if not work.head:
-        return True
-    if not (work.free and work.gram and work.place == "output"):
-        return False
-    activations = work.n * work.r + work.middle * (work.tail + work.low)
-    return _by_weight(work) < _by_rows(work) + 2 * work.balance * activations
+    """Whether the materialized plan takes delta's gradient from the weight's, rather than from rows of activations."""
+    possible = work.pointwise
+    if work.head:  # the other side then follows from the weight, as `V = W^T U / sigma`
+        possible &= work.input_saved_elsewhere and work.gram and work.basis_at == "output"
+    by_weight = _by_weight(work) + 2 * work.balance * _saved_for_weight_gradient(work)
+    return possible and by_weight < _by_rows(work) + 2 * work.balance * _saved_for_rows(work)
 
 
 def cost(plan: Plan, work: Work) -> int:
     """Flops beyond the frozen layer, forward and backward; what is made once per value of delta is included."""
     if plan == "two-sided":
         return _two_sided(work)
-    if plan == "rebuilt":
-        return rebuilding(work) + _rebuilt(work)
-    return (_factored(work) if plan == "factored" else _projected(work)) + _tail(work) + _pull(work)
+    if plan == "factored":
+        return _factored(work) + _low_rank_term(work) + _pull_back(work)
+    gradient = _by_weight(work) if gradient_by_weight(work) else _by_rows(work)
+    return materializing(work) + gradient * work.learns
 
 
-def rebuilding(work: Work) -> int:
-    """Flops of making the rebuilt weight: `Q diag(e) Q^T`, its product with W, the tail, and the low directions."""
+def materializing(work: Work) -> int:
+    """Flops of making the shifted weight: `Q diag(e) Q^T`, its product with W, the tail, and what is near zero."""
     r, m = work.r, work.m
     if not work.head:
         return 2 * r * m * work.tail
-    low = work.low * (work.learns and not gradient_by_weight(work))
-    return 2 * r * r * (work.head + m) + 2 * r * m * (work.tail + low)
+    near_zero = work.near_zero * (work.learns and not gradient_by_weight(work))
+    return 2 * r * r * (work.head + m) + 2 * r * m * (work.tail + near_zero)
 
 
 def _factored(work: Work) -> int:
     products = 2 + (work.learns or work.input_gradient) + work.input_gradient
-    return 2 * work.n * work.r * work.head * products
+    return 2 * work.rows * work.r * work.head * products
 
 
 def _two_sided(work: Work) -> int:
     """Encode and decode, and their way back, which takes the place of the frozen layer's."""
-    encode = 1 + keeps_input(work) + work.input_gradient
-    decode = 1 + (work.learns or work.input_gradient)
-    frozen = work.encode * work.decode * (work.literal + work.input_gradient)
-    return 2 * work.middle * (work.r * (work.encode * encode + work.decode * decode) - frozen)
-
-
-def _projected(work: Work) -> int:
-    products = 1 + work.input_gradient
-    return 2 * work.r**2 * work.head + 2 * work.n * work.r**2 * products + _gradient(work)
-
-
-def _rebuilt(work: Work) -> int:
-    """Delta's gradient."""
-    if not work.learns:
-        return 0
-    return _by_weight(work) if gradient_by_weight(work) else _by_rows(work)
+    encode, decode = 1 + work.input_gradient, 1 + (work.learns or work.input_gradient)
+    frozen = work.encode * work.decode * (work.skips_frozen_product + work.input_gradient)
+    return 2 * work.bottleneck_rows * (work.r * (work.encode * encode + work.decode * decode) - frozen)
 
 
 def _by_weight(work: Work) -> int:
     r, m = work.r, work.m
     head = 2 * r * r * (m + work.head) if work.head else 0
-    return 2 * work.n * r * m + 2 * r * m * work.tail + head
+    return 2 * work.bottleneck_rows * r * m + 2 * r * m * work.tail + head
 
 
 def _by_rows(work: Work) -> int:
-    explicit = 2 * work.middle * (work.tail + work.low) * (work.encode + work.decode)
-    return explicit + _gradient(work) + _pull(work)
+    explicit = 2 * work.bottleneck_rows * (work.tail + work.near_zero) * (work.encode + work.decode)
+    if work.gram and kernels.prefers_gram(work.rows, work.r, work.head):
+        return explicit + 2 * work.rows * work.r**2 + 2 * work.r**2 * work.head + _pull_back(work)
+    return explicit + 4 * work.rows * work.r * work.head + _pull_back(work)
 
 
-def _gradient(work: Work) -> int:
-    """Of delta's head, from the two activations."""
-    if not work.learns:
-        return 0
-    if work.gram and kernels.prefers_gram(work.n, work.r, work.head):
-        return 2 * work.n * work.r**2 + 2 * work.r**2 * work.head
-    return 4 * work.n * work.r * work.head
-
-
-def _tail(work: Work) -> int:
-    """The explicit term: encode and decode, and their way back as far as it is needed."""
+def _low_rank_term(work: Work) -> int:
+    """Encode and decode of the tail, and their way back as far as it is needed."""
     encode, decode = 1 + work.input_gradient, 1 + (work.learns or work.input_gradient)
-    return 2 * work.middle * work.tail * (work.encode * encode + work.decode * decode)
+    return 2 * work.bottleneck_rows * work.tail * (work.encode * encode + work.decode * decode)
 
 
-def _pull(work: Work) -> int:
+def _pull_back(work: Work) -> int:
     """The frozen layer's own backward, where only delta needs what arrives at the input."""
-    only_delta = work.place == "input" and work.learns and not work.input_gradient
-    return 2 * work.middle * work.r * work.m if only_delta else 0
+    only_delta = work.head and work.basis_at == "input" and work.learns and not work.input_gradient
+    return 2 * work.bottleneck_rows * work.r * work.m if only_delta else 0

@@ -1,4 +1,4 @@
-"""A live module asked to compute with other parameters than its own, and in which dtype it does."""
+"""A live module called with other parameters than its own, and the dtype in which it computes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _View:
         return self._replaced[name] if name in self._replaced else getattr(self._module, name)
 
 
-def computed(x: Tensor, weight: Tensor) -> tuple[Tensor, torch.dtype]:
+def cast_for_compute(x: Tensor, weight: Tensor) -> tuple[Tensor, torch.dtype]:
     """`x` in the dtype in which the layer computes, and that dtype; a gather of rows stays in the table's."""
     dtype = weight.dtype
     if x.is_floating_point() and not weight.is_meta and torch.is_autocast_enabled(weight.device.type):

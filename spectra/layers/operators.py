@@ -9,8 +9,8 @@ plain map over channels, a change of `W` on that side is a small matrix product 
     ConvTranspose   input, dim 1       (patches of the output: no plain map)
     Embedding       (indices)          output, dim -1
 
-Every operator also splits at a narrow middle: `W = U diag(d) V^T` is `decode(encode(x, ...) * d, ...)`. That form
-needs both sides' vectors and serves the tail of a spectrum, and whole spectra where there is no plain map.
+Every operator also splits at a bottleneck: `W = U diag(d) V^T` is `decode(encode(x, ...) * d, ...)`. That form needs
+both sides' vectors and serves the tail of a spectrum, and whole spectra where both sides are kept.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ class Operator(Protocol):
     def dim(self) -> int:
         """Where an activation has its channels: -1 or 1."""
 
-    def place(self, side: str) -> Place | None:
-        """Which activation the `side` ("left": rows, "right": columns) of W maps over channels, if one does."""
+    def basis_at(self, side: str) -> Place | None:
+        """Which activation meets the `side` ("left": rows, "right": columns) of W over channels, if one does."""
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer itself."""
 
     def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """The narrow middle of `W = left diag right^T`; `left [rows, k]`, `right [columns, k]`, `k` channels out."""
+        """The bottleneck of `W = left diag right^T`; `left [rows, k]`, `right [columns, k]`, `k` channels out."""
 
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """From the narrow middle to the layer's output, without bias."""
+        """From the bottleneck to the layer's output, without bias."""
 
     def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """The way back through `decode`: from the output's gradient to that of the narrow middle."""
+        """The way back through `decode`: from the output's gradient to that of the bottleneck."""
 
     def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
-        """The way back through `encode`: from the narrow middle's gradient to that of an input of `shape`."""
+        """The way back through `encode`: from the bottleneck's gradient to that of an input of `shape`."""
 
-    def middle(self, x: Tensor) -> int:
-        """Rows of the narrow middle, for an input `x`."""
+    def bottleneck_rows(self, x: Tensor) -> int:
+        """Rows of the bottleneck, for an input `x`."""
 
     @property
     def pointwise(self) -> bool:
         """Whether rows and columns both meet channels, row by row of one matrix."""
 
     def channels(self, rows: int, columns: int) -> tuple[int, int]:
-        """What a row of the narrow middle is multiplied with to come from the input, and to get to the output."""
+        """Channels that a row of the bottleneck is made of, 0 if it is gathered, and that are made of it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class LinearOperator:
     dim: int = -1
     pointwise: bool = True
 
-    def place(self, side: str) -> Place | None:
+    def basis_at(self, side: str) -> Place | None:
         return "output" if side == "left" else "input"
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -88,7 +88,7 @@ class LinearOperator:
     def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
         return grad @ right.T
 
-    def middle(self, x: Tensor) -> int:
+    def bottleneck_rows(self, x: Tensor) -> int:
         return x.numel() // max(x.shape[-1], 1)
 
     def channels(self, rows: int, columns: int) -> tuple[int, int]:
@@ -103,7 +103,7 @@ class EmbeddingOperator:
     padding_idx: int | None = None
     pointwise: bool = False
 
-    def place(self, side: str) -> Place | None:
+    def basis_at(self, side: str) -> Place | None:
         return None if side == "left" else "output"
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -121,7 +121,7 @@ class EmbeddingOperator:
     def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
         raise TypeError("indices take no gradient")
 
-    def middle(self, x: Tensor) -> int:
+    def bottleneck_rows(self, x: Tensor) -> int:
         return x.numel()
 
     def channels(self, rows: int, columns: int) -> tuple[int, int]:
@@ -138,7 +138,7 @@ class ConvOperator:
     dilation: tuple[int, ...]
     dim: int = 1
 
-    def place(self, side: str) -> Place | None:
+    def basis_at(self, side: str) -> Place | None:
         if side == "left":
             return "output"
         return "input" if all(k == 1 for k in self.kernel) else None
@@ -180,7 +180,7 @@ class ConvOperator:
         x: Tensor = back(shape, weight, grad, self.stride, self.padding, self.dilation)  # type: ignore[no-untyped-call]
         return x
 
-    def middle(self, x: Tensor) -> int:
+    def bottleneck_rows(self, x: Tensor) -> int:
         # A list: torch.compile follows no generator here.
         sizes = zip(x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
         return x.shape[0] * math.prod([(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes])
@@ -215,7 +215,7 @@ class ConvTransposeOperator:
     output_padding: tuple[int, ...]
     dim: int = 1
 
-    def place(self, side: str) -> Place | None:
+    def basis_at(self, side: str) -> Place | None:
         return "input" if side == "left" else None
 
     @property
@@ -240,7 +240,7 @@ class ConvTransposeOperator:
     def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
         return by_channels(grad, left)
 
-    def middle(self, x: Tensor) -> int:
+    def bottleneck_rows(self, x: Tensor) -> int:
         return x.numel() // max(x.shape[1], 1)
 
     def channels(self, rows: int, columns: int) -> tuple[int, int]:

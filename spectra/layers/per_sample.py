@@ -1,7 +1,7 @@
 """A shift of its own for every sample of a batch: one pass over the shared base.
 
-The frozen layer computes for the whole batch; each sample then takes its own row of changes, by the factored plan, or
-between the two sides of a weight. Deltas are all that many shifts in one batch cost.
+The frozen layer computes for the whole batch, and each sample takes its own row of changes, by the factored or the
+two-sided plan. Deltas are all that many shifts in one batch cost.
 
 In training the samples of each shift follow one another, equally many of each. Where such a run is so long that alone
 it would have a weight of its own made, each has (`costs`).
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from spectra import kernels
 from spectra.errors import MismatchError
-from spectra.layers.functional_call import computed, with_parameters
-from spectra.layers.operators import LinearOperator, Operator
-from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector, narrow
-from spectra.spectrum.shifted_weight import shifted_weight, singular_value_change
+from spectra.layers.functional_call import with_parameters
+from spectra.layers.operators import LinearOperator
+from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector, _Call
+from spectra.spectrum.shifted_weight import shifted_matrix, shifted_weight, singular_value_change
 from spectra.spectrum.spectrum import Spectrum, matrix
 
 
@@ -89,57 +89,45 @@ class SampledLayer(ShiftedLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the module returns for `x [batch, ...]`, each sample with its own shifted weight."""
-        weight: Tensor = self.module.weight  # type: ignore[assignment]
         self._follow()
         x, index = self._samples.match(x)
         if self.operator is None or args or kwargs:
-            return self._one_by_one(weight, index, x, *args, **kwargs)
-        x, dtype = computed(x, weight)
-        bias: Tensor | None = getattr(self.module, "bias", None)
-        operator, place = self.operator, self._place
-        if self._apart(x):
-            return self._each(x) if self._head else self._own_weights(x, weight, bias, dtype, operator)
-        d, head = singular_value_change(self._sigma, self.delta), self._head
-        if self._vectors.both and place is not None:
-            return self._two_sided(x, weight, bias, d[index], dtype, operator, self.work(x))
-        if not head or place is None:
-            y = operator.apply(x, weight, bias)
-        else:
-            y = self._factored(x, weight, bias, d[:, :head] / self._sigma[:head], dtype, operator, place, index)
-        if head < self.spectrum.rank:
-            _, left, right = self._vectors.of(dtype)
-            y = y + narrow(operator, x, left, right, d[index, head:])
-        return y
+            return self._one_by_one(index, x, *args, **kwargs)
+        call = self._call(self.operator, x, singular_value_change(self._sigma, self.delta))
+        if self._materializes_runs(x):
+            return self._each_layer(x) if self._head else self._own_weights(call)
+        if self._head:
+            return self._factored(call, index)
+        return self._two_sided(call._replace(d=call.d[index]), self.work(x))
 
-    def _apart(self, x: Tensor) -> bool:
-        """Whether the runs of a training are computed one by one."""
+    def _materializes_runs(self, x: Tensor) -> bool:
+        """Whether the runs of a training have a weight each."""
         if not self.delta.requires_grad:
             return False
         self._plan(x)  # lets the layer keep the other side, if the whole batch is worth it
         if not self._samples.runs(x.shape[0], len(self.delta)):
             return False
-        return self._plan(x.chunk(len(self.delta))[0])[0] == "rebuilt"
+        return self._plan(x.chunk(len(self.delta))[0])[0] == "materialized"
 
-    def _own_weights(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, operator: Operator
-    ) -> Tensor:
-        """A square layer with a weight for every run, all made in one product; the gradient goes through them."""
-        shifts, wide = len(self.delta), self._sigma.dtype
+    def _own_weights(self, call: _Call) -> Tensor:
+        """A weight for every run, all made in one product; the gradient goes through them."""
+        operator, x, weight, bias, d, dtype = call
+        shifts = len(d)
         with torch.autocast(weight.device.type, enabled=False):
-            _, left, right = (vectors.to(wide) for vectors in self._vectors.of(weight.dtype))
-            d = singular_value_change(self._sigma, self.delta)
-            shifted = (matrix(weight).to(wide) + (left * d.unsqueeze(1)) @ right.T).to(dtype)  # [shifts, r, r]
+            basis, left, right = (each.to(d.dtype) for each in self._vectors.of(weight.dtype))
+            w = matrix(weight).to(d.dtype)
+            shifted = shifted_matrix(w, (basis, left, right), self._sigma, d, self.spectrum.side).to(dtype)
         if isinstance(operator, LinearOperator):
-            y = (x.reshape(shifts, -1, x.shape[-1]) @ shifted.mT).reshape(x.shape)
+            y = (x.reshape(shifts, -1, x.shape[-1]) @ shifted.mT).reshape(*x.shape[:-1], -1)
             return y if bias is None else y + bias.to(dtype)
         runs = zip(x.chunk(shifts), shifted.unbind(), strict=True)
         return torch.cat([operator.apply(run, own.reshape(weight.shape), bias) for run, own in runs])
 
-    def _each(self, x: Tensor) -> Tensor:
+    def _each_layer(self, x: Tensor) -> Tensor:
         """A layer for every run, with a weight of its own."""
         while len(self._layers) < len(self.delta):
             layer = ShiftedLayer.__new__(ShiftedLayer)
-            layer.__dict__.update({**self.__dict__, "_kept": {}})  # all is shared but what is made of delta
+            layer.__dict__.update({**self.__dict__, "_made": {}})  # all is shared but what is made of delta
             self._layers.append(layer)
         parts = []
         for layer, delta, run in zip(self._layers, self.delta.unbind(), x.chunk(len(self.delta)), strict=True):
@@ -147,8 +135,9 @@ class SampledLayer(ShiftedLayer):
             parts.append(layer.forward(run))
         return torch.cat(parts)
 
-    def _one_by_one(self, weight: Tensor, index: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def _one_by_one(self, index: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """For modules that are no plain operator: a forward for each shift that occurs."""
+        weight: Tensor = self.module.weight  # type: ignore[assignment]
         groups = [(row, (index == row).nonzero().squeeze(1)) for row in index.unique().tolist()]
         parts = []
         for row, mine in groups:

@@ -10,25 +10,26 @@ from spectra.spectrum.shifted_weight import with_full_tail
 from spectra.spectrum.spectrum import Spectrum
 
 
-class Vectors:
+class SingularVectors:
     """What a layer keeps of its weight's spectrum.
 
     Args:
         module: its `weight` is what the spectrum is of.
         spectrum: a file of the cache, mapped into memory; not needed any more once vectors are made of it.
-        headless: whether no direction is served by the basis alone as soon as both sides are kept.
-        both: keep both sides of every direction from the beginning.
+        both_sides: keep both sides of every direction from the beginning.
 
     Attributes:
         sigma: `[r]` on the weight's device, float32 or wider.
-        both: whether both sides of every direction are kept.
-        converted: basis and other side, by dtype and device.
+        both_sides: whether both sides of every direction are kept.
+        weight_offloaded: whether the weight has no values any more: other dtypes are then made of the vectors at hand.
+        converted: stored and other side, by dtype and device.
         generation: another number after each change of device or kind: what was made of them before is stale.
     """
 
-    def __init__(self, module: nn.Module, spectrum: Spectrum, *, headless: bool, both: bool) -> None:
-        self.spectrum, self.both, self.generation = spectrum, both, 0
-        self._module, self._headless = module, headless
+    def __init__(self, module: nn.Module, spectrum: Spectrum, *, both_sides: bool) -> None:
+        self.spectrum, self.both_sides, self.generation = spectrum, both_sides, 0
+        self.weight_offloaded = False
+        self._module = module
         weight: Tensor = module.weight  # type: ignore[assignment]
         self.sigma = spectrum.sigma.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         self.converted: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
@@ -37,7 +38,7 @@ class Vectors:
     @property
     def head(self) -> int:
         """How many directions the basis serves alone."""
-        return 0 if self.both and self._headless else self.spectrum.head
+        return 0 if self.both_sides else self.spectrum.head
 
     def follow(self) -> bool:
         """Go where the weight went. Returns whether it went anywhere."""
@@ -48,25 +49,22 @@ class Vectors:
         self._forget()
         return True
 
-    def keep_both(self) -> None:
+    def keep_other_side(self) -> None:
         """Keep both sides of every direction from now on."""
-        self.both = True
+        self.both_sides = True
         self._forget()
 
     def _forget(self) -> None:
-        self.converted, self._offsets = {}, {}
+        self._offsets = {}
         self.generation += 1
+        if not self.weight_offloaded:
+            self.converted = {}
 
     def of(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """The head's basis `[r, h]`, and the tail's `left [rows, k]` and `right [columns, k]`, in `dtype`."""
-        (near, far), head, rank = self._known(dtype), self.head, self.spectrum.rank
-        near, far, basis = near[:, head:], far[:, far.shape[1] - (rank - head) :], near[:, :head]
-        return basis, *((near, far) if self.spectrum.side == "left" else (far, near))
-
-    def sides(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """`U [rows, r]` and `V [columns, r]`, where both are kept."""
-        near, far = self._known(dtype)
-        return (near, far) if self.spectrum.side == "left" else (far, near)
+        """The head's basis `[r, h]`, and of the other directions `U [rows, k]` and `V [columns, k]`, in `dtype`."""
+        (stored_side, other_side), head = self._known(dtype), self.head
+        basis, stored_side = stored_side[:, :head], stored_side[:, head:]
+        return basis, *((stored_side, other_side) if self.spectrum.side == "left" else (other_side, stored_side))
 
     def offset(self, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         """`bias Q [h]`, for an activation that holds the bias."""
@@ -81,17 +79,24 @@ class Vectors:
         return offset
 
     def _known(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The basis `[r, r]`, and of the other side the tail's vectors `[m, k]`, or all `[m, r]` if both are kept."""
+        """The stored side `[r, r]`, and of the other side the tail's vectors `[m, k]`, or all `[m, r]` if both are."""
         key = (dtype, self.sigma.device)
         if key in self.converted:
             return self.converted[key]
-        spectrum, device = self.spectrum, self.sigma.device
-        if self.both:
-            spectrum = with_full_tail(spectrum.to(device), self._module.weight)  # type: ignore[arg-type]
-        basis, tail = spectrum.basis.to(device, dtype), spectrum.tail.T.to(device, dtype)
+        basis, tail = self._made(dtype)
         if kernels.uses_triton(basis):
             # By columns: a head of any width then has columns that are loaded 16 bytes at a time.
             basis = basis.T.contiguous().T
         if not torch.compiler.is_compiling():  # a graph that fills this would be compiled again when it is full
             self.converted[key] = basis, tail
         return basis, tail
+
+    def _made(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        device = self.sigma.device
+        if self.weight_offloaded:
+            basis, tail = next(iter(self.converted.values()))
+            return basis.to(device, dtype), tail.to(device, dtype)
+        spectrum = self.spectrum
+        if self.both_sides:
+            spectrum = with_full_tail(spectrum.to(device), self._module.weight)  # type: ignore[arg-type]
+        return spectrum.basis.to(device, dtype), spectrum.tail.T.to(device, dtype)

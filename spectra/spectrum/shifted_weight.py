@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spectra import kernels
-from spectra.spectrum.spectrum import Spectrum, matrix
+from spectra.spectrum.spectrum import Side, Spectrum, matrix
 
 
 def singular_value_change(sigma: Tensor, delta: Tensor) -> Tensor:
@@ -29,14 +29,33 @@ def shifted_weight(weight: Tensor, spectrum: Spectrum, delta: Tensor) -> Tensor:
         return weight
     dtype = torch.promote_types(weight.dtype, torch.float32)
     sigma, basis, tail = (v.to(weight.device, dtype) for v in (spectrum.sigma, spectrum.basis, spectrum.tail))
-    d, head, left = singular_value_change(sigma, delta.to(dtype)), spectrum.head, spectrum.side == "left"
-    w = matrix(weight).to(dtype)
-    shifted = kernels.rebuild(w, basis[:, :head], d[:head] / sigma[:head], left=left) if head else w
-    if head < spectrum.rank:
-        # The long side takes d: its gradient is then summed over that side pairwise, not in one long product.
-        narrow = (tail.T * d[head:]) @ basis[:, head:].T
-        shifted = shifted + (narrow.T if left else narrow)
+    d, head, other_side = singular_value_change(sigma, delta.to(dtype)), spectrum.head, tail.T
+    stored_side = basis[:, head:]
+    left, right = (stored_side, other_side) if spectrum.side == "left" else (other_side, stored_side)
+    shifted = shifted_matrix(matrix(weight).to(dtype), (basis[:, :head], left, right), sigma, d, spectrum.side)
     return shifted.reshape(weight.shape).to(weight.dtype)
+
+
+def shifted_matrix(w: Tensor, vectors: tuple[Tensor, Tensor, Tensor], sigma: Tensor, d: Tensor, side: Side) -> Tensor:
+    """`W + Q diag(d / sigma) Q^T W + U diag(d) V^T`, or with the middle term on the right; differentiable in `d`.
+
+    Args:
+        w: `W [rows, columns]`.
+        vectors: `Q [r, h]`, of the first `h` directions and of `side`, and `U [rows, r - h]` and `V [columns, r - h]`
+            of the others.
+        sigma: `[r]`.
+        d: change of each singular value, `[r]`, or `[shifts, r]` with `h = 0` for as many matrices.
+        side: that `Q` is of.
+    """
+    basis, left, right = vectors
+    head, on_rows = basis.shape[1], side == "left"
+    if head:
+        w = kernels.rebuild(w, basis, d[:head] / sigma[:head], left=on_rows)
+    if head == d.shape[-1]:
+        return w
+    # The long side takes d: its gradient is then summed over that side pairwise, not in one long product.
+    d = d[..., None, head:]
+    return w + (left @ (right * d).mT if on_rows else (left * d) @ right.T)
 
 
 def shifted_vector(weight: Tensor, delta: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def test_a_step_of_any_optimizer_reaches_rebuilt_weights(fused: bool) -> None:
     adapter = spectra.attach({"unet": model}, "*")
     deltas = list(adapter.train().values())
     for layer in adapter.layers():
-        layer.plan = "rebuilt"
+        layer.plan = "materialized"
     optimizer, x = torch.optim.AdamW(deltas, lr=0.1, fused=fused), torch.ones(3, 6)
     before = model(x)
     before.sum().backward()

@@ -92,7 +92,7 @@ def test_the_bytes_of_a_method_are_of_its_kind(shapes: Denoiser) -> None:
     assert 2 * weights <= counted["full"]["optimizer"] < 2.01 * weights
     lora, spectra = counted["lora"], counted["spectra"]
     assert lora["gradients"] == lora["trained"] > spectra["trained"] == spectra["gradients"]
-    assert lora["bases"] == lora["rebuilt"] == 0
+    assert lora["bases"] == lora["materialized"] == 0
     assert spectra["bases"] > 0
     # The paper's formula keeps every weight that it made until backward.
     assert counted["paper"]["saved"] > counted["frozen"]["saved"] + held

@@ -139,7 +139,7 @@ def paper(module: nn.Module, spectrum: Any, deltas: Tensor, x: Tensor, dtype: to
     return y, deltas.grad
 
 
-@pytest.mark.parametrize("plan", ["together", "factored", "projected", "two-sided", "rebuilt"])
+@pytest.mark.parametrize("plan", ["together", "factored", "two-sided", "materialized"])
 @pytest.mark.parametrize("kind", [kind for kind in CONVS if kind != "grouped conv"])
 def test_every_plan_of_a_training(kind: str, plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Output and gradient err at most twice as much as the paper's formula does in the same precision."""
@@ -149,7 +149,7 @@ def test_every_plan_of_a_training(kind: str, plan: str, monkeypatch: pytest.Monk
     spectrum = decompose(module.weight)
     deltas, x = (0.3 * torch.randn(3, spectrum.rank)).requires_grad_(), torch.randn(shape)
     layer = SampledLayer(module, spectrum, deltas, Samples(RUNS))
-    monkeypatch.setattr(layer, "_apart", lambda _: plan != "together")
+    monkeypatch.setattr(layer, "_materializes_runs", lambda _: plan != "together")
     layer.plan = None if plan == "together" else plan  # type: ignore[assignment]
     y = layer.forward(x)
     y.square().sum().backward()
@@ -174,11 +174,11 @@ def test_long_runs_have_a_weight_each() -> None:
         return int(counter.get_total_flops())
 
     sampled = SampledLayer(module, spectrum, deltas, Samples(torch.arange(2)))
-    assert sampled._apart(x)
+    assert sampled._materializes_runs(x)
     alone = counted(ShiftedLayer(module, spectrum, torch.zeros(8, requires_grad=True)), x[:1])
     assert counted(sampled, x) == 2 * alone
     sampled._samples.take(torch.tensor([1, 0]))
-    assert not sampled._apart(x)
+    assert not sampled._materializes_runs(x)
     assert counted(sampled, x) > 2 * alone
 
 

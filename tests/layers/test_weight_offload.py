@@ -16,8 +16,8 @@ from spectra.benchmarks import memory
 from spectra.benchmarks.methods import prepare
 from spectra.benchmarks.models import denoiser
 from spectra.errors import OutputError
-from spectra.layers.low_memory import TwoSidedLayer
 from spectra.layers.operators import operator_of
+from spectra.layers.shifted_layer import ShiftedLayer
 from spectra.spectrum.decomposition import decompose
 
 
@@ -27,7 +27,7 @@ def test_agrees_with_the_paper_in_float64(kind: str) -> None:
     spectrum = decompose(module.weight)
     start = (torch.randn(spectrum.rank, dtype=torch.float64) * 0.3 * spectrum.sigma).float()
     start[0] = -2 * float(spectrum.sigma[0])  # clipped
-    layer = TwoSidedLayer(module, spectrum, start.clone().requires_grad_())
+    layer = ShiftedLayer(module, spectrum, start.clone().requires_grad_(), without_weight=True)
     inputs = x.clone().requires_grad_() if x.is_floating_point() else x
     y = layer.forward(inputs)
     loss(y).backward()
@@ -105,7 +105,7 @@ def test_no_room_for_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     before = values(model)
     cache = spectra.spectrum.cache.spectrum_cache.default_cache()
     (tmp_path / "file").touch()
-    monkeypatch.setattr("spectra.layers.low_memory.default_root", lambda: tmp_path / "file")
+    monkeypatch.setattr("spectra.layers.weight_offload.default_root", lambda: tmp_path / "file")
     with pytest.raises(OutputError, match="cannot set weights aside"):
         spectra.attach(model, "unet-ca", low_memory=True, cache=cache)
     assert all(torch.equal(value, before[name]) for name, value in values(model).items())

@@ -1,0 +1,277 @@
+"""Layers as functions of tensors, and the gradients that they give delta; derivations are in docs/algebra.md.
+
+A weight with its shift is `W_delta = W + Q diag(e) Q^T W + U diag(d) V^T` (or with the first term on the right): the
+head, which goes by the basis `Q` alone, and a low-rank term of the directions with both sides kept.
+
+Delta's gradient is `u_i^T G v_i` with the weight's gradient `G`. It is read from `G` itself where that is cheap, from
+both sides' activations, or from the one activation that the basis meets: with `y` the layer's output and `g` its
+gradient, `u_i^T G v_i = sum_n (g Q)_ni (y Q)_ni / s_i`; where the basis meets the input, the pair is the input and the
+gradient that arrives at it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spectra import kernels
+from spectra.layers.operators import Operator
+from spectra.layers.saved_elsewhere import producing_norm, recompute
+from spectra.spectrum.spectrum import matrix
+
+
+def low_rank_term(operator: Operator, x: Tensor, left: Tensor, right: Tensor, d: Tensor) -> Tensor:
+    """`U diag(d) V^T` applied to `x`, without bias; differentiable in `x` and `d`.
+
+    Args:
+        left: `U [rows, k]`.
+        right: `V [columns, k]`.
+        d: `[k]`, or `[batch, k]` for each sample's own; float32 or wider, and so is the sum of its gradient.
+    """
+    scaled: Tensor = _Scaled.apply(operator.encode(x, left, right), d, operator.dim)  # type: ignore[no-untyped-call]
+    return operator.decode(scaled, left, right)
+
+
+class BothSides(NamedTuple):
+    """A layer by both sides of all its directions.
+
+    Attributes:
+        left: `U [rows, r]`.
+        right: `V [columns, r]`.
+        weight: the frozen one, or None to compute without it.
+        bias: the layer's.
+    """
+
+    left: Tensor
+    right: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+def two_sided(
+    x: Tensor, d: Tensor, s: Tensor, sides: BothSides, operator: Operator, saves_input: bool = False
+) -> Tensor:
+    """The frozen layer and `((x V) * d) U^T`, or without its weight `((x V) * s) U^T`; differentiable in `x` and `d`.
+
+    Args:
+        x: the layer's input.
+        d: `[r]`, or `[batch, r]` for each sample's own: change of each singular value.
+        s: likewise, the singular values in force.
+        saves_input: save `x` for the way back, and make `x V` again, instead of saving `x V`.
+    """
+    norm, saved = producing_norm(x) if saves_input else (None, None)
+    out: Tensor = _TwoSided.apply(  # type: ignore[no-untyped-call]
+        x, d, s, saved, norm, operator, saves_input, *sides
+    )
+    return out
+
+
+def attach_output_gradient(
+    y: Tensor, d: Tensor, s: Tensor, basis: Tensor, offset: Tensor | None, dim: int, gram: bool
+) -> Tensor:
+    """`y` itself, through which delta receives its gradient on the way back.
+
+    Args:
+        y: output of the layer with its shifted weight, bias included.
+        d: `[h]`, change of each singular value; receives the gradient.
+        s: `[h]`, the singular values in force; entries of 0 receive none.
+        basis: `[rows, h]`.
+        offset: `bias Q [h]`, or None without a bias.
+        dim: where `y` has its channels.
+        gram: see `kernels.shift_gradient`.
+    """
+    out: Tensor = _OutputGradient.apply(y, d, s, basis, offset, dim, gram)  # type: ignore[no-untyped-call]
+    return out
+
+
+def attach_input_gradient(x: Tensor, d: Tensor, s: Tensor, basis: Tensor, dim: int, gram: bool) -> Tensor:
+    """`x` itself; the gradient that arrives at it tells delta's. Its result must feed this layer alone."""
+    norm, saved = producing_norm(x)
+    out: Tensor = _InputGradient.apply(x, d, saved, norm, s, basis, dim, gram)  # type: ignore[no-untyped-call]
+    return out
+
+
+def attach_explicit_gradient(
+    y: Tensor, encoded: Tensor, d: Tensor, left: Tensor, right: Tensor, operator: Operator
+) -> Tensor:
+    """`y` itself, through which directions with both sides known receive their gradient.
+
+    Args:
+        y: the layer's output, these directions included.
+        encoded: `operator.encode` of its input: `k` channels.
+        d: `[k]`, receives the gradient.
+        left: `[rows, k]`.
+        right: `[columns, k]`.
+    """
+    out: Tensor = _ExplicitGradient.apply(y, encoded, d, left, right, operator)  # type: ignore[no-untyped-call]
+    return out
+
+
+class GradientSides(NamedTuple):
+    """What delta's gradient is read from a weight's gradient with: arguments of `kernels.singular_gradient`."""
+
+    weight: Tensor
+    basis: Tensor
+    sigma: Tensor
+    left: Tensor
+    right: Tensor
+
+
+def by_weight_gradient(
+    x: Tensor, d: Tensor, shifted: Tensor, bias: Tensor | None, sides: GradientSides, operator: Operator
+) -> Tensor:
+    """The layer with its `shifted` weight; delta's gradient comes from that weight's, `G = g^T x`.
+
+    Args:
+        x: the layer's input; the operator is `pointwise`.
+        d: `[r]`, change of each singular value; receives the gradient.
+        shifted: the weight in force.
+        sides: of the frozen weight, as a matrix.
+    """
+    norm, saved = producing_norm(x)
+    out: Tensor = _ByWeight.apply(x, d, saved, norm, shifted, bias, operator, *sides)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, values: Tensor, dim: int) -> Tensor:
+        ctx.dim = dim
+        ctx.save_for_backward(t if ctx.needs_input_grad[1] else None, values)
+        return kernels.scaled(t, values, dim)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        t, values = ctx.saved_tensors
+        (grad,), dim = grads, ctx.dim
+        grad_t = kernels.scaled(grad, values, dim) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return grad_t, None, None
+        return grad_t, kernels.channel_products(t, grad, dim, apart=values.ndim == 2).to(values.dtype), None
+
+
+class _TwoSided(torch.autograd.Function):
+    """On the way back all is `U diag(s) V^T`, whether the way forth had the frozen weight or not."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        d: Tensor,
+        s: Tensor,
+        saved: Tensor | None,
+        norm: nn.Module | None,
+        operator: Operator,
+        saves_input: bool,
+        *sides: Tensor | None,
+    ) -> Tensor:
+        left, right, weight, bias = BothSides(*sides)  # type: ignore[arg-type]
+        ctx.operator, ctx.norm, ctx.saves_input, ctx.shape = operator, norm, saves_input, x.shape
+        t = operator.encode(x, left, right)
+        held = (x if saved is None else saved) if saves_input else t
+        ctx.save_for_backward(held if ctx.needs_input_grad[1] else None, s, left, right)
+        if weight is not None:
+            return operator.apply(x, weight, bias) + operator.decode(kernels.scaled(t, d, operator.dim), left, right)
+        y = operator.decode(kernels.scaled(t, s, operator.dim), left, right)
+        return y if bias is None else y + kernels.over_channels(bias.to(y.dtype), y.ndim, operator.dim)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        held, s, left, right = ctx.saved_tensors
+        operator, (grad,) = ctx.operator, grads
+        p = operator.adjoint(grad, left, right)
+        grad_x, grad_d = None, None
+        if ctx.needs_input_grad[0]:
+            grad_x = operator.pull_back(kernels.scaled(p, s, operator.dim), ctx.shape, left, right)
+        if ctx.needs_input_grad[1]:
+            t = operator.encode(recompute(ctx.norm, held), left, right) if ctx.saves_input else held
+            grad_d = kernels.channel_products(t, p, operator.dim, apart=s.ndim == 2)
+        return grad_x, grad_d, *[None] * 9
+
+
+class _ByWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        d: Tensor,
+        saved: Tensor | None,
+        norm: nn.Module | None,
+        shifted: Tensor,
+        bias: Tensor | None,
+        operator: Operator,
+        *sides: Tensor,
+    ) -> Tensor:
+        ctx.operator, ctx.norm = operator, norm
+        ctx.save_for_backward(x if saved is None else saved, shifted, *sides)
+        return operator.apply(x, shifted, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        saved, shifted, *sides = ctx.saved_tensors
+        (grad,), dim = grads, ctx.operator.dim
+        grad_x = kernels.along(grad, matrix(shifted).to(grad.dtype), dim) if ctx.needs_input_grad[0] else None
+        gradient = kernels.weight_gradient(recompute(ctx.norm, saved), grad, dim)
+        grad_d = kernels.singular_gradient(gradient, *sides)
+        return grad_x, grad_d, *[None] * (len(sides) + 5)
+
+
+class _OutputGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, d: Tensor, s: Tensor, basis: Tensor, offset: Tensor | None, dim: int, gram: bool
+    ) -> Tensor:
+        ctx.dim, ctx.gram = dim, gram
+        ctx.save_for_backward(y, s, basis, offset)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        y, s, basis, offset = ctx.saved_tensors
+        (grad,) = grads
+        grad_d = kernels.shift_gradient(y, grad.to(y.dtype), basis, ctx.dim, offset=offset, over=s, gram=ctx.gram)
+        return grad, grad_d, *[None] * 5
+
+
+class _InputGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        d: Tensor,
+        saved: Tensor | None,
+        norm: nn.Module | None,
+        s: Tensor,
+        basis: Tensor,
+        dim: int,
+        gram: bool,
+    ) -> Tensor:
+        ctx.dim, ctx.norm, ctx.gram = dim, norm, gram
+        ctx.save_for_backward(x if saved is None else saved, s, basis)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        saved, s, basis = ctx.saved_tensors
+        (grad,), x = grads, recompute(ctx.norm, saved)
+        grad_d = kernels.shift_gradient(x, grad.to(x.dtype), basis, ctx.dim, over=s, gram=ctx.gram)
+        return grad, grad_d, *[None] * 6
+
+
+class _ExplicitGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, encoded: Tensor, d: Tensor, left: Tensor, right: Tensor, operator: Operator
+    ) -> Tensor:
+        ctx.operator = operator
+        ctx.save_for_backward(encoded, left, right)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        encoded, left, right = ctx.saved_tensors
+        (grad,) = grads
+        back = ctx.operator.adjoint(grad.to(left.dtype), left, right)
+        return grad, None, kernels.channel_products(encoded, back, ctx.operator.dim), *[None] * 3
