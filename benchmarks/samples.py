@@ -54,7 +54,8 @@ class Shifts:
         """A twin of the model with one shift for every sample, the first, and what puts another in its place."""
         import torch
 
-        from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector
+        from spectra.layers.shifted_layer import ShiftedLayer
+        from spectra.layers.shifted_vector import ShiftedVector
 
         def layer(module: Any, spectrum: Any, delta: Tensor) -> Any:
             if spectrum is None:

@@ -14,7 +14,8 @@ from spectra.errors import WeightError
 from spectra.families import Target
 from spectra.layers.operators import operator_of
 from spectra.layers.per_sample import SampledLayer, SampledVector, Samples
-from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector
+from spectra.layers.shifted_layer import ShiftedLayer
+from spectra.layers.shifted_vector import ShiftedVector
 from spectra.layers.weight_offload import WeightOffload
 from spectra.progress import SILENT, Progress
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache

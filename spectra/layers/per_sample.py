@@ -18,7 +18,8 @@ from spectra import kernels
 from spectra.errors import MismatchError
 from spectra.layers.functional_call import with_parameters
 from spectra.layers.operators import LinearOperator
-from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector, _Call
+from spectra.layers.shifted_layer import ShiftedLayer, _Call
+from spectra.layers.shifted_vector import ShiftedVector
 from spectra.spectrum.shifted_weight import shifted_matrix, shifted_weight, singular_value_change
 from spectra.spectrum.spectrum import Spectrum, matrix
 

@@ -26,7 +26,7 @@ from spectra.layers.materialized_weight import expected_near_zero, materialize
 from spectra.layers.operators import Operator, operator_of
 from spectra.layers.saved_elsewhere import is_saved_elsewhere
 from spectra.layers.singular_vectors import SingularVectors
-from spectra.spectrum.shifted_weight import shifted_vector, shifted_weight, singular_value_change, with_full_tail
+from spectra.spectrum.shifted_weight import shifted_weight, singular_value_change, with_full_tail
 from spectra.spectrum.spectrum import Spectrum, has_no_values, matrix
 
 
@@ -274,28 +274,3 @@ class ShiftedLayer:
 def _full_precision(like: Tensor) -> AbstractContextManager[Any]:
     """Without autocast, on the device of `like`."""
     return nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
-
-
-class ShiftedVector:
-    """A module with a 1-D weight (a norm's scale): `w + delta`.
-
-    Args:
-        delta: float32, as long as the weight.
-    """
-
-    def __init__(self, module: nn.Module, delta: Tensor) -> None:
-        self.module = module
-        self.delta = delta
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """What the module returns with the weight `w + delta`."""
-        return self.shifted(x, self.delta, *args, **kwargs)
-
-    def shifted(self, x: Tensor, delta: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """What the module returns with the weight `w + delta`, `delta [r]`."""
-        weight: Tensor = self.module.weight  # type: ignore[assignment]
-        if isinstance(self.module, nn.GroupNorm) and not x.requires_grad:
-            # On a CPU the backward pass of PyTorch 2.13 ends the process by a segmentation fault where a channels-last
-            # input needs no gradient and the scale does: in the first norm behind layers that are not trained.
-            x = x.contiguous()
-        return with_parameters(self.module, {"weight": shifted_vector(weight, delta)}, x, *args, **kwargs)

@@ -11,7 +11,8 @@ from small_models import build, random_shift
 from torch import Tensor, nn
 
 import spectra
-from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector
+from spectra.layers.shifted_layer import ShiftedLayer
+from spectra.layers.shifted_vector import ShiftedVector
 from spectra.spectrum.decomposition import decompose
 
 

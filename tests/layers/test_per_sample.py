@@ -14,7 +14,8 @@ import spectra
 from spectra.errors import MismatchError
 from spectra.layers.functional_call import with_parameters
 from spectra.layers.per_sample import SampledLayer, SampledVector, Samples
-from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector
+from spectra.layers.shifted_layer import ShiftedLayer
+from spectra.layers.shifted_vector import ShiftedVector
 from spectra.spectrum.decomposition import decompose
 from spectra.spectrum.shifted_weight import with_full_tail
 

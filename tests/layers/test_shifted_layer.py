@@ -8,7 +8,8 @@ from layer_kinds import KINDS, build, loss, paper
 from torch import Tensor, nn
 
 from spectra import kernels
-from spectra.layers.shifted_layer import ShiftedLayer, ShiftedVector
+from spectra.layers.shifted_layer import ShiftedLayer
+from spectra.layers.shifted_vector import ShiftedVector
 from spectra.spectrum.decomposition import decompose
 from spectra.spectrum.shifted_weight import shifted_weight, singular_value_change
 
