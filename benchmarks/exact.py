@@ -1,4 +1,4 @@
-"""That a shift of zero changes nothing, and that a model is given back as it was: counted in bits.
+"""Counts the bits by which a shift of zero, or a shift that is removed again, changes a model: none.
 
 For each model the outputs and all weights are compared with those from before anything was attached. A
 control, the share of output values that a real shift changes, shows that the comparison could have failed.

@@ -24,7 +24,7 @@ from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 from spectra.errors import SpectraError
 
 _SIZE = 0.1
-"""Of the shift: the largest delta, as a share of the root mean square of the weight's singular values."""
+"""Largest delta of the shift, as a share of the root mean square of the weight's singular values."""
 
 _COMMAND = """
 import sys
@@ -47,19 +47,19 @@ def _measure(bench: Bench, item: str) -> Row:
     shift = folder / "shift.safetensors"
     baked, found = folder / "baked", folder / "found.safetensors"
     if item == "bake":
-        told, row = _run("bake", folder / "base", "--shift", shift, "-o", baked, cache=folder / "bake-cache")
-        return {"command": item, "weights": told["weights"], **row}
+        report, row = _run("bake", folder / "base", "--shift", shift, "-o", baked, cache=folder / "bake-cache")
+        return {"command": item, "weights": report["weights"], **row}
     if not baked.is_dir():  # --only extract
         _run("bake", folder / "base", "--shift", shift, "-o", baked, cache=folder / "bake-cache")
-    told, row = _run("extract", folder / "base", baked, "-o", found, cache=folder / "extract-cache")
+    report, row = _run("extract", folder / "base", baked, "-o", found, cache=folder / "extract-cache")
     error, worst = _errors(shift, found)
     bench.shared.pop("folder").cleanup()
     return {
         "command": item,
-        "weights": len(told["layers"]),
+        "weights": len(report["layers"]),
         **row,
-        "floats": told["floats"],
-        "energy": told["energy"],
+        "floats": report["floats"],
+        "energy": report["energy"],
         "error": error,
         "worst_error": worst,
     }
@@ -100,7 +100,7 @@ def _unet() -> Any:
 
 
 def _run(*arguments: object, cache: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a command told as JSON, and its memory and CPU seconds."""
+    """The report of a command (JSON), and its memory and CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", _COMMAND, *map(str, arguments), "--json"],
@@ -112,9 +112,9 @@ def _run(*arguments: object, cache: Path) -> tuple[dict[str, Any], dict[str, Any
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SpectraError(f"spectra {arguments[0]} failed: {done.stderr.strip().splitlines()[-1]}")
-    told, peak = done.stdout.splitlines()
+    report, peak = done.stdout.splitlines()
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    found: dict[str, Any] = json.loads(told)
+    found: dict[str, Any] = json.loads(report)
     return found, {"peak_gb": int(peak) / 1e9, "cpu_s": round(cpu, 1), "seconds": found["seconds"]}
 
 

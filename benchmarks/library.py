@@ -85,11 +85,11 @@ class _Library:
         return str(path)
 
     def many(self) -> list[str]:
-        """As many different shifts as the setting says."""
+        """Files of different shifts, as many as the setting `many` says."""
         return [self.file(number) for number in range(self.bench.integer("many"))]
 
     def folder(self) -> str:
-        """As many names of them as the setting says."""
+        """A folder of those shifts under as many names as the setting `folder` says."""
         files = self.many()
         folder = self.root / "folder"
         folder.mkdir(exist_ok=True)

@@ -70,7 +70,7 @@ class PlainBasis:
 def from_foreign(
     name: str, delta: Tensor, theirs: PlainBasis, weight: Tensor, spectrum: Spectrum
 ) -> tuple[Tensor, Captured]:
-    """Their delta in our vectors.
+    """Express a delta of other code in our singular vectors.
 
     Two bases of one layout have nearly the same vectors, and then a direction that is clipped stays as far below zero
     as it was, which matters at a smaller scale. In another layout only the change itself means anything.
@@ -83,7 +83,7 @@ def from_foreign(
 def to_foreign(
     name: str, delta: Tensor, weight: Tensor, spectrum: Spectrum, theirs: PlainBasis
 ) -> tuple[Tensor, Captured]:
-    """Our delta in their vectors, of the same layout."""
+    """Express our delta in the singular vectors of other code, which has our layout."""
     wide = delta.to(torch.float64)
     exact = delta_weight(weight, spectrum, singular_value_change(spectrum.sigma, wide))
     found = theirs.coordinates(delta_weight(weight, spectrum, wide))
