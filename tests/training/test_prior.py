@@ -115,7 +115,7 @@ def test_the_vocabulary_holds_whole_words() -> None:
             )
 
     assert vocabulary(Tokens()) == ["sun", "tree"]
-    with pytest.raises(BaseError, match="leave prior words out"):
+    with pytest.raises(BaseError, match="prior random words: Pieces has no words to draw from"):
         vocabulary(type("Pieces", (), {"get_vocab": lambda self: {"▁sun": 0}})())
 
 

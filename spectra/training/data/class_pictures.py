@@ -118,11 +118,10 @@ def vocabulary(tokenizer: Any) -> list[str]:
     Raises:
         BaseError: a tokenizer that marks no ends of words.
     """
-    end = "</w>"
-    tokens = (token.removesuffix(end) for token in tokenizer.get_vocab() if token.endswith(end))
+    tokens = (token.removesuffix("</w>") for token in tokenizer.get_vocab() if token.endswith("</w>"))
     found = sorted(token for token in tokens if token.isalpha() and token.isascii() and len(token) > 2)
     if not found:
-        raise BaseError(f"prior words: {type(tokenizer).__name__} has no words to draw from; leave prior words out")
+        raise BaseError(f"prior random words: {type(tokenizer).__name__} has no words to draw from; leave them out")
     return found
 
 

@@ -25,7 +25,6 @@ from spectra.training.data.prompts import SubjectPrompt, pair_prompt
 ALONE = -1
 """Stands for the picture on the right where there is one picture only."""
 
-
 _Prompt = tuple[str, tuple[tuple[int, ...], ...]]
 """A collage's prompt, and the tokens of its special words: of the left subject, then of the right one."""
 
@@ -97,17 +96,13 @@ class CollageSource:
             PictureSource(pipe, each, prompts, cache_latents=cache_latents, progress=progress)
             for each in (pictures, halves)
         )
-        if 2 * self._halves.latent_shape[2] != self._whole.latent_shape[2]:
-            raise BaseError(f"latents of {self._whole.latent_shape[2]} columns have no halves for collages")
+        self.latent_shape = self._whole.latent_shape
+        if 2 * self._halves.latent_shape[2] != self.latent_shape[2]:
+            raise BaseError(f"latents of {self.latent_shape[2]} columns have no halves for collages")
         ends = list(accumulate(len(each.pictures) for each in subjects))
         self._numbers = [range(end - len(each.pictures), end) for end, each in zip(ends, subjects, strict=True)]
         self._collages = collages
         self._prompts = _prompts(pipe, [each.name for each in subjects], collages.templates)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """`(c, h, w)` of one picture's latents."""
-        return self._whole.latent_shape
 
     def pick(self, remaining: list[int], generator: torch.Generator) -> list[int]:
         """One subject alone, or two in a collage; each subject's pictures in shuffled rounds of its own."""

@@ -42,7 +42,7 @@ class PictureSource:
         self._prompts = list(prompts)
         self._cached: tuple[Tensor, Tensor] | None = None
         channels, height, width = self._posterior(self._pixels[:1])[0].shape[1:]
-        self._shape = (channels, height, width)
+        self.latent_shape = (channels, height, width)
         if cache_latents:
             with working(progress, "encoding pictures", len(pictures)):
                 chunks = []
@@ -57,11 +57,6 @@ class PictureSource:
         if not remaining:
             remaining[:] = torch.randperm(len(self._prompts), generator=generator).tolist()
         return remaining.pop()
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """`(c, h, w)` of one picture's latents."""
-        return self._shape
 
     def latents(self, index: Tensor, noise: Tensor) -> Tensor:
         """Latents `[n, c, h, w]` of the entries `index [n]`: mean plus spread times `noise`, in the model's scale."""

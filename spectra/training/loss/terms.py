@@ -13,7 +13,9 @@ from spectra.families.attention import Maps, Word
 
 
 class SampleSource(Protocol):
-    """Latents of pictures and their prompts, which samples are made of."""
+    """Latents `(c, h, w)` of pictures and their prompts, which samples are made of."""
+
+    latent_shape: tuple[int, int, int]
 
     def pick(self, remaining: list[int], generator: torch.Generator) -> int | list[int]:
         """The `index` entry of one sample: which picture, or how one is put together; takes it from `remaining`."""
@@ -29,10 +31,6 @@ class SampleSource(Protocol):
 
     def words(self, index: Tensor) -> list[Word]:
         """Words of the prompts that belong to one half of the picture."""
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """`(c, h, w)` of one sample's latents."""
 
 
 @dataclass(frozen=True)

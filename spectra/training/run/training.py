@@ -125,7 +125,8 @@ class Training:
             restore_state(loop, states, base=self.fingerprint)
         resumed_at = loop.step
         if self.config.tune:
-            self._tune()
+            with working(self.progress, "measuring plans", 1):
+                tune(self.adapter, loop.dry_run)
         started = time.perf_counter()
         self._take_steps()
         train_seconds = time.perf_counter() - started
@@ -161,11 +162,6 @@ class Training:
             self.maps.close()
         for board in self.boards.values():
             board.close()
-
-    def _tune(self) -> None:
-        """Let each layer take the plan that is fastest for the batches of this training."""
-        with working(self.progress, "measuring plans", 1):
-            tune(self.adapter, self.loop.dry_run)
 
     def _take_steps(self) -> None:
         """Train to the end, saving states and drawing validation pictures on the way."""
