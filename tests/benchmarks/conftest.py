@@ -10,6 +10,7 @@ import tiny_denoiser
 
 from spectra.bases import pipeline
 from spectra.benchmarks import models
+from spectra.training.run import loop
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -21,6 +22,7 @@ def tiny_model() -> Iterator[None]:
 
 @pytest.fixture
 def embedded(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder of the tiny base, which is taken for the embedded one."""
+    """Folder of the tiny base, which is taken for the embedded one; its losses are measured on a few samples."""
+    monkeypatch.setattr(loop, "MEASURE_SAMPLES", 8)
     monkeypatch.setattr(pipeline, "embedded_path", lambda: tiny_base)
     return tiny_base

@@ -111,10 +111,21 @@ def test_a_model_that_cannot_be(arguments: dict[str, Any], message: str) -> None
         denoiser(**arguments)
 
 
-def test_flops_and_memory_report_an_object_by_method(tmp_path: Any) -> None:
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]:
+    """What the cases that count report of the tiny model, by case and device."""
+    found = {}
+    for name in ("flops", "memory"):
+        for device in ("cpu", "cuda"):
+            settings = {"model": "tiny", "batch": "1", "device": device}
+            out = tmp_path_factory.mktemp("records")
+            found[name, device] = run.run(run.find(name), out=out, only=["frozen", "spectra"], settings=settings).record
+    return found
+
+
+def test_flops_and_memory_report_an_object_by_method(records: dict[tuple[str, str], Any]) -> None:
     for name, figure in (("flops", "ratio"), ("memory", "beyond")):
-        settings = {"model": "tiny", "batch": "1"}
-        record = run.run(run.find(name), out=tmp_path, only=["frozen", "spectra"], settings=settings).record
+        record = records[name, str(run.find(name).settings["device"])]
         assert record["failures"] == []
         assert list(record[figure]) == ["frozen", "spectra"]
         assert record[figure]["spectra"] > record[figure]["frozen"] > 0
@@ -131,14 +142,13 @@ def test_goals_are_asked_of_their_own_model_and_size() -> None:
     assert not asked("sdxl", 512, 2) and not asked("sd15", 512, 2, "cpu")
 
 
-def test_a_cpu_spends_memory_for_flops(tmp_path: Any) -> None:
-    def ratio(case: str, device: str) -> float:
-        settings = {"model": "tiny", "batch": "1", "device": device}
-        record = run.run(run.find(case), out=tmp_path / device, only=["spectra"], settings=settings).record
-        assert record["rows"][0]["device"] == device
-        return float(record["rows"][0]["tflop" if case == "flops" else "beyond"])
+def test_a_cpu_spends_memory_for_flops(records: dict[tuple[str, str], Any]) -> None:
+    def figure(case: str, device: str) -> float:
+        row = next(row for row in records[case, device]["rows"] if row["method"] == "spectra")
+        assert row["device"] == device
+        return float(row["tflop" if case == "flops" else "beyond"])
 
-    assert ratio("flops", "cpu") <= ratio("flops", "cuda")
-    assert ratio("memory", "cpu") > ratio("memory", "cuda")
+    assert figure("flops", "cpu") <= figure("flops", "cuda")
+    assert figure("memory", "cpu") > figure("memory", "cuda")
     with pytest.raises(InputError, match="device takes cpu or cuda, got 'gpu'"):
         prepare("spectra", denoiser("tiny")[0], device="gpu")

@@ -15,6 +15,7 @@ from PIL import Image
 
 import spectra
 from spectra.bases import pipeline
+from spectra.bases.embedded import subjects as known
 from spectra.bases.embedded.subjects import SUBJECTS, instance_pictures
 from spectra.benchmarks import judge, run, subjects
 from spectra.benchmarks.case import Bench, Case
@@ -52,6 +53,7 @@ def judged(embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Judged:
     short = {"prior_count": 2, "prior_steps": 2, "validation_steps": 1, "lr": 0.05}
     for name, value in short.items():
         monkeypatch.setitem(config.EMBEDDED, name, value)
+    monkeypatch.setattr(known, "SUBJECTS", SUBJECTS[:2])
     monkeypatch.setattr(judge, "network", lambda: None)
     monkeypatch.setattr(judge, "identity", stub.identity)
     monkeypatch.setattr(judge, "class_scores", stub.class_scores)
