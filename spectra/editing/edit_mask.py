@@ -90,8 +90,7 @@ def put_back(drawn: Image.Image, unedited: Image.Image, mask: Tensor, cell: int)
     old = _pixels(unedited)
     difference = _pixels(drawn) - old
     reach = cell // 2
-    whole = -F.max_pool2d(-mask, 2 * reach + 1, 1, reach)  # the least around
-    sure = whole**8
+    sure = (-F.max_pool2d(-mask, 2 * reach + 1, 1, reach)) ** 8  # of the least mask around
     weight = sure + 1e-6
     spread = _blur(weight * difference, 0.75 * cell) / _blur(weight, 0.75 * cell)
     new = old + mask * (sure * difference + (1 - sure) * spread)

@@ -44,16 +44,14 @@ def edit(
     """Edit a picture into a folder, which appears whole.
 
     Args:
-        order: the picture, and what is wanted of it.
         out: the folder: a PNG per picture with its settings inside, `unedited.png`, `sheet.png`, `edit.json`, and
             `training/` with the shift, where it was trained here. An interrupted edit leaves that in `<out>.training`.
         force: replace the folder of an earlier edit.
-        device: such as "cuda"; a GPU if there is one, by default.
-        progress: told of each part of the work.
+        device: such as "cuda"; by default a GPU if there is one.
 
     Returns:
-        Folder, sheet, shift, summary of the training, the base's fitness, inversions, and pictures with their settings,
-        as JSON values.
+        What `edit.json` holds: paths, summary of the training, the base's fitness, inversions, and every picture's
+        settings.
 
     Raises:
         SpectraError: something given is wrong (checked before anything slow), or the folder cannot be written.

@@ -50,16 +50,16 @@ class PriorKey:
 
 def pipeline_fingerprint(pipe: Any) -> str:
     """Hash of all weights and the scheduler's settings, 16 hex digits: equal ones draw the same pictures."""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, component in sorted(pipe.components.items()):
         if isinstance(component, torch.nn.Module):
             for key, weight in component.state_dict().items():
                 flat = weight.detach().cpu().contiguous().reshape(-1)
-                whole.update(f"{name}.{key} {weight.dtype} {tuple(weight.shape)}\n".encode())
-                whole.update(memoryview(flat.view(torch.uint8).numpy()))
+                digest.update(f"{name}.{key} {weight.dtype} {tuple(weight.shape)}\n".encode())
+                digest.update(memoryview(flat.view(torch.uint8).numpy()))
     settings = {k: v for k, v in pipe.scheduler.config.items() if isinstance(v, (str, int, float, bool, type(None)))}
-    whole.update(json.dumps([type(pipe.scheduler).__name__, settings], sort_keys=True).encode())
-    return whole.hexdigest()[:16]
+    digest.update(json.dumps([type(pipe.scheduler).__name__, settings], sort_keys=True).encode())
+    return digest.hexdigest()[:16]
 
 
 def prior_pictures(
@@ -131,5 +131,5 @@ def _read_kept(folder: Path, key: PriorKey) -> list[Image.Image] | None:
         pictures = read_pictures(folder)
     except PictureError:
         return None
-    whole = len(pictures) == key.count and all(picture.size == (key.size, key.size) for picture in pictures)
-    return pictures if whole else None
+    complete = len(pictures) == key.count and all(picture.size == (key.size, key.size) for picture in pictures)
+    return pictures if complete else None

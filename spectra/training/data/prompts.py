@@ -37,7 +37,7 @@ class SubjectPrompt:
 
 
 def parse_prompt(prompt: str) -> SubjectPrompt:
-    """A subject's prompt.
+    """Take a subject's prompt apart.
 
     Raises:
         InputError: not one word in brackets.
@@ -60,7 +60,7 @@ def pair_prompt(template: str, left: SubjectPrompt, right: SubjectPrompt) -> str
 
 
 def check_template(template: str) -> None:
-    """Whether a template says both subjects.
+    """Check that a template names both subjects.
 
     Raises:
         InputError: it lacks one, or has places that are not known.

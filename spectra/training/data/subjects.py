@@ -36,11 +36,11 @@ class Subject:
 
 def pictures_digest(subjects: Sequence[Subject]) -> str:
     """Content hash of all pictures, 16 hex digits, by which a resumed training knows them again."""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for subject in subjects:
         for picture in subject.pictures:
-            whole.update(repr(picture.size).encode() + picture.tobytes())
-    return whole.hexdigest()[:16]
+            digest.update(repr(picture.size).encode() + picture.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def fill_in_subjects(config: TrainConfig) -> TrainConfig:

@@ -64,7 +64,7 @@ def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool =
 
 
 def check_together(concepts: Sequence[ValidatedInputs]) -> None:
-    """Whether concepts can train together: the same common settings, and folders that do not touch.
+    """Check that concepts can train together: the same common settings, and folders that do not touch.
 
     Raises:
         InputError: common settings differ, or allow one concept only.

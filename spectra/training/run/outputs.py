@@ -32,7 +32,7 @@ class Outputs:
 
     @property
     def name(self) -> str:
-        """What the files are called."""
+        """Name of the folder, by which its files are called."""
         return self.folder.absolute().name
 
     @property
@@ -51,7 +51,7 @@ class Outputs:
         return self.folder.with_name(f"{self.name}.{PROGRESS}")
 
     def check(self, *, force: bool, resume: bool) -> None:
-        """Whether the folder can be written, before anything slow; creates nothing.
+        """Check that the folder can be written, before anything slow; creates nothing.
 
         Raises:
             OutputError: it exists without `force`, is not a training's, cannot be written, or an unfinished training

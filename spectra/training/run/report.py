@@ -95,7 +95,7 @@ def moving_average(values: Sequence[float]) -> list[float]:
 
 
 def check_tensorboard(folder: str) -> None:
-    """Whether a log that is asked for can be written; an empty `folder` asks for none.
+    """Check that a log that is asked for can be written; an empty `folder` asks for none.
 
     Raises:
         InputError: the package tensorboard is not installed.

@@ -92,7 +92,7 @@ def read_state(path: Path) -> SavedState:
 
 
 def check_resumable(saved: SavedState, config: TrainConfig, pictures: str) -> None:
-    """Whether continuing `saved` under `config` gives what an uninterrupted training would have.
+    """Check that continuing `saved` under `config` gives what an uninterrupted training would have.
 
     Raises:
         InputError: a setting or the pictures changed, or the steps are done already.

@@ -31,7 +31,6 @@ def train(
         resume: continue the state that a training with this output folder saved.
         force: replace the output folder of an earlier training.
         device: "cpu" keeps a training off a GPU; by default accelerate chooses.
-        progress: told of each part of the work.
 
     Raises:
         SpectraError: something given is wrong, the output cannot be written, or the loss became infinite. Nothing is
@@ -51,12 +50,10 @@ def train_together(
 ) -> list[Summary]:
     """Train several concepts at once, in one pass over the base per step. Each gets what `train` would have given it.
 
-    Args:
-        concepts: see `concepts.read_concepts`. Settings that are not a concept's own are the first's.
-        resume, force, device, progress: as for `train`; they hold for all.
+    The other arguments hold for all. No output folder appears before all are written.
 
     Raises:
-        SpectraError: as for `train`. No output folder appears before all are written.
+        SpectraError: as for `train`.
     """
     began = time.perf_counter()
     inputs = [validate_inputs(each, resume=resume, force=force) for each in concepts]

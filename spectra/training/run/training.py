@@ -80,10 +80,8 @@ class Training:
         # The class pictures are drawn before anything is attached: by the frozen base.
         concepts, prompts = [], []
         for each in self.inputs:
-            objectives = build_objectives(
-                pipe, each.config, each.subjects, each.class_pictures, self.resolution, self.fingerprint,
-                progress=self.progress,
-            )  # fmt: skip
+            given = each.config, each.subjects, each.class_pictures
+            objectives = build_objectives(pipe, *given, self.resolution, self.fingerprint, progress=self.progress)
             prompts += [prompt for objective in objectives for prompt in objective.source.every_prompt()]
             concepts.append(Concept(each.name, objectives, each.config.seed))
         conditions = Conditions(
