@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from quick_training import quick_outputs, whole_outputs  # noqa: F401 - fixtures
+from trainings import quick_outputs, whole_outputs  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from quick_training import quick_outputs, whole_outputs  # noqa: F401 - fixtures
 from tiny_base import build
+from trainings import quick_outputs, whole_outputs  # noqa: F401 - fixtures
 
 
 @pytest.fixture

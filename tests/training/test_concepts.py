@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from trainings import interrupted_after, read_training
 
 from spectra import attach
 from spectra.errors import InputError, OutputError, SpectraError
 from spectra.families.denoise import denoise_family
-from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config
 from spectra.training.data.class_pictures import prior_prompts
@@ -52,14 +52,6 @@ def together(each: list[dict[str, Any]], out: Path, **more: Any) -> None:
     train_together(wanted, **more)
 
 
-def left(folder: Path) -> tuple[SpectralShift, list[dict[str, float]]]:
-    """The shift in a folder and its losses."""
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return read_shift(folder / f"{folder.name}.safetensors"), [
-        {name: value for name, value in record.items() if name != "seconds"} for record in log
-    ]
-
-
 @pytest.mark.parametrize(
     "more",
     [
@@ -76,8 +68,8 @@ def test_together_equals_separately(three: list[dict[str, Any]], tmp_path: Path,
     together(each, tmp_path / "joint")
     assert sorted(path.name for path in (tmp_path / "joint").iterdir()) == ["a", "b", "c"]
     for name in "abc":
-        shift, losses = left(tmp_path / "joint" / name)
-        expected, steps = left(tmp_path / "alone" / name)
+        shift, losses = read_training(tmp_path / "joint" / name)
+        expected, steps = read_training(tmp_path / "alone" / name)
         for mine, theirs in zip(losses, steps, strict=True):
             assert list(mine) == list(theirs)
             np.testing.assert_allclose(list(mine.values()), list(theirs.values()), rtol=1e-4, atol=1e-9)
@@ -151,29 +143,20 @@ def test_together_equals_separately_in_double_precision(build_tiny: Callable[...
 def test_one_concept_in_a_file_is_an_ordinary_training(settings: dict[str, Any], tmp_path: Path) -> None:
     together([settings], tmp_path / "joint")
     train(make_config(settings), tmp_path / "alone" / "a")
-    (a, losses), (b, expected) = left(tmp_path / "joint" / "a"), left(tmp_path / "alone" / "a")
+    (a, losses), (b, expected) = read_training(tmp_path / "joint" / "a"), read_training(tmp_path / "alone" / "a")
     assert losses == expected
     assert all(np.array_equal(a[name], b[name]) for name in b)
 
 
 def test_an_interrupted_training_continues_exactly_together_or_alone(
-    three: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     pictures = {"validation_every": 2, "validation_count": 1}
     each = [{**own, "steps": 4, "save_every": 2, **pictures} for own in three]
     together(each, tmp_path / "whole")
-    advance = Loop.advance
-
-    def interrupted(self: Loop) -> float:
-        if self.step == 3:
-            raise KeyboardInterrupt
-        return advance(self)
-
-    monkeypatch.setattr(Loop, "advance", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after(3):
         together(each, tmp_path / "part")
     assert sorted(path.name for path in (tmp_path / "part").iterdir()) == ["a.progress", "b.progress", "c.progress"]
-    monkeypatch.setattr(Loop, "advance", advance)
     with pytest.raises(OutputError, match="unfinished training"):
         together(each, tmp_path / "part")
     state = tmp_path / "part" / "b.progress" / "state.safetensors"
@@ -181,7 +164,7 @@ def test_an_interrupted_training_continues_exactly_together_or_alone(
     (tmp_path / "alone" / "b.progress" / state.name).write_bytes(state.read_bytes())
     together(each, tmp_path / "part", resume=True)
     for name in "abc":
-        (mine, losses), (expected, steps) = (left(tmp_path / kind / name) for kind in ("part", "whole"))
+        (mine, losses), (expected, steps) = (read_training(tmp_path / kind / name) for kind in ("part", "whole"))
         assert losses == steps
         assert all(np.array_equal(mine[weight], expected[weight]) for weight in expected)
         progress = tmp_path / "part" / name / "progress"
@@ -189,7 +172,7 @@ def test_an_interrupted_training_continues_exactly_together_or_alone(
     # The state of one is that of an ordinary training, which can go on without the others.
     summary = train(make_config(each[1]), tmp_path / "alone" / "b", resume=True)
     assert summary.resumed_at == 2
-    losses, steps = (left(tmp_path / kind / "b")[1] for kind in ("alone", "whole"))
+    losses, steps = (read_training(tmp_path / kind / "b")[1] for kind in ("alone", "whole"))
     np.testing.assert_allclose([r["loss"] for r in losses], [r["loss"] for r in steps], rtol=1e-4)
 
 

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from trainings import flat, interrupted_after, read_training
 
 from spectra.errors import InputError, SpectraError
 from spectra.shift.shift import SpectralShift
-from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config, read_config
 from spectra.training.data.subjects import fill_in_subjects
-from spectra.training.run.loop import Loop
 from spectra.training.run.train import train
 
 
@@ -36,17 +35,9 @@ def joint(settings: dict[str, Any], photos: Path, tmp_path_factory: pytest.TempP
 
 
 def run(settings: dict[str, Any], out: Path, **more: Any) -> tuple[SpectralShift, list[dict[str, float]]]:
-    """The shift and the losses of a training, without its timings."""
+    """The shift and the losses of a training."""
     train(make_config(settings), out, **more)
-    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return read_shift(out / f"{out.name}.safetensors"), [
-        {name: value for name, value in record.items() if name != "seconds"} for record in log
-    ]
-
-
-def flat(shift: SpectralShift) -> np.ndarray[Any, Any]:
-    """All deltas in one vector."""
-    return np.concatenate([shift[name] for name in shift])
+    return read_training(out)
 
 
 def test_two_subjects_become_one_shift(joint: dict[str, Any], tmp_path: Path) -> None:
@@ -105,20 +96,11 @@ def test_bf16_trains(joint: dict[str, Any], tmp_path: Path) -> None:
         assert all(np.isfinite(list(record.values())).all() for record in half)
 
 
-def test_it_continues_exactly(joint: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_continues_exactly(joint: dict[str, Any], tmp_path: Path) -> None:
     joint = {**joint, "steps": 5, "save_every": 2, "prior_target": "base", "prior_unconditional": 0.5}
     whole = run(joint, tmp_path / "whole")
-    advance = Loop.advance
-
-    def interrupted(self: Loop) -> float:
-        if self.step == 3:
-            raise KeyboardInterrupt
-        return advance(self)
-
-    monkeypatch.setattr(Loop, "advance", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after(3):
         train(make_config(joint), tmp_path / "part")
-    monkeypatch.setattr(Loop, "advance", advance)
     resumed = run(joint, tmp_path / "part", resume=True)
     assert resumed[1] == whole[1]
     assert np.array_equal(flat(resumed[0]), flat(whole[0]))
