@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from spectra.cli import output
+from spectra.cli.options import add_command, file_dtype_option, force_option, json_option, output_option
 from spectra.errors import InputError
+from spectra.io.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,102 +19,100 @@ if TYPE_CHECKING:
     from spectra.combine.adjusting import Adjusted, Step
 
 _EXAMPLE = (
-    "Example:  spectra adjust dog.safetensors --scale unet.up_blocks.1=0.5 -o softer.safetensors     |     "
+    "spectra adjust dog.safetensors --scale unet.up_blocks.1=0.5 -o softer.safetensors     |     "
     "spectra adjust dog.safetensors --keep 64 -o small.safetensors     |     "
     "spectra adjust dog.safetensors --band 0:0.1=0 --on unet-ca -o fine.safetensors"
 )
 
 
+@dataclass(frozen=True)
+class Options:
+    """What `spectra adjust` takes."""
+
+    file: Path = setting(REQUIRED, "A shift file.", positional=True, metavar="FILE")
+    out: Path = output_option("The edited shift.")
+    only: str = setting("", "Leave out all weights but these.", metavar="PATTERN")
+    scale: tuple[str, ...] = setting(
+        (), "Multiply delta of these weights, or of all. Repeatable.", metavar="[PATTERN=]X"
+    )
+    band: tuple[str, ...] = setting(
+        (),
+        "Multiply delta for a band of singular values: 0:0.1 is the largest tenth. Repeatable.",
+        metavar="LOW:HIGH=X",
+    )
+    soft: float | None = setting(None, "Make every |delta| smaller by this much, down to 0.")
+    keep: int | None = setting(None, "Keep this many directions of each weight: those of the largest |delta|.")
+    keep_first: int | None = setting(
+        None, "Keep this many directions of each weight: those of the largest singular values."
+    )
+    on: str = setting("", "Weights that --band, --soft and --keep act on, in place of all.", metavar="PATTERN")
+    file_dtype: str = file_dtype_option()
+    force: bool = force_option("an existing file")
+    json: bool = json_option()
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command."""
+    add_command(app, adjust, Options, example=_EXAMPLE)
 
-    @app.command(epilog=_EXAMPLE)
-    def adjust(
-        file: Annotated[Path, typer.Argument(metavar="FILE", help="A shift file.", show_default=False)],
-        out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The edited shift.", show_default=False)],
-        only: Annotated[str, typer.Option(metavar="PATTERN", help="Leave out all other weights.")] = "",
-        scale: Annotated[
-            list[str] | None,
-            typer.Option(
-                metavar="[PATTERN=]X",
-                help="Multiply delta of these weights, or of all. Repeatable.",
-                show_default=False,
-            ),
-        ] = None,
-        band: Annotated[
-            list[str] | None,
-            typer.Option(
-                metavar="LOW:HIGH=X",
-                help="Multiply delta for a band of singular values: 0:0.1 is the largest tenth. Repeatable.",
-                show_default=False,
-            ),
-        ] = None,
-        soft: Annotated[
-            float | None, typer.Option(help="Make every |delta| smaller by this much, down to 0.", show_default=False)
-        ] = None,
-        keep: Annotated[
-            int | None,
-            typer.Option(help="Keep this many directions of each weight: the largest |delta|.", show_default=False),
-        ] = None,
-        keep_first: Annotated[
-            int | None,
-            typer.Option(help="The same, but those of the largest singular values.", show_default=False),
-        ] = None,
-        on: Annotated[
-            str, typer.Option(metavar="PATTERN", help="--band, --soft and --keep act on these weights alone.")
-        ] = "",
-        file_dtype: Annotated[str, typer.Option(help="float32, or float16 for half the bytes.")] = "float32",
-        force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
-        json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    ) -> None:
-        """Edits a shift: fewer directions, a threshold, another strength by layer or by singular value.
 
-        The edits are made in the order of the options above. --band, --soft and --keep leave 1-D weights (norms)
-        alone, as these have no singular values. PATTERN is a subset, a block as inspect shows it, or a pattern such
-        as 'unet.*attn2*'.
-        """
-        from spectra.analysis import diffing
-        from spectra.combine import adjusting
-        from spectra.io.atomic_writes import check_output
-        from spectra.shift.shift_file import file_precision, read_shift, write_shift
-        from spectra.shift.sigmas import read_sigmas
+def adjust(options: Options) -> None:
+    """Edits a shift: fewer directions, a threshold, another strength by layer or by singular value.
 
-        steps: list[Step] = [adjusting.Only(only)] if only else []
-        steps += [_scale(text) for text in scale or []]
-        steps += [_band(text, on) for text in band or []]
-        steps += [adjusting.Soft(soft, on)] if soft is not None else []
-        steps += [adjusting.Keep(keep, on)] if keep is not None else []
-        steps += [adjusting.Keep(keep_first, on, first=True)] if keep_first is not None else []
-        if not steps:
-            raise InputError("nothing to do: give --only, --scale, --band, --soft, --keep or --keep-first")
-        if on and not any(isinstance(step, (adjusting.Band, adjusting.Soft, adjusting.Keep)) for step in steps):
-            raise InputError("--on says where --band, --soft and --keep act; give one of them")
-        precision = file_precision(file_dtype)
-        check_output(out, force=force)
-        shift = read_shift(file)
-        adjusted = adjusting.adjust(shift, steps)
-        sigmas = read_sigmas(shift.metadata)
-        moved = diffing.compare(*(diffing.singular_value_changes(each, sigmas) for each in (shift, adjusted.shift)))
-        size = write_shift(adjusted.shift, out, dtype=precision, force=force)
-        found = {
-            "file": str(file),
-            "output": str(out),
-            "bytes": size,
-            "weights": len(adjusted.shift),
-            "floats": adjusted.shift.floats,
-            "distance": moved.distance / moved.first if moved.first else 0.0,
-            "exact": not diffing.unknown_clipping(shift, sigmas),
-            "steps": [
-                {
-                    **adjusting.as_dict(effect.step),
-                    "weights": effect.weights,
-                    "changed": effect.changed,
-                    "energy": effect.energy,
-                }
-                for effect in adjusted.effects
-            ],
-        }
-        output.result(found, json=json, human=lambda console: _show(console, adjusted, found))
+    The edits are made in the order of the options. --band, --soft and --keep leave 1-D weights (norms) alone, as these
+    have no singular values. PATTERN is a subset, a block as inspect shows it, or a pattern such as 'unet.*attn2*'.
+    """
+    from spectra.analysis import diffing
+    from spectra.combine import adjusting
+    from spectra.io.atomic_writes import check_output
+    from spectra.shift.shift_file import file_precision, read_shift, write_shift
+    from spectra.shift.sigmas import read_sigmas
+
+    steps = _steps(options)
+    precision = file_precision(options.file_dtype)
+    check_output(options.out, force=options.force)
+    shift = read_shift(options.file)
+    adjusted = adjusting.adjust(shift, steps)
+    sigmas = read_sigmas(shift.metadata)
+    moved = diffing.compare(*(diffing.singular_value_changes(each, sigmas) for each in (shift, adjusted.shift)))
+    size = write_shift(adjusted.shift, options.out, dtype=precision, force=options.force)
+    found = {
+        "file": str(options.file),
+        "output": str(options.out),
+        "bytes": size,
+        "weights": len(adjusted.shift),
+        "floats": adjusted.shift.floats,
+        "distance": moved.distance / moved.first if moved.first else 0.0,
+        "exact": not diffing.unknown_clipping(shift, sigmas),
+        "steps": [
+            {
+                **adjusting.as_dict(effect.step),
+                "weights": effect.weights,
+                "changed": effect.changed,
+                "energy": effect.energy,
+            }
+            for effect in adjusted.effects
+        ],
+    }
+    output.result(found, json=options.json, human=lambda console: _show(console, adjusted, found))
+
+
+def _steps(options: Options) -> list[Step]:
+    """The edits in their order."""
+    from spectra.combine.adjusting import Band, Keep, Only, Soft
+
+    on = options.on
+    steps: list[Step] = [Only(options.only)] if options.only else []
+    steps += [_scale(text) for text in options.scale]
+    steps += [_band(text, on) for text in options.band]
+    steps += [Soft(options.soft, on)] if options.soft is not None else []
+    steps += [Keep(options.keep, on)] if options.keep is not None else []
+    steps += [Keep(options.keep_first, on, first=True)] if options.keep_first is not None else []
+    if not steps:
+        raise InputError("nothing to do: give --only, --scale, --band, --soft, --keep or --keep-first")
+    if on and not any(isinstance(step, (Band, Soft, Keep)) for step in steps):
+        raise InputError("--on says where --band, --soft and --keep act; give one of them")
+    return steps
 
 
 def _scale(text: str) -> Step:
@@ -138,23 +139,20 @@ def _number(option: str, form: str, text: str, part: str) -> float:
 
 
 def _show(console: Console, adjusted: Adjusted, found: dict[str, Any]) -> None:
-    from spectra.cli.tables import percent, show, table
+    from spectra.cli.tables import line, percent, show, table
 
     rows = [
-        (_told(effect.step), f"{effect.weights:,}", f"{effect.changed:,}", percent(effect.energy))
+        (_in_words(effect.step), f"{effect.weights:,}", f"{effect.changed:,}", percent(effect.energy))
         for effect in adjusted.effects
     ]
     show(console, table("edit", ("weights", "floats changed", "energy left"), rows))
     clipped = "with what the ReLU clips" if found["exact"] else "as far as no singular value is clipped"
     console.print(f"Delta W changes by {percent(found['distance'])}, {clipped}")
-    console.print(
-        f"wrote {found['output']}: {found['weights']:,} weights, {found['floats']:,} floats, {found['bytes']:,} bytes",
-        markup=False,
-        soft_wrap=True,
-    )
+    sizes = f"{found['weights']:,} weights, {found['floats']:,} floats, {found['bytes']:,} bytes"
+    line(console, f"wrote {found['output']}: {sizes}")
 
 
-def _told(step: Step) -> str:
+def _in_words(step: Step) -> str:
     from spectra.combine.adjusting import Band, Keep, Only, Scale, Soft
 
     where = f"{step.pattern}: " if step.pattern else ""

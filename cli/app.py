@@ -12,7 +12,6 @@ import typer
 
 import spectra
 from spectra.cli import output
-from spectra.cli.plain_warnings import plain_warnings
 from spectra.errors import SpectraError
 
 COMMANDS = (
@@ -95,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     _register(arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS)
     output.prepare()
     try:
-        with plain_warnings():
+        with output.plain_warnings():
             app(args=arguments, prog_name="spectra")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from spectra.cli import output
-from spectra.cli.sizes import readable
+from spectra.cli.options import add_command, json_option
+from spectra.cli.tables import line, readable, table
+from spectra.io.settings import setting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,23 +19,44 @@ if TYPE_CHECKING:
 _SHOWN = 20
 """Entries that `ls` shows a person without --all."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+@dataclass(frozen=True)
+class Options:
+    """What `spectra cache verify` and `path` take."""
+
+    json: bool = json_option()
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """What `spectra cache ls` takes."""
+
+    everything: bool = setting(False, "List every entry, not only the latest used.", option="--all")
+    json: bool = json_option()
+
+
+@dataclass(frozen=True)
+class CleanOptions:
+    """What `spectra cache gc` takes."""
+
+    max_size: str | None = setting(
+        None, "Size that the cache may keep, such as 5GB or 0.", metavar="SIZE", default_text="the cache's limit"
+    )
+    class_pictures: bool = setting(False, "Remove kept class pictures too; trainings draw them again.")
+    json: bool = json_option()
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
     cache = typer.Typer(help="Looks after the spectra that are kept on this machine.", no_args_is_help=True)
     app.add_typer(cache, name="cache", epilog="Example:  spectra cache ls     |     spectra cache gc --max-size 5GB")
-    cache.command(epilog="Example:  spectra cache ls --all")(ls)
-    cache.command(epilog="Example:  spectra cache verify --json")(verify)
-    cache.command(epilog="Example:  spectra cache gc --max-size 5GB")(gc)
-    cache.command(epilog="Example:  du -sh $(spectra cache path)")(path)
+    add_command(cache, ls, ListOptions, example="spectra cache ls --all")
+    add_command(cache, verify, Options, example="spectra cache verify --json")
+    add_command(cache, gc, CleanOptions, example="spectra cache gc --max-size 5GB")
+    add_command(cache, path, Options, example="du -sh $(spectra cache path)")
 
 
-def ls(
-    everything: Annotated[bool, typer.Option("--all", help="Every entry, not only the latest used.")] = False,
-    json: Json = False,
-) -> None:
+def ls(options: ListOptions) -> None:
     """Lists the entries, the most recently used first."""
     from spectra.spectrum.cache.spectrum_cache import default_cache
 
@@ -57,11 +81,11 @@ def ls(
             for entry in entries
         ],
     }
-    shown = found["entries"] if everything else found["entries"][:_SHOWN]
-    output.result(found, json=json, human=lambda console: _list(console, found, shown))
+    shown = found["entries"] if options.everything else found["entries"][:_SHOWN]
+    output.result(found, json=options.json, human=lambda console: _list(console, found, shown))
 
 
-def verify(json: Json = False) -> None:
+def verify(options: Options) -> None:
     """Reads every entry against its checksums; damaged ones are set aside and computed again when needed."""
     from spectra.spectrum.cache.spectrum_cache import default_cache
 
@@ -72,9 +96,9 @@ def verify(json: Json = False) -> None:
     def human(console: Console) -> None:
         console.print(f"{done.checked:,} entries, {readable(done.size)} sound, {len(done.damaged)} damaged")
         for fingerprint, reason in done.damaged.items():
-            console.print(f"{fingerprint[:12]}: {reason}", soft_wrap=True, markup=False)
+            line(console, f"{fingerprint[:12]}: {reason}")
 
-    output.result(found, json=json, human=human)
+    output.result(found, json=options.json, human=human)
     if done.damaged:
         output.failure(
             f"{len(done.damaged)} damaged entries were set aside in {cache.path / 'damaged'}; they are computed again "
@@ -83,22 +107,13 @@ def verify(json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def gc(
-    max_size: Annotated[
-        str | None,
-        typer.Option("--max-size", metavar="SIZE", help="Such as 5GB or 0; by default the cache's limit."),
-    ] = None,
-    class_pictures: Annotated[
-        bool, typer.Option("--class-pictures", help="Remove kept class pictures too; trainings draw them again.")
-    ] = False,
-    json: Json = False,
-) -> None:
+def gc(options: CleanOptions) -> None:
     """Removes damaged and half-written files, and the least recently used entries beyond a size."""
     from spectra.spectrum.cache.settings import parse_size
     from spectra.spectrum.cache.spectrum_cache import default_cache
 
     cache = default_cache()
-    limit = cache.max_bytes if max_size is None else parse_size(max_size, what="--max-size")
+    limit = cache.max_bytes if options.max_size is None else parse_size(options.max_size, what="--max-size")
     done = cache.gc(limit)
     found: dict[str, Any] = {
         "path": str(cache.path),
@@ -107,7 +122,7 @@ def gc(
         "freed": done.freed,
         "kept": done.kept,
         "bytes": done.size,
-        "class_pictures": _remove_class_pictures() if class_pictures else {"sets": 0, "bytes": 0},
+        "class_pictures": _remove_class_pictures() if options.class_pictures else {"sets": 0, "bytes": 0},
     }
 
     def human(console: Console) -> None:
@@ -115,22 +130,18 @@ def gc(
             f"{done.removed:,} files removed ({readable(done.freed)}), "
             f"{done.kept:,} entries kept ({readable(done.size)})"
         )
-        if class_pictures:
+        if options.class_pictures:
             console.print(_count(found["class_pictures"]) + " of class pictures removed")
 
-    output.result(found, json=json, human=human)
+    output.result(found, json=options.json, human=human)
 
 
-def path(json: Json = False) -> None:
+def path(options: Options) -> None:
     """Prints the cache's folder, whether it exists yet or not."""
     from spectra.spectrum.cache.spectrum_cache import default_cache
 
     where = str(default_cache().path)
-    output.result(
-        {"path": where},
-        json=json,
-        human=lambda console: console.print(where, soft_wrap=True, markup=False),
-    )
+    output.result({"path": where}, json=options.json, human=lambda console: line(console, where))
 
 
 def _class_pictures() -> dict[str, int]:
@@ -160,26 +171,19 @@ def _count(pictures: dict[str, int]) -> str:
 
 
 def _list(console: Console, found: dict[str, Any], shown: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
     if shown:
-        table = Table()
-        for heading in ("fingerprint", "shape", "side", "rank", "tail", "size", "last used"):
-            table.add_column(heading, justify="left" if heading in ("fingerprint", "shape", "side") else "right")
+        rows = []
         for entry in shown:
             shape = "x".join(map(str, entry["shape"])) if entry["shape"] is not None else "unreadable"
             facts = ["" if entry[key] is None else str(entry[key]) for key in ("side", "rank", "tail")]
-            table.add_row(entry["fingerprint"][:12], shape, *facts, readable(entry["bytes"]), _ago(entry["used"]))
-        console.print(table)
+            rows.append((entry["fingerprint"][:12], shape, *facts, readable(entry["bytes"]), _ago(entry["used"])))
+        headings = ("shape", "side", "rank", "tail", "size", "last used")
+        console.print(table("fingerprint", headings, rows, texts=("shape", "side"), name_width=None))
     hidden = len(found["entries"]) - len(shown)
     if hidden:
         console.print(f"and {hidden:,} more (--all)")
-    console.print(
-        f"{len(found['entries']):,} entries, {readable(found['bytes'])} of {readable(found['limit'])}, "
-        f"in {found['path']}",
-        soft_wrap=True,
-        markup=False,
-    )
+    sizes = f"{readable(found['bytes'])} of {readable(found['limit'])}"
+    line(console, f"{len(found['entries']):,} entries, {sizes}, in {found['path']}")
     if found["class_pictures"]["sets"]:
         console.print(_count(found["class_pictures"]) + " of class pictures beside them (gc --class-pictures)")
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from spectra.cli import output
-from spectra.cli.quiet import quiet_libraries
-from spectra.cli.sizes import readable
+from spectra.cli.options import add_command, json_option, variant_option
+from spectra.cli.tables import line, readable, show, table
+from spectra.io.settings import setting
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_EXAMPLE = "Example:  spectra decompose ./sd15 --component unet     |     spectra decompose unet.safetensors --json"
-
+_EXAMPLE = "spectra decompose ./sd15 --component unet     |     spectra decompose unet.safetensors --json"
 _COLUMNS = {
     "weights": "weights",
     "weight_floats": "floats",
@@ -26,79 +27,72 @@ _COLUMNS = {
     "seconds": "time, s",
 }
 
-Precision = Literal["float32", "float16", "bfloat16", "file"]
+
+@dataclass(frozen=True)
+class Options:
+    """What `spectra decompose` takes."""
+
+    base: str = setting(
+        "",
+        "Diffusers folder, .safetensors file or hub id; without it, the embedded base.",
+        positional=True,
+        metavar="BASE",
+    )
+    component: tuple[str, ...] = setting((), "Only this component, such as unet; repeatable.", metavar="NAME")
+    dtype: Literal["float32", "float16", "bfloat16", "file"] = setting(
+        "float32", "Precision in which the base will be loaded, to which a spectrum belongs; file is the stored one."
+    )
+    variant: str | None = variant_option()
+    device: str | None = setting(None, "Device to compute on.", default_text="a CUDA device if there is one")
+    json: bool = json_option()
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
+    add_command(app, decompose, Options, example=_EXAMPLE)
 
-    @app.command(epilog=_EXAMPLE)
-    def decompose(
-        base: Annotated[
-            str,
-            typer.Argument(
-                metavar="BASE",
-                help="Diffusers folder, .safetensors file or hub id; without it, the embedded base.",
-                show_default=False,
-            ),
-        ] = "",
-        component: Annotated[
-            list[str] | None,
-            typer.Option("--component", metavar="NAME", help="Only this one, such as unet; can be repeated."),
-        ] = None,
-        dtype: Annotated[
-            Precision,
-            typer.Option(help="As which the base will be loaded; a spectrum belongs to one. file: as it is stored."),
-        ] = "float32",
-        variant: Annotated[
-            str | None, typer.Option(help="Of the weight files, such as fp16.", show_default=False)
-        ] = None,
-        device: Annotated[
-            str | None, typer.Option(help="Where to compute; by default a CUDA device if there is one.")
-        ] = None,
-        json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    ) -> None:
-        """Decomposes every weight of a base once, and keeps the spectra for all later commands."""
-        quiet_libraries()
-        from spectra.bases.embedded import NAME
-        from spectra.bases.weight_files import base_weights
-        from spectra.spectrum.cache.spectrum_cache import default_cache
 
-        cast = "" if dtype == "file" else dtype
-        cache = default_cache()
-        parts = base_weights(base, component or [], variant=variant, dtype=cast).by_component()
-        where = _device(device)
-        rows: list[dict[str, Any]] = []
-        for name, every in parts.items():
-            weights = every.matrices()
-            start = time.perf_counter()
-            usage = cache.fill(weights, output.progress(), device=where)
-            row: dict[str, Any] = {
-                "component": name,
-                "weights": len(weights),
-                "hits": usage.hits,
-                "misses": usage.misses,
-            }
-            row |= {"damaged": usage.damaged, "weight_floats": usage.weight_floats}
-            row |= {"spectrum_floats": usage.spectrum_floats, "bytes": usage.bytes}
-            rows.append(row | {"seconds": round(time.perf_counter() - start, 3)})
-        total: dict[str, Any] = {key: sum(row[key] for row in rows) for key in rows[0] if key != "component"}
-        for row in (*rows, total):
-            row["ratio"] = round(row["spectrum_floats"] / max(row["weight_floats"], 1), 4)
-        found = {
-            "base": base or NAME,
-            "dtype": dtype,
-            "device": where or "cpu",
-            "cache": str(cache.path),
-            "components": rows,
-            "total": total,
+def decompose(options: Options) -> None:
+    """Decomposes every weight of a base once, and keeps the spectra for all later commands."""
+    from spectra.bases.embedded import NAME
+    from spectra.bases.weight_files import base_weights
+    from spectra.spectrum.cache.spectrum_cache import default_cache
+
+    cast = "" if options.dtype == "file" else options.dtype
+    cache = default_cache()
+    parts = base_weights(options.base, options.component, variant=options.variant, dtype=cast).by_component()
+    where = _device(options.device)
+    rows: list[dict[str, Any]] = []
+    for name, every in parts.items():
+        weights = every.matrices()
+        start = time.perf_counter()
+        usage = cache.fill(weights, output.progress(), device=where)
+        row: dict[str, Any] = {
+            "component": name,
+            "weights": len(weights),
+            "hits": usage.hits,
+            "misses": usage.misses,
         }
-        output.result(found, json=json, human=lambda console: _show(console, found))
-        if total["bytes"] > cache.max_bytes:
-            output.say(
-                f"the spectra take {readable(total['bytes'])}, the cache keeps {readable(cache.max_bytes)}: "
-                "raise SPECTRA_CACHE_LIMIT, or they are computed again"
-            )
+        row |= {"damaged": usage.damaged, "weight_floats": usage.weight_floats}
+        row |= {"spectrum_floats": usage.spectrum_floats, "bytes": usage.bytes}
+        rows.append(row | {"seconds": round(time.perf_counter() - start, 3)})
+    total: dict[str, Any] = {key: sum(row[key] for row in rows) for key in rows[0] if key != "component"}
+    for row in (*rows, total):
+        row["ratio"] = round(row["spectrum_floats"] / max(row["weight_floats"], 1), 4)
+    found = {
+        "base": options.base or NAME,
+        "dtype": options.dtype,
+        "device": where or "cpu",
+        "cache": str(cache.path),
+        "components": rows,
+        "total": total,
+    }
+    output.result(found, json=options.json, human=lambda console: _show(console, found))
+    if total["bytes"] > cache.max_bytes:
+        output.say(
+            f"the spectra take {readable(total['bytes'])}, the cache keeps {readable(cache.max_bytes)}: "
+            "raise SPECTRA_CACHE_LIMIT, or they are computed again"
+        )
 
 
 def _device(asked: str | None) -> str | None:
@@ -117,18 +111,13 @@ def _device(asked: str | None) -> str | None:
 
 
 def _show(console: Console, found: dict[str, Any]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    total = found["total"]
-    table = Table(show_footer=len(found["components"]) > 1, box=box.SIMPLE, pad_edge=False)
-    table.add_column("component", footer="total", no_wrap=True)
-    for key, heading in _COLUMNS.items():
-        table.add_column(heading, footer=_cell(key, total[key]), justify="right", no_wrap=True)
-    for row in found["components"]:
-        table.add_row(row["component"], *(_cell(key, row[key]) for key in _COLUMNS))
-    console.print(table)
-    console.print(f"stored: floats of the spectra per float of the weights; in {found['cache']}", soft_wrap=True)
+    rows = [
+        [row.get("component", "total"), *(_cell(key, row[key]) for key in _COLUMNS)]
+        for row in (*found["components"], found["total"])
+    ]
+    total = rows.pop() if len(found["components"]) > 1 else ()
+    show(console, table("component", list(_COLUMNS.values()), rows[: len(found["components"])], total, name_width=None))
+    line(console, f"stored: floats of the spectra per float of the weights; in {found['cache']}")
 
 
 def _cell(key: str, value: float) -> str:

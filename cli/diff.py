@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 
 from spectra.cli import output
-from spectra.cli.tables import NAME_WIDTH, facts, percent, short_names, show, table
+from spectra.cli.options import add_command, force_option, json_option, layers_option, plot_option
+from spectra.cli.tables import NAME_WIDTH, cosine, facts, percent, short_names, show, table
+from spectra.io.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,8 +24,7 @@ if TYPE_CHECKING:
     from spectra.shift.shift import SpectralShift
 
 _EXAMPLE = (
-    "Example:  spectra diff fox.safetensors wolf.safetensors --plot diff.png     |     "
-    "spectra diff shifts/*.safetensors --json"
+    "spectra diff fox.safetensors wolf.safetensors --plot diff.png     |     spectra diff shifts/*.safetensors --json"
 )
 _MOST = 5
 """Weights shown of those that moved most."""
@@ -32,50 +33,52 @@ _Views: TypeAlias = "tuple[Callable[[int], list[Table]], Callable[[], Figure]]"
 """What was found, as tables for a terminal of so many columns, and as a picture."""
 
 
+@dataclass(frozen=True)
+class Options:
+    """What `spectra diff` takes."""
+
+    files: tuple[Path, ...] = setting(REQUIRED, "Shift files of one base.", positional=True, metavar="A B [C...]")
+    layers: bool = layers_option("List every weight of two files.")
+    plot: Path | None = plot_option()
+    force: bool = force_option("an earlier plot")
+    json: bool = json_option(", every weight in it")
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-
-    @app.command(epilog=_EXAMPLE)
-    def diff(
-        files: Annotated[
-            list[Path], typer.Argument(metavar="A B [C...]", help="Shift files of one base.", show_default=False)
-        ],
-        layers: Annotated[bool, typer.Option("--layers", help="Of two files: list every weight.")] = False,
-        plot: Annotated[
-            Path | None, typer.Option(metavar="FILE", help="Draw it, as .png or .svg.", show_default=False)
-        ] = None,
-        force: Annotated[bool, typer.Option("--force", help="Replace an earlier plot.")] = False,
-        json: Annotated[bool, typer.Option("--json", help="Print one JSON object, every weight in it.")] = False,
-    ) -> None:
-        """Compares shifts: the distance of the weights they make, cosines, signs, and what moved apart most.
-
-        A weight that a file does not hold counts as unchanged. Of several files, each is compared with each.
-        """
-        if len(files) < 2:
-            raise typer.BadParameter("expected at least two files", param_hint="A B [C...]")
-        if layers and len(files) > 2:
-            raise typer.BadParameter("lists the weights of two files, not of several", param_hint="--layers")
-        from spectra.analysis.diffing import read_changes
-        from spectra.plots import correlation, style
-
-        if plot is not None:
-            style.check(plot, force=force)
-            if len(files) > 2:
-                correlation.check_count(len(files))
-        shifts, changes, unknown = read_changes(files)
-        found: dict[str, Any] = {
-            "files": [_described(file, shift) for file, shift in zip(files, shifts, strict=True)],
-            "exact": not unknown,
-            "unknown_sigmas": len(unknown),
-        }
-        compare = _compare_two if len(files) == 2 else _compare_several
-        tables, draw = compare(found, changes, layers=layers)
-        if plot is not None:
-            style.write(draw, plot, force=force)
-        output.result(found, json=json, human=lambda console: show(console, *tables(console.width)))
+    add_command(app, diff, Options, example=_EXAMPLE)
 
 
-def _described(file: Path, shift: SpectralShift) -> dict[str, Any]:
+def diff(options: Options) -> None:
+    """Compares shifts: the distance of the weights they make, cosines, signs, and what moved apart most.
+
+    A weight that a file does not hold counts as unchanged. Of several files, each is compared with each.
+    """
+    if len(options.files) < 2:
+        raise typer.BadParameter("expected at least two files", param_hint="A B [C...]")
+    if options.layers and len(options.files) > 2:
+        raise typer.BadParameter("lists the weights of two files, not of several", param_hint="--layers")
+    from spectra.analysis.diffing import read_changes
+    from spectra.plots import correlation, style
+
+    if options.plot is not None:
+        style.check(options.plot, force=options.force)
+        if len(options.files) > 2:
+            correlation.check_count(len(options.files))
+    shifts, changes, unknown = read_changes(options.files)
+    found: dict[str, Any] = {
+        "files": [_file(file, shift) for file, shift in zip(options.files, shifts, strict=True)],
+        "exact": not unknown,
+        "unknown_sigmas": len(unknown),
+    }
+    compare = _compare_two if len(options.files) == 2 else _compare_several
+    tables, draw = compare(found, changes, layers=options.layers)
+    if options.plot is not None:
+        style.write(draw, options.plot, force=options.force)
+    output.result(found, json=options.json, human=lambda console: show(console, *tables(console.width)))
+
+
+def _file(file: Path, shift: SpectralShift) -> dict[str, Any]:
     metadata = shift.metadata
     return {
         "file": str(file),
@@ -122,18 +125,18 @@ def _facts(found: dict[str, Any], total: Difference) -> Table:
     opposed = f"{total.opposed:,} of {total.moved:,} coordinates that both change"
     return facts(
         [
-            *((letter, _told(file)) for letter, file in zip("AB", found["files"], strict=True)),
+            *((letter, _about(file)) for letter, file in zip("AB", found["files"], strict=True)),
             ("base", _bases(found)),
             ("||A||, ||B||", f"{total.first:.4g}, {total.second:.4g}"),
             ("||A - B||", f"{total.distance:.4g}{relative}"),
-            ("cosine", f"{_cosine(total.cosine)}; mean of the cosines of weights {_cosine(total.mean_cosine)}"),
+            ("cosine", f"{cosine(total.cosine)}; mean of the cosines of weights {cosine(total.mean_cosine)}"),
             ("opposed signs", opposed + (f" ({percent(total.opposed / total.moved)})" if total.moved else "")),
             _measure(found),
         ]
     )
 
 
-def _told(file: dict[str, Any]) -> str:
+def _about(file: dict[str, Any]) -> str:
     return f"{file['file']} ({file['subset'] + ', ' if file['subset'] else ''}{file['floats']:,} floats)"
 
 
@@ -151,10 +154,6 @@ def _measure(found: dict[str, Any]) -> tuple[str, str]:
     )
 
 
-def _cosine(value: float | None) -> str:
-    return "none" if value is None else f"{round(value, 3) + 0.0:.3f}"  # no -0.000
-
-
 def _length(value: float) -> str:
     return f"{value:#.3g}".rstrip(".")
 
@@ -164,7 +163,7 @@ def _table(title: str, parts: Sequence[Difference]) -> Table:
     rows = []
     for part in parts:
         lengths = (_length(value) for value in (part.first, part.second, part.distance))
-        cosines = [_cosine(part.cosine), *([] if single else [_cosine(part.mean_cosine)])]
+        cosines = [cosine(part.cosine), *([] if single else [cosine(part.mean_cosine)])]
         opposed = percent(part.opposed / part.moved, 0) if part.moved else ""
         rows.append((part.name, *lengths, *cosines, opposed))
     headings = ["||A||", "||B||", "||A - B||", "cosine", *([] if single else ["mean"]), "opposed"]
@@ -195,19 +194,17 @@ def _tables(found: dict[str, Any], width: int) -> list[Table]:
     """The matrix of cosines where it fits the terminal, else the pairs at its ends."""
     labels, cosines = _labels(found), found["mean_cosine"]
     numbers = range(len(labels))
-    told = facts([("base", _bases(found)), _measure(found)])
+    about = facts([("base", _bases(found)), _measure(found)])
     if NAME_WIDTH + 7 + 8 * len(labels) <= width:
         lengths = [_length(norm) for norm in found["norms"]]
         rows = [
-            (f"{i + 1}  {labels[i]}", lengths[i], *("" if i == j else _cosine(cosines[i][j]) for j in numbers))
+            (f"{i + 1}  {labels[i]}", lengths[i], *("" if i == j else cosine(cosines[i][j]) for j in numbers))
             for i in numbers
         ]
-        return [told, table("mean cosine of weights", ["||A||", *(str(i + 1) for i in numbers)], rows)]
+        return [about, table("mean cosine of weights", ["||A||", *(str(i + 1) for i in numbers)], rows)]
     pairs = sorted(itertools.combinations(numbers, 2), key=lambda pair: cosines[pair[0]][pair[1]] or 0.0)
-    tables = [told]
+    tables = [about]
     for title, some in (("most alike", pairs[: -_MOST - 1 : -1]), ("least alike", pairs[:_MOST])):
-        rows = [
-            (f"{labels[i]}, {labels[j]}", _cosine(cosines[i][j]), _length(found["distance"][i][j])) for i, j in some
-        ]
+        rows = [(f"{labels[i]}, {labels[j]}", cosine(cosines[i][j]), _length(found["distance"][i][j])) for i, j in some]
         tables.append(table(f"{title} of {len(pairs):,} pairs", ["mean cosine", "||A - B||"], rows))
     return [*tables, facts([("all of them", "--json, or --plot FILE")])]

@@ -10,7 +10,6 @@ import typer
 
 from spectra.cli import output
 from spectra.cli.options import add_command, force_option, json_option, output_option
-from spectra.cli.quiet import quiet_libraries
 from spectra.editing.order import TRAINING_OPTIONS, EditOrder, make_order, training_settings
 from spectra.io.settings import declared_settings, setting
 
@@ -66,7 +65,6 @@ def edit(options: Options, given: dict[str, Any]) -> None:
         given["noise_mixes"] = (1.0,)
     if "seeds" in given:
         training["seed"] = given["seeds"][0]
-    quiet_libraries()
     from spectra.editing.run import edit as run
 
     order = make_order(**given, training=training)

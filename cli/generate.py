@@ -10,7 +10,6 @@ import typer
 
 from spectra.cli import output
 from spectra.cli.options import add_command, force_option, json_option, output_option
-from spectra.cli.quiet import quiet_libraries
 from spectra.generate.order import Order, Sampling, make_order
 from spectra.io.settings import declared_settings, setting
 
@@ -45,7 +44,6 @@ def register(app: typer.Typer) -> None:
 
 def generate(options: Options, given: dict[str, Any]) -> None:
     """Draws every prompt with every seed: PNGs with their settings inside, and a contact sheet."""
-    quiet_libraries()
     from spectra.generate.run import generate as run
 
     seeds = [first + number for first in given.pop("seeds", (0,)) for number in range(options.count)]

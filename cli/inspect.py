@@ -2,119 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from spectra.cli import output
-from spectra.cli.listing import described, drawn, listed, show_list, show_tree
+from spectra.cli.listing import library_as_dict, metadata_as_dict, show_library, show_tree, tree_as_dict
+from spectra.cli.options import add_command, force_option, json_option, layers_option, plot_option
 from spectra.cli.tables import facts, percent, short_names, show, table
+from spectra.io.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.console import Console
     from rich.table import Table
 
-    from spectra.analysis.inspection import DeltaSummary
     from spectra.shift.shift import SpectralShift
 
 _EXAMPLE = (
-    "Example:  spectra inspect fox.safetensors --plot fox.png     |     "
+    "spectra inspect fox.safetensors --plot fox.png     |     "
     "spectra inspect shifts/ --prompt fox --sort date     |     spectra inspect shifts/ --tree"
 )
-_FOLDER = "Of a folder"
 _LISTED = 8
 """Of a long list, as a thousand parents are, so many are shown; all are in the JSON."""
 
-
 Sort = Literal["name", "date", "size", "floats", "prompt", "base", "subset"]
 
+_of_folder = partial(setting, panel="Of a folder")
 
-def _filter(text: str, metavar: str) -> Any:
-    return typer.Option(metavar=metavar, help=text, show_default=False, rich_help_panel=_FOLDER)
+
+@dataclass(frozen=True)
+class Options:
+    """What `spectra inspect` takes."""
+
+    paths: tuple[Path, ...] = setting(
+        REQUIRED, "Shift files, and folders of them.", positional=True, metavar="FILE|FOLDER..."
+    )
+    layers: bool = layers_option("List every weight of one file.")
+    find: str = _of_folder("", "Only shifts that say all these words.", metavar="WORDS")
+    base: str = _of_folder("", "Only shifts of this base: a part of its name, or its fingerprint.", metavar="NAME")
+    prompt: str = _of_folder("", "Only shifts with this in a prompt.", metavar="TEXT")
+    subset: str = _of_folder("", "Only shifts of this subset, such as unet-ca or 'unet*'.", metavar="NAME")
+    parent: str = _of_folder("", "Only what was made from this shift, or from its children.", metavar="FILE|HASH")
+    sort: Sort = _of_folder("name", "Order of the rows: text from A to Z, the newest and the largest first.")
+    tree: bool = _of_folder(False, "Draw which shifts were made from which.")
+    everything: bool = _of_folder(False, "Show all rows.", option="--all")
+    plot: Path | None = plot_option()
+    force: bool = force_option("an earlier picture")
+    json: bool = json_option(", everything in it")
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-
-    @app.command(epilog=_EXAMPLE)
-    def inspect(
-        paths: Annotated[
-            list[Path],
-            typer.Argument(metavar="FILE|FOLDER...", help="Shift files, and folders of them.", show_default=False),
-        ],
-        layers: Annotated[bool, typer.Option("--layers", help="Of one file: list every weight.")] = False,
-        find: Annotated[str, _filter("Only shifts that say all these words.", "WORDS")] = "",
-        base: Annotated[str, _filter("Only of this base: a part of its name, or its fingerprint.", "NAME")] = "",
-        prompt: Annotated[str, _filter("Only with this in a prompt.", "TEXT")] = "",
-        subset: Annotated[str, _filter("Only of this subset, such as unet-ca or 'unet*'.", "NAME")] = "",
-        parent: Annotated[str, _filter("Only what was made from this shift, or from its children.", "FILE|HASH")] = "",
-        sort: Annotated[
-            Sort, typer.Option(help="Text from A to Z, the newest and the largest first.", rich_help_panel=_FOLDER)
-        ] = "name",
-        tree: Annotated[
-            bool, typer.Option("--tree", help="Draw which shifts were made from which.", rich_help_panel=_FOLDER)
-        ] = False,
-        everything: Annotated[bool, typer.Option("--all", help="Show all rows.", rich_help_panel=_FOLDER)] = False,
-        plot: Annotated[
-            Path | None,
-            typer.Option(metavar="FILE", help="Draw a picture, as .png or .svg.", show_default=False),
-        ] = None,
-        force: Annotated[bool, typer.Option("--force", help="Replace an earlier picture.")] = False,
-        json: Annotated[bool, typer.Option("--json", help="Print one JSON object, everything in it.")] = False,
-    ) -> None:
-        """Shows what a shift file holds, or lists the shifts of a folder; needs neither torch nor the base.
-
-        One file: its size by block and kind of layer, its base, settings and lineage.
-
-        Folders, however deep: a table or a family tree, from headers alone; --plot draws how alike the shifts are.
-        """
-        filters = {"find": find, "base": base, "prompt": prompt, "subset": subset}
-        if len(paths) == 1 and not paths[0].is_dir() and not (any(filters.values()) or parent or tree):
-            _inspect_file(paths[0], layers=layers, plot=plot, force=force, json=json)
-            return
-        if layers:
-            raise typer.BadParameter("lists the weights of one file, not of several", param_hint="--layers")
-        _inspect_folders(
-            paths,
-            filters,
-            parent=parent,
-            sort=sort,
-            tree=tree,
-            everything=everything,
-            plot=plot,
-            force=force,
-            json=json,
-        )
+    add_command(app, inspect, Options, example=_EXAMPLE)
 
 
-def _inspect_file(file: Path, *, layers: bool, plot: Path | None, force: bool, json: bool) -> None:
+def inspect(options: Options) -> None:
+    """Shows what a shift file holds, or lists the shifts of a folder; needs neither torch nor the base.
+
+    One file: its size by block and kind of layer, its base, settings and lineage.
+
+    Folders, however deep: a table or a family tree, from headers alone; --plot draws how alike the shifts are.
+    """
+    from spectra.plots import style
+
+    filters = {name: getattr(options, name) for name in ("find", "base", "prompt", "subset")}
+    single = len(options.paths) == 1 and not options.paths[0].is_dir()
+    of_file = single and not (any(filters.values()) or options.parent or options.tree)
+    if options.layers and not of_file:
+        raise typer.BadParameter("lists the weights of one file, not of several", param_hint="--layers")
+    if options.plot is not None:
+        style.check(options.plot, force=options.force)
+    if of_file:
+        _inspect_file(options.paths[0], options)
+    else:
+        _inspect_folders(options, filters)
+
+
+def _inspect_file(file: Path, options: Options) -> None:
     from spectra.analysis import inspection
     from spectra.naming.blocks import block_of, kind_of
     from spectra.plots import style
     from spectra.shift.packing.arrays import stated_error
     from spectra.shift.shift_file import read_shift
 
-    if plot is not None:
-        style.check(plot, force=force)
     shift = read_shift(file)
     found = {
         "file": str(file),
         "bytes": file.stat().st_size,
         "precision": shift.precision,
         "error": stated_error(shift.metadata) if shift.precision == "packed" else None,
-        **described(shift.metadata, shift.metadata.base_fingerprint),
+        **metadata_as_dict(shift.metadata, shift.metadata.base_fingerprint),
         "portability": _portability(shift),
         "total": asdict(inspection.total(shift)),
         "blocks": [asdict(part) for part in inspection.by_group(shift, block_of)],
         "kinds": [asdict(part) for part in inspection.by_group(shift, kind_of)],
         "layers": [asdict(part) for part in inspection.by_weight(shift)],
     }
-    if plot is not None:
-        style.write(lambda: _draw(shift, file), plot, force=force)
-    output.result(found, json=json, human=lambda console: show(console, *_tables(shift, found, layers)))
+    if options.plot is not None:
+        style.write(lambda: _draw(shift, file), options.plot, force=options.force)
+    headings = [*metadata_as_dict(shift.metadata, ""), "portability"]
+    output.result(
+        found, json=options.json, human=lambda console: show(console, *_tables(found, headings, options.layers))
+    )
 
 
 def _draw(shift: SpectralShift, file: Path) -> Figure:
@@ -127,43 +120,31 @@ def _draw(shift: SpectralShift, file: Path) -> Figure:
     return draw_shift(shift, read_sigmas(shift.metadata), one_line(f"{file.stem}: {about}{shift.floats:,} floats"))
 
 
-def _inspect_folders(
-    paths: list[Path],
-    filters: dict[str, str],
-    *,
-    parent: str,
-    sort: Sort,
-    tree: bool,
-    everything: bool,
-    plot: Path | None,
-    force: bool,
-    json: bool,
-) -> None:
+def _inspect_folders(options: Options, filters: dict[str, str]) -> None:
     from spectra.analysis import library, lineage
     from spectra.plots import style
 
-    if plot is not None:
-        style.check(plot, force=force)
-    held = library.scan(paths, output.progress())
-    chosen = library.sort_entries(library.select(held.entries, **filters), sort)
-    if parent:
-        made = {entry.path for entry in lineage.descendants(held.entries, lineage.find_hash(held.entries, parent))}
+    held = library.scan(options.paths, output.progress())
+    chosen = library.sort_entries(library.select(held.entries, **filters), options.sort)
+    if options.parent:
+        parent = lineage.find_hash(held.entries, options.parent)
+        made = {entry.path for entry in lineage.descendants(held.entries, parent)}
         chosen = tuple(entry for entry in chosen if entry.path in made)
-    if plot is not None:
-        style.write(lambda: _draw_alike([entry.path for entry in chosen]), plot, force=force)
-    found = listed(held, chosen)
-    root = paths[0] if len(paths) == 1 else Path()
-    if not tree:
-        output.result(
-            found, json=json, human=lambda console: show_list(console, held, chosen, root, everything=everything)
-        )
-        return
-    branches = lineage.family(held.entries, chosen)
-    output.result(
-        found | {"tree": drawn(branches)},
-        json=json,
-        human=lambda console: show_tree(console, held, branches, len(chosen), root),
-    )
+    if options.plot is not None:
+        style.write(lambda: _draw_alike([entry.path for entry in chosen]), options.plot, force=options.force)
+    found = library_as_dict(held, chosen)
+    root = options.paths[0] if len(options.paths) == 1 else Path()
+    branches = lineage.family(held.entries, chosen) if options.tree else ()
+    if options.tree:
+        found["tree"] = tree_as_dict(branches)
+
+    def human(console: Console) -> None:
+        if options.tree:
+            show_tree(console, held, branches, len(chosen), root)
+        else:
+            show_library(console, held, chosen, root, everything=options.everything)
+
+    output.result(found, json=options.json, human=human)
 
 
 def _draw_alike(files: list[Path]) -> Figure:
@@ -190,21 +171,15 @@ def _portability(shift: SpectralShift) -> str:
     )
 
 
-def _tables(shift: SpectralShift, found: dict[str, Any], every_layer: bool) -> list[Table]:
-    from spectra.analysis import inspection
-    from spectra.naming.blocks import block_of, kind_of
-
-    told = [("file", f"{found['file']} ({found['bytes']:,} bytes, {_precision(found)})")]
-    told += [
-        (key.replace("_", " "), _text(found[key]))
-        for key in (*described(shift.metadata, ""), "portability")
-        if found[key] not in ("", None, [], {})
+def _tables(found: dict[str, Any], headings: list[str], every_layer: bool) -> list[Table]:
+    about = [("file", f"{found['file']} ({found['bytes']:,} bytes, {_precision(found)})")]
+    about += [
+        (heading.replace("_", " "), _text(found[heading]))
+        for heading in headings
+        if found[heading] not in ("", None, [], {})
     ]
-    whole = inspection.total(shift)
-    parts = {"block": inspection.by_group(shift, block_of), "kind": inspection.by_group(shift, kind_of)}
-    if every_layer:
-        parts["weight"] = inspection.by_weight(shift)
-    return [facts(told), *(_table(title, some, whole) for title, some in parts.items())]
+    parts = {"block": "blocks", "kind": "kinds"} | ({"weight": "layers"} if every_layer else {})
+    return [facts(about), *(_table(title, found[key], found["total"]) for title, key in parts.items())]
 
 
 def _precision(found: dict[str, Any]) -> str:
@@ -234,11 +209,11 @@ def _first(items: list[Any]) -> list[str]:
     return [*lines, f"and {len(items) - _LISTED:,} more"] if len(items) > _LISTED else lines
 
 
-def _table(title: str, parts: Iterable[DeltaSummary], whole: DeltaSummary) -> Table:
-    def row(part: DeltaSummary) -> tuple[str, ...]:
-        energy = percent(part.norm**2 / whole.norm**2) if whole.norm else ""
-        sizes = f"{part.tensors:,}", f"{part.floats:,}", f"{part.norm:.4g}", f"{part.largest:.4g}"
-        return (part.name, *sizes, energy)
+def _table(title: str, parts: list[dict[str, Any]], whole: dict[str, Any]) -> Table:
+    def row(part: dict[str, Any]) -> tuple[str, ...]:
+        energy = percent(part["norm"] ** 2 / whole["norm"] ** 2) if whole["norm"] else ""
+        counts = (f"{part[key]:,}" for key in ("tensors", "floats"))
+        return (part["name"], *counts, *(f"{part[key]:.4g}" for key in ("norm", "largest")), energy)
 
     headings = ["tensors", "floats", "||delta||", "largest", "energy"]
     return table(title, headings, map(row, parts), footer=row(whole))

@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectra.cli.sizes import readable
-from spectra.cli.tables import plain
+from spectra.cli.tables import line, plural, readable, table
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from spectra.analysis.library import Library, LibraryEntry
     from spectra.analysis.lineage import Branch
@@ -24,7 +22,7 @@ _COPIES = 4
 """Names of the same content, likewise."""
 
 
-def described(metadata: ShiftMetadata, base_fingerprint: str) -> dict[str, Any]:
+def metadata_as_dict(metadata: ShiftMetadata, base_fingerprint: str) -> dict[str, Any]:
     """What a file says of itself, as JSON data."""
     return {
         "base": metadata.base,
@@ -42,7 +40,7 @@ def described(metadata: ShiftMetadata, base_fingerprint: str) -> dict[str, Any]:
     }
 
 
-def listed(library: Library, chosen: Sequence[LibraryEntry]) -> dict[str, Any]:
+def library_as_dict(library: Library, chosen: Sequence[LibraryEntry]) -> dict[str, Any]:
     """A library, and those of its shifts that were asked for, as JSON data."""
     from spectra.analysis.library import duplicates
 
@@ -55,7 +53,7 @@ def listed(library: Library, chosen: Sequence[LibraryEntry]) -> dict[str, Any]:
                 "precision": entry.precision,
                 "weights": entry.weights,
                 "floats": entry.floats,
-                **described(entry.metadata, entry.base_fingerprint),
+                **metadata_as_dict(entry.metadata, entry.base_fingerprint),
             }
             for entry in chosen
         ],
@@ -66,7 +64,7 @@ def listed(library: Library, chosen: Sequence[LibraryEntry]) -> dict[str, Any]:
     }
 
 
-def drawn(tree: Sequence[Branch]) -> list[dict[str, Any]]:
+def tree_as_dict(tree: Sequence[Branch]) -> list[dict[str, Any]]:
     """A family tree as JSON data, a line each."""
     return [
         {"depth": branch.depth, "content_hash": branch.content_hash, "files": [str(e.path) for e in branch.entries]}
@@ -74,7 +72,7 @@ def drawn(tree: Sequence[Branch]) -> list[dict[str, Any]]:
     ]
 
 
-def show_list(
+def show_library(
     console: Console, library: Library, chosen: Sequence[LibraryEntry], root: Path, *, everything: bool
 ) -> None:
     """The shifts that were asked for, in a table; what all of them share is said once, below."""
@@ -94,18 +92,20 @@ def show_list(
     shared = {heading: texts[0] for heading, texts in cells.items() if len(texts) > 1 and len(set(texts)) == 1}
     if chosen:
         varied = {heading: texts for heading, texts in cells.items() if heading not in shared}
-        console.print(_table([_name(entry.path, root) for entry in chosen[:limit]], varied))
+        names = [_name(entry.path, root) for entry in chosen[:limit]]
+        rows = [(name, *(texts[i] for texts in varied.values())) for i, name in enumerate(names)]
+        console.print(table("file", list(varied), rows, texts=varied, name_width=None))
         console.print()
     _more(console, len(chosen), limit)
     size = readable(sum(entry.bytes for entry in chosen))
     part = "" if len(chosen) == len(library.entries) else f" of {len(library.entries):,}"
-    _line(console, f"{len(chosen):,}{part} shift{'' if len(library.entries) == 1 else 's'} in {root}, {size}")
+    line(console, f"{len(chosen):,}{part} shift{'' if len(library.entries) == 1 else 's'} in {root}, {size}")
     if any(shared.values()):
-        _line(console, "all: " + ", ".join(f"{heading} {text}" for heading, text in shared.items() if text))
+        line(console, "all: " + ", ".join(f"{heading} {text}" for heading, text in shared.items() if text))
     for group in (groups := duplicates(chosen))[:limit]:
         names = [_name(entry.path, root) for entry in group]
         more = f" and {len(names) - _COPIES:,} more" if len(names) > _COPIES and not everything else ""
-        _line(console, f"copies: {' = '.join(names if everything else names[:_COPIES])}{more}")
+        line(console, f"copies: {' = '.join(names if everything else names[:_COPIES])}{more}")
     _more(console, len(groups), limit)
     _show_rest(console, library, limit)
 
@@ -113,22 +113,10 @@ def show_list(
 def _show_rest(console: Console, library: Library, limit: int) -> None:
     """What is no shift, and what cannot be read."""
     if library.others:
-        _line(console, f"{library.others:,} other file{'' if library.others == 1 else 's'} passed over")
+        line(console, f"{plural(library.others, 'other file')} passed over")
     for path, reason in list(library.damaged.items())[:limit]:
-        _line(console, f"damaged: {path}: {reason}")
+        line(console, f"damaged: {path}: {reason}")
     _more(console, len(library.damaged), limit)
-
-
-def _table(names: Sequence[str], columns: dict[str, list[str]]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("file", overflow="fold")
-    for heading in columns:
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("size", "changed", "values"))
-    for i, name in enumerate(names):
-        table.add_row(plain(name), *(plain(texts[i]) for texts in columns.values()))
-    return table
 
 
 def show_tree(console: Console, library: Library, tree: Sequence[Branch], chosen: int, root: Path) -> None:
@@ -144,27 +132,27 @@ def show_tree(console: Console, library: Library, tree: Sequence[Branch], chosen
         fork = ("├── " if open_at[branch.depth] else "└── ") if branch.depth else ""
         lines.append(stem + fork + _branch(branch, names))
         open_at[branch.depth] = True
-    for line in reversed(lines):
-        _line(console, line)
+    for text in reversed(lines):
+        line(console, text)
     related = {entry.path for branch in tree for entry in branch.entries}
     alone = chosen - len(related)
     if alone > 0:
-        _line(console, f"{alone:,} shift{' has' if alone == 1 else 's have'} neither parents nor children here")
+        line(console, f"{alone:,} shift{' has' if alone == 1 else 's have'} neither parents nor children here")
     _show_rest(console, library, _SHOWN)
 
 
 def _branch(branch: Branch, names: dict[str, str]) -> str:
-    def called(key: str) -> str:
+    def name_of(key: str) -> str:
         return names.get(key) or f"unknown {key[:8]}"
 
     copies = f" ({len(branch.entries) - 1} more of the same content)" if len(branch.entries) > 1 else ""
     remarks = [entry.method or entry.prompt for entry in branch.entries[:1]]
     if branch.depth and branch.partners:
-        remarks.append("with " + ", ".join(map(called, branch.partners)))
+        remarks.append("with " + ", ".join(map(name_of, branch.partners)))
     if branch.repeated:
         remarks.append("continued above")
-    told = ", ".join(filter(None, remarks))
-    return called(branch.content_hash) + copies + (f"  {told}" if told else "")
+    about = ", ".join(filter(None, remarks))
+    return name_of(branch.content_hash) + copies + (f"  {about}" if about else "")
 
 
 def _name(path: Path, root: Path) -> str:
@@ -172,10 +160,6 @@ def _name(path: Path, root: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path).removesuffix(".safetensors")
 
 
-def _line(console: Console, text: str) -> None:
-    console.print(plain(text), soft_wrap=True)
-
-
 def _more(console: Console, count: int, limit: int) -> None:
     if count > limit:
-        _line(console, f"and {count - limit:,} more (--all)")
+        line(console, f"and {count - limit:,} more (--all)")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output, tables
-from spectra.cli.tables import percent, short_names, table
+from spectra.cli.tables import cosine, facts, line, percent, plural, short_names, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,20 +25,13 @@ energy: of their sum, as a multiple of the sum of theirs (1: they do not meet; l
 
 def methods(known: Iterable[Method], *, json: bool) -> None:
     """Prints the list of methods."""
-    from rich.table import Table
-
     known = list(known)
     takes = {"alpha": "two shifts, --alpha", "each": "--weights", "none": "no weights"}
 
-    def human(console: Console) -> None:
-        listed = Table(box=None, pad_edge=False, show_header=False)
-        listed.add_column(no_wrap=True)
-        listed.add_column()
-        for method in known:
-            options = [takes[method.shares], *(f"--{name} {value:g}" for name, value in method.parameters.items())]
-            options += ["--seed"] * method.random
-            listed.add_row(f"[bold]{method.name}[/]", f"{method.about}\n[dim]{', '.join(options)}; {method.source}[/]")
-        console.print(listed)
+    def about(method: Method) -> str:
+        options = [takes[method.shares], *(f"--{name} {value:g}" for name, value in method.parameters.items())]
+        options += ["--seed"] * method.random
+        return f"{method.about}\n{', '.join(options)}; {method.source}"
 
     rows = [
         {
@@ -51,7 +44,8 @@ def methods(known: Iterable[Method], *, json: bool) -> None:
         }
         for method in known
     ]
-    output.result({"methods": rows}, json=json, human=human)
+    listed = facts((method.name, about(method)) for method in known)
+    output.result({"methods": rows}, json=json, human=lambda console: console.print(listed))
 
 
 def as_dict(merged: Merged) -> dict[str, Any]:
@@ -87,11 +81,8 @@ def show(console: Console, merged: Merged, found: dict[str, Any]) -> None:
     parameters = "".join(f", {name} {value:g}" for name, value in found["parameters"].items())
     shared = f", {found['shared']:,} of them in all" if found["shared"] < found["weights"] else ""
     count = len(found["shifts"])
-    console.print(
-        f"{found['method']}{parameters} of {count} shift{'s' if count != 1 else ''}: "
-        f"{found['weights']:,} weights{shared}, {found['floats']:,} floats",
-        markup=False,
-    )
+    sizes = f"{found['weights']:,} weights{shared}, {found['floats']:,} floats"
+    console.print(f"{found['method']}{parameters} of {plural(count, 'shift')}: {sizes}", markup=False)
     console.print()
     tables.show(console, _shifts(found), *([_patterns(found)] if found["patterns"] else []), _blocks(found))
     console.print()
@@ -101,15 +92,15 @@ def show(console: Console, merged: Merged, found: dict[str, Any]) -> None:
     if found["output"] is None:
         console.print("dry run: nothing was written")
     else:
-        console.print(f"wrote {found['output']} ({found['bytes']:,} bytes)", markup=False, soft_wrap=True)
+        line(console, f"wrote {found['output']} ({found['bytes']:,} bytes)")
     if "saved_recipe" in found:
-        console.print(f"recipe: {found['saved_recipe']}", markup=False, soft_wrap=True)
+        line(console, f"recipe: {found['saved_recipe']}")
 
 
 def _shifts(found: dict[str, Any]) -> Table:
     names = short_names([Path(shift["file"]) for shift in found["shifts"]])
     rows = [
-        (name, f"{shift['scale']:g}", f"{shift['weight']:.4g}", _number(shift["cosine"]))
+        (name, f"{shift['scale']:g}", f"{shift['weight']:.4g}", cosine(shift["cosine"]))
         for name, shift in zip(names[:_FILES_SHOWN], found["shifts"], strict=False)
     ]
     if len(names) > _FILES_SHOWN:
@@ -136,7 +127,7 @@ def _blocks(found: dict[str, Any]) -> Table:
     for part in [*found["blocks"], found["total"]]:
         lost = "" if part["lost"] is None else percent(part["lost"])
         opposed = percent(part["opposed"] / part["floats"])
-        numbers = (f"{part['norm']:.4g}", opposed, _number(part["cosine"]), _number(part["energy"]))
+        numbers = (f"{part['norm']:.4g}", opposed, cosine(part["cosine"]), cosine(part["energy"]))
         rows.append((part["name"], *numbers, *([lost] if known else [])))
     headings = ("||delta||", "opposed", "cosine", "energy", *(["clipped"] if known else []))
     return table("block", headings, rows[:-1], rows[-1])
@@ -157,7 +148,3 @@ def _clipping(found: dict[str, Any]) -> str:
         f"(in a single shift: {total['clipped_alone']:,}); Delta W loses {percent(total['lost'] or 0.0)} of its "
         f"energy{part}"
     )
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{round(value, 3) + 0.0:.3f}"  # no -0.000

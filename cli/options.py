@@ -40,6 +40,11 @@ def layers_option(help: str = "List every weight, not only blocks.") -> Any:
     return setting(False, help)
 
 
+def plot_option() -> Any:
+    """The setting `plot`: a picture of the result."""
+    return setting(None, "Draw a picture of it, as .png or .svg.", metavar="FILE")
+
+
 def file_dtype_option(panel: str = "") -> Any:
     """The setting `file_dtype`: the precision of a shift file, which the library checks."""
     return setting("float32", "Precision of the file; float16 takes half the bytes.", panel=panel)
@@ -109,8 +114,9 @@ def _parameter(name: str, declared: Setting, *, known: bool) -> inspect.Paramete
 def _help(declared: Setting) -> str:
     """Help, choices and default, with square brackets as rich shows them."""
     default = default_text(declared)
-    told = [" or ".join(declared.choices), f"default: {default}" if default else ""]
-    return f"{declared.help} [{'; '.join(filter(None, told))}]".removesuffix(" []").replace("[", "\\[")
+    choices = " or ".join(filter(None, (", ".join(declared.choices[:-1]), *declared.choices[-1:])))
+    remarks = "; ".join(filter(None, (choices, f"default: {default}" if default else "")))
+    return (declared.help + (f" [{remarks}]" if remarks else "")).replace("[", "\\[")
 
 
 def default_text(declared: Setting) -> str:

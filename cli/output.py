@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json as _json
+import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+
+from spectra.errors import RoundedCopyWarning
+from spectra.spectrum.cache.usage import CacheWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +23,13 @@ if TYPE_CHECKING:
 
 
 def prepare() -> None:
-    """Letters that the terminal's encoding lacks, as file names may hold, are shown as escapes; JSON stays JSON."""
+    """Prepare for a command: letters that the terminal's encoding lacks are shown as escapes (JSON stays JSON).
+
+    The libraries that log on import report errors only, unless the user has set a level, so that one clear line is not
+    buried.
+    """
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -99,3 +111,24 @@ def progress() -> Progress:
     from spectra.progress import SILENT
 
     return _Bar() if sys.stderr.isatty() else SILENT
+
+
+_OURS = (CacheWarning, RoundedCopyWarning)
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """The library's warnings inside the block are said without the place in our source that Python shows by default."""
+    with warnings.catch_warnings():
+        for category in _OURS:
+            warnings.simplefilter("always", category)
+        before = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, _OURS):
+                say(f"warning: {message}")
+            else:
+                before(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from spectra.cli import output
+from spectra.cli.options import add_command, force_option, json_option, output_option
+from spectra.cli.tables import line, percent, short_names, show, table
+from spectra.io.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,52 +19,57 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _EXAMPLE = (
-    "Example:  spectra pack fox.safetensors -o fox-small.safetensors     |     "
+    "spectra pack fox.safetensors -o fox-small.safetensors     |     "
     "spectra pack shifts/*.safetensors -o packed --error 0.03"
 )
 
 
+@dataclass(frozen=True)
+class Options:
+    """What `spectra pack` takes."""
+
+    files: tuple[Path, ...] = setting(REQUIRED, "Shift files.", positional=True, metavar="FILE")
+    out: Path = output_option("Output file; for several files, a folder.", metavar="PATH")
+    error: float = setting(
+        0.01, "Error of Delta W that is allowed, for all matrices and for all 1-D weights: 0.01 is 1 %."
+    )
+    force: bool = force_option("outputs that exist")
+    json: bool = json_option()
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command."""
+    add_command(app, pack, Options, example=_EXAMPLE)
 
-    @app.command(epilog=_EXAMPLE)
-    def pack(
-        files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Shift files.", show_default=False)],
-        out: Annotated[
-            Path, typer.Option("--out", "-o", metavar="PATH", help="Output file; for several files, a folder.")
-        ],
-        error: Annotated[
-            float,
-            typer.Option(help="Allowed of Delta W, for all matrices and for all 1-D weights: 0.01 is 1 %."),
-        ] = 0.01,
-        force: Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")] = False,
-        json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    ) -> None:
-        """Packs shifts: values are rounded to a stated error and entropy-coded. Every command reads the result."""
-        from spectra.errors import InputError
-        from spectra.io.atomic_writes import check_output
-        from spectra.progress import working
-        from spectra.shift.shift_file import read_shift, write_shift
-        from spectra.shift.shift_header import read_shift_header
 
-        targets = _targets(files, out)
-        for file in files:
-            if read_shift_header(file).precision == "packed":
-                raise InputError(f"{file} is packed already, and errors would add up; pack what it was made from")
-        for target in targets:
-            check_output(target, force=force)
-        progress, rows = output.progress(), []
-        with working(progress, "packing", len(files)):
-            for file, target in zip(files, targets, strict=True):
-                shift = read_shift(file)
-                size = write_shift(shift, target, error=error, force=force)
-                told: Any = read_shift_header(target).metadata.recipe
-                row = {"file": str(file), "packed": str(target), "floats": shift.floats}
-                row |= {"bytes": file.stat().st_size, "packed_bytes": size, "errors": told["errors"]}
-                rows.append(row)
-                progress.advance(1, file.name)
-        found = {"error": error, "files": rows}
-        output.result(found, json=json, human=lambda console: _show(console, rows, targets))
+def pack(options: Options) -> None:
+    """Packs shifts: values are rounded to a stated error and entropy-coded. Every command reads the result."""
+    from spectra.errors import InputError
+    from spectra.io.atomic_writes import check_output
+    from spectra.shift.shift_file import read_shift, write_shift
+    from spectra.shift.shift_header import read_shift_header
+
+    targets = _targets(options.files, options.out)
+    for file in options.files:
+        if read_shift_header(file).precision == "packed":
+            raise InputError(f"{file} is packed already, and errors would add up; pack what it was made from")
+    for target in targets:
+        check_output(target, force=options.force)
+    progress, rows = output.progress(), []
+    progress.start("packing", len(options.files))
+    try:
+        for file, target in zip(options.files, targets, strict=True):
+            shift = read_shift(file)
+            size = write_shift(shift, target, error=options.error, force=options.force)
+            recipe: Any = read_shift_header(target).metadata.recipe
+            row = {"file": str(file), "packed": str(target), "floats": shift.floats}
+            row |= {"bytes": file.stat().st_size, "packed_bytes": size, "errors": recipe["errors"]}
+            rows.append(row)
+            progress.advance(1, file.name)
+    finally:
+        progress.finish()
+    found = {"error": options.error, "files": rows}
+    output.result(found, json=options.json, human=lambda console: _show(console, rows, targets))
 
 
 def _targets(files: Sequence[Path], out: Path) -> list[Path]:
@@ -79,8 +88,6 @@ def _targets(files: Sequence[Path], out: Path) -> list[Path]:
 
 
 def _show(console: Console, rows: Sequence[dict[str, Any]], targets: Sequence[Path]) -> None:
-    from spectra.cli.tables import percent, short_names, show, table
-
     lines = [
         (
             name,
@@ -93,4 +100,4 @@ def _show(console: Console, rows: Sequence[dict[str, Any]], targets: Sequence[Pa
         for name, row in zip(short_names(targets), rows, strict=True)
     ]
     show(console, table("packed", ("bytes", "after", "", "bits/float", "error"), lines))
-    console.print(f"in {targets[0].parent}", markup=False, soft_wrap=True)
+    line(console, f"in {targets[0].parent}")

@@ -2,58 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from spectra.cli import output
+from spectra.cli.options import add_command, force_option, json_option, output_option
+from spectra.cli.tables import line, show, table
+from spectra.io.settings import setting
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_EXAMPLE = "Example:  spectra subjects     |     spectra subjects --subject fox -o fox"
+_EXAMPLE = "spectra subjects     |     spectra subjects --subject fox -o fox"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `spectra subjects` takes."""
+
+    subject: tuple[str, ...] = setting((), "Only this subject; repeatable.", metavar="NAME")
+    out: Path | None = output_option("Write the subjects' pictures to this folder.", None, "DIR")
+    count: int = setting(5, "Pictures of each subject.", least=1)
+    size: int = setting(64, "Side of each picture in pixels.", least=8, most=4096)
+    seed: int = setting(0, "Seed of backgrounds, scales and rotations.")
+    force: bool = force_option()
+    json: bool = json_option()
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-
-    @app.command(epilog=_EXAMPLE)
-    def subjects(
-        subject: Annotated[
-            list[str] | None, typer.Option(metavar="NAME", help="Only this one; repeatable.", show_default=False)
-        ] = None,
-        out: Annotated[
-            Path | None,
-            typer.Option("--out", "-o", metavar="DIR", help="Write their pictures here.", show_default=False),
-        ] = None,
-        count: Annotated[int, typer.Option(min=1, help="Pictures of each.")] = 5,
-        size: Annotated[int, typer.Option(min=8, max=4096, help="Their side in pixels.")] = 64,
-        seed: Annotated[int, typer.Option(help="Of backgrounds, scales and rotations.")] = 0,
-        force: Annotated[bool, typer.Option("--force", help="Replace an earlier output.")] = False,
-        json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    ) -> None:
-        """Lists the embedded subjects: drawings that the embedded base has never seen, of things it knows."""
-        from spectra.bases.embedded.subjects import SUBJECTS, find_subject
-
-        chosen = [find_subject(name) for name in dict.fromkeys(subject)] if subject else list(SUBJECTS)
-        files = _write(chosen, out, count, size, seed, force=force) if out is not None else {}
-        rows = [
-            {
-                "name": known.name,
-                "concept": known.concept,
-                "icon_set": known.icon_set,
-                "licence": known.licence,
-                "prompt": known.prompt,
-                "class_prompt": known.class_prompt,
-                "pictures": files.get(known.name, []),
-            }
-            for known in chosen
-        ]
-        output.result({"subjects": rows}, json=json, human=lambda console: _show(rows, out, console))
+    add_command(app, subjects, Options, example=_EXAMPLE)
 
 
-def _write(chosen: list[Any], out: Path, count: int, size: int, seed: int, *, force: bool) -> dict[str, list[str]]:
+def subjects(options: Options) -> None:
+    """Lists the embedded subjects: drawings that the embedded base has never seen, of things it knows."""
+    from spectra.bases.embedded.subjects import SUBJECTS, find_subject
+
+    chosen = [find_subject(name) for name in dict.fromkeys(options.subject)] if options.subject else list(SUBJECTS)
+    files = _write(chosen, options, options.out) if options.out is not None else {}
+    rows = [
+        {
+            "name": known.name,
+            "concept": known.concept,
+            "icon_set": known.icon_set,
+            "licence": known.licence,
+            "prompt": known.prompt,
+            "class_prompt": known.class_prompt,
+            "pictures": files.get(known.name, []),
+        }
+        for known in chosen
+    ]
+    output.result({"subjects": rows}, json=options.json, human=lambda console: _show(rows, options.out, console))
+
+
+def _write(chosen: list[Any], options: Options, out: Path) -> dict[str, list[str]]:
     """A folder for each subject in `out`; one subject alone goes into `out` itself."""
     from spectra.bases.embedded.subjects import instance_pictures
     from spectra.io.atomic_writes import atomic_folder, check_replaceable
@@ -61,12 +66,13 @@ def _write(chosen: list[Any], out: Path, count: int, size: int, seed: int, *, fo
     mark = "subjects.txt"
     check_replaceable(out, mark)
     files: dict[str, list[str]] = {}
-    with atomic_folder(out, force=force) as temporary:
+    with atomic_folder(out, force=options.force) as temporary:
         notes = []
         for known in chosen:
             inside = Path() if len(chosen) == 1 else Path(known.name)
             (temporary / inside).mkdir(exist_ok=True)
-            for number, picture in enumerate(instance_pictures(known, count=count, size=size, seed=seed)):
+            pictures = instance_pictures(known, count=options.count, size=options.size, seed=options.seed)
+            for number, picture in enumerate(pictures):
                 name = inside / f"{known.name}-{number}.png"
                 picture.save(temporary / name)
                 files.setdefault(known.name, []).append(str(out / name))
@@ -76,14 +82,10 @@ def _write(chosen: list[Any], out: Path, count: int, size: int, seed: int, *, fo
 
 
 def _show(rows: list[dict[str, Any]], out: Path | None, console: Console) -> None:
-    from rich.table import Table
-
-    table = Table("subject", "icon set", "licence", "prompt", box=None)
-    for row in rows:
-        table.add_row(row["name"], row["icon_set"], row["licence"], row["prompt"].replace("[", "\\["))
-    console.print(table)
+    headings = ("icon set", "licence", "prompt")
+    cells = [(row["name"], row["icon_set"], row["licence"], row["prompt"]) for row in rows]
+    show(console, table("subject", headings, cells, texts=headings, name_width=None))
     if out is not None:
-        console.print(f"pictures in {out}", markup=False)
+        line(console, f"pictures in {out}")
     else:
-        console.print("Learn one: spectra train --subject NAME    Its pictures: spectra subjects --subject NAME -o DIR",
-                      markup=False, soft_wrap=True)  # fmt: skip
+        line(console, "Learn one: spectra train --subject NAME    Its pictures: spectra subjects --subject NAME -o DIR")

@@ -1,10 +1,10 @@
-"""Tables of names and numbers that fit a terminal of 80 columns, and text that rich shows as it is."""
+"""What people see: tables that fit a terminal of 80 columns, lines of plain text, and numbers as they are written."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,16 +17,39 @@ NAME_WIDTH = 30
 """Columns for names; a longer one, as a weight's mostly is, goes on in the next line after a dot."""
 
 
-def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], footer: Sequence[str] = ()) -> Table:
-    """A name and then numbers in each row, and in the footer if there is one."""
+def table(
+    title: str,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    footer: Sequence[str] = (),
+    *,
+    texts: Collection[str] = (),
+    name_width: int | None = NAME_WIDTH,
+) -> Table:
+    """A table of a name and then numbers in each row.
+
+    Args:
+        title: heading of the names.
+        headings: of the other columns.
+        rows: their cells, the name first.
+        footer: one more row, set apart.
+        texts: headings of columns that hold text, which stands on the left.
+        name_width: columns for the names; None for as many as they and the terminal take.
+    """
     from rich.table import Table
 
     made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_footer=bool(footer), header_style="bold")
-    made.add_column(title, footer=footer[0] if footer else "", width=NAME_WIDTH)
+    made.add_column(title, footer=plain(footer[0] if footer else ""), width=name_width, overflow="fold")
     for i, heading in enumerate(headings, 1):
-        made.add_column(heading, footer=footer[i] if footer else "", justify="right", no_wrap=True)
-    for name, *numbers in rows:
-        made.add_row(plain(folded(name)), *numbers)
+        made.add_column(
+            heading,
+            footer=plain(footer[i] if footer else ""),
+            justify="left" if heading in texts else "right",
+            no_wrap=name_width is not None,
+            overflow="fold",
+        )
+    for name, *cells in rows:
+        made.add_row(plain(folded(name) if name_width else name), *map(plain, cells))
     return made
 
 
@@ -39,7 +62,7 @@ def show(console: Console, *parts: Table) -> None:
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> Table:
-    """What is said of one thing: a heading and a text in each row; those without a text are left out."""
+    """What is known of one thing: a heading and a text in each row; those without a text are left out."""
     from rich.table import Table
 
     made = Table.grid(padding=(0, 2))
@@ -49,6 +72,11 @@ def facts(rows: Iterable[tuple[str, str]]) -> Table:
         if text:
             made.add_row(heading, plain(text))
     return made
+
+
+def line(console: Console, text: str) -> None:
+    """One line of text as it is, however long."""
+    console.print(plain(text), soft_wrap=True)
 
 
 def plain(text: str) -> Text:
@@ -71,6 +99,31 @@ def folded(name: str, width: int = NAME_WIDTH) -> str:
 def percent(part: float, digits: int = 1) -> str:
     """A share of 1 as `12.3 %`."""
     return f"{100 * part:.{digits}f} %"
+
+
+def short_percent(part: float, digits: int = 3) -> str:
+    """A share of 1 with so many significant digits, for shares that may be tiny: `0.0123 %`."""
+    return f"{100 * part:.{digits}g} %" if part else "0 %"
+
+
+def cosine(value: float | None, none: str = "") -> str:
+    """A cosine with three digits, never `-0.000`; `none` where there is no such."""
+    return none if value is None else f"{round(value, 3) + 0.0:.3f}"
+
+
+def readable(count: int) -> str:
+    """Bytes with three digits and a decimal unit: 850 bytes, 17.7 kB, 889 MB."""
+    size = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 99.95 else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count and its noun: 1 shift, 2 shifts."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

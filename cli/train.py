@@ -10,8 +10,7 @@ import typer
 
 from spectra.cli import output
 from spectra.cli.options import add_command, force_option, json_option
-from spectra.cli.quiet import quiet_libraries
-from spectra.cli.sizes import readable
+from spectra.cli.tables import readable
 from spectra.io.settings import declared_settings, setting
 from spectra.training.config import TrainConfig
 
@@ -63,7 +62,6 @@ def train(options: Options, given: dict[str, Any]) -> None:
     subjects = given.get("subjects", ())
     if len(subjects) == 1 and "=" not in subjects[0]:
         (given["subject"],) = given.pop("subjects")
-    quiet_libraries()
     from spectra.training.run.train import train_together
 
     concepts = _concepts(options, given)

@@ -117,8 +117,8 @@ def declared_settings(declared: type) -> dict[str, Setting]:
     for field in dataclasses.fields(declared):
         if "setting" in field.metadata:
             kind, given = types[field.name], field.metadata["setting"]
-            choices = get_args(kind) if get_origin(kind) is Literal else given.choices
-            found[field.name] = dataclasses.replace(given, name=field.name, type=kind, choices=choices)
+            choices = next((get_args(each) for each in (kind, *get_args(kind)) if get_origin(each) is Literal), ())
+            found[field.name] = dataclasses.replace(given, name=field.name, type=kind, choices=choices or given.choices)
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from spectra.cli.sizes import readable
+from spectra.cli.tables import readable
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 
 

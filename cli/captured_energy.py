@@ -1,17 +1,22 @@
-"""How `extract` and `transplant` tell what a shift captures of a change, by block and by weight."""
+"""What a shift captures of a change of weights, by block and by weight, as `extract` and `transplant` show it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from spectra.cli.tables import line, percent, short_percent, show, table
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from spectra.convert.closest_shift import Captured
 
+_NOTICED = 5e-4
+"""A smaller share of the change is not worth a line."""
 
-def described(layers: Sequence[Captured]) -> dict[str, Any]:
+
+def as_dict(layers: Sequence[Captured]) -> dict[str, Any]:
     """What is captured, as JSON values: in all, by block and by weight. Norms are `||Delta W||`."""
     from spectra.convert.closest_shift import summed
     from spectra.naming.blocks import block_of, natural_order
@@ -39,33 +44,19 @@ def _row(captured: Captured, weights: int) -> dict[str, Any]:
     }
 
 
-def show(console: Console, found: dict[str, Any], every_layer: bool) -> None:
+def show_captured(console: Console, found: dict[str, Any], every_layer: bool) -> None:
     """A table of blocks, or of every weight, with the sum; and what the ReLU takes."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_footer=True, box=box.SIMPLE, pad_edge=False)
-    table.add_column("weight" if every_layer else "block", footer="total", overflow="fold")
-    for key, heading in _COLUMNS.items():
-        table.add_column(heading, footer=_cell(key, found[key]), justify="right", no_wrap=True)
-    for row in found["layers" if every_layer else "blocks"]:
-        table.add_row(Text(row["name"]), *(_cell(key, row[key]) for key in _COLUMNS))
-    console.print(table)
+    rows = found["layers" if every_layer else "blocks"]
+    headings = ("weights", "||change||", "||left||", "captured")
+    show(console, table("weight" if every_layer else "block", headings, map(_cells, rows), _cells(found)))
     if found["clipped_energy"] > _NOTICED:
-        console.print(
-            f"{found['clipped']:,} directions would go below zero and stop there: "
-            f"{100 * found['clipped_energy']:.2g} % of the change is lost to that",
+        lost = short_percent(found["clipped_energy"], 2)
+        line(
+            console,
+            f"{found['clipped']:,} directions would go below zero and stop there: {lost} of the change is lost to that",
         )
 
 
-_NOTICED = 5e-4
-"""A smaller share of the change is not worth a line."""
-
-_COLUMNS = {"weights": "weights", "change": "||change||", "rest": "||left||", "energy": "captured"}
-
-
-def _cell(key: str, value: float) -> str:
-    if key == "weights":
-        return f"{value:,}"
-    return f"{100 * value:.1f} %" if key == "energy" else f"{value:.4g}"
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    norms = (f"{row[key]:.4g}" for key in ("change", "rest"))
+    return (row.get("name", "total"), f"{row['weights']:,}", *norms, percent(row["energy"]))
