@@ -31,7 +31,8 @@ _LISTED = 8
 
 Sort = Literal["name", "date", "size", "floats", "prompt", "base", "subset"]
 
-_of_folder = partial(setting, panel="Of a folder")
+_FOLDER = "Of a folder"
+_of_folder = partial(setting, panel=_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Options:
     prompt: str = _of_folder("", "Only shifts with this in a prompt.", metavar="TEXT")
     subset: str = _of_folder("", "Only shifts of this subset, such as unet-ca or 'unet*'.", metavar="NAME")
     parent: str = _of_folder("", "Only what was made from this shift, or from its children.", metavar="FILE|HASH")
-    sort: Sort = _of_folder("name", "Order of the rows: text from A to Z, the newest and the largest first.")
+    sort: Sort = setting(
+        "name", "Order of the rows: text from A to Z, the newest and the largest first.", panel=_FOLDER
+    )
     tree: bool = _of_folder(False, "Draw which shifts were made from which.")
     everything: bool = _of_folder(False, "Show all rows.", option="--all")
     plot: Path | None = plot_option()

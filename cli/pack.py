@@ -46,6 +46,7 @@ def pack(options: Options) -> None:
     """Packs shifts: values are rounded to a stated error and entropy-coded. Every command reads the result."""
     from spectra.errors import InputError
     from spectra.io.atomic_writes import check_output
+    from spectra.progress import working
     from spectra.shift.shift_file import read_shift, write_shift
     from spectra.shift.shift_header import read_shift_header
 
@@ -56,8 +57,7 @@ def pack(options: Options) -> None:
     for target in targets:
         check_output(target, force=options.force)
     progress, rows = output.progress(), []
-    progress.start("packing", len(options.files))
-    try:
+    with working(progress, "packing", len(options.files)):
         for file, target in zip(options.files, targets, strict=True):
             shift = read_shift(file)
             size = write_shift(shift, target, error=options.error, force=options.force)
@@ -66,8 +66,6 @@ def pack(options: Options) -> None:
             row |= {"bytes": file.stat().st_size, "packed_bytes": size, "errors": recipe["errors"]}
             rows.append(row)
             progress.advance(1, file.name)
-    finally:
-        progress.finish()
     found = {"error": options.error, "files": rows}
     output.result(found, json=options.json, human=lambda console: _show(console, rows, targets))
 
