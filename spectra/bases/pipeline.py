@@ -82,10 +82,17 @@ def load_pipeline(
     import torch
 
     location = base if isinstance(base, BaseLocation) else find_base(base)
+    from diffusers import DiffusionPipeline
+
     dtype = dtype or torch.float32
     try:
         with _no_bars():
-            pipe = _single_file(location, dtype) if location.kind == "file" else _pretrained(location, dtype)
+            if location.kind == "file":
+                pipe = _single_file(location, dtype)
+            else:
+                pipe = DiffusionPipeline.from_pretrained(
+                    location.target, dtype=dtype, use_safetensors=True, local_files_only=location.kind == "folder"
+                )
     except BaseError:
         raise
     except Exception as error:  # diffusers, transformers, safetensors and the hub each raise kinds of their own
@@ -127,14 +134,6 @@ def local_folder(location: BaseLocation, variant: str | None = None) -> Path:
         return Path(DiffusionPipeline.download(location.target, variant=variant, use_safetensors=True))
     except Exception as error:  # diffusers and the hub raise many kinds
         raise BaseError(_why(location, error)) from error
-
-
-def _pretrained(location: BaseLocation, dtype: torch.dtype) -> Any:
-    from diffusers import DiffusionPipeline
-
-    return DiffusionPipeline.from_pretrained(
-        location.target, dtype=dtype, use_safetensors=True, local_files_only=location.kind == "folder"
-    )
 
 
 def _single_file(location: BaseLocation, dtype: torch.dtype) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +101,20 @@ def bake(
     originals = _check(shifts, weights, cache, progress)
     shifted = weights.only(deltas.__contains__)
     with _copied(location, root, files, out, force) as (moved, left_out):
-        errors = cache.visit(shifted, _writer(deltas, shifted, originals, moved), "baking", progress)
+
+        def write(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[float, float]:
+            """Overwrite a weight in the copy; returns the squared norms of the rounding and of the change."""
+            wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+            delta, spectrum = deltas[name], originals.get(name, spectrum)
+            exact = shifted_vector(wide, delta) if spectrum is None else shifted_weight(wide, spectrum, delta)
+            lost = 0.0
+            for place in shifted.places[name]:
+                stored = exact.to(torch_dtype(place.stored.dtype))
+                place.write(stored, moved(place.stored.path))
+                lost = float((stored.to(wide.dtype) - exact).norm())
+            return lost**2, float((exact - wide).norm()) ** 2
+
+        errors = cache.visit(shifted, write, "baking", progress)
     norms = torch.tensor(list(errors.values()), dtype=torch.float64).sum(0)
     return Baked(
         weights=len(shifted),
@@ -109,28 +122,6 @@ def bake(
         rounding=float((norms[0] / norms[1]).sqrt()) if norms[1] else 0.0,
         left_out=left_out,
     )
-
-
-def _writer(
-    deltas: Mapping[str, Tensor],
-    weights: FileWeights,
-    originals: Mapping[str, Spectrum],
-    moved: Callable[[Path], Path],
-) -> Callable[[str, Tensor, Spectrum | None], tuple[float, float]]:
-    """Makes what overwrites a weight in the copy, and returns the squared norms of its rounding and of its change."""
-
-    def write(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[float, float]:
-        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        delta, spectrum = deltas[name], originals.get(name, spectrum)
-        exact = shifted_vector(wide, delta) if spectrum is None else shifted_weight(wide, spectrum, delta)
-        lost = 0.0
-        for place in weights.places[name]:
-            stored = exact.to(torch_dtype(place.stored.dtype))
-            place.write(stored, moved(place.stored.path))
-            lost = float((stored.to(wide.dtype) - exact).norm())
-        return lost**2, float((exact - wide).norm()) ** 2
-
-    return write
 
 
 def _check(
