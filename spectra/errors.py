@@ -6,11 +6,14 @@
     │   ├── TargetError       an unknown subset name, or a pattern that matches nothing
     │   ├── BaseError         the base model is missing or is not what was expected
     │   └── FormatError       a file of another tool that cannot be read, or cannot hold what it should
-    ├── WeightError           a weight that has no spectrum (non-finite, quantised, on the meta device)
+    ├── WeightError           a weight that has no spectrum, or is not there (quantised, offloaded, not finite)
     ├── ShiftFileError        a file that is not a shift, is damaged, or is of a later format
     ├── MismatchError         a shift that does not fit the model it is loaded into
     ├── CacheError            the spectrum cache cannot be read or written
     └── OutputError           an output exists already or cannot be written
+
+    UserWarning
+    └── RoundedCopyWarning    a shift is used on a copy of its base in another precision
 
 Every message is one line that says what was expected, what came, and what to do. The command line prints it as it
 is and exits with 1; anything else that reaches it is a bug and keeps its traceback.
@@ -44,7 +47,7 @@ class FormatError(InputError):
 
 
 class WeightError(SpectraError, ValueError):
-    """A weight that has no spectrum: non-finite, quantised, complex, or on the meta device."""
+    """A weight that has no spectrum, or is not there: not finite, quantised, complex, or on the meta device."""
 
 
 class ShiftFileError(SpectraError):
