@@ -176,12 +176,13 @@ def bind(
         check_plain(name, target.weight)
     matrices = {name: t.weight for name, t in chosen.items() if t.weight.ndim > 1 and name not in originals}
     spectra: Mapping[str, Spectrum] = (cache or default_cache()).spectra(matrices, progress) if matrices else {}
-    return {
-        name: Binding(
-            target, originals.get(name, spectra.get(name)), Fingerprints.of(target.weight, name, spectra.get(name))
-        )
-        for name, target in chosen.items()
-    }
+    bindings = {}
+    for name, target in chosen.items():
+        prints = Fingerprints.of(target.weight, name, spectra.get(name))
+        if target.weight.ndim == 1:
+            prints.digits()  # now, while the weight has the base's dtype; of others the spectrum knows them
+        bindings[name] = Binding(target, originals.get(name, spectra.get(name)), prints)
+    return bindings
 
 
 def check_plain(name: str, weight: Tensor) -> None:

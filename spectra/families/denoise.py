@@ -92,19 +92,23 @@ def _check_unet(pipe: Any) -> None:
 
 def encode_pictures(pipe: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the latents of pixels `[b, 3, H, W]` in [-1, 1], in the model's scale."""
-    config = pipe.vae.config
     posterior = pipe.vae.encode(pixels).latent_dist
-    offset = getattr(config, "shift_factor", None) or 0.0
-    return (posterior.mean - offset) * config.scaling_factor, posterior.std * config.scaling_factor
+    factor, offset = _latent_scale(pipe)
+    return (posterior.mean - offset) * factor, posterior.std * factor
 
 
 def decode_latents(pipe: Any, latents: Tensor) -> list[Image.Image]:
     """RGB pictures of latents `[b, c, h, w]` in the model's scale."""
-    config = pipe.vae.config
-    offset = getattr(config, "shift_factor", None) or 0.0
+    factor, offset = _latent_scale(pipe)
     with torch.no_grad():
-        pixels = pipe.vae.decode(latents / config.scaling_factor + offset, return_dict=False)[0]
+        pixels = pipe.vae.decode(latents / factor + offset, return_dict=False)[0]
     return [picture.convert("RGB") for picture in pipe.image_processor.postprocess(pixels)]
+
+
+def _latent_scale(pipe: Any) -> tuple[float, float]:
+    """Factor and offset of the model's latents: `(latents of the VAE - offset) * factor`."""
+    config = pipe.vae.config
+    return config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
 
 
 def native_resolution(pipe: Any) -> int:
@@ -117,11 +121,6 @@ def _encode_sd(pipe: Any, prompts: list[str], resolution: int) -> Condition:
     return Condition(embeds)
 
 
-def _predict_sd(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
-    prediction: Tensor = pipe.unet(noisy, timesteps, condition.embeds, return_dict=False)[0]
-    return prediction
-
-
 def _encode_sdxl(pipe: Any, prompts: list[str], resolution: int) -> Condition:
     embeds, _, pooled, _ = pipe.encode_prompt(
         prompts, device=pipe.unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
@@ -131,15 +130,14 @@ def _encode_sdxl(pipe: Any, prompts: list[str], resolution: int) -> Condition:
     return Condition(embeds, {"text_embeds": pooled, "time_ids": sizes.to(embeds.device).repeat(len(prompts), 1)})
 
 
-def _predict_sdxl(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
-    prediction: Tensor = pipe.unet(
-        noisy, timesteps, condition.embeds, added_cond_kwargs=dict(condition.added), return_dict=False
-    )[0]
+def _predict_unet(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+    added = dict(condition.added) or None
+    prediction: Tensor = pipe.unet(noisy, timesteps, condition.embeds, added_cond_kwargs=added, return_dict=False)[0]
     return prediction
 
 
 FAMILIES = (
-    DenoiseFamily("Stable Diffusion", "unet", ("text_encoder",), "attn2", _encode_sd, _predict_sd),
-    DenoiseFamily("SDXL", "unet", ("text_encoder", "text_encoder_2"), "attn2", _encode_sdxl, _predict_sdxl),
+    DenoiseFamily("Stable Diffusion", "unet", ("text_encoder",), "attn2", _encode_sd, _predict_unet),
+    DenoiseFamily("SDXL", "unet", ("text_encoder", "text_encoder_2"), "attn2", _encode_sdxl, _predict_unet),
 )
 """Later entries are tried first."""
