@@ -109,11 +109,11 @@ class EditSession:
         edited: list[Edited] = []
         for scale in dict.fromkeys(order.scales):
             activate(self.pipe, {SHIFT_NAME: scale})
-            noise = self._invert(prompts, order, scale, inversions, progress)
-            unedited = inversions[-len(prompts)].picture
+            noise, found = self._invert(prompts, order, scale, progress)
+            inversions += found
             variants = [variant for variant in order.variants if variant.scale == scale]
             drawn = self._draw(order, list(dict.fromkeys(replace(v, keep=0.0) for v in variants)), noise, progress)
-            edited += self._keep(order, variants, drawn, noise[order.caption], unedited)
+            edited += self._keep(order, variants, drawn, noise[order.caption], found[0].picture)
         return inversions, sorted(edited, key=lambda each: order.edits.index(each.request.prompt))
 
     def _encode(self, prompts: Sequence[str]) -> Condition:
@@ -121,10 +121,11 @@ class EditSession:
             return self.family.encode(self.pipe, list(prompts), self.picture.width)
 
     def _invert(
-        self, prompts: Sequence[str], order: EditOrder, scale: float, inversions: list[Inversion], progress: Progress
-    ) -> dict[str, Tensor]:
-        """The picture's noise `[1, c, h, w]` by prompt; how well each leads back is added to `inversions`."""
+        self, prompts: Sequence[str], order: EditOrder, scale: float, progress: Progress
+    ) -> tuple[dict[str, Tensor], list[Inversion]]:
+        """The picture's noise `[1, c, h, w]` by prompt, and how well each leads back to the picture."""
         found: dict[str, Tensor] = {}
+        inversions = []
         for first in range(0, len(prompts), order.batch):
             chunk = prompts[first : first + order.batch]
             condition = self._encode(chunk)
@@ -136,7 +137,7 @@ class EditSession:
                 (picture,) = decode_latents(self.pipe, latents)
                 error = round(float((latents - self.latents).norm() / self.latents.norm()), 6)
                 inversions.append(Inversion(prompt, scale, error, round(psnr(self.picture, picture), 2), picture))
-        return found
+        return found, inversions
 
     def _draw(
         self, order: EditOrder, variants: Sequence[Variant], noise: dict[str, Tensor], progress: Progress
