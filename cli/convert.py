@@ -77,12 +77,12 @@ def register(app: typer.Typer) -> None:
 def convert(options: Options) -> None:
     """Converts shifts from and to the files of other tools, and says what that costs."""
     from spectra.bases.embedded import NAME
-    from spectra.convert.file_kinds import detect, files_of
+    from spectra.convert.file_kinds import file_kind, files_of
     from spectra.errors import FormatError
     from spectra.io.atomic_writes import check_output
 
     files = [file for given in options.files for file in files_of(given)]
-    kinds = {detect(file) for file in files}
+    kinds = {file_kind(file) for file in files}
     _check_usage(files, kinds, options)
     check_output(options.out, force=options.force)
     if options.base is None and kinds != {"shift"}:

@@ -131,10 +131,10 @@ def find_closest(
     return (cache or default_cache()).visit(weights, find, "projecting", progress)
 
 
-def shift_of_deltas(found: Mapping[str, ClosestDelta], described: ShiftMetadata) -> SpectralShift:
-    """The deltas as one shift, whose metadata has the weights' fingerprints in addition to what `described` says."""
+def shift_of_deltas(found: Mapping[str, ClosestDelta], metadata: ShiftMetadata) -> SpectralShift:
+    """The deltas as one shift, to whose metadata the weights' fingerprints and dimensions are added."""
     metadata = replace(
-        described,
+        metadata,
         fingerprints={name: each.fingerprint for name, each in found.items()},
         ndims={name: each.ndim for name, each in found.items()},
         rounded={dtype: {name: each.rounded[dtype] for name, each in found.items()} for dtype in ROUNDED},

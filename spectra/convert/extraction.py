@@ -100,7 +100,7 @@ def extract(
         raise MismatchError(f"{model}: {what} are those of {location.name}; there is nothing to extract")
     found = find_closest(weights.only(changes.__contains__), changes, rank=rank, cache=cache, progress=progress)
     layers = tuple(each.captured for each in found.values())
-    described = ShiftMetadata(
+    metadata = ShiftMetadata(
         base=location.name,
         fingerprints={},
         base_dtype=dtype,
@@ -109,7 +109,7 @@ def extract(
         recipe={"method": "extract", "from": Path(model).name, "energy": round(summed("total", layers).energy, 6)},
     )
     return Extracted(
-        shift=shift_of_deltas(found, described),
+        shift=shift_of_deltas(found, metadata),
         layers=layers,
         others=others,
         rest={name: each.rest for name, each in found.items() if each.rest is not None and not is_embedding(name)},

@@ -51,7 +51,7 @@ def files_of(path: str | Path) -> list[Path]:
     return found
 
 
-def detect(path: str | Path) -> str:
+def file_kind(path: str | Path) -> str:
     """What a file is, by its header: "shift", a name of `SVDIFF_SUFFIXES`, "pickle", or "lora" for every change.
 
     Raises:

@@ -98,7 +98,7 @@ def transplant(
             f"shift {label!r} keeps {score:.1%} of its energy on {location.name}, less than the asked "
             f"{min_score:.1%}; train it there, or lower --min-score"
         )
-    described = ShiftMetadata(
+    carried = ShiftMetadata(
         base=location.name,
         fingerprints={},
         base_dtype=dtype,
@@ -108,7 +108,7 @@ def transplant(
         parents=(metadata.content_hash,) if metadata.content_hash else metadata.parents,
         recipe={"method": "transplant", "from": metadata.base, "score": round(score, 6)},
     )
-    return Transplanted(shift_of_deltas(found, described), tuple(layers[name] for name in shift), missing, score)
+    return Transplanted(shift_of_deltas(found, carried), tuple(layers[name] for name in shift), missing, score)
 
 
 def _change_on(old: ShiftedBase, name: str, delta: Tensor, cache: SpectrumCache) -> ChangeOf:

@@ -12,7 +12,7 @@ from spectra.adapters.serving import activate, load
 from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.errors import InputError
 from spectra.generate.contact_sheet import Section, contact_sheet
-from spectra.generate.drawing import Request, best_device, draw, requests_for
+from spectra.generate.drawing import best_device, draw, requests_for
 from spectra.generate.order import Order
 from spectra.generate.picture_files import write_picture
 from spectra.io.atomic_writes import atomic_folder, check_output, check_replaceable
@@ -72,20 +72,25 @@ def generate(
         drawn.append(draw(pipe, requests, order.sampling, progress=progress))
     common = {"base": location.name, "dtype": order.dtype, "versions": versions()}
     listed = []
+    sheet: dict[str, tuple[list[Image], list[str]]] = {}  # pictures and captions by heading
     with atomic_folder(out, force=force) as temporary:
         for number, (nth, step) in enumerate(itertools.product(range(len(requests)), range(len(strip)))):
+            request, picture, scales = requests[nth], drawn[step][nth], strip[step]
             active = [
                 {"file": path.name, "scale": scale, "content_hash": shift.metadata.content_hash}
-                for scale, (path, shift) in zip(strip[step], shifts, strict=True)
+                for scale, (path, shift) in zip(scales, shifts, strict=True)
             ]
             settings = {**common, "shifts": active}
-            picture, request = drawn[step][nth], requests[nth]
             listed.append(write_picture(temporary, number, picture, request, order.sampling, settings))
-        if len(strip) == 1:
-            sections = _by_seed(prompts, order.seeds, drawn[0])
-        else:
-            sections = _by_scale(requests, drawn, [path.stem for path, _ in shifts], strip)
-        contact_sheet(sections).save(temporary / "sheet.png")
+            heading, caption = request.prompt, f"seed {request.seed}"
+            if len(strip) > 1:
+                heading = f"{heading}, {caption}"
+                terms = [f"{path.stem} {scale:g}" for scale, (path, _) in zip(scales, shifts, strict=True) if scale]
+                caption = ", ".join(terms) or "base"
+            pictures, captions = sheet.setdefault(heading, ([], []))
+            pictures.append(picture)
+            captions.append(caption)
+        contact_sheet([Section(heading, *row) for heading, row in sheet.items()]).save(temporary / "sheet.png")
         (temporary / INDEX).write_text(json.dumps({"pictures": listed}, indent=1) + "\n", encoding="utf-8")
     return {
         "folder": str(out),
@@ -124,26 +129,3 @@ def _strip(scales: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
         raise InputError(f"expected as many scales of each shift, or one, got {' and '.join(map(str, sorted(counts)))}")
     length = max(counts, default=1)
     return [tuple(own[step if len(own) > 1 else 0] for own in scales) for step in range(length)]
-
-
-def _by_seed(prompts: Sequence[str], seeds: Sequence[int], pictures: Sequence[Image]) -> list[Section]:
-    """A section for each prompt, a picture for each seed."""
-    captions, count = [f"seed {seed}" for seed in seeds], len(seeds)
-    return [Section(prompt, pictures[n * count : (n + 1) * count], captions) for n, prompt in enumerate(prompts)]
-
-
-def _by_scale(
-    requests: Sequence[Request],
-    drawn: Sequence[Sequence[Image]],
-    names: Sequence[str],
-    strip: Sequence[Sequence[float]],
-) -> list[Section]:
-    """A section for each prompt and seed, a picture for each scale."""
-    captions = [
-        ", ".join(f"{name} {scale:g}" for name, scale in zip(names, scales, strict=True) if scale) or "base"
-        for scales in strip
-    ]
-    return [
-        Section(f"{request.prompt}, seed {request.seed}", [pictures[nth] for pictures in drawn], captions)
-        for nth, request in enumerate(requests)
-    ]

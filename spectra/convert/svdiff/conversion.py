@@ -103,7 +103,7 @@ def import_svdiff(
     cache = cache or default_cache()
     found = cache.visit(weights.only(foreign.deltas.__contains__), carry, "carrying over", progress)
     error, worst = _errors([each.captured for each in found.values()])
-    described = ShiftMetadata(
+    metadata = ShiftMetadata(
         base=base or NAME,
         fingerprints={},
         base_dtype="float32",
@@ -111,7 +111,7 @@ def import_svdiff(
         recipe={"method": "convert", "from": foreign.layout, "reshape": reshape, "error": float(f"{error:.3g}")},
     )
     fit = Fit(foreign.layout, reshape, telling, error, worst, beside=foreign.beside)
-    return shift_of_deltas(found, described), fit
+    return shift_of_deltas(found, metadata), fit
 
 
 def export_svdiff(

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import spectra
-from spectra.convert.file_kinds import detect, files_of
+from spectra.convert.file_kinds import file_kind, files_of
 from spectra.convert.svdiff.conversion import export_svdiff, import_svdiff
 from spectra.convert.svdiff.files import read_svdiff, reshape_of
 from spectra.errors import FormatError, MismatchError
@@ -132,7 +132,7 @@ def test_svdiff_kohyas_linear_layers_are_exact_and_its_convolutions_the_closest(
     keys = {n: "lora_unet_" + n.removeprefix("unet.").replace(".", "_") for n in base}
     bias = {f"{keys['unet.conv']}.org_module.bias": torch.zeros(8)}
     save_file({keys[n] + KOHYA: d for n, d in theirs.items()} | bias, file)
-    assert detect(file) == "svdiff-kohya"
+    assert file_kind(file) == "svdiff-kohya"
     shift, fit = import_svdiff([file], base=path)
     assert (fit.reshape, fit.telling) == ("channels-last", 1)  # 16 x 36 against 144 x 4
     assert list(fit.beside.values()) == [1]
