@@ -7,7 +7,7 @@
     step     seconds of forward, backward and AdamW's step, all methods interleaved; `ratio` to the frozen base's
 
 LoRA is PEFT's, of rank 4, on the same matrices. The frozen base is what every method pays for and trains nothing.
-A model this small is no measure of a large one: `--model sd15` of `spectra bench flops`, `memory` and `step` is.
+A model this small is no measure of a large one: `--set model=sd15` of `spectra bench flops`, `memory` and `step` is.
 """
 
 from __future__ import annotations

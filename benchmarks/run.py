@@ -125,24 +125,7 @@ def run(
     kept = results.kept(under) if resume else {}
     bench.rows.update(kept)
     start = time.perf_counter()
-
-    rows: list[Row] = []
-    failures: list[dict[str, str]] = []
-    with working(progress, case.name, len(items)):
-        for item in items:
-            if item in kept:
-                rows.append(kept[item])
-            else:
-                try:
-                    row = _finite(case.measure(bench, item))
-                except Exception as error:  # a row that fails must not cost the others theirs
-                    failures.append({"item": item, "error": _line(error)})
-                else:
-                    results.keep(item, under, row)
-                    bench.rows[item] = row
-                    rows.append(row)
-            progress.advance(1, item)
-
+    rows, failures = _measure(case, bench, items, results, under, kept)
     complete = not failures and items == every
     summary = dict(case.summarise(bench, rows)) if rows else {}
     figures = {case.figure: {row[case.key]: row[case.figure] for row in rows}} if case.figure else {}
@@ -167,6 +150,29 @@ def run(
     if complete:
         results.forget()
     return Outcome(record, results.path)
+
+
+def _measure(
+    case: Case, bench: Bench, items: Sequence[str], results: Results, under: Mapping[str, Any], kept: Mapping[str, Row]
+) -> tuple[list[Row], list[dict[str, str]]]:
+    """The rows of the items, each kept as it is measured under these conditions; and what could not be measured."""
+    rows: list[Row] = []
+    failures: list[dict[str, str]] = []
+    with working(bench.progress, case.name, len(items)):
+        for item in items:
+            if item in kept:
+                rows.append(kept[item])
+            else:
+                try:
+                    row = _finite(case.measure(bench, item))
+                except Exception as error:  # a row that fails must not cost the others theirs
+                    failures.append({"item": item, "error": _line(error)})
+                else:
+                    results.keep(item, under, row)
+                    bench.rows[item] = row
+                    rows.append(row)
+            bench.progress.advance(1, item)
+    return rows, failures
 
 
 def _need(case: Case) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from spectra.cli import output
+from spectra.cli.options import add_command, force_option, json_option, output_option
+from spectra.cli.tables import facts, line, table
 from spectra.errors import InputError, SpectraError
+from spectra.io.settings import setting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,95 +21,81 @@ if TYPE_CHECKING:
 
     from spectra.benchmarks.case import Case, Column, Row
 
-_EXAMPLE = "Example:  spectra bench --report bench.md     |     spectra bench flops --model sdxl --batch 4 --json"
+_EXAMPLE = (
+    "spectra bench --report bench.md     |     spectra bench flops --set model=sdxl --set batch=4 --json     |     "
+    "spectra bench --list --json     (every case with its settings)"
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `spectra bench` takes."""
+
+    case: str = setting("overview", "What to measure; without it, an overview on the embedded base.", positional=True)
+    show: bool = setting(False, "List what there is to measure.", option="--list")
+    only: tuple[str, ...] = setting(
+        (), "Measure only this row of the case; repeatable.", option="--only --subject", metavar="NAME"
+    )
+    settings: tuple[str, ...] = setting(
+        (),
+        "Change a setting of the case, such as model=sdxl, batch=4 or seed=1; repeatable.",
+        option="--set",
+        metavar="NAME=VALUE",
+    )
+    resume: bool = setting(False, "Keep the rows that a stopped run has measured.")
+    out: Path | None = output_option("Folder of the results.", None, "DIR")
+    report: Path | None = setting(
+        None, "Write a report in Markdown, with its plots beside it in FILE.svg.", metavar="FILE.md"
+    )
+    force: bool = force_option("an earlier report")
+    json: bool = json_option(" with the result")
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
+    add_command(app, bench, Options, example=_EXAMPLE)
 
-    @app.command(epilog=_EXAMPLE)
-    def bench(
-        case: Annotated[
-            str, typer.Argument(help="What to measure; without it, an overview on the embedded base.")
-        ] = "overview",
-        show: Annotated[bool, typer.Option("--list", help="List what there is to measure.")] = False,
-        only: Annotated[
-            list[str] | None,
-            typer.Option("--only", "--subject", metavar="NAME", help="Measure only this row; can be repeated."),
-        ] = None,
-        model: Annotated[
-            str | None, typer.Option(help="Short for --set model=NAME: sd15, sdxl, sd3, flux or embedded.")
-        ] = None,
-        resolution: Annotated[int | None, typer.Option(min=1, help="Short for --set resolution=N.")] = None,
-        batch: Annotated[int | None, typer.Option(min=1, help="Short for --set batch=N.")] = None,
-        steps: Annotated[int | None, typer.Option(min=1, help="Short for --set steps=N.", show_default=False)] = None,
-        repetitions: Annotated[
-            int | None, typer.Option(min=1, help="Short for --set repetitions=N.", show_default=False)
-        ] = None,
-        seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.", show_default=False)] = None,
-        setting: Annotated[
-            list[str] | None,
-            typer.Option("--set", metavar="NAME=VALUE", help="A setting of the case; repeatable."),
-        ] = None,
-        resume: Annotated[bool, typer.Option("--resume", help="Keep the rows a stopped run has measured.")] = False,
-        out: Annotated[
-            Path | None,
-            typer.Option("--out", "-o", metavar="DIR", help="Folder of the results.", show_default=False),
-        ] = None,
-        report: Annotated[
-            Path | None,
-            typer.Option(metavar="FILE.md", help="Write a report in Markdown, with its plots beside it in FILE.svg."),
-        ] = None,
-        force: Annotated[bool, typer.Option("--force", help="Replace an earlier report.")] = False,
-        json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
-    ) -> None:
-        """Measures a benchmark case, and appends the result to CASE.jsonl: in benchmarks/results of a
-        checkout, else in the current folder, or in --out. Without a case: what a training step and its file cost,
-        beside PEFT's LoRA, full fine-tuning and the paper's formula.
-        """
-        from spectra.benchmarks import reports, run
 
-        if show:
-            _list(run.cases(), json)
-            return
-        if report is not None:
-            reports.check(report, force=force)
-        named = {
-            "model": model,
-            "resolution": resolution,
-            "batch": batch,
-            "steps": steps,
-            "repetitions": repetitions,
-            "seed": seed,
-        }
-        settings = {name: str(value) for name, value in named.items() if value is not None}
-        settings |= dict(_pair(text) for text in setting or [])
-        chosen = run.find(case)
-        arguments = ["bench", case]
-        arguments += [part for name in only or [] for part in ("--only", name)]
-        arguments += [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-        arguments += ["--resume"] * resume + ["--json"] * json
-        try:
-            outcome = run.run(
-                chosen,
-                out=out,
-                only=only or [],
-                settings=settings,
-                resume=resume,
-                arguments=arguments,
-                progress=output.progress(),
-            )
-        except KeyboardInterrupt:
-            output.say(f"stopped; what was measured is kept: spectra bench {case} --resume goes on from there")
-            raise
-        output.result(outcome.record, json=json, human=lambda console: _show(console, chosen, outcome.record))
-        output.say(f"recorded in {outcome.path}")
-        if report is not None:
-            written = reports.write(chosen, outcome.record, report, force=force)
-            output.say(f"report in {' and '.join(map(str, written))}")
-        if outcome.failures:
-            count = f"{len(outcome.failures)} of {len(outcome.failures) + len(outcome.record[chosen.rows])} rows"
-            raise SpectraError(f"{case}: {count} could not be measured; the first: {outcome.failures[0]}")
+def bench(options: Options) -> None:
+    """Measures a benchmark case, and appends the result to CASE.jsonl: in benchmarks/results of a
+    checkout, else in the current folder, or in --out. Without a case: what a training step and its file cost,
+    beside PEFT's LoRA, full fine-tuning and the paper's formula.
+    """
+    from spectra.benchmarks import reports, run
+
+    if options.show:
+        _list(run.cases(), options.json)
+        return
+    name, report = options.case, options.report
+    if report is not None:
+        reports.check(report, force=options.force)
+    case = run.find(name)
+    settings = dict(_pair(text) for text in options.settings)
+    arguments = ["bench", name]
+    arguments += [part for row in options.only for part in ("--only", row)]
+    arguments += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    arguments += ["--resume"] * options.resume + ["--json"] * options.json
+    try:
+        outcome = run.run(
+            case,
+            out=options.out,
+            only=options.only,
+            settings=settings,
+            resume=options.resume,
+            arguments=arguments,
+            progress=output.progress(),
+        )
+    except KeyboardInterrupt:
+        output.say(f"stopped; what was measured is kept: spectra bench {name} --resume goes on from there")
+        raise
+    output.result(outcome.record, json=options.json, human=lambda console: _show(console, case, outcome.record))
+    output.say(f"recorded in {outcome.path}")
+    if report is not None:
+        written = reports.write(case, outcome.record, report, force=options.force)
+        output.say(f"report in {' and '.join(map(str, written))}")
+    if outcome.failures:
+        count = f"{len(outcome.failures)} of {len(outcome.failures) + len(outcome.record[case.rows])} rows"
+        raise SpectraError(f"{name}: {count} could not be measured; the first: {outcome.failures[0]}")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -117,13 +107,9 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _list(cases: list[Case], json: bool) -> None:
     def human(console: Console) -> None:
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False, show_header=False)
-        for case in cases:
-            table.add_row(f"[bold]{case.name}[/]", case.title)
-        console.print(table)
-        console.print("\nrun one with: spectra bench NAME [--json]")
+        console.print(facts((case.name, case.title) for case in cases))
+        console.print()
+        line(console, "run one with: spectra bench NAME [--json]")
 
     rows = [{"name": case.name, "title": case.title, "settings": dict(case.settings)} for case in cases]
     output.result({"cases": rows}, json=json, human=human)
@@ -149,7 +135,7 @@ def _show(console: Console, case: Case, record: Mapping[str, Any]) -> None:
             if len(columns) > 1:  # some rows have no figure that is shown
                 console.print(_table(columns, own))
     for figure, value in record["summary"].items():
-        console.print(f"{figure}: {escape(text(value))}")
+        line(console, f"{figure}: {text(value)}")
     for goal in record["goals"]:
         verdict = {True: "[green]met[/]", False: "[red]missed[/]", None: "not measured"}[goal["met"]]
         console.print(f"{goal['figure']} {escape(goal['asked'])}: {verdict}")
@@ -159,12 +145,8 @@ def _show(console: Console, case: Case, record: Mapping[str, Any]) -> None:
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.right(rows) else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(column.text(row)) for column in columns))
-    return table
+    first, *others = (column.title for column in columns)
+    texts = [column.title for column in columns if not column.right(rows)]
+    return table(
+        first, others, [[column.text(row) for column in columns] for row in rows], texts=texts, name_width=None
+    )

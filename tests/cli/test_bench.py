@@ -69,7 +69,7 @@ def test_bare_bench_compares_the_methods_in_80_columns_and_writes_a_report(
 ) -> None:
     monkeypatch.setitem(models.MODELS, "embedded", (64, tiny_denoiser.build))  # type: ignore[arg-type]
     report = tmp_path / "report.md"
-    arguments = ["bench", "--repetitions", "1", "--batch", "1", "--out", str(tmp_path), "--report", str(report)]
+    arguments = ["bench", "--set", "repetitions=1", "--set", "batch=1", "--out", str(tmp_path), "--report", str(report)]
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert all(len(line) <= 80 for line in out.splitlines())
@@ -92,7 +92,7 @@ def test_bare_bench_compares_the_methods_in_80_columns_and_writes_a_report(
 def test_json_is_one_object_on_stdout_and_the_record_in_the_file(
     tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["bench", "tiny", "--only", "good", "--seed", "7", "--out", str(tmp_path), "--json"]
+    arguments = ["bench", "tiny", "--only", "good", "--set", "seed=7", "--out", str(tmp_path), "--json"]
     assert main(arguments) == 0
     captured = capsys.readouterr()
     record = json.loads(captured.out)
@@ -141,7 +141,7 @@ def test_the_table_fits_80_columns(tiny: None, tmp_path: Path, capsys: pytest.Ca
         (["bench", "nothing"], "no benchmark is called 'nothing'"),
         (["bench", "storage", "--only", "VAE"], "no row 'VAE'"),
         (["bench", "storage", "--set", "seed"], "--set takes NAME=VALUE"),
-        (["bench", "storage", "--steps", "3"], "no setting 'steps'"),
+        (["bench", "storage", "--set", "steps=3"], "no setting 'steps'"),
         (["bench", "storage", "--set", "seed=x"], "seed takes int such as 0, got 'x'"),
     ],
 )
