@@ -103,12 +103,17 @@ def _parameter(name: str, declared: Setting, *, known: bool) -> inspect.Paramete
     if declared.positional:
         about = typer.Argument(**shown)
     else:
-        option = declared.option or f"--{name.replace('_', '-')}"
+        option = option_names(name, declared)
         if single is bool and not (known and default is False):
             option += f"/--no-{option.removeprefix('--')}"
         about = typer.Option(*option.split(), **shown)
     empty = inspect.Parameter.empty if default is REQUIRED else default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=empty, annotation=Annotated[kind, about])
+
+
+def option_names(name: str, declared: Setting) -> str:
+    """What a setting is called on the command line; several names stand with blanks between them."""
+    return name if declared.positional else declared.option or f"--{name.replace('_', '-')}"
 
 
 def _help(declared: Setting) -> str:

@@ -69,24 +69,9 @@ IMPORTS = {name: resolved(imports(ast.parse(text)), FILES, spectra._HOME) for na
 KNOWN_BACKWARD: dict[str, set[str]] = {}
 KNOWN_CIRCLES: list[list[str]] = []
 KNOWN_LONG_FILES = {}
-KNOWN_LONG = {
-    "spectra.cli.adjust: register": 90,
-    "spectra.cli.adjust: register.adjust": 86,
-    "spectra.cli.bench: register": 86,
-    "spectra.cli.bench: register.bench": 82,
-    "spectra.cli.convert: register": 102,
-    "spectra.cli.convert: register.convert": 98,
-    "spectra.benchmarks.run: run": 85,
-}
+KNOWN_LONG: dict[str, int] = {}
 KNOWN_WIDE = {
     "spectra.kernels.triton_backend: apply": 9,
-    "spectra.cli.adjust: register.adjust": 12,
-    "spectra.cli.bench: register.bench": 15,
-    "spectra.cli.convert: register.convert": 12,
-    "spectra.cli.extract: register.extract": 11,
-    "spectra.cli.inspect: register.inspect": 13,
-    "spectra.cli.inspect: _inspect_folders": 9,
-    "spectra.cli.transplant: register.transplant": 10,
 }
 
 
