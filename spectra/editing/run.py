@@ -71,8 +71,7 @@ def edit(
         pipe = load_pipeline(location, device=device or best_device())
         session = EditSession(pipe, fit(picture, resolution_of(pipe, config)))
         fitness = session.measure_fitness(order.caption)
-    session.load_shift(shift, progress)
-    inversions, edited = session.draw(order, progress)
+    inversions, edited = session.draw(order, shift, progress)
 
     used = {"file": file.name, "content_hash": shift.metadata.content_hash}
     with atomic_folder(out, force=force) as temporary:

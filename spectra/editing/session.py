@@ -90,19 +90,20 @@ class EditSession:
         (self.reconstruction,) = decode_latents(pipe, self.latents)
 
     def measure_fitness(self, caption: str) -> BaseFitness:
-        """How well the base can show the picture; to be asked before a shift is loaded."""
+        """How well the base can show the picture, before a shift is loaded."""
         return measure_base_fitness(self.pipe, self.family, self.picture, self.reconstruction, caption)
 
-    def load_shift(self, shift: SpectralShift, progress: Progress = SILENT) -> None:
-        """Load the picture's shift.
+    def draw(
+        self, order: EditOrder, shift: SpectralShift, progress: Progress = SILENT
+    ) -> tuple[list[Inversion], list[Edited]]:
+        """Every edit in every variant, with the picture's shift; what inversions lead to comes with them.
+
+        A prompt is inverted once for each scale, the caption always.
 
         Raises:
-            MismatchError: it was trained on another base.
+            MismatchError: the shift was trained on another base.
         """
         load(self.pipe, shift, name=SHIFT_NAME, progress=progress)
-
-    def draw(self, order: EditOrder, progress: Progress = SILENT) -> tuple[list[Inversion], list[Edited]]:
-        """Every edit in every variant; a prompt is inverted once for each scale, the caption always."""
         inverted = order.edits if order.anchor == "edit" and min(order.noise_mixes) < 1 else ()
         prompts = list(dict.fromkeys((order.caption, *inverted)))
         inversions: list[Inversion] = []

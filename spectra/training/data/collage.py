@@ -68,7 +68,7 @@ def halved(picture: Image.Image, fit: str) -> Image.Image:
 
 
 class CollageSource:
-    """Pictures of several subjects: what a denoising objective draws from (`terms.SampleSource`).
+    """Pictures of several subjects, from which a denoising objective draws its samples; methods as `PictureSource`'s.
 
     An entry of `index` is `(left picture, right picture or ALONE, prompt)`: pictures are numbered through all
     subjects, and the prompt of a collage through the templates and one that is empty.

@@ -19,7 +19,7 @@ CHUNK = 8
 
 
 class PictureSource:
-    """Pictures of one size with a prompt each: what a denoising objective draws from (`terms.SampleSource`)."""
+    """Pictures of one size with a prompt each, from which a denoising objective draws its samples."""
 
     def __init__(
         self,

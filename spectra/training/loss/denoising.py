@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from spectra.training.data.collage import CollageSource
+from spectra.training.data.latents import PictureSource
 from spectra.training.loss.noise_schedule import NoiseSchedule
-from spectra.training.loss.terms import Draw, LossTerm, ModelPrediction, NoisySamples, SampleSource
+from spectra.training.loss.terms import Draw, LossTerm, ModelPrediction, NoisySamples
 
 
 @dataclass
@@ -27,7 +29,7 @@ class DenoisingObjective:
     """
 
     name: str
-    source: SampleSource
+    source: PictureSource | CollageSource
     schedule: NoiseSchedule
     weight: float = 1.0
     from_base: bool = False

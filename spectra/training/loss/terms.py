@@ -1,4 +1,4 @@
-"""What passes between the training loop, the sources of samples and the terms of the loss."""
+"""What a term of the loss is, and what passes between the training loop, sources of samples and terms."""
 
 from __future__ import annotations
 
@@ -6,31 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from spectra.families.attention import Maps, Word
-
-
-class SampleSource(Protocol):
-    """Latents `(c, h, w)` of pictures and their prompts, which samples are made of."""
-
-    latent_shape: tuple[int, int, int]
-
-    def pick(self, remaining: list[int], generator: torch.Generator) -> int | list[int]:
-        """The `index` entry of one sample: which picture, or how one is put together; takes it from `remaining`."""
-
-    def latents(self, index: Tensor, noise: Tensor) -> Tensor:
-        """Latents `[n, c, h, w]` of `n` entries of `index`, drawn from their posterior by standard normal `noise`."""
-
-    def prompts(self, index: Tensor) -> list[str]:
-        """The prompts of `n` entries of `index`."""
-
-    def every_prompt(self) -> Sequence[str]:
-        """All prompts that samples can have."""
-
-    def words(self, index: Tensor) -> list[Word]:
-        """Words of the prompts that belong to one half of the picture."""
 
 
 @dataclass(frozen=True)
