@@ -149,10 +149,7 @@ class Adapter:
         self._watches.callback(watch_values(by_model))
         for name, binding in self._bindings.items():
             binding.unpatch()
-            if self._offload is not None and samples is None:
-                binding.patch_without_weight(self._in_use[name], self._offload)
-            else:
-                binding.patch(self._in_use[name], samples)
+            binding.patch(self._in_use[name], samples, self._offload)
 
     def changed(self) -> None:
         """Say that deltas have other values. Fused optimizers need it: they leave a tensor's version as it is."""

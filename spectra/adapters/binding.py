@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -91,37 +91,39 @@ class Binding:
         self.unpatch()
         self.applied = None
 
-    def patch(self, delta: Tensor, samples: Samples | None = None) -> None:
+    def patch(self, delta: Tensor, samples: Samples | None = None, offload: WeightOffload | None = None) -> None:
         """Let the modules compute with `delta` through the plans; `unpatch` undoes it.
 
         Args:
             delta: `[r]`, or `[shifts, r]` with `samples`, which say the row that each sample of a batch takes.
+            offload: takes the weight's values until `unpatch`, if all modules can compute by both sides alone.
         """
+        without_weight = (
+            offload is not None
+            and samples is None
+            and self.spectrum is not None
+            and all(operator_of(module) is not None for module in self.target.modules)
+        )
         for module in self.target.modules:
-            if samples is None:
-                vector = ShiftedVector(module, delta)
-                layer = vector if self.spectrum is None else ShiftedLayer(module, self.spectrum, delta)
-                self._patch(module, layer, lambda: self.shifted(delta))
+            layer: Layer
+            if samples is not None and self.spectrum is None:
+                layer = SampledVector(module, delta, samples)
+            elif samples is not None and self.spectrum is not None:
+                layer = SampledLayer(module, self.spectrum, delta, samples)
             elif self.spectrum is None:
-                self._patch(module, SampledVector(module, delta, samples))
+                layer = ShiftedVector(module, delta)
             else:
-                self._patch(module, SampledLayer(module, self.spectrum, delta, samples))
-
-    def patch_without_weight(self, delta: Tensor, offload: WeightOffload) -> None:
-        """`patch` by both sides of the spectrum, with the weight's values in a file until `unpatch`.
-
-        Where a module is no plain operator, or the weight has one dimension, it is `patch` itself.
-        """
-        if self.spectrum is None or any(operator_of(module) is None for module in self.target.modules):
-            return self.patch(delta)
-        for module in self.target.modules:
-            self._patch(module, ShiftedLayer(module, self.spectrum, delta, without_weight=True))
-        for patch in self._patches:
-            patch.offloaded = True
-        if not has_no_values(self.target.weight):
-            self.fingerprints.rounded()  # while the weight has its values: a shift file tells them
-        self._offload = offload
-        offload.offload(self.target.weight)
+                layer = ShiftedLayer(module, self.spectrum, delta, without_weight=without_weight)
+            one_weight = samples is None and not without_weight
+            patch = patch_forward(module, layer.forward, (lambda: self.shifted(delta)) if one_weight else None)
+            patch.offloaded = without_weight
+            self.layers.append(layer)
+            self._patches.append(patch)
+        if offload is not None and without_weight:
+            if not has_no_values(self.target.weight):
+                self.fingerprints.rounded()  # while the weight has its values: a shift file tells them
+            self._offload = offload
+            offload.offload(self.target.weight)
 
     def pause(self, paused: bool) -> None:
         """Let the modules compute with the frozen weight for a while (True), or with delta again (False)."""
@@ -139,10 +141,6 @@ class Binding:
         if self._offload is not None:
             self._offload.restore(self.target.weight)
             self._offload = None
-
-    def _patch(self, module: nn.Module, layer: Layer, shifted: Callable[[], Tensor] | None = None) -> None:
-        self.layers.append(layer)
-        self._patches.append(patch_forward(module, layer.forward, shifted))
 
     @property
     def _current(self) -> Tensor:
