@@ -17,7 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
@@ -58,12 +58,12 @@ def tune(
     met = _meet(adapter, step)
     if not met:
         return {}
-    device = _device_name(next(iter(met.values())).device)
+    device = _device_name(next(iter(adapter.deltas.values())).device)
     remembered = _read(path)
     known: dict[str, costs.Plan] = dict(remembered.get(device, {}))
     missing = {key: each for key, each in met.items() if key not in known}
     if missing:
-        known |= {key: _fastest(each, timer or _median) for key, each in missing.items()}
+        known |= {key: _fastest(*each, timer or _median) for key, each in missing.items()}
         with atomic_write(path, force=True) as temporary:
             temporary.write_text(json.dumps({**remembered, device: known}, indent=1, sort_keys=True))
     plans = {key: known[key] for key in met}
@@ -72,22 +72,12 @@ def tune(
     return plans
 
 
-class _Met(NamedTuple):
-    """A layer, and the input that it was given."""
-
-    layer: ShiftedLayer
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-    work: costs.Work
-
-
-def _meet(adapter: Adapter, step: Callable[[], object]) -> dict[str, _Met]:
-    """One example of each kind of work in a step."""
-    met: dict[str, _Met] = {}
+def _meet(adapter: Adapter, step: Callable[[], object]) -> dict[str, tuple[ShiftedLayer, Tensor, costs.Work]]:
+    """One example of each kind of work in a step: a layer, and an input of that shape and dtype without values."""
+    met: dict[str, tuple[ShiftedLayer, Tensor, costs.Work]] = {}
 
     def note(layer: ShiftedLayer, x: Tensor, work: costs.Work) -> None:
-        met.setdefault(work.key(), _Met(layer, x.shape, x.dtype, x.device, work))
+        met.setdefault(work.key(), (layer, torch.empty_like(x, device="meta"), work))
 
     layers, deltas = adapter.layers(), adapter.deltas.values()
     gradients = [delta.grad for delta in deltas]
@@ -105,11 +95,11 @@ def _meet(adapter: Adapter, step: Callable[[], object]) -> dict[str, _Met]:
     return met
 
 
-def _fastest(met: _Met, timer: Timer) -> costs.Plan:
+def _fastest(layer: ShiftedLayer, like: Tensor, work: costs.Work, timer: Timer) -> costs.Plan:
     """The plan that takes least, what is made once for each value of delta included."""
-    layer = met.layer
-    x = torch.randn(met.shape, device=met.device) if met.dtype.is_floating_point else torch.zeros(met.shape)
-    x = x.to(met.device, met.dtype).requires_grad_(met.work.input_gradient)
+    x = torch.zeros_like(like, device=layer.delta.device)
+    if x.is_floating_point():
+        x = x.normal_().requires_grad_(work.input_gradient)
     learning = [tensor for tensor in (layer.delta, x) if tensor.requires_grad]
 
     def run() -> None:
@@ -121,7 +111,7 @@ def _fastest(met: _Met, timer: Timer) -> costs.Plan:
     seconds: dict[costs.Plan, float] = {}
     chosen = layer.plan
     try:
-        for plan in costs.plans(met.work):
+        for plan in costs.plans(work):
             layer.plan = plan
             seconds[plan] = timer(run)
     finally:
