@@ -1,4 +1,4 @@
-"""What a shift file says about itself, and how that is kept in the strings of a safetensors header."""
+"""What a shift file says about itself, and how the strings of a safetensors header hold it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rounded: TypeAlias = Literal["float16", "bfloat16"]
 FORMAT = "spectra-shift"
 VERSION = 1
 PACKED_VERSION = 2
-"""Of packed files (spectra.shift.packing), so that a reader that does not know them says so."""
+"""The version of packed files (spectra.shift.packing), so that a reader that does not know them says so."""
 
 FINGERPRINT_DIGITS = 8
 """Hex digits kept of each weight's fingerprint: 32 bits tell which layer is wrong, all of them whether the base is."""
@@ -31,18 +31,11 @@ ROUNDED: tuple[Rounded, ...] = ("float16", "bfloat16")
 ROUNDED_DIGITS = 4
 """Hex digits kept of the fingerprint of each weight's rounded copies; only all of them together decide anything."""
 
+_TEXT = ("base", "base_dtype", "reshape", "subset", "licence")
 _REQUIRED = ("format", "version", "base", "base_fingerprint", "base_dtype", "reshape", "fingerprints", "content_hash")
 _OPTIONAL = (
-    "rounded_float16",
-    "rounded_bfloat16",
-    "ndims",
-    "subset",
-    "settings",
-    "seed",
-    "versions",
-    "licence",
-    "parents",
-    "recipe",
+    *("rounded_float16", "rounded_bfloat16", "ndims", "subset", "settings", "seed", "versions", "licence"),
+    *("parents", "recipe"),
 )
 
 
@@ -111,20 +104,15 @@ def to_strings(metadata: ShiftMetadata) -> dict[str, str]:
     strings = {
         "format": FORMAT,
         "version": str(VERSION),
-        "base": metadata.base,
+        **{key: getattr(metadata, key) for key in _TEXT},
         "base_fingerprint": metadata.base_fingerprint,
-        "base_dtype": metadata.base_dtype,
-        "reshape": metadata.reshape,
         "fingerprints": _join(metadata.fingerprints),
         **{f"rounded_{dtype}": _join(metadata.rounded.get(dtype, {})) for dtype in ROUNDED},
-        "ndims": "".join(str(metadata.ndims[name]) for name in sorted(metadata.ndims)),
-        "subset": metadata.subset,
-        "settings": _dump("settings", dict(metadata.settings)) if metadata.settings else "",
-        "seed": "" if metadata.seed is None else str(metadata.seed),
-        "versions": _dump("versions", dict(metadata.versions)) if metadata.versions else "",
-        "licence": metadata.licence,
+        "ndims": _join(metadata.ndims),
+        **{key: _dump(key, dict(getattr(metadata, key)) or None) for key in ("settings", "versions")},
+        "seed": _dump("seed", metadata.seed),
         "parents": ",".join(metadata.parents),
-        "recipe": "" if metadata.recipe is None else _dump("recipe", metadata.recipe),
+        "recipe": _dump("recipe", metadata.recipe),
     }
     for key, value in strings.items():
         try:
@@ -134,8 +122,8 @@ def to_strings(metadata: ShiftMetadata) -> dict[str, str]:
     return {key: value for key, value in strings.items() if value or key in _REQUIRED}
 
 
-def _join(digits: Mapping[str, str]) -> str:
-    return "".join(digits[name] for name in sorted(digits))
+def _join(digits: Mapping[str, str | int]) -> str:
+    return "".join(str(digits[name]) for name in sorted(digits))
 
 
 def from_strings(strings: Mapping[str, str], names: Iterable[str]) -> ShiftMetadata:
@@ -170,8 +158,11 @@ def from_strings(strings: Mapping[str, str], names: Iterable[str]) -> ShiftMetad
     parents = tuple(strings["parents"].split(",")) if strings.get("parents") else ()
     _check_parents(parents)
     ordered = sorted(names)
+    versions = _load_dict("versions", strings)
+    if not all(isinstance(version, str) for version in versions.values()):
+        _malformed("versions", "a JSON object of strings", strings["versions"][:40])
     return ShiftMetadata(
-        base=strings["base"],
+        **{key: strings.get(key, "") for key in _TEXT},
         fingerprints=_split("fingerprints", strings["fingerprints"], ordered, FINGERPRINT_DIGITS),
         rounded={
             dtype: _split(f"rounded_{dtype}", strings[f"rounded_{dtype}"], ordered, ROUNDED_DIGITS)
@@ -179,13 +170,9 @@ def from_strings(strings: Mapping[str, str], names: Iterable[str]) -> ShiftMetad
             if f"rounded_{dtype}" in strings
         },
         ndims=_split_ndims(strings.get("ndims", ""), ordered),
-        base_dtype=strings["base_dtype"],
-        reshape=strings["reshape"],
-        subset=strings.get("subset", ""),
-        settings=_load_dict("settings", strings.get("settings", "{}")),
+        settings=_load_dict("settings", strings),
         seed=int(seed) if seed else None,
-        versions=_load_versions(strings.get("versions", "{}")),
-        licence=strings.get("licence", ""),
+        versions={package: str(version) for package, version in versions.items()},
         parents=parents,
         recipe=_load("recipe", strings.get("recipe", "null")),
         content_hash=strings["content_hash"],
@@ -193,10 +180,10 @@ def from_strings(strings: Mapping[str, str], names: Iterable[str]) -> ShiftMetad
 
 
 def check_version(strings: Mapping[str, str]) -> None:
-    """That the header is of a shift, and of a version that can be read.
+    """Refuses a header that is not of a shift, or of a version that cannot be read.
 
     Raises:
-        ShiftFileError: it is not.
+        ShiftFileError: it is one of these.
     """
     if strings.get("format") != FORMAT:
         raise ShiftFileError(f"expected a spectral shift (format {FORMAT!r} in its metadata), this is another file")
@@ -234,6 +221,8 @@ def _split_ndims(joined: str, names: list[str]) -> dict[str, int]:
 
 
 def _dump(key: str, value: JSON) -> str:
+    if value is None:
+        return ""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
@@ -251,19 +240,11 @@ def _load(key: str, text: str) -> JSON:
     return value
 
 
-def _load_dict(key: str, text: str) -> dict[str, JSON]:
-    value = _load(key, text)
+def _load_dict(key: str, strings: Mapping[str, str]) -> dict[str, JSON]:
+    value = _load(key, strings.get(key, "{}"))
     if not isinstance(value, dict):
-        _malformed(key, "a JSON object", text[:40])
+        _malformed(key, "a JSON object", strings[key][:40])
     return value
-
-
-def _load_versions(text: str) -> dict[str, str]:
-    value = _load_dict("versions", text)
-    versions = {key: version for key, version in value.items() if isinstance(version, str)}
-    if len(versions) != len(value):
-        _malformed("versions", "a JSON object of strings", text[:40])
-    return versions
 
 
 def _malformed(key: str, expected: str, got: str) -> NoReturn:
