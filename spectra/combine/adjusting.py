@@ -10,7 +10,7 @@ the other, and rounded once to float32; what no step touches stays bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -38,6 +38,10 @@ class Scale:
     factor: float
     pattern: str = ""
 
+    def edit(self, delta: Vector) -> Vector:
+        """The edited delta of one weight, `[n]`."""
+        return delta * _finite(self.factor)
+
 
 @dataclass(frozen=True)
 class Band:
@@ -50,6 +54,16 @@ class Band:
     factor: float
     pattern: str = ""
 
+    def edit(self, delta: Vector) -> Vector:
+        """The edited delta of one weight, `[n]`."""
+        if not 0 <= self.start < self.stop <= 1:
+            raise InputError(
+                f"expected a band from 0 to 1, the largest singular values first, got {self.start}:{self.stop}"
+            )
+        edited = delta.copy()
+        edited[int(self.start * delta.size + 0.5) : int(self.stop * delta.size + 0.5)] *= _finite(self.factor)
+        return edited
+
 
 @dataclass(frozen=True)
 class Soft:
@@ -57,6 +71,12 @@ class Soft:
 
     threshold: float
     pattern: str = ""
+
+    def edit(self, delta: Vector) -> Vector:
+        """The edited delta of one weight, `[n]`."""
+        if not 0 <= self.threshold < math.inf:
+            raise InputError(f"expected a threshold of at least 0, got {self.threshold}")
+        return np.copysign(np.maximum(np.abs(delta) - self.threshold, 0.0), delta)
 
 
 @dataclass(frozen=True)
@@ -68,6 +88,15 @@ class Keep:
     count: int
     pattern: str = ""
     first: bool = False
+
+    def edit(self, delta: Vector) -> Vector:
+        """The edited delta of one weight, `[n]`; of equal |delta|, those of larger singular values stay."""
+        if self.count < 0:
+            raise InputError(f"expected at least 0 directions to keep, got {self.count}")
+        order = np.arange(delta.size) if self.first else np.argsort(-np.abs(delta), kind="stable")
+        edited = np.zeros_like(delta)
+        edited[order[: self.count]] = delta[order[: self.count]]
+        return edited
 
 
 Step: TypeAlias = Only | Scale | Band | Soft | Keep
@@ -122,14 +151,12 @@ def adjust(shift: SpectralShift, steps: Sequence[Step]) -> Adjusted:
     before = _energy(deltas)
     effects = []
     for step in steps:
-        _check(step)
         names = _names(step, deltas, shift.metadata.ndims)
         if isinstance(step, Only):
             changed = sum(delta.size for delta in deltas.values()) - sum(deltas[name].size for name in names)
             deltas = {name: deltas[name] for name in names}
         else:
-            edit = _edit(step)
-            edited = {name: edit(deltas[name]) for name in names}
+            edited = {name: step.edit(deltas[name]) for name in names}
             changed = sum(int(np.count_nonzero(edited[name] != deltas[name])) for name in names)
             deltas |= edited
         effects.append(Effect(step, len(names), changed, _energy(deltas) / before if before else 1.0))
@@ -146,22 +173,9 @@ def adjust(shift: SpectralShift, steps: Sequence[Step]) -> Adjusted:
 
 
 def as_dict(step: Step) -> dict[str, Any]:
-    """A step as JSON values: its name, and what it says."""
-    said = {key: value for key, value in vars(step).items() if value != "" and value is not False}
-    return {"step": type(step).__name__.lower(), **said}
-
-
-def _check(step: Step) -> None:
-    if isinstance(step, (Scale, Band)) and not math.isfinite(step.factor):
-        raise InputError(f"expected a finite factor, got {step.factor}")
-    if isinstance(step, Band) and not 0 <= step.start < step.stop <= 1:
-        raise InputError(
-            f"expected a band from 0 to 1, the largest singular values first, got {step.start}:{step.stop}"
-        )
-    if isinstance(step, Soft) and not 0 <= step.threshold < math.inf:
-        raise InputError(f"expected a threshold of at least 0, got {step.threshold}")
-    if isinstance(step, Keep) and step.count < 0:
-        raise InputError(f"expected at least 0 directions to keep, got {step.count}")
+    """A step as JSON values: its name, and its fields without the defaults."""
+    fields = {key: value for key, value in vars(step).items() if value != "" and value is not False}
+    return {"step": type(step).__name__.lower(), **fields}
 
 
 def _names(step: Step, deltas: Mapping[str, Vector], ndims: Mapping[str, int]) -> tuple[str, ...]:
@@ -179,32 +193,10 @@ def _names(step: Step, deltas: Mapping[str, Vector], ndims: Mapping[str, int]) -
     return chosen
 
 
-def _edit(step: Scale | Band | Soft | Keep) -> Callable[[Vector], Vector]:
-    """Delta `[n]` of one weight to the edited one."""
-    match step:
-        case Scale(factor):
-            return lambda delta: delta * factor
-        case Band(start, stop, factor):
-            return lambda delta: _in_band(delta, start, stop, factor)
-        case Soft(threshold):
-            return lambda delta: np.copysign(np.maximum(np.abs(delta) - threshold, 0.0), delta)
-        case Keep(count, first=first):
-            return lambda delta: _kept(delta, count, first)
-
-
-def _in_band(delta: Vector, start: float, stop: float, factor: float) -> Vector:
-    edges = slice(int(start * delta.size + 0.5), int(stop * delta.size + 0.5))
-    edited = delta.copy()
-    edited[edges] *= factor
-    return edited
-
-
-def _kept(delta: Vector, count: int, first: bool) -> Vector:
-    """Of equal |delta|, those of larger singular values are kept."""
-    order = np.arange(delta.size) if first else np.argsort(-np.abs(delta), kind="stable")
-    edited = np.zeros_like(delta)
-    edited[order[:count]] = delta[order[:count]]
-    return edited
+def _finite(factor: float) -> float:
+    if not math.isfinite(factor):
+        raise InputError(f"expected a finite factor, got {factor}")
+    return factor
 
 
 def _energy(deltas: Mapping[str, Vector]) -> float:

@@ -20,16 +20,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spectra.combine.merge_settings import PARAMETERS
 from spectra.errors import InputError
 from spectra.io.toml_files import read_toml, toml_value
 from spectra.shift.metadata import JSON
 from spectra.shift.shift_header import read_shift_header
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,6 @@ class Recipe:
             if key in ("shifts", "blocks"):
                 for entry in value:
                     if "file" in entry:
-                        _check_text(entry["file"])
                         entry["file"] = _from_folder(entry["file"], folder)
                     tables += ["", f"[[{key}]]", *(f"{name} = {toml_value(item)}" for name, item in entry.items())]
             else:
@@ -137,65 +138,51 @@ def find_parents(recipe: Recipe, files: Iterable[Path]) -> list[Path]:
 
 
 def parse_recipe(values: Any, *, source: str) -> Recipe:
-    """A recipe from JSON values, such as those kept in a shift.
+    """A recipe from JSON values, such as those in a shift's metadata.
 
     Raises:
         InputError: it is none, naming `source`.
     """
     if not isinstance(values, dict) or "method" not in values or not isinstance(values.get("shifts"), list):
         raise InputError(f"{source}: holds no recipe of a merge (a method, and a list of shifts)")
-    read = _Reader(source)
-    unknown = sorted(values.keys() - {"method", "shifts", "weights", "blocks", "seed", *PARAMETERS})
+    known = ("method", "shifts", "weights", "blocks", "seed", *PARAMETERS)
+    unknown = sorted(values.keys() - set(known))
     if unknown:
-        raise InputError(f"{source}: a recipe has no {unknown[0]!r}; it has method, shifts, weights, blocks, seed, "
-                         f"{', '.join(PARAMETERS)}")  # fmt: skip
-    return Recipe(
-        method=read.text(values, "method"),
-        parents=tuple(
-            Parent(read.text(entry, "content_hash"), read.number(entry, "scale", 1.0), read.text(entry, "file"))
-            for entry in read.tables(values, "shifts")
-        ),
-        weights=read.numbers(values, "weights"),
-        blocks=tuple(
-            (read.text(entry, "pattern"), read.numbers(entry, "weights")) for entry in read.tables(values, "blocks")
-        ),
-        parameters={name: read.number(values, name, 0.0) for name in PARAMETERS if name in values},
-        seed=read.whole(values, "seed"),
-    )
+        raise InputError(f"{source}: a recipe has no {unknown[0]!r}; it has {', '.join(known)}")
 
+    def typed(table: Mapping[str, Any], name: str, default: T, expected: str) -> T:
+        value = table.get(name, default)
+        if type(value) is not type(default):
+            raise InputError(f"{source}: {name}: expected {expected}, got {value!r}")
+        return value
 
-@dataclass(frozen=True)
-class _Reader:
-    """Takes values of a recipe that have to be of one type."""
+    def text(table: Mapping[str, Any], name: str) -> str:
+        return typed(table, name, "", "text")
 
-    source: str
-
-    def text(self, table: Mapping[str, Any], name: str) -> str:
-        return str(self._typed(table.get(name, ""), str, name, "text"))
-
-    def number(self, table: Mapping[str, Any], name: str, usual: float) -> float:
-        return self._finite(table.get(name, usual), name)
-
-    def numbers(self, table: Mapping[str, Any], name: str) -> tuple[float, ...]:
-        values: Sequence[Any] = self._typed(table.get(name, []), list, name, "a list of numbers")
-        return tuple(self._finite(value, name) for value in values)
-
-    def whole(self, table: Mapping[str, Any], name: str) -> int:
-        return int(self._typed(table.get(name, 0), int, name, "a whole number"))
-
-    def tables(self, table: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-        found: list[Any] = self._typed(table.get(name, []), list, name, "a list of tables")
-        return [self._typed(entry, dict, name, "a list of tables") for entry in found]
-
-    def _finite(self, value: Any, name: str) -> float:
+    def number(value: Any, name: str) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise InputError(f"{self.source}: {name}: expected a finite number, got {value!r}")
+            raise InputError(f"{source}: {name}: expected a finite number, got {value!r}")
         return float(value)
 
-    def _typed(self, value: Any, wanted: type, name: str, said: str) -> Any:
-        if type(value) is not wanted:
-            raise InputError(f"{self.source}: {name}: expected {said}, got {value!r}")
-        return value
+    def numbers(table: Mapping[str, Any]) -> tuple[float, ...]:
+        given: list[Any] = typed(table, "weights", [], "a list of numbers")
+        return tuple(number(value, "weights") for value in given)
+
+    def tables(name: str) -> list[dict[str, Any]]:
+        given: list[Any] = typed(values, name, [], "a list of tables")
+        return [typed({name: each}, name, {}, "a list of tables") for each in given]
+
+    return Recipe(
+        method=text(values, "method"),
+        parents=tuple(
+            Parent(text(each, "content_hash"), number(each.get("scale", 1.0), "scale"), text(each, "file"))
+            for each in tables("shifts")
+        ),
+        weights=numbers(values),
+        blocks=tuple((text(each, "pattern"), numbers(each)) for each in tables("blocks")),
+        parameters={name: number(values[name], name) for name in PARAMETERS if name in values},
+        seed=typed(values, "seed", 0, "a whole number"),
+    )
 
 
 def _parent(parent: Parent, files: bool) -> dict[str, Any]:
@@ -206,14 +193,9 @@ def _parent(parent: Parent, files: bool) -> dict[str, Any]:
 def _from_folder(file: str, folder: Path) -> str:
     """The path of a file as seen from a folder, with `/` on every system; absolute where there is no such path."""
     try:
+        file.encode()
         return Path(os.path.relpath(file, folder)).as_posix()
+    except UnicodeEncodeError as error:  # a TOML file is Unicode; a name need not be
+        raise InputError(f"{file!r}: its name is not Unicode text, which a recipe is; rename it") from error
     except ValueError:  # another drive
         return Path(file).resolve().as_posix()
-
-
-def _check_text(file: str) -> None:
-    """A TOML file is Unicode; a name need not be."""
-    try:
-        file.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{file!r}: its name is not Unicode text, which a recipe is; rename it") from error
