@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.errors import InputError
+from spectra.io.settings import declared_settings
 from spectra.io.toml_files import read_toml
 from spectra.training.config import TrainConfig, make_config
 
@@ -29,7 +30,7 @@ CONCEPT_SETTINGS = ("subject", "images", "prompt", "class_prompt", "class_images
 UNSHARED_SETTINGS = ("subject", "images", "prompt")
 """Settings of a concept that no two concepts share."""
 
-_PATHS = ("images", "class_images", "tensorboard")
+_PATHS = ("images", "class_images", "tensorboard", "base")
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,10 @@ def read_concepts(path: Path, out: Path | None = None, **overrides: Any) -> list
             raise InputError(f"{source}: output: expected a folder's path, got {output!r}")
         for setting in table:
             if setting not in CONCEPT_SETTINGS:
-                raise InputError(
-                    f"{source}: {_misplaced(setting)}; a concept has name, output, {', '.join(CONCEPT_SETTINGS)}"
-                )
+                why = f"unknown setting {setting!r}"
+                if setting in declared_settings(TrainConfig):
+                    why = f"{setting} is common to all concepts: put it above the first [[concept]]"
+                raise InputError(f"{source}: {why}; a concept has name, output, {', '.join(CONCEPT_SETTINGS)}")
         config = make_config({**common, **_located(table, path.parent)}, source=source)
         if config.tensorboard:
             config = replace(config, tensorboard=str(Path(config.tensorboard) / name))
@@ -89,18 +91,6 @@ def read_concepts(path: Path, out: Path | None = None, **overrides: Any) -> list
 
 def _located(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The values with their paths, which start at `folder`. A base is a path only if it is there, else a hub id."""
-    located = dict(values)
-    for name in _PATHS:
-        if isinstance(values.get(name), str) and values[name]:
-            located[name] = str(folder / values[name])
-    base = values.get("base")
-    if isinstance(base, str) and base and (folder / base).exists():
-        located["base"] = str(folder / base)
-    return located
-
-
-def _misplaced(setting: str) -> str:
-    """Why a setting cannot stand in a concept's table."""
-    if setting in TrainConfig.__dataclass_fields__:
-        return f"{setting} is common to all concepts: put it above the first [[concept]]"
-    return f"unknown setting {setting!r}"
+    given = {name: values[name] for name in _PATHS if isinstance(values.get(name), str) and values[name]}
+    paths = {name: folder / path for name, path in given.items()}
+    return values | {name: str(path) for name, path in paths.items() if name != "base" or path.exists()}
