@@ -11,12 +11,10 @@ from spectra.kernels.dispatch import (
     uses_triton,
 )
 from spectra.kernels.reference import (
-    add_projection,
     along,
     channel_products,
     over_channels,
     prefers_gram,
-    projection,
     rebuild,
     scaled,
     shift_gradient,
@@ -26,7 +24,6 @@ from spectra.kernels.reference import (
 )
 
 __all__ = [
-    "add_projection",
     "along",
     "batched_apply",
     "channel_products",
@@ -34,7 +31,6 @@ __all__ = [
     "low_rank_apply",
     "over_channels",
     "prefers_gram",
-    "projection",
     "rebuild",
     "scaled",
     "shift_gradient",

@@ -52,18 +52,6 @@ def scaled(t: Tensor, values: Tensor, dim: int) -> Tensor:
     return torch.mul(t, over_channels(values, t.ndim, dim), out=torch.empty_like(t))
 
 
-def add_projection(a: Tensor, product: Tensor, constant: Tensor | None, dim: int) -> Tensor:
-    """`a + a D - constant` with `D [r, r]` and `constant [r]`, in the dtype of `a`."""
-    moved = along(a, product, dim)
-    return a + (moved if constant is None else moved - _channels(constant, moved, dim))
-
-
-def projection(basis: Tensor, e: Tensor) -> Tensor:
-    """`Q diag(e) Q^T`, `[r, r]`, in the dtype of `basis [r, h]`; the product is made in the wider one of `e [h]`."""
-    wide = basis.to(torch.promote_types(basis.dtype, e.dtype))
-    return ((wide * e) @ wide.T).to(basis.dtype)
-
-
 def uses_gram(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `shift_gradient` on a device takes the Gram matrix where `prefers_gram` says that it is fewer flops.
 

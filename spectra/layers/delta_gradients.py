@@ -14,24 +14,31 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spectra import kernels
 from spectra.layers.operators import Operator
-from spectra.layers.saved_elsewhere import producing_norm, recompute
+from spectra.layers.saved_elsewhere import ProducingNorm, producing_norm, recompute
 from spectra.spectrum.spectrum import matrix
 
 
-def low_rank_term(operator: Operator, x: Tensor, left: Tensor, right: Tensor, d: Tensor) -> Tensor:
-    """`U diag(d) V^T` applied to `x`, without bias; differentiable in `x` and `d`.
+def add_low_rank_term(
+    operator: Operator, x: Tensor, y: Tensor, sides: tuple[Tensor, Tensor], d: Tensor, index: Tensor | None = None
+) -> Tensor:
+    """`y`, and `U diag(d) V^T` applied to `x`; differentiable in all three.
 
     Args:
-        left: `U [rows, k]`.
-        right: `V [columns, k]`.
-        d: `[k]`, or `[batch, k]` for each sample's own; float32 or wider, and so is the sum of its gradient.
+        x: the layer's input.
+        y: its output without these directions.
+        sides: `U [rows, k]` and `V [columns, k]`.
+        d: `[k]`, or `[shifts, k]` with `index`; float32 or wider, and so is the sum of its gradient.
+        index: `[batch]` int64: the row of `d` that each sample takes.
     """
-    scaled: Tensor = _Scaled.apply(operator.encode(x, left, right), d, operator.dim)  # type: ignore[no-untyped-call]
-    return operator.decode(scaled, left, right)
+    if operator.pointwise:
+        return kernels.low_rank_apply(x, y, sides, d, index, operator.dim)
+    own = d if index is None else d[index]
+    scaled: Tensor = _Scaled.apply(operator.encode(x, *sides), own, operator.dim)  # type: ignore[no-untyped-call]
+    return y + operator.decode(scaled, *sides)
 
 
 class BothSides(NamedTuple):
@@ -61,35 +68,37 @@ def two_sided(
         s: likewise, the singular values in force.
         saves_input: save `x` for the way back, and make `x V` again, instead of saving `x V`.
     """
-    norm, saved = producing_norm(x) if saves_input else (None, None)
-    out: Tensor = _TwoSided.apply(  # type: ignore[no-untyped-call]
-        x, d, s, saved, norm, operator, saves_input, *sides
-    )
+    made = producing_norm(x) if saves_input else None
+    out: Tensor = _TwoSided.apply(x, d, s, made, operator, saves_input, *sides)  # type: ignore[no-untyped-call]
     return out
 
 
-def attach_output_gradient(
-    y: Tensor, d: Tensor, s: Tensor, basis: Tensor, offset: Tensor | None, dim: int, gram: bool
-) -> Tensor:
-    """`y` itself, through which delta receives its gradient on the way back.
+class BasisGradient(NamedTuple):
+    """What delta's gradient is read with, from the activation that the basis meets.
 
-    Args:
-        y: output of the layer with its shifted weight, bias included.
-        d: `[h]`, change of each singular value; receives the gradient.
-        s: `[h]`, the singular values in force; entries of 0 receive none.
-        basis: `[rows, h]`.
-        offset: `bias Q [h]`, or None without a bias.
-        dim: where `y` has its channels.
+    Attributes:
+        s: `[h]`, the singular values in force; entries of 0 receive no gradient.
+        basis: `[r, h]`.
+        offset: `bias Q [h]` where the activation holds a bias, or None.
+        dim: where the activation has its channels.
         gram: see `kernels.shift_gradient`.
     """
-    out: Tensor = _OutputGradient.apply(y, d, s, basis, offset, dim, gram)  # type: ignore[no-untyped-call]
-    return out
+
+    s: Tensor
+    basis: Tensor
+    offset: Tensor | None
+    dim: int
+    gram: bool
 
 
-def attach_input_gradient(x: Tensor, d: Tensor, s: Tensor, basis: Tensor, dim: int, gram: bool) -> Tensor:
-    """`x` itself; the gradient that arrives at it tells delta's. Its result must feed this layer alone."""
-    norm, saved = producing_norm(x)
-    out: Tensor = _InputGradient.apply(x, d, saved, norm, s, basis, dim, gram)  # type: ignore[no-untyped-call]
+def attach_gradient(a: Tensor, d: Tensor, read: BasisGradient) -> Tensor:
+    """`a` itself, through which delta receives its gradient on the way back.
+
+    Args:
+        a: input or output of the layer with its shifted weight; an input must feed this layer alone.
+        d: `[h]`, change of each singular value; receives the gradient.
+    """
+    out: Tensor = _BasisGradient.apply(a, d, producing_norm(a), *read)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -130,9 +139,13 @@ def by_weight_gradient(
         shifted: the weight in force.
         sides: of the frozen weight, as a matrix.
     """
-    norm, saved = producing_norm(x)
-    out: Tensor = _ByWeight.apply(x, d, saved, norm, shifted, bias, operator, *sides)  # type: ignore[no-untyped-call]
+    made = producing_norm(x)
+    out: Tensor = _ByWeight.apply(x, d, made, shifted, bias, operator, *sides)  # type: ignore[no-untyped-call]
     return out
+
+
+def _to_save(x: Tensor, made: ProducingNorm | None) -> Tensor:
+    return x if made is None else made.input
 
 
 class _Scaled(torch.autograd.Function):
@@ -161,16 +174,15 @@ class _TwoSided(torch.autograd.Function):
         x: Tensor,
         d: Tensor,
         s: Tensor,
-        saved: Tensor | None,
-        norm: nn.Module | None,
+        made: ProducingNorm | None,
         operator: Operator,
         saves_input: bool,
         *sides: Tensor | None,
     ) -> Tensor:
         left, right, weight, bias = BothSides(*sides)  # type: ignore[arg-type]
-        ctx.operator, ctx.norm, ctx.saves_input, ctx.shape = operator, norm, saves_input, x.shape
+        ctx.operator, ctx.made, ctx.saves_input, ctx.shape = operator, made, saves_input, x.shape
         t = operator.encode(x, left, right)
-        held = (x if saved is None else saved) if saves_input else t
+        held = _to_save(x, made) if saves_input else t
         ctx.save_for_backward(held if ctx.needs_input_grad[1] else None, s, left, right)
         if weight is not None:
             return operator.apply(x, weight, bias) + operator.decode(kernels.scaled(t, d, operator.dim), left, right)
@@ -186,9 +198,9 @@ class _TwoSided(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = operator.pull_back(kernels.scaled(p, s, operator.dim), ctx.shape, left, right)
         if ctx.needs_input_grad[1]:
-            t = operator.encode(recompute(ctx.norm, held), left, right) if ctx.saves_input else held
+            t = operator.encode(recompute(ctx.made, held), left, right) if ctx.saves_input else held
             grad_d = kernels.channel_products(t, p, operator.dim, apart=s.ndim == 2)
-        return grad_x, grad_d, *[None] * 9
+        return grad_x, grad_d, *[None] * 8
 
 
 class _ByWeight(torch.autograd.Function):
@@ -197,15 +209,14 @@ class _ByWeight(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         d: Tensor,
-        saved: Tensor | None,
-        norm: nn.Module | None,
+        made: ProducingNorm | None,
         shifted: Tensor,
         bias: Tensor | None,
         operator: Operator,
         *sides: Tensor,
     ) -> Tensor:
-        ctx.operator, ctx.norm = operator, norm
-        ctx.save_for_backward(x if saved is None else saved, shifted, *sides)
+        ctx.operator, ctx.made = operator, made
+        ctx.save_for_backward(_to_save(x, made), shifted, *sides)
         return operator.apply(x, shifted, bias)
 
     @staticmethod
@@ -213,50 +224,33 @@ class _ByWeight(torch.autograd.Function):
         saved, shifted, *sides = ctx.saved_tensors
         (grad,), dim = grads, ctx.operator.dim
         grad_x = kernels.along(grad, matrix(shifted).to(grad.dtype), dim) if ctx.needs_input_grad[0] else None
-        gradient = kernels.weight_gradient(recompute(ctx.norm, saved), grad, dim)
+        gradient = kernels.weight_gradient(recompute(ctx.made, saved), grad, dim)
         grad_d = kernels.singular_gradient(gradient, *sides)
-        return grad_x, grad_d, *[None] * (len(sides) + 5)
+        return grad_x, grad_d, *[None] * (len(sides) + 4)
 
 
-class _OutputGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, y: Tensor, d: Tensor, s: Tensor, basis: Tensor, offset: Tensor | None, dim: int, gram: bool
-    ) -> Tensor:
-        ctx.dim, ctx.gram = dim, gram
-        ctx.save_for_backward(y, s, basis, offset)
-        return y.view_as(y)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        y, s, basis, offset = ctx.saved_tensors
-        (grad,) = grads
-        grad_d = kernels.shift_gradient(y, grad.to(y.dtype), basis, ctx.dim, offset=offset, over=s, gram=ctx.gram)
-        return grad, grad_d, *[None] * 5
-
-
-class _InputGradient(torch.autograd.Function):
+class _BasisGradient(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
+        a: Tensor,
         d: Tensor,
-        saved: Tensor | None,
-        norm: nn.Module | None,
+        made: ProducingNorm | None,
         s: Tensor,
         basis: Tensor,
+        offset: Tensor | None,
         dim: int,
         gram: bool,
     ) -> Tensor:
-        ctx.dim, ctx.norm, ctx.gram = dim, norm, gram
-        ctx.save_for_backward(x if saved is None else saved, s, basis)
-        return x.view_as(x)
+        ctx.dim, ctx.made, ctx.gram = dim, made, gram
+        ctx.save_for_backward(_to_save(a, made), s, basis, offset)
+        return a.view_as(a)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        saved, s, basis = ctx.saved_tensors
-        (grad,), x = grads, recompute(ctx.norm, saved)
-        grad_d = kernels.shift_gradient(x, grad.to(x.dtype), basis, ctx.dim, over=s, gram=ctx.gram)
+        saved, s, basis, offset = ctx.saved_tensors
+        (grad,), a = grads, recompute(ctx.made, saved)
+        grad_d = kernels.shift_gradient(a, grad.to(a.dtype), basis, ctx.dim, offset=offset, over=s, gram=ctx.gram)
         return grad, grad_d, *[None] * 6
 
 

@@ -19,8 +19,8 @@ _NORM, _SAVED = "_spectra_norm", "_spectra_saved"
 """Attributes of the tensors that a watched norm returned and took; they end with the tensors."""
 
 
-class _Produced(NamedTuple):
-    """How a norm made a tensor: of which input, and the versions of both at that time."""
+class ProducingNorm(NamedTuple):
+    """The norm that made a tensor, of which input, and the versions of both tensors at that time."""
 
     norm: nn.Module
     input: Tensor
@@ -46,14 +46,16 @@ def _mark(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         return
     x: Tensor = args[0]
     setattr(x, _SAVED, x._version)
-    setattr(output, _NORM, _Produced(norm, x.detach(), x._version, output._version))  # detached, it shares its version
+    setattr(
+        output, _NORM, ProducingNorm(norm, x.detach(), x._version, output._version)
+    )  # detached, it shares its version
 
 
 def is_saved_elsewhere(x: Tensor) -> bool:
     """Whether saving `x` takes no memory: a norm took it, or made it of what it took, or it is attention's output."""
     if torch.compiler.is_compiling():
         return False
-    return _produced(x) is not None or getattr(x, _SAVED, None) == x._version or _from_attention(x)
+    return producing_norm(x) is not None or getattr(x, _SAVED, None) == x._version or _from_attention(x)
 
 
 def _from_attention(x: Tensor) -> bool:
@@ -62,20 +64,14 @@ def _from_attention(x: Tensor) -> bool:
     return whole is not None and whole.grad_fn is not None and whole.grad_fn.name().startswith("ScaledDotProduct")
 
 
-def _produced(x: Tensor) -> _Produced | None:
-    """How a norm made `x`; None if none did, or if it or the norm's input was changed in place since."""
-    made: _Produced | None = None if torch.compiler.is_compiling() else getattr(x, _NORM, None)
+def producing_norm(x: Tensor) -> ProducingNorm | None:
+    """The norm that made `x`; None if none did, or if `x` or the norm's input was changed in place since."""
+    made: ProducingNorm | None = None if torch.compiler.is_compiling() else getattr(x, _NORM, None)
     if made is None or (made.output_version, made.input_version) != (x._version, made.input._version):
         return None
     return made
 
 
-def producing_norm(x: Tensor) -> tuple[nn.Module | None, Tensor | None]:
-    """The norm that made `x`, and the norm's input, which is saved in place of `x`; None and None if no norm did."""
-    made = _produced(x)
-    return (None, None) if made is None else (made.norm, made.input)
-
-
-def recompute(norm: nn.Module | None, saved: Tensor) -> Tensor:
-    """What the norm makes of its input, or without a norm what was saved itself."""
-    return saved if norm is None else norm.forward(saved)
+def recompute(made: ProducingNorm | None, saved: Tensor) -> Tensor:
+    """What the norm makes of its `saved` input, or without a norm what was saved itself."""
+    return saved if made is None else made.norm.forward(saved)

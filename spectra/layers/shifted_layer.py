@@ -139,8 +139,7 @@ class ShiftedLayer:
         y = a if at_output else operator.apply(a, weight, bias)
         if head == self.spectrum.rank:
             return y
-        tail = d[head:] if index is None else d[index, head:]
-        return y + delta_gradients.low_rank_term(operator, x, left, right, tail)
+        return delta_gradients.add_low_rank_term(operator, x, y, (left, right), d[..., head:], index)
 
     def _two_sided(self, call: _Call, work: costs.Work) -> Tensor:
         """A layer both sides of which are kept, by `d [r]` or `[batch, r]`: no direction needs a division."""
@@ -167,13 +166,13 @@ class ShiftedLayer:
         if by_weight:
             sides = delta_gradients.GradientSides(matrix(weight), basis, self._sigma[:head], left, right)
             return delta_gradients.by_weight_gradient(x, d, made.weight, bias, sides, operator)
-        attached = x
-        if head and work.basis_at == "input":
-            attached = delta_gradients.attach_input_gradient(x, d[:head], made.s, basis, dim, work.gram)
+        at_output = work.basis_at == "output"
+        offset = self._vectors.offset(bias, dtype) if at_output else None
+        read = delta_gradients.BasisGradient(made.s, basis, offset, dim, work.gram)
+        attached = delta_gradients.attach_gradient(x, d[:head], read) if work.basis_at == "input" else x
         y = operator.apply(attached, made.weight, bias)
-        if head and work.basis_at == "output":
-            offset = self._vectors.offset(bias, dtype)
-            y = delta_gradients.attach_output_gradient(y, d[:head], made.s, basis, offset, dim, work.gram)
+        if at_output:
+            y = delta_gradients.attach_gradient(y, d[:head], read)
         if len(made.explicit) == 0:
             return y
         left, right = made.left.to(dtype), made.right.to(dtype)

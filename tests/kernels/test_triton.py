@@ -54,7 +54,7 @@ from spectra import kernels
 from spectra.layers.shifted_layer import ShiftedLayer
 from spectra.spectrum.decomposition import decompose
 module = nn.Linear(12, 8).requires_grad_(False)
-for plan in ("factored", "rebuilt"):
+for plan in ("factored", "materialized"):
     layer = ShiftedLayer(module, decompose(module.weight), torch.full((8,), 0.1, requires_grad=True))
     layer.plan = plan
     layer.forward(torch.randn(3, 12)).sum().backward()
