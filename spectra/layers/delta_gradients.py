@@ -34,7 +34,7 @@ def add_low_rank_term(
         d: `[k]`, or `[shifts, k]` with `index`; float32 or wider, and so is the sum of its gradient.
         index: `[batch]` int64: the row of `d` that each sample takes.
     """
-    if operator.pointwise:
+    if operator.pointwise and operator.dim == -1:
         return kernels.low_rank_apply(x, y, sides, d, index, operator.dim)
     own = d if index is None else d[index]
     scaled: Tensor = _Scaled.apply(operator.encode(x, *sides), own, operator.dim)  # type: ignore[no-untyped-call]
