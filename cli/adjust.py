@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from spectra.cli import output
-from spectra.cli.options import add_command, file_dtype_option, force_option, json_option, output_option
+from spectra.cli.options import command, file_dtype_option, force_option, json_option, output_option
+from spectra.cli.output import Part
 from spectra.errors import InputError
 from spectra.io.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from spectra.combine.adjusting import Adjusted, Step
 
 _EXAMPLE = (
@@ -49,11 +47,6 @@ class Options:
     file_dtype: str = file_dtype_option()
     force: bool = force_option("an existing file")
     json: bool = json_option()
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, adjust, Options, example=_EXAMPLE)
 
 
 def adjust(options: Options) -> None:
@@ -94,7 +87,10 @@ def adjust(options: Options) -> None:
             for effect in adjusted.effects
         ],
     }
-    output.result(found, json=options.json, human=lambda console: _show(console, adjusted, found))
+    output.result(found, json=options.json, human=lambda: _show(adjusted, found))
+
+
+register = command(adjust, Options, example=_EXAMPLE)
 
 
 def _steps(options: Options) -> list[Step]:
@@ -138,18 +134,18 @@ def _number(option: str, form: str, text: str, part: str) -> float:
         raise InputError(f"{option} takes {form}, got {text!r}") from error
 
 
-def _show(console: Console, adjusted: Adjusted, found: dict[str, Any]) -> None:
-    from spectra.cli.tables import line, percent, show, table
+def _show(adjusted: Adjusted, found: dict[str, Any]) -> Iterator[Part]:
+    from spectra.cli.tables import percent, table
 
     rows = [
         (_in_words(effect.step), f"{effect.weights:,}", f"{effect.changed:,}", percent(effect.energy))
         for effect in adjusted.effects
     ]
-    show(console, table("edit", ("weights", "floats changed", "energy left"), rows))
+    yield table("edit", ("weights", "floats changed", "energy left"), rows)
     clipped = "with what the ReLU clips" if found["exact"] else "as far as no singular value is clipped"
-    console.print(f"Delta W changes by {percent(found['distance'])}, {clipped}")
+    yield f"Delta W changes by {percent(found['distance'])}, {clipped}"
     sizes = f"{found['weights']:,} weights, {found['floats']:,} floats, {found['bytes']:,} bytes"
-    line(console, f"wrote {found['output']}: {sizes}")
+    yield f"wrote {found['output']}: {sizes}"
 
 
 def _in_words(step: Step) -> str:

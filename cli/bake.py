@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import typer
+from typing import Any
 
 from spectra.cli import output
-from spectra.cli.options import add_command, force_option, json_option, output_option, variant_option
-from spectra.cli.tables import line, readable, short_percent
+from spectra.cli.options import command, force_option, json_option, output_option, variant_option
+from spectra.cli.output import Part
+from spectra.cli.tables import readable, short_percent
 from spectra.io.settings import REQUIRED, setting
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _EXAMPLE = (
     "spectra bake ./sd15 --shift dog.safetensors:0.9 --shift style.safetensors:0.4 -o sd15-dog     |     "
@@ -38,11 +35,6 @@ class Options:
     variant: str | None = variant_option()
     force: bool = force_option()
     json: bool = json_option()
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, bake, Options, example=_EXAMPLE)
 
 
 def bake(options: Options) -> None:
@@ -74,16 +66,17 @@ def bake(options: Options) -> None:
         "left_out": list(done.left_out),
         "seconds": round(time.perf_counter() - start, 3),
     }
-    output.result(found, json=options.json, human=lambda console: _show(console, found))
+    output.result(found, json=options.json, human=lambda: _show(found))
     if done.left_out:
         output.say("not copied, since they hold the base's weights without the shift: " + ", ".join(done.left_out))
 
 
-def _show(console: Console, found: dict[str, Any]) -> None:
-    line(console, f"{found['out']} ({readable(found['bytes'])})")
+register = command(bake, Options, example=_EXAMPLE)
+
+
+def _show(found: dict[str, Any]) -> Iterator[Part]:
+    yield f"{found['out']} ({readable(found['bytes'])})"
     for each in found["shifts"]:
-        line(console, f"  {each['file']} at scale {each['scale']:g}")
+        yield f"  {each['file']} at scale {each['scale']:g}"
     rounding = short_percent(found["rounding"], 2) if found["rounding"] else "nothing"
-    console.print(
-        f"{found['weights']:,} weights shifted; stored in {', '.join(found['dtypes'])}, which costs {rounding}"
-    )
+    yield f"{found['weights']:,} weights shifted; stored in {', '.join(found['dtypes'])}, which costs {rounding}"

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from spectra.cli import output
-from spectra.cli.options import add_command, force_option, json_option, output_option
-from spectra.cli.tables import facts, line, table
+from spectra.cli.options import command, force_option, json_option, output_option
+from spectra.cli.output import Part
+from spectra.cli.tables import facts, plain, table
 from spectra.errors import InputError, SpectraError
 from spectra.io.settings import setting
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from spectra.benchmarks.case import Case, Column, Row
@@ -51,11 +50,6 @@ class Options:
     json: bool = json_option(" with the result")
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, bench, Options, example=_EXAMPLE)
-
-
 def bench(options: Options) -> None:
     """Measures a benchmark case, and appends the result to CASE.jsonl: in benchmarks/results of a
     checkout, else in the current folder, or in --out. Without a case: what a training step and its file cost,
@@ -88,7 +82,7 @@ def bench(options: Options) -> None:
     except KeyboardInterrupt:
         output.say(f"stopped; what was measured is kept: spectra bench {name} --resume goes on from there")
         raise
-    output.result(outcome.record, json=options.json, human=lambda console: _show(console, case, outcome.record))
+    output.result(outcome.record, json=options.json, human=lambda: _show(case, outcome.record))
     output.say(f"recorded in {outcome.path}")
     if report is not None:
         written = reports.write(case, outcome.record, report, force=options.force)
@@ -96,6 +90,9 @@ def bench(options: Options) -> None:
     if outcome.failures:
         count = f"{len(outcome.failures)} of {len(outcome.failures) + len(outcome.record[case.rows])} rows"
         raise SpectraError(f"{name}: {count} could not be measured; the first: {outcome.failures[0]}")
+
+
+register = command(bench, Options, example=_EXAMPLE)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -106,42 +103,42 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _list(cases: list[Case], json: bool) -> None:
-    def human(console: Console) -> None:
-        console.print(facts((case.name, case.title) for case in cases))
-        console.print()
-        line(console, "run one with: spectra bench NAME [--json]")
+    def human() -> Iterator[Part]:
+        yield facts((case.name, case.title) for case in cases)
+        yield ""
+        yield "run one with: spectra bench NAME [--json]"
 
     rows = [{"name": case.name, "title": case.title, "settings": dict(case.settings)} for case in cases]
     output.result({"cases": rows}, json=json, human=human)
 
 
-def _show(console: Console, case: Case, record: Mapping[str, Any]) -> None:
+def _show(case: Case, record: Mapping[str, Any]) -> Iterator[Part]:
     """The rows as a table, then the summary, the goals and what failed."""
-    from rich.markup import escape
+    from rich.console import Console
 
     from spectra.benchmarks.case import text
     from spectra.benchmarks.machine import where
 
     rows = case.table(record[case.rows])
-    console.print(f"[italic]{escape(case.title)}[/]")
+    yield plain(case.title, "italic")
     whole = _table(case.columns, rows)
-    if console.measure(whole, options=console.options.update_width(10_000)).maximum <= console.width:
-        console.print(whole)
+    if Console(width=10_000).measure(whole).maximum <= shutil.get_terminal_size().columns:
+        yield whole
     else:  # rows that have the same figures stand together, without the columns that they leave empty
         groups: dict[tuple[Column, ...], list[Row]] = {}
         for row in rows:
             groups.setdefault(tuple(c for c in case.columns if row.get(c.key) is not None), []).append(row)
         for columns, own in groups.items():
             if len(columns) > 1:  # some rows have no figure that is shown
-                console.print(_table(columns, own))
+                yield _table(columns, own)
     for figure, value in record["summary"].items():
-        line(console, f"{figure}: {text(value)}")
+        yield f"{figure}: {text(value)}"
     for goal in record["goals"]:
-        verdict = {True: "[green]met[/]", False: "[red]missed[/]", None: "not measured"}[goal["met"]]
-        console.print(f"{goal['figure']} {escape(goal['asked'])}: {verdict}")
+        verdict = {True: ("met", "green"), False: ("missed", "red"), None: ("not measured", "")}[goal["met"]]
+        yield plain(f"{goal['figure']} {goal['asked']}: ").append(*verdict)
     for failure in record["failures"]:
-        console.print(f"[red]failed[/] {escape(failure['item'])}: {escape(failure['error'])}")
-    console.print(f"[dim]{escape(where(record))}; {record['seconds']} s[/]")
+        yield plain("failed", "red").append(f" {failure['item']}: {failure['error']}", "default")
+    yield plain(f"{where(record)}; {record['seconds']} s", "dim")
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from spectra.cli import output
-from spectra.cli.options import add_command, json_option
-from spectra.cli.tables import line, readable, table
+from spectra.cli.options import command, json_option
+from spectra.cli.output import Part
+from spectra.cli.tables import readable, table
 from spectra.io.settings import setting
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _SHOWN = 20
 """Entries that `ls` shows a person without --all."""
@@ -50,10 +49,10 @@ def register(app: typer.Typer) -> None:
     """Adds the commands."""
     cache = typer.Typer(help="Looks after the spectra that are kept on this machine.", no_args_is_help=True)
     app.add_typer(cache, name="cache", epilog="Example:  spectra cache ls     |     spectra cache gc --max-size 5GB")
-    add_command(cache, ls, ListOptions, example="spectra cache ls --all")
-    add_command(cache, verify, Options, example="spectra cache verify --json")
-    add_command(cache, gc, CleanOptions, example="spectra cache gc --max-size 5GB")
-    add_command(cache, path, Options, example="du -sh $(spectra cache path)")
+    command(ls, ListOptions, example="spectra cache ls --all")(cache)
+    command(verify, Options, example="spectra cache verify --json")(cache)
+    command(gc, CleanOptions, example="spectra cache gc --max-size 5GB")(cache)
+    command(path, Options, example="du -sh $(spectra cache path)")(cache)
 
 
 def ls(options: ListOptions) -> None:
@@ -82,7 +81,7 @@ def ls(options: ListOptions) -> None:
         ],
     }
     shown = found["entries"] if options.everything else found["entries"][:_SHOWN]
-    output.result(found, json=options.json, human=lambda console: _list(console, found, shown))
+    output.result(found, json=options.json, human=lambda: _list(found, shown))
 
 
 def verify(options: Options) -> None:
@@ -93,10 +92,10 @@ def verify(options: Options) -> None:
     done = cache.verify(output.progress())
     found = {"path": str(cache.path), "checked": done.checked, "bytes": done.size, "damaged": done.damaged}
 
-    def human(console: Console) -> None:
-        console.print(f"{done.checked:,} entries, {readable(done.size)} sound, {len(done.damaged)} damaged")
+    def human() -> Iterator[Part]:
+        yield f"{done.checked:,} entries, {readable(done.size)} sound, {len(done.damaged)} damaged"
         for fingerprint, reason in done.damaged.items():
-            line(console, f"{fingerprint[:12]}: {reason}")
+            yield f"{fingerprint[:12]}: {reason}"
 
     output.result(found, json=options.json, human=human)
     if done.damaged:
@@ -125,13 +124,11 @@ def gc(options: CleanOptions) -> None:
         "class_pictures": _remove_class_pictures() if options.class_pictures else {"sets": 0, "bytes": 0},
     }
 
-    def human(console: Console) -> None:
-        console.print(
-            f"{done.removed:,} files removed ({readable(done.freed)}), "
-            f"{done.kept:,} entries kept ({readable(done.size)})"
-        )
+    def human() -> Iterator[Part]:
+        removed = f"{done.removed:,} files removed ({readable(done.freed)})"
+        yield f"{removed}, {done.kept:,} entries kept ({readable(done.size)})"
         if options.class_pictures:
-            console.print(_count(found["class_pictures"]) + " of class pictures removed")
+            yield _count(found["class_pictures"]) + " of class pictures removed"
 
     output.result(found, json=options.json, human=human)
 
@@ -141,7 +138,7 @@ def path(options: Options) -> None:
     from spectra.spectrum.cache.spectrum_cache import default_cache
 
     where = str(default_cache().path)
-    output.result({"path": where}, json=options.json, human=lambda console: line(console, where))
+    output.result({"path": where}, json=options.json, human=lambda: [where])
 
 
 def _class_pictures() -> dict[str, int]:
@@ -170,7 +167,7 @@ def _count(pictures: dict[str, int]) -> str:
     return f"{pictures['sets']:,} sets ({readable(pictures['bytes'])})"
 
 
-def _list(console: Console, found: dict[str, Any], shown: list[dict[str, Any]]) -> None:
+def _list(found: dict[str, Any], shown: list[dict[str, Any]]) -> Iterator[Part]:
     if shown:
         rows = []
         for entry in shown:
@@ -178,14 +175,14 @@ def _list(console: Console, found: dict[str, Any], shown: list[dict[str, Any]]) 
             facts = ["" if entry[key] is None else str(entry[key]) for key in ("side", "rank", "tail")]
             rows.append((entry["fingerprint"][:12], shape, *facts, readable(entry["bytes"]), _ago(entry["used"])))
         headings = ("shape", "side", "rank", "tail", "size", "last used")
-        console.print(table("fingerprint", headings, rows, texts=("shape", "side"), name_width=None))
+        yield table("fingerprint", headings, rows, texts=("shape", "side"), name_width=None)
     hidden = len(found["entries"]) - len(shown)
     if hidden:
-        console.print(f"and {hidden:,} more (--all)")
+        yield f"and {hidden:,} more (--all)"
     sizes = f"{readable(found['bytes'])} of {readable(found['limit'])}"
-    line(console, f"{len(found['entries']):,} entries, {sizes}, in {found['path']}")
+    yield f"{len(found['entries']):,} entries, {sizes}, in {found['path']}"
     if found["class_pictures"]["sets"]:
-        console.print(_count(found["class_pictures"]) + " of class pictures beside them (gc --class-pictures)")
+        yield _count(found["class_pictures"]) + " of class pictures beside them (gc --class-pictures)"
 
 
 def _ago(when: float) -> str:

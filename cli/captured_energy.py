@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from spectra.cli.tables import line, percent, short_percent, show, table
+from spectra.cli.output import Part
+from spectra.cli.tables import percent, short_percent, table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from spectra.convert.closest_shift import Captured
 
 _NOTICED = 5e-4
@@ -44,17 +43,15 @@ def _row(captured: Captured, weights: int) -> dict[str, Any]:
     }
 
 
-def show_captured(console: Console, found: dict[str, Any], every_layer: bool) -> None:
+def show_captured(found: dict[str, Any], every_layer: bool) -> Iterator[Part]:
     """A table of blocks, or of every weight, with the sum; and what the ReLU takes."""
     rows = found["layers" if every_layer else "blocks"]
     headings = ("weights", "||change||", "||left||", "captured")
-    show(console, table("weight" if every_layer else "block", headings, map(_cells, rows), _cells(found)))
+    yield table("weight" if every_layer else "block", headings, map(_cells, rows), _cells(found))
     if found["clipped_energy"] > _NOTICED:
         lost = short_percent(found["clipped_energy"], 2)
-        line(
-            console,
-            f"{found['clipped']:,} directions would go below zero and stop there: {lost} of the change is lost to that",
-        )
+        count = f"{found['clipped']:,} directions"
+        yield f"{count} would go below zero and stop there: {lost} of the change is lost to that"
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from spectra.cli import output
-from spectra.cli.options import Precision, add_command, force_option, json_option, output_option, variant_option
+from spectra.cli.options import Precision, command, force_option, json_option, output_option, variant_option
 from spectra.cli.tables import facts, readable, short_percent
 from spectra.io.settings import REQUIRED, SHARE, setting
 
@@ -69,11 +69,6 @@ class Options:
     json: bool = json_option()
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, convert, Options, example=_EXAMPLE)
-
-
 def convert(options: Options) -> None:
     """Converts shifts from and to the files of other tools, and says what that costs."""
     from spectra.bases.embedded import NAME
@@ -96,12 +91,15 @@ def convert(options: Options) -> None:
         "read": read,
         "written": _write(shift, options),
     }
-    output.result(found, json=options.json, human=lambda console: console.print(facts(_rows(found))))
+    output.result(found, json=options.json, human=lambda: [facts(_rows(found))])
     if options.rank is not None and found["written"]["error"] > _MUCH_LOST:
         output.say(
             "the shift is spread over more directions than that: --error 0.1 takes as many as it needs, "
             "--to difference is exact"
         )
+
+
+register = command(convert, Options, example=_EXAMPLE)
 
 
 def _check_usage(files: list[Path], kinds: set[str], options: Options) -> None:

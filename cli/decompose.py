@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-import typer
+from typing import Any, Literal
 
 from spectra.cli import output
-from spectra.cli.options import add_command, json_option, variant_option
-from spectra.cli.tables import line, readable, show, table
+from spectra.cli.options import command, json_option, variant_option
+from spectra.cli.output import Part
+from spectra.cli.tables import readable, table
 from spectra.io.settings import setting
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _EXAMPLE = "spectra decompose ./sd15 --component unet     |     spectra decompose unet.safetensors --json"
 _COLUMNS = {
@@ -45,11 +42,6 @@ class Options:
     variant: str | None = variant_option()
     device: str | None = setting(None, "Device to compute on.", default_text="a CUDA device if there is one")
     json: bool = json_option()
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, decompose, Options, example=_EXAMPLE)
 
 
 def decompose(options: Options) -> None:
@@ -87,12 +79,15 @@ def decompose(options: Options) -> None:
         "components": rows,
         "total": total,
     }
-    output.result(found, json=options.json, human=lambda console: _show(console, found))
+    output.result(found, json=options.json, human=lambda: _show(found))
     if total["bytes"] > cache.max_bytes:
         output.say(
             f"the spectra take {readable(total['bytes'])}, the cache keeps {readable(cache.max_bytes)}: "
             "raise SPECTRA_CACHE_LIMIT, or they are computed again"
         )
+
+
+register = command(decompose, Options, example=_EXAMPLE)
 
 
 def _device(asked: str | None) -> str | None:
@@ -110,14 +105,14 @@ def _device(asked: str | None) -> str | None:
     return asked
 
 
-def _show(console: Console, found: dict[str, Any]) -> None:
+def _show(found: dict[str, Any]) -> Iterator[Part]:
     rows = [
         [row.get("component", "total"), *(_cell(key, row[key]) for key in _COLUMNS)]
         for row in (*found["components"], found["total"])
     ]
     total = rows.pop() if len(found["components"]) > 1 else ()
-    show(console, table("component", list(_COLUMNS.values()), rows[: len(found["components"])], total, name_width=None))
-    line(console, f"stored: floats of the spectra per float of the weights; in {found['cache']}")
+    yield table("component", list(_COLUMNS.values()), rows[: len(found["components"])], total, name_width=None)
+    yield f"stored: floats of the spectra per float of the weights; in {found['cache']}"
 
 
 def _cell(key: str, value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import typer
 
 from spectra.cli import output
-from spectra.cli.options import add_command, force_option, json_option, layers_option, plot_option
-from spectra.cli.tables import NAME_WIDTH, cosine, facts, percent, short_names, show, table
+from spectra.cli.options import command, force_option, json_option, layers_option, plot_option
+from spectra.cli.tables import NAME_WIDTH, cosine, facts, percent, short_names, spaced, table
 from spectra.io.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
@@ -44,11 +45,6 @@ class Options:
     json: bool = json_option(", every weight in it")
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, diff, Options, example=_EXAMPLE)
-
-
 def diff(options: Options) -> None:
     """Compares shifts: the distance of the weights they make, cosines, signs, and what moved apart most.
 
@@ -75,7 +71,10 @@ def diff(options: Options) -> None:
     tables, draw = compare(found, changes, layers=options.layers)
     if options.plot is not None:
         style.write(draw, options.plot, force=options.force)
-    output.result(found, json=options.json, human=lambda console: show(console, *tables(console.width)))
+    output.result(found, json=options.json, human=lambda: spaced(tables(shutil.get_terminal_size().columns)))
+
+
+register = command(diff, Options, example=_EXAMPLE)
 
 
 def _file(file: Path, shift: SpectralShift) -> dict[str, Any]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import typer
+from typing import Any
 
 from spectra.cli import output
-from spectra.cli.options import add_command, force_option, json_option, output_option
+from spectra.cli.options import command, force_option, json_option, output_option
+from spectra.cli.output import Part
+from spectra.cli.tables import plain
 from spectra.editing.order import TRAINING_OPTIONS, EditOrder, make_order, training_settings
 from spectra.io.settings import declared_settings, setting
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _EXAMPLE = (
     'spectra edit fox.png --caption "a drawing of a fox" '
@@ -41,11 +38,6 @@ class Options:
     out: Path = output_option("Output folder.", Path("edits"), "DIR")
     force: bool = force_option("an earlier edit's folder")
     json: bool = json_option()
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, edit, Options, example=_EXAMPLE, library=declared_settings(EditOrder) | training_settings())
 
 
 def edit(options: Options, given: dict[str, Any]) -> None:
@@ -77,34 +69,34 @@ def edit(options: Options, given: dict[str, Any]) -> None:
                 f"hint: the unedited picture stays in {each['kept']:.0%} of {each['prompt']!r}; "
                 "--keep 0 draws all of an edit, shapes too"
             )
-    output.result(report, json=options.json, human=lambda console: _show(report, console))
+    output.result(report, json=options.json, human=lambda: _show(report))
 
 
-def _show(report: dict[str, Any], console: Console) -> None:
+register = command(edit, Options, example=_EXAMPLE, library=declared_settings(EditOrder) | training_settings())
+
+
+def _show(report: dict[str, Any]) -> list[Part]:
     """The report for a person."""
-    from rich.markup import escape
-
     training, fitness = report["training"], report["base_fitness"]
-    lines = ["[bold]Learnt[/bold]"]
+    lines: list[Part] = [plain("Learnt", "bold")]
     if training:
         lines.append(
-            f"  {escape(training['prompt'])}, loss {training['loss_before']:.4f} -> {training['loss_after']:.4f} in "
+            f"  {training['prompt']}, loss {training['loss_before']:.4f} -> {training['loss_after']:.4f} in "
             f"{training['steps']} steps, {training['train_seconds']:.0f} s"
         )
     lines += [
-        f"  {escape(report['shift'])}",
-        "[bold]The base[/bold]",
+        f"  {report['shift']}",
+        plain("The base", "bold"),
         f"  its VAE keeps {fitness['vae_psnr']:.1f} dB of the picture; "
         f"untrained, it explains {fitness['explained']:.0%}",
-        "[bold]Inversion[/bold], and back",
+        plain("Inversion, and back", "bold"),
     ]
     many = len({each["scale"] for each in report["inversions"]}) > 1
     for each in report["inversions"]:
         scale = f", scale {each['scale']:g}" if many else ""
-        lines.append(f"  {each['psnr']:.1f} dB, error {each['error']:.2%}: {escape(each['prompt'])}{scale}")
+        lines.append(f"  {each['psnr']:.1f} dB, error {each['error']:.2%}: {each['prompt']}{scale}")
     lines += [
-        "[bold]Pictures[/bold]",
-        f"  {len(report['pictures'])} in {escape(report['folder'])}; all on {escape(report['sheet'])}",
+        plain("Pictures", "bold"),
+        f"  {len(report['pictures'])} in {report['folder']}; all on {report['sheet']}",
     ]
-    for line in lines:
-        console.print(line, soft_wrap=True)
+    return lines

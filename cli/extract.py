@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from spectra.cli import output
 from spectra.cli.captured_energy import as_dict, show_captured
 from spectra.cli.options import (
     Precision,
-    add_command,
+    command,
     force_option,
     json_option,
     layers_option,
     output_option,
     variant_option,
 )
-from spectra.cli.tables import line, percent
+from spectra.cli.output import Part
+from spectra.cli.tables import percent
 from spectra.io.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from spectra.convert.extraction import Extracted
 
 _EXAMPLE = (
@@ -63,11 +61,6 @@ class Options:
     json: bool = json_option(", every weight in it")
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, extract, Options, example=_EXAMPLE)
-
-
 def extract(options: Options) -> None:
     """Finds the shift that is closest to a fully fine-tuned model, or to a LoRA, LoHa or LoKr.
 
@@ -102,7 +95,7 @@ def extract(options: Options) -> None:
         "rest_file": None if rest is None else _write_rest(done, rest, options),
         "seconds": round(time.perf_counter() - start, 3),
     }
-    output.result(found, json=options.json, human=lambda console: _show(console, found, options.layers))
+    output.result(found, json=options.json, human=lambda: _show(found, options.layers))
     if done.others and not options.json:
         output.say(f"changed too, but held by no shift: {_some(done.others)}")
     if done.total.energy < _LITTLE:
@@ -110,6 +103,9 @@ def extract(options: Options) -> None:
             "the shift holds little of this change, which hardly lies along the base's singular vectors; "
             "--rest writes what is left as a LoRA"
         )
+
+
+register = command(extract, Options, example=_EXAMPLE)
 
 
 def _write_rest(done: Extracted, path: Path, options: Options) -> dict[str, Any] | None:
@@ -123,12 +119,12 @@ def _write_rest(done: Extracted, path: Path, options: Options) -> dict[str, Any]
     return {"file": str(path), "bytes": size, "rank": options.rank, "energy": done.energy_with_rest}
 
 
-def _show(console: Console, found: dict[str, Any], every_layer: bool) -> None:
-    show_captured(console, found, every_layer)
-    line(console, f"{found['out']}: {found['floats']:,} floats, {found['bytes']:,} bytes")
+def _show(found: dict[str, Any], every_layer: bool) -> Iterator[Part]:
+    yield from show_captured(found, every_layer)
+    yield f"{found['out']}: {found['floats']:,} floats, {found['bytes']:,} bytes"
     if rest := found["rest_file"]:
-        line(console, f"{rest['file']}: LoRA of rank {rest['rank']}, {rest['bytes']:,} bytes")
-        line(console, f"with it {percent(rest['energy'])} is captured")
+        yield f"{rest['file']}: LoRA of rank {rest['rank']}, {rest['bytes']:,} bytes"
+        yield f"with it {percent(rest['energy'])} is captured"
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import typer
+from typing import Any
 
 from spectra.cli import output
-from spectra.cli.options import add_command, force_option, json_option, output_option
+from spectra.cli.options import command, force_option, json_option, output_option
+from spectra.cli.output import Part
 from spectra.generate.order import Order, Sampling, make_order
 from spectra.io.settings import declared_settings, setting
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _EXAMPLE = (
     'spectra generate --prompt "a drawing of a fox" --count 4 -o foxes     |     '
@@ -35,13 +32,6 @@ class Options:
     json: bool = json_option()
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    settings = declared_settings(Order) | declared_settings(Sampling)
-    del settings["eta"]  # noise of an edit
-    add_command(app, generate, Options, example=_EXAMPLE, library=settings)
-
-
 def generate(options: Options, given: dict[str, Any]) -> None:
     """Draws every prompt with every seed: PNGs with their settings inside, and a contact sheet."""
     from spectra.generate.run import generate as run
@@ -49,11 +39,16 @@ def generate(options: Options, given: dict[str, Any]) -> None:
     seeds = [first + number for first in given.pop("seeds", (0,)) for number in range(options.count)]
     order = make_order(**given, seeds=tuple(dict.fromkeys(seeds)))
     found = run(order, options.out, force=options.force, device=options.device, progress=output.progress())
-    output.result(found, json=options.json, human=lambda console: _show(found, console))
+    output.result(found, json=options.json, human=lambda: _show(found))
 
 
-def _show(found: dict[str, Any], console: Console) -> None:
+_SETTINGS = declared_settings(Order) | declared_settings(Sampling)
+del _SETTINGS["eta"]  # noise of an edit
+register = command(generate, Options, example=_EXAMPLE, library=_SETTINGS)
+
+
+def _show(found: dict[str, Any]) -> Iterator[Part]:
     number = len(found["pictures"])
     seconds = f"{found['seconds']:.1f} s"
-    console.print(f"{number} picture{'s' if number != 1 else ''} in {found['folder']} ({seconds})", markup=False)
-    console.print(f"contact sheet: {found['sheet']}", markup=False, soft_wrap=True)
+    yield f"{number} picture{'s' if number != 1 else ''} in {found['folder']} ({seconds})"
+    yield f"contact sheet: {found['sheet']}"

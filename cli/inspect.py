@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,13 @@ import typer
 
 from spectra.cli import output
 from spectra.cli.listing import library_as_dict, metadata_as_dict, show_library, show_tree, tree_as_dict
-from spectra.cli.options import add_command, force_option, json_option, layers_option, plot_option
-from spectra.cli.tables import facts, percent, short_names, show, table
+from spectra.cli.options import command, force_option, json_option, layers_option, plot_option
+from spectra.cli.output import Part
+from spectra.cli.tables import facts, percent, short_names, spaced, table
 from spectra.io.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.console import Console
     from rich.table import Table
 
     from spectra.shift.shift import SpectralShift
@@ -58,11 +59,6 @@ class Options:
     json: bool = json_option(", everything in it")
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, inspect, Options, example=_EXAMPLE)
-
-
 def inspect(options: Options) -> None:
     """Shows what a shift file holds, or lists the shifts of a folder; needs neither torch nor the base.
 
@@ -83,6 +79,9 @@ def inspect(options: Options) -> None:
         _inspect_file(options.paths[0], options)
     else:
         _inspect_folders(options, filters)
+
+
+register = command(inspect, Options, example=_EXAMPLE)
 
 
 def _inspect_file(file: Path, options: Options) -> None:
@@ -108,9 +107,7 @@ def _inspect_file(file: Path, options: Options) -> None:
     if options.plot is not None:
         style.write(lambda: _draw(shift, file), options.plot, force=options.force)
     headings = [*metadata_as_dict(shift.metadata, ""), "portability"]
-    output.result(
-        found, json=options.json, human=lambda console: show(console, *_tables(found, headings, options.layers))
-    )
+    output.result(found, json=options.json, human=lambda: spaced(_tables(found, headings, options.layers)))
 
 
 def _draw(shift: SpectralShift, file: Path) -> Figure:
@@ -141,11 +138,11 @@ def _inspect_folders(options: Options, filters: dict[str, str]) -> None:
     if options.tree:
         found["tree"] = tree_as_dict(branches)
 
-    def human(console: Console) -> None:
+    def human() -> Iterator[Part]:
         if options.tree:
-            show_tree(console, held, branches, len(chosen), root)
+            yield from show_tree(held, branches, len(chosen), root)
         else:
-            show_library(console, held, chosen, root, everything=options.everything)
+            yield from show_library(held, chosen, root, everything=options.everything)
 
     output.result(found, json=options.json, human=human)
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectra.cli.tables import line, plural, readable, table
+from spectra.cli.output import Part
+from spectra.cli.tables import plural, readable, table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from spectra.analysis.library import Library, LibraryEntry
     from spectra.analysis.lineage import Branch
     from spectra.shift.metadata import ShiftMetadata
@@ -72,9 +71,7 @@ def tree_as_dict(tree: Sequence[Branch]) -> list[dict[str, Any]]:
     ]
 
 
-def show_library(
-    console: Console, library: Library, chosen: Sequence[LibraryEntry], root: Path, *, everything: bool
-) -> None:
+def show_library(library: Library, chosen: Sequence[LibraryEntry], root: Path, *, everything: bool) -> Iterator[Part]:
     """The shifts that were asked for, in a table; what all of them share is said once, below."""
     from spectra.analysis.library import duplicates
 
@@ -94,32 +91,32 @@ def show_library(
         varied = {heading: texts for heading, texts in cells.items() if heading not in shared}
         names = [_name(entry.path, root) for entry in chosen[:limit]]
         rows = [(name, *(texts[i] for texts in varied.values())) for i, name in enumerate(names)]
-        console.print(table("file", list(varied), rows, texts=varied, name_width=None))
-        console.print()
-    _more(console, len(chosen), limit)
+        yield table("file", list(varied), rows, texts=varied, name_width=None)
+        yield ""
+    yield from _more(len(chosen), limit)
     size = readable(sum(entry.bytes for entry in chosen))
     part = "" if len(chosen) == len(library.entries) else f" of {len(library.entries):,}"
-    line(console, f"{len(chosen):,}{part} shift{'' if len(library.entries) == 1 else 's'} in {root}, {size}")
+    yield f"{len(chosen):,}{part} shift{'' if len(library.entries) == 1 else 's'} in {root}, {size}"
     if any(shared.values()):
-        line(console, "all: " + ", ".join(f"{heading} {text}" for heading, text in shared.items() if text))
+        yield "all: " + ", ".join(f"{heading} {text}" for heading, text in shared.items() if text)
     for group in (groups := duplicates(chosen))[:limit]:
         names = [_name(entry.path, root) for entry in group]
         more = f" and {len(names) - _COPIES:,} more" if len(names) > _COPIES and not everything else ""
-        line(console, f"copies: {' = '.join(names if everything else names[:_COPIES])}{more}")
-    _more(console, len(groups), limit)
-    _show_rest(console, library, limit)
+        yield f"copies: {' = '.join(names if everything else names[:_COPIES])}{more}"
+    yield from _more(len(groups), limit)
+    yield from _show_rest(library, limit)
 
 
-def _show_rest(console: Console, library: Library, limit: int) -> None:
+def _show_rest(library: Library, limit: int) -> Iterator[Part]:
     """What is no shift, and what cannot be read."""
     if library.others:
-        line(console, f"{plural(library.others, 'other file')} passed over")
+        yield f"{plural(library.others, 'other file')} passed over"
     for path, reason in list(library.damaged.items())[:limit]:
-        line(console, f"damaged: {path}: {reason}")
-    _more(console, len(library.damaged), limit)
+        yield f"damaged: {path}: {reason}"
+    yield from _more(len(library.damaged), limit)
 
 
-def show_tree(console: Console, library: Library, tree: Sequence[Branch], chosen: int, root: Path) -> None:
+def show_tree(library: Library, tree: Sequence[Branch], chosen: int, root: Path) -> Iterator[Part]:
     """A family tree: what was made from a shift stands below it."""
     names = {b.content_hash: _name(b.entries[0].path, root) for b in tree if b.entries}
     open_at: list[bool] = []  # by depth, whether another branch of that depth follows below
@@ -132,13 +129,12 @@ def show_tree(console: Console, library: Library, tree: Sequence[Branch], chosen
         fork = ("├── " if open_at[branch.depth] else "└── ") if branch.depth else ""
         lines.append(stem + fork + _branch(branch, names))
         open_at[branch.depth] = True
-    for text in reversed(lines):
-        line(console, text)
+    yield from reversed(lines)
     related = {entry.path for branch in tree for entry in branch.entries}
     alone = chosen - len(related)
     if alone > 0:
-        line(console, f"{alone:,} shift{' has' if alone == 1 else 's have'} neither parents nor children here")
-    _show_rest(console, library, _SHOWN)
+        yield f"{alone:,} shift{' has' if alone == 1 else 's have'} neither parents nor children here"
+    yield from _show_rest(library, _SHOWN)
 
 
 def _branch(branch: Branch, names: dict[str, str]) -> str:
@@ -160,6 +156,6 @@ def _name(path: Path, root: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path).removesuffix(".safetensors")
 
 
-def _more(console: Console, count: int, limit: int) -> None:
+def _more(count: int, limit: int) -> Iterator[Part]:
     if count > limit:
-        line(console, f"and {count - limit:,} more (--all)")
+        yield f"and {count - limit:,} more (--all)"

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from spectra.cli import output
-from spectra.cli.options import add_command, file_dtype_option, force_option, json_option, output_option
+from spectra.cli.options import command, file_dtype_option, force_option, json_option, output_option
 from spectra.combine.merge_settings import PARAMETERS, MergeSettings
 from spectra.errors import InputError
 from spectra.io.settings import declared_settings, setting
@@ -46,11 +44,6 @@ class Options:
     dry_run: bool = setting(False, "Say what would happen; write nothing.", panel=_RECIPE)
     force: bool = force_option("existing files", _RECIPE)
     json: bool = json_option(panel=_RECIPE)
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, merge, Options, example=_EXAMPLE, library=declared_settings(MergeSettings))
 
 
 def merge(options: Options, given: dict[str, Any]) -> None:
@@ -95,7 +88,10 @@ def merge(options: Options, given: dict[str, Any]) -> None:
             with atomic_write(save_recipe, force=force) as temporary:
                 temporary.write_text(text, encoding="utf-8")
             found["saved_recipe"] = str(save_recipe)
-    output.result(found, json=options.json, human=lambda console: merge_view.show(console, merged, found))
+    output.result(found, json=options.json, human=lambda: merge_view.show(merged, found))
+
+
+register = command(merge, Options, example=_EXAMPLE, library=declared_settings(MergeSettings))
 
 
 def _recipe(files: tuple[str, ...], asked: MergeSettings) -> tuple[Recipe, list[Path]]:

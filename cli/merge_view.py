@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectra.cli import output, tables
-from spectra.cli.tables import cosine, facts, line, percent, plural, short_names, table
+from spectra.cli import output
+from spectra.cli.output import Part
+from spectra.cli.tables import cosine, facts, percent, plain, plural, short_names, spaced, table
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from spectra.combine.merging import Merged
@@ -45,7 +45,7 @@ def methods(known: Iterable[Method], *, json: bool) -> None:
         for method in known
     ]
     listed = facts((method.name, about(method)) for method in known)
-    output.result({"methods": rows}, json=json, human=lambda console: console.print(listed))
+    output.result({"methods": rows}, json=json, human=lambda: [listed])
 
 
 def as_dict(merged: Merged) -> dict[str, Any]:
@@ -76,25 +76,25 @@ def as_dict(merged: Merged) -> dict[str, Any]:
     }
 
 
-def show(console: Console, merged: Merged, found: dict[str, Any]) -> None:
+def show(merged: Merged, found: dict[str, Any]) -> Iterator[Part]:
     """The same for people."""
     parameters = "".join(f", {name} {value:g}" for name, value in found["parameters"].items())
     shared = f", {found['shared']:,} of them in all" if found["shared"] < found["weights"] else ""
     count = len(found["shifts"])
     sizes = f"{found['weights']:,} weights{shared}, {found['floats']:,} floats"
-    console.print(f"{found['method']}{parameters} of {plural(count, 'shift')}: {sizes}", markup=False)
-    console.print()
-    tables.show(console, _shifts(found), *([_patterns(found)] if found["patterns"] else []), _blocks(found))
-    console.print()
+    yield f"{found['method']}{parameters} of {plural(count, 'shift')}: {sizes}"
+    yield ""
+    yield from spaced([_shifts(found), *([_patterns(found)] if found["patterns"] else []), _blocks(found)])
+    yield ""
     if count > 1:
-        console.print(_LEGEND, style="dim")
-    console.print(_clipping(found), markup=False)
+        yield plain(_LEGEND, "dim")
+    yield plain(_clipping(found))
     if found["output"] is None:
-        console.print("dry run: nothing was written")
+        yield "dry run: nothing was written"
     else:
-        line(console, f"wrote {found['output']} ({found['bytes']:,} bytes)")
+        yield f"wrote {found['output']} ({found['bytes']:,} bytes)"
     if "saved_recipe" in found:
-        line(console, f"recipe: {found['saved_recipe']}")
+        yield f"recipe: {found['saved_recipe']}"
 
 
 def _shifts(found: dict[str, Any]) -> Table:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from spectra.cli import output
-from spectra.cli.options import add_command, force_option, json_option, output_option
-from spectra.cli.tables import line, show, table
+from spectra.cli.options import command, force_option, json_option, output_option
+from spectra.cli.output import Part
+from spectra.cli.tables import table
 from spectra.io.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from spectra.combine.mixing import Mix
 
 _EXAMPLE = (
@@ -43,11 +41,6 @@ class Options:
     )
     force: bool = force_option("an existing file")
     json: bool = json_option()
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, mix, Options, example=_EXAMPLE)
 
 
 def mix(options: Options) -> None:
@@ -78,10 +71,13 @@ def mix(options: Options) -> None:
         "text": mixed.text,
         "left_out": mixed.left_out,
     }
-    output.result(report, json=options.json, human=lambda console: _show(mixed, report, console))
+    output.result(report, json=options.json, human=lambda: _show(mixed, report))
 
 
-def _show(mixed: Mix, report: dict[str, Any], console: Console) -> None:
+register = command(mix, Options, example=_EXAMPLE)
+
+
+def _show(mixed: Mix, report: dict[str, Any]) -> Iterator[Part]:
     """The layers, and where each came from."""
     rows = [
         (
@@ -97,7 +93,7 @@ def _show(mixed: Mix, report: dict[str, Any], console: Console) -> None:
     if mixed.text:
         rows.append(("none", "content", str(mixed.text), "text encoder"))
     texts = ("from", "modules")
-    show(console, table("layer", ("from", "weights", "modules"), rows, texts=texts, name_width=None))
-    line(console, f"{report['file']}: {len(mixed.shift)} weights, {report['bytes']:,} bytes")
+    yield table("layer", ("from", "weights", "modules"), rows, texts=texts, name_width=None)
+    yield f"{report['file']}: {len(mixed.shift)} weights, {report['bytes']:,} bytes"
     if mixed.left_out:
-        line(console, f"{mixed.left_out} weights that --target does not name are left out")
+        yield f"{mixed.left_out} weights that --target does not name are left out"

@@ -50,39 +50,34 @@ def file_dtype_option(panel: str = "") -> Any:
     return setting("float32", "Precision of the file; float16 takes half the bytes.", panel=panel)
 
 
-def add_command(
-    app: typer.Typer,
-    run: Callable[..., None],
-    options: type,
-    *,
-    example: str,
-    library: Mapping[str, Setting] | None = None,
-    name: str | None = None,
-) -> None:
-    """Adds a command whose options are the settings that a dataclass declares.
+def command(
+    run: Callable[..., None], options: type, *, example: str, library: Mapping[str, Setting] | None = None
+) -> Callable[[typer.Typer], None]:
+    """A function that adds a command, whose options are the settings that a dataclass declares, to an app.
 
     Args:
-        app: to which it is added.
         run: called with an instance of `options`; its name and docstring are the command's.
         options: the dataclass of what concerns the command line alone.
         example: shown below the options.
         library: settings of the library, by the name under which they are given on the command line. `run` gets those
             that were given in a dictionary, as its second argument: what was not given is for the library to decide,
             and so is what is out of range.
-        name: of the command, where it is not the function's.
     """
     own, others = declared_settings(options), library or {}
 
-    def command(**values: Any) -> None:
+    def call(**values: Any) -> None:
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         given = {key: value for key, value in given.items() if value is not None}
         chosen = options(**{key: given.pop(key) for key in own if key in given})
         run(chosen, *([given] if others else []))
 
-    parameters = [_parameter(key, each, known=key in own) for key, each in {**others, **own}.items()]
-    command.__dict__["__signature__"] = inspect.Signature(parameters)
-    command.__doc__ = run.__doc__
-    app.command(name or run.__name__, epilog=f"Example:  {example}")(command)
+    def register(app: typer.Typer) -> None:
+        parameters = [_parameter(key, each, known=key in own) for key, each in {**others, **own}.items()]
+        call.__dict__["__signature__"] = inspect.Signature(parameters)
+        call.__doc__ = run.__doc__
+        app.command(run.__name__, epilog=f"Example:  {example}")(call)
+
+    return register
 
 
 def _parameter(name: str, declared: Setting, *, known: bool) -> inspect.Parameter:

@@ -8,18 +8,23 @@ import json as _json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spectra.errors import RoundedCopyWarning
 from spectra.spectrum.cache.usage import CacheWarning
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+    from rich.table import Table
+    from rich.text import Text
 
     from spectra.progress import Progress
+
+
+Part: TypeAlias = "str | Text | Table"
+"""A piece of what people see."""
 
 
 def prepare() -> None:
@@ -51,20 +56,27 @@ def failure(message: str) -> None:
     say("error: " + " ".join(message.split()))
 
 
-def result(obj: Any, *, json: bool, human: Callable[[Console], None]) -> None:
+def result(obj: Any, *, json: bool, human: Callable[[], Iterable[Part]]) -> None:
     """What a command found out, on stdout.
 
     Args:
         obj: the result as JSON data (a dict at the top).
         json: print `obj` as one JSON object and nothing else; NaN and infinity are refused, JSON has none.
-        human: prints the same for a person on the console it is given.
+        human: gives the same for a person: lines of text, shown as they are however long, and tables and texts of
+            rich's, which are fitted to the terminal.
     """
     if json:
         line(_json.dumps(obj, ensure_ascii=False, allow_nan=False))
         return
     from rich.console import Console
+    from rich.text import Text
 
-    human(Console(file=sys.stdout, highlight=False, soft_wrap=False))
+    console = Console(file=sys.stdout, highlight=False)
+    for part in human():
+        if isinstance(part, str):
+            console.print(Text(part), soft_wrap=True)
+        else:
+            console.print(part)
 
 
 class _Bar:

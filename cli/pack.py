@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from spectra.cli import output
-from spectra.cli.options import add_command, force_option, json_option, output_option
-from spectra.cli.tables import line, percent, short_names, show, table
+from spectra.cli.options import command, force_option, json_option, output_option
+from spectra.cli.output import Part
+from spectra.cli.tables import percent, short_names, table
 from spectra.io.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from rich.console import Console
 
 _EXAMPLE = (
     "spectra pack fox.safetensors -o fox-small.safetensors     |     "
@@ -35,11 +33,6 @@ class Options:
     )
     force: bool = force_option("outputs that exist")
     json: bool = json_option()
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, pack, Options, example=_EXAMPLE)
 
 
 def pack(options: Options) -> None:
@@ -67,7 +60,10 @@ def pack(options: Options) -> None:
             rows.append(row)
             progress.advance(1, file.name)
     found = {"error": options.error, "files": rows}
-    output.result(found, json=options.json, human=lambda console: _show(console, rows, targets))
+    output.result(found, json=options.json, human=lambda: _show(rows, targets))
+
+
+register = command(pack, Options, example=_EXAMPLE)
 
 
 def _targets(files: Sequence[Path], out: Path) -> list[Path]:
@@ -85,7 +81,7 @@ def _targets(files: Sequence[Path], out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
-def _show(console: Console, rows: Sequence[dict[str, Any]], targets: Sequence[Path]) -> None:
+def _show(rows: Sequence[dict[str, Any]], targets: Sequence[Path]) -> Iterator[Part]:
     lines = [
         (
             name,
@@ -97,5 +93,5 @@ def _show(console: Console, rows: Sequence[dict[str, Any]], targets: Sequence[Pa
         )
         for name, row in zip(short_names(targets), rows, strict=True)
     ]
-    show(console, table("packed", ("bytes", "after", "", "bits/float", "error"), lines))
-    line(console, f"in {targets[0].parent}")
+    yield table("packed", ("bytes", "after", "", "bits/float", "error"), lines)
+    yield f"in {targets[0].parent}"

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import typer
+from typing import Any
 
 from spectra.cli import output
-from spectra.cli.options import add_command, force_option, json_option, output_option
-from spectra.cli.tables import line, show, table
+from spectra.cli.options import command, force_option, json_option, output_option
+from spectra.cli.output import Part
+from spectra.cli.tables import table
 from spectra.io.settings import setting
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _EXAMPLE = "spectra subjects     |     spectra subjects --subject fox -o fox"
 
@@ -30,11 +27,6 @@ class Options:
     seed: int = setting(0, "Seed of backgrounds, scales and rotations.")
     force: bool = force_option()
     json: bool = json_option()
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, subjects, Options, example=_EXAMPLE)
 
 
 def subjects(options: Options) -> None:
@@ -55,7 +47,10 @@ def subjects(options: Options) -> None:
         }
         for known in chosen
     ]
-    output.result({"subjects": rows}, json=options.json, human=lambda console: _show(rows, options.out, console))
+    output.result({"subjects": rows}, json=options.json, human=lambda: _show(rows, options.out))
+
+
+register = command(subjects, Options, example=_EXAMPLE)
 
 
 def _write(chosen: list[Any], options: Options, out: Path) -> dict[str, list[str]]:
@@ -81,11 +76,11 @@ def _write(chosen: list[Any], options: Options, out: Path) -> dict[str, list[str
     return files
 
 
-def _show(rows: list[dict[str, Any]], out: Path | None, console: Console) -> None:
+def _show(rows: list[dict[str, Any]], out: Path | None) -> Iterator[Part]:
     headings = ("icon set", "licence", "prompt")
     cells = [(row["name"], row["icon_set"], row["licence"], row["prompt"]) for row in rows]
-    show(console, table("subject", headings, cells, texts=headings, name_width=None))
+    yield table("subject", headings, cells, texts=headings, name_width=None)
     if out is not None:
-        line(console, f"pictures in {out}")
+        yield f"pictures in {out}"
     else:
-        line(console, "Learn one: spectra train --subject NAME    Its pictures: spectra subjects --subject NAME -o DIR")
+        yield "Learn one: spectra train --subject NAME    Its pictures: spectra subjects --subject NAME -o DIR"

@@ -1,15 +1,14 @@
-"""What people see: tables that fit a terminal of 80 columns, lines of plain text, and numbers as they are written."""
+"""What people see: tables that fit a terminal of 80 columns, plain text, and numbers as they are written."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -53,12 +52,12 @@ def table(
     return made
 
 
-def show(console: Console, *parts: Table) -> None:
+def spaced(tables: Iterable[Table]) -> Iterator[Table | str]:
     """Tables with an empty line between them."""
-    for i, part in enumerate(parts):
+    for i, each in enumerate(tables):
         if i:
-            console.print()
-        console.print(part)
+            yield ""
+        yield each
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> Table:
@@ -74,16 +73,11 @@ def facts(rows: Iterable[tuple[str, str]]) -> Table:
     return made
 
 
-def line(console: Console, text: str) -> None:
-    """One line of text as it is, however long."""
-    console.print(plain(text), soft_wrap=True)
-
-
-def plain(text: str) -> Text:
-    """Text that is shown as it is: prompts hold square brackets, which are rich's markup."""
+def plain(text: str, style: str = "") -> Text:
+    """Text that is shown as it is, wrapped between words: prompts hold square brackets, which are rich's markup."""
     from rich.text import Text
 
-    return Text(text)
+    return Text(text, style=style)
 
 
 def folded(name: str, width: int = NAME_WIDTH) -> str:

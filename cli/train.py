@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from spectra.cli import output
-from spectra.cli.options import add_command, force_option, json_option
-from spectra.cli.tables import readable
+from spectra.cli.options import command, force_option, json_option
+from spectra.cli.output import Part
+from spectra.cli.tables import plain, readable
 from spectra.io.settings import declared_settings, setting
 from spectra.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from spectra.training.run.concepts import ConceptSpec
     from spectra.training.run.report import Summary
 
@@ -50,13 +47,6 @@ class Options:
     json: bool = json_option(" with the summary")
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    settings = declared_settings(TrainConfig)
-    del settings["subject"]  # --subject sets `subjects`, or `subject` where it is given once
-    add_command(app, train, Options, example=_EXAMPLE, library=settings)
-
-
 def train(options: Options, given: dict[str, Any]) -> None:
     """Trains a spectral shift on pictures of a subject, or of several together; by itself, on the embedded fox."""
     subjects = given.get("subjects", ())
@@ -74,10 +64,15 @@ def train(options: Options, given: dict[str, Any]) -> None:
         raise
     if options.concepts is None:
         (summary,) = summaries
-        output.result(summary.as_dict(), json=options.json, human=lambda console: _show(summary, console))
+        output.result(summary.as_dict(), json=options.json, human=lambda: _show(summary))
     else:
         result = {"concepts": [{"name": c.name, **s.as_dict()} for c, s in zip(concepts, summaries, strict=True)]}
-        output.result(result, json=options.json, human=lambda console: _show_together(concepts, summaries, console))
+        output.result(result, json=options.json, human=lambda: _show_together(concepts, summaries))
+
+
+_SETTINGS = declared_settings(TrainConfig)
+del _SETTINGS["subject"]  # --subject sets `subjects`, or `subject` where it is given once
+register = command(train, Options, example=_EXAMPLE, library=_SETTINGS)
 
 
 def _concepts(options: Options, given: dict[str, Any]) -> list[ConceptSpec]:
@@ -121,24 +116,21 @@ def _interrupted(folders: list[Path | None], options: Options) -> None:
         output.say(f"interrupted; continue with: spectra train --resume {again}")
 
 
-def _show_together(concepts: list[ConceptSpec], summaries: list[Summary], console: Console) -> None:
+def _show_together(concepts: list[ConceptSpec], summaries: list[Summary]) -> list[Part]:
     """The summaries for a person: a line or two for each concept, then what they cost together."""
-    from rich.markup import escape
-
     first = summaries[0]
-    lines = ["[bold]Learnt[/bold]"]
+    lines: list[Part] = [plain("Learnt", "bold")]
     for each, summary in zip(concepts, summaries, strict=True):
         learnt = f"{each.name}: {summary.subject}, as {summary.prompt!r}, loss {_change(summary)}"
-        lines += [f"  {escape(learnt)}", f"    {escape(summary.shift)}: {readable(summary.bytes)}"]
+        lines += [f"  {learnt}", f"    {summary.shift}: {readable(summary.bytes)}"]
     resumed = f", resumed at {first.resumed_at}" if first.resumed_at else ""
     lines += [
-        "[bold]Cost, together[/bold]",
+        plain("Cost, together", "bold"),
         f"  {first.steps} steps{resumed}, {first.train_seconds:.0f} s of {first.total_seconds:.0f} s in all",
-        "[bold]Next[/bold]",
-        *(f"  {escape(summary.next_commands()[0])}" for summary in summaries),
+        plain("Next", "bold"),
+        *(f"  {summary.next_commands()[0]}" for summary in summaries),
     ]
-    for line in lines:
-        console.print(line, soft_wrap=True)
+    return lines
 
 
 def _change(summary: Summary) -> str:
@@ -147,25 +139,22 @@ def _change(summary: Summary) -> str:
     return f"{summary.loss_before:.4f} -> {summary.loss_after:.4f} ({-change:+.0%}, same noise)"
 
 
-def _show(summary: Summary, console: Console) -> None:
+def _show(summary: Summary) -> list[Part]:
     """The summary for a person: what was learnt, what it cost, what to try next."""
-    from rich.markup import escape
-
     of_base = f", {summary.bytes / summary.base_bytes:.2%} of the base's {readable(summary.base_bytes)}"
     minutes = f"{summary.train_seconds:.0f} s of {summary.total_seconds:.0f} s in all"
     steps = f"{summary.steps} steps" + (f", resumed at {summary.resumed_at}" if summary.resumed_at else "")
     learnt = f"{summary.subject}, as {summary.prompt!r}"
-    lines = [
-        "[bold]Learnt[/bold]",
-        f"  {escape(learnt)}",
+    lines: list[Part] = [
+        plain("Learnt", "bold"),
+        f"  {learnt}",
         f"  loss on its pictures {_change(summary)}",
-        f"  pictures before and after: {escape(summary.sheet)}",
-        "[bold]Cost[/bold]",
+        f"  pictures before and after: {summary.sheet}",
+        plain("Cost", "bold"),
         f"  {steps}, {minutes}",
-        f"  {escape(summary.shift)}: {readable(summary.bytes)}{of_base if summary.base_bytes else ''}"
+        f"  {summary.shift}: {readable(summary.bytes)}{of_base if summary.base_bytes else ''}"
         f" ({summary.tensors} tensors, {summary.floats} floats)",
-        "[bold]Next[/bold]",
-        *(f"  {escape(command)}" for command in summary.next_commands()),
+        plain("Next", "bold"),
+        *(f"  {command}" for command in summary.next_commands()),
     ]
-    for line in lines:
-        console.print(line, soft_wrap=True)
+    return lines

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import typer
+from typing import Any
 
 from spectra.cli import output
 from spectra.cli.captured_energy import as_dict, show_captured
 from spectra.cli.options import (
     Precision,
-    add_command,
+    command,
     force_option,
     json_option,
     layers_option,
     output_option,
     variant_option,
 )
-from spectra.cli.tables import line, percent
+from spectra.cli.output import Part
+from spectra.cli.tables import percent
 from spectra.io.settings import REQUIRED, SHARE, setting
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _EXAMPLE = (
     "spectra transplant dog.safetensors --from ./sd15 --to ./dreamshaper -o dog-dreamshaper.safetensors     |"
@@ -56,11 +53,6 @@ class Options:
     layers: bool = layers_option()
     force: bool = force_option()
     json: bool = json_option(", every weight in it")
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, transplant, Options, example=_EXAMPLE)
 
 
 def transplant(options: Options) -> None:
@@ -95,14 +87,17 @@ def transplant(options: Options) -> None:
         "missing": list(done.missing),
         "seconds": round(time.perf_counter() - start, 3),
     }
-    output.result(found, json=options.json, human=lambda console: _show(console, found, options.layers))
+    output.result(found, json=options.json, human=lambda: _show(found, options.layers))
     if done.missing and not options.json:
         output.say(f"{len(done.missing)} weights stay behind, which the new base has not, such as {done.missing[0]}")
     if done.score < _HOPELESS:
         output.say("little of this shift is left: these bases are hardly related, train it on the new one")
 
 
-def _show(console: Console, found: dict[str, Any], every_layer: bool) -> None:
-    show_captured(console, found, every_layer)
-    line(console, f"score {percent(found['score'])}: the energy kept of the matrices; norms go over as they are")
-    line(console, f"{found['out']}: {found['floats']:,} floats, {found['bytes']:,} bytes")
+register = command(transplant, Options, example=_EXAMPLE)
+
+
+def _show(found: dict[str, Any], every_layer: bool) -> Iterator[Part]:
+    yield from show_captured(found, every_layer)
+    yield f"score {percent(found['score'])}: the energy kept of the matrices; norms go over as they are"
+    yield f"{found['out']}: {found['floats']:,} floats, {found['bytes']:,} bytes"

@@ -10,14 +10,12 @@ import typer
 
 from spectra.bases.embedded import NAME
 from spectra.cli import output
-from spectra.cli.options import add_command, json_option, variant_option
-from spectra.cli.tables import line
+from spectra.cli.options import command, json_option, variant_option
+from spectra.cli.output import Part
 from spectra.io.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import Console
+    from collections.abc import Iterator, Sequence
 
     from spectra.compatibility.verification import Verdict
 
@@ -32,11 +30,6 @@ class Options:
     base: str = setting("", f"Base whose weights are compared: diffusers folder, .safetensors file, hub id, or {NAME}.")
     variant: str | None = variant_option()
     json: bool = json_option()
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    add_command(app, verify, Options, example=_EXAMPLE)
 
 
 def verify(options: Options) -> None:
@@ -59,12 +52,15 @@ def verify(options: Options) -> None:
             for each in verdicts
         ],
     }
-    output.result(found, json=options.json, human=lambda console: _show(console, verdicts))
+    output.result(found, json=options.json, human=lambda: _show(verdicts))
     if failed:
         output.failure(f"{failed} of {len(verdicts)} shifts failed")
         raise typer.Exit(1)
 
 
-def _show(console: Console, verdicts: Sequence[Verdict]) -> None:
+register = command(verify, Options, example=_EXAMPLE)
+
+
+def _show(verdicts: Sequence[Verdict]) -> Iterator[Part]:
     for verdict in verdicts:
-        line(console, f"{'ok    ' if verdict.ok else 'failed'}  {verdict.file}: {verdict.message}")
+        yield f"{'ok    ' if verdict.ok else 'failed'}  {verdict.file}: {verdict.message}"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import tiny_denoiser
-from rich.console import Console
 
 from spectra.benchmarks import models, run
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.cli import output
 from spectra.cli.app import main
 from spectra.cli.bench import _show
 
@@ -55,7 +55,8 @@ def test_a_table_too_wide_is_cut_where_other_figures_begin(capsys: pytest.Captur
     rows = [{"item": f"row {n}", names[n % 2]: n, names[2 + n % 2]: 10 * n} for n in range(4)]
     case = replace(CASE, columns=tuple(map(Column, ["item", *names])))
     record = {"rows": [*rows, {"item": "bare"}], "summary": {}, "goals": [], "failures": [], "seconds": 1.0}
-    _show(Console(width=80), case, record | {"machine": {"processor": "one", "cores": 1}, "commit": None})
+    record |= {"machine": {"processor": "one", "cores": 1}, "commit": None}
+    output.result({}, json=False, human=lambda: _show(case, record))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1:7] == [
         ["item", names[0], names[2]], ["row", "0", "0", "0"], ["row", "2", "2", "20"],
