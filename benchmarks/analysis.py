@@ -53,7 +53,7 @@ NEAR = (("fox-noto-v1", "wolf-emojione"), ("lion-twemoji", "tiger-noto-v1"), ("c
 
 SUBJECTS = tuple(name for pair in NEAR for name in pair)
 PROBED = ("fox-noto-v1", "lion-twemoji")
-"""Of which scale, rank and subsets are looked at; they are trained with another seed too."""
+"""Subjects of which scale, rank and subsets are varied; they are trained with another seed too."""
 
 MERGED = (("fox-noto-v1", "wolf-emojione"), ("fox-noto-v1", "lion-twemoji"), ("wolf-emojione", "lion-twemoji"))
 

@@ -40,7 +40,7 @@ def probe(bench: Bench, item: str, shifts: Mapping[str, SpectralShift]) -> Row:
 
 
 def means(each: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Of each figure, over the subjects."""
+    """The mean of each figure over the subjects."""
     first = next(iter(each.values()))
     return {figure: round(statistics.fmean(of[figure] for of in each.values()), 4) for figure in first}
 

@@ -58,7 +58,7 @@ def finetune(method: str, base: Any, config: TrainConfig) -> Finetuned:
         seconds = time.process_time() - began
         after = loop.measure()[0]
         size = tuned.store()
-        tuned.settle()
+        tuned.finish()
         moved = _moved(tuned, base)
     except BaseException:
         if tuned.adapter is not None:

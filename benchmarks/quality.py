@@ -61,7 +61,7 @@ LONGER = 2
 """Times the steps of the search's first part."""
 
 WAYS = ("best", "held", "raised")
-"""Of the search's second part."""
+"""Settings that the second part of the search compares."""
 
 RAISED = 3
 
@@ -69,7 +69,7 @@ PULL = 0.03
 """Weight decay times learning rate."""
 
 WORDS = 0.5
-"""Of `prior_random_words`."""
+"""Share of random words (`prior_random_words`)."""
 
 VECTORS = 3
 """The rate of 1-D shifts is so many times lower than that of all others."""
@@ -124,7 +124,7 @@ def _trained(
     """One training, and the figures of what it draws."""
     from spectra.bases.embedded.subjects import find_subject, instance_pictures
     from spectra.benchmarks.finetune import finetune
-    from spectra.benchmarks.quality_axes import draw_all, judged
+    from spectra.benchmarks.quality_axes import draw_all, score_pictures
     from spectra.training.config import defaults
     from spectra.training.data.subjects import INSTANCE_COUNT
 
@@ -135,7 +135,7 @@ def _trained(
         config = replace(config, weight_decay=PULL / made.rate, prior_random_words=WORDS)
     done = finetune(method, base, config)
     drawn = draw_all(bench, done.pipe, known, short=short)
-    figures = judged(drawn, before, known, instance_pictures(known, count=INSTANCE_COUNT, seed=seed))
+    figures = score_pictures(drawn, before, known, instance_pictures(known, count=INSTANCE_COUNT, seed=seed))
     return {
         **asdict(made),
         "seed": seed,
@@ -168,7 +168,7 @@ def _memory(method: str, base: Any) -> int:
 
 
 def best(bench: Bench, method: str, *, longer: bool = True) -> Settings:
-    """Those of the best mean score over the subjects of the search.
+    """The settings of the best mean score over the subjects of the search.
 
     Args:
         longer: count the trainings of more steps, too.
@@ -201,7 +201,7 @@ def _steps_in_time(bench: Bench, method: str) -> int:
 
 
 def _stamp(bench: Bench) -> str:
-    """Of the base, the subjects' pictures and the training's settings: others are another measurement."""
+    """Digest of the base, the subjects' pictures and the training's settings: others are another measurement."""
     import json
 
     from spectra.bases.embedded.subjects import find_subject, instance_pictures

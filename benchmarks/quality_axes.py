@@ -37,8 +37,8 @@ PROMPTS = tuple(f"a drawing of a {concept}" for concept in UNRELATED)
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Pictures of one pipeline, by what was asked."""
+class Probes:
+    """Pictures of one pipeline, by what its prompts ask for."""
 
     instance: list[Image]
     class_: list[Image]
@@ -47,7 +47,7 @@ class Drawn:
     second: list[Image]
 
 
-def draw_all(bench: Bench, pipe: Any, subject: EmbeddedSubject, *, bare: bool = False, short: bool = False) -> Drawn:
+def draw_all(bench: Bench, pipe: Any, subject: EmbeddedSubject, *, bare: bool = False, short: bool = False) -> Probes:
     """What the pipeline draws now.
 
     Args:
@@ -58,7 +58,7 @@ def draw_all(bench: Bench, pipe: Any, subject: EmbeddedSubject, *, bare: bool = 
     thing = named.removeprefix("a drawing of ")
     count = bench.integer("pictures")
     further, each = (0, 0) if short else (count, max(1, count // len(EDITS)))
-    return Drawn(
+    return Probes(
         instance=draw(bench, pipe, [named], count),
         class_=draw(bench, pipe, [subject.class_prompt], further),
         unrelated=draw(bench, pipe, PROMPTS, 1),
@@ -67,7 +67,7 @@ def draw_all(bench: Bench, pipe: Any, subject: EmbeddedSubject, *, bare: bool = 
     )
 
 
-def judged(drawn: Drawn, base: Drawn, subject: EmbeddedSubject, own: Sequence[Image]) -> dict[str, float]:
+def score_pictures(drawn: Probes, base: Probes, subject: EmbeddedSubject, own: Sequence[Image]) -> dict[str, float]:
     """The figures of one pipeline's pictures against the base's and the subject's own."""
     from spectra.benchmarks import judge
 
@@ -82,11 +82,11 @@ def judged(drawn: Drawn, base: Drawn, subject: EmbeddedSubject, own: Sequence[Im
             for sign, pictures in ((1, drawn.class_), (-1, base.class_))
         )
         found["leak"] = judge.identity(drawn.class_, own) - judge.identity(base.class_, own)
-        found |= following(drawn)
+        found |= prompt_following(drawn)
     return {name: round(float(value), 4) for name, value in found.items()}
 
 
-def following(drawn: Drawn) -> dict[str, float]:
+def prompt_following(drawn: Probes) -> dict[str, float]:
     """How far the prompts about background and second thing are followed."""
     each = len(drawn.background) // len(EDITS)
     borders = [has_border(p, EDITS[n // each]) for n, p in enumerate(drawn.background)]

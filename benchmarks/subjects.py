@@ -44,7 +44,7 @@ def _items(bench: Bench) -> list[str]:
 
 
 def _stamp(bench: Bench) -> str:
-    """Of the base, the subjects and the default settings: others are another measurement."""
+    """Digest of the base, the subjects and the default settings: others are another measurement."""
     import json
 
     from spectra.bases.embedded.subjects import SUBJECTS, instance_pictures

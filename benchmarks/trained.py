@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from spectra.training.config import TrainConfig
 
 FIRST_SEED = 10_000
-"""Of the pictures that are judged: far from those that trainings draw class pictures from."""
+"""First seed of the pictures that are judged: far from the seeds of class pictures."""
 
 
 def trained(configs: Sequence[TrainConfig], folder: Path) -> list[Path]:

@@ -37,7 +37,7 @@ class Tuner:
         parameters: what is trained, by name.
         ndims: number of dimensions of each parameter's weight: 1 takes the config's `lr_1d`.
         frozen: a context in which the pipeline computes as the base.
-        settle: makes the pipeline draw at the base's speed with what was learnt; it trains no more after that.
+        finish: makes the pipeline draw at the base's speed with what was learnt; it trains no more after that.
         adapter: spectra's, None for the other methods.
         origin: the base's values of the parameters, by name; empty where they are zero.
     """
@@ -46,7 +46,7 @@ class Tuner:
     parameters: dict[str, nn.Parameter]
     ndims: dict[str, int]
     frozen: Callable[[], AbstractContextManager[None]]
-    settle: Callable[[], object]
+    finish: Callable[[], object]
     adapter: Adapter | None = None
     origin: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -56,7 +56,7 @@ class Tuner:
             return
         import torch
 
-        (group,) = optimizer.param_groups  # all ranks are alike where there is an origin
+        (group,) = optimizer.param_groups  # all weights have one rate where there is an origin
         decay, group["weight_decay"] = group["weight_decay"], 0.0
 
         def pull(*_: Any) -> None:
@@ -129,7 +129,7 @@ def _peft(
         for name in COMPONENTS:
             model = getattr(pipe, name)
             inject_adapter_in_model(configure(_layers(model)), model)
-        return _other(pipe, base, settle=lambda: _merge(pipe), decays_to_start=from_ones)
+        return _other(pipe, base, finish=lambda: _merge(pipe), decays_to_start=from_ones)
 
     return make
 
@@ -157,10 +157,10 @@ def _merge(pipe: Any) -> None:
 def _full(pipe: Any, base: Any) -> Tuner:
     for name in COMPONENTS:
         getattr(pipe, name).requires_grad_(True)
-    return _other(pipe, base, settle=lambda: None, decays_to_start=True)
+    return _other(pipe, base, finish=lambda: None, decays_to_start=True)
 
 
-def _other(pipe: Any, base: Any, settle: Callable[[], object], *, decays_to_start: bool) -> Tuner:
+def _other(pipe: Any, base: Any, finish: Callable[[], object], *, decays_to_start: bool) -> Tuner:
     """Whatever was set to train in the pipeline; the base's answers come from the base itself."""
     parameters = {
         f"{name}.{path}": parameter
@@ -181,7 +181,7 @@ def _other(pipe: Any, base: Any, settle: Callable[[], object], *, decays_to_star
                 setattr(pipe, name, model)
 
     start = {name: p.detach().clone() for name, p in parameters.items()} if decays_to_start else {}
-    return Tuner(pipe, parameters, dict.fromkeys(parameters, 2), frozen, settle, origin=start)
+    return Tuner(pipe, parameters, dict.fromkeys(parameters, 2), frozen, finish, origin=start)
 
 
 def _lora(rank: int, kinds: tuple[str, ...] = ("matrices", "tokens")) -> Callable[[Mapping[str, list[str]]], Any]:

@@ -197,7 +197,7 @@ def on_white_square(half: Image) -> Image:
 
 
 def _counted(sides: Sequence[Array]) -> dict[str, Any]:
-    """Of similarities `[pictures, half, subject]`, where a half's own subject has its number: the row's figures."""
+    """The row's figures from similarities `[pictures, half, subject]`; a half's own subject has its number."""
     import numpy as np
 
     all_sides = np.concatenate(sides)

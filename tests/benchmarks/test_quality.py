@@ -70,7 +70,7 @@ def test_a_method_begins_as_the_base_and_moves_only_itself(base: None, method: s
         torch.testing.assert_close(answers(), expected)
     assert tuned.store() > 0
     rounded = answers()
-    tuned.settle()
+    tuned.finish()
     torch.testing.assert_close(answers(), rounded, rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in frozen.unet.state_dict().items())
 
