@@ -1,4 +1,4 @@
-# make setup | train | test | slow | lint | types | format | bench | gpu | clean
+# make setup | train | test | slow | lint | types | format | bench | gpu | architecture | clean
 # Needs Python 3.11 or later with pip, and nothing else. Everything runs setup first if that has not been done.
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ READY := .venv/ready
 # The packages are installed inside `spectra` (pyproject.toml); a type checker needs to see them laid out like that.
 TYPES := build/types/spectra
 
-.PHONY: setup train test slow lint types format bench gpu clean
+.PHONY: setup train test slow lint types format bench gpu architecture clean
 
 setup: $(READY)
 
@@ -45,6 +45,9 @@ bench: $(READY)
 
 gpu: $(READY)
 	$(BIN)/spectra bench gpu --resume
+
+architecture: $(READY)
+	$(BIN)/python tests/helpers/architecture.py
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
