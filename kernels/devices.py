@@ -19,8 +19,7 @@ def architecture(device: torch.device) -> str | None:
     Triton needs tensor cores with bfloat16: NVIDIA's from sm_80 on, AMD's gfx9.
     """
     if device.type == "cuda":
-        found: str | None = _of_gpu(device)
-        return found
+        return _of_gpu(device)
     return "interpreter" if device.type == "cpu" and _INTERPRETED else None
 
 
@@ -38,6 +37,15 @@ def _architecture_of_gpu(device: torch.device) -> str | None:
     return {9: "sm_90", 10: "sm_100"}.get(major, "sm_80") if major >= 8 else None
 
 
-# torch.compile takes what they return for granted, and does not look inside.
-_of_gpu = torch.compiler.assume_constant_result(_architecture_of_gpu)
-_capability = torch.compiler.assume_constant_result(torch.cuda.get_device_capability)
+def _of_gpu(device: torch.device) -> str | None:
+    return _architecture_of_gpu(device)
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+for _function in (_of_gpu, _capability):
+    # torch.compile takes what they return for granted. `torch.compiler.assume_constant_result` sets this mark too, but
+    # imports all of torch.compile, Triton and a second of time with it, in every process.
+    vars(_function)["_dynamo_marked_constant"] = True

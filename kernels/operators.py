@@ -50,7 +50,7 @@ def apply(
     out, t = _outputs(x, right, left, keep)
     if out.numel():
         added, kept = (x if add_input else residual), (t if keep else None)
-        triton_backend.apply(x, (right, left), values, index, out=out, residual=added, offset=offset, t=kept)
+        triton_backend.apply(x, (right, left), (values, index), out=out, residual=added, offset=offset, t=kept)
     return out, t
 
 
@@ -82,8 +82,9 @@ def apply_backward(
     grad_x, kept = empty_with(grad, right.shape[0]), t.contiguous() if need_values else None
     added, sums = grad if add_input else None, None
     if grad_x.numel():
-        sides = (left, right)
-        sums = triton_backend.apply(grad, sides, values, index, out=grad_x, residual=added, t=kept, sums=need_values)
+        sums = triton_backend.apply(
+            grad, (left, right), (values, index), out=grad_x, residual=added, t=kept, sums=need_values
+        )
     if sums is None:
         return grad_x, values.new_zeros(values.shape if need_values else 0)
     return grad_x, reference.sums_of_adapters(sums.sum(1)[:, : right.shape[1]], index, len(values))

@@ -23,8 +23,7 @@ if interpreter.interpreted():
 def apply(
     x: Tensor,
     sides: tuple[Tensor, Tensor],
-    values: Tensor,
-    index: Tensor | None,
+    diagonals: tuple[Tensor, Tensor | None],
     *,
     out: Tensor,
     residual: Tensor | None = None,
@@ -34,10 +33,12 @@ def apply(
 ) -> Tensor | None:
     """Fills `out = [residual +] (u diag(v)) left^T` with `u = x right - offset`.
 
+    `sides` are `right` and `left`; `diagonals` the rows `v [A, h]` and each sample's row (the first, if None).
     Without `sums`, `t` (if given) is filled with `u`. With it, `t` is read, and the sums of `u * t` over blocks of rows
     are returned, `[S, blocks, T]`.
     """
     right, left = (by_columns(side) for side in sides)
+    values, index = diagonals
     (samples, rows, channels), (columns, h) = x.shape, left.shape
     processors = _processors(x.device)
 

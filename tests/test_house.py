@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
 
 import pytest
 from source_tree import FLOORS, ROOT, circles, functions, imports, resolved, sources
@@ -66,19 +65,6 @@ TEXTS = {name: file.read_text() for name, file in FILES.items()}
 IMPORTS = {name: resolved(imports(ast.parse(text)), FILES, spectra._HOME) for name, text in TEXTS.items()}
 
 
-KNOWN_BACKWARD: dict[str, set[str]] = {}
-KNOWN_CIRCLES: list[list[str]] = []
-KNOWN_LONG_FILES = {}
-KNOWN_LONG: dict[str, int] = {}
-KNOWN_WIDE = {
-    "spectra.kernels.triton_backend: apply": 9,
-}
-
-
-def beyond(found: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int]:
-    return {name: count for name, count in found.items() if count > known.get(name, 0)}
-
-
 def test_every_room_has_its_place() -> None:
     assert {room(name) for name in FILES} == {"", *ORDER}
 
@@ -106,17 +92,17 @@ def test_no_circle() -> None:
 
 def test_files_can_be_read_in_one_sitting() -> None:
     found = {name: lines for name, text in TEXTS.items() if (lines := len(text.splitlines())) > FILE_LINES}
-    assert beyond(found, KNOWN_LONG_FILES) == {}
+    assert found == {}
 
 
 def test_functions_are_short() -> None:
     found = {f"{name}: {key}": lines for name, text in TEXTS.items() for key, lines in long_functions(text).items()}
-    assert beyond(found, KNOWN_LONG) == {}
+    assert found == {}
 
 
 def test_functions_take_few_arguments() -> None:
     found = {f"{name}: {key}": count for name, text in TEXTS.items() for key, count in wide_functions(text).items()}
-    assert beyond(found, KNOWN_WIDE) == {}
+    assert found == {}
 
 
 @pytest.mark.parametrize(
@@ -180,4 +166,3 @@ def test_long_and_wide_functions_are_seen() -> None:
     assert wide_functions("def f():\n    def g(a, b, c, d, e, f, g, h, i): ...") == {"f.g": 9}
     assert wide_functions("@triton.jit(do_not_specialize=['a'])\n" + nine) == {}
     assert wide_functions("@app.command()\n" + nine) == {"f": 9}
-    assert beyond({"f": 9, "g": 10}, {"f": 9, "g": 9}) == {"g": 10}
