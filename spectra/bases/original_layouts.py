@@ -6,7 +6,6 @@ tells which rows of which tensor became which weight, in both directions, and no
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -86,15 +85,12 @@ def _converted(shapes: Shapes, keys: Mapping[str, str], convert: Callable[..., A
     """Where `convert` takes each tensor from, given the tensors `keys` (short name to key in the file)."""
     import torch
 
-    numbered: dict[str, Tensor] = {}
-    names, starts, total = list(keys), [], 0
-    for short, key in keys.items():
-        shape = shapes[key]
-        rows = shape[0] if shape else 1
-        numbers = torch.arange(total, total + rows)
+    names, stride = list(keys), 1 + max((shape[0] for shape in shapes.values() if shape), default=1)
+    numbered: dict[str, Tensor] = {}  # row r of tensor t has the number t * stride + r
+    for index, short in enumerate(names):
+        shape = shapes[keys[short]]
+        numbers = index * stride + torch.arange(shape[0] if shape else 1)
         numbered[short] = numbers[:, None] if len(shape) > 1 else numbers
-        starts.append(total)
-        total += rows
     try:
         made = convert(numbered)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
@@ -104,10 +100,10 @@ def _converted(shapes: Shapes, keys: Mapping[str, str], convert: Callable[..., A
         if tensor is None or not tensor.numel():
             continue
         numbers = tensor.reshape(-1)
-        index = bisect_right(starts, int(numbers[0])) - 1
-        key, start = keys[names[index]], starts[index]
-        cuts = [0, *(int(cut) + 1 for cut in (numbers.diff() != 1).nonzero()), len(numbers)]
-        spans = tuple((int(numbers[a]) - start, int(numbers[b - 1]) - start + 1) for a, b in pairwise(cuts))
+        index = int(numbers[0]) // stride
+        key, rows = keys[names[index]], numbers - index * stride
+        cuts = [0, *(int(cut) + 1 for cut in (rows.diff() != 1).nonzero()), len(rows)]
+        spans = tuple((int(rows[a]), int(rows[b - 1]) + 1) for a, b in pairwise(cuts))
         whole = spans == ((0, (shapes[key] or (1,))[0]),)
         transposed = tensor.ndim == 2 and tensor.shape[0] == 1 < tensor.shape[1]
         found[name] = Origin(key, () if whole else spans, transposed)

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from spectra.errors import FormatError
-from spectra.io.safetensors_header import HeaderError, read_header
+from spectra.io.safetensors_header import Header, HeaderError, read_header
 from spectra.shift.metadata import FORMAT
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -62,10 +62,7 @@ def file_kind(path: str | Path) -> str:
         raise FormatError(f"{path}: no such file; check the path")
     if path.suffix in PICKLES:
         return "pickle"
-    try:
-        header = read_header(path)
-    except (OSError, HeaderError) as error:
-        raise unreadable(path, error) from error
+    header = header_of(path)
     if header.metadata.get("format") == FORMAT:
         return "shift"
     kind = svdiff_layout(header.tensors) or ("lora" if holds_lora(header.tensors) else "")
@@ -88,6 +85,15 @@ def svdiff_layout(keys: Collection[str]) -> str:
     return max(found, key=lambda name: len(SVDIFF_SUFFIXES[name]), default="")
 
 
-def unreadable(path: Path, error: Exception) -> FormatError:
-    """The error for a file that is no whole safetensors file."""
-    return FormatError(f"{path}: cannot be read as safetensors ({error}); check the path, or fetch it again")
+def header_of(path: Path) -> Header:
+    """The header of a safetensors file of another tool.
+
+    Raises:
+        FormatError: it cannot be read, or is none.
+    """
+    try:
+        return read_header(path)
+    except (OSError, HeaderError) as error:
+        raise FormatError(
+            f"{path}: cannot be read as safetensors ({error}); check the path, or fetch it again"
+        ) from error

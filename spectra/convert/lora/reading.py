@@ -14,52 +14,53 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from spectra.convert.file_kinds import unreadable
+from spectra.convert.file_kinds import header_of
 from spectra.convert.lora.formulas import METHODS, Parts, change_of
 from spectra.convert.lora.keys import METADATA_KEY, split_key
 from spectra.convert.module_names import aliases
 from spectra.errors import FormatError
+from spectra.io.safetensors_header import StoredTensor
+from spectra.io.tensor_files import read_rows
 
 _NAMES_IN_FOLDERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
 class ChangeFile(Mapping[str, Tensor]):
-    """The change of each weight in an open file, float32 `[rows, columns]` or `[n]`, computed when it is asked for.
+    """The change of each weight in a file, float32 `[rows, columns]` or `[n]`, computed when it is asked for.
 
     Args:
-        keys: the file's keys, by weight name and part.
+        stored: the file's tensors, by weight name and part.
         config: PEFT's configuration, as far as the file has one.
 
     Attributes:
         biases: modules whose bias it changes too, which is not part of any weight.
     """
 
-    def __init__(self, path: Path, file: Any, keys: Mapping[str, Mapping[str, str]], config: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, stored: Mapping[str, Mapping[str, StoredTensor]], config: Mapping[str, Any]) -> None:
         self.path = path
-        self.biases = tuple(sorted(name for name, parts in keys.items() if "bias" in parts))
-        self._keys = {
-            name: {part: key for part, key in parts.items() if part != "bias"}
-            for name, parts in sorted(keys.items())
+        self.biases = tuple(sorted(name for name, parts in stored.items() if "bias" in parts))
+        self._stored = {
+            name: {part: tensor for part, tensor in parts.items() if part != "bias"}
+            for name, parts in sorted(stored.items())
             if parts.keys() != {"bias"}
         }
-        self._config, self._file = config, file
+        self._config = config
 
     def __getitem__(self, name: str) -> Tensor:
-        keys = self._keys[name]
-        parts = {part: self._file.get_tensor(key).to(torch.float32) for part, key in keys.items()}
+        stored = self._stored[name]
+        parts = {part: read_rows(tensor).to(torch.float32) for part, tensor in stored.items()}
         delta, rank = change_of(parts)
         if not torch.isfinite(delta).all():
             raise FormatError(f"{self.path}: {name}: its values are not finite; fetch or make the file again")
-        return delta * _scale(parts, rank, next(iter(keys.values())), self._config)
+        return delta * _scale(parts, rank, next(iter(stored.values())).key, self._config)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
+        return iter(self._stored)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._stored)
 
 
 def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
@@ -75,14 +76,11 @@ def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
             matrix of its own), or a method that is not known.
     """
     path = _find(Path(path))
-    try:
-        file: Any = safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise unreadable(path, error) from error
+    header = header_of(path)
     known = aliases(names)
-    keys: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, StoredTensor]] = {}
     strangers = []
-    for key in file.keys():
+    for key, stored in header.tensors.items():
         try:
             module, part = split_key(key)
         except FormatError as error:
@@ -95,18 +93,18 @@ def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
         if module not in known:
             strangers.append(module)
         else:
-            keys.setdefault(known[module], {})[part] = key
+            found.setdefault(known[module], {})[part] = stored
     if strangers:
         raise FormatError(
             f"{path}: {len(set(strangers))} modules that the base does not have, such as {strangers[0]}; "
             "give the base it was trained on"
         )
-    for name, parts in keys.items():
+    for name, parts in found.items():
         if not any(method <= parts.keys() for method in METHODS) and parts.keys() != {"bias"}:
             raise FormatError(f"{path}: {name} has only {', '.join(sorted(parts))}; the file is not whole")
-    if not keys:
+    if not found:
         raise FormatError(f"{path}: no LoRA, LoHa, LoKr or difference in it")
-    return ChangeFile(path, file, keys, _peft_config(path, file))
+    return ChangeFile(path, found, _peft_config(path, header.metadata))
 
 
 def _scale(parts: Parts, rank: int | None, key: str, config: Mapping[str, Any]) -> float:
@@ -132,11 +130,11 @@ def _patterned(patterns: Mapping[str, Any] | None, module: str, default: Any) ->
     return next((value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
-def _peft_config(path: Path, file: Any) -> dict[str, Any]:
+def _peft_config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """PEFT's configuration: in the metadata, where diffusers put it, or in a file beside; {} if there is none."""
     beside = path.with_name("adapter_config.json")
     try:
-        text = (file.metadata() or {}).get(METADATA_KEY, "")
+        text = metadata.get(METADATA_KEY, "")
         if not text and path.name.startswith("adapter_model") and beside.is_file():
             text = beside.read_text()
         config: dict[str, Any] = json.loads(text) if text else {}

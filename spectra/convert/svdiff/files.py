@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from spectra.compatibility.base_check import delta_length
-from spectra.convert.file_kinds import PICKLES, SVDIFF_SUFFIXES, svdiff_layout, unreadable
+from spectra.convert.file_kinds import PICKLES, SVDIFF_SUFFIXES, header_of, svdiff_layout
 from spectra.convert.module_names import aliases
 from spectra.convert.svdiff.basis_change import Reshape
 from spectra.errors import FormatError
+from spectra.io.tensor_files import read_rows
 
 ADDED_NORMS = ("phymhan",)
 """Layouts whose vector of a norm is as long as the norm, and added to it."""
@@ -65,7 +66,10 @@ def read_svdiff(paths: Sequence[str | Path], names: Collection[str], *, allow_pi
     beside: dict[str, int] = {}
     layouts = set()
     for path in map(Path, paths):
-        tensors = _unpickled(path, allow_pickle) if path.suffix in PICKLES else _loaded(path)
+        if path.suffix in PICKLES:
+            tensors = _unpickled(path, allow_pickle)
+        else:
+            tensors = {key: read_rows(stored) for key, stored in header_of(path).tensors.items()}
         layout = svdiff_layout(tensors)
         if not layout:
             raise FormatError(f"{path}: no file of {', '.join(SVDIFF_SUFFIXES)}")
@@ -126,15 +130,6 @@ def _length(foreign: ForeignShift, shape: tuple[int, ...], reshape: Reshape) -> 
     if reshape == "first-dim" or len(shape) == 2:
         return delta_length(shape)
     return min(shape[0] * math.prod(shape[2:]), shape[1])
-
-
-def _loaded(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except Exception as error:  # SafetensorError is an Exception of its own; OSError, too
-        raise unreadable(path, error) from error
 
 
 def _unpickled(path: Path, allowed: bool) -> dict[str, Tensor]:
