@@ -209,11 +209,7 @@ class Adapter:
                 self.deltas[name].copy_(value)
 
     def compare(self, shift: SpectralShift, label: str) -> BaseCheck:
-        """How this model's weights compare with those that a shift was trained on, for the deltas that both have.
-
-        Args:
-            label: how messages call the shift.
-        """
+        """How this model's weights compare with those that a shift was trained on, for the deltas that both have."""
         return compare(shift, label, {name: binding.fingerprints for name, binding in self._bindings.items()})
 
     def shift(self, **metadata: Any) -> SpectralShift:

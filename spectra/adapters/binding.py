@@ -158,13 +158,7 @@ def bind(
     progress: Progress = SILENT,
     originals: Mapping[str, Spectrum] = MappingProxyType({}),
 ) -> dict[str, Binding]:
-    """Bindings by name, with spectra from the cache (computed and stored where it lacks them).
-
-    Args:
-        targets: what to bind.
-        cache: where spectra are kept; the user's by default.
-        progress: told of each spectrum.
-        originals: spectra to take in place of the weights' own, by name (`matching.original_spectra`).
+    """Bindings by name, with spectra from the cache, or with the `originals` where a weight is a rounded copy.
 
     Raises:
         WeightError: a weight that is not plain floating point in memory, or not finite.

@@ -60,21 +60,14 @@ def original_spectra(
     cache: SpectrumCache | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Spectrum]:
-    """The spectra of the weights that the shift was trained on, where those of the model are rounded copies.
+    """The spectra, by name, of the weights that the shift was trained on, where those of the model are rounded copies.
 
     A weight that is the original once it is cast is decomposed so; of other copies the cache may know the original.
-
-    Returns:
-        By name. A weight that is no copy is not in it, nor one whose original's spectrum is not at hand.
     """
     cache = cache or default_cache()
     matrices = {key: target.weight for key, target in chosen.items() if target.weight.ndim > 1}
-    found = {}
-    for key, weight in matrices.items():
-        if matches[key] in EXPECTED_ERROR:
-            spectrum = cache.find(shift.metadata.fingerprints[key])
-            if spectrum is not None and spectrum.shape == tuple(weight.shape):
-                found[key] = spectrum
+    rounded = {key: cache.find(shift.metadata.fingerprints[key]) for key in matrices if matches[key] in EXPECTED_ERROR}
+    found = {key: each for key, each in rounded.items() if each and each.shape == tuple(matrices[key].shape)}
     casts = _Cast({key: w for key, w in matrices.items() if matches[key] == "cast"}, shift.metadata.base_dtype)
     return found | (cache.spectra(casts, progress) if casts else {})
 
@@ -96,12 +89,7 @@ class _Cast(Mapping[str, Tensor]):
 
 
 def warn_of_rounding(check: BaseCheck, bindings: Mapping[str, Binding]) -> None:
-    """Say that the model is a rounded copy of the shift's base, and how much of Delta W that costs.
-
-    Args:
-        check: from `check_base`.
-        bindings: by name, of all of the shift's weights and perhaps others.
-    """
+    """Say that the model is a rounded copy of the shift's base, if it is, and how much of Delta W that costs."""
     used = {key: bindings[key].spectrum for key, match in check.matches.items() if match != "other"}
     originals = check.metadata.fingerprints
     message = check.rounded_copy(

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -42,14 +42,14 @@ class LoadedShifts:
     """The shifts loaded into one model or pipeline.
 
     Attributes:
-        models: in use, by component.
+        models: in use, by component; not kept alive.
         shifts: by the name they were loaded under.
         active: scale by name, of those in force.
         bindings: of every weight that a shift has, by name.
     """
 
     def __init__(self) -> None:
-        self.models: dict[str, nn.Module] = {}
+        self.models: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
         self.shifts: dict[str, SpectralShift] = {}
         self.active: dict[str, float] = {}
         self.bindings: dict[str, Binding] = {}
@@ -167,7 +167,7 @@ def load(
     except BaseException:
         release(fresh_models)
         raise
-    loaded.models |= fresh_models
+    loaded.models.update(fresh_models)
     loaded.bindings = bindings
     loaded.shifts[name] = shift
     _LOADED.update((model, loaded) for model in loaded.models.values())

@@ -22,14 +22,14 @@ def delta_length(shape: Sequence[int]) -> int:
 
 
 def check_weights(shift: SpectralShift, label: str, lengths: Mapping[str, int]) -> None:
-    """Check that a base has all weights that a shift names, in its lengths.
+    """Refuse a base that has not all weights that a shift names, in its lengths.
 
     Args:
         label: how messages call the shift.
         lengths: length of each weight's delta, by name.
 
     Raises:
-        MismatchError: it has not.
+        MismatchError: a weight is missing, or of another length.
     """
     missing = [name for name in shift if name not in lengths]
     remedy = f"load the base it was trained on ({shift.metadata.base})"
@@ -75,20 +75,12 @@ class BaseCheck:
         )
 
     def require_base(self, remedy: str) -> None:
-        """Refuse another base; a rounded copy of the shift's passes.
-
-        Raises:
-            MismatchError: with what to do, `remedy`.
-        """
+        """Raise a MismatchError, with what to do, for another base; a rounded copy of the shift's passes."""
         if self.wrong_base:
             raise MismatchError(f"{self.wrong_base}; {remedy}")
 
     def require_original(self, remedy: str) -> None:
-        """Refuse a rounded copy of the base that the shift was trained on.
-
-        Raises:
-            MismatchError: with what to do, `remedy`.
-        """
+        """Raise a MismatchError, with what to do, for a rounded copy of the base that the shift was trained on."""
         rounded = next((match for match in self.matches.values() if match != "same"), "")
         if rounded:
             copy = "cast from another precision" if rounded == "cast" else f"rounded to {rounded}"
@@ -100,8 +92,7 @@ class BaseCheck:
     def rounded_copy(self, other_vectors: Collection[str]) -> str:
         """What to say of a rounded copy of the shift's base, with what it costs; empty if no weight is rounded.
 
-        Args:
-            other_vectors: weights for which the original's singular vectors are not in use.
+        For the weights `other_vectors` the original's singular vectors are not in use.
         """
         trained, matches = self.metadata.base_dtype, set(self.matches.values())
         copy = f"shift {self.label!r} was trained on {self._trained_on}, of which this model is a copy in {self.dtype}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +185,13 @@ def test_pipelines_and_mappings_share_what_is_loaded() -> None:
     before = parameters(clip)
     spectra.unload(parts)
     assert any(id(p) != before[name][0] for name, p in clip.named_parameters())
+
+
+def test_a_model_that_is_dropped_with_its_shifts_is_freed() -> None:
+    model, _ = build("unet")
+    spectra.load(model, random_shift(model, "unet-ca", 1), "dog")
+    spectra.activate(model, "dog")
+    held = weakref.ref(model)
+    del model, _
+    gc.collect()
+    assert held() is None
