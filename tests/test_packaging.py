@@ -63,9 +63,10 @@ def test_the_wheel_holds_the_data(wheel: zipfile.ZipFile) -> None:
 
 def test_the_editable_install_exposes_spectra_alone(tmp_path: Path) -> None:
     code = (
-        "import importlib.util as u, spectra.kernels, spectra.cli, spectra.benchmarks\n"
-        "found = [n for n in ('kernels', 'cli', 'benchmarks', 'recipe') if u.find_spec(n)]\n"
-        "raise SystemExit(f'top-level: {found}' if found else 0)"
+        "from importlib.util import find_spec\n"
+        "missing = [n for n in ('kernels', 'cli', 'benchmarks') if not find_spec(f'spectra.{n}')]\n"
+        "found = [n for n in ('kernels', 'cli', 'benchmarks', 'recipe') if find_spec(n)]\n"
+        "raise SystemExit(f'missing: {missing}, top-level: {found}' if missing or found else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
