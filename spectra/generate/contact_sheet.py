@@ -36,35 +36,27 @@ def contact_sheet(sections: Sequence[Section]) -> Image.Image:
     """
     caption_font, heading_font = ImageFont.load_default(CAPTION), ImageFont.load_default(HEADING)
     columns = min(8, max(len(section.pictures) for section in sections))
-    pictures = [picture for section in sections for picture in section.pictures]
-    cell = max(CELL, *(min(max(picture.size), 512) for picture in pictures))
+    cell = max(CELL, *(min(max(picture.size), 512) for section in sections for picture in section.pictures))
     width = GAP + columns * (cell + GAP)
-
-    rows: list[tuple[int, Section, int, list[list[str]]]] = []  # where, what, first picture, wrapped captions
-    headings: list[tuple[int, list[str]]] = []
-    y = GAP
+    rows = sum(-(-len(section.pictures) // columns) for section in sections)
+    most = rows * (cell + LINES * (CAPTION + 3) + GAP) + len(sections) * (LINES * (HEADING + 4) + 2 * GAP) + GAP
+    sheet = Image.new("RGB", (width, most), "white")
+    pen, y = ImageDraw.Draw(sheet), GAP
     for section in sections:
-        if section.heading:
-            lines = wrap(section.heading, heading_font, width - 2 * GAP)
-            headings.append((y, lines))
-            y += len(lines) * (HEADING + 4) + GAP // 2
+        for line in wrap(section.heading, heading_font, width - 2 * GAP):
+            pen.text((GAP, y), line, "black", heading_font)
+            y += HEADING + 4
+        y += GAP // 2 if section.heading else 0
         for first in range(0, len(section.pictures), columns):
             captions = [wrap(text, caption_font, cell) for text in section.captions[first : first + columns]]
-            rows.append((y, section, first, captions))
-            y += cell + max((len(lines) for lines in captions), default=0) * (CAPTION + 3) + GAP
+            for column, picture in enumerate(section.pictures[first : first + columns]):
+                left = GAP + column * (cell + GAP)
+                sheet.paste(_sized(picture, cell), (left, y))
+                for number, line in enumerate(captions[column] if column < len(captions) else []):
+                    pen.text((left, y + cell + 2 + number * (CAPTION + 3)), line, "#444444", caption_font)
+            y += cell + max(map(len, captions), default=0) * (CAPTION + 3) + GAP
         y += GAP
-    sheet = Image.new("RGB", (width, y), "white")
-    pen = ImageDraw.Draw(sheet)
-    for top, lines in headings:
-        for number, line in enumerate(lines):
-            pen.text((GAP, top + number * (HEADING + 4)), line, "black", heading_font)
-    for top, section, first, captions in rows:
-        for column, picture in enumerate(section.pictures[first : first + columns]):
-            left = GAP + column * (cell + GAP)
-            sheet.paste(_sized(picture, cell), (left, top))
-            for number, line in enumerate(captions[column] if column < len(captions) else []):
-                pen.text((left, top + cell + 2 + number * (CAPTION + 3)), line, "#444444", caption_font)
-    return sheet
+    return sheet.crop((0, 0, width, y))
 
 
 def wrap(text: str, font: Font, width: int) -> list[str]:
