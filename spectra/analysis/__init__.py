@@ -1,1 +1,1 @@
-"""What shifts are and how they differ: one file, two, or a folder of thousands. Needs no torch."""
+"""Looking at shifts: one file, the difference of two, or a folder of thousands. Needs no torch."""

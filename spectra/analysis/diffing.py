@@ -1,4 +1,4 @@
-"""How far two shifts of one base are from each other, and where: exact, from vectors alone (docs/algebra.md, 5).
+"""Distances between shifts of one base, in all and by weight: exact, from vectors alone (docs/algebra.md, 5).
 
     ||Delta W_a - Delta W_b||_F = ||d_a - d_b||        d = ReLU(sigma + delta) - sigma
 
@@ -27,7 +27,7 @@ from spectra.shift.sigmas import Sigmas, read_sigmas, singular_value_change
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 Changes: TypeAlias = Mapping[str, Vector]
-"""By weight name, `d [r]`: what a shift adds to each singular value, or to each entry of a 1-D weight."""
+"""`d [r]` by weight name: what a shift adds to each singular value, or to each entry of a 1-D weight."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Correlation:
 
 
 def singular_value_changes(shift: SpectralShift, sigmas: Sigmas) -> dict[str, Vector]:
-    """What a shift adds to each singular value: `d = ReLU(sigma + delta) - sigma`, and `delta` where sigma is unknown.
+    """The change of each singular value: `d = ReLU(sigma + delta) - sigma`, and `delta` where sigma is unknown.
 
     Raises:
         MismatchError: a weight has another number of singular values than its delta.

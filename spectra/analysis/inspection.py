@@ -1,4 +1,4 @@
-"""What a shift holds, summed up by block and by kind of layer. Works on names and numbers alone: no model needed."""
+"""The deltas of a shift, summed up by block and by kind of layer. Needs no model."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _METADATA = b'{"__metadata__":'
 _LAST = re.compile(rb'"dtype":"(F32|F16)","shape":\[\d+\],"data_offsets":\[\d+,(\d+)\]\}\} *\Z')
 _SIZES: dict[bytes, tuple[int, Precision]] = {b"F32": (4, "float32"), b"F16": (2, "float16")}
 _WEIGHTWISE = ("fingerprints", "ndims", "rounded_float16", "rounded_bfloat16")
-"""What the metadata says of each weight, in this or a later version."""
+"""Entries of the metadata that hold something for each weight."""
 
 
 @dataclass(frozen=True)
@@ -57,35 +57,35 @@ class LibraryEntry:
 
     @property
     def content_hash(self) -> str:
-        """Of the whole file, as the file says: it is not computed here."""
+        """The content hash that the file states; it is not computed here."""
         return self.metadata.content_hash
 
     @property
     def prompt(self) -> str:
-        """The instance prompt that the shift was trained with; empty if the file tells none."""
+        """The instance prompt that the shift was trained with; empty if the file names none."""
         prompt = self.metadata.settings.get("prompt")
         return prompt if isinstance(prompt, str) else ""
 
     @property
     def method(self) -> str:
-        """How the shift was made from others; empty if the file tells nothing of the kind."""
+        """The method by which the shift was made from others; empty if the file names none."""
         recipe = self.metadata.recipe
         method = recipe.get("method") if isinstance(recipe, dict) else recipe
         return method if isinstance(method, str) else ""
 
     @property
     def origin(self) -> str:
-        """In a few words what the shift is: its prompt, else how it was made; empty if it tells neither."""
+        """The shift in a few words: its prompt, else how it was made; empty if the file tells neither."""
         return self.prompt or (f"({self.method})" if self.method else "")
 
 
 @dataclass(frozen=True)
 class Library:
-    """What some folders and files hold.
+    """The contents of some folders and files.
 
     Attributes:
-        entries: the shift files, by path.
-        others: how many files are none.
+        entries: the shift files, sorted by path.
+        others: number of files that are no shifts.
         damaged: why a shift file, or a folder, cannot be read, by path.
     """
 
@@ -141,7 +141,7 @@ def _walk(folder: Path, damaged: dict[Path, str]) -> Iterator[Path]:
 
 
 def read_entry(path: Path) -> LibraryEntry | None:
-    """What one file says of itself, or None if it is something else than a shift.
+    """The entry of one file, or None if it is something else than a shift.
 
     Raises:
         ShiftFileError: a shift that is damaged or of a later format, or a file that cannot be read.
@@ -203,7 +203,7 @@ def duplicates(entries: Iterable[LibraryEntry]) -> list[tuple[LibraryEntry, ...]
 def select(
     entries: Iterable[LibraryEntry], *, find: str = "", base: str = "", prompt: str = "", subset: str = ""
 ) -> tuple[LibraryEntry, ...]:
-    """Those that meet every condition; an empty one is none. Upper and lower case are the same.
+    """The entries that meet every condition that is not empty. Upper and lower case are the same.
 
     Args:
         entries: of a library.
@@ -212,33 +212,27 @@ def select(
         prompt: a part of the instance prompt or the class prompt.
         subset: what was trained, such as `unet-ca`; a pattern such as `unet*` will do.
     """
-    words = find.lower().split()
+    words, base, prompt, subset = find.lower().split(), base.lower(), prompt.lower(), subset.lower()
 
     def meets(entry: LibraryEntry) -> bool:
-        told = entry.metadata
+        metadata = entry.metadata
+        prompts = (str(value).lower() for key, value in metadata.settings.items() if "prompt" in key)
+        subsets = (item.strip() for item in metadata.subset.lower().split(","))
         return (
-            (not base or base.lower() in told.base.lower() or entry.base_fingerprint.startswith(base.lower()))
-            and (not prompt or any(prompt.lower() in text.lower() for text in _prompts(entry)))
-            and (not subset or any(fnmatch.fnmatch(item, subset.lower()) for item in _items(told.subset)))
-            and (not words or all(word in text for text in [_everything(entry)] for word in words))
+            (base in metadata.base.lower() or entry.base_fingerprint.startswith(base))
+            and (not prompt or any(prompt in text for text in prompts))
+            and (not subset or any(fnmatch.fnmatch(item, subset) for item in subsets))
+            and (not words or all(word in text for text in [_all_text(entry)] for word in words))
         )
 
     return tuple(entry for entry in entries if meets(entry))
 
 
-def _items(subset: str) -> list[str]:
-    return [item.strip().lower() for item in subset.split(",")]
-
-
-def _prompts(entry: LibraryEntry) -> list[str]:
-    return [value for key, value in entry.metadata.settings.items() if "prompt" in key and isinstance(value, str)]
-
-
-def _everything(entry: LibraryEntry) -> str:
-    told = entry.metadata
-    said = [dict(told.settings), dict(told.versions), told.recipe, list(told.parents)]
-    plain = [str(entry.path), told.base, entry.base_fingerprint, told.subset, told.licence, told.content_hash]
-    return "\n".join([*plain, json.dumps(said, ensure_ascii=False)]).lower()
+def _all_text(entry: LibraryEntry) -> str:
+    metadata = entry.metadata
+    described = [dict(metadata.settings), dict(metadata.versions), metadata.recipe, list(metadata.parents)]
+    plain = [entry.path, metadata.base, entry.base_fingerprint, metadata.subset, metadata.licence, entry.content_hash]
+    return "\n".join([*map(str, plain), json.dumps(described, ensure_ascii=False)]).lower()
 
 
 SORTS: Mapping[str, Any] = {
@@ -250,11 +244,11 @@ SORTS: Mapping[str, Any] = {
     "base": lambda entry: (entry.metadata.base, entry.base_fingerprint),
     "subset": lambda entry: entry.metadata.subset,
 }
-"""What entries can be sorted by: text from A to Z, the newest and the largest first."""
+"""Orders in which entries can be listed: text from A to Z, the newest and the largest first."""
 
 
 def sort_entries(entries: Iterable[LibraryEntry], by: str) -> tuple[LibraryEntry, ...]:
-    """The entries in the order of one of `SORTS`; equal ones by name.
+    """Sorts entries by one of `SORTS`; equal ones by name.
 
     Raises:
         InputError: it is none of them.

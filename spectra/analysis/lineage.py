@@ -1,4 +1,4 @@
-"""Who was made from whom: shifts name their parents by content hash, and so form a family."""
+"""Family trees of shifts, which name their parents by content hash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Branch:
     """One line of a family tree.
 
     Attributes:
-        depth: 0 for a shift that was made from no other; its children follow it, one deeper.
+        depth: generations above it in the tree, 0 for a shift that was made from no other; its children follow it.
         content_hash: of the shift.
         entries: the files that hold it; none for a parent that is not in the library.
         partners: content hashes of its other parents than the one it stands under.
@@ -40,18 +40,18 @@ def family(entries: Iterable[LibraryEntry], of: Iterable[LibraryEntry]) -> tuple
     """
     files, parents, children = _relations(entries)
     asked = [entry.content_hash for entry in of]
-    kept = _reach(asked, parents) | _reach(asked, children)
-    kept = {key for key in kept if parents.get(key) or children.get(key)}
-    below = {key: [child for child in children.get(key, ()) if child in kept] for key in kept}
+    related = _reach(asked, parents) | _reach(asked, children)
+    related = {key for key in related if parents.get(key) or children.get(key)}
+    below = {key: [child for child in children.get(key, ()) if child in related] for key in related}
 
     def place(key: str) -> str:
         return str(files[key][0].path) if key in files else f"~{key}"  # unknown ones last
 
     branches: list[Branch] = []
     seen: set[str] = set()
-    tops = sorted((key for key in kept if not parents.get(key)), key=place)
+    tops = sorted((key for key in related if not parents.get(key)), key=place)
     # What no top leads to claims to be its own ancestor; it is shown all the same.
-    for top in [*tops, *sorted(kept, key=place)]:
+    for top in [*tops, *sorted(related, key=place)]:
         stack = [] if top in seen else [(0, top, "")]
         while stack:
             depth, key, above = stack.pop()
@@ -86,7 +86,7 @@ def find_hash(entries: Iterable[LibraryEntry], named: str) -> str:
 
 
 def descendants(entries: Sequence[LibraryEntry], content_hash: str) -> tuple[LibraryEntry, ...]:
-    """Those that were made from the shift of this hash, at first hand or later."""
+    """The entries that were made from the shift of this hash, directly or through others."""
     found = _reach([content_hash], _relations(entries)[2]) - {content_hash}
     return tuple(entry for entry in entries if entry.content_hash in found)
 

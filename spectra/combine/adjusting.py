@@ -104,7 +104,7 @@ Step: TypeAlias = Only | Scale | Band | Soft | Keep
 
 @dataclass(frozen=True)
 class Effect:
-    """What one step did.
+    """The effect of one step.
 
     Attributes:
         step: which.

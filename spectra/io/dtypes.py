@@ -32,7 +32,7 @@ NAME_OF_CODE = {
 CODE_OF_NAME = {name: code for code, name in NAME_OF_CODE.items()}
 
 BYTES = {name: 8 if "64" in name else 4 if "32" in name else 2 if "16" in name else 1 for name in CODE_OF_NAME}
-"""Bytes of one value, by the dtype's name."""
+"""Size of one value in bytes, by the dtype's name."""
 
 
 @functools.cache

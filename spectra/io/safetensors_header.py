@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 from spectra.io.dtypes import BYTES, CODE_OF_NAME, NAME_OF_CODE
 
 LONGEST_HEADER = 100_000_000
-"""Bytes; safetensors itself refuses a longer one."""
+"""A limit in bytes; safetensors itself refuses a longer header."""
 
 
 class HeaderError(ValueError):
@@ -51,7 +51,7 @@ class StoredTensor(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """How many there are of its values."""
+        """Size of its values."""
         return self.stop - self.start
 
 

@@ -1,1 +1,1 @@
-"""What weights are called: patterns and subsets over names, and the paper's layers of a UNet."""
+"""Names of weights: subsets and patterns, blocks and kinds, and the paper's layers of a UNet."""

@@ -1,6 +1,6 @@
-"""Which weights are meant: the paper's subset names (its Table 1), and patterns over weight names.
+"""Sets of weights by name: the paper's subsets (its Table 1), and patterns.
 
-This works on names alone. A weight's name is `<component>.<module path>`; subsets that go by a weight's dimensions
+A weight's name is `<component>.<module path>`; subsets that go by a weight's dimensions
 need to be told them.
 """
 
@@ -81,7 +81,7 @@ SUBSETS: dict[str, Subset] = {
 
 
 def matcher(item: str) -> Callable[[str, str, int], bool]:
-    """Whether a weight, given as component, module path and number of dimensions, is meant by one subset or pattern.
+    """A function that tells whether one subset or pattern means a weight of a component, module path and dimensions.
 
     A pattern means whole names; the name of a block, such as `unet.up_blocks.1`, means all that is inside.
 
@@ -91,9 +91,9 @@ def matcher(item: str) -> Callable[[str, str, int], bool]:
     if item in SUBSETS:
         return SUBSETS[item].holds
     if "." not in item and "*" not in item:
-        near = difflib.get_close_matches(item, SUBSETS, n=1)
+        close = difflib.get_close_matches(item, SUBSETS, n=1)
         raise TargetError(
-            f"unknown target {item!r}{f', did you mean {near[0]!r}?' if near else ''}; expected one of "
+            f"unknown target {item!r}{f', did you mean {close[0]!r}?' if close else ''}; expected one of "
             f"{', '.join(SUBSETS)}, or a pattern such as 'unet.*attn2*'"
         )
     whole = re.compile(f"({fnmatch.translate(item)})|({re.escape(item)}\\..*)")
@@ -127,10 +127,10 @@ def matching(names: Iterable[str], pattern: str, ndims: Mapping[str, int] | None
             if holds(component, path, ndims.get(name, 0)):
                 chosen.append(name)
         if not chosen:
-            near = difflib.get_close_matches(item, known, n=1)
+            close = difflib.get_close_matches(item, known, n=1)
             raise TargetError(
                 f"{item!r} matches none of {len(known)} weights; "
-                + (f"the nearest is {near[0]!r}" if near else "patterns match whole names, such as 'unet.*attn2*'")
+                + (f"the nearest is {close[0]!r}" if close else "patterns match whole names, such as 'unet.*attn2*'")
             )
         found.update(chosen)
     return tuple(sorted(found))

@@ -3,7 +3,7 @@
 A layer is a residual block with the attention block behind it; its resolution is that of the latents it works on, at
 the size the family was made for. Residual blocks without attention, at the lowest resolution of Stable Diffusion,
 belong to the layer that follows them: so its middle block is (8, down, 0), as in the papers (P+, arXiv:2303.09522;
-SVDiff). Where the resolution above it has attention, it is called (resolution, mid, 0).
+SVDiff). Where the resolution above it has attention, its name is (resolution, mid, 0).
 
 Works on weight names alone; needs no torch.
 """
@@ -32,7 +32,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a family's UNet is made.
+    """The blocks of a family's UNet.
 
     Attributes:
         name: of the family.

@@ -1,4 +1,4 @@
-"""What a shift file says about itself, and how the strings of a safetensors header hold it."""
+"""The metadata of a shift, and the strings of a safetensors header that hold it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PACKED_VERSION = 2
 """The version of packed files (spectra.shift.packing), so that a reader that does not know them says so."""
 
 FINGERPRINT_DIGITS = 8
-"""Hex digits kept of each weight's fingerprint: 32 bits tell which layer is wrong, all of them whether the base is."""
+"""Digits of each weight's fingerprint in a file: 32 bits tell which layer is wrong, all of them whether the base is."""
 
 ROUNDED: tuple[Rounded, ...] = ("float16", "bfloat16")
 """The dtypes that bases are rounded to, in the order in which a copy is looked for."""
 
 ROUNDED_DIGITS = 4
-"""Hex digits kept of the fingerprint of each weight's rounded copies; only all of them together decide anything."""
+"""Digits of the fingerprints of each weight's rounded copies in a file; only all of them together decide anything."""
 
 _TEXT = ("base", "base_dtype", "reshape", "subset", "licence")
 _REQUIRED = ("format", "version", "base", "base_fingerprint", "base_dtype", "reshape", "fingerprints", "content_hash")
@@ -41,7 +41,7 @@ _OPTIONAL = (
 
 @dataclass(frozen=True)
 class ShiftMetadata:
-    """Where a shift comes from and what it fits.
+    """Origin of a shift, and the base that it fits.
 
     Attributes:
         base: id or path by which the base was named, for people; the fingerprints decide.

@@ -1,4 +1,4 @@
-"""What a shift that was made from others says of itself: what it fits, its parents, and how it was made."""
+"""The metadata of a shift that was made from others: what it fits, its parents, and how it was made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spectra.shift.metadata import JSON, ShiftMetadata
 
 
 class Ancestry:
-    """What the parents of one shift have in common, given one after the other; of each very little is kept.
+    """Gathers what the parents of one shift have in common; they are added one after the other.
 
     Attributes:
         lengths: floats of each delta, by weight name, where some parent gave them.
@@ -58,7 +58,7 @@ class Ancestry:
         self._hashes |= dict.fromkeys((parent.content_hash,) if parent.content_hash else parent.parents)
 
     def metadata(self, names: Iterable[str], recipe: JSON) -> ShiftMetadata:
-        """What the child says of itself.
+        """The metadata of the child.
 
         It fits what its parents fit; it keeps what they agree on (base, subset, licence), and of their training
         settings nothing, since it was not trained. A parent that was never in a file hands on its own parents.
@@ -89,7 +89,7 @@ class Ancestry:
 
 
 def recipe_reference(metadata: ShiftMetadata) -> dict[str, Any]:
-    """How a recipe names a shift: by its content hash, or by its own recipe if it was never in a file."""
+    """The entry of a shift in a recipe: its content hash, or its own recipe if it was never in a file."""
     if metadata.content_hash:
         return {"content_hash": metadata.content_hash}
     return {"recipe": metadata.recipe}

@@ -1,4 +1,4 @@
-"""How the command line names a shift with its scale: `FILE[:SCALE]`, or with several: `FILE:SCALE,SCALE`."""
+"""Shifts with their scales as the command line names them: `FILE[:SCALE]`, or `FILE:SCALE,SCALE`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def parse_shift(text: str) -> tuple[Path, float]:
 
 
 def parse_scales(text: str) -> tuple[Path, tuple[float, ...]]:
-    """The same of `FILE:SCALE,SCALE`: a path and its scales, at least one.
+    """`FILE:SCALE,SCALE` as a path and its scales, at least one.
 
     Raises:
         InputError: no such file, or a scale that is no finite number.

@@ -222,7 +222,7 @@ def derive(
 
 
 def check_same_base(shifts: Iterable[SpectralShift]) -> Ancestry:
-    """What shifts have in common, if they go together: where two of them share a weight, it must be the same.
+    """Checks that where shifts share a weight it is the same one; returns what they have in common.
 
     Raises:
         MismatchError: they are of different bases, or of one base in different precision.

@@ -1,4 +1,4 @@
-"""The header of a shift file: what it says about itself, read without its values (docs/file-format.md)."""
+"""The header of a shift file, read without its values (docs/file-format.md)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from spectra.shift.packing import arrays as packing
 from spectra.shift.shift import Precision
 
 SUFFIX = ".delta"
-"""What the key of every delta ends in."""
+"""The end of every delta's key."""
 
 
 @dataclass(frozen=True)
 class ShiftHeader:
-    """What a shift file says about itself, read without its values.
+    """A shift file without its values.
 
     Attributes:
         metadata: as `SpectralShift.metadata`.

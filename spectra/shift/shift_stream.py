@@ -19,7 +19,7 @@ from spectra.shift.shift_file import read_shift
 from spectra.shift.shift_header import SUFFIX, common_precision, open_shift_file, path_in_errors
 
 Layout: TypeAlias = dict[str, tuple[int, int]]
-"""By weight name, in the file's order: where its data start behind the header, and their number of floats."""
+"""Offset of the data behind the header, and number of floats, by weight name in the file's order."""
 
 Layouts: TypeAlias = dict[tuple[tuple[str, tuple[int, int]], ...], Layout]
 """Layouts that many files share, each under its items."""
@@ -89,7 +89,7 @@ def file_order(names: Iterable[str]) -> list[str]:
 
 
 def open_stream(path: Path, layouts: Layouts) -> tuple[ShiftMetadata, DeltaStream | SpectralShift]:
-    """What a file says about itself, and its deltas: a stream, or all of a packed file, which is decoded whole.
+    """The metadata of a file and its deltas: a stream, or all of a packed file, which is decoded whole.
 
     Args:
         path: of the file.

@@ -1,1 +1,1 @@
-"""What is known of one frozen weight: its singular values and vectors, its fingerprint, and the cache of both."""
+"""Singular values and vectors of frozen weights, their fingerprints, and the cache of both."""

@@ -1,4 +1,4 @@
-"""How a spectrum is computed: in float64, from the eigenvectors of the smaller Gram matrix (docs/algebra.md)."""
+"""Computes spectra in float64, from the eigenvectors of the smaller Gram matrix (docs/algebra.md)."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _exponent(w: Tensor, name: str) -> int:
 
 
 def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `a [r, m]`: left vectors `q [r, r]`, `sigma [r]`; right vectors `v [m, k]` of the k smallest directions."""
+    """Left vectors `q [r, r]` and `sigma [r]` of `a [r, m]`, and right vectors `v [m, k]` of the k smallest."""
     r, m = a.shape
     if m <= _PANEL:
         a = a.to(torch.float64)

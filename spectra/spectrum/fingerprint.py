@@ -1,4 +1,4 @@
-"""What identifies a frozen weight: a hash of its bytes and of how they are read.
+"""Fingerprints of frozen weights: a hash of the bytes and of how they are read.
 
 The same fingerprint addresses a spectrum in the cache and says in a shift file which base the shift belongs to.
 """

@@ -69,10 +69,10 @@ def is_square(shape: tuple[int, ...]) -> bool:
 
 
 def with_full_tail(spectrum: Spectrum, weight: Tensor) -> Spectrum:
-    """The same spectrum with the other side of every direction explicit."""
+    """A spectrum with the other side of every direction explicit, none left to follow from the weight."""
     w, head = matrix(weight.detach()).to(torch.float64), spectrum.head
     basis = spectrum.basis[:, :head].to(torch.float64)
     # In this order, a row for each direction, the product takes two thirds of the time of its transpose.
-    far = (basis.T @ (w if spectrum.side == "left" else w.T)).div_(spectrum.sigma[:head, None])
-    tail = torch.cat([far.to(spectrum.tail.dtype), spectrum.tail])
+    head_vectors = (basis.T @ (w if spectrum.side == "left" else w.T)).div_(spectrum.sigma[:head, None])
+    tail = torch.cat([head_vectors.to(spectrum.tail.dtype), spectrum.tail])
     return Spectrum(spectrum.side, spectrum.basis, spectrum.sigma, tail, spectrum.shape)

@@ -28,7 +28,7 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """What is known of one frozen weight. Made by `decompose`, kept by the cache, never changed.
+    """Singular values and vectors of one frozen weight. Made by `decompose`, stored by the cache, never changed.
 
     Attributes:
         side: which singular vectors `basis` holds.
@@ -64,11 +64,11 @@ class Spectrum:
 
     @property
     def bytes(self) -> int:
-        """Bytes of basis, sigma and tail."""
+        """Size of basis, sigma and tail in bytes."""
         return self.basis.nbytes + self.sigma.nbytes + self.tail.nbytes
 
     def to(self, device: torch.device | str) -> Spectrum:
-        """The same spectrum on another device."""
+        """A copy on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("basis", "sigma", "tail")}
         return replace(self, **moved)
 

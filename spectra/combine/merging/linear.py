@@ -14,7 +14,7 @@ def interpolate(deltas: Rows, weights: Row) -> Row:
     return weighted_sum(deltas, weights)
 
 
-@method("add", shares="each", usual=1.0, source="SVDiff, arXiv:2303.11305; task arithmetic, arXiv:2212.04089")
+@method("add", shares="each", default_weight=1.0, source="SVDiff, arXiv:2303.11305; task arithmetic, arXiv:2212.04089")
 def add(deltas: Rows, weights: Row) -> Row:
     """The sum; each weight is 1 if none is given."""
     return weighted_sum(deltas, weights)

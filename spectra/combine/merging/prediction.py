@@ -1,4 +1,4 @@
-"""What a merge does to its parents, coordinate by coordinate: how they interfere, and what the ReLU cuts off.
+"""Interference of the shifts of a merge, coordinate by coordinate, and what the ReLU cuts off of the result.
 
 A shift's contribution is `c_i = weight_i * scale_i * delta_i`. Counted per block:
 
@@ -48,7 +48,7 @@ class Tally:
         self.dots += np.sum(contributions * delta, axis=1)
 
     def add_clipping(self, alone: Rows, delta: Row, sigma: Row) -> None:
-        """What the ReLU cuts off of one weight: deltas of the shifts by themselves `[k, n]`, result and sigma `[n]`."""
+        """Counts what the ReLU cuts off of one weight: deltas of single shifts `[k, n]`, result and sigma `[n]`."""
         self.known += delta.size
         self.clipped += int(np.count_nonzero(delta < -sigma))
         self.clipped_alone += int(np.count_nonzero(alone.min(axis=0) < -sigma))
@@ -87,7 +87,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is known of a merge's result before any picture is drawn.
+    """Interference and clipping of a merge, known before any picture is drawn.
 
     Attributes:
         blocks: by name of the block, numbered ones in order.
@@ -105,7 +105,7 @@ class Prediction:
         return [float(dot / size) if size else None for dot, size in zip(self.total.dots, lengths, strict=True)]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The figures as JSON values."""
         return {
             "blocks": [tally.as_dict(name) for name, tally in self.blocks.items()],
             "total": self.total.as_dict("total"),

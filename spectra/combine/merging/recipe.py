@@ -73,7 +73,7 @@ class Recipe:
     seed: int | None = 0
 
     def as_dict(self, *, files: bool = False) -> dict[str, Any]:
-        """As JSON values; with the files' names if `files`."""
+        """The recipe as JSON values; with the files' names if `files`."""
         recipe: dict[str, Any] = {"method": self.method, **self.parameters, "seed": self.seed}
         recipe["weights"] = list(self.weights)
         recipe["shifts"] = [_parent(parent, files) for parent in self.parents]
@@ -81,7 +81,7 @@ class Recipe:
         return {key: value for key, value in recipe.items() if value not in ([], None)}
 
     def to_toml(self, folder: Path) -> str:
-        """As TOML, to be written into `folder`, from which its files are found again.
+        """The recipe as TOML, to be written into `folder`, from which its files are found again.
 
         Raises:
             InputError: a file whose name is not Unicode text.

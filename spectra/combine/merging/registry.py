@@ -1,4 +1,4 @@
-"""What a merging method is, and the table of all of them.
+"""The table of merging methods.
 
 A method is a function on the deltas of one weight, registered under a name:
 
@@ -42,7 +42,7 @@ class Method:
         source: its paper.
         shares: "alpha" takes two shifts and one number, the first one's share; "each" a weight for every shift;
             "none" finds the weights itself.
-        usual: the weight of a shift where none is given; None is one over their number.
+        default_weight: the weight of a shift where none is given; None is one over their number.
         parameters: names and defaults.
         random: whether it draws random numbers.
     """
@@ -51,7 +51,7 @@ class Method:
     function: Callable[..., Row]
     source: str
     shares: Shares
-    usual: float | None
+    default_weight: float | None
     parameters: Mapping[str, float]
     random: bool
 
@@ -82,8 +82,10 @@ class Method:
             return np.array([alpha, 1.0 - alpha])
         if len(given) not in (0, 1, count):
             raise InputError(f"expected one weight for each of {count} shifts, or one for all, got {len(given)}")
-        usual = 1.0 / count if self.usual is None else self.usual
-        return np.array(given if len(given) == count else [given[0] if given else usual] * count, dtype=np.float64)
+        if len(given) != count:
+            default = 1.0 / count if self.default_weight is None else self.default_weight
+            given = [given[0] if given else default] * count
+        return np.array(given, dtype=np.float64)
 
     def complete(self, given: Mapping[str, float]) -> dict[str, float]:
         """Every parameter, those not given at their defaults.
@@ -115,7 +117,7 @@ METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, *, shares: Shares, source: str, usual: float | None = None
+    name: str, *, shares: Shares, source: str, default_weight: float | None = None
 ) -> Callable[[Callable[..., Row]], Callable[..., Row]]:
     """Registers a function as a method (see the module's docstring)."""
 
@@ -126,7 +128,7 @@ def method(
             if parameter.kind is parameter.KEYWORD_ONLY
         }
         random = keywords.pop("random", None) is not None
-        METHODS[name] = Method(name, function, source, shares, usual, keywords, random)
+        METHODS[name] = Method(name, function, source, shares, default_weight, keywords, random)
         return function
 
     return register

@@ -1,4 +1,4 @@
-"""Where a merge takes its deltas from: shifts in memory, or files that are read piece by piece."""
+"""The deltas of the shifts of a merge, which are in memory, or in files that are read piece by piece."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class OpenedShifts:
 
 
 def _read(source: DeltaStream | SpectralShift, names: Sequence[str]) -> Iterator[tuple[str, npt.NDArray[np.floating]]]:
-    """Those of the named deltas that a shift has."""
+    """The named deltas, as far as a shift has them."""
     if isinstance(source, DeltaStream):
         return source.read(names)
     return ((name, source[name]) for name in names if name in source)

@@ -43,15 +43,15 @@ def della(deltas: Rows, weights: Row, *, density: float = 0.5, epsilon: float = 
     A value is kept with a probability that falls with its rank by |delta|, evenly, from `density + epsilon / 2` to
     `density - epsilon / 2`, and enlarged by one over that.
     """
-    kept = density + epsilon * (0.5 - (_ranks(deltas) + 0.5) / deltas.shape[1])
-    return _elected_mean(_dropped(deltas, kept, random), weights)
+    probabilities = density + epsilon * (0.5 - (_ranks(deltas) + 0.5) / deltas.shape[1])
+    return _elected_mean(_dropped(deltas, probabilities, random), weights)
 
 
 @method("breadcrumbs", shares="each", source="Model Breadcrumbs, arXiv:2312.06795")
 def breadcrumbs(deltas: Rows, weights: Row, *, density: float = 0.9, gamma: float = 0.01) -> Row:
     """Leaves out the share gamma of largest values and the smallest ones, sums by weight."""
-    kept = _largest(deltas, density + gamma) & ~_largest(deltas, gamma)
-    return weighted_sum(np.where(kept, deltas, 0.0), weights)
+    chosen = _largest(deltas, density + gamma) & ~_largest(deltas, gamma)
+    return weighted_sum(np.where(chosen, deltas, 0.0), weights)
 
 
 @method("sce", shares="none", source="FuseChat's SCE, arXiv:2408.07990")
@@ -77,13 +77,13 @@ def _elected_mean(deltas: Rows, weights: Row, elected: Row | None = None) -> Row
     return mean
 
 
-def _dropped(deltas: Rows, kept: float | Rows, random: Random) -> Rows:
-    """Each value kept with probability `kept`, and then divided by it, so that nothing changes on average."""
-    return np.where(random() < kept, deltas / kept, 0.0)
+def _dropped(deltas: Rows, probability: float | Rows, random: Random) -> Rows:
+    """Each value kept with that probability, and then divided by it, so that nothing changes on average."""
+    return np.where(random() < probability, deltas / probability, 0.0)
 
 
 def _largest(deltas: Rows, share: float) -> npt.NDArray[np.bool_]:
-    """Which values are among the largest of their row by |delta|: `share` of them, rounded, and those equal to one."""
+    """True for the largest values of each row by |delta|: `share` of them, rounded, and values equal to one of them."""
     size = np.abs(deltas)
     number = min(deltas.shape[1], int(share * deltas.shape[1] + 0.5))
     if number == 0:

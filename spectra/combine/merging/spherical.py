@@ -89,5 +89,5 @@ def _unit(vector: Row) -> tuple[Row, float]:
 
 
 def _angle(a: Row, b: Row) -> float:
-    """Between two unit vectors; accurate for small ones too, where the arc cosine is not (Kahan)."""
+    """The angle between two unit vectors; accurate for small ones too, where the arc cosine is not (Kahan)."""
     return 2.0 * math.atan2(math.sqrt(float(np.sum(np.square(a - b)))), math.sqrt(float(np.sum(np.square(a + b)))))

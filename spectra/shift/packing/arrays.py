@@ -82,7 +82,7 @@ def pack(shift: SpectralShift, error: float) -> tuple[dict[str, str], Arrays]:
 
 
 def _derived(shift: SpectralShift, error: float, errors: dict[str, JSON]) -> ShiftMetadata:
-    """What the packed shift says: all that the shift says, and that it was made from it."""
+    """The metadata of the packed shift: that of the shift, and that it was made from it."""
     metadata = shift.metadata
     recipe: dict[str, JSON] = {"method": "pack", "error": error, "errors": errors}
     if metadata.recipe is not None:
@@ -121,7 +121,7 @@ def check_array(key: str, code: str, shape: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True)
 class Description:
-    """What a packed file says without its values: metadata, and each weight's length and class, in name order."""
+    """A packed file without its values: metadata, and each weight's length and class, in name order."""
 
     metadata: ShiftMetadata
     lengths: Mapping[str, int]

@@ -30,7 +30,7 @@ After twice the patience what tokens cost is left out: it can lead a handful of 
 """
 
 _SQUARED_ERROR = 0.26
-"""Of the trellis at high rates, in squared steps."""
+"""Mean error of the trellis at high rates, in squared steps."""
 
 _UNSEEN = 0.05
 """A token that has not occurred costs as much as if it had, this often."""
@@ -60,7 +60,7 @@ class Quantised:
 
 
 def lane_count(values: int) -> int:
-    """How many sequences so many values make: many decode fast, each costs two or three bytes."""
+    """Number of sequences that `values` make: many decode fast, each costs two or three bytes."""
     return min(max(values // _SHORTEST_LANE, 1), _LANES)
 
 
@@ -124,7 +124,7 @@ def _scales(rms: Floats, steps: Floats) -> Integers:
 
 
 def count_tokens(k: Integers, odd: Integers, scale: Integers, scales: int) -> Integers:
-    """How often each token occurs, `[scales, 2, tokens]`: by the scale of its weight and the trellis' state."""
+    """Occurrences of each token, `[scales, 2, tokens]`: by the scale of its weight and the trellis' state."""
     tokens, _ = to_tokens(k)
     width = int(tokens.max(initial=0)) + 1
     flat = np.bincount((2 * scale + odd) * width + tokens, minlength=2 * scales * width)
@@ -132,7 +132,7 @@ def count_tokens(k: Integers, odd: Integers, scale: Integers, scales: int) -> In
 
 
 def _rate(counts: Integers, scale: Integers) -> Rate:
-    """What a number costs if tokens are as frequent as they were in the search before."""
+    """The bits that a number costs if tokens are as frequent as they were in the search before."""
     weighed = counts + _UNSEEN
     bits = np.log2(weighed.sum(2, keepdims=True)) - np.log2(weighed)
 

@@ -16,7 +16,7 @@ HIGHEST = 44
 """Octaves: the largest number is below 2**45."""
 
 COUNT = _DIRECT + _PER_OCTAVE * (HIGHEST - _FIRST_OCTAVE + 1)
-"""How many tokens there can be."""
+"""The number of tokens."""
 
 
 def to_tokens(k: Integers) -> tuple[Integers, Integers]:
@@ -34,7 +34,7 @@ def to_tokens(k: Integers) -> tuple[Integers, Integers]:
 
 
 def widths(tokens: Integers) -> Integers:
-    """How many bits are stored below each token."""
+    """The number of bits stored below each token."""
     return np.where(tokens < _DIRECT, 0, (tokens - _DIRECT) // _PER_OCTAVE + 1)
 
 

@@ -43,7 +43,7 @@ class DamagedEntryError(Exception):
 
 @dataclass(frozen=True)
 class EntryHeader:
-    """What an entry says about itself; nothing is verified yet but its structure.
+    """The header of an entry, of which nothing is verified yet but the structure.
 
     Attributes:
         fingerprint: of the weight.

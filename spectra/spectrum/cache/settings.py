@@ -1,4 +1,4 @@
-"""Where the spectrum cache lies and how large it may grow, as the environment says."""
+"""Folder and size limit of the spectrum cache, as the environment says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FOLDER_VARIABLE = "SPECTRA_CACHE"
 LIMIT_VARIABLE = "SPECTRA_CACHE_LIMIT"
 
 DEFAULT_LIMIT = 40 * 10**9
-"""Bytes. The spectra of FLUX.1 take about 19 GB, of SDXL 4.4 GB, of Stable Diffusion 1.5 0.9 GB."""
+"""40 GB. The spectra of FLUX.1 take about 19 GB, of SDXL 4.4 GB, of Stable Diffusion 1.5 0.9 GB."""
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -28,7 +28,7 @@ def default_root() -> Path:
 
 
 def prior_root() -> Path:
-    """Where class pictures are kept: a folder of the cache's, since they too can be made again."""
+    """The folder of class pictures, inside the cache's, since they too can be made again."""
     return default_root() / "prior"
 
 
@@ -43,7 +43,7 @@ def default_limit() -> int:
 
 
 def parse_size(text: str, *, what: str = "size") -> int:
-    """Bytes of a size such as `20GB`, `500 MiB`, `1.5G` or `1000`.
+    """The bytes of a size such as `20GB`, `500 MiB`, `1.5G` or `1000`.
 
     Raises:
         InputError: it is no size.

@@ -123,7 +123,7 @@ class SpectrumCache:
         *,
         device: Device = None,
     ) -> dict[str, T]:
-        """What `use(name, weight, spectrum)` returns for each weight, by name; nothing else is kept.
+        """Results of `use(name, weight, spectrum)` for each weight, by name; nothing else stays in memory.
 
         Several weights are in work at once, in threads. A mapping that reads each tensor when it is asked for makes
         this a walk over a model at bounded memory.
@@ -193,7 +193,7 @@ class SpectrumCache:
         return self._read(matches[0], read) if len(matches) == 1 else None
 
     def _read(self, path: Path, read: Callable[[Path], T]) -> T | None:
-        """What `read` makes of an entry's file; None if there is none, or it was damaged and has been set aside."""
+        """An entry's file, read; None if there is none, or it was damaged and has been set aside."""
         try:
             found = read(path)
         except FileNotFoundError:

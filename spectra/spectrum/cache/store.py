@@ -57,7 +57,7 @@ class CacheEntry:
 
 @dataclass(frozen=True)
 class VerifiedEntries:
-    """What `verify` found: entries read, bytes of the sound ones, and the damaged ones, now set aside, with reasons."""
+    """Result of `verify`: entries read, bytes of the sound ones, and the damaged ones, now set aside, with reasons."""
 
     checked: int
     size: int
@@ -66,7 +66,7 @@ class VerifiedEntries:
 
 @dataclass(frozen=True)
 class RemovedEntries:
-    """What `gc` did: files and bytes removed, entries and bytes kept."""
+    """Result of `gc`: files and bytes removed, entries and bytes left."""
 
     removed: int
     freed: int

@@ -18,7 +18,7 @@ class CacheWarning(UserWarning):
 
 @dataclass
 class Usage:
-    """What a cache object has done so far.
+    """Counts of what a cache object has done.
 
     Attributes:
         hits: spectra that were found.
@@ -47,6 +47,6 @@ class Usage:
             self.bytes += spectrum.bytes
 
     def since(self, before: Usage) -> Usage:
-        """What was done after this object was like `before`."""
+        """The counts since this object was like `before`."""
         counts = (field.name for field in fields(self) if field.name != "_lock")
         return Usage(**{name: getattr(self, name) - getattr(before, name) for name in counts})
