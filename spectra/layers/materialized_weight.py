@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from spectra import kernels
 from spectra.layers.singular_vectors import SingularVectors
 from spectra.spectrum.shifted_weight import shifted_matrix
 from spectra.spectrum.spectrum import has_no_values, matrix
@@ -64,12 +65,9 @@ def materialize(
     """
     head, side, sigma = vectors.head, vectors.spectrum.side, vectors.sigma
     basis, left, right = vectors.of(weight.dtype)
-    w, wide = matrix(weight).to(sigma.dtype), basis.to(sigma.dtype)
-    shifted = (
-        shifted_matrix(w, (wide, left.to(sigma.dtype), right.to(sigma.dtype)), sigma, d, side)
-        .reshape(weight.shape)
-        .to(weight.dtype)
-    )
+    dtype = kernels.product_dtype(weight.device, weight.dtype)
+    w, q, u, v = (each.to(dtype) for each in (matrix(weight), basis, left, right))
+    shifted = shifted_matrix(w, (q, u, v), sigma, d, side).reshape(weight.shape).to(weight.dtype)
     s, explicit = sigma[:head] + d[:head], torch.arange(head, len(sigma), device=d.device)
     if not learns:
         return MaterializedWeight(shifted, s, explicit[:0], left[:, :0], right[:, :0])
@@ -77,8 +75,8 @@ def materialize(
         low = (s > 0) & (s <= _threshold(sigma))
         lowest = torch.where(low, s, torch.inf).topk(_count(low, expected), largest=False).indices
         picked = low.index_select(0, lowest)
-        stored = wide.index_select(1, lowest)
-        other = ((w.T if side == "left" else w) @ stored) / sigma.index_select(0, lowest)
+        stored = basis.index_select(1, lowest).to(sigma.dtype)
+        other = ((w.T if side == "left" else w).to(sigma.dtype) @ stored) / sigma.index_select(0, lowest)
         stored = stored * picked  # the others have their gradient by `s`
         more = (stored, other) if side == "left" else (other, stored)
         left, right = (torch.cat([new.to(old.dtype), old], 1) for new, old in zip(more, (left, right), strict=True))

@@ -55,7 +55,7 @@ def shifted_matrix(w: Tensor, vectors: tuple[Tensor, Tensor, Tensor], sigma: Ten
         return w
     # The long side takes d: its gradient is then summed over that side pairwise, not in one long product.
     d = d[..., None, head:]
-    return w + (left @ (right * d).mT if on_rows else (left * d) @ right.T)
+    return w + (left @ (right * d).to(w.dtype).mT if on_rows else (left * d).to(w.dtype) @ right.T)
 
 
 def shifted_vector(weight: Tensor, delta: Tensor) -> Tensor:
