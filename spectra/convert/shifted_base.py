@@ -26,8 +26,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class WeightChange:
-    """What a shift does to a weight of `shape`: `d`, float64, is the change of each singular value, or of each entry
-    where it has one dimension.
+    """What a shift does to a weight of `shape`.
+
+    `d`, float64, is the change of each singular value `[r]`, or of each entry `[n]` where it has one dimension.
     """
 
     d: npt.NDArray[np.float64]

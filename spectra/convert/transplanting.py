@@ -6,6 +6,7 @@ the old base's files are needed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,11 +127,9 @@ def _change_on(old: ShiftedBase, name: str, delta: Tensor, cache: SpectrumCache)
 
 def _named_base(name: str, label: str) -> BaseLocation:
     """The base that a shift names as the one that it was trained on."""
-    try:
+    with contextlib.suppress(BaseError):
         if name:
             return find_base(name)
-    except BaseError:
-        pass
     raise BaseError(
         f"shift {label!r} was trained on {name or 'an unnamed base'}, which is not there; its weights are needed "
         "(the cache keeps one side of each spectrum only): give that base with --from"
