@@ -1,17 +1,19 @@
 """FLOPs of one training step of each method, as a multiple of the frozen base's forward and backward.
 
 Counted by `torch.utils.flop_counter` on the meta device: matrix products, convolutions and attention, a multiplication
-and an addition each. Attention is counted as its plain products, the same for all methods. Passes over vectors, the
-optimizer's step, and what a model's first step makes once and for all are not counted. A step is one forward and one
-backward, so what a method makes once per optimizer step counts in full. Spectra's plans, and with them its count, are
-those of the setting `device`: "cuda", a data-centre GPU, or "cpu", where memory is worth less.
+and an addition each. Attention is fused, and counted as its plain products: two forth and four back. Passes over
+vectors, the optimizer's step, and what a model's first step makes once and for all are not counted. A step is one
+forward and one backward, so what a method makes once per optimizer step counts in full. Spectra's plans, and with them
+its count, are those of the setting `device`: "cuda", a data-centre GPU, or "cpu", where memory is worth less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.memory import fused_attention
 from spectra.benchmarks.methods import METHODS, VARIANTS, Method, prepare
 from spectra.benchmarks.models import MODELS, denoiser
 
@@ -21,16 +23,32 @@ _ASKED = {("sd15", 512, 1): 1.30, ("sd15", 512, 2): 1.25, ("sd15", 512, 8): 1.20
 
 def count(method: Method) -> tuple[int, int]:
     """FLOPs of the forward and of the backward of one step."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    aten = torch.ops.aten
+    fused = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    }
     method.settle()
-    # The CPU's fused attention is unknown to the counter.
-    with FlopCounterMode(display=False) as forward, sdpa_kernel(SDPBackend.MATH):
-        loss = method.forward()
-    with FlopCounterMode(display=False) as backward:
-        loss.backward()
+    with fused_attention(method):
+        with FlopCounterMode(display=False, custom_mapping=fused) as forward:
+            loss = method.forward()
+        with FlopCounterMode(display=False, custom_mapping=fused) as backward:
+            loss.backward()
     return forward.get_total_flops(), backward.get_total_flops()
+
+
+def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
+    """Two products, of shapes `[batch, heads, tokens, channels]`."""
+    batch, heads, tokens, channels = query
+    return 2 * batch * heads * tokens * key[2] * (channels + value[3])
+
+
+def _attention_backward(grad: object, *shapes: Any, **__: object) -> int:
+    """Four products; that fused attention makes its scores once more is no work of the formula's."""
+    return 2 * _attention(*shapes[:3])
 
 
 def _count(bench: Bench, name: str) -> Row:

@@ -36,6 +36,7 @@ MODULES: Mapping[str, str] = {
     "editing": "spectra.benchmarks.editing",
     "flops": "spectra.benchmarks.flops",
     "memory": "spectra.benchmarks.memory",
+    "plans": "spectra.benchmarks.plans",
     "step": "spectra.benchmarks.step",
     "samples": "spectra.benchmarks.samples",
     "roofline": "spectra.benchmarks.roofline",

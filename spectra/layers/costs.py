@@ -87,9 +87,18 @@ def wants_other_side(work: Work) -> bool:
     """Whether a layer that keeps one side should keep the other too: fewer flops, for numbers that are read."""
     if not (work.head and work.learns and work.encode):
         return False
-    both = work._replace(head=0, tail=work.r, near_zero=0)
-    numbers = work.m * work.head * (1 if work.pointwise and work.r == work.m else LONG_SIDE_FACTOR)
-    return price(cheapest(both), both) + work.balance * numbers < price(cheapest(work), work)
+    both = with_other_side(work)
+    return price(cheapest(both), both) + other_side_price(work) < price(cheapest(work), work)
+
+
+def with_other_side(work: Work) -> Work:
+    """The same work where both sides of all directions are kept."""
+    return work._replace(basis_at=None, rows=work.bottleneck_rows, head=0, tail=work.r, near_zero=0)
+
+
+def other_side_price(work: Work) -> int:
+    """What keeping the other side is worth in flops."""
+    return work.balance * work.m * work.head * (1 if work.pointwise and work.r == work.m else LONG_SIDE_FACTOR)
 
 
 def price(plan: Plan, work: Work) -> int:
