@@ -71,8 +71,8 @@ def _prepare(folder: Path, seed: int) -> Path:
 
     from spectra.bases.weight_files import base_weights
     from spectra.compatibility.base_check import delta_length
-    from spectra.shift.metadata import FINGERPRINT_DIGITS
-    from spectra.shift.shift import ShiftMetadata, SpectralShift
+    from spectra.shift.metadata import FINGERPRINT_DIGITS, ShiftMetadata
+    from spectra.shift.shift import SpectralShift
     from spectra.shift.shift_file import write_shift
     from spectra.spectrum.fingerprint import fingerprint
 

@@ -19,7 +19,8 @@ from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 if TYPE_CHECKING:
     import torch
 
-    from spectra.shift.shift import ShiftMetadata, SpectralShift
+    from spectra.shift.metadata import ShiftMetadata
+    from spectra.shift.shift import SpectralShift
 
 PAPER: Mapping[str, tuple[int, int, float]] = {
     "UNet": (391, 322_856, 1404),

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from spectra.convert.svdiff.conversion import export_svdiff, import_svdiff
     from spectra.convert.transplanting import transplant
     from spectra.errors import SpectraError
-    from spectra.shift.shift import ShiftMetadata, SpectralShift
+    from spectra.shift.metadata import ShiftMetadata
+    from spectra.shift.shift import SpectralShift
     from spectra.shift.shift_file import read_shift, write_shift
     from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
     from spectra.spectrum.decomposition import decompose
@@ -80,7 +81,7 @@ _HOME = {
     "SpectrumCache": "spectrum.cache.spectrum_cache",
     "default_cache": "spectrum.cache.spectrum_cache",
     "SpectraError": "errors",
-    "ShiftMetadata": "shift.shift",
+    "ShiftMetadata": "shift.metadata",
     "SpectralShift": "shift.shift",
     "read_shift": "shift.shift_file",
     "write_shift": "shift.shift_file",

@@ -43,12 +43,7 @@ def total(shift: SpectralShift) -> DeltaSummary:
 
 
 def by_group(shift: SpectralShift, group_of: Callable[[str], str]) -> tuple[DeltaSummary, ...]:
-    """One summary per group of weights, numbered blocks in numerical order.
-
-    Args:
-        shift: whose deltas are summed up.
-        group_of: gives a weight's group by its name: `block_of` or `kind_of`.
-    """
+    """One summary per group of weights (`block_of` or `kind_of` their names), groups in natural order."""
     groups = grouped(shift, group_of)
     return tuple(_summary(group, [shift[name] for name in names]) for group, names in groups.items())
 

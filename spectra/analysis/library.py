@@ -37,10 +37,8 @@ class LibraryEntry:
     """One shift file of a library.
 
     Attributes:
-        path: of the file.
         bytes: its size.
         changed: when the file was last written, in seconds since the epoch.
-        precision: of the values.
         weights, floats: how many deltas it holds, and how many numbers in them.
         base_fingerprint: 16 hex digits, one name for all the weights that it fits.
         metadata: as `SpectralShift.metadata`, without what it says of each weight (such as `fingerprints`).
@@ -96,10 +94,6 @@ class Library:
 
 def scan(paths: Iterable[str | os.PathLike[str]], progress: Progress = SILENT) -> Library:
     """Every shift file among `paths` and in their folders, however deep; hidden files and folders are passed over.
-
-    Args:
-        paths: files and folders.
-        progress: told of each file.
 
     Raises:
         InputError: a path that does not exist.

@@ -27,15 +27,7 @@ class HeaderError(ValueError):
 
 
 class StoredTensor(NamedTuple):
-    """One tensor of a file, as the header describes it.
-
-    Attributes:
-        path: of the file.
-        key: in it.
-        code: of the dtype, such as "F16".
-        shape: as it is stored.
-        start, stop: its first byte in the file, and the one after its last.
-    """
+    """One tensor of a file: the code of its dtype ("F16"), its first byte in the file and the one after its last."""
 
     path: Path
     key: str
@@ -57,14 +49,7 @@ class StoredTensor(NamedTuple):
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a file.
-
-    Attributes:
-        metadata: its strings.
-        tensors: by key, in the header's order.
-        data_start: the byte of the file at which the first tensor's values start.
-        file_bytes: size of the file.
-    """
+    """The header of a file: its strings, its tensors by key, where their values start, and the file's size in bytes."""
 
     metadata: Mapping[str, str]
     tensors: Mapping[str, StoredTensor]
@@ -85,15 +70,10 @@ def read_header(path: Path) -> Header:
 
 
 def read_header_text(stream: BinaryIO, size: int, longest: int = LONGEST_HEADER) -> bytes:
-    """The JSON of a header, unparsed.
-
-    Args:
-        stream: at the start of the file.
-        size: bytes of the file.
-        longest: bytes that a header may have.
+    """The JSON of the header at the start of a stream, unparsed, of at most `longest` bytes.
 
     Raises:
-        HeaderError: the file is too short, or states a length that cannot be.
+        HeaderError: the file of `size` bytes is too short, or states a length that cannot be.
     """
     length = int.from_bytes(stream.read(8), "little")
     if not 2 <= length <= min(size - 8, longest):

@@ -44,8 +44,7 @@ def read_rows(stored: StoredTensor, spans: Spans = ()) -> Tensor:
     """
     import torch
 
-    per_row = _row_bytes(stored)
-    places = [(start * per_row, stop * per_row) for start, stop in spans] or [(0, stored.bytes)]
+    places = _byte_spans(stored, spans)
     data = torch.empty(sum(stop - start for start, stop in places), dtype=torch.uint8)
     buffer, filled = data.numpy().data, 0
     try:
@@ -84,11 +83,7 @@ def create_file(
 
 
 def write_rows(stored: StoredTensor, tensor: Tensor, spans: Spans = ()) -> None:
-    """Overwrites the tensor, or some of its rows, in the file; the counterpart of `read_rows`.
-
-    Args:
-        tensor: what `read_rows` would return, in the stored dtype and shape.
-    """
+    """Overwrites the tensor, or some of its rows, in the file, with what `read_rows` would return."""
     import torch
 
     rows = sum(stop - start for start, stop in spans) if spans else stored.shape[:1]
@@ -97,14 +92,14 @@ def write_rows(stored: StoredTensor, tensor: Tensor, spans: Spans = ()) -> None:
     data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
     if not spans and len(data) != stored.bytes:
         raise ValueError(f"{stored.key}: expected {stored.bytes} bytes, got {len(data)}")
-    per_row, written = _row_bytes(stored), 0
+    written = 0
     with stored.path.open("r+b") as stream:
-        for start, stop in spans or [(0, stored.bytes)]:
-            start, stop = (start * per_row, stop * per_row) if spans else (start, stop)
+        for start, stop in _byte_spans(stored, spans):
             stream.seek(stored.start + start)
             stream.write(data[written : written + stop - start])
             written += stop - start
 
 
-def _row_bytes(stored: StoredTensor) -> int:
-    return math.prod(stored.shape[1:]) * BYTES[stored.dtype]
+def _byte_spans(stored: StoredTensor, spans: Spans) -> list[tuple[int, int]]:
+    per_row = math.prod(stored.shape[1:]) * BYTES[stored.dtype]
+    return [(start * per_row, stop * per_row) for start, stop in spans] or [(0, stored.bytes)]

@@ -49,12 +49,7 @@ def natural_order(names: Iterable[str]) -> list[str]:
 
 
 def grouped(names: Iterable[str], group_of: Callable[[str], str]) -> dict[str, list[str]]:
-    """Weight names by group, the groups in natural order.
-
-    Args:
-        names: of weights.
-        group_of: gives a weight's group: `block_of` or `kind_of`.
-    """
+    """Weight names by their group (`block_of` or `kind_of`), the groups in natural order."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(group_of(name), []).append(name)

@@ -24,17 +24,6 @@ from spectra.shift.metadata import FINGERPRINT_DIGITS, JSON, ShiftMetadata
 from spectra.shift.provenance import Ancestry, recipe_reference, sum_recipe
 from spectra.shift.sums import inner_product, scaled_sum
 
-__all__ = [
-    "Delta",
-    "Precision",
-    "ShiftMetadata",
-    "SpectralShift",
-    "check_finite",
-    "check_same_base",
-    "combine",
-    "derive",
-]
-
 Delta: TypeAlias = npt.NDArray[np.float32]
 Precision: TypeAlias = Literal["float32", "float16", "packed"]
 

@@ -24,14 +24,7 @@ SUFFIX = ".delta"
 
 @dataclass(frozen=True)
 class ShiftHeader:
-    """A shift file without its values.
-
-    Attributes:
-        metadata: as `SpectralShift.metadata`.
-        lengths: floats of each delta, by weight name.
-        precision: of the values.
-        bytes: size of the file.
-    """
+    """A shift file without its values: `lengths` are floats of each delta by weight name, `bytes` the file's size."""
 
     metadata: ShiftMetadata
     lengths: Mapping[str, int]

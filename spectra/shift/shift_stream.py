@@ -52,11 +52,10 @@ class DeltaStream:
         return {name: floats for name, (_, floats) in self.layout.items()}
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, npt.NDArray[np.floating]]]:
-        """The next deltas, with their names: all of those that the file has, and that lie between `names`.
+        """The next deltas of the file, with their names.
 
         Args:
-            names: in the order of their keys (`file_order`), after those that were read before. None of the file's
-                may be passed over.
+            names: in `file_order`, after those that were read before. None of the file's may be passed over.
 
         Raises:
             ShiftFileError: the file is gone or shorter than it was.

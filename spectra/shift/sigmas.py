@@ -27,7 +27,7 @@ def singular_value_change(sigma: Vector, delta: npt.NDArray[np.floating]) -> Vec
 def read_sigmas(
     metadata: ShiftMetadata, names: Iterable[str] | None = None, *, cache: SpectrumCache | None = None
 ) -> Sigmas:
-    """The singular values of those weights whose spectrum is in the cache.
+    """The singular values of a shift's weights, as far as their spectra are in the cache.
 
     Args:
         metadata: of the shift.

@@ -85,8 +85,8 @@ def matrix(weight: Tensor) -> Tensor:
 def other_side(weight: Tensor, spectrum: Spectrum, directions: Tensor | None = None) -> Tensor:
     """The other side's singular vectors: float64 `[r, m]`, on the weight's device.
 
-    `V^T` where the spectrum keeps `U`, `U^T` where it keeps `V`. The head follows from the weight, as
-    `diag(1/sigma) Q^T W`; the tail was kept. With `basis`, `sigma` and this, `W = U diag(sigma) V^T`.
+    They are `V^T` where the spectrum stores `U`, and `U^T` where it stores `V`. The head follows from the weight, as
+    `diag(1/sigma) Q^T W`; the tail is stored.
 
     Args:
         weight: that the spectrum belongs to, of any shape of two or more dimensions.
@@ -94,9 +94,7 @@ def other_side(weight: Tensor, spectrum: Spectrum, directions: Tensor | None = N
     """
     w = matrix(weight.detach()).to(torch.float64)
     a = w if spectrum.side == "left" else w.T
-    if directions is None:
-        directions = torch.arange(spectrum.rank)
-    chosen = directions.to(a.device)
+    chosen = (torch.arange(spectrum.rank) if directions is None else directions).to(a.device)
     in_head = chosen < spectrum.head
     found = a.new_empty(len(chosen), a.shape[1])
     head = chosen[in_head]

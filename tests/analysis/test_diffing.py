@@ -18,7 +18,8 @@ from spectra.analysis.diffing import (
 )
 from spectra.errors import MismatchError
 from spectra.naming.blocks import block_of
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import SpectralShift
 
 A, B, NORM = "unet.down_blocks.0.a", "unet.down_blocks.0.b", "unet.down_blocks.10.norm"
 

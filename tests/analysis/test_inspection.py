@@ -7,7 +7,8 @@ import pytest
 
 from spectra.analysis.inspection import by_group, by_weight, total
 from spectra.naming.blocks import block_of, kind_of
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import SpectralShift
 
 UNET = "unet.down_blocks.1.attentions.0."
 

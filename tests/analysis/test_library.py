@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 
 from spectra.analysis.library import SORTS, duplicates, read_entry, scan, select, sort_entries
 from spectra.errors import InputError, ShiftFileError
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
 from spectra.shift.shift_header import read_shift_header
 

@@ -10,7 +10,8 @@ import pytest
 from spectra.analysis.library import LibraryEntry, scan
 from spectra.analysis.lineage import descendants, family, find_hash
 from spectra.errors import InputError, ShiftFileError
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
 
 

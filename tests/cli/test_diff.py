@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import write_shift
 from spectra.spectrum.cache.spectrum_cache import default_cache
 

@@ -16,7 +16,8 @@ import pytest
 from spectra.analysis.library import SORTS
 from spectra.cli.inspect import Sort
 from spectra.cli.tables import folded, short_names
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
 
 NAMES = ("unet.conv_in", "unet.conv_norm_out", "unet.mid_block.attentions.0.proj_in")

@@ -12,7 +12,8 @@ import pytest
 
 from spectra.combine.mixing import mix
 from spectra.errors import MismatchError, TargetError
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
 
 BLOCKS = ("down_blocks.1.attentions.0", "down_blocks.2.attentions.0", "mid_block.attentions.0",

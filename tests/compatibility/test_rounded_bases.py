@@ -18,7 +18,8 @@ from spectra.adapters.matching import check_base, original_spectra
 from spectra.compatibility.rounded_bases import Fingerprints, cast
 from spectra.errors import MismatchError, RoundedCopyWarning
 from spectra.families import targets
-from spectra.shift.shift import ShiftMetadata, SpectralShift, derive
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import SpectralShift, derive
 from spectra.shift.shift_file import read_shift, write_shift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 from spectra.spectrum.shifted_weight import shifted_weight

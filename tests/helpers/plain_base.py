@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spectra.compatibility.base_check import delta_length
-from spectra.shift.metadata import FINGERPRINT_DIGITS
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.metadata import FINGERPRINT_DIGITS, ShiftMetadata
+from spectra.shift.shift import SpectralShift
 from spectra.spectrum.fingerprint import fingerprint
 
 SHAPES = {

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from spectra.shift.shift import Precision, ShiftMetadata, SpectralShift
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import Precision, SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
 
 LENGTHS = {

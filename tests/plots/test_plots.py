@@ -18,7 +18,8 @@ from spectra.plots import blocks, style
 from spectra.plots.correlation import check_count, draw_correlation
 from spectra.plots.difference import draw_difference
 from spectra.plots.shift import draw_shift, most_moved
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import SpectralShift
 
 NAMES = (
     "text_encoder.encoder.layers.0.mlp.fc1",

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from spectra.errors import MismatchError
-from spectra.shift.shift import ShiftMetadata, SpectralShift, derive
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import SpectralShift, derive
 
 
 def shift(*names: str, digits: str = "0123abcd", **described: Any) -> SpectralShift:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from spectra.errors import OutputError, ShiftFileError
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
 
 NAMES = ("unet.conv_in", "unet.mid_block.attentions.0.proj_in", "unet.conv_norm_out")

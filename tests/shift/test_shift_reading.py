@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from spectra.errors import ShiftFileError
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
 from spectra.shift.shift_header import read_shift_header
 

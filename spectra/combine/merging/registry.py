@@ -61,10 +61,7 @@ class Method:
         return (self.function.__doc__ or "").strip().splitlines()[0]
 
     def weights(self, given: Sequence[float], count: int) -> Row:
-        """The weights of `count` shifts.
-
-        Args:
-            given: as the user gave them: nothing, one number for all, or one each; alpha for methods that take that.
+        """The weights of `count` shifts, from none, one number for all, or one each; alpha for methods that take that.
 
         Raises:
             InputError: another number of weights, or one that is not finite; a method that takes none.

@@ -63,7 +63,6 @@ def merge(
         shifts: those of the recipe's parents, in order; files are read once, piece by piece, and checked.
         recipe: what to do. Parents with a content hash must be these.
         sigmas: singular values by weight name, for predicting what is clipped; from the spectrum cache by default.
-        progress: told of each weight.
 
     Raises:
         InputError: a method, parameter or weight that there is not, a pattern that means nothing, or nothing left.

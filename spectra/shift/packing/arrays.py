@@ -102,15 +102,10 @@ def stated_error(metadata: ShiftMetadata) -> float | None:
 
 
 def check_array(key: str, code: str, shape: tuple[int, ...]) -> None:
-    """Checks by the file's header that an array is one of a packed file.
-
-    Args:
-        key: of the array.
-        code: of its dtype, such as "U8".
-        shape: of it.
+    """Checks that an array of this key, dtype code (such as "U8") and shape belongs into a packed file.
 
     Raises:
-        ShiftFileError: it is none.
+        ShiftFileError: it does not.
     """
     expected = "U8" if key in DIGITS else _CODES.get(key)
     if expected is None:
@@ -129,11 +124,7 @@ class Description:
 
 
 def describe(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]]) -> Description:
-    """Read the description of a packed file.
-
-    Args:
-        strings: of its header.
-        arrays: `weights` and those of `DIGITS` that there are.
+    """The description of a packed file, from its header's strings and the arrays of `DESCRIBED` that it has.
 
     Raises:
         ShiftFileError: something is missing, unknown or malformed.

@@ -106,20 +106,12 @@ def read_entry_header(path: Path) -> EntryHeader:
 
 
 def read_sigma(path: Path) -> np.ndarray:
-    """Verified singular values, float64 `[r]`, without reading the basis and without torch.
-
-    Raises:
-        As `read_entry_header`.
-    """
+    """Verified singular values, float64 `[r]`, without torch and the basis; raises as `read_entry_header`."""
     return np.frombuffer(_read_verified(path, ("sigma",))["sigma"], dtype="<f8")
 
 
 def verify(path: Path) -> None:
-    """Reads an entry whole, without torch, and compares every checksum.
-
-    Raises:
-        As `read_entry_header`.
-    """
+    """Reads an entry whole, without torch, and compares every checksum; raises as `read_entry_header`."""
     _read_verified(path, _DTYPES)
 
 

@@ -78,8 +78,8 @@ class SpectrumCache:
 
         Args:
             weight: of any shape of two or more dimensions.
-            name: how errors call it.
-            device: where to compute what is missing; by default where the weight is.
+            name: of the weight, for errors.
+            device: where to compute it; by default where the weight is.
 
         Raises:
             WeightError: the weight has no spectrum (see `decompose`).
@@ -94,16 +94,9 @@ class SpectrumCache:
     def spectra(
         self, weights: Mapping[str, Tensor], progress: Progress = SILENT, *, device: Device = None
     ) -> dict[str, Spectrum]:
-        """The spectra of all weights with two or more dimensions, by name, on the CPU.
+        """The spectra of all weights with two or more dimensions, by name, on the CPU; 1-D weights are passed over.
 
-        Args:
-            weights: by name; a mapping that reads each tensor when it is asked for keeps memory low. 1-D weights are
-                passed over: they take a plain vector shift.
-            progress: advanced once per weight.
-            device: where to compute what is missing; by default where each weight is.
-
-        Raises:
-            As `spectrum`.
+        Arguments and errors as `visit`.
         """
         found = self.visit(weights, lambda name, weight, spectrum: spectrum, "spectra", progress, device=device)
         return {name: spectrum for name, spectrum in found.items() if spectrum is not None}
@@ -131,8 +124,8 @@ class SpectrumCache:
         Args:
             weights: by name.
             use: given each weight with its spectrum, on the CPU; None for a 1-D weight.
-            label: shown beside the progress bar.
-            progress: advanced once per weight.
+            label: of the progress bar, which advances once per weight.
+            progress: shows it.
             device: where to compute what is missing; by default where each weight is.
 
         Raises:

@@ -18,7 +18,8 @@ import spectra
 from spectra import decompose
 from spectra.combine.merging import METHODS, Parent, Recipe, find_parents, merge, read_recipe, replay, sources
 from spectra.errors import InputError, MismatchError, ShiftFileError, TargetError
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
 from spectra.spectrum.shifted_weight import shifted_weight
 

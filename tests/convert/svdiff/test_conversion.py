@@ -249,8 +249,7 @@ def test_exports_are_refused_for_other_bases_and_components(tmp_path: Path) -> N
     other = tmp_path / "rounded"
     other.mkdir()
     from spectra.compatibility.rounded_bases import Fingerprints
-    from spectra.shift.metadata import ROUNDED
-    from spectra.shift.shift import ShiftMetadata
+    from spectra.shift.metadata import ROUNDED, ShiftMetadata
 
     shift = plain_base.random_shift(base)
     prints = {n: Fingerprints.of(w).rounded() for n, w in base.items()}

@@ -19,8 +19,9 @@ from safetensors.numpy import save_file
 
 from spectra.errors import ShiftFileError
 from spectra.shift import shift_file
+from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.packing import arrays as packing
-from spectra.shift.shift import ShiftMetadata, SpectralShift
+from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
 from spectra.shift.shift_header import read_shift_header
 

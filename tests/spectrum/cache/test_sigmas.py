@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spectra.shift.shift import ShiftMetadata
+from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.sigmas import read_sigmas
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 from spectra.spectrum.cache.usage import CacheWarning
