@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from spectra.benchmarks import flops, memory, step, storage
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
-from spectra.benchmarks.methods import METHODS, Method
+from spectra.benchmarks.files import storage
+from spectra.benchmarks.steps import flops, memory, step
+from spectra.benchmarks.steps.methods import METHODS, Method
 
 
 def file_bytes(name: str, method: Method, seed: int) -> int:

@@ -4,7 +4,7 @@ Nothing is tuned by the clock. The shapes and the device alone decide (`choose`)
 order in every process, and the first call of a shape compiles one kernel.
 
 Every configuration was compiled for its architecture by `spectra bench kernels`: it spills no register, fits the shared
-memory and uses tensor cores. `benchmarks/kernel_uses.py` lists what else was tried.
+memory and uses tensor cores. `benchmarks/kernels/uses.py` lists what else was tried.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "spectra" / "bases" / "embedded" / "weights"
-CLASS_MEANS = ROOT / "benchmarks" / "class_means.safetensors"
+CLASS_MEANS = ROOT / "benchmarks" / "trainings" / "class_means.safetensors"
 RESULTS = Path(__file__).parent / "results"
 ALL = ("fetch", "list", "subjects", "judge", "tokenizer", "vae", "text", "examples", "unet", "pack", "report")
 

@@ -14,12 +14,12 @@ from recipe.data import Data, draw_plain
 
 
 def load_judge():
-    """benchmarks/judge.py, whether or not the package is installed."""
+    """benchmarks/trainings/judge.py, whether or not the package is installed."""
     import importlib.util
     import sys
 
     if "recipe_judge" not in sys.modules:
-        path = Path(__file__).parent.parent / "benchmarks" / "judge.py"
+        path = Path(__file__).parent.parent / "benchmarks" / "trainings" / "judge.py"
         spec = importlib.util.spec_from_file_location("recipe_judge", path)
         sys.modules["recipe_judge"] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

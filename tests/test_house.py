@@ -132,7 +132,7 @@ def test_a_backward_import_is_seen(module: str, source: str) -> None:
     [
         ("spectra.adapters.adapter", "from spectra.shift.shift import SpectralShift\nfrom spectra import kernels"),
         ("spectra.convert.baking", "from spectra import decompose"),
-        ("spectra.benchmarks.step", "import spectra"),
+        ("spectra.benchmarks.steps.step", "import spectra"),
         ("spectra.cli.bench", "from spectra.benchmarks import run"),
         ("spectra", "from spectra.cli.app import main"),
     ],

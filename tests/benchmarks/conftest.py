@@ -9,7 +9,7 @@ import pytest
 import tiny_denoiser
 
 from spectra.bases import pipeline
-from spectra.benchmarks import models
+from spectra.benchmarks.steps import models
 from spectra.training.run import loop
 
 

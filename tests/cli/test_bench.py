@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import tiny_denoiser
 
-from spectra.benchmarks import models, run
+from spectra.benchmarks import run
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.steps import models
 from spectra.cli import output
 from spectra.cli.app import main
 from spectra.cli.bench import _show

@@ -1,11 +1,11 @@
-"""A small UNet as a model of `spectra.benchmarks.models`, which has real ones only."""
+"""A small UNet as a model of `spectra.benchmarks.steps.models`, which has real ones only."""
 
 from __future__ import annotations
 
 import small_models
 import torch
 
-from spectra.benchmarks.models import Denoiser, Shape
+from spectra.benchmarks.steps.models import Denoiser, Shape
 
 
 def build(shape: Shape) -> Denoiser:

@@ -12,9 +12,9 @@ from small_models import build
 from torch import Tensor, nn
 
 import spectra
-from spectra.benchmarks import memory
-from spectra.benchmarks.methods import prepare
-from spectra.benchmarks.models import denoiser
+from spectra.benchmarks.steps import memory
+from spectra.benchmarks.steps.methods import prepare
+from spectra.benchmarks.steps.models import denoiser
 from spectra.errors import OutputError
 from spectra.layers.operators import operator_of
 from spectra.layers.shifted_layer import ShiftedLayer

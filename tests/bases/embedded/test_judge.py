@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spectra.bases.embedded.subjects import SUBJECTS, instance_pictures
-from spectra.benchmarks import judge
+from spectra.benchmarks.trainings import judge
 from spectra.errors import SpectraError
 
 pytest.importorskip("efficientnet_lite_pytorch")

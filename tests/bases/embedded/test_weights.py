@@ -80,7 +80,7 @@ def test_a_missing_base_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_judged_concepts_are_those_of_the_data_list() -> None:
     root = Path(__file__).parents[3]
     rows = json.loads((root / "recipe" / "drawings.json").read_text())
-    with safe_open(root / "benchmarks" / "class_means.safetensors", framework="np") as file:
+    with safe_open(root / "benchmarks" / "trainings" / "class_means.safetensors", framework="np") as file:
         names = json.loads(file.metadata()["concepts"])
         assert file.get_tensor("means").shape == (len(names), 1280)
     assert names == list(dict.fromkeys(row["concept"] for row in rows))

@@ -1,0 +1,1 @@
+"""Files and spectra: how large and how fast shift files, conversions and the spectrum cache are."""

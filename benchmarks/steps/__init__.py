@@ -1,0 +1,1 @@
+"""One training step of each method: flops, memory, seconds, and the gradients that it comes to."""

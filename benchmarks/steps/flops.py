@@ -1,0 +1,113 @@
+"""FLOPs of one training step of each method, as a multiple of the frozen base's forward and backward.
+
+Counted by `torch.utils.flop_counter` on the meta device: matrix products, convolutions and attention, a multiplication
+and an addition each. Attention is fused, and counted as its plain products: two forth and four back. Passes over
+vectors, the optimizer's step, and what a model's first step makes once and for all are not counted. A step is one
+forward and one backward, so what a method makes once per optimizer step counts in full. Spectra's plans, and with them
+its count, are those of the setting `device`: "cuda", a data-centre GPU, or "cpu", where memory is worth less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.steps.memory import fused_attention
+from spectra.benchmarks.steps.methods import METHODS, VARIANTS, Method, prepare
+from spectra.benchmarks.steps.models import MODELS, denoiser
+
+_ASKED = {("sd15", 512, 1): 1.30, ("sd15", 512, 2): 1.25, ("sd15", 512, 8): 1.20, ("sd15", 256, 2): 1.40}
+"""Model, resolution and batch to what spectra's ratio is asked to be at most."""
+
+
+def count(method: Method) -> tuple[int, int]:
+    """FLOPs of the forward and of the backward of one step."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    aten = torch.ops.aten
+    fused = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    }
+    method.settle()
+    with fused_attention(method):
+        with FlopCounterMode(display=False, custom_mapping=fused) as forward:
+            loss = method.forward()
+        with FlopCounterMode(display=False, custom_mapping=fused) as backward:
+            loss.backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
+    """Two products, of shapes `[batch, heads, tokens, channels]`."""
+    batch, heads, tokens, channels = query
+    return 2 * batch * heads * tokens * key[2] * (channels + value[3])
+
+
+def _attention_backward(grad: object, *shapes: Any, **__: object) -> int:
+    """Four products; that fused attention makes its scores once more is no work of the formula's."""
+    return 2 * _attention(*shapes[:3])
+
+
+def _count(bench: Bench, name: str) -> Row:
+    import torch
+
+    model, shape = denoiser(
+        str(bench.settings["model"]),
+        resolution=bench.integer("resolution"),
+        batch=bench.integer("batch"),
+        dtype=getattr(torch, str(bench.settings["dtype"])),
+    )
+    method = prepare(name, model, device=str(bench.settings["device"]))
+    forward, backward = count(method)
+    return {
+        "method": name,
+        "device": bench.settings["device"],
+        "resolution": shape.resolution,
+        "weights": len(method.parameters),
+        "trained": sum(parameter.numel() for parameter in method.parameters.values()),
+        "forward": forward,
+        "backward": backward,
+        "tflop": round((forward + backward) / 1e12, 6),
+    }
+
+
+def _measure(bench: Bench, item: str) -> Row:
+    frozen = bench.once("frozen", lambda: _count(bench, "frozen"))
+    row = frozen if item == "frozen" else _count(bench, item)
+    ratio = (row["forward"] + row["backward"]) / (frozen["forward"] + frozen["backward"])
+    return {**row, "ratio": round(ratio, 4)}
+
+
+def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
+    return {row["method"]: row["ratio"] for row in rows if row["method"] != "frozen"}
+
+
+def _goal(model: str, resolution: int, batch: int, asked: float) -> Goal:
+    sizes = [resolution, 0] if resolution == MODELS[model][0] else [resolution]
+    return Goal("spectra", "<=", asked, {"model": [model], "resolution": sizes, "batch": [batch], "device": ["cuda"]})
+
+
+CASE = Case(
+    name="flops",
+    title="FLOPs of a training step, as a multiple of the frozen base's",
+    key="method",
+    figure="ratio",
+    items=lambda bench: [*METHODS, *VARIANTS],
+    measure=_measure,
+    summarise=_summarise,
+    settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32", "device": "cuda"},
+    columns=(
+        Column("method"),
+        Column("device"),
+        Column("weights", "tensors"),
+        Column("trained", "trained floats", ",.0f"),
+        Column("tflop", "TFLOP", ".3f"),
+        Column("ratio", form=".3f"),
+    ),
+    goals=tuple(_goal(*step, asked) for step, asked in _ASKED.items()),
+    needs=("peft",),
+)
+"""A `resolution` of 0 is the model's own."""

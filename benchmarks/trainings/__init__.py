@@ -1,0 +1,1 @@
+"""Whole trainings on embedded subjects, judged by the pictures that they draw."""

@@ -1,0 +1,153 @@
+"""The methods that are compared: each on a model of its own, all computing what they are named for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from spectra.benchmarks import run
+from spectra.benchmarks.steps import flops, memory
+from spectra.benchmarks.steps.methods import METHODS, Spectra, prepare, twin
+from spectra.benchmarks.steps.models import MODELS, Denoiser, denoiser, matrices
+from spectra.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def model() -> Denoiser:
+    return denoiser("tiny", batch=2, device="cpu")[0]
+
+
+@pytest.fixture(scope="module")
+def shapes() -> Denoiser:
+    return denoiser("tiny", batch=2)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "count"),
+    [
+        ("sd15", 859_520_964, 282),
+        ("sdxl", 2_567_463_684, 794),
+        ("flux", 11_901_408_320, 504),
+        ("sd3", 2_028_328_000, 341),
+    ],
+)
+def test_models_are_the_published_ones(name: str, parameters: int, count: int) -> None:
+    made, _ = denoiser(name)
+    assert sum(p.numel() for p in made.module.parameters()) == parameters
+    assert len(matrices(made)) == count
+
+
+def test_the_paper_and_spectra_compute_the_same_step(model: Denoiser) -> None:
+    spectra = Spectra()
+    found: dict[str, Any] = {}
+    for name in ("paper", "spectra"):
+        method = prepare(name, model, spectra)
+        loss = method.forward()
+        loss.backward()
+        found[name] = (loss.detach(), {path: p.grad for path, p in method.parameters.items()})
+    torch.testing.assert_close(found["paper"][0], found["spectra"][0], rtol=1e-5, atol=0)
+    wanted, got = (torch.cat(list(found[name][1].values())) for name in ("paper", "spectra"))
+    assert (got - wanted).norm() < 1e-3 * wanted.norm()
+    assert wanted.norm() > 0
+
+
+def test_methods_leave_the_model_as_it_is_and_share_its_weights(model: Denoiser) -> None:
+    for name in METHODS:
+        prepare(name, model, Spectra())
+    assert not any(p.requires_grad for p in model.module.parameters())
+    assert "forward" not in vars(matrices(model)[0][1])
+    first, second = next(model.module.parameters()), next(twin(model).module.parameters())
+    assert first is not second
+    assert first.data_ptr() == second.data_ptr()
+
+
+def test_every_method_trains_what_it_says(shapes: Denoiser) -> None:
+    count = len(matrices(shapes))
+    trained = {name: len(prepare(name, shapes).parameters) for name in METHODS}
+    everything = len(list(shapes.module.parameters()))
+    assert trained == {"frozen": 0, "lora": 2 * count, "full": everything, "paper": count, "spectra": count}
+
+
+@pytest.mark.parametrize("name", ["frozen", "lora", "full", "paper"])
+def test_counts_without_values_are_those_with_values(name: str, model: Denoiser, shapes: Denoiser) -> None:
+    assert flops.count(prepare(name, shapes)) == flops.count(prepare(name, model))
+
+
+@pytest.mark.parametrize("name", ["frozen", "lora", "full"])
+def test_bytes_without_values_are_those_with_values(name: str, model: Denoiser, shapes: Denoiser) -> None:
+    assert memory.count(prepare(name, shapes)) == memory.count(prepare(name, model))
+
+
+def test_the_bytes_of_a_method_are_of_its_kind(shapes: Denoiser) -> None:
+    counted = {name: memory.count(prepare(name, shapes)) for name in METHODS}
+    weights = sum(p.nbytes for p in shapes.module.parameters())
+    held = sum(module.weight.nbytes for _, module in matrices(shapes))
+    assert {name: parts["weights"] for name, parts in counted.items()} == dict.fromkeys(METHODS, weights) | {
+        "paper": weights - held
+    }
+    assert counted["full"]["gradients"] == weights
+    assert 2 * weights <= counted["full"]["optimizer"] < 2.01 * weights
+    lora, spectra = counted["lora"], counted["spectra"]
+    assert lora["gradients"] == lora["trained"] > spectra["trained"] == spectra["gradients"]
+    assert lora["bases"] == lora["materialized"] == 0
+    assert spectra["bases"] > 0
+    # The paper's formula keeps every weight that it made until backward.
+    assert counted["paper"]["saved"] > counted["frozen"]["saved"] + held
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "sd9"}, "no model is called 'sd9'; there are: sd15"),
+        ({"name": "sd15", "resolution": 100}, "resolution takes a positive multiple of 64, got 100"),
+        ({"name": "sd15", "batch": 0}, "batch takes 1 or more, got 0"),
+    ],
+)
+def test_a_model_that_cannot_be(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        denoiser(**arguments)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]:
+    """What the cases that count report of the tiny model, by case and device."""
+    found = {}
+    for name in ("flops", "memory"):
+        for device in ("cpu", "cuda"):
+            settings = {"model": "tiny", "batch": "1", "device": device}
+            out = tmp_path_factory.mktemp("records")
+            found[name, device] = run.run(run.find(name), out=out, only=["frozen", "spectra"], settings=settings).record
+    return found
+
+
+def test_flops_and_memory_report_an_object_by_method(records: dict[tuple[str, str], Any]) -> None:
+    for name, figure in (("flops", "ratio"), ("memory", "beyond")):
+        record = records[name, str(run.find(name).settings["device"])]
+        assert record["failures"] == []
+        assert list(record[figure]) == ["frozen", "spectra"]
+        assert record[figure]["spectra"] > record[figure]["frozen"] > 0
+    assert set(MODELS) >= {"sd15", "sdxl", "sd3", "flux"}
+
+
+def test_goals_are_asked_of_their_own_model_and_size() -> None:
+    def asked(model: str, resolution: int, batch: int, device: str = "cuda") -> list[float]:
+        settings = {"model": model, "resolution": resolution, "batch": batch, "device": device}
+        return [goal.asked for goal in flops.CASE.goals if goal.applies(settings)]
+
+    assert asked("sd15", 512, 2) == [1.25]
+    assert asked("sd15", 0, 8) == [1.2]
+    assert not asked("sdxl", 512, 2) and not asked("sd15", 512, 2, "cpu")
+
+
+def test_a_cpu_spends_memory_for_flops(records: dict[tuple[str, str], Any]) -> None:
+    def figure(case: str, device: str) -> float:
+        row = next(row for row in records[case, device]["rows"] if row["method"] == "spectra")
+        assert row["device"] == device
+        return float(row["tflop" if case == "flops" else "beyond"])
+
+    assert figure("flops", "cpu") <= figure("flops", "cuda")
+    assert figure("memory", "cpu") > figure("memory", "cuda")
+    with pytest.raises(InputError, match="device takes cpu or cuda, got 'gpu'"):
+        prepare("spectra", denoiser("tiny")[0], device="gpu")
