@@ -78,12 +78,7 @@ def adjust(options: Options) -> None:
         "distance": moved.distance / moved.first if moved.first else 0.0,
         "exact": not diffing.unknown_clipping(shift, sigmas),
         "steps": [
-            {
-                **adjusting.as_dict(effect.step),
-                "weights": effect.weights,
-                "changed": effect.changed,
-                "energy": effect.energy,
-            }
+            adjusting.as_dict(effect.step) | output.values_of(effect, "weights", "changed", "energy")
             for effect in adjusted.effects
         ],
     }

@@ -83,7 +83,7 @@ def _register(names: Iterable[str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line and return its exit code.
 
-    0 done; 1 a known failure, said in one line on stderr; 2 wrong usage; 130 interrupted. Anything that is none of
+    0 done; 1 a known failure, in one line on stderr; 2 wrong usage; 130 interrupted. Anything that is none of
     these is a bug and keeps its traceback.
 
     Args:

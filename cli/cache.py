@@ -68,15 +68,8 @@ def ls(options: ListOptions) -> None:
         "limit": cache.max_bytes,
         "class_pictures": _class_pictures(),
         "entries": [
-            {
-                "fingerprint": entry.fingerprint,
-                "shape": list(entry.shape) if entry.shape is not None else None,
-                "side": entry.side,
-                "rank": entry.rank,
-                "tail": entry.tail,
-                "bytes": entry.size,
-                "used": round(entry.used, 3),
-            }
+            output.values_of(entry, "fingerprint", "shape", "side", "rank", "tail")
+            | {"bytes": entry.size, "used": round(entry.used, 3)}
             for entry in entries
         ],
     }

@@ -122,7 +122,7 @@ def _check_usage(files: list[Path], kinds: set[str], options: Options) -> None:
 
 
 def _read(files: list[Path], kinds: set[str], options: Options) -> tuple[SpectralShift, dict[str, Any]]:
-    """The shift in the files, and what is told of it."""
+    """The shift in the files, and what is reported of it."""
     if kinds == {"shift"}:
         from spectra.shift.shift_file import read_shift
 
@@ -144,7 +144,7 @@ def _read(files: list[Path], kinds: set[str], options: Options) -> tuple[Spectra
 
 
 def _write(shift: SpectralShift, options: Options) -> dict[str, Any]:
-    """Writes the shift, and returns what is told of that."""
+    """Writes the shift, and returns what is reported of that."""
     target, out = options.to or "shift", options.out
     written: dict[str, Any] = {"format": target, "path": str(out)}
     common: dict[str, Any] = {

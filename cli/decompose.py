@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,15 +14,16 @@ from spectra.cli.tables import readable, table
 from spectra.io.settings import setting
 
 _EXAMPLE = "spectra decompose ./sd15 --component unet     |     spectra decompose unet.safetensors --json"
-_COLUMNS = {
-    "weights": "weights",
-    "weight_floats": "floats",
-    "ratio": "stored",
-    "bytes": "size",
-    "hits": "found",
-    "misses": "new",
-    "seconds": "time, s",
+_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "weights": ("weights", "{:,}".format),
+    "weight_floats": ("floats", lambda count: f"{count / 1e6:,.2f} M"),
+    "ratio": ("stored", "{:.3f}".format),
+    "bytes": ("size", readable),
+    "hits": ("found", "{:,}".format),
+    "misses": ("new", "{:,}".format),
+    "seconds": ("time, s", "{:.1f}".format),
 }
+"""Keys of a row, with their headings and how their values are written."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,8 @@ def decompose(options: Options) -> None:
         weights = every.matrices()
         start = time.perf_counter()
         usage = cache.fill(weights, output.progress(), device=where)
-        row: dict[str, Any] = {
-            "component": name,
-            "weights": len(weights),
-            "hits": usage.hits,
-            "misses": usage.misses,
-        }
-        row |= {"damaged": usage.damaged, "weight_floats": usage.weight_floats}
-        row |= {"spectrum_floats": usage.spectrum_floats, "bytes": usage.bytes}
+        row: dict[str, Any] = {"component": name, "weights": len(weights)}
+        row |= output.values_of(usage, "hits", "misses", "damaged", "weight_floats", "spectrum_floats", "bytes")
         rows.append(row | {"seconds": round(time.perf_counter() - start, 3)})
     total: dict[str, Any] = {key: sum(row[key] for row in rows) for key in rows[0] if key != "component"}
     for row in (*rows, total):
@@ -106,20 +101,10 @@ def _device(asked: str | None) -> str | None:
 
 
 def _show(found: dict[str, Any]) -> Iterator[Part]:
-    rows = [
-        [row.get("component", "total"), *(_cell(key, row[key]) for key in _COLUMNS)]
+    *rows, total = (
+        (row.get("component", "total"), *(text(row[key]) for key, (_, text) in _COLUMNS.items()))
         for row in (*found["components"], found["total"])
-    ]
-    total = rows.pop() if len(found["components"]) > 1 else ()
-    yield table("component", list(_COLUMNS.values()), rows[: len(found["components"])], total, name_width=None)
+    )
+    headings = [heading for heading, _ in _COLUMNS.values()]
+    yield table("component", headings, rows, total if len(rows) > 1 else (), name_width=None)
     yield f"stored: floats of the spectra per float of the weights; in {found['cache']}"
-
-
-def _cell(key: str, value: float) -> str:
-    if key == "bytes":
-        return readable(int(value))
-    if key == "weight_floats":
-        return f"{value / 1e6:,.2f} M"
-    if key == "ratio":
-        return f"{value:.3f}"
-    return f"{value:.1f}" if key == "seconds" else f"{value:,}"

@@ -78,15 +78,8 @@ register = command(diff, Options, example=_EXAMPLE)
 
 
 def _file(file: Path, shift: SpectralShift) -> dict[str, Any]:
-    metadata = shift.metadata
-    return {
-        "file": str(file),
-        "base": metadata.base,
-        "subset": metadata.subset,
-        "weights": len(shift),
-        "floats": shift.floats,
-        "content_hash": metadata.content_hash,
-    }
+    sizes = {"file": str(file), "weights": len(shift), "floats": shift.floats}
+    return sizes | output.values_of(shift.metadata, "base", "subset", "content_hash")
 
 
 def _compare_two(found: dict[str, Any], changes: Sequence[Changes], *, layers: bool) -> _Views:

@@ -21,7 +21,7 @@ _EXAMPLE = (
     "(what was learnt is used again; every combination, on one sheet)"
 )
 _MOSTLY = 0.9
-"""Where the unedited picture stays in more of an edit than that, and nobody asked for it, something is to be said."""
+"""Where the unedited picture stays in more of an edit than that, and nobody asked for it, a hint is shown."""
 
 
 @dataclass(frozen=True)

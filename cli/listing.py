@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectra.cli import output
 from spectra.cli.output import Part
 from spectra.cli.tables import plural, readable, table
 
@@ -23,20 +24,9 @@ _COPIES = 4
 
 def metadata_as_dict(metadata: ShiftMetadata, base_fingerprint: str) -> dict[str, Any]:
     """What a file says of itself, as JSON data."""
-    return {
-        "base": metadata.base,
-        "base_fingerprint": base_fingerprint,
-        "base_dtype": metadata.base_dtype,
-        "reshape": metadata.reshape,
-        "subset": metadata.subset,
-        "settings": dict(metadata.settings),
-        "seed": metadata.seed,
-        "versions": dict(metadata.versions),
-        "licence": metadata.licence,
-        "parents": list(metadata.parents),
-        "recipe": metadata.recipe,
-        "content_hash": metadata.content_hash,
-    }
+    names = ("base_dtype", "reshape", "subset", "settings", "seed", "versions", "licence", "parents", "recipe")
+    base = {"base": metadata.base, "base_fingerprint": base_fingerprint}
+    return base | output.values_of(metadata, *names, "content_hash")
 
 
 def library_as_dict(library: Library, chosen: Sequence[LibraryEntry]) -> dict[str, Any]:
@@ -47,11 +37,8 @@ def library_as_dict(library: Library, chosen: Sequence[LibraryEntry]) -> dict[st
         "shifts": [
             {
                 "file": str(entry.path),
-                "bytes": entry.bytes,
                 "changed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.changed)),
-                "precision": entry.precision,
-                "weights": entry.weights,
-                "floats": entry.floats,
+                **output.values_of(entry, "bytes", "precision", "weights", "floats"),
                 **metadata_as_dict(entry.metadata, entry.base_fingerprint),
             }
             for entry in chosen
@@ -72,7 +59,7 @@ def tree_as_dict(tree: Sequence[Branch]) -> list[dict[str, Any]]:
 
 
 def show_library(library: Library, chosen: Sequence[LibraryEntry], root: Path, *, everything: bool) -> Iterator[Part]:
-    """The shifts that were asked for, in a table; what all of them share is said once, below."""
+    """The shifts that were asked for, in a table; what all of them share stands once, below."""
     from spectra.analysis.library import duplicates
 
     limit = len(chosen) + len(library.damaged) if everything else _SHOWN
@@ -152,7 +139,7 @@ def _branch(branch: Branch, names: dict[str, str]) -> str:
 
 
 def _name(path: Path, root: Path) -> str:
-    """A file as it is called below the folder in question; all shifts have the same suffix, which is left out."""
+    """A file's path below the folder in question, without the suffix that all shifts have."""
     return str(path.relative_to(root) if path.is_relative_to(root) else path).removesuffix(".safetensors")
 
 

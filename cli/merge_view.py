@@ -33,17 +33,8 @@ def methods(known: Iterable[Method], *, json: bool) -> None:
         options += ["--seed"] * method.random
         return f"{method.about}\n{', '.join(options)}; {method.source}"
 
-    rows = [
-        {
-            "name": method.name,
-            "about": method.about,
-            "source": method.source,
-            "shares": method.shares,
-            "parameters": dict(method.parameters),
-            "random": method.random,
-        }
-        for method in known
-    ]
+    names = ("name", "about", "source", "shares", "parameters", "random")
+    rows = [output.values_of(method, *names) for method in known]
     listed = facts((method.name, about(method)) for method in known)
     output.result({"methods": rows}, json=json, human=lambda: [listed])
 
@@ -56,22 +47,13 @@ def as_dict(merged: Merged) -> dict[str, Any]:
         "method": merged.recipe.method,
         "parameters": dict(merged.recipe.parameters),
         "shifts": [
-            {
-                "file": parent.file,
-                "content_hash": parent.content_hash,
-                "scale": parent.scale,
-                "weight": weight,
-                "cosine": cosine,
-            }
+            output.values_of(parent, "file", "content_hash", "scale") | {"weight": weight, "cosine": cosine}
             for parent, weight, cosine in zip(merged.recipe.parents, merged.weights, cosines, strict=True)
         ],
         "weights": len(merged.shift),
         "floats": merged.shift.floats,
         "shared": merged.shared,
-        "patterns": [
-            {"pattern": each.pattern, "given": list(each.given), "weights": each.weights, "floats": each.floats}
-            for each in merged.touched
-        ],
+        "patterns": [output.values_of(each, "pattern", "given", "weights", "floats") for each in merged.touched],
         **merged.prediction.as_dict(),
     }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spectra.cli import output
 from spectra.cli.options import command, force_option, json_option, output_option
 from spectra.cli.output import Part
-from spectra.cli.tables import table
+from spectra.cli.tables import plain, table
 from spectra.io.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
@@ -59,17 +59,11 @@ def mix(options: Options) -> None:
         "bytes": size,
         "family": mixed.layout.name,
         "layers": [
-            {
-                "layer": layer.name,
-                "from": "content" if own else "style",
-                "weights": weights,
-                "patterns": list(layer.patterns),
-            }
+            {"layer": layer.name, "from": "content" if own else "style", "weights": weights}
+            | output.values_of(layer, "patterns")
             for layer, own, weights in mixed.layers
         ],
-        "elsewhere": mixed.elsewhere,
-        "text": mixed.text,
-        "left_out": mixed.left_out,
+        **output.values_of(mixed, "elsewhere", "text", "left_out"),
     }
     output.result(report, json=options.json, human=lambda: _show(mixed, report))
 
@@ -94,6 +88,6 @@ def _show(mixed: Mix, report: dict[str, Any]) -> Iterator[Part]:
         rows.append(("none", "content", str(mixed.text), "text encoder"))
     texts = ("from", "modules")
     yield table("layer", ("from", "weights", "modules"), rows, texts=texts, name_width=None)
-    yield f"{report['file']}: {len(mixed.shift)} weights, {report['bytes']:,} bytes"
+    yield plain(f"{report['file']}: {len(mixed.shift)} weights, {report['bytes']:,} bytes")
     if mixed.left_out:
         yield f"{mixed.left_out} weights that --target does not name are left out"

@@ -8,7 +8,7 @@ import json as _json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spectra.errors import RoundedCopyWarning
@@ -16,7 +16,6 @@ from spectra.spectrum.cache.usage import CacheWarning
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
     from rich.table import Table
     from rich.text import Text
 
@@ -79,12 +78,19 @@ def result(obj: Any, *, json: bool, human: Callable[[], Iterable[Part]]) -> None
             console.print(part)
 
 
+def values_of(source: object, *names: str) -> dict[str, Any]:
+    """Attributes by name as JSON values: mappings as dictionaries, tuples as lists."""
+    values = {name: getattr(source, name) for name in names}
+    return {
+        name: dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+    }
+
+
 class _Bar:
     """A rich progress bar on stderr, for one piece of work after another."""
 
-    def __init__(self) -> None:
-        self._rich: RichProgress | None = None
-        self._task: TaskID | None = None
+    _rich: RichProgress | None = None
 
     def start(self, label: str, total: int) -> None:
         from rich import progress as rich_progress
@@ -100,22 +106,18 @@ class _Bar:
             console=Console(file=sys.stderr),
             transient=True,
         )
-        self._task = self._rich.add_task(label, total=total, note="")
+        self._rich.add_task(label, total=total, note="")
         self._rich.start()
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        if self._rich is None or self._task is None:
-            return
-        if note:
-            self._rich.update(self._task, advance=n, note=note)
-        else:
-            self._rich.update(self._task, advance=n)
+        if self._rich is not None:
+            changed: dict[str, Any] = {"note": note} if note else {}
+            self._rich.update(self._rich.task_ids[0], advance=n, **changed)
 
     def finish(self) -> None:
         if self._rich is not None:
             self._rich.stop()
         self._rich = None
-        self._task = None
 
 
 def progress() -> Progress:
@@ -130,7 +132,7 @@ _OURS = (CacheWarning, RoundedCopyWarning)
 
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
-    """The library's warnings inside the block are said without the place in our source that Python shows by default."""
+    """The library's warnings inside the block are shown without the place in our source that Python shows."""
     with warnings.catch_warnings():
         for category in _OURS:
             warnings.simplefilter("always", category)

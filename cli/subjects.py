@@ -36,15 +36,8 @@ def subjects(options: Options) -> None:
     chosen = [find_subject(name) for name in dict.fromkeys(options.subject)] if options.subject else list(SUBJECTS)
     files = _write(chosen, options, options.out) if options.out is not None else {}
     rows = [
-        {
-            "name": known.name,
-            "concept": known.concept,
-            "icon_set": known.icon_set,
-            "licence": known.licence,
-            "prompt": known.prompt,
-            "class_prompt": known.class_prompt,
-            "pictures": files.get(known.name, []),
-        }
+        output.values_of(known, "name", "concept", "icon_set", "licence", "prompt", "class_prompt")
+        | {"pictures": files.get(known.name, [])}
         for known in chosen
     ]
     output.result({"subjects": rows}, json=options.json, human=lambda: _show(rows, options.out))
