@@ -51,7 +51,7 @@ class Binding:
         Raises:
             WeightError: another library has offloaded it since.
         """
-        if self._current.is_meta and not self.target.weight.is_meta:
+        if self.current.is_meta and not self.target.weight.is_meta:
             raise WeightError(
                 f"{self.target.name}: the weight is offloaded; take the offloading out before shifts are changed "
                 "(pipe.remove_all_hooks()), and turn it on again afterwards"
@@ -70,8 +70,10 @@ class Binding:
         It requires a gradient if the frozen one does, for which a compiled graph would be made again.
         """
         weight = self.target.weight
-        delta = delta.to(weight.device)
-        return nn.Parameter(self.shifted(delta).detach(), weight.requires_grad) if bool(delta.any()) else weight
+        if not bool(delta.any()):
+            return weight
+        shifted = self.shifted(delta.to(weight.device)).detach()
+        return nn.Parameter(shifted.to(self.current.device), weight.requires_grad)
 
     def apply(self, prepared: nn.Parameter) -> None:
         """Put what `prepare` made in force, in place of whatever was; `restore` undoes it."""
@@ -83,7 +85,7 @@ class Binding:
     def restore(self) -> None:
         """Give the modules their frozen parameter and their own forward back: the same objects, the same bits."""
         if self.applied is not None:
-            frozen, current = self.target.weight, self._current
+            frozen, current = self.target.weight, self.current
             if (frozen.device, frozen.dtype) != (current.device, current.dtype):
                 # The model was moved or cast meanwhile; the frozen weight follows.
                 frozen.data = frozen.data.to(current.device, current.dtype)
@@ -143,7 +145,8 @@ class Binding:
             self._offload = None
 
     @property
-    def _current(self) -> Tensor:
+    def current(self) -> Tensor:
+        """The weight that the modules have now: another object than the frozen one where a hook has moved it."""
         weight: Tensor = self.target.modules[0].weight  # type: ignore[assignment]
         return weight
 

@@ -105,7 +105,7 @@ class LoadedShifts:
                 )
             nothing = torch.zeros(binding.target.delta_length)
             deltas = torch.stack([total.get(name, nothing) for total in totals])
-            binding.patch(deltas.to(binding.target.weight.device), samples)
+            binding.patch(deltas.to(binding.current.device), samples)
 
     def restore(self) -> None:
         """Give every module its own weight and forward back."""
