@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.options import command, file_dtype_option, force_option, json_option, output_option
+from spectra.cli.options import argument, command, file_dtype_option, force_option, json_option, output_option
 from spectra.cli.output import Part
 from spectra.errors import InputError
-from spectra.io.settings import REQUIRED, setting
+from spectra.io.settings import setting
 
 if TYPE_CHECKING:
     from spectra.combine.adjusting import Adjusted, Step
@@ -27,7 +27,7 @@ _EXAMPLE = (
 class Options:
     """What `spectra adjust` takes."""
 
-    file: Path = setting(REQUIRED, "A shift file.", positional=True, metavar="FILE")
+    file: Path = argument("A shift file.", "FILE")
     out: Path = output_option("The edited shift.")
     only: str = setting("", "Leave out all weights but these.", metavar="PATTERN")
     scale: tuple[str, ...] = setting(

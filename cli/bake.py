@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.cli import output
-from spectra.cli.options import command, force_option, json_option, output_option, variant_option
+from spectra.cli.options import argument, command, force_option, json_option, output_option, variant_option
 from spectra.cli.output import Part
 from spectra.cli.tables import readable, short_percent
 from spectra.io.settings import REQUIRED, setting
@@ -24,11 +24,8 @@ _EXAMPLE = (
 class Options:
     """What `spectra bake` takes."""
 
-    base: str = setting(
-        "",
-        "Diffusers folder, .safetensors checkpoint or hub id; without it, the embedded base.",
-        positional=True,
-        metavar="BASE",
+    base: str = argument(
+        "Diffusers folder, .safetensors checkpoint or hub id; without it, the embedded base.", "BASE", ""
     )
     shift: tuple[str, ...] = setting(REQUIRED, "A shift to fold in; repeatable.", metavar="FILE[:SCALE]")
     out: Path = output_option("Folder to write, or file if the base is one.", metavar="PATH")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.options import command, force_option, json_option, output_option
+from spectra.cli.options import argument, command, force_option, json_option, output_option
 from spectra.cli.output import Part
 from spectra.cli.tables import facts, plain, table
 from spectra.errors import InputError, SpectraError
@@ -30,7 +30,7 @@ _EXAMPLE = (
 class Options:
     """What `spectra bench` takes."""
 
-    case: str = setting("overview", "What to measure; without it, an overview on the embedded base.", positional=True)
+    case: str = argument("What to measure; without it, an overview on the embedded base.", default="overview")
     show: bool = setting(False, "List what there is to measure.", option="--list")
     only: tuple[str, ...] = setting(
         (), "Measure only this row of the case; repeatable.", option="--only --subject", metavar="NAME"

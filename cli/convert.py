@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from spectra.cli import output
-from spectra.cli.options import Precision, command, force_option, json_option, output_option, variant_option
+from spectra.cli.options import Precision, argument, command, force_option, json_option, output_option, variant_option
 from spectra.cli.tables import facts, readable, short_percent
-from spectra.io.settings import REQUIRED, SHARE, setting
+from spectra.io.settings import SHARE, setting
 
 if TYPE_CHECKING:
     from spectra.convert.svdiff.conversion import Fit
@@ -40,11 +40,8 @@ _MUCH_LOST, _WORTH_TELLING = 0.3, 1e-6
 class Options:
     """What `spectra convert` takes."""
 
-    files: tuple[Path, ...] = setting(
-        REQUIRED,
-        "A shift; or files of svdiff-pytorch, diffusers' PR 3107, dome272, phymhan or svdiff-kohya.",
-        positional=True,
-        metavar="FILE...",
+    files: tuple[Path, ...] = argument(
+        "A shift; or files of svdiff-pytorch, diffusers' PR 3107, dome272, phymhan or svdiff-kohya.", "FILE..."
     )
     out: Path = output_option("File to write; a folder for svdiff-pytorch.", metavar="PATH")
     to: Literal["shift", "svdiff-pytorch", "lora", "kohya", "difference"] | None = setting(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from spectra.cli import output
-from spectra.cli.options import command, json_option, variant_option
+from spectra.cli.options import argument, command, json_option, variant_option
 from spectra.cli.output import Part
 from spectra.cli.tables import readable, table
 from spectra.io.settings import setting
@@ -30,12 +30,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
 class Options:
     """What `spectra decompose` takes."""
 
-    base: str = setting(
-        "",
-        "Diffusers folder, .safetensors file or hub id; without it, the embedded base.",
-        positional=True,
-        metavar="BASE",
-    )
+    base: str = argument("Diffusers folder, .safetensors file or hub id; without it, the embedded base.", "BASE", "")
     component: tuple[str, ...] = setting((), "Only this component, such as unet; repeatable.", metavar="NAME")
     dtype: Literal["float32", "float16", "bfloat16", "file"] = setting(
         "float32", "Precision in which the base will be loaded, to which a spectrum belongs; file is the stored one."

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import typer
 
 from spectra.cli import output
-from spectra.cli.options import command, force_option, json_option, layers_option, plot_option
+from spectra.cli.options import argument, command, force_option, json_option, layers_option, plot_option
 from spectra.cli.tables import NAME_WIDTH, cosine, facts, percent, short_names, spaced, table
-from spectra.io.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +37,7 @@ _Views: TypeAlias = "tuple[Callable[[int], list[Table]], Callable[[], Figure]]"
 class Options:
     """What `spectra diff` takes."""
 
-    files: tuple[Path, ...] = setting(REQUIRED, "Shift files of one base.", positional=True, metavar="A B [C...]")
+    files: tuple[Path, ...] = argument("Shift files of one base.", "A B [C...]")
     layers: bool = layers_option("List every weight of two files.")
     plot: Path | None = plot_option()
     force: bool = force_option("an earlier plot")

@@ -12,6 +12,7 @@ from spectra.cli import output
 from spectra.cli.captured_energy import as_dict, show_captured
 from spectra.cli.options import (
     Precision,
+    argument,
     command,
     force_option,
     json_option,
@@ -21,7 +22,7 @@ from spectra.cli.options import (
 )
 from spectra.cli.output import Part
 from spectra.cli.tables import percent
-from spectra.io.settings import REQUIRED, setting
+from spectra.io.settings import setting
 
 if TYPE_CHECKING:
     from spectra.convert.extraction import Extracted
@@ -38,17 +39,11 @@ _LITTLE = 0.1
 class Options:
     """What `spectra extract` takes."""
 
-    base: str = setting(
-        REQUIRED,
-        "Diffusers folder, .safetensors checkpoint or hub id; spectra-base is the embedded one.",
-        positional=True,
-        metavar="BASE",
+    base: str = argument(
+        "Diffusers folder, .safetensors checkpoint or hub id; spectra-base is the embedded one.", "BASE"
     )
-    model: str = setting(
-        REQUIRED,
-        "Model that was fine-tuned from the base: likewise, or one component's folder or file; or a LoRA.",
-        positional=True,
-        metavar="MODEL",
+    model: str = argument(
+        "Model that was fine-tuned from the base: likewise, or one component's folder or file; or a LoRA.", "MODEL"
     )
     out: Path = output_option("The shift to write.")
     target: str = setting("", "Only these weights: subset names and patterns.", default_text="all that changed")

@@ -12,10 +12,10 @@ import typer
 
 from spectra.cli import output
 from spectra.cli.listing import library_as_dict, metadata_as_dict, show_library, show_tree, tree_as_dict
-from spectra.cli.options import command, force_option, json_option, layers_option, plot_option
+from spectra.cli.options import argument, command, force_option, json_option, layers_option, plot_option
 from spectra.cli.output import Part
 from spectra.cli.tables import facts, percent, short_names, spaced, table
-from spectra.io.settings import REQUIRED, setting
+from spectra.io.settings import setting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,9 +40,7 @@ _of_folder = partial(setting, panel=_FOLDER)
 class Options:
     """What `spectra inspect` takes."""
 
-    paths: tuple[Path, ...] = setting(
-        REQUIRED, "Shift files, and folders of them.", positional=True, metavar="FILE|FOLDER..."
-    )
+    paths: tuple[Path, ...] = argument("Shift files, and folders of them.", "FILE|FOLDER...")
     layers: bool = layers_option("List every weight of one file.")
     find: str = _of_folder("", "Only shifts that say all these words.", metavar="WORDS")
     base: str = _of_folder("", "Only shifts of this base: a part of its name, or its fingerprint.", metavar="NAME")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.options import command, file_dtype_option, force_option, json_option, output_option
+from spectra.cli.options import argument, command, file_dtype_option, force_option, json_option, output_option
 from spectra.combine.merge_settings import PARAMETERS, MergeSettings
 from spectra.errors import InputError
 from spectra.io.settings import declared_settings, setting
@@ -27,7 +27,7 @@ _RECIPE = "Recipes and output"
 class Options:
     """What `spectra merge` takes beside the settings of a merge."""
 
-    files: tuple[str, ...] = setting((), "Shifts of one base.", positional=True, metavar="FILE[:SCALE]...")
+    files: tuple[str, ...] = argument("Shifts of one base.", "FILE[:SCALE]...", ())
     show: bool = setting(
         False, "List the methods.", option="--list", panel=declared_settings(MergeSettings)["method"].panel
     )

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.options import command, force_option, json_option, output_option
+from spectra.cli.options import argument, command, force_option, json_option, output_option
 from spectra.cli.output import Part
 from spectra.cli.tables import plain, table
-from spectra.io.settings import REQUIRED, setting
+from spectra.io.settings import setting
 
 if TYPE_CHECKING:
     from spectra.combine.mixing import Mix
@@ -26,8 +26,8 @@ _EXAMPLE = (
 class Options:
     """What `spectra mix` takes."""
 
-    content: Path = setting(REQUIRED, "Shift that gives the layers of geometry.", positional=True)
-    style: Path = setting(REQUIRED, "Shift that gives all other layers.", positional=True)
+    content: Path = argument("Shift that gives the layers of geometry.")
+    style: Path = argument("Shift that gives all other layers.")
     out: Path = output_option("The mixed shift.")
     layers: str = setting(
         "",

@@ -15,6 +15,11 @@ Precision = Literal["float32", "float16", "bfloat16"]
 """The precisions in which a base is loaded."""
 
 
+def argument(help: str, metavar: str = "", default: Any = REQUIRED) -> Any:
+    """A setting that is given by its place on the command line."""
+    return setting(default, help, metavar=metavar, positional=True)
+
+
 def output_option(help: str, default: Any = REQUIRED, metavar: str = "FILE", panel: str = "") -> Any:
     """The setting `out`: where a command writes."""
     return setting(default, help, option="--out -o", metavar=metavar, panel=panel)

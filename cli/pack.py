@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.options import command, force_option, json_option, output_option
+from spectra.cli.options import argument, command, force_option, json_option, output_option
 from spectra.cli.output import Part
 from spectra.cli.tables import percent, short_names, table
-from spectra.io.settings import REQUIRED, setting
+from spectra.io.settings import setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ _EXAMPLE = (
 class Options:
     """What `spectra pack` takes."""
 
-    files: tuple[Path, ...] = setting(REQUIRED, "Shift files.", positional=True, metavar="FILE")
+    files: tuple[Path, ...] = argument("Shift files.", "FILE")
     out: Path = output_option("Output file; for several files, a folder.", metavar="PATH")
     error: float = setting(
         0.01, "Error of Delta W that is allowed, for all matrices and for all 1-D weights: 0.01 is 1 %."

@@ -12,6 +12,7 @@ from spectra.cli import output
 from spectra.cli.captured_energy import as_dict, show_captured
 from spectra.cli.options import (
     Precision,
+    argument,
     command,
     force_option,
     json_option,
@@ -35,7 +36,7 @@ _HOPELESS = 0.1
 class Options:
     """What `spectra transplant` takes."""
 
-    shift: Path = setting(REQUIRED, "A shift file.", positional=True, metavar="SHIFT")
+    shift: Path = argument("A shift file.", "SHIFT")
     to: str = setting(REQUIRED, "New base: diffusers folder, .safetensors file or hub id.", metavar="BASE")
     out: Path = output_option("The shift to write.")
     source: str | None = setting(

@@ -10,9 +10,9 @@ import typer
 
 from spectra.bases.embedded import NAME
 from spectra.cli import output
-from spectra.cli.options import command, json_option, variant_option
+from spectra.cli.options import argument, command, json_option, variant_option
 from spectra.cli.output import Part
-from spectra.io.settings import REQUIRED, setting
+from spectra.io.settings import setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ _EXAMPLE = "spectra verify fox.safetensors     |     spectra verify shifts/ --ba
 class Options:
     """What `spectra verify` takes."""
 
-    files: tuple[Path, ...] = setting(REQUIRED, "Shift files, or folders of them.", positional=True, metavar="FILE")
+    files: tuple[Path, ...] = argument("Shift files, or folders of them.", "FILE")
     base: str = setting("", f"Base whose weights are compared: diffusers folder, .safetensors file, hub id, or {NAME}.")
     variant: str | None = variant_option()
     json: bool = json_option()
