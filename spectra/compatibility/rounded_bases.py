@@ -1,4 +1,4 @@
-"""The same base in another precision: whether a weight is the one that a shift was trained on, or a rounded copy of it.
+"""Whether a weight is the one that a shift was trained on, or a rounded copy of it: the base in another precision.
 
 A shift means nothing in another base. In a rounded copy it means nearly the same, and exactly the same if the singular
 vectors are those of the original (docs/algebra.md, section 6).
