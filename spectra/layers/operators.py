@@ -16,8 +16,9 @@ both sides' vectors and serves the tail of a spectrum, and whole spectra where b
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,48 +28,59 @@ from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 Place = Literal["input", "output"]
 
 
-class Operator(Protocol):
-    """One kind of frozen layer; linear in its input and in its weight."""
+class Operator(ABC):
+    """One kind of frozen layer; linear in its input and in its weight.
+
+    Attributes:
+        dim: where an activation has its channels, -1 or 1.
+    """
+
+    dim = 1
 
     @property
-    def dim(self) -> int:
-        """Where an activation has its channels: -1 or 1."""
+    def pointwise(self) -> bool:
+        """Whether rows and columns both meet channels, row by row of one matrix."""
+        return False
 
+    @abstractmethod
     def basis_at(self, side: str) -> Place | None:
         """Which activation meets the `side` ("left": rows, "right": columns) of W over channels, if one does."""
 
+    @abstractmethod
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer itself."""
 
+    @abstractmethod
     def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """The bottleneck of `W = left diag right^T`; `left [rows, k]`, `right [columns, k]`, `k` channels out."""
 
+    @abstractmethod
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """From the bottleneck to the layer's output, without bias."""
 
+    @abstractmethod
     def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """The way back through `decode`: from the output's gradient to that of the bottleneck."""
 
+    @abstractmethod
     def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
         """The way back through `encode`: from the bottleneck's gradient to that of an input of `shape`."""
 
     def bottleneck_rows(self, x: Tensor) -> int:
         """Rows of the bottleneck, for an input `x`."""
-
-    @property
-    def pointwise(self) -> bool:
-        """Whether rows and columns both meet channels, row by row of one matrix."""
+        return x.numel() // max(x.shape[self.dim], 1)
 
     def channels(self, rows: int, columns: int) -> tuple[int, int]:
         """Channels that a row of the bottleneck is made of, 0 if it is gathered, and that are made of it."""
+        return columns, rows
 
 
 @dataclass(frozen=True)
-class LinearOperator:
+class LinearOperator(Operator):
     """`y = x W^T + b`."""
 
-    dim: int = -1
-    pointwise: bool = True
+    dim = -1
+    pointwise = True
 
     def basis_at(self, side: str) -> Place | None:
         return "output" if side == "left" else "input"
@@ -88,20 +100,13 @@ class LinearOperator:
     def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
         return grad @ right.T
 
-    def bottleneck_rows(self, x: Tensor) -> int:
-        return x.numel() // max(x.shape[-1], 1)
-
-    def channels(self, rows: int, columns: int) -> tuple[int, int]:
-        return columns, rows
-
 
 @dataclass(frozen=True)
-class EmbeddingOperator:
+class EmbeddingOperator(Operator):
     """`y = W[indices]`: only the gathered rows are ever touched."""
 
-    dim: int = -1
     padding_idx: int | None = None
-    pointwise: bool = False
+    dim = -1
 
     def basis_at(self, side: str) -> Place | None:
         return None if side == "left" else "output"
@@ -129,14 +134,13 @@ class EmbeddingOperator:
 
 
 @dataclass(frozen=True)
-class ConvOperator:
+class ConvOperator(Operator):
     """Convolution in one, two or three dimensions, one group."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
-    dim: int = 1
 
     def basis_at(self, side: str) -> Place | None:
         if side == "left":
@@ -185,9 +189,6 @@ class ConvOperator:
         sizes = zip(x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
         return x.shape[0] * math.prod([(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes])
 
-    def channels(self, rows: int, columns: int) -> tuple[int, int]:
-        return columns, rows
-
 
 class _FrozenConv(torch.autograd.Function):
     """A convolution whose weight takes no gradient: it keeps the weight alone, where PyTorch keeps the input too."""
@@ -205,7 +206,7 @@ class _FrozenConv(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class ConvTransposeOperator:
+class ConvTransposeOperator(Operator):
     """Transposed convolution in one, two or three dimensions, one group; its weight is `[c_in, c_out, ...]`."""
 
     kernel: tuple[int, ...]
@@ -213,14 +214,9 @@ class ConvTransposeOperator:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     output_padding: tuple[int, ...]
-    dim: int = 1
 
     def basis_at(self, side: str) -> Place | None:
         return "input" if side == "left" else None
-
-    @property
-    def pointwise(self) -> bool:
-        return False
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(self.kernel) - 1]
@@ -239,9 +235,6 @@ class ConvTransposeOperator:
 
     def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
         return by_channels(grad, left)
-
-    def bottleneck_rows(self, x: Tensor) -> int:
-        return x.numel() // max(x.shape[1], 1)
 
     def channels(self, rows: int, columns: int) -> tuple[int, int]:
         return rows, columns

@@ -18,7 +18,7 @@ from spectra import kernels
 from spectra.errors import MismatchError
 from spectra.layers.functional_call import with_parameters
 from spectra.layers.operators import LinearOperator
-from spectra.layers.shifted_layer import ShiftedLayer, _Call
+from spectra.layers.shifted_layer import ShiftedLayer, LayerCall
 from spectra.layers.shifted_vector import ShiftedVector
 from spectra.spectrum.shifted_weight import shifted_matrix, shifted_weight, singular_value_change
 from spectra.spectrum.spectrum import Spectrum, matrix
@@ -110,7 +110,7 @@ class SampledLayer(ShiftedLayer):
             return False
         return self._plan(x.chunk(len(self.delta))[0])[0] == "materialized"
 
-    def _own_weights(self, call: _Call) -> Tensor:
+    def _own_weights(self, call: LayerCall) -> Tensor:
         """A weight for every run, all made in one product; the gradient goes through them."""
         operator, x, weight, bias, d, dtype = call
         shifts = len(d)

@@ -30,7 +30,7 @@ from spectra.spectrum.shifted_weight import shifted_weight, singular_value_chang
 from spectra.spectrum.spectrum import Spectrum, has_no_values, matrix
 
 
-class _Call(NamedTuple):
+class LayerCall(NamedTuple):
     """One forward: what computes, input, frozen weight and bias, change of each singular value, and the dtype."""
 
     operator: Operator
@@ -114,17 +114,17 @@ class ShiftedLayer:
             return self._two_sided(call, work)
         return self._factored(call)
 
-    def _call(self, operator: Operator, x: Tensor, d: Tensor) -> _Call:
+    def _call(self, operator: Operator, x: Tensor, d: Tensor) -> LayerCall:
         weight: Tensor = self.module.weight  # type: ignore[assignment]
         x, dtype = cast_for_compute(x, weight)
-        return _Call(operator, x, weight, getattr(self.module, "bias", None), d, dtype)
+        return LayerCall(operator, x, weight, getattr(self.module, "bias", None), d, dtype)
 
     def _follow(self) -> None:
         """The vectors go where the weight went."""
         if self._vectors.follow():
             self.forget()
 
-    def _factored(self, call: _Call, index: Tensor | None = None) -> Tensor:
+    def _factored(self, call: LayerCall, index: Tensor | None = None) -> Tensor:
         """The frozen layer; what the basis meets is changed by `e [h]`, or `e [shifts, h]` by `index [batch]`."""
         operator, x, weight, bias, d, dtype = call
         (basis, left, right), dim, head = self._vectors.of(dtype), operator.dim, self._head
@@ -141,7 +141,7 @@ class ShiftedLayer:
             return y
         return delta_gradients.add_low_rank_term(operator, x, y, (left, right), d[..., head:], index)
 
-    def _two_sided(self, call: _Call, work: costs.Work) -> Tensor:
+    def _two_sided(self, call: LayerCall, work: costs.Work) -> Tensor:
         """A layer both sides of which are kept, by `d [r]` or `[batch, r]`: no direction needs a division."""
         _, left, right = self._vectors.of(call.dtype)
         weight = None if work.skips_frozen_product else call.weight
@@ -149,7 +149,7 @@ class ShiftedLayer:
         saves_input = self.without_weight and work.pointwise and work.input_saved_elsewhere
         return delta_gradients.two_sided(call.x, call.d, s, sides, call.operator, saves_input)
 
-    def _materialized(self, call: _Call, work: costs.Work) -> Tensor:
+    def _materialized(self, call: LayerCall, work: costs.Work) -> Tensor:
         """The layer with its shifted weight; delta's gradient comes from the activations, or from the weight's."""
         operator, x, weight, bias, d, dtype = call
         by_weight = costs.gradient_by_weight(work)
