@@ -18,7 +18,7 @@ from spectra import kernels
 from spectra.errors import MismatchError
 from spectra.layers.functional_call import with_parameters
 from spectra.layers.operators import LinearOperator
-from spectra.layers.shifted_layer import ShiftedLayer, LayerCall
+from spectra.layers.shifted_layer import LayerCall, ShiftedLayer
 from spectra.layers.shifted_vector import ShiftedVector
 from spectra.spectrum.shifted_weight import shifted_matrix, shifted_weight, singular_value_change
 from spectra.spectrum.spectrum import Spectrum, matrix
