@@ -129,17 +129,20 @@ def _kernel(name: str, args: tuple[Any, ...]) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _with_kernels() -> Iterator[None]:
-    """Within the block the meta device is served as a GPU is: Triton's operators, and its way to delta's gradient."""
+def _as_on_a_gpu(kernels: bool) -> Iterator[None]:
+    """Within the block the meta device computes as a GPU does, by Triton's operators or without."""
     from unittest import mock
 
     import torch
 
-    from spectra.kernels import uses_gram
+    from spectra.kernels import product_dtype
+
+    def on_gpu(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+        return product_dtype(torch.device("cuda"), dtype)
 
     with (
-        mock.patch("spectra.kernels.devices.architecture", return_value="sm_90"),
-        mock.patch("spectra.kernels.uses_gram", side_effect=lambda _, dtype: uses_gram(torch.device("cuda"), dtype)),
+        mock.patch("spectra.kernels.devices.architecture", return_value="sm_90" if kernels else None),
+        mock.patch("spectra.kernels.product_dtype", on_gpu),
     ):
         yield
 
@@ -148,13 +151,13 @@ def project(method: Method, *, flops: float, bandwidth: float, kernels: bool = F
     """The tally of one training step.
 
     Args:
-        method: on the meta device.
+        method: on the meta device, planned for "cuda".
         flops: of the device in 16-bit products, FLOP/s.
         bandwidth: of it, byte/s.
         kernels: whether the Triton kernels take the place of PyTorch's operations.
     """
     tally = Tally(flops, bandwidth)
-    with _with_kernels() if kernels else contextlib.nullcontext(), fused_attention(method), tally.listen():
+    with _as_on_a_gpu(kernels), fused_attention(method), tally.listen():
         method.step()
     # AdamW reads a parameter, its gradient and two moments, and writes all but the gradient.
     trained = sum(parameter.nbytes for parameter in method.parameters.values())
