@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
 from spectra.cli.options import argument, command, file_dtype_option, force_option, json_option, output_option
-from spectra.cli.output import Part
 from spectra.errors import InputError
 from spectra.io.settings import setting
 
@@ -129,7 +128,7 @@ def _number(option: str, form: str, text: str, part: str) -> float:
         raise InputError(f"{option} takes {form}, got {text!r}") from error
 
 
-def _show(adjusted: Adjusted, found: dict[str, Any]) -> Iterator[Part]:
+def _show(adjusted: Adjusted, found: dict[str, Any]) -> Iterator[output.Part]:
     from spectra.cli.tables import percent, table
 
     rows = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import sys
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ import typer
 import spectra
 from spectra.cli import output
 from spectra.errors import SpectraError
+from spectra.io.atomic_writes import REASONS
 
 COMMANDS = (
     "train",
@@ -45,14 +45,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-_DISK = {
-    errno.ENOSPC: "the disk is full; free some space, or choose another output or cache folder",
-    errno.EDQUOT: "the disk quota is used up; free some space, or choose another output or cache folder",
-    errno.EACCES: "permission denied; choose another path, or change its permissions",
-    errno.EPERM: "permission denied; choose another path, or change its permissions",
-    errno.EROFS: "the file system is read-only; choose another path",
-}
 
 
 def _version(value: bool) -> None:
@@ -104,9 +96,9 @@ def main(argv: list[str] | None = None) -> int:
         output.failure(str(error))
         return 1
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno not in REASONS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        output.failure(where + _DISK[error.errno])
+        output.failure(where + REASONS[error.errno])
         return 1
     return 0

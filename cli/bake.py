@@ -10,7 +10,6 @@ from typing import Any
 
 from spectra.cli import output
 from spectra.cli.options import argument, command, force_option, json_option, output_option, variant_option
-from spectra.cli.output import Part
 from spectra.cli.tables import readable, short_percent
 from spectra.io.settings import REQUIRED, setting
 
@@ -71,7 +70,7 @@ def bake(options: Options) -> None:
 register = command(bake, Options, example=_EXAMPLE)
 
 
-def _show(found: dict[str, Any]) -> Iterator[Part]:
+def _show(found: dict[str, Any]) -> Iterator[output.Part]:
     yield f"{found['out']} ({readable(found['bytes'])})"
     for each in found["shifts"]:
         yield f"  {each['file']} at scale {each['scale']:g}"

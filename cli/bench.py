@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
 from spectra.cli.options import argument, command, force_option, json_option, output_option
-from spectra.cli.output import Part
 from spectra.cli.tables import facts, plain, table
 from spectra.errors import InputError, SpectraError
 from spectra.io.settings import setting
@@ -30,7 +29,7 @@ _EXAMPLE = (
 class Options:
     """What `spectra bench` takes."""
 
-    case: str = argument("What to measure; without it, an overview on the embedded base.", default="overview")
+    case: str = argument("What to measure; without it, an overview on the embedded base.", "CASE", "overview")
     show: bool = setting(False, "List what there is to measure.", option="--list")
     only: tuple[str, ...] = setting(
         (), "Measure only this row of the case; repeatable.", option="--only --subject", metavar="NAME"
@@ -103,7 +102,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _list(cases: list[Case], json: bool) -> None:
-    def human() -> Iterator[Part]:
+    def human() -> Iterator[output.Part]:
         yield facts((case.name, case.title) for case in cases)
         yield ""
         yield "run one with: spectra bench NAME [--json]"
@@ -112,7 +111,7 @@ def _list(cases: list[Case], json: bool) -> None:
     output.result({"cases": rows}, json=json, human=human)
 
 
-def _show(case: Case, record: Mapping[str, Any]) -> Iterator[Part]:
+def _show(case: Case, record: Mapping[str, Any]) -> Iterator[output.Part]:
     """The rows as a table, then the summary, the goals and what failed."""
     from rich.console import Console
 

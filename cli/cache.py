@@ -11,7 +11,6 @@ import typer
 
 from spectra.cli import output
 from spectra.cli.options import command, json_option
-from spectra.cli.output import Part
 from spectra.cli.tables import readable, table
 from spectra.io.settings import setting
 
@@ -85,7 +84,7 @@ def verify(options: Options) -> None:
     done = cache.verify(output.progress())
     found = {"path": str(cache.path), "checked": done.checked, "bytes": done.size, "damaged": done.damaged}
 
-    def human() -> Iterator[Part]:
+    def human() -> Iterator[output.Part]:
         yield f"{done.checked:,} entries, {readable(done.size)} sound, {len(done.damaged)} damaged"
         for fingerprint, reason in done.damaged.items():
             yield f"{fingerprint[:12]}: {reason}"
@@ -117,7 +116,7 @@ def gc(options: CleanOptions) -> None:
         "class_pictures": _remove_class_pictures() if options.class_pictures else {"sets": 0, "bytes": 0},
     }
 
-    def human() -> Iterator[Part]:
+    def human() -> Iterator[output.Part]:
         removed = f"{done.removed:,} files removed ({readable(done.freed)})"
         yield f"{removed}, {done.kept:,} entries kept ({readable(done.size)})"
         if options.class_pictures:
@@ -160,7 +159,7 @@ def _count(pictures: dict[str, int]) -> str:
     return f"{pictures['sets']:,} sets ({readable(pictures['bytes'])})"
 
 
-def _list(found: dict[str, Any], shown: list[dict[str, Any]]) -> Iterator[Part]:
+def _list(found: dict[str, Any], shown: list[dict[str, Any]]) -> Iterator[output.Part]:
     if shown:
         rows = []
         for entry in shown:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from spectra.cli import output
 from spectra.cli.options import argument, command, json_option, variant_option
-from spectra.cli.output import Part
 from spectra.cli.tables import readable, table
 from spectra.io.settings import setting
 
@@ -95,7 +94,7 @@ def _device(asked: str | None) -> str | None:
     return asked
 
 
-def _show(found: dict[str, Any]) -> Iterator[Part]:
+def _show(found: dict[str, Any]) -> Iterator[output.Part]:
     *rows, total = (
         (row.get("component", "total"), *(text(row[key]) for key, (_, text) in _COLUMNS.items()))
         for row in (*found["components"], found["total"])

@@ -8,7 +8,6 @@ from typing import Any
 
 from spectra.cli import output
 from spectra.cli.options import command, force_option, json_option, output_option
-from spectra.cli.output import Part
 from spectra.cli.tables import plain
 from spectra.editing.order import TRAINING_OPTIONS, EditOrder, make_order, training_settings
 from spectra.io.settings import declared_settings, setting
@@ -75,10 +74,10 @@ def edit(options: Options, given: dict[str, Any]) -> None:
 register = command(edit, Options, example=_EXAMPLE, library=declared_settings(EditOrder) | training_settings())
 
 
-def _show(report: dict[str, Any]) -> list[Part]:
+def _show(report: dict[str, Any]) -> list[output.Part]:
     """The report for a person."""
     training, fitness = report["training"], report["base_fitness"]
-    lines: list[Part] = [plain("Learnt", "bold")]
+    lines: list[output.Part] = [plain("Learnt", "bold")]
     if training:
         lines.append(
             f"  {training['prompt']}, loss {training['loss_before']:.4f} -> {training['loss_after']:.4f} in "

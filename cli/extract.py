@@ -20,7 +20,6 @@ from spectra.cli.options import (
     output_option,
     variant_option,
 )
-from spectra.cli.output import Part
 from spectra.cli.tables import percent
 from spectra.io.settings import setting
 
@@ -114,7 +113,7 @@ def _write_rest(done: Extracted, path: Path, options: Options) -> dict[str, Any]
     return {"file": str(path), "bytes": size, "rank": options.rank, "energy": done.energy_with_rest}
 
 
-def _show(found: dict[str, Any], every_layer: bool) -> Iterator[Part]:
+def _show(found: dict[str, Any], every_layer: bool) -> Iterator[output.Part]:
     yield from show_captured(found, every_layer)
     yield f"{found['out']}: {found['floats']:,} floats, {found['bytes']:,} bytes"
     if rest := found["rest_file"]:

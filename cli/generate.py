@@ -9,7 +9,6 @@ from typing import Any
 
 from spectra.cli import output
 from spectra.cli.options import command, force_option, json_option, output_option
-from spectra.cli.output import Part
 from spectra.generate.order import Order, Sampling, make_order
 from spectra.io.settings import declared_settings, setting
 
@@ -47,7 +46,7 @@ del _SETTINGS["eta"]  # noise of an edit
 register = command(generate, Options, example=_EXAMPLE, library=_SETTINGS)
 
 
-def _show(found: dict[str, Any]) -> Iterator[Part]:
+def _show(found: dict[str, Any]) -> Iterator[output.Part]:
     number = len(found["pictures"])
     seconds = f"{found['seconds']:.1f} s"
     yield f"{number} picture{'s' if number != 1 else ''} in {found['folder']} ({seconds})"

@@ -13,7 +13,6 @@ import typer
 from spectra.cli import output
 from spectra.cli.listing import library_as_dict, metadata_as_dict, show_library, show_tree, tree_as_dict
 from spectra.cli.options import argument, command, force_option, json_option, layers_option, plot_option
-from spectra.cli.output import Part
 from spectra.cli.tables import facts, percent, short_names, spaced, table
 from spectra.io.settings import setting
 
@@ -136,7 +135,7 @@ def _inspect_folders(options: Options, filters: dict[str, str]) -> None:
     if options.tree:
         found["tree"] = tree_as_dict(branches)
 
-    def human() -> Iterator[Part]:
+    def human() -> Iterator[output.Part]:
         if options.tree:
             yield from show_tree(held, branches, len(chosen), root)
         else:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.output import Part
 from spectra.cli.tables import plural, readable, table
 
 if TYPE_CHECKING:
@@ -58,7 +57,9 @@ def tree_as_dict(tree: Sequence[Branch]) -> list[dict[str, Any]]:
     ]
 
 
-def show_library(library: Library, chosen: Sequence[LibraryEntry], root: Path, *, everything: bool) -> Iterator[Part]:
+def show_library(
+    library: Library, chosen: Sequence[LibraryEntry], root: Path, *, everything: bool
+) -> Iterator[output.Part]:
     """The shifts that were asked for, in a table; what all of them share stands once, below."""
     from spectra.analysis.library import duplicates
 
@@ -94,7 +95,7 @@ def show_library(library: Library, chosen: Sequence[LibraryEntry], root: Path, *
     yield from _show_rest(library, limit)
 
 
-def _show_rest(library: Library, limit: int) -> Iterator[Part]:
+def _show_rest(library: Library, limit: int) -> Iterator[output.Part]:
     """What is no shift, and what cannot be read."""
     if library.others:
         yield f"{plural(library.others, 'other file')} passed over"
@@ -103,7 +104,7 @@ def _show_rest(library: Library, limit: int) -> Iterator[Part]:
     yield from _more(len(library.damaged), limit)
 
 
-def show_tree(library: Library, tree: Sequence[Branch], chosen: int, root: Path) -> Iterator[Part]:
+def show_tree(library: Library, tree: Sequence[Branch], chosen: int, root: Path) -> Iterator[output.Part]:
     """A family tree: what was made from a shift stands below it."""
     names = {b.content_hash: _name(b.entries[0].path, root) for b in tree if b.entries}
     open_at: list[bool] = []  # by depth, whether another branch of that depth follows below
@@ -143,6 +144,6 @@ def _name(path: Path, root: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path).removesuffix(".safetensors")
 
 
-def _more(count: int, limit: int) -> Iterator[Part]:
+def _more(count: int, limit: int) -> Iterator[output.Part]:
     if count > limit:
         yield f"and {count - limit:,} more (--all)"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.output import Part
 from spectra.cli.tables import cosine, facts, percent, plain, plural, short_names, spaced, table
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def as_dict(merged: Merged) -> dict[str, Any]:
     }
 
 
-def show(merged: Merged, found: dict[str, Any]) -> Iterator[Part]:
+def show(merged: Merged, found: dict[str, Any]) -> Iterator[output.Part]:
     """The same for people."""
     parameters = "".join(f", {name} {value:g}" for name, value in found["parameters"].items())
     shared = f", {found['shared']:,} of them in all" if found["shared"] < found["weights"] else ""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
 from spectra.cli.options import argument, command, force_option, json_option, output_option
-from spectra.cli.output import Part
 from spectra.cli.tables import plain, table
 from spectra.io.settings import setting
 
@@ -71,7 +70,7 @@ def mix(options: Options) -> None:
 register = command(mix, Options, example=_EXAMPLE)
 
 
-def _show(mixed: Mix, report: dict[str, Any]) -> Iterator[Part]:
+def _show(mixed: Mix, report: dict[str, Any]) -> Iterator[output.Part]:
     """The layers, and where each came from."""
     rows = [
         (

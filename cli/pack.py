@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
 from spectra.cli.options import argument, command, force_option, json_option, output_option
-from spectra.cli.output import Part
 from spectra.cli.tables import percent, short_names, table
 from spectra.io.settings import setting
 
@@ -81,7 +80,7 @@ def _targets(files: Sequence[Path], out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
-def _show(rows: Sequence[dict[str, Any]], targets: Sequence[Path]) -> Iterator[Part]:
+def _show(rows: Sequence[dict[str, Any]], targets: Sequence[Path]) -> Iterator[output.Part]:
     lines = [
         (
             name,

@@ -9,7 +9,6 @@ from typing import Any
 
 from spectra.cli import output
 from spectra.cli.options import command, force_option, json_option, output_option
-from spectra.cli.output import Part
 from spectra.cli.tables import table
 from spectra.io.settings import setting
 
@@ -69,7 +68,7 @@ def _write(chosen: list[Any], options: Options, out: Path) -> dict[str, list[str
     return files
 
 
-def _show(rows: list[dict[str, Any]], out: Path | None) -> Iterator[Part]:
+def _show(rows: list[dict[str, Any]], out: Path | None) -> Iterator[output.Part]:
     headings = ("icon set", "licence", "prompt")
     cells = [(row["name"], row["icon_set"], row["licence"], row["prompt"]) for row in rows]
     yield table("subject", headings, cells, texts=headings, name_width=None)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
 from spectra.cli.options import command, force_option, json_option
-from spectra.cli.output import Part
 from spectra.cli.tables import plain, readable
 from spectra.io.settings import declared_settings, setting
 from spectra.training.config import TrainConfig
@@ -116,10 +115,10 @@ def _interrupted(folders: list[Path | None], options: Options) -> None:
         output.say(f"interrupted; continue with: spectra train --resume {again}")
 
 
-def _show_together(concepts: list[ConceptSpec], summaries: list[Summary]) -> list[Part]:
+def _show_together(concepts: list[ConceptSpec], summaries: list[Summary]) -> list[output.Part]:
     """The summaries for a person: a line or two for each concept, then what they cost together."""
     first = summaries[0]
-    lines: list[Part] = [plain("Learnt", "bold")]
+    lines: list[output.Part] = [plain("Learnt", "bold")]
     for each, summary in zip(concepts, summaries, strict=True):
         learnt = f"{each.name}: {summary.subject}, as {summary.prompt!r}, loss {_change(summary)}"
         lines += [f"  {learnt}", f"    {summary.shift}: {readable(summary.bytes)}"]
@@ -139,13 +138,13 @@ def _change(summary: Summary) -> str:
     return f"{summary.loss_before:.4f} -> {summary.loss_after:.4f} ({-change:+.0%}, same noise)"
 
 
-def _show(summary: Summary) -> list[Part]:
+def _show(summary: Summary) -> list[output.Part]:
     """The summary for a person: what was learnt, what it cost, what to try next."""
     of_base = f", {summary.bytes / summary.base_bytes:.2%} of the base's {readable(summary.base_bytes)}"
     minutes = f"{summary.train_seconds:.0f} s of {summary.total_seconds:.0f} s in all"
     steps = f"{summary.steps} steps" + (f", resumed at {summary.resumed_at}" if summary.resumed_at else "")
     learnt = f"{summary.subject}, as {summary.prompt!r}"
-    lines: list[Part] = [
+    lines: list[output.Part] = [
         plain("Learnt", "bold"),
         f"  {learnt}",
         f"  loss on its pictures {_change(summary)}",

@@ -20,7 +20,6 @@ from spectra.cli.options import (
     output_option,
     variant_option,
 )
-from spectra.cli.output import Part
 from spectra.cli.tables import percent
 from spectra.io.settings import REQUIRED, SHARE, setting
 
@@ -98,7 +97,7 @@ def transplant(options: Options) -> None:
 register = command(transplant, Options, example=_EXAMPLE)
 
 
-def _show(found: dict[str, Any], every_layer: bool) -> Iterator[Part]:
+def _show(found: dict[str, Any], every_layer: bool) -> Iterator[output.Part]:
     yield from show_captured(found, every_layer)
     yield f"score {percent(found['score'])}: the energy kept of the matrices; norms go over as they are"
     yield f"{found['out']}: {found['floats']:,} floats, {found['bytes']:,} bytes"

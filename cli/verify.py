@@ -11,7 +11,6 @@ import typer
 from spectra.bases.embedded import NAME
 from spectra.cli import output
 from spectra.cli.options import argument, command, json_option, variant_option
-from spectra.cli.output import Part
 from spectra.io.settings import setting
 
 if TYPE_CHECKING:
@@ -61,6 +60,6 @@ def verify(options: Options) -> None:
 register = command(verify, Options, example=_EXAMPLE)
 
 
-def _show(verdicts: Sequence[Verdict]) -> Iterator[Part]:
+def _show(verdicts: Sequence[Verdict]) -> Iterator[output.Part]:
     for verdict in verdicts:
         yield f"{'ok    ' if verdict.ok else 'failed'}  {verdict.file}: {verdict.message}"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from spectra.errors import OutputError
 
-_REASONS = {
+REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another place",
     errno.EFBIG: "the file is larger than this file system or process may write; choose another place",
@@ -24,6 +24,7 @@ _REASONS = {
     errno.EEXIST: "something of that name exists already; choose another name",
     errno.EISDIR: "it is a folder; name a file",
 }
+"""What an operating system's refusal means, and what to do, by `errno`."""
 
 
 def check_output(path: Path | str, *, force: bool = False) -> Path:
@@ -157,6 +158,6 @@ def _explained(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _REASONS:
+        if error.errno not in REASONS:
             raise
-        raise OutputError(f"cannot write {target}: {_REASONS[error.errno]}") from error
+        raise OutputError(f"cannot write {target}: {REASONS[error.errno]}") from error
