@@ -14,7 +14,7 @@ import numpy.typing as npt
 from spectra.errors import ShiftFileError
 from spectra.shift.metadata import JSON, PACKED_VERSION, VERSION, ShiftMetadata, from_strings, to_strings
 from spectra.shift.packing import coder
-from spectra.shift.packing.quantise import count_tokens, merge_scales, quantise, restore
+from spectra.shift.packing.quantise import count_tokens, dequantise, merge_scales, quantise
 from spectra.shift.packing.tokens import COUNT, read_bits, to_tokens, write_bits
 from spectra.shift.shift import Delta, SpectralShift
 
@@ -193,7 +193,7 @@ def unpack(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]]) -
     except ValueError as error:
         raise ShiftFileError(f"its packed values cannot be read ({error}); fetch or make it again") from error
     values: Delta = np.zeros(int(lengths.sum()), dtype=np.float32)
-    values[np.repeat(coded, lengths)] = restore(k, odd, negative, np.repeat(step[coded], lengths[coded]))
+    values[np.repeat(coded, lengths)] = dequantise(k, odd, negative, np.repeat(step[coded], lengths[coded]))
     pieces = np.split(values, np.cumsum(lengths)[:-1])
     return SpectralShift(dict(zip(description.lengths, pieces, strict=True)), description.metadata, precision="packed")
 

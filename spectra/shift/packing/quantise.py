@@ -64,7 +64,7 @@ def lane_count(values: int) -> int:
     return min(max(values // _SHORTEST_LANE, 1), _LANES)
 
 
-def restore(k: Integers, odd: Integers, negative: npt.NDArray[np.bool_], steps: Floats) -> Delta:
+def dequantise(k: Integers, odd: Integers, negative: npt.NDArray[np.bool_], steps: Floats) -> Delta:
     """The values that whole numbers stand for, `[n]`, rounded once to float32."""
     values = level(k, odd) * steps
     with np.errstate(over="ignore"):
@@ -103,7 +103,7 @@ def quantise(deltas: Sequence[Delta], groups: Sequence[int], error: float) -> Qu
         negative = (values[coded] < 0) & (k > 0)
         counts = count_tokens(k, odd, scale, int(scales.max()) + 1)
         restored = np.zeros(len(values))
-        restored[coded] = restore(k, odd, negative, step)
+        restored[coded] = dequantise(k, odd, negative, step)
         missed = np.sqrt(np.bincount(group, np.bincount(weight, (values - restored) ** 2)))
         errors = missed / np.where(norms > 0, norms, 1)
         close = (errors >= _CLOSE * error) | (norms == 0) | (not patient)
