@@ -254,6 +254,9 @@ def test_sums_are_the_same_whichever_tile_the_clock_would_have_liked(monkeypatch
     """Tiles of 32 and of 16 rows add up in another order: what is taken depends on the shapes alone."""
     from triton.runtime.autotuner import Autotuner
 
+    from spectra.kernels import triton_apply
+
+    assert not isinstance(triton_apply.apply, Autotuner)
     a, b = torch.randn(2, 4, 70, 24).bfloat16()
     basis, index = basis_of(24, 20, torch.bfloat16), torch.tensor([0, 1, 0, 1])
     found = []
