@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -96,7 +97,7 @@ def parse_header(path: Path, text: bytes, size: int) -> Header:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise HeaderError(str(error) or type(error).__name__) from error
     end = 8 + len(text)
-    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.stop)):
+    for tensor in sorted(tensors.values(), key=attrgetter("start", "stop")):
         if tensor.start != end:
             raise HeaderError(f"{tensor.key}: its place in the file overlaps another's or leaves a gap")
         end = tensor.stop
@@ -124,8 +125,9 @@ def build_header(metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, S
 
 def _stored_tensor(path: Path, key: str, entry: Mapping[str, Any], data_start: int) -> StoredTensor:
     code, shape, (start, stop) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
-    if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
+    if [n for n in (start, stop, *shape) if type(n) is not int or n < 0]:
         raise ValueError(f"{key}: expected whole numbers for its shape and its place in the file")
-    if code in NAME_OF_CODE and stop - start != math.prod(shape) * BYTES[NAME_OF_CODE[code]]:
+    dtype = NAME_OF_CODE.get(code)
+    if dtype and stop - start != math.prod(shape) * BYTES[dtype]:
         raise ValueError(f"{key}: its place in the file does not fit its shape")
     return StoredTensor(path, key, code, shape, data_start + start, data_start + stop)

@@ -28,7 +28,7 @@ def block_of(name: str) -> str:
     `unet.conv_in` in `unet`.
     """
     pieces = name.split(".")
-    if pieces[1] == "mid_block":
+    if pieces[1:2] == ["mid_block"]:
         return ".".join(pieces[:2])
     number = next((i for i, piece in enumerate(pieces) if piece.isdigit()), 0)
     return ".".join(pieces[: number + 1])
