@@ -14,7 +14,7 @@ _INTERPRETED = interpreted()  # when the process started: Triton itself reads it
 
 
 def architecture(device: torch.device) -> str | None:
-    """Whose entries of `configurations.KEPT` a device takes; None where no kernel runs.
+    """The architecture of `configurations.KEPT` that serves a device; None where no kernel runs.
 
     Triton needs tensor cores with bfloat16: NVIDIA's from sm_80 on, AMD's gfx9.
     """
@@ -30,6 +30,7 @@ def fast_float64(device: torch.device) -> bool:
 
 @functools.cache
 def _known(device: torch.device) -> tuple[str | None, bool]:
+    """Architecture and speed in float64 of a GPU."""
     major, minor = torch.cuda.get_device_capability(device)
     fast = major == 9 or (minor == 0 and 6 <= major <= 10)
     if torch.version.hip:

@@ -2,9 +2,9 @@
 
 Triton computes what it is ahead in: a term whose bottleneck stays on chip, of half-precision activations on a GPU.
 Everything else is PyTorch's, whose products follow the user's settings (`torch.backends.cuda.matmul`,
-`torch.set_float32_matmul_precision`). With TRITON_INTERPRET=1 Triton's interpreter takes
-the CPU's tensors too, which is how the kernels are tested. `torch.compile` sees an operator of `operators.py` in the
-first case and plain PyTorch in the second.
+`torch.set_float32_matmul_precision`). With TRITON_INTERPRET=1 Triton's interpreter takes the CPU's tensors too: that is
+how the kernel is tested. `torch.compile` sees an operator of `operators.py` in the first case and plain PyTorch in the
+second.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ _RESERVED_SHARED = 1 << 10
 """Bytes that CUDA keeps of the shared memory for each block."""
 
 _TENSOR_MEMORY_COLUMNS = 512
-"""Of a multiprocessor of sm_100; a block's accumulators occupy some of them."""
+"""Columns of tensor memory of a multiprocessor of sm_100; a block's accumulators occupy some of them."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FLOAT32_SHARE = 1 / 12
-"""Of the 16-bit rate, that float32 products reach."""
+"""The share of the 16-bit rate that float32 products reach."""
 
 OPTIMIZER = "AdamW"
 

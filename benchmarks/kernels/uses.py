@@ -30,7 +30,7 @@ MIDDLING = Problem(n=8192, r=320, h=304, m=2880)
 """SD 1.5's widest activation at 512 px, batch 2."""
 
 WIDE = Problem(n=512, r=1280, h=1216, m=11520)
-"""Its deepest convolutions: the bottleneck is too wide to stay on chip, and PyTorch computes."""
+"""SD 1.5's deepest convolutions: the bottleneck is too wide to stay on chip, and PyTorch computes."""
 
 
 @dataclass(frozen=True)
