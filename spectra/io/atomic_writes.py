@@ -35,7 +35,7 @@ def check_output(path: Path | str, *, force: bool = False) -> Path:
     """
     target = Path(path)
     if not force and os.path.lexists(target):
-        raise OutputError(f"{target} exists already; choose another output or pass --force to replace it")
+        raise _exists(target)
     folder = target.absolute().parent
     while not os.path.lexists(folder):
         folder = folder.parent
@@ -144,12 +144,14 @@ def _rename_new(temporary: Path, target: Path) -> None:
     """Rename without replacing: a hard link fails if the target exists. Where there are none, look first."""
     try:
         os.link(temporary, target)
-    except FileExistsError:
-        raise OutputError(f"{target} exists already; choose another output or pass --force to replace it") from None
     except OSError:
         if os.path.lexists(target):
-            raise OutputError(f"{target} exists already; choose another output or pass --force to replace it") from None
+            raise _exists(target) from None
         temporary.rename(target)
+
+
+def _exists(target: Path) -> OutputError:
+    return OutputError(f"{target} exists already; choose another output or pass --force to replace it")
 
 
 @contextlib.contextmanager

@@ -126,7 +126,7 @@ class SpectrumCache:
             use: given each weight with its spectrum, on the CPU; None for a 1-D weight.
             label: of the progress bar, which advances once per weight.
             progress: shows it.
-            device: where to compute what is missing; by default where each weight is.
+            device: where to compute spectra; by default where each weight is.
 
         Raises:
             As `spectrum`, and whatever `use` raises, once the weights in work are done.
