@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -61,11 +59,6 @@ def shifted_matrix(w: Tensor, vectors: tuple[Tensor, Tensor, Tensor], sigma: Ten
 def shifted_vector(weight: Tensor, delta: Tensor) -> Tensor:
     """`w + delta` in the dtype of `weight`, rounded once."""
     return (weight + delta).to(weight.dtype)
-
-
-def is_square(shape: tuple[int, ...]) -> bool:
-    """Whether a weight's matrix is square."""
-    return shape[0] == math.prod(shape[1:])
 
 
 def with_full_tail(spectrum: Spectrum, weight: Tensor) -> Spectrum:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -14,7 +15,6 @@ import spectra
 from spectra.layers.costs import Plan
 from spectra.layers.saved_elsewhere import is_saved_elsewhere
 from spectra.layers.shifted_layer import ShiftedLayer
-from spectra.spectrum.shifted_weight import is_square
 
 FEATURES = 32
 
@@ -36,7 +36,7 @@ KEPT: list[tuple[str, Plan]] = [
 
 def settle(layer: ShiftedLayer, plan: Plan | None, run: Callable[[], Tensor]) -> None:
     """Let the layer take a plan; a square one keeps both sides first."""
-    if is_square(layer.spectrum.shape):
+    if layer.spectrum.shape[0] == math.prod(layer.spectrum.shape[1:]):
         layer.plan = "two-sided"
         run()
     layer.plan = plan
