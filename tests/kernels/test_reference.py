@@ -160,3 +160,12 @@ def test_a_graph_takes_what_a_gpu_can_do_as_a_constant(monkeypatch: pytest.Monke
 
     assert torch.compile(one, backend="eager", fullgraph=True)(torch.zeros(1)) == 1
     devices._known.cache_clear()
+
+
+def test_the_gram_matrix_is_taken_where_it_is_fast() -> None:
+    """A "cuda" that is not there stands for a data-centre GPU."""
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert all(kernels.uses_gram(cpu, dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert not kernels.uses_gram(cuda, torch.bfloat16)
+    if not torch.cuda.is_available():
+        assert kernels.uses_gram(cuda, torch.float32)

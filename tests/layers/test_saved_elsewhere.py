@@ -110,6 +110,25 @@ def test_a_tensor_that_was_changed_in_place_is_not_what_the_norm_made(kind: str,
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
+@pytest.mark.parametrize("kind", NORMED)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_in_low_memory_too(kind: str, inplace: bool) -> None:
+    torch.manual_seed(0)
+    make, shape = NORMED[kind]
+    norm, layer = make()
+    x, found = torch.randn(shape, requires_grad=True), []
+    for watched in (False, True):
+        model = nn.Sequential(norm, nn.ReLU(inplace), layer) if inplace else nn.Sequential(norm, layer)
+        adapter = spectra.attach({"unet": model}, "unet.*", low_memory=True)
+        adapter.train()
+        if not watched:
+            adapter._watches.close()
+        (shifted,) = adapter.layers()
+        found.append(torch.autograd.grad(model(x).sin().sum(), shifted.delta)[0])
+        adapter.detach()
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5 * float(found[0].abs().max()))
+
+
 class ChangesItsInput(nn.Module):
     """A norm and a layer; the norm's input is changed in place before the layer, or after it."""
 

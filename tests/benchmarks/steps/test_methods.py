@@ -151,3 +151,16 @@ def test_a_cpu_spends_memory_for_flops(records: dict[tuple[str, str], Any]) -> N
     assert figure("memory", "cpu") > figure("memory", "cuda")
     with pytest.raises(InputError, match="device takes cpu or cuda, got 'gpu'"):
         prepare("spectra", denoiser("tiny")[0], device="gpu")
+
+
+def test_a_gpu_counts_what_it_runs_in_each_precision() -> None:
+    """In half precision it projects twice in place of a Gram matrix; what is counted is then more."""
+    counted = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        shapes = denoiser("tiny", batch=4, dtype=dtype)[0]
+        method = prepare("spectra", shapes, device="cuda")
+        assert method.adapter is not None
+        for layer in method.adapter.layers():
+            layer.plan = "materialized"
+        counted[dtype] = sum(flops.count(method))
+    assert counted[torch.bfloat16] > counted[torch.float32]
