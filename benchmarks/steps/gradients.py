@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DTYPES = ("fp32", "bf16", "fp16")
 PLANS = ("factored", "materialized", "two-sided", "materialized, both sides")
 BOTH_SIDES = ", both sides"
-"""Of a plan that a layer takes with one side kept, and with both."""
+"""Ends the name of a plan that a layer takes with one side kept as well as with both."""
 
 _SIDE = 8
 """Pixels of a convolution's input; with the setting `rows` of 256 that is a batch of 4."""
@@ -126,7 +126,7 @@ def _input_shape(module: nn.Module, rows: int) -> tuple[int, ...]:
 
 
 def _determined(sigma: Tensor) -> Tensor:
-    """Which directions float64 can tell from all others: `[r]`, bool."""
+    """Whether float64 can tell each direction from all others: `[r]`, bool."""
     import torch
 
     gap = sigma[:-1] - sigma[1:]

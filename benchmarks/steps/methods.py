@@ -96,7 +96,7 @@ def prepare(name: str, model: Denoiser, spectra: Spectra | None = None, device: 
 
 
 def twin(model: Denoiser) -> Denoiser:
-    """The same model in modules of its own, with new parameters of the same storage, all frozen."""
+    """A copy of the model in modules of its own, with new parameters of the same storage, all frozen."""
     from torch import nn
 
     shared: dict[int, Any] = {}
@@ -122,7 +122,7 @@ class Spectra:
         return self._known[path]
 
     def whole(self, path: str, weight: Tensor) -> Spectrum:
-        """The same with both sides of every direction."""
+        """The spectrum of the module's weight at `path`, with both sides of every direction."""
         from spectra.spectrum.shifted_weight import with_full_tail
 
         if path not in self._whole:
@@ -166,11 +166,11 @@ def _paper(model: Denoiser, spectra: Spectra) -> Method:
         method.parameters[path] = delta
         method.constants += [left, sigma, right]
         del module._parameters["weight"]  # the formula has no use for it
-        module.forward = _literal(module, left, sigma, right, delta, weight.shape)
+        module.forward = _paper_forward(module, left, sigma, right, delta, weight.shape)
     return method
 
 
-def _literal(
+def _paper_forward(
     module: nn.Module, left: Tensor, sigma: Tensor, right: Tensor, delta: Tensor, shape: torch.Size
 ) -> Callable[..., Tensor]:
     """The paper's forward: `left [rows, r]`, `right [r, columns]`, a weight of `shape` made in every call."""

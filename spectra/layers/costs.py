@@ -92,7 +92,7 @@ def wants_other_side(work: Work) -> bool:
 
 
 def with_other_side(work: Work) -> Work:
-    """The same work where both sides of all directions are kept."""
+    """The work of a layer that keeps both sides of all directions, for the same input."""
     return work._replace(basis_at=None, rows=work.bottleneck_rows, head=0, tail=work.r, near_zero=0)
 
 

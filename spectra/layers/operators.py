@@ -44,7 +44,7 @@ class Operator(ABC):
 
     @abstractmethod
     def basis_at(self, side: str) -> Place | None:
-        """Which activation meets the `side` ("left": rows, "right": columns) of W over channels, if one does."""
+        """The activation that meets the `side` ("left": rows, "right": columns) of W over channels, if one does."""
 
     @abstractmethod
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -252,7 +252,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def operator_of(module: nn.Module) -> Operator | None:
-    """The operator that `module` computes, or None where its own forward must be called with a rebuilt weight.
+    """The operator that `module` computes, or None where its own forward must be called with a shifted weight.
 
     None stands for: groups, padding other than zeros, an embedding with `max_norm`, or a subclass with a forward of
     its own. Those are rare in diffusion models and stay correct, at the cost of a gradient through the weight.

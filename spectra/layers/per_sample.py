@@ -25,7 +25,7 @@ from spectra.spectrum.spectrum import Spectrum, matrix
 
 
 class Samples:
-    """Which row of the deltas each sample takes.
+    """The row of the deltas that each sample takes.
 
     Args:
         rows: `[n]` int64, a row for each prompt.
