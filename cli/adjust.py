@@ -15,17 +15,9 @@ from spectra.io.settings import setting
 if TYPE_CHECKING:
     from spectra.combine.adjusting import Adjusted, Step
 
-_EXAMPLE = (
-    "spectra adjust dog.safetensors --scale unet.up_blocks.1=0.5 -o softer.safetensors     |     "
-    "spectra adjust dog.safetensors --keep 64 -o small.safetensors     |     "
-    "spectra adjust dog.safetensors --band 0:0.1=0 --on unet-ca -o fine.safetensors"
-)
-
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra adjust` takes."""
-
+class _Options:
     file: Path = argument("A shift file.", "FILE")
     out: Path = output_option("The edited shift.")
     only: str = setting("", "Leave out all weights but these.", metavar="PATTERN")
@@ -48,7 +40,13 @@ class Options:
     json: bool = json_option()
 
 
-def adjust(options: Options) -> None:
+@command(
+    _Options,
+    "spectra adjust dog.safetensors --scale unet.up_blocks.1=0.5 -o softer.safetensors",
+    "spectra adjust dog.safetensors --keep 64 -o small.safetensors",
+    "spectra adjust dog.safetensors --band 0:0.1=0 --on unet-ca -o fine.safetensors",
+)
+def adjust(options: _Options) -> None:
     """Edits a shift: fewer directions, a threshold, another strength by layer or by singular value.
 
     The edits are made in the order of the options. --band, --soft and --keep leave 1-D weights (norms) alone, as these
@@ -84,10 +82,7 @@ def adjust(options: Options) -> None:
     output.result(found, json=options.json, human=lambda: _show(adjusted, found))
 
 
-register = command(adjust, Options, example=_EXAMPLE)
-
-
-def _steps(options: Options) -> list[Step]:
+def _steps(options: _Options) -> list[Step]:
     """The edits in their order."""
     from spectra.combine.adjusting import Band, Keep, Only, Soft
 

@@ -34,7 +34,7 @@ COMMANDS = (
     "verify",
     "bench",
 )
-"""In the order `--help` shows them. Each is a file beside this one with a `register(app)`."""
+"""In the order `--help` shows them. Each is a file beside this one, with the command under the same name in it."""
 
 app = typer.Typer(
     name="spectra",
@@ -68,7 +68,11 @@ _registered: set[str] = set()
 def _register(names: Iterable[str]) -> None:
     for name in names:
         if name not in _registered:
-            importlib.import_module(f"spectra.cli.{name}").register(app)
+            command = getattr(importlib.import_module(f"spectra.cli.{name}"), name)
+            if isinstance(command, typer.Typer):
+                app.add_typer(command)
+            else:
+                app.registered_commands.append(command)
             _registered.add(name)
 
 

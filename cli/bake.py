@@ -13,16 +13,9 @@ from spectra.cli.options import argument, command, force_option, json_option, ou
 from spectra.cli.tables import readable, short_percent
 from spectra.io.settings import REQUIRED, setting
 
-_EXAMPLE = (
-    "spectra bake ./sd15 --shift dog.safetensors:0.9 --shift style.safetensors:0.4 -o sd15-dog     |     "
-    "spectra bake v1-5.safetensors --shift dog.safetensors -o v1-5-dog.safetensors"
-)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What `spectra bake` takes."""
-
+class _Options:
     base: str = argument(
         "Diffusers folder, .safetensors checkpoint or hub id; without it, the embedded base.", "BASE", ""
     )
@@ -33,7 +26,12 @@ class Options:
     json: bool = json_option()
 
 
-def bake(options: Options) -> None:
+@command(
+    _Options,
+    "spectra bake ./sd15 --shift dog.safetensors:0.9 --shift style.safetensors:0.4 -o sd15-dog",
+    "spectra bake v1-5.safetensors --shift dog.safetensors -o v1-5-dog.safetensors",
+)
+def bake(options: _Options) -> None:
     """Writes the plain model with shifts folded in: the base's files, its dtype and names, other weights."""
     from spectra.bases.pipeline import find_base
     from spectra.convert import baking
@@ -65,9 +63,6 @@ def bake(options: Options) -> None:
     output.result(found, json=options.json, human=lambda: _show(found))
     if done.left_out:
         output.say("not copied, since they hold the base's weights without the shift: " + ", ".join(done.left_out))
-
-
-register = command(bake, Options, example=_EXAMPLE)
 
 
 def _show(found: dict[str, Any]) -> Iterator[output.Part]:

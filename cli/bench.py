@@ -19,16 +19,9 @@ if TYPE_CHECKING:
 
     from spectra.benchmarks.case import Case, Column, Row
 
-_EXAMPLE = (
-    "spectra bench --report bench.md     |     spectra bench flops --set model=sdxl --set batch=4 --json     |     "
-    "spectra bench --list --json     (every case with its settings)"
-)
-
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra bench` takes."""
-
+class _Options:
     case: str = argument("What to measure; without it, an overview on the embedded base.", "CASE", "overview")
     show: bool = setting(False, "List what there is to measure.", option="--list")
     only: tuple[str, ...] = setting(
@@ -49,7 +42,13 @@ class Options:
     json: bool = json_option(" with the result")
 
 
-def bench(options: Options) -> None:
+@command(
+    _Options,
+    "spectra bench --report bench.md",
+    "spectra bench flops --set model=sdxl --set batch=4 --json",
+    "spectra bench --list --json     (every case with its settings)",
+)
+def bench(options: _Options) -> None:
     """Measures a benchmark case, and appends the result to CASE.jsonl: in benchmarks/results of a
     checkout, else in the current folder, or in --out. Without a case: what a training step and its file cost,
     beside PEFT's LoRA, full fine-tuning and the paper's formula.
@@ -89,9 +88,6 @@ def bench(options: Options) -> None:
     if outcome.failures:
         count = f"{len(outcome.failures)} of {len(outcome.failures) + len(outcome.record[case.rows])} rows"
         raise SpectraError(f"{name}: {count} could not be measured; the first: {outcome.failures[0]}")
-
-
-register = command(bench, Options, example=_EXAMPLE)
 
 
 def _pair(text: str) -> tuple[str, str]:

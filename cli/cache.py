@@ -19,24 +19,18 @@ _SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra cache verify` and `path` take."""
-
+class _Options:
     json: bool = json_option()
 
 
 @dataclass(frozen=True)
-class ListOptions:
-    """What `spectra cache ls` takes."""
-
+class _ListOptions:
     everything: bool = setting(False, "List every entry, not only the latest used.", option="--all")
     json: bool = json_option()
 
 
 @dataclass(frozen=True)
-class CleanOptions:
-    """What `spectra cache gc` takes."""
-
+class _CleanOptions:
     max_size: str | None = setting(
         None, "Size that the cache may keep, such as 5GB or 0.", metavar="SIZE", default_text="the cache's limit"
     )
@@ -44,17 +38,8 @@ class CleanOptions:
     json: bool = json_option()
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    cache = typer.Typer(help="Looks after the spectra that are kept on this machine.", no_args_is_help=True)
-    app.add_typer(cache, name="cache", epilog="Example:  spectra cache ls     |     spectra cache gc --max-size 5GB")
-    command(ls, ListOptions, example="spectra cache ls --all")(cache)
-    command(verify, Options, example="spectra cache verify --json")(cache)
-    command(gc, CleanOptions, example="spectra cache gc --max-size 5GB")(cache)
-    command(path, Options, example="du -sh $(spectra cache path)")(cache)
-
-
-def ls(options: ListOptions) -> None:
+@command(_ListOptions, "spectra cache ls --all")
+def ls(options: _ListOptions) -> None:
     """Lists the entries, the most recently used first."""
     from spectra.spectrum.cache.spectrum_cache import default_cache
 
@@ -76,7 +61,8 @@ def ls(options: ListOptions) -> None:
     output.result(found, json=options.json, human=lambda: _list(found, shown))
 
 
-def verify(options: Options) -> None:
+@command(_Options, "spectra cache verify --json")
+def verify(options: _Options) -> None:
     """Reads every entry against its checksums; damaged ones are set aside and computed again when needed."""
     from spectra.spectrum.cache.spectrum_cache import default_cache
 
@@ -98,7 +84,8 @@ def verify(options: Options) -> None:
         raise typer.Exit(1)
 
 
-def gc(options: CleanOptions) -> None:
+@command(_CleanOptions, "spectra cache gc --max-size 5GB")
+def gc(options: _CleanOptions) -> None:
     """Removes damaged and half-written files, and the least recently used entries beyond a size."""
     from spectra.spectrum.cache.settings import parse_size
     from spectra.spectrum.cache.spectrum_cache import default_cache
@@ -125,12 +112,22 @@ def gc(options: CleanOptions) -> None:
     output.result(found, json=options.json, human=human)
 
 
-def path(options: Options) -> None:
+@command(_Options, "du -sh $(spectra cache path)")
+def path(options: _Options) -> None:
     """Prints the cache's folder, whether it exists yet or not."""
     from spectra.spectrum.cache.spectrum_cache import default_cache
 
     where = str(default_cache().path)
     output.result({"path": where}, json=options.json, human=lambda: [where])
+
+
+cache = typer.Typer(
+    name="cache",
+    help="Looks after the spectra that are kept on this machine.",
+    epilog="Example:  spectra cache ls     |     spectra cache gc --max-size 5GB",
+    no_args_is_help=True,
+)
+cache.registered_commands += [ls, verify, gc, path]
 
 
 def _class_pictures() -> dict[str, int]:

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from spectra.convert.svdiff.conversion import Fit
     from spectra.shift.shift import SpectralShift
 
-_EXAMPLE = (
-    "spectra convert fox.safetensors --to lora --rank 8 -o pytorch_lora_weights.safetensors     |     "
-    "spectra convert dog.safetensors --base ./sd15 --to kohya --error 0.05 -o dog-lora.safetensors     |     "
-    "spectra convert spectral_shifts.safetensors spectral_shifts_te.safetensors --base ./sd15 -o dog.safetensors"
-)
 
 _FORMATS = {
     "shift": "a shift",
@@ -37,9 +32,7 @@ _MUCH_LOST, _WORTH_TELLING = 0.3, 1e-6
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra convert` takes."""
-
+class _Options:
     files: tuple[Path, ...] = argument(
         "A shift; or files of svdiff-pytorch, diffusers' PR 3107, dome272, phymhan or svdiff-kohya.", "FILE..."
     )
@@ -66,7 +59,13 @@ class Options:
     json: bool = json_option()
 
 
-def convert(options: Options) -> None:
+@command(
+    _Options,
+    "spectra convert fox.safetensors --to lora --rank 8 -o pytorch_lora_weights.safetensors",
+    "spectra convert dog.safetensors --base ./sd15 --to kohya --error 0.05 -o dog-lora.safetensors",
+    "spectra convert spectral_shifts.safetensors spectral_shifts_te.safetensors --base ./sd15 -o dog.safetensors",
+)
+def convert(options: _Options) -> None:
     """Converts shifts from and to the files of other tools, and says what that costs."""
     from spectra.bases.embedded import NAME
     from spectra.convert.file_kinds import file_kind, files_of
@@ -96,10 +95,7 @@ def convert(options: Options) -> None:
         )
 
 
-register = command(convert, Options, example=_EXAMPLE)
-
-
-def _check_usage(files: list[Path], kinds: set[str], options: Options) -> None:
+def _check_usage(files: list[Path], kinds: set[str], options: _Options) -> None:
     """Wrong usage, before anything is read."""
     from spectra.errors import FormatError
 
@@ -118,7 +114,7 @@ def _check_usage(files: list[Path], kinds: set[str], options: Options) -> None:
         raise typer.BadParameter(f"{to or 'a shift'} is not stored in {options.dtype}", param_hint="--dtype")
 
 
-def _read(files: list[Path], kinds: set[str], options: Options) -> tuple[SpectralShift, dict[str, Any]]:
+def _read(files: list[Path], kinds: set[str], options: _Options) -> tuple[SpectralShift, dict[str, Any]]:
     """The shift in the files, and what is reported of it."""
     if kinds == {"shift"}:
         from spectra.shift.shift_file import read_shift
@@ -140,7 +136,7 @@ def _read(files: list[Path], kinds: set[str], options: Options) -> tuple[Spectra
     return shift, {**about, "weights": len(shift), "floats": shift.floats, "components": components}
 
 
-def _write(shift: SpectralShift, options: Options) -> dict[str, Any]:
+def _write(shift: SpectralShift, options: _Options) -> dict[str, Any]:
     """Writes the shift, and returns what is reported of that."""
     target, out = options.to or "shift", options.out
     written: dict[str, Any] = {"format": target, "path": str(out)}

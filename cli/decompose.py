@@ -12,7 +12,6 @@ from spectra.cli.options import argument, command, json_option, variant_option
 from spectra.cli.tables import readable, table
 from spectra.io.settings import setting
 
-_EXAMPLE = "spectra decompose ./sd15 --component unet     |     spectra decompose unet.safetensors --json"
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "weights": ("weights", "{:,}".format),
     "weight_floats": ("floats", lambda count: f"{count / 1e6:,.2f} M"),
@@ -26,9 +25,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra decompose` takes."""
-
+class _Options:
     base: str = argument("Diffusers folder, .safetensors file or hub id; without it, the embedded base.", "BASE", "")
     component: tuple[str, ...] = setting((), "Only this component, such as unet; repeatable.", metavar="NAME")
     dtype: Literal["float32", "float16", "bfloat16", "file"] = setting(
@@ -39,7 +36,8 @@ class Options:
     json: bool = json_option()
 
 
-def decompose(options: Options) -> None:
+@command(_Options, "spectra decompose ./sd15 --component unet", "spectra decompose unet.safetensors --json")
+def decompose(options: _Options) -> None:
     """Decomposes every weight of a base once, and keeps the spectra for all later commands."""
     from spectra.bases.embedded import NAME
     from spectra.bases.weight_files import base_weights
@@ -74,9 +72,6 @@ def decompose(options: Options) -> None:
             f"the spectra take {readable(total['bytes'])}, the cache keeps {readable(cache.max_bytes)}: "
             "raise SPECTRA_CACHE_LIMIT, or they are computed again"
         )
-
-
-register = command(decompose, Options, example=_EXAMPLE)
 
 
 def _device(asked: str | None) -> str | None:

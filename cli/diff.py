@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from spectra.analysis.diffing import Changes, Difference
     from spectra.shift.shift import SpectralShift
 
-_EXAMPLE = (
-    "spectra diff fox.safetensors wolf.safetensors --plot diff.png     |     spectra diff shifts/*.safetensors --json"
-)
 _MOST = 5
 """Weights shown of those that moved most."""
 
@@ -34,9 +31,7 @@ _Views: TypeAlias = "tuple[Callable[[int], list[Table]], Callable[[], Figure]]"
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra diff` takes."""
-
+class _Options:
     files: tuple[Path, ...] = argument("Shift files of one base.", "A B [C...]")
     layers: bool = layers_option("List every weight of two files.")
     plot: Path | None = plot_option()
@@ -44,7 +39,12 @@ class Options:
     json: bool = json_option(", every weight in it")
 
 
-def diff(options: Options) -> None:
+@command(
+    _Options,
+    "spectra diff fox.safetensors wolf.safetensors --plot diff.png",
+    "spectra diff shifts/*.safetensors --json",
+)
+def diff(options: _Options) -> None:
     """Compares shifts: the distance of the weights they make, cosines, signs, and what moved apart most.
 
     A weight that a file does not hold counts as unchanged. Of several files, each is compared with each.
@@ -71,9 +71,6 @@ def diff(options: Options) -> None:
     if options.plot is not None:
         style.write(draw, options.plot, force=options.force)
     output.result(found, json=options.json, human=lambda: spaced(tables(shutil.get_terminal_size().columns)))
-
-
-register = command(diff, Options, example=_EXAMPLE)
 
 
 def _file(file: Path, shift: SpectralShift) -> dict[str, Any]:

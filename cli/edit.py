@@ -12,21 +12,12 @@ from spectra.cli.tables import plain
 from spectra.editing.order import TRAINING_OPTIONS, EditOrder, make_order, training_settings
 from spectra.io.settings import declared_settings, setting
 
-_EXAMPLE = (
-    'spectra edit fox.png --caption "a drawing of a fox" '
-    '--edit "a drawing of a fox on a blue background" -o blue     |     '
-    'spectra edit fox.png --caption "a drawing of a fox" --edit "a fox on a red background" '
-    "--shift blue/training/blue.safetensors --noise-mix 0 --noise-mix .4 -o red     "
-    "(what was learnt is used again; every combination, on one sheet)"
-)
 _MOSTLY = 0.9
 """Where the unedited picture stays in more of an edit than that, and nobody asked for it, a hint is shown."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra edit` takes beside the edit and the training's settings."""
-
+class _Options:
     inversion: bool | None = setting(
         None,
         "Begin with the noise that the picture comes from, or with fresh noise as --noise-mix 1 does.",
@@ -39,7 +30,15 @@ class Options:
     json: bool = json_option()
 
 
-def edit(options: Options, given: dict[str, Any]) -> None:
+@command(
+    _Options,
+    'spectra edit fox.png --caption "a drawing of a fox" --edit "a drawing of a fox on a blue background" -o blue',
+    'spectra edit fox.png --caption "a drawing of a fox" --edit "a fox on a red background" '
+    "--shift blue/training/blue.safetensors --noise-mix 0 --noise-mix .4 -o red     "
+    "(what was learnt is used again; every combination, on one sheet)",
+    library=declared_settings(EditOrder) | training_settings(),
+)
+def edit(options: _Options, given: dict[str, Any]) -> None:
     """Edits one picture (CoSINE): learns it with its caption, then draws it with another.
 
     Leaves the pictures, a contact sheet, and what was learnt; says how well inversion leads back to the picture, and
@@ -69,9 +68,6 @@ def edit(options: Options, given: dict[str, Any]) -> None:
                 "--keep 0 draws all of an edit, shapes too"
             )
     output.result(report, json=options.json, human=lambda: _show(report))
-
-
-register = command(edit, Options, example=_EXAMPLE, library=declared_settings(EditOrder) | training_settings())
 
 
 def _show(report: dict[str, Any]) -> list[output.Part]:

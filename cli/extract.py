@@ -26,18 +26,12 @@ from spectra.io.settings import setting
 if TYPE_CHECKING:
     from spectra.convert.extraction import Extracted
 
-_EXAMPLE = (
-    "spectra extract ./sd15 ./sd15-dreambooth -o dog.safetensors     |     "
-    "spectra extract ./sd15 style-lora.safetensors -o style.safetensors --json"
-)
 _LITTLE = 0.1
 """Below this part of the change a shift does not stand for it."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra extract` takes."""
-
+class _Options:
     base: str = argument(
         "Diffusers folder, .safetensors checkpoint or hub id; spectra-base is the embedded one.", "BASE"
     )
@@ -55,7 +49,12 @@ class Options:
     json: bool = json_option(", every weight in it")
 
 
-def extract(options: Options) -> None:
+@command(
+    _Options,
+    "spectra extract ./sd15 ./sd15-dreambooth -o dog.safetensors",
+    "spectra extract ./sd15 style-lora.safetensors -o style.safetensors --json",
+)
+def extract(options: _Options) -> None:
     """Finds the shift that is closest to a fully fine-tuned model, or to a LoRA, LoHa or LoKr.
 
     It captures u_i^T (W' - W) v_i of the change of each weight; the energy says how much of it that is.
@@ -99,10 +98,7 @@ def extract(options: Options) -> None:
         )
 
 
-register = command(extract, Options, example=_EXAMPLE)
-
-
-def _write_rest(done: Extracted, path: Path, options: Options) -> dict[str, Any] | None:
+def _write_rest(done: Extracted, path: Path, options: _Options) -> dict[str, Any] | None:
     """Writes the LoRA, if there is anything for it."""
     from spectra.convert.lora.writing import write_factors
 

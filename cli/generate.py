@@ -12,18 +12,13 @@ from spectra.cli.options import command, force_option, json_option, output_optio
 from spectra.generate.order import Order, Sampling, make_order
 from spectra.io.settings import declared_settings, setting
 
-_EXAMPLE = (
-    'spectra generate --prompt "a drawing of a fox" --count 4 -o foxes     |     '
-    'spectra generate --shift out/fox/fox.safetensors:0.8 --prompt "a drawing of a \\[V1] fox" --seed 7 -o pictures'
-    "     |     spectra generate --shift fox.safetensors:1,.5,0 --shift wolf.safetensors:0,.5,1 "
-    '--prompt "a drawing of a \\[V1] fox" -o from-fox-to-wolf'
-)
+SETTINGS = declared_settings(Order) | declared_settings(Sampling)
+"""The library's settings that this command takes."""
+del SETTINGS["eta"]  # noise of an edit
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra generate` takes beside what is drawn."""
-
+class _Options:
     count: int = setting(1, "Pictures of each prompt and seed, from seeds that follow each.", least=1)
     device: str = setting("", "Device to draw on, such as cpu or cuda.", default_text="a GPU if there is one")
     out: Path = output_option("Output folder.", Path("pictures"), "DIR")
@@ -31,7 +26,15 @@ class Options:
     json: bool = json_option()
 
 
-def generate(options: Options, given: dict[str, Any]) -> None:
+@command(
+    _Options,
+    'spectra generate --prompt "a drawing of a fox" --count 4 -o foxes',
+    'spectra generate --shift out/fox/fox.safetensors:0.8 --prompt "a drawing of a \\[V1] fox" --seed 7 -o pictures',
+    "spectra generate --shift fox.safetensors:1,.5,0 --shift wolf.safetensors:0,.5,1 "
+    '--prompt "a drawing of a \\[V1] fox" -o from-fox-to-wolf',
+    library=SETTINGS,
+)
+def generate(options: _Options, given: dict[str, Any]) -> None:
     """Draws every prompt with every seed: PNGs with their settings inside, and a contact sheet."""
     from spectra.generate.run import generate as run
 
@@ -39,11 +42,6 @@ def generate(options: Options, given: dict[str, Any]) -> None:
     order = make_order(**given, seeds=tuple(dict.fromkeys(seeds)))
     found = run(order, options.out, force=options.force, device=options.device, progress=output.progress())
     output.result(found, json=options.json, human=lambda: _show(found))
-
-
-_SETTINGS = declared_settings(Order) | declared_settings(Sampling)
-del _SETTINGS["eta"]  # noise of an edit
-register = command(generate, Options, example=_EXAMPLE, library=_SETTINGS)
 
 
 def _show(found: dict[str, Any]) -> Iterator[output.Part]:

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
     from spectra.shift.shift import SpectralShift
 
-_EXAMPLE = (
-    "spectra inspect fox.safetensors --plot fox.png     |     "
-    "spectra inspect shifts/ --prompt fox --sort date     |     spectra inspect shifts/ --tree"
-)
 _LISTED = 8
 """Of a long list, as a thousand parents are, so many are shown; all are in the JSON."""
 
@@ -36,9 +32,7 @@ _of_folder = partial(setting, panel=_FOLDER)
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra inspect` takes."""
-
+class _Options:
     paths: tuple[Path, ...] = argument("Shift files, and folders of them.", "FILE|FOLDER...")
     layers: bool = layers_option("List every weight of one file.")
     find: str = _of_folder("", "Only shifts that say all these words.", metavar="WORDS")
@@ -56,7 +50,13 @@ class Options:
     json: bool = json_option(", everything in it")
 
 
-def inspect(options: Options) -> None:
+@command(
+    _Options,
+    "spectra inspect fox.safetensors --plot fox.png",
+    "spectra inspect shifts/ --prompt fox --sort date",
+    "spectra inspect shifts/ --tree",
+)
+def inspect(options: _Options) -> None:
     """Shows what a shift file holds, or lists the shifts of a folder; needs neither torch nor the base.
 
     One file: its size by block and kind of layer, its base, settings and lineage.
@@ -78,10 +78,7 @@ def inspect(options: Options) -> None:
         _inspect_folders(options, filters)
 
 
-register = command(inspect, Options, example=_EXAMPLE)
-
-
-def _inspect_file(file: Path, options: Options) -> None:
+def _inspect_file(file: Path, options: _Options) -> None:
     from spectra.analysis import inspection
     from spectra.naming.blocks import block_of, kind_of
     from spectra.plots import style
@@ -117,7 +114,7 @@ def _draw(shift: SpectralShift, file: Path) -> Figure:
     return draw_shift(shift, read_sigmas(shift.metadata), one_line(f"{file.stem}: {about}{shift.floats:,} floats"))
 
 
-def _inspect_folders(options: Options, filters: dict[str, str]) -> None:
+def _inspect_folders(options: _Options, filters: dict[str, str]) -> None:
     from spectra.analysis import library, lineage
     from spectra.plots import style
 

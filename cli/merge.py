@@ -15,18 +15,11 @@ from spectra.io.settings import declared_settings, setting
 if TYPE_CHECKING:
     from spectra.combine.merging import Recipe
 
-_EXAMPLE = (
-    "spectra merge dog.safetensors:0.7 style.safetensors:0.3 -o both.safetensors     |     "
-    "spectra merge a.safetensors b.safetensors --alpha 0.6 --block-weights unet.up_blocks.1=1 -o ab.safetensors"
-    "     |     spectra merge --recipe ab.toml -o ab.safetensors     |     spectra merge --list"
-)
 _RECIPE = "Recipes and output"
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra merge` takes beside the settings of a merge."""
-
+class _Options:
     files: tuple[str, ...] = argument("Shifts of one base.", "FILE[:SCALE]...", ())
     show: bool = setting(
         False, "List the methods.", option="--list", panel=declared_settings(MergeSettings)["method"].panel
@@ -46,7 +39,15 @@ class Options:
     json: bool = json_option(panel=_RECIPE)
 
 
-def merge(options: Options, given: dict[str, Any]) -> None:
+@command(
+    _Options,
+    "spectra merge dog.safetensors:0.7 style.safetensors:0.3 -o both.safetensors",
+    "spectra merge a.safetensors b.safetensors --alpha 0.6 --block-weights unet.up_blocks.1=1 -o ab.safetensors",
+    "spectra merge --recipe ab.toml -o ab.safetensors",
+    "spectra merge --list",
+    library=declared_settings(MergeSettings),
+)
+def merge(options: _Options, given: dict[str, Any]) -> None:
     """Merges shifts of one base into one, and tells how they interfere and what the ReLU cuts off.
 
     A weight that a shift lacks has delta zero in it. The recipe is kept in the result.
@@ -89,9 +90,6 @@ def merge(options: Options, given: dict[str, Any]) -> None:
                 temporary.write_text(text, encoding="utf-8")
             found["saved_recipe"] = str(save_recipe)
     output.result(found, json=options.json, human=lambda: merge_view.show(merged, found))
-
-
-register = command(merge, Options, example=_EXAMPLE, library=declared_settings(MergeSettings))
 
 
 def _recipe(files: tuple[str, ...], asked: MergeSettings) -> tuple[Recipe, list[Path]]:

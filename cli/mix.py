@@ -15,16 +15,9 @@ from spectra.io.settings import setting
 if TYPE_CHECKING:
     from spectra.combine.mixing import Mix
 
-_EXAMPLE = (
-    "spectra mix fox.safetensors blueprint.safetensors -o mixed.safetensors     |     "
-    "spectra mix fox.safetensors blueprint.safetensors --layers 16,down,1:16,up,0 -o mixed.safetensors"
-)
-
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra mix` takes."""
-
+class _Options:
     content: Path = argument("Shift that gives the layers of geometry.")
     style: Path = argument("Shift that gives all other layers.")
     out: Path = output_option("The mixed shift.")
@@ -42,7 +35,12 @@ class Options:
     json: bool = json_option()
 
 
-def mix(options: Options) -> None:
+@command(
+    _Options,
+    "spectra mix fox.safetensors blueprint.safetensors -o mixed.safetensors",
+    "spectra mix fox.safetensors blueprint.safetensors --layers 16,down,1:16,up,0 -o mixed.safetensors",
+)
+def mix(options: _Options) -> None:
     """Mixes two shifts by layers: content from one, style from the other. Shows which layer came from which."""
     from spectra.combine.mixing import mix as run
     from spectra.io.atomic_writes import check_output
@@ -65,9 +63,6 @@ def mix(options: Options) -> None:
         **output.values_of(mixed, "elsewhere", "text", "left_out"),
     }
     output.result(report, json=options.json, human=lambda: _show(mixed, report))
-
-
-register = command(mix, Options, example=_EXAMPLE)
 
 
 def _show(mixed: Mix, report: dict[str, Any]) -> Iterator[output.Part]:

@@ -8,6 +8,7 @@ from types import GenericAlias
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from typer.models import CommandInfo
 
 from spectra.io.settings import REQUIRED, Setting, declared_settings, setting
 
@@ -56,33 +57,32 @@ def file_dtype_option(panel: str = "") -> Any:
 
 
 def command(
-    run: Callable[..., None], options: type, *, example: str, library: Mapping[str, Setting] | None = None
-) -> Callable[[typer.Typer], None]:
-    """A function that adds a command, whose options are the settings that a dataclass declares, to an app.
+    options: type, *examples: str, library: Mapping[str, Setting] | None = None
+) -> Callable[[Callable[..., None]], CommandInfo]:
+    """Makes a command of a function, under its name and with its docstring as help.
 
     Args:
-        run: called with an instance of `options`; its name and docstring are the command's.
-        options: the dataclass of what concerns the command line alone.
-        example: shown below the options.
-        library: settings of the library, by the name under which they are given on the command line. `run` gets those
-            that were given in a dictionary, as its second argument: what was not given is for the library to decide,
-            and so is what is out of range.
+        options: dataclass whose settings are options of the command line alone; the function gets an instance of it.
+        examples: shown below the options.
+        library: settings of the library, by the name under which they are given on the command line. The function gets
+            those that were given in a dictionary, as its second argument: what was not given is for the library to
+            decide, and so is what is out of range.
     """
     own, others = declared_settings(options), library or {}
 
-    def call(**values: Any) -> None:
-        given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        given = {key: value for key, value in given.items() if value is not None}
-        chosen = options(**{key: given.pop(key) for key in own if key in given})
-        run(chosen, *([given] if others else []))
+    def made(run: Callable[..., None]) -> CommandInfo:
+        def call(**values: Any) -> None:
+            given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+            given = {key: value for key, value in given.items() if value is not None}
+            chosen = options(**{key: given.pop(key) for key in own if key in given})
+            run(chosen, *([given] if others else []))
 
-    def register(app: typer.Typer) -> None:
         parameters = [_parameter(key, each, known=key in own) for key, each in {**others, **own}.items()]
         call.__dict__["__signature__"] = inspect.Signature(parameters)
-        call.__doc__ = run.__doc__
-        app.command(run.__name__, epilog=f"Example:  {example}")(call)
+        epilog = "Example:  " + "     |     ".join(examples)
+        return CommandInfo(run.__name__, callback=call, help=run.__doc__, epilog=epilog)
 
-    return register
+    return made
 
 
 def _parameter(name: str, declared: Setting, *, known: bool) -> inspect.Parameter:

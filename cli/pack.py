@@ -15,16 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
-_EXAMPLE = (
-    "spectra pack fox.safetensors -o fox-small.safetensors     |     "
-    "spectra pack shifts/*.safetensors -o packed --error 0.03"
-)
-
-
 @dataclass(frozen=True)
-class Options:
-    """What `spectra pack` takes."""
-
+class _Options:
     files: tuple[Path, ...] = argument("Shift files.", "FILE")
     out: Path = output_option("Output file; for several files, a folder.", metavar="PATH")
     error: float = setting(
@@ -34,7 +26,12 @@ class Options:
     json: bool = json_option()
 
 
-def pack(options: Options) -> None:
+@command(
+    _Options,
+    "spectra pack fox.safetensors -o fox-small.safetensors",
+    "spectra pack shifts/*.safetensors -o packed --error 0.03",
+)
+def pack(options: _Options) -> None:
     """Packs shifts: values are rounded to a stated error and entropy-coded. Every command reads the result."""
     from spectra.errors import InputError
     from spectra.io.atomic_writes import check_output
@@ -60,9 +57,6 @@ def pack(options: Options) -> None:
             progress.advance(1, file.name)
     found = {"error": options.error, "files": rows}
     output.result(found, json=options.json, human=lambda: _show(rows, targets))
-
-
-register = command(pack, Options, example=_EXAMPLE)
 
 
 def _targets(files: Sequence[Path], out: Path) -> list[Path]:

@@ -12,13 +12,9 @@ from spectra.cli.options import command, force_option, json_option, output_optio
 from spectra.cli.tables import table
 from spectra.io.settings import setting
 
-_EXAMPLE = "spectra subjects     |     spectra subjects --subject fox -o fox"
-
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra subjects` takes."""
-
+class _Options:
     subject: tuple[str, ...] = setting((), "Only this subject; repeatable.", metavar="NAME")
     out: Path | None = output_option("Write the subjects' pictures to this folder.", None, "DIR")
     count: int = setting(5, "Pictures of each subject.", least=1)
@@ -28,7 +24,8 @@ class Options:
     json: bool = json_option()
 
 
-def subjects(options: Options) -> None:
+@command(_Options, "spectra subjects", "spectra subjects --subject fox -o fox")
+def subjects(options: _Options) -> None:
     """Lists the embedded subjects: drawings that the embedded base has never seen, of things it knows."""
     from spectra.bases.embedded.subjects import SUBJECTS, find_subject
 
@@ -42,10 +39,7 @@ def subjects(options: Options) -> None:
     output.result({"subjects": rows}, json=options.json, human=lambda: _show(rows, options.out))
 
 
-register = command(subjects, Options, example=_EXAMPLE)
-
-
-def _write(chosen: list[Any], options: Options, out: Path) -> dict[str, list[str]]:
+def _write(chosen: list[Any], options: _Options, out: Path) -> dict[str, list[str]]:
     """A folder for each subject in `out`; one subject alone goes into `out` itself."""
     from spectra.bases.embedded.subjects import instance_pictures
     from spectra.io.atomic_writes import atomic_folder, check_replaceable

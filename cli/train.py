@@ -16,19 +16,13 @@ if TYPE_CHECKING:
     from spectra.training.run.concepts import ConceptSpec
     from spectra.training.run.report import Summary
 
-_EXAMPLE = (
-    "spectra train     (the embedded base learns the embedded fox)     |     "
-    'spectra train --base ./sd15 --images ./dog --prompt "a photo of a sks dog" '
-    '--class-prompt "a photo of a dog" -o out/dog     |     '
-    "spectra train --subject fox --subject wolf -o out/both     (two into one shift)     |     "
-    "spectra train --concepts pets.toml -o out     (several in one pass over the base, a folder for each)"
-)
+
+_SETTINGS = declared_settings(TrainConfig)
+del _SETTINGS["subject"]  # --subject sets `subjects`, or `subject` where it is given once
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra train` takes beside the settings of a training."""
-
+class _Options:
     concepts: Path | None = setting(
         None,
         "Train several concepts together: settings, then a table [[concept]] for each with its name, images (or "
@@ -46,7 +40,16 @@ class Options:
     json: bool = json_option(" with the summary")
 
 
-def train(options: Options, given: dict[str, Any]) -> None:
+@command(
+    _Options,
+    "spectra train     (the embedded base learns the embedded fox)",
+    'spectra train --base ./sd15 --images ./dog --prompt "a photo of a sks dog" '
+    '--class-prompt "a photo of a dog" -o out/dog',
+    "spectra train --subject fox --subject wolf -o out/both     (two into one shift)",
+    "spectra train --concepts pets.toml -o out     (several in one pass over the base, a folder for each)",
+    library=_SETTINGS,
+)
+def train(options: _Options, given: dict[str, Any]) -> None:
     """Trains a spectral shift on pictures of a subject, or of several together; by itself, on the embedded fox."""
     subjects = given.get("subjects", ())
     if len(subjects) == 1 and "=" not in subjects[0]:
@@ -69,12 +72,7 @@ def train(options: Options, given: dict[str, Any]) -> None:
         output.result(result, json=options.json, human=lambda: _show_together(concepts, summaries))
 
 
-_SETTINGS = declared_settings(TrainConfig)
-del _SETTINGS["subject"]  # --subject sets `subjects`, or `subject` where it is given once
-register = command(train, Options, example=_EXAMPLE, library=_SETTINGS)
-
-
-def _concepts(options: Options, given: dict[str, Any]) -> list[ConceptSpec]:
+def _concepts(options: _Options, given: dict[str, Any]) -> list[ConceptSpec]:
     """What is to be learnt: one concept by the options, or those of a file."""
     from spectra.errors import InputError
     from spectra.training.run.concepts import UNSHARED_SETTINGS, ConceptSpec, read_concepts
@@ -87,7 +85,7 @@ def _concepts(options: Options, given: dict[str, Any]) -> list[ConceptSpec]:
     return read_concepts(options.concepts, options.out, **given)
 
 
-def _settings(options: Options, given: dict[str, Any]) -> TrainConfig:
+def _settings(options: _Options, given: dict[str, Any]) -> TrainConfig:
     """What was given, on top of the file's settings, or on top of those of the training that is resumed."""
     from spectra.errors import InputError
     from spectra.training.config import make_config, read_config
@@ -105,7 +103,7 @@ def _settings(options: Options, given: dict[str, Any]) -> TrainConfig:
     return make_config(given, source="command line")
 
 
-def _interrupted(folders: list[Path | None], options: Options) -> None:
+def _interrupted(folders: list[Path | None], options: _Options) -> None:
     """How to go on, if a state was saved."""
     from spectra.training.run.outputs import STATE, Outputs
 

@@ -23,18 +23,12 @@ from spectra.cli.options import (
 from spectra.cli.tables import percent
 from spectra.io.settings import REQUIRED, SHARE, setting
 
-_EXAMPLE = (
-    "spectra transplant dog.safetensors --from ./sd15 --to ./dreamshaper -o dog-dreamshaper.safetensors     |"
-    "     spectra transplant dog.safetensors --to ./sd15 --dtype float16 -o dog-fp16.safetensors"
-)
 _HOPELESS = 0.1
 """Below this score little of a shift is left."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra transplant` takes."""
-
+class _Options:
     shift: Path = argument("A shift file.", "SHIFT")
     to: str = setting(REQUIRED, "New base: diffusers folder, .safetensors file or hub id.", metavar="BASE")
     out: Path = output_option("The shift to write.")
@@ -55,7 +49,12 @@ class Options:
     json: bool = json_option(", every weight in it")
 
 
-def transplant(options: Options) -> None:
+@command(
+    _Options,
+    "spectra transplant dog.safetensors --from ./sd15 --to ./dreamshaper -o dog-dreamshaper.safetensors",
+    "spectra transplant dog.safetensors --to ./sd15 --dtype float16 -o dog-fp16.safetensors",
+)
+def transplant(options: _Options) -> None:
     """Carries a shift over to a related base, or to a rounded copy of its own.
 
     On the new base it is the shift whose change of the weights is closest; the score says how much of it is kept.
@@ -92,9 +91,6 @@ def transplant(options: Options) -> None:
         output.say(f"{len(done.missing)} weights stay behind, which the new base has not, such as {done.missing[0]}")
     if done.score < _HOPELESS:
         output.say("little of this shift is left: these bases are hardly related, train it on the new one")
-
-
-register = command(transplant, Options, example=_EXAMPLE)
 
 
 def _show(found: dict[str, Any], every_layer: bool) -> Iterator[output.Part]:

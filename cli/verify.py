@@ -18,20 +18,17 @@ if TYPE_CHECKING:
 
     from spectra.compatibility.verification import Verdict
 
-_EXAMPLE = "spectra verify fox.safetensors     |     spectra verify shifts/ --base ./stable-diffusion-v1-5"
-
 
 @dataclass(frozen=True)
-class Options:
-    """What `spectra verify` takes."""
-
+class _Options:
     files: tuple[Path, ...] = argument("Shift files, or folders of them.", "FILE")
     base: str = setting("", f"Base whose weights are compared: diffusers folder, .safetensors file, hub id, or {NAME}.")
     variant: str | None = variant_option()
     json: bool = json_option()
 
 
-def verify(options: Options) -> None:
+@command(_Options, "spectra verify fox.safetensors", "spectra verify shifts/ --base ./stable-diffusion-v1-5")
+def verify(options: _Options) -> None:
     """Checks structure, values and content hash of shifts; with --base, that they were trained on it.
 
     One line for each file; exit code 1 if one fails.
@@ -55,9 +52,6 @@ def verify(options: Options) -> None:
     if failed:
         output.failure(f"{failed} of {len(verdicts)} shifts failed")
         raise typer.Exit(1)
-
-
-register = command(verify, Options, example=_EXAMPLE)
 
 
 def _show(verdicts: Sequence[Verdict]) -> Iterator[output.Part]:

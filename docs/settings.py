@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from spectra.cli.generate import SETTINGS
 from spectra.cli.options import default_text, option_names
 from spectra.combine.merge_settings import MergeSettings
 from spectra.editing.order import EditOrder, training_settings
-from spectra.generate.order import Order, Sampling
 from spectra.io.settings import Setting, declared_settings
 from spectra.training.config import TrainConfig
 
@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, dict[str, Setting]]] = {
         declared_settings(TrainConfig),
     ),
     "edit": ("", declared_settings(EditOrder) | training_settings()),
-    "generate": ("", declared_settings(Order) | declared_settings(Sampling)),
+    "generate": ("", SETTINGS),
     "merge": ("Each method has its own defaults: `spectra merge --list`.", declared_settings(MergeSettings)),
 }
 

@@ -72,10 +72,14 @@ def test_every_setting_of_a_training_has_an_option_and_a_sentence(spectra_cli: C
         assert declared.panel, name
 
 
-def test_the_page_of_settings_is_current() -> None:
+def test_the_page_of_settings_is_current(spectra_cli: Callable[..., Any]) -> None:
     spec = importlib.util.spec_from_file_location("settings_page", ROOT / "docs" / "settings.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run: python docs/settings.py"
+    for command, (_, settings) in module.COMMANDS.items():
+        shown = spectra_cli(command, "--help").out
+        for name, declared in settings.items():
+            assert f"{module.option_names(name, declared)} "[:17] in shown, (command, name)
