@@ -10,15 +10,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spectra.errors import BaseError
+from spectra.io.safetensors_header import StoredTensor
+from spectra.io.tensor_files import Spans, read_rows, write_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Shapes = Mapping[str, tuple[int, ...]]
+Stored: TypeAlias = Mapping[str, StoredTensor]
 
 _PREFIX = "model.diffusion_model."
 
@@ -37,60 +40,74 @@ and whose keys it has; only OpenCLIP's differ from transformers'."""
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a tensor of diffusers' model lies in an original file.
+class Place:
+    """Where a tensor of diffusers' model lies in a base's files.
 
     Attributes:
-        key: in the file.
-        spans: rows `(start, stop)` of that tensor, one after the other; empty for all of it as it is.
+        stored: the tensor of the file that it is, or is a part of.
+        spans: its rows `(start, stop)` there, one span after the other; empty for all rows.
         transposed: the model's tensor is the transpose.
     """
 
-    key: str
-    spans: tuple[tuple[int, int], ...] = ()
+    stored: StoredTensor
+    spans: Spans = ()
     transposed: bool = False
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the model's tensor."""
+        shape = self.stored.shape
+        if self.spans:
+            shape = (sum(stop - start for start, stop in self.spans), *shape[1:])
+        return shape[::-1] if self.transposed else shape
 
-def original_layout(shapes: Shapes) -> dict[str, dict[str, Origin]]:
+    def read(self) -> Tensor:
+        """The model's tensor, in the file's dtype."""
+        tensor = read_rows(self.stored, self.spans)
+        return tensor.T.contiguous() if self.transposed else tensor
+
+    def write(self, tensor: Tensor, copy: Path) -> None:
+        """Overwrite the model's tensor in a copy of the file."""
+        write_rows(self.stored._replace(path=copy), tensor.T if self.transposed else tensor, self.spans)
+
+
+def original_layout(stored: Stored) -> dict[str, dict[str, Place]]:
     """Where each tensor of diffusers' models lies in a file of an original layout, by component and diffusers' key.
 
-    Args:
-        shapes: the shape of each of the file's tensors, by key.
-
-    Returns:
-        Empty if the layout is none of those known.
+    Returns an empty dict if the file's tensors `stored`, by key, have no layout that is known.
 
     Raises:
         BaseError: an original layout, with tensors missing.
     """
-    found: dict[str, dict[str, Origin]] = {}
-    keys = {key.removeprefix(_PREFIX): key for key in shapes if key.startswith(_PREFIX)} or {key: key for key in shapes}
+    found: dict[str, dict[str, Place]] = {}
+    tensors = {key.removeprefix(_PREFIX): tensor for key, tensor in stored.items() if key.startswith(_PREFIX)} or stored
     for mark, (component, convert) in _DENOISERS.items():
-        if mark in keys:
-            found[component] = _converted(shapes, keys, partial(convert, shapes))
+        if mark in tensors:
+            found[component] = _converted(tensors, partial(convert, stored))
     for prefix, (component, kind) in _TEXT_ENCODERS.items():
-        keys = {key.removeprefix(prefix): key for key in shapes if key.startswith(prefix)}
-        if not keys:
+        tensors = {key.removeprefix(prefix): tensor for key, tensor in stored.items() if key.startswith(prefix)}
+        if not tensors:
             continue
         if kind == "t5" and "text_encoder_2" not in found:
             component = "text_encoder_2"  # Flux has one CLIP, SD3 has two
         if kind == "open_clip":
-            found[component] = _converted(shapes, keys, partial(_open_clip, shapes, prefix))
+            found[component] = _converted(tensors, partial(_open_clip, stored, prefix))
         else:
-            found[component] = {short: Origin(key) for short, key in keys.items()}
+            found[component] = {key: Place(tensor) for key, tensor in tensors.items()}
     return found
 
 
-def _converted(shapes: Shapes, keys: Mapping[str, str], convert: Callable[..., Any]) -> dict[str, Origin]:
-    """Where `convert` takes each tensor from, given the tensors `keys` (short name to key in the file)."""
+def _converted(tensors: Stored, convert: Callable[..., Any]) -> dict[str, Place]:
+    """Where `convert` takes each tensor of diffusers' model from, given those of a file by what it calls them."""
     import torch
 
-    names, stride = list(keys), 1 + max((shape[0] for shape in shapes.values() if shape), default=1)
+    origins = list(tensors.values())
+    heights = [tensor.shape[0] if tensor.shape else 1 for tensor in origins]
+    stride = 1 + max(heights)
     numbered: dict[str, Tensor] = {}  # row r of tensor t has the number t * stride + r
-    for index, short in enumerate(names):
-        shape = shapes[keys[short]]
-        numbers = index * stride + torch.arange(shape[0] if shape else 1)
-        numbered[short] = numbers[:, None] if len(shape) > 1 else numbers
+    for index, (key, tensor) in enumerate(tensors.items()):
+        numbers = index * stride + torch.arange(heights[index])
+        numbered[key] = numbers[:, None] if len(tensor.shape) > 1 else numbers
     try:
         made = convert(numbered)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
@@ -101,16 +118,16 @@ def _converted(shapes: Shapes, keys: Mapping[str, str], convert: Callable[..., A
             continue
         numbers = tensor.reshape(-1)
         index = int(numbers[0]) // stride
-        key, rows = keys[names[index]], numbers - index * stride
+        rows = numbers - index * stride
         cuts = [0, *(int(cut) + 1 for cut in (rows.diff() != 1).nonzero()), len(rows)]
         spans = tuple((int(rows[a]), int(rows[b - 1]) + 1) for a, b in pairwise(cuts))
-        whole = spans == ((0, (shapes[key] or (1,))[0]),)
+        whole = spans == ((0, heights[index]),)
         transposed = tensor.ndim == 2 and tensor.shape[0] == 1 < tensor.shape[1]
-        found[name] = Origin(key, () if whole else spans, transposed)
+        found[name] = Place(origins[index], () if whole else spans, transposed)
     return found
 
 
-def _unet(shapes: Shapes, tensors: dict[str, Tensor]) -> Any:
+def _unet(stored: Stored, tensors: dict[str, Tensor]) -> Any:
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     inputs = [key for key in tensors if key.startswith("input_blocks.")]
@@ -119,32 +136,31 @@ def _unet(shapes: Shapes, tensors: dict[str, Tensor]) -> Any:
     config: dict[str, Any] = {"layers_per_block": layers, "num_class_embeds": 1}  # read if there is a table of classes
     if "label_emb.0.0.weight" in tensors:
         # Stable Diffusion 2.1 unCLIP and SDXL call by the same key what diffusers calls by two.
-        unclip = any(key.startswith("cond_stage_model.") for key in shapes)
+        unclip = any(key.startswith("cond_stage_model.") for key in stored)
         config |= {"class_embed_type": "projection"} if unclip else {"addition_embed_type": "text_time"}
     return convert_ldm_unet_checkpoint({_PREFIX + key: tensor for key, tensor in tensors.items()}, config)
 
 
-def _sd3(shapes: Shapes, tensors: dict[str, Tensor]) -> Any:
+def _sd3(stored: Stored, tensors: dict[str, Tensor]) -> Any:
     from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 
     return convert_sd3_transformer_checkpoint_to_diffusers(tensors)
 
 
-def _flux(shapes: Shapes, tensors: dict[str, Tensor]) -> Any:
+def _flux(stored: Stored, tensors: dict[str, Tensor]) -> Any:
     from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
 
     return convert_flux_transformer_checkpoint_to_diffusers(tensors)
 
 
-def _open_clip(shapes: Shapes, prefix: str, tensors: dict[str, Tensor]) -> Any:
+def _open_clip(stored: Stored, prefix: str, tensors: dict[str, Tensor]) -> Any:
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 
-    width = shapes[prefix + "positional_embedding"][1]
-    model = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
+    model = SimpleNamespace(config=SimpleNamespace(hidden_size=stored[prefix + "positional_embedding"].shape[1]))
     return convert_open_clip_checkpoint(model, {prefix + key: tensor for key, tensor in tensors.items()}, prefix)
 
 
-_DENOISERS: dict[str, tuple[str, Callable[[Shapes, dict[str, Tensor]], Any]]] = {
+_DENOISERS: dict[str, tuple[str, Callable[[Stored, dict[str, Tensor]], Any]]] = {
     "input_blocks.0.0.weight": ("unet", _unet),
     "joint_blocks.0.x_block.attn.qkv.weight": ("transformer", _sd3),
     "double_blocks.0.img_attn.qkv.weight": ("transformer", _flux),

@@ -36,12 +36,14 @@ class BaseLocation:
         return sum(file.stat().st_size for file in files)
 
 
-def find_base(base: str) -> BaseLocation:
-    """Find what `base` names, without loading it; empty is the embedded base.
+def find_base(base: str | BaseLocation) -> BaseLocation:
+    """Find what `base` names, without loading it; empty is the embedded base, and a location is itself.
 
     Raises:
         BaseError: nothing there, or something that is not a base.
     """
+    if isinstance(base, BaseLocation):
+        return base
     if base in ("", NAME):
         return _folder(NAME, embedded_path())
     path = Path(base)
@@ -79,9 +81,8 @@ def load_pipeline(
     Raises:
         BaseError: the base is missing, damaged, or cannot be fetched.
     """
+    location = find_base(base)
     import torch
-
-    location = base if isinstance(base, BaseLocation) else find_base(base)
     from diffusers import DiffusionPipeline
 
     dtype = dtype or torch.float32

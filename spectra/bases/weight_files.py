@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectra.bases.embedded import NAME
-from spectra.bases.original_layouts import original_layout
+from spectra.bases.original_layouts import Place, original_layout
 from spectra.bases.pipeline import BaseLocation, find_base, local_folder
 from spectra.errors import BaseError
 from spectra.io.dtypes import torch_dtype
-from spectra.io.safetensors_header import StoredTensor
-from spectra.io.tensor_files import read_rows, stored_tensors, write_rows
+from spectra.io.tensor_files import stored_tensors
 from spectra.naming.patterns import DENOISERS, TEXT_ENCODERS, component_of, weight_name
 
 if TYPE_CHECKING:
@@ -29,38 +26,6 @@ _USUAL_NAMES = ("diffusion_pytorch_model", "model")
 
 _TIED = {"encoder.embed_tokens": "shared"}
 """T5's table is stored under either name, or both; a module is named by its first path."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor of a model lies in the base's files.
-
-    Attributes:
-        stored: the tensor of the file that it is, or is a part of.
-        spans: its rows `(start, stop)` there, one span after the other; empty for all rows.
-        transposed: the model's tensor is the transpose.
-    """
-
-    stored: StoredTensor
-    spans: tuple[tuple[int, int], ...] = ()
-    transposed: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the model's tensor."""
-        shape = self.stored.shape
-        if self.spans:
-            shape = (sum(stop - start for start, stop in self.spans), *shape[1:])
-        return shape[::-1] if self.transposed else shape
-
-    def read(self) -> Tensor:
-        """The model's tensor, in the file's dtype."""
-        tensor = read_rows(self.stored, self.spans)
-        return tensor.T.contiguous() if self.transposed else tensor
-
-    def write(self, tensor: Tensor, copy: Path) -> None:
-        """Overwrite the model's tensor in a copy of the file."""
-        write_rows(self.stored._replace(path=copy), tensor.T if self.transposed else tensor, self.spans)
 
 
 class FileWeights(Mapping[str, "Tensor"]):
@@ -136,7 +101,9 @@ def base_weights(
     """
     weights = base_tensors(base, components, variant=variant, dtype=dtype).weights()
     if not weights:
-        raise BaseError(f"{_label(base)}: no weight that a shift could act on; expected floating-point *.weight")
+        raise BaseError(
+            f"{find_base(base).name}: no weight that a shift could act on; expected floating-point *.weight"
+        )
     return weights
 
 
@@ -147,41 +114,33 @@ def base_tensors(
 
     Arguments and errors are those of `base_weights`.
     """
-    location = base if isinstance(base, BaseLocation) else find_base(base)
+    location = find_base(base)
     if location.kind == "file":
         parts = _file_parts(Path(location.target))
     else:
         parts = _folder_parts(local_folder(location, variant), components, variant)
     missing = [name for name in components if name not in parts]
     if missing:
-        raise BaseError(f"{_label(base)}: no component {missing[0]!r}; it has: {', '.join(parts)}")
+        raise BaseError(f"{location.name}: no component {missing[0]!r}; it has: {', '.join(parts)}")
     wanted = [part for name, part in parts.items() if not components or name in components]
-    return FileWeights({key: [place] for part in wanted for key, place in part.items()}, dtype)
+    return FileWeights({name: places for part in wanted for name, places in part.places.items()}, dtype)
 
 
-def folder_tensors(folder: Path, component: str) -> FileWeights:
+def folder_tensors(folder: Path, component: str, variant: str | None = None) -> FileWeights:
     """The tensors of a folder that holds one component alone, as `save_pretrained` of a model writes it."""
-    return FileWeights({key: [place] for key, place in _folder_part(folder, component, None).items()})
+    files = _weight_files(folder, variant)
+    return _named(component, {key: Place(tensor) for path in files for key, tensor in stored_tensors(path).items()})
 
 
-def _label(base: str | BaseLocation) -> str:
-    return (base.name if isinstance(base, BaseLocation) else base) or NAME
-
-
-def _folder_parts(folder: Path, components: Sequence[str], variant: str | None) -> dict[str, dict[str, Place]]:
+def _folder_parts(folder: Path, components: Sequence[str], variant: str | None) -> dict[str, FileWeights]:
     """The tensors of a pipeline's folder by component; none of a component that is not wanted."""
     known = [name for name in (*DENOISERS, *TEXT_ENCODERS) if (folder / name).is_dir()]
     if not known:
         raise BaseError(f"{folder}: no component that can carry a shift (unet, transformer, text_encoder, ...)")
     return {
-        name: _folder_part(folder / name, name, variant) if not components or name in components else {}
+        name: folder_tensors(folder / name, name, variant) if not components or name in components else FileWeights({})
         for name in known
     }
-
-
-def _folder_part(folder: Path, component: str, variant: str | None) -> dict[str, Place]:
-    files = _weight_files(folder, variant)
-    return _named(component, {key: tensor for path in files for key, tensor in stored_tensors(path).items()})
 
 
 def _weight_files(folder: Path, variant: str | None) -> list[Path]:
@@ -200,20 +159,12 @@ def _weight_files(folder: Path, variant: str | None) -> list[Path]:
     raise BaseError(f"{folder}: no {' or '.join(wanted)}.safetensors; there are: {', '.join(sets)} (see --variant)")
 
 
-def _file_parts(path: Path) -> dict[str, dict[str, Place]]:
+def _file_parts(path: Path) -> dict[str, FileWeights]:
     """The tensors of a single file by component; one in no original layout is one component, called like the file."""
     stored = stored_tensors(path)
-    layout = original_layout({key: tensor.shape for key, tensor in stored.items()})
-    if not layout:
-        return {path.stem: _named(path.stem, stored)}
-    return {
-        component: {
-            weight_name(component, name): Place(stored[origin.key], origin.spans, origin.transposed)
-            for name, origin in origins.items()
-        }
-        for component, origins in layout.items()
-    }
+    layout = original_layout(stored) or {path.stem: {key: Place(tensor) for key, tensor in stored.items()}}
+    return {component: _named(component, places) for component, places in layout.items()}
 
 
-def _named(component: str, stored: Mapping[str, StoredTensor]) -> dict[str, Place]:
-    return {weight_name(component, key): Place(tensor) for key, tensor in stored.items()}
+def _named(component: str, places: Mapping[str, Place]) -> FileWeights:
+    return FileWeights({weight_name(component, key): [place] for key, place in places.items()})
