@@ -72,7 +72,10 @@ def test_every_copy_is_recognised(shape: list[int], trained: str, live: str, see
     copy = cast(weight, live)
     match = Fingerprints.of(copy).base_match(metadata, "unet.a")
     back = torch.equal(cast(copy, trained), weight)
-    assert match == ("same" if live == trained else "cast" if back else live)
+    # A few numbers may be rounded to the same ones in both precisions: then the first of them is named.
+    copies = [dtype for dtype in ("float16", "bfloat16") if torch.equal(cast(copy, dtype), cast(weight, dtype))]
+    assert live in (trained, "float32", *copies)
+    assert match == ("same" if live == trained else "cast" if back else copies[0])
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)])
