@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.options import argument, command, file_dtype_option, force_option, json_option, output_option
+from spectra.cli.options import FilePrecision, argument, command, force_option, json_option, output_option
 from spectra.errors import InputError
 from spectra.io.settings import setting
 
@@ -35,7 +35,7 @@ class _Options:
         None, "Keep this many directions of each weight: those of the largest singular values."
     )
     on: str = setting("", "Weights that --band, --soft and --keep act on, in place of all.", metavar="PATTERN")
-    file_dtype: str = file_dtype_option()
+    file_dtype: FilePrecision = setting("float32", "Precision of the file; float16 takes half the bytes.")
     force: bool = force_option("an existing file")
     json: bool = json_option()
 
@@ -55,17 +55,16 @@ def adjust(options: _Options) -> None:
     from spectra.analysis import diffing
     from spectra.combine import adjusting
     from spectra.io.atomic_writes import check_output
-    from spectra.shift.shift_file import file_precision, read_shift, write_shift
+    from spectra.shift.shift_file import read_shift, write_shift
     from spectra.shift.sigmas import read_sigmas
 
     steps = _steps(options)
-    precision = file_precision(options.file_dtype)
     check_output(options.out, force=options.force)
     shift = read_shift(options.file)
     adjusted = adjusting.adjust(shift, steps)
     sigmas = read_sigmas(shift.metadata)
     moved = diffing.compare(*(diffing.singular_value_changes(each, sigmas) for each in (shift, adjusted.shift)))
-    size = write_shift(adjusted.shift, options.out, dtype=precision, force=options.force)
+    size = write_shift(adjusted.shift, options.out, dtype=options.file_dtype, force=options.force)
     found = {
         "file": str(options.file),
         "output": str(options.out),
@@ -84,12 +83,18 @@ def adjust(options: _Options) -> None:
 
 def _steps(options: _Options) -> list[Step]:
     """The edits in their order."""
-    from spectra.combine.adjusting import Band, Keep, Only, Soft
+    from spectra.combine.adjusting import Band, Keep, Only, Scale, Soft
 
     on = options.on
     steps: list[Step] = [Only(options.only)] if options.only else []
-    steps += [_scale(text) for text in options.scale]
-    steps += [_band(text, on) for text in options.band]
+    for text in options.scale:
+        pattern, _, factor = text.rpartition("=")
+        steps.append(Scale(_number("--scale", "[PATTERN=]X", text, factor), pattern))
+    for text in options.band:
+        edges, _, factor = text.rpartition("=")
+        low, _, high = edges.partition(":")
+        start, stop, by = (_number("--band", "LOW:HIGH=X", text, part) for part in (low, high, factor))
+        steps.append(Band(start, stop, by, on))
     steps += [Soft(options.soft, on)] if options.soft is not None else []
     steps += [Keep(options.keep, on)] if options.keep is not None else []
     steps += [Keep(options.keep_first, on, first=True)] if options.keep_first is not None else []
@@ -98,22 +103,6 @@ def _steps(options: _Options) -> list[Step]:
     if on and not any(isinstance(step, (Band, Soft, Keep)) for step in steps):
         raise InputError("--on says where --band, --soft and --keep act; give one of them")
     return steps
-
-
-def _scale(text: str) -> Step:
-    from spectra.combine.adjusting import Scale
-
-    pattern, _, factor = text.rpartition("=")
-    return Scale(_number("--scale", "[PATTERN=]X", text, factor), pattern)
-
-
-def _band(text: str, on: str) -> Step:
-    from spectra.combine.adjusting import Band
-
-    edges, _, factor = text.rpartition("=")
-    low, _, high = edges.partition(":")
-    start, stop, by = (_number("--band", "LOW:HIGH=X", text, part) for part in (low, high, factor))
-    return Band(start, stop, by, on)
 
 
 def _number(option: str, form: str, text: str, part: str) -> float:

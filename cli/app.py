@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
-from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -62,18 +62,13 @@ def _root(
     pass
 
 
-_registered: set[str] = set()
-
-
-def _register(names: Iterable[str]) -> None:
-    for name in names:
-        if name not in _registered:
-            command = getattr(importlib.import_module(f"spectra.cli.{name}"), name)
-            if isinstance(command, typer.Typer):
-                app.add_typer(command)
-            else:
-                app.registered_commands.append(command)
-            _registered.add(name)
+@functools.cache
+def _register(name: str) -> None:
+    command = getattr(importlib.import_module(f"spectra.cli.{name}"), name)
+    if isinstance(command, typer.Typer):
+        app.add_typer(command)
+    else:
+        app.registered_commands.append(command)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,7 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else argv
     # Declaring all commands takes as long as importing numpy; a command line needs its own.
-    _register(arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS)
+    for name in arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS:
+        _register(name)
     output.prepare()
     try:
         with output.plain_warnings():

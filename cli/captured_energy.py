@@ -18,15 +18,14 @@ _NOTICED = 5e-4
 def as_dict(layers: Sequence[Captured]) -> dict[str, Any]:
     """What is captured, as JSON values: in all, by block and by weight. Norms are `||Delta W||`."""
     from spectra.convert.closest_shift import summed
-    from spectra.naming.blocks import block_of, natural_order
+    from spectra.naming.blocks import block_of, grouped
 
-    groups: dict[str, list[Captured]] = {}
-    for layer in layers:
-        groups.setdefault(block_of(layer.name), []).append(layer)
+    named = {layer.name: layer for layer in layers}
+    groups = grouped(named, block_of)
     whole = _row(summed("total", layers), len(layers))
     return {
         **{key: value for key, value in whole.items() if key != "name"},
-        "blocks": [_row(summed(name, groups[name]), len(groups[name])) for name in natural_order(groups)],
+        "blocks": [_row(summed(block, [named[name] for name in names]), len(names)) for block, names in groups.items()],
         "layers": [_row(layer, 1) for layer in layers],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,28 +71,24 @@ def edit(options: _Options, given: dict[str, Any]) -> None:
     output.result(report, json=options.json, human=lambda: _show(report))
 
 
-def _show(report: dict[str, Any]) -> list[output.Part]:
-    """The report for a person."""
+def _show(report: dict[str, Any]) -> Iterator[output.Part]:
     training, fitness = report["training"], report["base_fitness"]
-    lines: list[output.Part] = [plain("Learnt", "bold")]
+    yield plain("Learnt", "bold")
     if training:
-        lines.append(
+        yield (
             f"  {training['prompt']}, loss {training['loss_before']:.4f} -> {training['loss_after']:.4f} in "
             f"{training['steps']} steps, {training['train_seconds']:.0f} s"
         )
-    lines += [
-        f"  {report['shift']}",
-        plain("The base", "bold"),
+    yield f"  {report['shift']}"
+    yield plain("The base", "bold")
+    yield (
         f"  its VAE keeps {fitness['vae_psnr']:.1f} dB of the picture; "
-        f"untrained, it explains {fitness['explained']:.0%}",
-        plain("Inversion, and back", "bold"),
-    ]
+        f"untrained, it explains {fitness['explained']:.0%}"
+    )
+    yield plain("Inversion, and back", "bold")
     many = len({each["scale"] for each in report["inversions"]}) > 1
     for each in report["inversions"]:
         scale = f", scale {each['scale']:g}" if many else ""
-        lines.append(f"  {each['psnr']:.1f} dB, error {each['error']:.2%}: {each['prompt']}{scale}")
-    lines += [
-        plain("Pictures", "bold"),
-        f"  {len(report['pictures'])} in {report['folder']}; all on {report['sheet']}",
-    ]
-    return lines
+        yield f"  {each['psnr']:.1f} dB, error {each['error']:.2%}: {each['prompt']}{scale}"
+    yield plain("Pictures", "bold")
+    yield f"  {len(report['pictures'])} in {report['folder']}; all on {report['sheet']}"

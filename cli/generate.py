@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spectra.cli import output
 from spectra.cli.options import command, force_option, json_option, output_option
+from spectra.cli.tables import plural
 from spectra.generate.order import Order, Sampling, make_order
 from spectra.io.settings import declared_settings, setting
 
@@ -41,11 +41,6 @@ def generate(options: _Options, given: dict[str, Any]) -> None:
     seeds = [first + number for first in given.pop("seeds", (0,)) for number in range(options.count)]
     order = make_order(**given, seeds=tuple(dict.fromkeys(seeds)))
     found = run(order, options.out, force=options.force, device=options.device, progress=output.progress())
-    output.result(found, json=options.json, human=lambda: _show(found))
-
-
-def _show(found: dict[str, Any]) -> Iterator[output.Part]:
-    number = len(found["pictures"])
-    seconds = f"{found['seconds']:.1f} s"
-    yield f"{number} picture{'s' if number != 1 else ''} in {found['folder']} ({seconds})"
-    yield f"contact sheet: {found['sheet']}"
+    count, seconds = len(found["pictures"]), found["seconds"]
+    lines = [f"{plural(count, 'picture')} in {found['folder']} ({seconds:.1f} s)", f"contact sheet: {found['sheet']}"]
+    output.result(found, json=options.json, human=lambda: lines)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.options import argument, command, file_dtype_option, force_option, json_option, output_option
+from spectra.cli.options import FilePrecision, argument, command, force_option, json_option, output_option
 from spectra.combine.merge_settings import PARAMETERS, MergeSettings
 from spectra.errors import InputError
 from spectra.io.settings import declared_settings, setting
@@ -33,7 +33,9 @@ class _Options:
         panel=_RECIPE,
     )
     save_recipe: Path | None = setting(None, "Write the recipe too.", metavar="FILE.toml", panel=_RECIPE)
-    file_dtype: str = file_dtype_option(_RECIPE)
+    file_dtype: FilePrecision = setting(
+        "float32", "Precision of the file; float16 takes half the bytes.", panel=_RECIPE
+    )
     dry_run: bool = setting(False, "Say what would happen; write nothing.", panel=_RECIPE)
     force: bool = force_option("existing files", _RECIPE)
     json: bool = json_option(panel=_RECIPE)
@@ -55,7 +57,7 @@ def merge(options: _Options, given: dict[str, Any]) -> None:
     from spectra.cli import merge_view
     from spectra.combine import merging
     from spectra.io.atomic_writes import atomic_write, check_output
-    from spectra.shift.shift_file import file_precision, write_shift
+    from spectra.shift.shift_file import write_shift
     from spectra.shift.shift_header import read_shift_header
 
     if options.show:
@@ -66,7 +68,6 @@ def merge(options: _Options, given: dict[str, Any]) -> None:
         raise InputError("expected -o FILE for the merged shift, or --dry-run")
     if save_recipe is not None and save_recipe.suffix != ".toml":
         raise InputError(f"--save-recipe: expected a name that ends in .toml, got {save_recipe}")
-    precision = file_precision(options.file_dtype)
     for target in () if options.dry_run else (out, save_recipe):
         if target is not None:
             check_output(target, force=force)
@@ -82,7 +83,7 @@ def merge(options: _Options, given: dict[str, Any]) -> None:
     found = merge_view.as_dict(merged)
     text = "" if save_recipe is None else merged.recipe.to_toml(save_recipe.parent)
     if not options.dry_run and out is not None:
-        found["bytes"] = write_shift(merged.shift, out, dtype=precision, force=force)
+        found["bytes"] = write_shift(merged.shift, out, dtype=options.file_dtype, force=force)
         found["output"] = str(out)
         found["content_hash"] = read_shift_header(out).metadata.content_hash
         if save_recipe is not None:

@@ -15,6 +15,9 @@ from spectra.io.settings import REQUIRED, Setting, declared_settings, setting
 Precision = Literal["float32", "float16", "bfloat16"]
 """The precisions in which a base is loaded."""
 
+FilePrecision = Literal["float32", "float16"]
+"""The precisions of a shift file that is not packed."""
+
 
 def argument(help: str, metavar: str = "", default: Any = REQUIRED) -> Any:
     """A setting that is given by its place on the command line."""
@@ -49,11 +52,6 @@ def layers_option(help: str = "List every weight, not only blocks.") -> Any:
 def plot_option() -> Any:
     """The setting `plot`: a picture of the result."""
     return setting(None, "Draw a picture of it, as .png or .svg.", metavar="FILE")
-
-
-def file_dtype_option(panel: str = "") -> Any:
-    """The setting `file_dtype`: the precision of a shift file, which the library checks."""
-    return setting("float32", "Precision of the file; float16 takes half the bytes.", panel=panel)
 
 
 def command(

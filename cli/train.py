@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,12 +65,10 @@ def train(options: _Options, given: dict[str, Any]) -> None:
     except KeyboardInterrupt:
         _interrupted([each.out for each in concepts], options)
         raise
-    if options.concepts is None:
-        (summary,) = summaries
-        output.result(summary.as_dict(), json=options.json, human=lambda: _show(summary))
-    else:
-        result = {"concepts": [{"name": c.name, **s.as_dict()} for c, s in zip(concepts, summaries, strict=True)]}
-        output.result(result, json=options.json, human=lambda: _show_together(concepts, summaries))
+    found = [summary.as_dict() for summary in summaries]
+    if options.concepts is not None:
+        found = [{"concepts": [{"name": each.name, **own} for each, own in zip(concepts, found, strict=True)]}]
+    output.result(found[0], json=options.json, human=lambda: _show([each.name for each in concepts], summaries))
 
 
 def _concepts(options: _Options, given: dict[str, Any]) -> list[ConceptSpec]:
@@ -113,45 +112,24 @@ def _interrupted(folders: list[Path | None], options: _Options) -> None:
         output.say(f"interrupted; continue with: spectra train --resume {again}")
 
 
-def _show_together(concepts: list[ConceptSpec], summaries: list[Summary]) -> list[output.Part]:
-    """The summaries for a person: a line or two for each concept, then what they cost together."""
+def _show(names: Sequence[str], summaries: Sequence[Summary]) -> Iterator[output.Part]:
+    """What was learnt, what it cost, what to try next."""
+    yield plain("Learnt", "bold")
+    for name, each in zip(names, summaries, strict=True):
+        change = each.loss_after / each.loss_before - 1 if each.loss_before else 0.0
+        of_base = f", {each.bytes / each.base_bytes:.2%} of the base's {readable(each.base_bytes)}"
+        yield f"  {name and name + ': '}{each.subject}, as {each.prompt!r}"
+        yield f"    loss on its pictures {each.loss_before:.4f} -> {each.loss_after:.4f} ({change:+.0%}, same noise)"
+        yield f"    pictures before and after: {each.sheet}"
+        yield (
+            f"    {each.shift}: {readable(each.bytes)}{of_base if each.base_bytes else ''}"
+            f" ({each.tensors} tensors, {each.floats} floats)"
+        )
+    yield plain("Cost", "bold")
     first = summaries[0]
-    lines: list[output.Part] = [plain("Learnt", "bold")]
-    for each, summary in zip(concepts, summaries, strict=True):
-        learnt = f"{each.name}: {summary.subject}, as {summary.prompt!r}, loss {_change(summary)}"
-        lines += [f"  {learnt}", f"    {summary.shift}: {readable(summary.bytes)}"]
     resumed = f", resumed at {first.resumed_at}" if first.resumed_at else ""
-    lines += [
-        plain("Cost, together", "bold"),
-        f"  {first.steps} steps{resumed}, {first.train_seconds:.0f} s of {first.total_seconds:.0f} s in all",
-        plain("Next", "bold"),
-        *(f"  {summary.next_commands()[0]}" for summary in summaries),
-    ]
-    return lines
-
-
-def _change(summary: Summary) -> str:
-    """The loss before and after."""
-    change = 1 - summary.loss_after / summary.loss_before if summary.loss_before else 0.0
-    return f"{summary.loss_before:.4f} -> {summary.loss_after:.4f} ({-change:+.0%}, same noise)"
-
-
-def _show(summary: Summary) -> list[output.Part]:
-    """The summary for a person: what was learnt, what it cost, what to try next."""
-    of_base = f", {summary.bytes / summary.base_bytes:.2%} of the base's {readable(summary.base_bytes)}"
-    minutes = f"{summary.train_seconds:.0f} s of {summary.total_seconds:.0f} s in all"
-    steps = f"{summary.steps} steps" + (f", resumed at {summary.resumed_at}" if summary.resumed_at else "")
-    learnt = f"{summary.subject}, as {summary.prompt!r}"
-    lines: list[output.Part] = [
-        plain("Learnt", "bold"),
-        f"  {learnt}",
-        f"  loss on its pictures {_change(summary)}",
-        f"  pictures before and after: {summary.sheet}",
-        plain("Cost", "bold"),
-        f"  {steps}, {minutes}",
-        f"  {summary.shift}: {readable(summary.bytes)}{of_base if summary.base_bytes else ''}"
-        f" ({summary.tensors} tensors, {summary.floats} floats)",
-        plain("Next", "bold"),
-        *(f"  {command}" for command in summary.next_commands()),
-    ]
-    return lines
+    yield f"  {first.steps} steps{resumed}, {first.train_seconds:.0f} s of {first.total_seconds:.0f} s in all"
+    yield plain("Next", "bold")
+    for each in summaries:
+        for again in each.next_commands() if len(summaries) == 1 else each.next_commands()[:1]:
+            yield f"  {again}"

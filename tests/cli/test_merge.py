@@ -85,7 +85,6 @@ def test_recipes_are_saved_and_replayed(files: list[Path], spectra_cli: Callable
         (["dog", "style", "-o", "x", "--block-weights", "unet"], "takes PATTERN=W"),
         (["dog", "style", "-o", "x", "--block-weights", "unet.mid_block=1"], "matches none of 5 weights"),
         (["dog", "style", "-o", "x", "--gamma", "0.1"], "add has no parameter 'gamma'"),
-        (["dog", "style", "-o", "x", "--file-dtype", "int8"], "expected dtype 'float32' or 'float16'"),
         (["dog", "style", "-o", "x", "--save-recipe", "r.txt"], "ends in .toml"),
         (["dog", "style", "-o", "x", "--alpha", "nan"], "expected finite weights"),
         (["dog", "style", "-o", "x", "--method", "ties", "--density", "nan"], "above 0, at most 1"),
@@ -106,6 +105,13 @@ def test_mistakes_are_one_line(
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
     assert said in ran.err
     assert not Path("x").exists()
+
+
+def test_a_precision_that_no_file_has_is_wrong_usage(files: list[Path], spectra_cli: Callable[..., Any]) -> None:
+    ran = spectra_cli("merge", *files, "-o", files[0].with_name("x"), "--file-dtype", "int8")
+    assert (ran.code, ran.out) == (2, "")
+    assert "'int8' is not one of" in ran.err
+    assert not files[0].with_name("x").exists()
 
 
 def test_methods_are_listed(spectra_cli: Callable[..., Any]) -> None:
