@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from spectra.bases.pipeline import BaseLocation, find_base, local_folder
+from spectra.bases.pipeline import find_base, local_folder
 from spectra.bases.weight_files import FileWeights, base_tensors
 from spectra.convert.shifted_base import check_fingerprints
 from spectra.errors import OutputError, RoundedCopyWarning
@@ -90,17 +90,17 @@ def bake(
     shifts = [NamedShift("given", shifts)] if isinstance(shifts, SpectralShift) else shifts
     location, out = find_base(base), Path(out)
     root = Path(location.target) if location.kind == "file" else local_folder(location, variant)
-    _check_output(location, root, out, force)
+    _check_output(root, out, force)
     check_same_base([each.shift for each in shifts])
     summed = scaled_sum((each.scale, each.shift) for each in shifts)
     deltas = {name: torch.from_numpy(total).to(torch.float32) for name, total in summed.items()}
     components = sorted({component_of(name) for name in deltas})
     tensors = base_tensors(location, components, variant=variant, dtype=shifts[0].shift.metadata.base_dtype)
-    files = {places[0].stored.path for places in tensors.places.values()}
+    left_out = _other_weight_files(root, {places[0].stored.path for places in tensors.places.values()})
     weights, cache = tensors.weights(), cache or default_cache()
-    originals = _check(shifts, weights, cache, progress)
+    originals = _check_base(shifts, weights, cache, progress)
     shifted = weights.only(deltas.__contains__)
-    with _copied(location, root, files, out, force) as (moved, left_out):
+    with _copied(root, left_out, out, force) as copy:
 
         def write(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[float, float]:
             """Overwrite a weight in the copy; returns the squared norms of the rounding and of the change."""
@@ -110,7 +110,7 @@ def bake(
             lost = 0.0
             for place in shifted.places[name]:
                 stored = exact.to(torch_dtype(place.stored.dtype))
-                place.write(stored, moved(place.stored.path))
+                place.write(stored, copy / place.stored.path.relative_to(root))
                 lost = float((stored.to(wide.dtype) - exact).norm())
             return lost**2, float((exact - wide).norm()) ** 2
 
@@ -120,11 +120,11 @@ def bake(
         weights=len(shifted),
         dtypes=tuple(sorted({place.stored.dtype for places in shifted.places.values() for place in places})),
         rounding=float((norms[0] / norms[1]).sqrt()) if norms[1] else 0.0,
-        left_out=left_out,
+        left_out=tuple(sorted(str(path.relative_to(root)) for path in left_out)),
     )
 
 
-def _check(
+def _check_base(
     shifts: Sequence[NamedShift], weights: FileWeights, cache: SpectrumCache, progress: Progress
 ) -> dict[str, Spectrum]:
     """Check, before anything is written, that every shift was trained on these weights, or on ones they are copies of.
@@ -146,38 +146,30 @@ def _check(
     return originals
 
 
-def _check_output(location: BaseLocation, root: Path, out: Path, force: bool) -> None:
+def _check_output(root: Path, out: Path, force: bool) -> None:
     check_output(out, force=force)
     target, source = out.resolve(), root.resolve()
-    if target == source or source in target.parents or (source.is_dir() and target in source.parents):
+    if target == source or source in target.parents or (root.is_dir() and target in source.parents):
         raise OutputError(f"cannot write {out}: the base is there ({root}); choose another place")
-    if location.kind == "file" and out.suffix != ".safetensors":
+    if root.is_file() and out.suffix != ".safetensors":
         raise OutputError(f"cannot write {out}: the base is a single file, so name a .safetensors file")
 
 
+def _other_weight_files(root: Path, read: Collection[Path]) -> set[Path]:
+    """The weight files of a base beside those that are read, none of a base that is a single file."""
+    folders = {root, *(file.parent for file in read)} if root.is_dir() else ()
+    files = (path for folder in folders for path in folder.iterdir())
+    return {path for path in files if path.suffix in _WEIGHT_FILES and path not in read}
+
+
 @contextmanager
-def _copied(
-    location: BaseLocation, root: Path, files: set[Path], out: Path, force: bool
-) -> Iterator[tuple[Callable[[Path], Path], tuple[str, ...]]]:
-    """A copy of the base, which takes its place when the block ends.
-
-    Args:
-        files: the weight files that are copied.
-
-    Yields:
-        A function that tells where each file went, and the weight files that were left out.
-    """
-    if location.kind == "file":
+def _copied(root: Path, left_out: Collection[Path], out: Path, force: bool) -> Iterator[Path]:
+    """A copy of the base's folder or file without the files `left_out`; it becomes `out` when the block ends."""
+    if root.is_file():
         with atomic_write(out, force=force) as temporary:
             shutil.copyfile(root, temporary)
-            yield lambda path: temporary, ()
+            yield temporary
         return
-    left_out = {
-        path
-        for folder in {root, *(file.parent for file in files)}
-        for path in folder.iterdir()
-        if path.suffix in _WEIGHT_FILES and path not in files
-    }
     with atomic_folder(out, force=force) as temporary:
         shutil.copytree(
             root,
@@ -186,7 +178,4 @@ def _copied(
             copy_function=shutil.copyfile,  # without the base's permissions, which may forbid writing
             ignore=lambda folder, names: [name for name in names if Path(folder, name) in left_out],
         )
-        yield (
-            lambda path: temporary / path.relative_to(root),
-            tuple(sorted(str(path.relative_to(root)) for path in left_out)),
-        )
+        yield temporary

@@ -6,8 +6,9 @@ differs is projected on its base's directions (`spectra.convert.closest_shift`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -89,9 +90,11 @@ def extract(
     if target:
         ndims = {name: len(every.shape(name)) for name in every}
         weights = every.only(set(matching(every, target, ndims)).__contains__)
-    if is_lora(model):
+    if _is_change_file(Path(model)):
         file = read_lora(model, list(every))
-        changes = {name: _change_in(file, name) for name in file if name in weights}
+        changes: Mapping[str, ChangeOf] = {
+            name: partial(_stored_change, file, name) for name in file if name in weights
+        }
         others = tuple(f"{name}.bias" for name in file.biases)
     else:
         changes, others = _model_changes(location, model, weights, variant, progress)
@@ -116,39 +119,30 @@ def extract(
     )
 
 
-def is_lora(model: str) -> bool:
+def _is_change_file(path: Path) -> bool:
     """Whether a path is that of a LoRA, LoHa, LoKr or full difference, by the keys in the file."""
-    path = Path(model)
     if path.is_dir():
         return not (path / "model_index.json").is_file() and not (path / "config.json").is_file()
     return path.is_file() and path.suffix == ".safetensors" and holds_lora(stored_tensors(path))
 
 
-def _change_in(file: ChangeFile, name: str) -> ChangeOf:
-    """The change of a weight that a file holds as it is."""
-
-    def change_of(weight: Tensor) -> Tensor:
-        change = file[name]
-        expected = weight.shape if weight.ndim == 1 else matrix(weight).shape
-        if change.shape != expected:
-            raise MismatchError(
-                f"{file.path}: {name} is {list(change.shape)} there and {list(expected)} in the base; "
-                "give the base it was trained on"
-            )
-        return change
-
-    return change_of
+def _stored_change(file: ChangeFile, name: str, weight: Tensor) -> Tensor:
+    """The change of a base's weight that a file holds as it is."""
+    change = file[name]
+    expected = weight.shape if weight.ndim == 1 else matrix(weight).shape
+    if change.shape != expected:
+        raise MismatchError(
+            f"{file.path}: {name} is {list(change.shape)} there and {list(expected)} in the base; "
+            "give the base it was trained on"
+        )
+    return change
 
 
-def _difference(model: FileWeights, name: str) -> ChangeOf:
-    """The change of a weight that makes it the model's, `W' - W`."""
-
-    def change_of(weight: Tensor) -> Tensor:
-        trained = model[name]
-        wide = torch.promote_types(torch.promote_types(trained.dtype, weight.dtype), torch.float32)
-        return trained.to(wide).sub_(weight)  # read for this alone, so it may be overwritten
-
-    return change_of
+def _difference(model: FileWeights, name: str, weight: Tensor) -> Tensor:
+    """The change that makes a base's weight the model's, `W' - W`."""
+    trained = model[name]
+    wide = torch.promote_types(torch.promote_types(trained.dtype, weight.dtype), torch.float32)
+    return trained.to(wide).sub_(weight)  # read for this alone, so it may be overwritten
 
 
 def _model_changes(
@@ -163,21 +157,14 @@ def _model_changes(
     )
     their_weights = theirs.weights()
     _check_same_shapes(model, location.name, candidates, their_weights)
-    plain = ours.only(lambda name: not name.endswith(".weight"))
+    plain = ours.only(lambda name: name in theirs and not name.endswith(".weight"))
     known = ours.weights()
     changed = [name for name in theirs if name not in ours and not name.endswith(".weight")]
     changed += [f"{name}.weight" for name in their_weights if name not in known]
-    changes: dict[str, ChangeOf] = {}
     with working(progress, "comparing", len(candidates) + len(plain)):
-        for name in candidates:
-            if _differ(candidates[name], their_weights[name]):
-                changes[name] = _difference(their_weights, name)
-            progress.advance()
-        for name in plain:
-            if name in theirs and _differ(plain[name], theirs[name]):
-                changed.append(name)
-            progress.advance()
-    return changes, tuple(sorted(changed))
+        trained_weights = list(_differing(candidates, their_weights, progress))
+        changed += _differing(plain, theirs, progress)
+    return {name: partial(_difference, their_weights, name) for name in trained_weights}, tuple(sorted(changed))
 
 
 def _check_same_shapes(model: str, base: str, ours: FileWeights, theirs: FileWeights) -> None:
@@ -190,9 +177,13 @@ def _check_same_shapes(model: str, base: str, ours: FileWeights, theirs: FileWei
             )
 
 
-def _differ(base: Tensor, trained: Tensor) -> bool:
-    """Whether a tensor was trained: it is not the base's, in the precision that it is stored in."""
-    return not torch.equal(base.to(trained.dtype), trained)
+def _differing(base: FileWeights, model: FileWeights, progress: Progress) -> Iterator[str]:
+    """The names of a base's tensors that the model has otherwise, in the precision that it stores them in."""
+    for name in base:
+        trained = model[name]
+        if not torch.equal(base[name].to(trained.dtype), trained):
+            yield name
+        progress.advance()
 
 
 def _read_model(model: str, base: FileWeights) -> FileWeights:

@@ -40,6 +40,8 @@ _OUTSIDE_BLOCKS = {
     "conv_out": "out.2",
 }
 
+_IN_BLOCK = re.compile(r"(down|up|mid)_blocks?\.(?:(\d+)\.)?(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
+
 _EMBEDDINGS = re.compile(r"\.(token_embedding|position_embedding|shared|embed_tokens|relative_attention_bias)$")
 
 
@@ -91,27 +93,22 @@ def original_unet_path(path: str, names: Collection[str]) -> str | None:
     """
     if path in _OUTSIDE_BLOCKS:
         return _OUTSIDE_BLOCKS[path]
-    match = re.fullmatch(r"(down|up|mid)_blocks?\.(?:(\d+)\.)?(\w+?)\.(\d+)\.(.+)", path)
-    if not match:
+    match = _IN_BLOCK.fullmatch(path)
+    resnets = {name.split(".")[4] for name in names if name.startswith("unet.down_blocks.0.resnets.")}
+    if not match or not resnets:
         return None
     side, block, kind, layer, rest = match[1], int(match[2] or 0), match[3], int(match[4]), match[5]
-    resnets = {n.split(".")[4] for n in names if n.startswith("unet.down_blocks.0.resnets.")}
-    if not resnets:
-        return None
-    per_block = 1 + len(resnets)
     if kind == "resnets":
-        head, _, tail = rest.partition(".")
-        rest = ".".join(filter(None, (_RESNET.get(head, head), tail)))
+        rest = _RESNET.get(rest, rest)
     if side == "mid":
         return f"middle_block.{layer * 2 if kind == 'resnets' else 1}.{rest}"
-    first = 1 if side == "down" else 0
-    stem = "input_blocks" if side == "down" else "output_blocks"
     if kind == "downsamplers":
-        return f"{stem}.{(block + 1) * per_block}.0.op"
-    if kind == "upsamplers":
-        after_attention = any(n.startswith(f"unet.up_blocks.{block}.attentions.") for n in names)
-        return f"{stem}.{block * per_block + per_block - 1}.{2 if after_attention else 1}.conv"
-    return f"{stem}.{first + block * per_block + layer}.{0 if kind == 'resnets' else 1}.{rest}"
+        rest = "op"
+    position = len(resnets) if kind.endswith("samplers") else layer
+    after_attention = any(name.startswith(f"unet.up_blocks.{block}.attentions.") for name in names)
+    place = {"resnets": 0, "attentions": 1, "downsamplers": 0, "upsamplers": 1 + after_attention}[kind]
+    stem, first = ("input_blocks", 1) if side == "down" else ("output_blocks", 0)
+    return f"{stem}.{first + block * (1 + len(resnets)) + position}.{place}.{rest}"
 
 
 def _text_model(component: str, path: str) -> str:

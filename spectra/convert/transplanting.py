@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.bases.weight_files import base_weights
-from spectra.convert.closest_shift import Captured, ChangeOf, delta_weight, find_closest, shift_of_deltas, summed
+from spectra.convert.closest_shift import Captured, delta_weight, find_closest, shift_of_deltas, summed
 from spectra.convert.shifted_base import ShiftedBase
 from spectra.errors import BaseError, MismatchError
 from spectra.naming.patterns import component_of
@@ -88,7 +89,7 @@ def transplant(
             f"shift {label!r} cannot be carried over: {location.name} has none of its {len(shift)} weights in their "
             f"shapes, such as {missing[0]}; expected a base of the same architecture"
         )
-    changes = {name: _change_on(old, name, torch.from_numpy(shift[name].astype("float64")), cache) for name in kept}
+    changes = {name: partial(_change_of, shift, name, old, cache) for name in kept}
     found = find_closest(new.only(changes.__contains__), changes, cache=cache, progress=progress)
     layers = {name: each.captured for name, each in found.items()}
     if missing:
@@ -112,17 +113,14 @@ def transplant(
     return Transplanted(shift_of_deltas(found, carried), tuple(layers[name] for name in shift), missing, score)
 
 
-def _change_on(old: ShiftedBase, name: str, delta: Tensor, cache: SpectrumCache) -> ChangeOf:
-    """The change that a delta, float64, makes to an old weight, for the new base's weight of the same shape."""
-
-    def change_of(weight: Tensor) -> Tensor:
-        if weight.ndim == 1:
-            return delta
-        mine = old.weights[name]
-        spectrum = cache.spectrum(mine, name=name)
-        return delta_weight(mine, spectrum, singular_value_change(spectrum.sigma, delta))
-
-    return change_of
+def _change_of(shift: SpectralShift, name: str, old: ShiftedBase, cache: SpectrumCache, new_weight: Tensor) -> Tensor:
+    """The change that a shift makes to a weight of its old base, for one of the same shape in the new."""
+    delta = torch.from_numpy(shift[name].astype("float64"))
+    if new_weight.ndim == 1:
+        return delta
+    weight = old.weights[name]
+    spectrum = cache.spectrum(weight, name=name)
+    return delta_weight(weight, spectrum, singular_value_change(spectrum.sigma, delta))
 
 
 def _named_base(name: str, label: str) -> BaseLocation:

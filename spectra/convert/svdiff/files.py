@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class ForeignShift:
 
     layout: str
     deltas: Mapping[str, Tensor]
-    beside: Mapping[str, int] = field(default_factory=dict)
+    beside: Mapping[str, int]
 
 
 def read_svdiff(paths: Sequence[str | Path], names: Collection[str], *, allow_pickle: bool = False) -> ForeignShift:
@@ -110,16 +110,15 @@ def reshape_of(foreign: ForeignShift, shapes: Mapping[str, tuple[int, ...]]) -> 
     """
     usual: Reshape = "channels-last" if foreign.layout == "svdiff-kohya" else "first-dim"
     other: Reshape = "first-dim" if usual == "channels-last" else "channels-last"
+    found = {name: delta.numel() for name, delta in foreign.deltas.items()}
+    lengths = {name: {each: _length(foreign, shapes[name], each) for each in (usual, other)} for name in found}
     for reshape in (usual, other):
-        wrong = [
-            name for name, delta in foreign.deltas.items() if delta.numel() != _length(foreign, shapes[name], reshape)
-        ]
+        wrong = [name for name in found if found[name] != lengths[name][reshape]]
         if not wrong:
-            lengths = ([_length(foreign, shapes[name], each) for each in (usual, other)] for name in foreign.deltas)
-            return reshape, sum(one != two for one, two in lengths)
+            return reshape, sum(each[usual] != each[other] for each in lengths.values())
     name = wrong[0]
     raise FormatError(
-        f"{name} takes {delta_length(shapes[name])} floats in this base, the file has {foreign.deltas[name].numel()} "
+        f"{name} takes {delta_length(shapes[name])} floats in this base, the file has {found[name]} "
         f"({len(wrong)} such weights); give the base it was trained on"
     )
 
