@@ -4,12 +4,7 @@
 knows which one ran.
 """
 
-from spectra.kernels.dispatch import (
-    batched_apply,
-    factored_apply,
-    low_rank_apply,
-    uses_triton,
-)
+from spectra.kernels.dispatch import factored_apply, low_rank_apply, uses_triton
 from spectra.kernels.reference import (
     along,
     channel_products,
@@ -26,7 +21,6 @@ from spectra.kernels.reference import (
 
 __all__ = [
     "along",
-    "batched_apply",
     "channel_products",
     "factored_apply",
     "low_rank_apply",

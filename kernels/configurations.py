@@ -60,13 +60,13 @@ def choose(h: int, architecture: str, processors: int, programs: Callable[[Confi
         processors: its number of multiprocessors.
         programs: how many programs a configuration makes of the rows at hand.
     """
-    kept = KEPT[next(width for width in WIDTHS if h <= width), architecture]
-    return next((each for each in kept if programs(each) >= processors), kept[-1])
+    tiles = CONFIGURATIONS[next(width for width in WIDTHS if h <= width), architecture]
+    return next((each for each in tiles if programs(each) >= processors), tiles[-1])
 
 
-KEPT: Mapping[tuple[int, str], tuple[Configuration, ...]] = {
-    key: tuple(Configuration(*each) for each in kept)
-    for key, kept in {
+CONFIGURATIONS: Mapping[tuple[int, str], tuple[Configuration, ...]] = {
+    key: tuple(Configuration(*each) for each in tiles)
+    for key, tiles in {
         (128, "sm_80"): ((64, 32, 64, 4, 3), (32, 64, 64, 4, 2)),
         (128, "sm_90"): ((128, 64, 64, 8, 3), (64, 32, 64, 4, 3), (32, 64, 64, 4, 3)),
         (128, "sm_100"): ((64, 32, 64, 4, 3), (32, 64, 64, 4, 3)),

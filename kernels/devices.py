@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 
 import torch
 
-from spectra.kernels.interpreter import interpreted
-
 INSTALLED = importlib.util.find_spec("triton") is not None
-_INTERPRETED = interpreted()  # when the process started: Triton itself reads it when a kernel is defined
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+"""Whether Triton was asked, when the process started, to run kernels on the CPU: it reads this as it defines them."""
 
 
 def architecture(device: torch.device) -> str | None:
-    """The architecture of `configurations.KEPT` that serves a device; None where no kernel runs.
+    """The architecture of `configurations.CONFIGURATIONS` that serves a device; None where no kernel runs.
 
     Triton needs tensor cores with bfloat16: NVIDIA's from sm_80 on, AMD's gfx9.
     """
     if device.type == "cuda":
         return _of_gpu(device)[0]
-    return "interpreter" if device.type == "cpu" and _INTERPRETED else None
+    return "interpreter" if device.type == "cpu" and INTERPRETED else None
 
 
 def fast_float64(device: torch.device) -> bool:

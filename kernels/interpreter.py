@@ -7,16 +7,10 @@ kernels themselves have no branch for the interpreter.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import torch
-
-
-def interpreted() -> bool:
-    """Whether Triton was asked to run kernels on the CPU."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
 def widened(bits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -31,12 +25,10 @@ def rounded(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def correct() -> None:
-    """Replaces the two operations of the interpreter; calling it again changes nothing."""
+    """Replaces the two operations of the interpreter."""
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-    if getattr(InterpreterBuilder, "spectra_corrected", False):
-        return
     dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
 
     def create_dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
@@ -53,4 +45,3 @@ def correct() -> None:
         return cast(self, src, dst_type)
 
     InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = create_dot, cast_impl
-    InterpreterBuilder.spectra_corrected = True

@@ -2,7 +2,8 @@
 
 `torch.compile(fullgraph=True)` sees each as one opaque node. They are `custom_op` rather than `triton_op`: that way
 their whole registration, fakes and autograd included, runs and is checked where there is no GPU, under the
-interpreter. Activations are `[S, P, C]` (`layouts.samples`), matrices float16 or bfloat16, vectors float32.
+interpreter. Activations are `[S, P, C]`, S samples (or one for all) of P rows, matrices float16 or bfloat16, vectors
+float32.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ import torch
 from torch import Tensor
 
 from spectra.kernels import reference
-from spectra.kernels.layouts import empty_with, padded
 
 
-@torch.library.custom_op("spectra::apply", mutates_args=())
-def apply(
+@torch.library.custom_op("spectra::low_rank_apply", mutates_args=())
+def low_rank_apply(
     x: Tensor,
     right: Tensor,
     left: Tensor,
@@ -50,23 +50,31 @@ def apply(
     out, t = _outputs(x, right, left, keep)
     if out.numel():
         added, kept = (x if add_input else residual), (t if keep else None)
-        triton_backend.apply(x, (right, left), (values, index), out=out, residual=added, offset=offset, t=kept)
+        triton_backend.launch(x, (right, left), (values, index), out=out, residual=added, offset=offset, t=kept)
     return out, t
 
 
 def _outputs(x: Tensor, right: Tensor, left: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
     s, p, _ = x.shape
-    t = x.new_empty(s, p, padded(right.shape[1])) if keep else x.new_empty(0)
-    return empty_with(x, left.shape[0]), t
+    width = -(-right.shape[1] // 16) * 16  # so that rows of t are loaded 16 bytes at a time
+    return _empty(x, left.shape[0]), x.new_empty(s, p, width) if keep else x.new_empty(0)
 
 
-@apply.register_fake
+def _empty(x: Tensor, channels: int) -> Tensor:
+    """`[S, P, channels]`, laid out as `x [S, P, C]` is: channels last unless its rows are the contiguous ones."""
+    s, p, _ = x.shape
+    if x.stride(2) != 1 and x.stride(1) == 1:
+        return x.new_empty(s, channels, p).transpose(1, 2)
+    return x.new_empty(s, p, channels)
+
+
+@low_rank_apply.register_fake
 def _(x: Tensor, right: Tensor, left: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return _outputs(x, right, left, rest[-1])
 
 
-@torch.library.custom_op("spectra::apply_backward", mutates_args=())
-def apply_backward(
+@torch.library.custom_op("spectra::low_rank_apply_backward", mutates_args=())
+def low_rank_apply_backward(
     grad: Tensor,
     t: Tensor,
     right: Tensor,
@@ -76,13 +84,13 @@ def apply_backward(
     add_input: bool,
     need_values: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `apply`: of `x`, and of `values` (empty if not needed). The product `grad left` serves both."""
+    """Gradients that `low_rank_apply` gives `x`, and `values` (empty if not needed); `grad left` serves both."""
     from spectra.kernels import triton_backend
 
-    grad_x, kept = empty_with(grad, right.shape[0]), t.contiguous() if need_values else None
+    grad_x, kept = _empty(grad, right.shape[0]), t.contiguous() if need_values else None
     added, sums = grad if add_input else None, None
     if grad_x.numel():
-        sums = triton_backend.apply(
+        sums = triton_backend.launch(
             grad, (left, right), (values, index), out=grad_x, residual=added, t=kept, sums=need_values
         )
     if sums is None:
@@ -90,9 +98,9 @@ def apply_backward(
     return grad_x, reference.sums_of_adapters(sums.sum(1)[:, : right.shape[1]], index, len(values))
 
 
-@apply_backward.register_fake
+@low_rank_apply_backward.register_fake
 def _(grad: Tensor, t: Tensor, right: Tensor, left: Tensor, values: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return empty_with(grad, right.shape[0]), values.new_empty(values.shape if rest[-1] else 0)
+    return _empty(grad, right.shape[0]), values.new_empty(values.shape if rest[-1] else 0)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -107,11 +115,13 @@ def _backward(ctx: Any, grad: Tensor | None, grad_t: Tensor | None) -> tuple[Ten
     t, right, left, values, index = ctx.saved_tensors
     need_x, _, _, need_values, need_residual, *_ = ctx.needs_input_grad
     if need_values and not ctx.keep:
-        raise ValueError("spectra::apply was called with keep=False, but values need a gradient: pass keep=True")
+        raise ValueError(
+            "spectra::low_rank_apply was called with keep=False, but values need a gradient: pass keep=True"
+        )
     grad_x, grad_values = None, None
     if need_x or need_values:
-        grad_x, grad_values = apply_backward(grad, t, right, left, values, index, ctx.add_input, need_values)
+        grad_x, grad_values = low_rank_apply_backward(grad, t, right, left, values, index, ctx.add_input, need_values)
     return grad_x, None, None, grad_values if need_values else None, grad if need_residual else None, *[None] * 4
 
 
-apply.register_autograd(_backward, setup_context=_save)
+low_rank_apply.register_autograd(_backward, setup_context=_save)

@@ -6,10 +6,12 @@ An activation is `[..., r]`, or `[batch, r, ...]` with `dim=1` for the channels 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from spectra.kernels import devices, layouts
+from spectra.kernels import devices
 
 _BLOCK, _BLOCKS = 128, 16
 """The Gram matrix is summed over at most so many blocks of at least so many rows."""
@@ -27,21 +29,17 @@ def rows(x: Tensor, dim: int) -> Tensor:
     return (x if dim == -1 else x.movedim(1, -1)).reshape(-1, x.shape[dim])
 
 
-def channel_sum(product: Tensor, dim: int) -> Tensor:
-    """Sum over everything but dimension `dim`, accumulated in float32 at least: `[channels]`."""
+def channel_sum(product: Tensor, dim: int, apart: bool = False) -> Tensor:
+    """Sum over everything but dimension `dim`, `[channels]`, in float32 at least; `[batch, channels]` with `apart`."""
     dtype = torch.promote_types(product.dtype, torch.float32)
-    if product.ndim == 1:
-        return product.to(dtype)  # an empty list of dimensions would mean all of them
-    dim = dim % product.ndim
-    return product.sum([i for i in range(product.ndim) if i != dim], dtype=dtype)
+    stays = {dim % product.ndim, *([0] if apart else [])}
+    summed = [i for i in range(product.ndim) if i not in stays]
+    return product.sum(summed, dtype=dtype) if summed else product.to(dtype)  # an empty list would mean all of them
 
 
 def channel_products(a: Tensor, b: Tensor, dim: int, apart: bool = False) -> Tensor:
     """`colsum(a * b)`, `[channels]`, in float32 at least; `[batch, channels]` where samples are kept `apart`."""
-    product = a.to(torch.promote_types(a.dtype, torch.float32)) * b
-    if not apart:
-        return channel_sum(product, dim)
-    return (product if dim == -1 else product.movedim(1, -1)).flatten(1, -2).sum(1) if a.ndim > 2 else product
+    return channel_sum(a.to(torch.promote_types(a.dtype, torch.float32)) * b, dim, apart)
 
 
 def scaled(t: Tensor, values: Tensor, dim: int) -> Tensor:
@@ -93,50 +91,66 @@ def rebuild(weight: Tensor, basis: Tensor, e: Tensor, *, left: bool) -> Tensor:
 
 def apply(
     x: Tensor,
-    sides: tuple[Tensor, Tensor],
+    y: Tensor | None,
+    right: Tensor,
+    left: Tensor,
     values: Tensor,
+    index: Tensor | None,
+    offset: Tensor | None,
     dim: int,
-    index: Tensor | None = None,
-    offset: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """`(t * v) L^T` and its bottleneck `t = x R - offset`, both in the dtype of `x`.
+) -> Tensor:
+    """`y + ((x R - offset) * v) L^T` in the dtype of `x`; differentiable in `x`, `y` and `values`.
 
     Args:
         x: `[..., C]`, or `[batch, C, ...]` with `dim=1`.
-        sides: `R [C, h]` and `L [D, h]`.
+        y: `[..., D]` or `[batch, D, ...]`; None stands for `x`, if C = D.
+        right: `[C, h]`.
+        left: `[D, h]`.
         values: `[h]`, or `[adapters, h]` with `index [batch]`: sample `n` takes `values[index[n]]`.
         offset: `[h]` or None.
     """
-    right, left = sides
-    t = along(x, right, dim)
-    if offset is not None:
-        t = t - _channels(offset, t, dim)
-    return along(scaled(t, values if index is None else values[index], dim), left.T, dim), t
+    other = None if left is right else left  # torch.compile lets no tensor come twice
+    out: Tensor = _Apply.apply(x, y, right, other, values, index, offset, dim)  # type: ignore[no-untyped-call]
+    return out
 
 
-def apply_backward(
-    grad: Tensor,
-    t: Tensor | None,
-    sides: tuple[Tensor, Tensor],
-    values: Tensor,
-    dim: int,
-    index: Tensor | None,
-    need_x: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of `apply` for `x`, and for `values` where `t` is given; the product `grad L` serves both.
+class _Apply(torch.autograd.Function):
+    """Keeps the bottleneck and the values for backward, and nothing as wide as `x` besides."""
 
-    Args:
-        sides: `L [D, h]` and `R [C, h]`, the other way round than forward.
-    """
-    if t is None and not need_x:
-        return None, None
-    left, right = sides
-    p = along(grad, left, dim)
-    grad_x = along(scaled(p, values if index is None else values[index], dim), right.T, dim) if need_x else None
-    if t is None:
-        return grad_x, None
-    sums = channel_products(p, t, dim, apart=index is not None)
-    return grad_x, sums if index is None else sums_of_adapters(sums, index, len(values))
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor | None,
+        right: Tensor,
+        left: Tensor | None,
+        values: Tensor,
+        index: Tensor | None,
+        offset: Tensor | None,
+        dim: int,
+    ) -> Tensor:
+        t = along(x, right, dim)
+        if offset is not None:
+            t = t - _channels(offset, t, dim)
+        ctx.dim, ctx.add_input = dim, y is None
+        ctx.save_for_backward(t if ctx.needs_input_grad[4] else None, right, left, values, index)
+        own = values if index is None else values[index]
+        return (x if y is None else y) + along(scaled(t, own, dim), (right if left is None else left).T, dim)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        t, right, left, values, index = ctx.saved_tensors
+        (grad,), (need_x, need_y, *_), dim = grads, ctx.needs_input_grad, ctx.dim
+        grad_x, grad_values = None, None
+        if need_x or t is not None:
+            p = along(grad, right if left is None else left, dim)
+        if need_x:
+            grad_x = along(scaled(p, values if index is None else values[index], dim), right.T, dim)
+            grad_x = grad + grad_x if ctx.add_input else grad_x
+        if t is not None:
+            sums = channel_products(p, t, dim, apart=index is not None)
+            grad_values = (sums if index is None else sums_of_adapters(sums, index, len(values))).to(values.dtype)
+        return grad_x, grad if need_y else None, None, None, grad_values, None, None, None
 
 
 def sums_of_adapters(sums: Tensor, index: Tensor | None, adapters: int) -> Tensor:
@@ -171,7 +185,7 @@ def shift_gradient(
         total = shift_gradient(a, b, basis, dim, offset=offset, gram=gram)
         return torch.where(over > 0, total / over.clamp_min(torch.finfo(over.dtype).tiny), 0)
     wide = torch.promote_types(a.dtype, torch.float32)
-    if gram and prefers_gram(layouts.count(a, dim), *basis.shape):
+    if gram and prefers_gram(a.numel() // max(a.shape[dim], 1), *basis.shape):
         # The small product in float64 (Apple's GPU has none): else the error can pass twice the paper's formula's.
         exact = wide if a.device.type == "mps" else torch.float64
         small, q = _gram(b, a, dim).to(exact), basis.to(exact)

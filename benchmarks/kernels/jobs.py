@@ -52,7 +52,7 @@ def _batched(p: Problem, made: Made) -> Job:
     samples = min(8, p.n)
     index = torch.arange(samples, device=made.device) % 3
     inputs = (made.activation(samples, p.n // samples, p.r), made.basis(p), made.vector(3, p.h), index)
-    return Job(kernels.batched_apply, plain, inputs)
+    return Job(kernels.factored_apply, plain, inputs)
 
 
 def _few(p: Problem, made: Made) -> Job:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 from spectra.benchmarks.kernels.compiled import ARCHITECTURES, compiled
 from spectra.benchmarks.kernels.uses import USES, candidates, signature
-from spectra.kernels.configurations import KEPT, Configuration
+from spectra.kernels.configurations import CONFIGURATIONS, Configuration
 
 DTYPES = ("bf16", "fp16")
 """Element types that it computes with."""
@@ -41,7 +41,7 @@ def entries(*, every: bool = False) -> list[Entry]:
         for name, use in USES.items()
         for arch in ARCHITECTURES
         for dtype in DTYPES
-        for configuration in (candidates(use.width, arch) if every else KEPT[use.width, arch])
+        for configuration in (candidates(use.width, arch) if every else CONFIGURATIONS[use.width, arch])
     ]
 
 
@@ -56,11 +56,11 @@ def audit(entry: Entry, *, flops: float = 800e12, bandwidth: float = 3.0e12) -> 
     Raises:
         RuntimeError: it does not compile.
     """
-    from spectra.kernels import triton_apply
+    from spectra.kernels import triton_backend
 
     use, configuration = USES[entry.use], entry.configuration
     found = compiled(
-        triton_apply.apply,
+        triton_backend.low_rank_apply,
         signature(use, entry.dtype, configuration),
         entry.arch,
         warps=configuration.warps,
@@ -73,7 +73,7 @@ def audit(entry: Entry, *, flops: float = 800e12, bandwidth: float = 3.0e12) -> 
         "dtype": entry.dtype,
         "config": entry.configuration.label,
         **asdict(found),
-        "kept": entry.configuration in KEPT[use.width, entry.arch],
+        "kept": entry.configuration in CONFIGURATIONS[use.width, entry.arch],
     }
     row["occupancy"] = round(found.occupancy, 3)
     return {**row, **projection(entry.use, flops=flops, bandwidth=bandwidth)}

@@ -113,7 +113,7 @@ _CANDIDATES: Mapping[int, tuple[Configuration, ...]] = {
 
 
 def candidates(width: int, arch: str) -> tuple[Configuration, ...]:
-    """What was tried; `KEPT` has those that were found good."""
+    """What was tried; `configurations.CONFIGURATIONS` has those that were found good."""
     if ARCHITECTURES[arch].backend == "cuda":
         return _CANDIDATES[width]
     # AMD's pipeline holds its stages in registers: a second one is all that pays.

@@ -132,10 +132,7 @@ class ShiftedLayer:
         a, offset, e = x, None, d[..., :head] / self._sigma[:head]
         if at_output:
             a, offset = operator.apply(x, weight, bias), self._vectors.offset(bias, dtype)
-        if index is None:
-            a = kernels.factored_apply(a, basis, e, offset, dim)
-        else:
-            a = kernels.batched_apply(a, basis, e, index, offset, dim)
+        a = kernels.factored_apply(a, basis, e, index, offset, dim)
         y = a if at_output else operator.apply(a, weight, bias)
         if head == self.spectrum.rank:
             return y

@@ -108,7 +108,7 @@ def test_factored(kind: str, dtype: torch.dtype) -> None:
     e = relative(h)
 
     def apply(impl: Impl) -> Callable[..., Tensor]:
-        return lambda a, e: kernels.factored_apply(a, basis.to(a.dtype), e, _as(offset, e), dim, impl=impl)
+        return lambda a, e: kernels.factored_apply(a, basis.to(a.dtype), e, None, _as(offset, e), dim, impl=impl)
 
     compare("factored apply", apply("triton"), apply("torch"), [a.requires_grad_(), e.requires_grad_()])
 
@@ -124,7 +124,7 @@ def test_vectors_with_gaps() -> None:
     results = []
     for e_, offset_, index_ in ((e, offset, index), packed):
         leaf = e_.detach().requires_grad_()
-        y = kernels.batched_apply(a, basis, leaf, index_, offset_)
+        y = kernels.factored_apply(a, basis, leaf, index_, offset_)
         (gradient,) = torch.autograd.grad(y.square().sum(), leaf)
         results.append([y, gradient])
     for strided, contiguous in zip(*results, strict=True):
@@ -149,7 +149,7 @@ def test_no_shift_is_the_input_bit_for_bit(dtype: torch.dtype) -> None:
     assert torch.equal(kernels.factored_apply(a, basis, torch.zeros(37)), a)
     index = torch.tensor([0, 1, 0])
     e = torch.stack([torch.zeros(37), relative(37)])
-    y = kernels.batched_apply(a, basis, e, index)
+    y = kernels.factored_apply(a, basis, e, index)
     assert torch.equal(y[[0, 2]], a[[0, 2]])
     assert not torch.equal(y[1], a[1])
     x = torch.randn(3, 33, 24).to(dtype)
@@ -171,8 +171,8 @@ def test_only_the_gradients_asked_for(need: str) -> None:
 
 def test_the_bottleneck_is_kept_only_for_the_gradient_of_e(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
-    original = operators.apply
-    monkeypatch.setattr(operators, "apply", lambda *a: kept.append(a[-1]) or original(*a))
+    original = operators.low_rank_apply
+    monkeypatch.setattr(operators, "low_rank_apply", lambda *a: kept.append(a[-1]) or original(*a))
     a, basis, e = torch.randn(20, 24).half().requires_grad_(), basis_of(24, 20, torch.float16), relative(20)
     kernels.factored_apply(a, basis, e)
     with torch.no_grad():
@@ -193,14 +193,16 @@ def test_batched(kind: str, dtype: torch.dtype) -> None:
     index = torch.tensor([2, 0, 2])[: len(a)]
 
     def apply(impl: Impl) -> Callable[..., Tensor]:
-        return lambda a, e: kernels.batched_apply(a, basis.to(a.dtype), e, index, _as(offset, e), dim, impl=impl)
+        return lambda a, e: kernels.factored_apply(a, basis.to(a.dtype), e, index, _as(offset, e), dim, impl=impl)
 
     learning = [a.requires_grad_(), e.requires_grad_()]
     y, _, gradient = compare("batched apply", apply("triton"), apply("torch"), learning)
     assert torch.equal(gradient[[1, 3]], torch.zeros(2, h))  # adapters that no sample took
     assert gradient[index].abs().min() > 0
     a, e = a.detach(), e.detach()
-    apart = torch.cat([kernels.factored_apply(a[i : i + 1], basis, e[j], offset, dim) for i, j in enumerate(index)])
+    apart = torch.cat(
+        [kernels.factored_apply(a[i : i + 1], basis, e[j], None, offset, dim) for i, j in enumerate(index)]
+    )
     assert torch.equal(y, apart)
 
 
@@ -230,12 +232,12 @@ def test_a_wrong_index_is_refused() -> None:
     a, basis, e = torch.randn(3, 24).half(), basis_of(24, 20, torch.float16), relative(2, 20)
     for index in (torch.zeros(2, dtype=torch.int64), torch.zeros(3, dtype=torch.int32)):
         with pytest.raises(ValueError, match="one entry per sample"):
-            kernels.batched_apply(a, basis, e, index)
+            kernels.factored_apply(a, basis, e, index)
 
 
 def test_a_sample_whose_index_is_out_of_range_becomes_nan_and_reads_nothing() -> None:
     a, basis, e = torch.randn(4, 3, 24).half(), basis_of(24, 20, torch.float16), relative(2, 20)
-    y, _ = operators.apply(a, basis, basis, e, None, torch.tensor([1, 2, 0, -1]), None, True, False)
+    y, _ = operators.low_rank_apply(a, basis, basis, e, None, torch.tensor([1, 2, 0, -1]), None, True, False)
     assert y.isnan().all((1, 2)).tolist() == [False, True, False, True]
     assert not y[::2].isnan().any()
 
@@ -254,9 +256,9 @@ def test_sums_are_the_same_whichever_tile_the_clock_would_have_liked(monkeypatch
     """Tiles of 32 and of 16 rows add up in another order: what is taken depends on the shapes alone."""
     from triton.runtime.autotuner import Autotuner
 
-    from spectra.kernels import triton_apply
+    from spectra.kernels import triton_backend
 
-    assert not isinstance(triton_apply.apply, Autotuner)
+    assert not isinstance(triton_backend.low_rank_apply, Autotuner)
     a, b = torch.randn(2, 4, 70, 24).bfloat16()
     basis, index = basis_of(24, 20, torch.bfloat16), torch.tensor([0, 1, 0, 1])
     found = []
@@ -265,7 +267,7 @@ def test_sums_are_the_same_whichever_tile_the_clock_would_have_liked(monkeypatch
             Autotuner, "_bench", lambda *_, config, likes=likes, **__: [float(config.kwargs["BLOCK_P"] != likes)] * 3
         )
         e = relative(2, 20).zero_().requires_grad_()
-        y = kernels.batched_apply(a, basis, e, index)
+        y = kernels.factored_apply(a, basis, e, index)
         found += torch.autograd.grad(y, e, b)
     assert torch.equal(*found)
     used = configurations.choose(20, "interpreter", 4, lambda c: 128 // c.p)
@@ -281,9 +283,9 @@ def test_empty_tensors() -> None:
     assert y.shape == (0, 24)
     assert torch.equal(e.grad, torch.zeros(20))
     values = torch.zeros(1, 20)
-    out, t = operators.apply(none[None].detach(), basis, basis, values, None, None, None, True, True)
+    out, t = operators.low_rank_apply(none[None].detach(), basis, basis, values, None, None, None, True, True)
     assert (out.shape, t.shape) == ((1, 0, 24), (1, 0, 32))
-    assert torch.equal(operators.apply_backward(out, t, basis, basis, values, None, True, True)[1], values)
+    assert torch.equal(operators.low_rank_apply_backward(out, t, basis, basis, values, None, True, True)[1], values)
     a = torch.randn(4, 24).half()
     assert torch.equal(kernels.factored_apply(a, basis[:, :0], torch.ones(0)), a)
 
@@ -299,7 +301,7 @@ def test_what_triton_does_not_compute_is_pytorchs(dtype: torch.dtype) -> None:
 HALF = torch.bfloat16
 SAMPLES = {
     "apply": (
-        operators.apply,
+        operators.low_rank_apply,
         lambda: (
             torch.randn(2, 9, 24).to(HALF).requires_grad_(),
             basis_of(24, 20, HALF),
@@ -313,7 +315,7 @@ SAMPLES = {
         ),
     ),
     "apply, a residual, rows contiguous": (
-        operators.apply,
+        operators.low_rank_apply,
         lambda: (
             torch.randn(2, 24, 9).to(HALF).transpose(1, 2).requires_grad_(),
             basis_of(24, 18, HALF),
@@ -327,7 +329,7 @@ SAMPLES = {
         ),
     ),
     "apply_backward": (
-        operators.apply_backward,
+        operators.low_rank_apply_backward,
         lambda: (
             torch.randn(1, 9, 24).to(HALF),
             torch.randn(1, 9, 32).to(HALF),
@@ -360,7 +362,7 @@ def test_compiles_into_one_graph_and_takes_another_shift_without_another() -> No
     basis, index = basis_of(24, 20, HALF), torch.tensor([1, 0])
 
     def layer(a: Tensor, e: Tensor) -> Tensor:
-        y = kernels.factored_apply(kernels.batched_apply(a, basis, e, index), basis, e[0])
+        y = kernels.factored_apply(kernels.factored_apply(a, basis, e, index), basis, e[0])
         return kernels.low_rank_apply(a, y, (basis, basis), e[1])
 
     run = torch.compile(layer, backend=backend, fullgraph=True)

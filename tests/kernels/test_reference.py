@@ -33,13 +33,13 @@ def test_factored_apply_of_any_number_of_dimensions(shape: tuple[int, ...]) -> N
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (4, 3, 7), (4, 7, 2, 3)])
-def test_batched_apply_is_one_adapter_per_sample(shape: tuple[int, ...]) -> None:
+def test_factored_apply_with_an_index_is_one_adapter_per_sample(shape: tuple[int, ...]) -> None:
     dim = 1 if len(shape) == 4 else -1
     a = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     e = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     basis, offset, index = orthonormal(7, 5), torch.randn(5, dtype=torch.float64), torch.tensor([2, 0, 2, 2])
-    y = kernels.batched_apply(a, basis, e, index, offset, dim)
-    parts = [kernels.factored_apply(a[i : i + 1], basis, e[j], offset, dim) for i, j in enumerate(index)]
+    y = kernels.factored_apply(a, basis, e, index, offset, dim)
+    parts = [kernels.factored_apply(a[i : i + 1], basis, e[j], None, offset, dim) for i, j in enumerate(index)]
     torch.testing.assert_close(y, torch.cat(parts), **EXACT)
     grad = torch.randn_like(y)
     ours = torch.autograd.grad(y, (a, e), grad)
@@ -69,7 +69,7 @@ def test_low_rank_apply_is_a_term_beside_the_layer(dim: int, samples: list[int] 
 def test_an_index_out_of_range_is_refused(wrong: list[int]) -> None:
     a, e, basis = torch.randn(4, 7), torch.randn(3, 5), orthonormal(7, 5).float()
     with pytest.raises(ValueError, match="expected an index from 0 to 2"):
-        kernels.batched_apply(a, basis, e, torch.tensor(wrong))
+        kernels.factored_apply(a, basis, e, torch.tensor(wrong))
     with pytest.raises(ValueError, match="expected an index from 0 to 2"):
         kernels.low_rank_apply(a, a, (basis, basis), e, torch.tensor(wrong))
 
@@ -122,12 +122,12 @@ def test_splitting_the_bottleneck() -> None:
 
 
 def test_the_largest_tiles_that_occupy_every_multiprocessor() -> None:
-    kept = configurations.KEPT[128, "sm_90"]
+    kept = configurations.CONFIGURATIONS[128, "sm_90"]
     sizes = [each.p for each in kept]
     assert sizes == sorted(sizes, reverse=True)
     for rows, expected in ((132 * sizes[0], kept[0]), (132 * sizes[1], kept[1]), (64, kept[-1])):
         assert configurations.choose(128, "sm_90", 132, lambda c, n=rows: -(-n // c.p)) == expected
-    assert configurations.choose(129, "sm_90", 1, lambda c: c.p) == configurations.KEPT[320, "sm_90"][0]
+    assert configurations.choose(129, "sm_90", 1, lambda c: c.p) == configurations.CONFIGURATIONS[320, "sm_90"][0]
 
 
 @pytest.mark.parametrize(

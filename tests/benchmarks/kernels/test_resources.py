@@ -14,7 +14,7 @@ from spectra.benchmarks import run
 from spectra.benchmarks.kernels.compiled import ARCHITECTURES, _amd, compiled, occupancy
 from spectra.benchmarks.kernels.resources import CASE, DTYPES, Entry, audit, entries, projection
 from spectra.benchmarks.kernels.uses import USES, candidates, signature
-from spectra.kernels.configurations import KEPT
+from spectra.kernels.configurations import CONFIGURATIONS
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -28,9 +28,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def kernel() -> Any:
-    from spectra.kernels import triton_apply
+    from spectra.kernels import triton_backend
 
-    return triton_apply.apply
+    return triton_backend.low_rank_apply
 
 
 def test_every_use_has_configurations_and_all_of_them_were_tried() -> None:
@@ -41,7 +41,7 @@ def test_every_use_has_configurations_and_all_of_them_were_tried() -> None:
             assert dtypes == set(DTYPES)
     assert {entry.label for entry in kept_entries} <= {entry.label for entry in entries(every=True)}
     assert len({entry.label for entry in kept_entries}) == len(kept_entries)
-    assert {arch for _, arch in KEPT} == {*ARCHITECTURES, "interpreter"}
+    assert {arch for _, arch in CONFIGURATIONS} == {*ARCHITECTURES, "interpreter"}
 
 
 def test_signatures_name_the_kernels_own_arguments(kernel: Any) -> None:
@@ -82,7 +82,7 @@ def test_the_other_architectures_compile(arch: str) -> None:
 def test_a_configuration_that_spills_is_seen_and_is_not_kept() -> None:
     """Too many rows for four warps: the middle's accumulators exceed 255 registers."""
     too_wide = next(c for c in candidates(320, "sm_90") if c.label == "P64-C32-D32-w4-s2")
-    assert too_wide not in KEPT[320, "sm_90"]
+    assert too_wide not in CONFIGURATIONS[320, "sm_90"]
     row = audit(Entry("factored apply, h <= 320", "sm_90", "bf16", too_wide))
     assert row["spills"] > 0
     assert row["registers"] == 255
@@ -90,7 +90,7 @@ def test_a_configuration_that_spills_is_seen_and_is_not_kept() -> None:
 
 
 def test_a_configuration_that_exceeds_the_shared_memory_is_an_error_or_has_no_occupancy() -> None:
-    (first, *_) = KEPT[128, "sm_90"]
+    (first, *_) = CONFIGURATIONS[128, "sm_90"]
     huge = first._replace(c=256, stages=5)
     row = audit(Entry("factored apply, h <= 128", "sm_90", "bf16", huge))
     assert row["shared_bytes"] > ARCHITECTURES["sm_90"].block_shared
@@ -100,7 +100,7 @@ def test_a_configuration_that_exceeds_the_shared_memory_is_an_error_or_has_no_oc
 def test_narrow_loads_are_seen(kernel: Any) -> None:
     """Without aligned strides a thread may load no more than one element at a time."""
     use = USES["factored apply, h <= 128"]
-    (*_, small) = KEPT[128, "sm_90"]
+    (*_, small) = CONFIGURATIONS[128, "sm_90"]
     unaligned = replace(signature(use, "bf16", small), aligned=())
     assert compiled(kernel, unaligned, "sm_90", warps=small.warps, stages=1).load_bytes < 16
 

@@ -51,7 +51,7 @@ def test_kernels_are_charged_what_their_own_projection_is() -> None:
     vector = torch.empty(p.h, device="meta")
     found = tally()
     with found.listen():
-        operators.apply(a, basis, basis, vector[None], None, None, None, True, True)
+        operators.low_rank_apply(a, basis, basis, vector[None], None, None, None, True, True)
     assert found.flops == 4 * p.n * p.r * p.h
     assert found.bytes == 2 * (3 * p.n * p.r + p.n * p.h + 2 * p.r * p.h) + 4 * p.h
 
@@ -61,8 +61,8 @@ def test_spectra_runs_its_kernels_and_the_plain_row_does_not() -> None:
     rates = {"flops": 8e14, "bandwidth": 3e12}
     with_kernels = roofline.project(prepare("spectra", model, device="cuda"), **rates, kernels=True)
     plain = roofline.project(prepare("spectra", model, device="cuda"), **rates)
-    assert {"apply", "apply_backward"} & with_kernels.seconds.keys()
-    assert not {"apply", "apply_backward"} & plain.seconds.keys()
+    assert {"low_rank_apply", "low_rank_apply_backward"} & with_kernels.seconds.keys()
+    assert not {"low_rank_apply", "low_rank_apply_backward"} & plain.seconds.keys()
     assert with_kernels.bytes < plain.bytes
     assert with_kernels.flops == pytest.approx(plain.flops, rel=0.1)
 
