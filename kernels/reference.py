@@ -1,6 +1,6 @@
 """The formulas of a shift in plain PyTorch: what every other backend is checked against.
 
-Shapes: `r` directions on the basis side, `h <= r` of them in the head, `N` rows of an activation.
+Shapes: `r` directions on the basis side, `h <= r` of them one-sided, `N` rows of an activation.
 An activation is `[..., r]`, or `[batch, r, ...]` with `dim=1` for the channels of a convolution.
 """
 
@@ -219,14 +219,14 @@ def singular_gradient(
         sigma: `[h]`, positive.
         left, right: `U [rows, k]` and `V [columns, k]` of the others.
     """
-    tail = channel_products(left, gradient @ right.to(gradient.dtype), -1)
+    two_sided = channel_products(left, gradient @ right.to(gradient.dtype), -1)
     if basis.shape[1] == 0:
-        return tail
+        return two_sided
     # In float64 as in `shift_gradient`: the small product cancels.
     wide = gradient.dtype if gradient.device.type == "mps" else torch.float64
     product, q = (gradient @ weight.T.to(gradient.dtype)).to(wide), basis.to(wide)
-    head = (q * (product @ q)).sum(0).to(sigma.dtype) / sigma
-    return torch.cat([head, tail.to(head.dtype)])
+    one_sided = (q * (product @ q)).sum(0).to(sigma.dtype) / sigma
+    return torch.cat([one_sided, two_sided.to(one_sided.dtype)])
 
 
 def _gram(b: Tensor, a: Tensor, dim: int) -> Tensor:

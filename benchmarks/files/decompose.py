@@ -100,7 +100,7 @@ def _measure(bench: Bench, item: str) -> Row:
         "svd_error": _relative(plain, exact),
         "ours_norm_error": _absolute(spectrum.sigma, exact),
         "svd_norm_error": _absolute(plain, exact),
-        "tail": spectrum.rank - spectrum.head,
+        "tail": spectrum.rank - spectrum.one_sided,
         "floats": spectrum.floats,
         "weight_floats": weight.numel(),
     }

@@ -1,7 +1,7 @@
 """How the audit calls the Triton kernel: what is passed, what is aligned, what it costs, what was tried.
 
 The calls are those of a Stable Diffusion layer: contiguous channels, widths that are multiples of 16, a basis with
-contiguous columns. The number of directions in the head is any.
+contiguous columns. The number of one-sided directions is any.
 """
 
 from __future__ import annotations

@@ -45,10 +45,10 @@ def counted(work: Work, without: str) -> tuple[int, int]:
 
     changed = WITHOUT[without](work)
     price, cost, kept = best(changed)
-    if changed.head and changed.learns and changed.encode and without != "other side":
+    if changed.one_sided and changed.learns and changed.encode and without != "other side":
         other, both_cost, both_kept = best(costs.with_other_side(changed))
         if other + costs.other_side_price(work) < price:
-            return both_cost, both_kept + work.m * work.head
+            return both_cost, both_kept + work.m * work.one_sided
     return cost, kept
 
 

@@ -157,19 +157,19 @@ def summed(name: str, parts: Iterable[Captured]) -> Captured:
 def project(change: Tensor, weight: Tensor, spectrum: Spectrum) -> Tensor:
     """Project a change on a weight's singular vectors: `u_i^T D v_i` for every direction, float64 `[r]`.
 
-    With `Q` on the smaller side, `v_i = W^T u_i / sigma_i` makes it `q_i^T (D W^T) q_i / sigma_i` in the head (and
-    likewise on the right); the tail has both sides.
+    With `Q` on the smaller side, `v_i = W^T u_i / sigma_i` makes it `q_i^T (D W^T) q_i / sigma_i` where one side
+    is stored (likewise on the right); the tail has both sides.
     """
     d, w = _wide(change, spectrum), _wide(weight, spectrum)
-    head, basis = spectrum.head, spectrum.basis.to(torch.float64)
+    one_sided, basis = spectrum.one_sided, spectrum.basis.to(torch.float64)
     product = basis.new_zeros(spectrum.rank, spectrum.rank)
-    tail = basis.new_zeros(spectrum.rank - head)
+    tail = basis.new_zeros(spectrum.rank - one_sided)
     for part in _panels(d):
         panel = d[:, part].to(torch.float64)
         product.addmm_(panel, w[:, part].to(torch.float64).T)
-        tail += ((basis[:, head:].T @ panel) * spectrum.tail[:, part]).sum(1)
-    stored = basis[:, :head]
-    return torch.cat([(stored * (product @ stored)).sum(0) / spectrum.sigma[:head], tail])
+        tail += ((basis[:, one_sided:].T @ panel) * spectrum.tail[:, part]).sum(1)
+    stored = basis[:, :one_sided]
+    return torch.cat([(stored * (product @ stored)).sum(0) / spectrum.sigma[:one_sided], tail])
 
 
 def delta_weight(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Tensor:
@@ -201,10 +201,10 @@ def approximate_rest(change: Tensor, weight: Tensor, spectrum: Spectrum, d: Tens
 
 def _columns(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Callable[[slice], Tensor]:
     """Computes any columns of `Delta W`, smaller side first: `Q diag(d / sigma) Q^T W` and the tail's term."""
-    w, head, basis = _wide(weight, spectrum), spectrum.head, spectrum.basis.to(torch.float64)
-    stored = basis[:, :head]
-    inside = (stored * (d[:head] / spectrum.sigma[:head])) @ stored.T
-    outside = basis[:, head:] * d[head:]
+    w, one_sided, basis = _wide(weight, spectrum), spectrum.one_sided, spectrum.basis.to(torch.float64)
+    stored = basis[:, :one_sided]
+    inside = (stored * (d[:one_sided] / spectrum.sigma[:one_sided])) @ stored.T
+    outside = basis[:, one_sided:] * d[one_sided:]
 
     def columns(part: slice) -> Tensor:
         return inside @ w[:, part].to(torch.float64) + outside @ spectrum.tail[:, part].to(torch.float64)

@@ -36,9 +36,9 @@ class Work(NamedTuple):
         rows: of that activation.
         bottleneck_rows: rows between the two sides of a low-rank term.
         r, m: smaller and larger side of the weight.
-        head: directions that go by the basis alone; 0 where both sides of all are kept.
-        tail: directions with both sides kept.
-        near_zero: directions of the head that need both sides for the gradient of a materialized weight
+        one_sided: directions that go by the basis alone; 0 where both sides of all are kept.
+        two_sided: directions with both sides kept.
+        near_zero: one-sided directions that need both sides for the gradient of a materialized weight
             (`materialized_weight.NEAR_ZERO`).
         encode, decode: channels before and after the bottleneck; `encode` is 0 where rows are gathered.
         learns: whether delta takes a gradient.
@@ -55,8 +55,8 @@ class Work(NamedTuple):
     bottleneck_rows: int
     r: int
     m: int
-    head: int
-    tail: int
+    one_sided: int
+    two_sided: int
     near_zero: int
     encode: int
     decode: int
@@ -75,7 +75,7 @@ class Work(NamedTuple):
 
 def plans(work: Work) -> tuple[Plan, ...]:
     """The plans that the layer has."""
-    return ("factored" if work.head else "two-sided", "materialized")
+    return ("factored" if work.one_sided else "two-sided", "materialized")
 
 
 def cheapest(work: Work) -> Plan:
@@ -85,7 +85,7 @@ def cheapest(work: Work) -> Plan:
 
 def wants_other_side(work: Work) -> bool:
     """Whether a layer that keeps one side should keep the other too: fewer flops, for numbers that are read."""
-    if not (work.head and work.learns and work.encode):
+    if not (work.one_sided and work.learns and work.encode):
         return False
     both = with_other_side(work)
     return price(cheapest(both), both) + other_side_price(work) < price(cheapest(work), work)
@@ -93,12 +93,12 @@ def wants_other_side(work: Work) -> bool:
 
 def with_other_side(work: Work) -> Work:
     """The work of a layer that keeps both sides of all directions, for the same input."""
-    return work._replace(basis_at=None, rows=work.bottleneck_rows, head=0, tail=work.r, near_zero=0)
+    return work._replace(basis_at=None, rows=work.bottleneck_rows, one_sided=0, two_sided=work.r, near_zero=0)
 
 
 def other_side_price(work: Work) -> int:
     """What keeping the other side is worth in flops."""
-    return work.balance * work.m * work.head * (1 if work.pointwise and work.r == work.m else LONG_SIDE_FACTOR)
+    return work.balance * work.m * work.one_sided * (1 if work.pointwise and work.r == work.m else LONG_SIDE_FACTOR)
 
 
 def price(plan: Plan, work: Work) -> int:
@@ -112,7 +112,7 @@ def kept(plan: Plan, work: Work) -> int:
     The layer's output counts, though others may keep it too.
     """
     if plan != "materialized":
-        return (work.rows * work.head + work.bottleneck_rows * work.tail) * work.learns
+        return (work.rows * work.one_sided + work.bottleneck_rows * work.two_sided) * work.learns
     saved = _saved_for_weight_gradient(work) if gradient_by_weight(work) else _saved_for_rows(work)
     return work.r * work.m + saved * work.learns
 
@@ -122,14 +122,14 @@ def _saved_for_weight_gradient(work: Work) -> int:
 
 
 def _saved_for_rows(work: Work) -> int:
-    met = 0 if not work.head or (work.basis_at == "input" and work.input_saved_elsewhere) else work.rows * work.r
-    return met + work.bottleneck_rows * (work.tail + work.near_zero)
+    met = 0 if not work.one_sided or (work.basis_at == "input" and work.input_saved_elsewhere) else work.rows * work.r
+    return met + work.bottleneck_rows * (work.two_sided + work.near_zero)
 
 
 def gradient_by_weight(work: Work) -> bool:
     """Whether the materialized plan takes delta's gradient from the weight's, rather than from rows of activations."""
     possible = work.pointwise
-    if work.head:  # the other side then follows from the weight, as `V = W^T U / sigma`
+    if work.one_sided:  # the other side then follows from the weight, as `V = W^T U / sigma`
         possible &= work.input_saved_elsewhere and work.gram and work.basis_at == "output"
     by_weight = _by_weight(work) + 2 * work.balance * _saved_for_weight_gradient(work)
     return possible and by_weight < _by_rows(work) + 2 * work.balance * _saved_for_rows(work)
@@ -146,17 +146,17 @@ def cost(plan: Plan, work: Work) -> int:
 
 
 def materializing(work: Work) -> int:
-    """Flops of making the shifted weight: `Q diag(e) Q^T`, its product with W, the tail, and what is near zero."""
+    """Flops of making the shifted weight: `Q diag(e) Q^T`, its product with W, and the other directions."""
     r, m = work.r, work.m
-    if not work.head:
-        return 2 * r * m * work.tail
+    if not work.one_sided:
+        return 2 * r * m * work.two_sided
     near_zero = work.near_zero * (work.learns and not gradient_by_weight(work))
-    return 2 * r * r * (work.head + m) + 2 * r * m * (work.tail + near_zero)
+    return 2 * r * r * (work.one_sided + m) + 2 * r * m * (work.two_sided + near_zero)
 
 
 def _factored(work: Work) -> int:
     products = 2 + (work.learns or work.input_gradient) + work.input_gradient
-    return 2 * work.rows * work.r * work.head * products
+    return 2 * work.rows * work.r * work.one_sided * products
 
 
 def _two_sided(work: Work) -> int:
@@ -168,24 +168,24 @@ def _two_sided(work: Work) -> int:
 
 def _by_weight(work: Work) -> int:
     r, m = work.r, work.m
-    head = 2 * r * r * (m + work.head) if work.head else 0
-    return 2 * work.bottleneck_rows * r * m + 2 * r * m * work.tail + head
+    by_basis = 2 * r * r * (m + work.one_sided) if work.one_sided else 0
+    return 2 * work.bottleneck_rows * r * m + 2 * r * m * work.two_sided + by_basis
 
 
 def _by_rows(work: Work) -> int:
-    explicit = 2 * work.bottleneck_rows * (work.tail + work.near_zero) * (work.encode + work.decode)
-    if work.gram and kernels.prefers_gram(work.rows, work.r, work.head):
-        return explicit + 2 * work.rows * work.r**2 + 2 * work.r**2 * work.head + _pull_back(work)
-    return explicit + 4 * work.rows * work.r * work.head + _pull_back(work)
+    explicit = 2 * work.bottleneck_rows * (work.two_sided + work.near_zero) * (work.encode + work.decode)
+    if work.gram and kernels.prefers_gram(work.rows, work.r, work.one_sided):
+        return explicit + 2 * work.rows * work.r**2 + 2 * work.r**2 * work.one_sided + _pull_back(work)
+    return explicit + 4 * work.rows * work.r * work.one_sided + _pull_back(work)
 
 
 def _low_rank_term(work: Work) -> int:
-    """Encode and decode of the tail, and their way back as far as it is needed."""
+    """Encode and decode of two-sided directions, and their way back as far as it is needed."""
     encode, decode = 1 + work.input_gradient, 1 + (work.learns or work.input_gradient)
-    return 2 * work.bottleneck_rows * work.tail * (work.encode * encode + work.decode * decode)
+    return 2 * work.bottleneck_rows * work.two_sided * (work.encode * encode + work.decode * decode)
 
 
 def _pull_back(work: Work) -> int:
     """The frozen layer's own backward, where only delta needs what arrives at the input."""
-    only_delta = work.head and work.basis_at == "input" and work.learns and not work.input_gradient
+    only_delta = work.one_sided and work.basis_at == "input" and work.learns and not work.input_gradient
     return 2 * work.bottleneck_rows * work.r * work.m if only_delta else 0

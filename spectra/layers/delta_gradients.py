@@ -1,7 +1,7 @@
 """Layers as functions of tensors, and the gradients that they give delta; derivations are in docs/algebra.md.
 
-A weight with its shift is `W_delta = W + Q diag(e) Q^T W + U diag(d) V^T` (or with the first term on the right): the
-head, which goes by the basis `Q` alone, and a low-rank term of the directions with both sides kept.
+A weight with its shift is `W_delta = W + Q diag(e) Q^T W + U diag(d) V^T` (or with the first term on the right):
+directions that go by the basis `Q` alone, and a low-rank term of those with both sides kept.
 
 Delta's gradient is `u_i^T G v_i` with the weight's gradient `G`. It is read from `G` itself where that is cheap, from
 both sides' activations, or from the one activation that the basis meets: with `y` the layer's output and `g` its

@@ -28,7 +28,7 @@ class MaterializedWeight(NamedTuple):
 
     Attributes:
         weight: the shifted weight, all directions included, in the frozen weight's shape and dtype.
-        s: `[h]`, the head's singular values in force, 0 where they are clipped or explicit.
+        s: `[h]`, singular values in force of the one-sided directions, 0 where they are clipped or explicit.
         explicit: `[k]`, the directions with both sides given; none without a gradient.
         left: `U [rows, k]` of these.
         right: `V [columns, k]`, likewise.
@@ -42,14 +42,14 @@ class MaterializedWeight(NamedTuple):
 
 
 def expected_near_zero(vectors: SingularVectors) -> int:
-    """How many directions of the head lie below the threshold at delta = 0.
+    """How many one-sided directions lie below the threshold at delta = 0.
 
     Without values a density of sigma that is even near 0 is assumed.
     """
-    sigma, head = vectors.sigma, vectors.head
+    sigma, one_sided = vectors.sigma, vectors.one_sided
     if has_no_values(sigma):
-        return min((len(sigma) - head) // 2, head)
-    return int((sigma[:head] <= _threshold(sigma)).sum())
+        return min((len(sigma) - one_sided) // 2, one_sided)
+    return int((sigma[:one_sided] <= _threshold(sigma)).sum())
 
 
 def materialize(
@@ -63,15 +63,15 @@ def materialize(
         expected: `expected_near_zero` of these vectors.
         learns: whether a gradient will be read from rows of activations; without one there is nothing explicit.
     """
-    head, side, sigma = vectors.head, vectors.spectrum.side, vectors.sigma
+    one_sided, side, sigma = vectors.one_sided, vectors.spectrum.side, vectors.sigma
     basis, left, right = vectors.of(weight.dtype)
     dtype = kernels.product_dtype(weight.device, weight.dtype)
     w, q, u, v = (each.to(dtype) for each in (matrix(weight), basis, left, right))
     shifted = shifted_matrix(w, (q, u, v), sigma, d, side).reshape(weight.shape).to(weight.dtype)
-    s, explicit = sigma[:head] + d[:head], torch.arange(head, len(sigma), device=d.device)
+    s, explicit = sigma[:one_sided] + d[:one_sided], torch.arange(one_sided, len(sigma), device=d.device)
     if not learns:
         return MaterializedWeight(shifted, s, explicit[:0], left[:, :0], right[:, :0])
-    if head:
+    if one_sided:
         low = (s > 0) & (s <= _threshold(sigma))
         lowest = torch.where(low, s, torch.inf).topk(_count(low, expected), largest=False).indices
         picked = low.index_select(0, lowest)
@@ -90,7 +90,7 @@ def _threshold(sigma: Tensor) -> Tensor:
 
 
 def _count(low: Tensor, expected: int) -> int:
-    """How many of the head's directions are made explicit; in a graph, and without values, a fixed number."""
+    """How many one-sided directions are made explicit; in a graph, and without values, a fixed number."""
     if torch.compiler.is_compiling():
         return min(expected + math.ceil(NEAR_ZERO_RESERVE * len(low)), len(low))
     return expected if has_no_values(low) else int(low.sum())

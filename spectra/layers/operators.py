@@ -10,7 +10,7 @@ plain map over channels, a change of `W` on that side is a small matrix product 
     Embedding       (indices)          output, dim -1
 
 Every operator also splits at a bottleneck: `W = U diag(d) V^T` is `decode(encode(x, ...) * d, ...)`. That form needs
-both sides' vectors and serves the tail of a spectrum, and whole spectra where both sides are kept.
+both sides' vectors and serves the two-sided directions of a spectrum, which may be all.
 """
 
 from __future__ import annotations

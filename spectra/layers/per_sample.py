@@ -96,8 +96,8 @@ class SampledLayer(ShiftedLayer):
             return self._one_by_one(index, x, *args, **kwargs)
         call = self._call(self.operator, x, singular_value_change(self._sigma, self.delta))
         if self._materializes_runs(x):
-            return self._each_layer(x) if self._head else self._own_weights(call)
-        if self._head:
+            return self._each_layer(x) if self._vectors.one_sided else self._own_weights(call)
+        if self._vectors.one_sided:
             return self._factored(call, index)
         return self._two_sided(call._replace(d=call.d[index]), self.work(x))
 

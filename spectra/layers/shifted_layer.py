@@ -78,19 +78,14 @@ class ShiftedLayer:
         # Without an activation to map, every direction needs both sides.
         self.spectrum = spectrum if self.operator else with_full_tail(spectrum, weight)
         meets = self.operator is not None and self.operator.basis_at(spectrum.side) is not None
-        both_sides = without_weight or not meets or not spectrum.head
+        both_sides = without_weight or not meets or not spectrum.one_sided
         self._vectors = SingularVectors(module, self.spectrum, both_sides=both_sides)
         self._near_zero = expected_near_zero(self._vectors)
         self._made: dict[str, tuple[Any, Any]] = {}
         self._vectors.of(weight.dtype)
         self._vectors.weight_offloaded = without_weight
-        if self.operator is not None and self.operator.basis_at(spectrum.side) == "output" and self._head:
+        if self.operator is not None and self.operator.basis_at(spectrum.side) == "output" and self._vectors.one_sided:
             self._vectors.offset(getattr(module, "bias", None), weight.dtype)
-
-    @property
-    def _head(self) -> int:
-        """How many directions the basis serves alone."""
-        return self._vectors.head
 
     @property
     def _sigma(self) -> Tensor:
@@ -127,16 +122,16 @@ class ShiftedLayer:
     def _factored(self, call: LayerCall, index: Tensor | None = None) -> Tensor:
         """The frozen layer; what the basis meets is changed by `e [h]`, or `e [shifts, h]` by `index [batch]`."""
         operator, x, weight, bias, d, dtype = call
-        (basis, left, right), dim, head = self._vectors.of(dtype), operator.dim, self._head
+        (basis, left, right), dim, one_sided = self._vectors.of(dtype), operator.dim, self._vectors.one_sided
         at_output = operator.basis_at(self.spectrum.side) == "output"
-        a, offset, e = x, None, d[..., :head] / self._sigma[:head]
+        a, offset, e = x, None, d[..., :one_sided] / self._sigma[:one_sided]
         if at_output:
             a, offset = operator.apply(x, weight, bias), self._vectors.offset(bias, dtype)
         a = kernels.factored_apply(a, basis, e, index, offset, dim)
         y = a if at_output else operator.apply(a, weight, bias)
-        if head == self.spectrum.rank:
+        if one_sided == self.spectrum.rank:
             return y
-        return delta_gradients.add_low_rank_term(operator, x, y, (left, right), d[..., head:], index)
+        return delta_gradients.add_low_rank_term(operator, x, y, (left, right), d[..., one_sided:], index)
 
     def _two_sided(self, call: LayerCall, work: costs.Work) -> Tensor:
         """A layer both sides of which are kept, by `d [r]` or `[batch, r]`: no direction needs a division."""
@@ -159,17 +154,17 @@ class ShiftedLayer:
         )
         if not work.learns:
             return operator.apply(x, made.weight, bias)
-        (basis, left, right), dim, head = self._vectors.of(dtype), operator.dim, self._head
+        (basis, left, right), dim, one_sided = self._vectors.of(dtype), operator.dim, self._vectors.one_sided
         if by_weight:
-            sides = delta_gradients.GradientSides(matrix(weight), basis, self._sigma[:head], left, right)
+            sides = delta_gradients.GradientSides(matrix(weight), basis, self._sigma[:one_sided], left, right)
             return delta_gradients.by_weight_gradient(x, d, made.weight, bias, sides, operator)
         at_output = work.basis_at == "output"
         offset = self._vectors.offset(bias, dtype) if at_output else None
         read = delta_gradients.BasisGradient(made.s, basis, offset, dim, work.gram)
-        attached = delta_gradients.attach_gradient(x, d[:head], read) if work.basis_at == "input" else x
+        attached = delta_gradients.attach_gradient(x, d[:one_sided], read) if work.basis_at == "input" else x
         y = operator.apply(attached, made.weight, bias)
         if at_output:
-            y = delta_gradients.attach_gradient(y, d[:head], read)
+            y = delta_gradients.attach_gradient(y, d[:one_sided], read)
         if len(made.explicit) == 0:
             return y
         left, right = made.left.to(dtype), made.right.to(dtype)
@@ -226,10 +221,10 @@ class ShiftedLayer:
         operator: Operator = self.operator  # type: ignore[assignment]
         weight: Tensor = self.module.weight  # type: ignore[assignment]
         x, dtype = cast_for_compute(x, weight)
-        spectrum, head, bottleneck_rows = self.spectrum, self._head, operator.bottleneck_rows(x)
+        spectrum, one_sided, bottleneck_rows = self.spectrum, self._vectors.one_sided, operator.bottleneck_rows(x)
         rows, columns = spectrum.shape[0], math.prod(spectrum.shape[1:])
         encode, decode = operator.channels(rows, columns)
-        basis_at = operator.basis_at(spectrum.side) if head else None
+        basis_at = operator.basis_at(spectrum.side) if one_sided else None
         met_input = operator.pointwise or basis_at == "input"
         learning, device = torch.is_grad_enabled(), self.planned_device or x.device
         return costs.Work(
@@ -238,9 +233,9 @@ class ShiftedLayer:
             bottleneck_rows=bottleneck_rows,
             r=spectrum.rank,
             m=max(rows, columns),
-            head=head,
-            tail=spectrum.rank - head,
-            near_zero=self._near_zero if head else 0,
+            one_sided=one_sided,
+            two_sided=spectrum.rank - one_sided,
+            near_zero=self._near_zero if one_sided else 0,
             encode=encode,
             decode=decode,
             learns=learning and self.delta.requires_grad and not self.paused,

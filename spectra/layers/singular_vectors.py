@@ -36,9 +36,9 @@ class SingularVectors:
         self._offsets: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     @property
-    def head(self) -> int:
+    def one_sided(self) -> int:
         """How many directions the basis serves alone."""
-        return 0 if self.both_sides else self.spectrum.head
+        return 0 if self.both_sides else self.spectrum.one_sided
 
     def follow(self) -> bool:
         """Go where the weight went. Returns whether it went anywhere."""
@@ -61,9 +61,9 @@ class SingularVectors:
             self.converted = {}
 
     def of(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """The head's basis `[r, h]`, and of the other directions `U [rows, k]` and `V [columns, k]`, in `dtype`."""
-        (stored_side, other_side), head = self._known(dtype), self.head
-        basis, stored_side = stored_side[:, :head], stored_side[:, head:]
+        """The basis `[r, h]` of one-sided directions, `U [rows, k]` and `V [columns, k]` of the others, in `dtype`."""
+        (stored_side, other_side), one_sided = self._known(dtype), self.one_sided
+        basis, stored_side = stored_side[:, :one_sided], stored_side[:, one_sided:]
         return basis, *((stored_side, other_side) if self.spectrum.side == "left" else (other_side, stored_side))
 
     def offset(self, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -79,13 +79,13 @@ class SingularVectors:
         return offset
 
     def _known(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The stored side `[r, r]`, and of the other side the tail's vectors `[m, k]`, or all `[m, r]` if both are."""
+        """The stored side `[r, r]`, and the other side of the tail `[m, k]`, or of all directions `[m, r]`."""
         key = (dtype, self.sigma.device)
         if key in self.converted:
             return self.converted[key]
         basis, tail = self._made(dtype)
         if kernels.uses_triton(basis):
-            # By columns: a head of any width then has columns that are loaded 16 bytes at a time.
+            # By columns: any number of one-sided directions then has columns that are loaded 16 bytes at a time.
             basis = basis.T.contiguous().T
         if not torch.compiler.is_compiling():  # a graph that fills this would be compiled again when it is full
             self.converted[key] = basis, tail

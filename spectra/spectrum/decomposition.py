@@ -117,21 +117,21 @@ def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # The span of the small directions is well determined even where the directions within it are not.
     small = q[:, r - k :]
     projected = small.T @ a
-    head, head_sigma = q[:, : r - k], sigma[: r - k]
+    large, large_sigma = q[:, : r - k], sigma[: r - k]
     u, small_sigma, v = _narrow_svd(projected)
     eps = torch.finfo(a.dtype).eps
-    if k < r and small_sigma[-1] * torch.finfo(torch.float32).eps < eps * sigma[0].square() / head_sigma[-1]:
+    if k < r and small_sigma[-1] * torch.finfo(torch.float32).eps < eps * sigma[0].square() / large_sigma[-1]:
         # The eigenvectors mix that much of a large direction into a small one: nothing, but beside a tiny sigma. It
-        # is removed on the right: minus the projection on the head's right vectors, a^T head / head_sigma.
-        projected -= ((projected @ a.T @ head) / head_sigma.square() @ head.T) @ a
+        # is removed on the right: minus the projection on the right vectors of the large, a^T large / large_sigma.
+        projected -= ((projected @ a.T @ large) / large_sigma.square() @ large.T) @ a
         u, small_sigma, v = _narrow_svd(projected)
     noise = eps * m * sigma[0]
     solid = int((small_sigma > noise).sum())
     if solid < k:
-        v = _complete(a.T @ head, v[:, :solid], k - solid)
+        v = _complete(a.T @ large, v[:, :solid], k - solid)
     if k < r:
-        small_sigma = small_sigma.clamp_max(head_sigma[-1])
-    return torch.cat([head, small @ u], dim=1), torch.cat([head_sigma, small_sigma]), v
+        small_sigma = small_sigma.clamp_max(large_sigma[-1])
+    return torch.cat([large, small @ u], dim=1), torch.cat([large_sigma, small_sigma]), v
 
 
 def _gram(a: Tensor) -> Tensor:
@@ -156,15 +156,15 @@ def _narrow_svd(b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u, sigma, frame @ vt.T
 
 
-def _complete(head: Tensor, solid: Tensor, missing: int) -> Tensor:
-    """`solid [m, s]` and `missing` more columns, orthonormal to it and to the columns of `head [m, h]`.
+def _complete(large: Tensor, solid: Tensor, missing: int) -> Tensor:
+    """`solid [m, s]` and `missing` more columns, orthonormal to it and to the columns of `large [m, h]`.
 
     A direction of W that has no singular value has no right vector either: any orthonormal one serves, and taking
     the projections of the first unit vectors that are left makes the choice the same everywhere.
     """
-    m = head.shape[0]
-    known, _ = torch.linalg.qr(torch.cat([head, solid], dim=1))
-    units = torch.eye(m, min(m, known.shape[1] + missing), dtype=head.dtype, device=head.device)
+    m = large.shape[0]
+    known, _ = torch.linalg.qr(torch.cat([large, solid], dim=1))
+    units = torch.eye(m, min(m, known.shape[1] + missing), dtype=large.dtype, device=large.device)
     rest = units - known @ (known.T @ units)
     left, _, _ = torch.linalg.svd(rest, full_matrices=False)
     return torch.cat([solid, left[:, :missing]], dim=1)

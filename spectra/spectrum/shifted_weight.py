@@ -27,10 +27,10 @@ def shifted_weight(weight: Tensor, spectrum: Spectrum, delta: Tensor) -> Tensor:
         return weight
     dtype = torch.promote_types(weight.dtype, torch.float32)
     sigma, basis, tail = (v.to(weight.device, dtype) for v in (spectrum.sigma, spectrum.basis, spectrum.tail))
-    d, head, other_side = singular_value_change(sigma, delta.to(dtype)), spectrum.head, tail.T
-    stored_side = basis[:, head:]
+    d, one_sided, other_side = singular_value_change(sigma, delta.to(dtype)), spectrum.one_sided, tail.T
+    stored_side = basis[:, one_sided:]
     left, right = (stored_side, other_side) if spectrum.side == "left" else (other_side, stored_side)
-    shifted = shifted_matrix(matrix(weight).to(dtype), (basis[:, :head], left, right), sigma, d, spectrum.side)
+    shifted = shifted_matrix(matrix(weight).to(dtype), (basis[:, :one_sided], left, right), sigma, d, spectrum.side)
     return shifted.reshape(weight.shape).to(weight.dtype)
 
 
@@ -46,13 +46,13 @@ def shifted_matrix(w: Tensor, vectors: tuple[Tensor, Tensor, Tensor], sigma: Ten
         side: that `Q` is of.
     """
     basis, left, right = vectors
-    head, on_rows = basis.shape[1], side == "left"
-    if head:
-        w = kernels.rebuild(w, basis, d[:head] / sigma[:head], left=on_rows)
-    if head == d.shape[-1]:
+    one_sided, on_rows = basis.shape[1], side == "left"
+    if one_sided:
+        w = kernels.rebuild(w, basis, d[:one_sided] / sigma[:one_sided], left=on_rows)
+    if one_sided == d.shape[-1]:
         return w
     # The long side takes d: its gradient is then summed over that side pairwise, not in one long product.
-    d = d[..., None, head:]
+    d = d[..., None, one_sided:]
     return w + (left @ (right * d).to(w.dtype).mT if on_rows else (left * d).to(w.dtype) @ right.T)
 
 
@@ -63,9 +63,9 @@ def shifted_vector(weight: Tensor, delta: Tensor) -> Tensor:
 
 def with_full_tail(spectrum: Spectrum, weight: Tensor) -> Spectrum:
     """A spectrum with the other side of every direction explicit, none left to follow from the weight."""
-    w, head = matrix(weight.detach()).to(torch.float64), spectrum.head
-    basis = spectrum.basis[:, :head].to(torch.float64)
+    w, one_sided = matrix(weight.detach()).to(torch.float64), spectrum.one_sided
+    basis = spectrum.basis[:, :one_sided].to(torch.float64)
     # In this order, a row for each direction, the product takes two thirds of the time of its transpose.
-    head_vectors = (basis.T @ (w if spectrum.side == "left" else w.T)).div_(spectrum.sigma[:head, None])
-    tail = torch.cat([head_vectors.to(spectrum.tail.dtype), spectrum.tail])
+    new = (basis.T @ (w if spectrum.side == "left" else w.T)).div_(spectrum.sigma[:one_sided, None])
+    tail = torch.cat([new.to(spectrum.tail.dtype), spectrum.tail])
     return Spectrum(spectrum.side, spectrum.basis, spectrum.sigma, tail, spectrum.shape)

@@ -53,8 +53,8 @@ class Spectrum:
         return self.sigma.shape[0]
 
     @property
-    def head(self) -> int:
-        """Number of directions that are not in the tail."""
+    def one_sided(self) -> int:
+        """Number of directions of which one side is stored: those before the tail."""
         return self.rank - self.tail.shape[0]
 
     @property
@@ -85,8 +85,8 @@ def matrix(weight: Tensor) -> Tensor:
 def other_side(weight: Tensor, spectrum: Spectrum, directions: Tensor | None = None) -> Tensor:
     """The other side's singular vectors: float64 `[r, m]`, on the weight's device.
 
-    They are `V^T` where the spectrum stores `U`, and `U^T` where it stores `V`. The head follows from the weight, as
-    `diag(1/sigma) Q^T W`; the tail is stored.
+    They are `V^T` where the spectrum stores `U`, and `U^T` where it stores `V`. Most follow from the weight, as
+    `diag(1/sigma) Q^T W`; the tail's are stored.
 
     Args:
         weight: that the spectrum belongs to, of any shape of two or more dimensions.
@@ -95,12 +95,12 @@ def other_side(weight: Tensor, spectrum: Spectrum, directions: Tensor | None = N
     w = matrix(weight.detach()).to(torch.float64)
     a = w if spectrum.side == "left" else w.T
     chosen = (torch.arange(spectrum.rank) if directions is None else directions).to(a.device)
-    in_head = chosen < spectrum.head
+    is_one_sided = chosen < spectrum.one_sided
     found = a.new_empty(len(chosen), a.shape[1])
-    head = chosen[in_head]
-    basis = spectrum.basis.to(a.device)[:, head].to(a)
-    found[in_head] = (basis.T @ a) / spectrum.sigma.to(a)[head, None]
-    found[~in_head] = spectrum.tail.to(a)[chosen[~in_head] - spectrum.head]
+    one_sided = chosen[is_one_sided]
+    basis = spectrum.basis.to(a.device)[:, one_sided].to(a)
+    found[is_one_sided] = (basis.T @ a) / spectrum.sigma.to(a)[one_sided, None]
+    found[~is_one_sided] = spectrum.tail.to(a)[chosen[~is_one_sided] - spectrum.one_sided]
     return found
 
 

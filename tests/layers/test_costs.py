@@ -101,7 +101,7 @@ def test_costs_are_those_counted(kind: str, plan: costs.Plan, input_gradient: bo
         assert work.r == min(len(module.weight), module.weight[0].numel()) and work.learns == learns
         assert work.input_gradient == input_gradient
         beyond = problem.beyond() - costs.cost(plan, work)
-        vector = 2 * work.r * work.head  # what becomes of the bias is a product with a single vector
+        vector = 2 * work.r * work.one_sided  # what becomes of the bias is a product with a single vector
         assert beyond in (0, vector)
 
 
@@ -133,7 +133,7 @@ def test_what_is_saved_elsewhere_is_what_pytorch_keeps(kind: str, plan: costs.Pl
         assert y.requires_grad  # it holds what was noted
         floats = sum(sizes.values()) - 4 * costs.kept(plan, work)
         vectors = 4 * 8 * (work.r + work.m)
-        explicit = 4 * (work.tail + work.near_zero) * (work.r + work.m)  # directions with vectors of their own
+        explicit = 4 * (work.two_sided + work.near_zero) * (work.r + work.m)  # directions with vectors of their own
         assert -vectors <= floats <= vectors + explicit
 
 
@@ -148,17 +148,21 @@ def test_the_cheapest_plan_runs(kind: str) -> None:
 
 
 LONG = costs.Work(
-    basis_at="output", rows=8, bottleneck_rows=8, r=640, m=5760, head=640, tail=0, near_zero=0, encode=5760, decode=640,
-    learns=True, input_gradient=True, gram=True, input_saved_elsewhere=False, pointwise=False,
+    basis_at="output", rows=8, bottleneck_rows=8, r=640, m=5760, one_sided=640, two_sided=0, near_zero=0, encode=5760,
+    decode=640, learns=True, input_gradient=True, gram=True, input_saved_elsewhere=False, pointwise=False,
     skips_frozen_product=True, balance=costs.balance("cuda"),
 )  # fmt: skip
-SQUARE = LONG._replace(r=1280, m=1280, head=1050, tail=230, near_zero=115, encode=1280, decode=1280, pointwise=True)
+SQUARE = LONG._replace(
+    r=1280, m=1280, one_sided=1050, two_sided=230, near_zero=115, encode=1280, decode=1280, pointwise=True
+)
 
 
 def test_every_plan_is_the_cheapest_somewhere() -> None:
     for device in ("cpu", "cuda"):
         works = [LONG._replace(rows=n, bottleneck_rows=n, balance=costs.balance(device)) for n in (8, 10**5)]
-        works += [SQUARE._replace(rows=n, bottleneck_rows=n, head=0, tail=1280, near_zero=0) for n in (64, 512)]
+        works += [
+            SQUARE._replace(rows=n, bottleneck_rows=n, one_sided=0, two_sided=1280, near_zero=0) for n in (64, 512)
+        ]
         assert {costs.cheapest(work) for work in works} == {"factored", "two-sided", "materialized"}
 
 
@@ -169,13 +173,13 @@ def test_memory_is_worth_more_where_flops_are_cheap() -> None:
     assert not costs.wants_other_side(few)
     assert costs.wants_other_side(few._replace(rows=4096, bottleneck_rows=4096))
     # The other side of a longer weight must pay more than its memory.
-    long = few._replace(m=4 * 1280, encode=4 * 1280, tail=0, head=1280, near_zero=0)
+    long = few._replace(m=4 * 1280, encode=4 * 1280, two_sided=0, one_sided=1280, near_zero=0)
     assert costs.wants_other_side(long._replace(balance=costs.balance("cpu")))
     assert not costs.wants_other_side(long)
 
 
 def test_rows_make_the_gradient_where_the_weights_would_cost_more() -> None:
-    square = SQUARE._replace(head=0, tail=1280, near_zero=0, bottleneck_rows=4096)
+    square = SQUARE._replace(one_sided=0, two_sided=1280, near_zero=0, bottleneck_rows=4096)
     assert costs.gradient_by_weight(square)
     assert not costs.gradient_by_weight(square._replace(bottleneck_rows=64))
     assert not costs.gradient_by_weight(square._replace(pointwise=False))

@@ -40,13 +40,13 @@ LAYERS = {
 def sides(spectrum: Spectrum, weight: Tensor) -> tuple[Tensor, Tensor]:
     """All singular vectors, `U [rows, r]` and `V [columns, r]` in float64.
 
-    The other side of the head comes from W, that of the tail as it is stored.
+    The other side of one-sided directions comes from W, that of the tail as it is stored.
     """
     w = matrix(weight.detach()).to(torch.float64)
     basis, tail = spectrum.basis.double(), spectrum.tail.double()
     through = w.T if spectrum.side == "left" else w
-    head = through @ basis[:, : spectrum.head] / spectrum.sigma[: spectrum.head]
-    other = torch.cat([head, tail.T], dim=1)
+    first = through @ basis[:, : spectrum.one_sided] / spectrum.sigma[: spectrum.one_sided]
+    other = torch.cat([first, tail.T], dim=1)
     return (basis, other) if spectrum.side == "left" else (other, basis)
 
 
@@ -57,7 +57,7 @@ def check(weight: Tensor, spectrum: Spectrum) -> None:
     assert spectrum.side == ("left" if w.shape[0] <= w.shape[1] else "right")
     assert (spectrum.rank, spectrum.shape) == (r, tuple(weight.shape))
     assert spectrum.basis.shape == (r, r)
-    assert spectrum.tail.shape == (r - spectrum.head, long)
+    assert spectrum.tail.shape == (r - spectrum.one_sided, long)
     assert (spectrum.basis.dtype, spectrum.sigma.dtype, spectrum.tail.dtype) == (
         torch.float32,
         torch.float64,
@@ -70,15 +70,15 @@ def check(weight: Tensor, spectrum: Spectrum) -> None:
     torch.testing.assert_close(spectrum.sigma, torch.linalg.svdvals(w), rtol=1e-11, atol=top * 1e-14 * math.sqrt(long))
 
     rms = float(w.square().sum().div(r).sqrt())
-    assert bool((spectrum.sigma[: spectrum.head] >= TAIL_THRESHOLD * rms * (1 - 1e-9)).all())
-    assert bool((spectrum.sigma[spectrum.head :] <= TAIL_THRESHOLD * rms * (1 + 1e-9)).all())
+    assert bool((spectrum.sigma[: spectrum.one_sided] >= TAIL_THRESHOLD * rms * (1 - 1e-9)).all())
+    assert bool((spectrum.sigma[spectrum.one_sided :] <= TAIL_THRESHOLD * rms * (1 + 1e-9)).all())
 
     u, v = sides(spectrum, weight)
     bound = 4 * FLOAT32 * math.sqrt(long)
     unit = torch.eye(r, dtype=torch.float64)
     basis, other = (u, v) if spectrum.side == "left" else (v, u)
     assert float((basis.T @ basis - unit).abs().max()) <= bound
-    # The head's other side is W / sigma: the basis' rounding grows by up to top / sigma, at most 8 sqrt(r).
+    # Their other side is W / sigma: the basis' rounding grows by up to top / sigma, at most 8 sqrt(r).
     assert float((other.T @ other - unit).abs().max()) <= bound * 8 * math.sqrt(r)
     assert float((u * spectrum.sigma @ v.T - w).abs().max()) <= bound * max(top, 1e-300)
 
@@ -140,8 +140,8 @@ def test_tiny_directions_keep_both_sides() -> None:
     weight = with_sigma(sigma, 80, 80, seed=3)
     spectrum = decompose(weight)
     u, v = sides(spectrum, weight)
-    seen = ((u.T @ weight) * v.T).sum(1)[spectrum.head :]
-    assert float((seen - spectrum.sigma[spectrum.head :]).abs().max()) < 1e-7
+    seen = ((u.T @ weight) * v.T).sum(1)[spectrum.one_sided :]
+    assert float((seen - spectrum.sigma[spectrum.one_sided :]).abs().max()) < 1e-7
 
 
 @pytest.mark.parametrize("decades", [8, 12, 14])
@@ -174,7 +174,7 @@ def test_zero(shape: tuple[int, ...]) -> None:
     weight = torch.zeros(shape)
     spectrum = decompose(weight)
     check(weight, spectrum)
-    assert spectrum.head == 0
+    assert spectrum.one_sided == 0
     assert not spectrum.sigma.any()
 
 

@@ -127,7 +127,7 @@ def test_an_entry_is_an_ordinary_safetensors_file(cache: SpectrumCache, weight: 
         "tail": torch.float32,
     }
     assert torch.equal(tensors["basis"], spectrum.basis)
-    assert (entry.shape, entry.side, entry.rank, entry.tail) == ((20, 12), "right", 12, 12 - spectrum.head)
+    assert (entry.shape, entry.side, entry.rank, entry.tail) == ((20, 12), "right", 12, 12 - spectrum.one_sided)
     assert entry.size == entry.path.stat().st_size
 
 
