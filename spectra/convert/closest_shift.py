@@ -87,11 +87,13 @@ class ClosestDelta:
     rest: Factors | None = None
 
     @classmethod
-    def of(cls, weight: Tensor, spectrum: Spectrum | None, delta: Tensor, captured: Captured) -> ClosestDelta:
+    def of(
+        cls, weight: Tensor, spectrum: Spectrum | None, delta: Tensor, captured: Captured, rest: Factors | None = None
+    ) -> ClosestDelta:
         """A delta with the fingerprints of its weight."""
         prints = Fingerprints.of(weight, captured.name, spectrum)
         digits = prints.digits()[:FINGERPRINT_DIGITS]
-        return cls(delta.to(torch.float32), digits, prints.rounded(), weight.ndim, captured)
+        return cls(delta.to(torch.float32), digits, prints.rounded(), weight.ndim, captured, rest)
 
 
 def find_closest(
@@ -123,10 +125,8 @@ def find_closest(
         lost = (c - delta).square()
         rest = max(square - float(c.square().sum()), 0.0) + float(lost.sum())
         captured = Captured(name, square, rest, int((lost > 0).sum()), float(lost.sum()))
-        found = ClosestDelta.of(weight, spectrum, delta, captured)
-        if rank and rest > 0:
-            return replace(found, rest=approximate_rest(change, weight, spectrum, delta, rank))
-        return found
+        factors = approximate_rest(change, weight, spectrum, delta, rank) if rank and rest > 0 else None
+        return ClosestDelta.of(weight, spectrum, delta, captured, factors)
 
     return (cache or default_cache()).visit(weights, find, "projecting", progress)
 

@@ -22,11 +22,7 @@ class Sampling:
     eta: float = setting(0.0, "Fresh noise in each step: from 0 (DDIM) to 1 (DDPM).", least=0)
 
     def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            InputError: a number out of range.
-        """
+        """Refuse a number out of range by an InputError."""
         check_ranges(self)
 
 
@@ -62,11 +58,7 @@ class Order:
     )
 
     def __post_init__(self) -> None:
-        """Check the choices.
-
-        Raises:
-            InputError: a precision that there is none of.
-        """
+        """Refuse an unknown precision by an InputError."""
         check_ranges(self)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from pathlib import Path
@@ -74,8 +73,9 @@ def generate(
     listed = []
     sheet: dict[str, tuple[list[Image], list[str]]] = {}  # pictures and captions by heading
     with atomic_folder(out, force=force) as temporary:
-        for number, (nth, step) in enumerate(itertools.product(range(len(requests)), range(len(strip)))):
-            request, picture, scales = requests[nth], drawn[step][nth], strip[step]
+        rows = zip(requests, zip(*drawn, strict=True), strict=True)
+        cells = [(request, *cell) for request, row in rows for cell in zip(row, strip, strict=True)]
+        for number, (request, picture, scales) in enumerate(cells):
             active = [
                 {"file": path.name, "scale": scale, "content_hash": shift.metadata.content_hash}
                 for scale, (path, shift) in zip(scales, shifts, strict=True)

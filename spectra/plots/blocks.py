@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectra.naming.blocks import KINDS, block_of, kind_of, natural_order
+from spectra.naming.blocks import KINDS, block_of, grouped, kind_of
+from spectra.naming.patterns import component_of
 from spectra.plots.style import KIND_COLOURS
 
 if TYPE_CHECKING:
@@ -22,18 +23,16 @@ _MOST = 26
 
 def row_labels(names: Iterable[str]) -> dict[str, str]:
     """The label of the row that each weight belongs to, by weight name, in the order of the rows."""
-    blocks = {name: block_of(name) for name in names}
-    distinct = natural_order(set(blocks.values()))
-    main = Counter(one.split(".")[0] for one in distinct).most_common(1)[0][0]
-    width = math.ceil(len(distinct) / _MOST)
+    blocks = grouped(names, block_of)
+    main = Counter(map(component_of, blocks)).most_common(1)[0][0]
+    width = math.ceil(len(blocks) / _MOST)
     labels: dict[str, str] = {}
-    for series, members in itertools.groupby(distinct, key=_series):
+    for series, members in itertools.groupby(blocks, key=_series):
         some, step = list(members), width if series else 1
         for start in range(0, len(some), step):
             shared = some[start : start + step]
-            labels |= dict.fromkeys(shared, _label(shared, main))
-    order = {one: i for i, one in enumerate(distinct)}
-    return {name: labels[blocks[name]] for name in sorted(blocks, key=lambda name: order[blocks[name]])}
+            labels |= {name: _label(shared, main) for block in shared for name in blocks[block]}
+    return labels
 
 
 def _series(name: str) -> str:

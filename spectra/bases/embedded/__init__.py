@@ -10,8 +10,6 @@ from pathlib import Path
 
 from spectra.errors import BaseError
 
-__all__ = ["GUIDANCE", "NAME", "path"]
-
 NAME = "spectra-base"
 
 GUIDANCE = 3.0

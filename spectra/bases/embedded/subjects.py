@@ -8,6 +8,7 @@ Needs Pillow and numpy only.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,34 +143,31 @@ def instance_pictures(subject: EmbeddedSubject, count: int = 5, size: int = 64, 
     pictures = []
     for index in range(count):
         colour = BACKGROUNDS[colours[index % len(colours)]]
-        scale, angle, shift = rng.uniform(0.86, 0.94), rng.uniform(-4, 4), rng.uniform(-2, 2, 2) * size / 64
-        if index == 0:
-            scale, angle, shift = 0.9, 0.0, np.zeros(2)
-        pictures.append(_place(drawing, colour, size, scale, angle, shift))
+        placement = rng.uniform(0.86, 0.94), rng.uniform(-4, 4), list(rng.uniform(-2, 2, 2) * size / 64)
+        pictures.append(_place(drawing, colour, size, *placement) if index else _place(drawing, colour, size))
     return pictures
 
 
 def plain_picture(subject: EmbeddedSubject, colour: str = "white", size: int = 64) -> Image.Image:
     """The drawing upright and centred on a ground of one of `COLOURS`: RGB, `size` x `size` pixels."""
-    return _place(cutout(subject), COLOURS[colour], size, 0.9, 0.0, np.zeros(2))
+    return _place(cutout(subject), COLOURS[colour], size)
 
 
 def silhouette(subject: EmbeddedSubject, size: int = 64) -> Image.Image:
     """Where the drawing is in its `plain_picture`: white there, black around it, in mode L."""
-    alpha = cutout(subject).getchannel("A")
-    white = Image.new("L", alpha.size, 255)
-    return _place(Image.merge("RGBA", (white, white, white, alpha)), (0, 0, 0), size, 0.9, 0.0, np.zeros(2)).convert(
-        "L"
-    )
+    drawing = cutout(subject)
+    white = Image.new("RGBA", drawing.size, "white")
+    white.putalpha(drawing.getchannel("A"))
+    return _place(white, (0, 0, 0), size).convert("L")
 
 
 def _place(
     drawing: Image.Image,
     colour: tuple[int, int, int],
     size: int,
-    scale: float,
-    angle: float,
-    shift: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    scale: float = 0.9,
+    angle: float = 0.0,
+    shift: Sequence[float] = (0.0, 0.0),
 ) -> Image.Image:
     """The drawing on a plain ground, `shift` pixels from the middle."""
     turned = drawing.convert("RGBa")  # premultiplied: no dark fringe where the edge is blended

@@ -11,7 +11,7 @@ from spectra.convert.module_names import kohya_names, peft_name
 from spectra.errors import FormatError
 from spectra.naming.patterns import TEXT_ENCODERS, component_of, path_of
 
-SUFFIXES = {
+_SUFFIXES = {
     "down": (".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down.weight"),
     "up": (".lora_up.weight", ".lora_B.weight", ".lora.up.weight", "_lora.up.weight"),
     "mid": (".lora_mid.weight",),
@@ -22,12 +22,14 @@ SUFFIXES = {
     "dora": (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight"),
     "alpha": (".alpha",),
     **{name: (f".{name}",) for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")},
-    **{name: (f".{name}",) for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")},
-    "lokr_t2": (".lokr_t2",),
+    **{
+        name: (f".{name}",)
+        for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+    },
 }
 """What the key of each part ends in."""
 
-_PART_OF = {suffix: part for part, suffixes in SUFFIXES.items() for suffix in suffixes}
+_PART_OF = {suffix: part for part, suffixes in _SUFFIXES.items() for suffix in suffixes}
 _LONGEST_FIRST = sorted(_PART_OF, key=len, reverse=True)
 
 METADATA_KEY = "lora_adapter_metadata"

@@ -7,7 +7,7 @@ Per weight `Delta W = U diag(d) V^T`, of which the k largest `|d|` are kept: up 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
@@ -25,7 +25,6 @@ from spectra.convert.shifted_base import LeftOut, ShiftedBase, WeightChange, lef
 from spectra.convert.written_tensors import StoredDtype, file_metadata, write_rounded
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_write, check_output
-from spectra.io.safetensors_header import StoredTensor
 from spectra.io.tensor_files import create_file, write_rows
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
@@ -110,13 +109,10 @@ def write_lora(
     kept = {name: each for name, each in keep_directions(able, rank=rank, error=error).items() if len(each)}
     if not kept:
         raise FormatError("no weight of this shift changes by anything that a LoRA can hold; nothing is written")
-    file = _LoraFile(
-        KOHYA if layout == "kohya" else PEFT,
-        shifted.weights,
-        {name: (len(each), able[name].shape) for name, each in kept.items()},
-    )
+    keys, dtype = KOHYA if layout == "kohya" else PEFT, options.get("dtype", "float32")
+    shapes = {name: (len(each), able[name].shape) for name, each in kept.items()}
     with atomic_write(path, force=force) as temporary:
-        file.create(temporary, options.get("dtype", "float32"), file_metadata(shift.metadata))
+        file = _LoraFile(temporary, keys, shifted.weights, shapes, dtype, file_metadata(shift.metadata))
 
         def write(name: str, weight: Tensor, spectrum: Spectrum | None) -> float:
             if spectrum is None:
@@ -141,9 +137,9 @@ def write_factors(factors: Mapping[str, Factors], path: str | Path, *, force: bo
     Raises:
         OutputError: the file exists and `force` is not given, or cannot be written.
     """
-    file = _LoraFile(PEFT, factors, {name: (each.down.shape[0], each.shape) for name, each in factors.items()})
+    shapes = {name: (each.down.shape[0], each.shape) for name, each in factors.items()}
     with atomic_write(path, force=force) as temporary:
-        file.create(temporary, "float32", {"format": "pt"})
+        file = _LoraFile(temporary, PEFT, factors, shapes, "float32", {"format": "pt"})
         for name, each in factors.items():
             file.write(name, each.up, each.down)
         return temporary.stat().st_size
@@ -175,7 +171,7 @@ def _why_not(name: str, change: WeightChange, layout: LoraLayout) -> str:
 
 
 class _LoraFile:
-    """A LoRA file that is created in its full size, and then filled in module by module.
+    """A LoRA file that is created in its full size, of zeros, and then filled in module by module.
 
     Args:
         names: of all weights of the base.
@@ -183,23 +179,25 @@ class _LoraFile:
     """
 
     def __init__(
-        self, keys: LoraKeys, names: Mapping[str, object], shapes: Mapping[str, tuple[int, tuple[int, ...]]]
+        self,
+        path: Path,
+        keys: LoraKeys,
+        names: Collection[str],
+        shapes: Mapping[str, tuple[int, tuple[int, ...]]],
+        dtype: StoredDtype,
+        metadata: Mapping[str, str],
     ) -> None:
-        self._keys, self._modules, self._shapes = keys, keys.module_names(names), shapes
-        self._alpha = max(rank for rank, _ in shapes.values())
-        self._stored: dict[str, StoredTensor] = {}
-
-    def create(self, path: Path, dtype: StoredDtype, metadata: Mapping[str, str]) -> None:
-        """Write the header, and zeros for all values; a convolution's up is one of 1 x 1."""
+        self._keys, self._modules = keys, keys.module_names(names)
+        ranks = {name: rank for name, (rank, _) in shapes.items()}
+        self._alpha = max(ranks.values())
         tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for name, (rank, (rows, *rest)) in self._shapes.items():
+        for name, (rank, (rows, *rest)) in shapes.items():
             module = self._modules[name]
-            tensors[module + self._keys.down] = (dtype, (rank, *rest))
-            tensors[module + self._keys.up] = (dtype, (rows, rank, *(1 for _ in rest[1:])))
-            if self._keys.alpha:
+            tensors[module + keys.down] = (dtype, (rank, *rest))
+            tensors[module + keys.up] = (dtype, (rows, rank, *(1 for _ in rest[1:])))  # a convolution's is 1 x 1
+            if keys.alpha:
                 tensors[f"{module}.alpha"] = ("float32", ())
-        ranks = {name: rank for name, (rank, _) in self._shapes.items()}
-        self._stored = create_file(path, tensors, {**self._keys.metadata(ranks), **metadata})
+        self._stored = create_file(path, tensors, {**keys.metadata(ranks), **metadata})
 
     def write(self, name: str, up: Tensor, down: Tensor) -> float:
         """Fill in the tensors of a weight, up `[rows, k]` and down `[k, columns]`; returns `||stored - exact||^2`.

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -167,12 +166,12 @@ def export_svdiff(
 
 
 def _write_folder(folder: str | Path, deltas: Mapping[str, Tensor], force: bool) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.torch import save_file
 
     with atomic_folder(folder, force=force) as temporary:
         for component, file in SVDIFF_FILES.items():
             tensors = {
-                f"{path_of(peft_name(name))}.delta": np.ascontiguousarray(delta.numpy())
+                f"{path_of(peft_name(name))}.delta": delta.contiguous()
                 for name, delta in deltas.items()
                 if component_of(name) == component
             }
