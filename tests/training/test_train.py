@@ -17,7 +17,7 @@ from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config, read_config
 from spectra.training.run.concepts import ConceptSpec
-from spectra.training.run.optimizer import rate_factor
+from spectra.training.run.lr_schedule import lr_factor
 from spectra.training.run.train import train, train_together
 
 
@@ -130,10 +130,10 @@ def test_a_finished_training_can_go_on(settings: dict[str, Any], tmp_path: Path)
 
 def test_a_cosine_schedule_falls_from_the_rate_to_zero() -> None:
     config = make_config({"steps": 10, "lr_schedule": "cosine"})
-    factors = [rate_factor(config, step) for step in range(10)]
+    factors = [lr_factor(config, step) for step in range(10)]
     assert factors[0] == 1 and factors[5] == pytest.approx(0.5) and 0 < factors[9] < 0.03
     assert factors == sorted(factors, reverse=True)
-    assert rate_factor(make_config({"steps": 10, "lr_schedule": "constant"}), 9) == 1
+    assert lr_factor(make_config({"steps": 10, "lr_schedule": "constant"}), 9) == 1
 
 
 def test_cost_settings_change_no_result(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ concepts        several concepts from a TOML file
 inputs          everything given, checked before anything slow
 training        the parts of a training, in order
 loop            the steps
-optimizer       AdamW, learning rates, clipping
+optimizer       AdamW, clipping
+lr_schedule     learning rates over the steps
 accelerator     device and precision
 concept_deltas  the deltas of all concepts, on one base
 state           saving and resuming exactly
 validation      pictures on the way, and the sheet before and after
-report          summary, log, loss curve, TensorBoard
+report          summary, log, loss curve
 outputs         where files go, whole or not at all
 """

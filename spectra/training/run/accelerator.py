@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from spectra.errors import InputError
+from spectra.generate.drawing import best_device
 from spectra.training.config import TrainConfig
 
 
 def make_accelerator(config: TrainConfig, device: str = "") -> Any:
-    """An accelerate `Accelerator` for a training: its device, precision and accumulation.
+    """An accelerate `Accelerator` with a training's device, precision and accumulation.
 
     Raises:
         InputError: a precision that the device does not have, or more than one process.
@@ -22,7 +21,7 @@ def make_accelerator(config: TrainConfig, device: str = "") -> Any:
     # Accelerate keeps the first training's precision for the whole process, and refuses another.
     AcceleratorState._reset_state()
     PartialState._reset_state()
-    cpu = device == "cpu" or not (device or torch.cuda.is_available() or torch.backends.mps.is_available())
+    cpu = (device or best_device()) == "cpu"
     if cpu and config.mixed_precision == "fp16":
         raise InputError("mixed precision fp16 needs a GPU; on a CPU use bf16 or no")
     accelerator = accelerate.Accelerator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -15,10 +16,9 @@ from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import TrainConfig
 from spectra.training.data.pictures import read_pictures
-from spectra.training.data.subjects import Subject, default_name, fill_in_subjects, pictures_digest, read_subjects
+from spectra.training.data.subjects import Subject, fill_in_subjects, pictures_digest, read_subjects
 from spectra.training.run.concepts import CONCEPT_SETTINGS, ConceptSpec
 from spectra.training.run.outputs import Outputs
-from spectra.training.run.report import check_tensorboard
 from spectra.training.run.state import SavedState, check_resumable, read_state
 
 
@@ -47,11 +47,13 @@ def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool =
         SpectraError: of the kind that fits, with the first thing found wrong.
     """
     config = fill_in_subjects(concept.config)
-    outputs = Outputs(concept.out or Path("out") / default_name(config))
+    subjects = read_subjects(config)
+    name = "-and-".join(subject.name.replace(" ", "-") for subject in subjects)
+    outputs = Outputs(concept.out or Path("out") / (name or "subject"))
     outputs.check(force=force, resume=resume)
     base = find_base(config.base)
-    check_tensorboard(config.tensorboard)
-    subjects = read_subjects(config)
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
     class_pictures: tuple[Image.Image, ...] = ()
     if config.class_images and config.prior_weight > 0:
         class_pictures = tuple(read_pictures(Path(config.class_images)))

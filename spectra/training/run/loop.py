@@ -27,7 +27,8 @@ from spectra.training.config import TrainConfig
 from spectra.training.data.conditions import Conditions, encode_each_once
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.terms import Draw, LossTerm, ModelPrediction, NoisySamples
-from spectra.training.run.optimizer import clip_by_concept, make_optimizer, set_rates
+from spectra.training.run.lr_schedule import set_learning_rates
+from spectra.training.run.optimizer import clip_by_concept, make_optimizer
 
 MEASURE_SAMPLES = 32
 """Number of samples whose loss is measured before and after."""
@@ -109,7 +110,7 @@ class Loop:
         """
         began = time.perf_counter()
         config = self.config
-        set_rates(self.optimizer, config, self.step)
+        set_learning_rates(self.optimizer, config, self.step)
         # Drawn for the whole step before it is cut into batches: how it is cut then changes no sample.
         count = config.batch * config.accumulation
         minibatches = [

@@ -1,12 +1,12 @@
-"""How deltas move: AdamW, its learning rates, and what is done to gradients."""
+"""How deltas move: AdamW, and what is done to gradients."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectra.training.config import TrainConfig
@@ -28,17 +28,9 @@ def make_optimizer(deltas: Mapping[str, nn.Parameter], ndims: Mapping[str, int],
     return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=config.weight_decay)
 
 
-def set_rates(optimizer: Any, config: TrainConfig, step: int) -> None:
-    """Set the learning rates for the step after `step` steps."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * rate_factor(config, step)
-
-
-def rate_factor(config: TrainConfig, step: int) -> float:
-    """The learning rates' factor in the step after `step` steps."""
-    if config.lr_schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * step / config.steps))
+def keep_leading(gradient: Tensor, directions: int) -> Tensor:
+    """A gradient `[..., r]` with zeros for all but the first `directions` singular values, the largest."""
+    return F.pad(gradient[..., :directions], (0, max(0, gradient.shape[-1] - directions)))
 
 
 def clip_by_concept(deltas: Sequence[nn.Parameter], concepts: int, largest: float) -> None:
@@ -48,10 +40,3 @@ def clip_by_concept(deltas: Sequence[nn.Parameter], concepts: int, largest: floa
     factor = (largest / (norms + 1e-6)).clamp_max(1).unsqueeze(1)
     for gradient in gradients:
         gradient.mul_(factor)
-
-
-def keep_leading(gradient: Tensor, directions: int) -> Tensor:
-    """A gradient `[..., r]` with zeros for all but the first `directions` singular values, the largest."""
-    kept = torch.zeros_like(gradient)
-    kept[..., :directions] = gradient[..., :directions]
-    return kept

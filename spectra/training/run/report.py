@@ -1,20 +1,18 @@
-"""What a training leaves behind to be read: its summary, its log, its loss curve, and TensorBoard's log."""
+"""What a training leaves behind to be read: its summary, its log and its loss curve."""
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spectra.bases.embedded import NAME
-from spectra.errors import InputError
 from spectra.plots import style
 
 if TYPE_CHECKING:
@@ -56,6 +54,12 @@ class Summary:
         """The summary as JSON values."""
         return {**asdict(self), "try": self.next_commands()}
 
+    def moved_to(self, folder: Path) -> Summary:
+        """The summary of a training whose folder lies at `folder` now."""
+        names = ("folder", "shift", "sheet", "config", "loss_curve", *(("state",) if self.state else ()))
+        paths: dict[str, Any] = {n: str(folder / Path(getattr(self, n)).relative_to(self.folder)) for n in names}
+        return replace(self, **paths)
+
     def next_commands(self) -> list[str]:
         """Commands to try next, to be copied into a shell."""
         base = "" if self.base == NAME else f" --base {shlex.quote(self.base)}"
@@ -81,47 +85,10 @@ def draw_loss_curve(history: Sequence[dict[str, float]]) -> Figure:
     for term, colour in zip(terms, itertools.cycle(style.LINES)):
         values = [record[term] for record in history]
         axes.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
-        axes.plot(steps, moving_average(values), color=colour, label=f"{term} (mean of {WINDOW} steps)")
+        means = [np.mean(values[max(0, end - WINDOW) : end]) for end in range(1, len(values) + 1)]
+        axes.plot(steps, means, color=colour, label=f"{term} (mean of {WINDOW} steps)")
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
     axes.legend()
     return figure
-
-
-def moving_average(values: Sequence[float]) -> list[float]:
-    """The mean of each value and up to `WINDOW - 1` before it."""
-    return [float(np.mean(values[max(0, end - WINDOW) : end])) for end in range(1, len(values) + 1)]
-
-
-def check_tensorboard(folder: str) -> None:
-    """Check that a log that is asked for can be written; an empty `folder` asks for none.
-
-    Raises:
-        InputError: the package tensorboard is not installed.
-    """
-    if folder and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
-
-
-class TensorBoard:
-    """A log in a folder."""
-
-    def __init__(self, folder: str) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: Any = SummaryWriter(folder)
-
-    def record(self, record: dict[str, float]) -> None:
-        """Add a step's losses and seconds."""
-        for name, value in record.items():
-            if name != "step":
-                self._writer.add_scalar(name, value, int(record["step"]))
-
-    def picture(self, name: str, picture: Any, step: int) -> None:
-        """Add a sheet of validation pictures."""
-        self._writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._writer.close()

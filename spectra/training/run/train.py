@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,14 +55,10 @@ def train_together(
     Raises:
         SpectraError: as for `train`.
     """
-    began = time.perf_counter()
     inputs = [validate_inputs(each, resume=resume, force=force) for each in concepts]
     check_together(inputs)
     if not resume:
         for each in inputs:
             each.outputs.clear_unfinished()
-    training = Training(inputs, device=device, progress=progress)
-    try:
-        return training.run(began, force=force)
-    finally:
-        training.close()
+    with contextlib.closing(Training(inputs, device=device, progress=progress)) as training:
+        return training.run(force=force)

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spectra.adapters.adapter import attach
+import numpy as np
+
+from spectra.adapters.adapter import Adapter, attach
 from spectra.adapters.tuning import tune
 from spectra.bases.pipeline import load_pipeline
 from spectra.errors import BaseError
@@ -29,7 +31,7 @@ from spectra.training.run.concept_deltas import ConceptDeltas
 from spectra.training.run.inputs import ValidatedInputs
 from spectra.training.run.loop import Concept, Loop
 from spectra.training.run.outputs import LOG, LOSS_CURVE, PROGRESS, SHEET, STATE
-from spectra.training.run.report import Summary, TensorBoard, draw_loss_curve, write_log
+from spectra.training.run.report import Summary, draw_loss_curve, write_log
 from spectra.training.run.state import restore_state, save_state
 from spectra.training.run.validation import PicturesByPrompt, Validation
 from spectra.version import versions
@@ -44,6 +46,7 @@ class Training:
         adapter, deltas, loop: the shifts on the base, and their steps; there once it is prepared.
     """
 
+    adapter: Adapter
     deltas: ConceptDeltas
     loop: Loop
 
@@ -54,6 +57,7 @@ class Training:
             InputError: the device has not the precision that is asked for.
             BaseError: the base cannot be trained, or not at this resolution.
         """
+        self.began = time.perf_counter()
         self.inputs, self.progress = inputs, progress
         self.config = inputs[0].config
         self.accelerator = make_accelerator(self.config, device)
@@ -64,10 +68,14 @@ class Training:
         self.family = denoise_family(self.pipe)
         self.resolution = resolution_of(self.pipe, self.config)
         self.validations = [Validation.of(each.config, each.subjects, self.resolution) for each in inputs]
-        folders = [each.config.tensorboard for each in inputs]
-        self.boards = {number: TensorBoard(folder) for number, folder in enumerate(folders) if folder}
-        self.adapter: Any = None
-        self.maps: AttentionMaps | None = None
+        self._closing = contextlib.ExitStack()
+        self._tensorboards: dict[int, Any] = {}
+        for number, each in enumerate(inputs):
+            if each.config.tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._tensorboards[number] = SummaryWriter(each.config.tensorboard)
+                self._closing.callback(self._tensorboards[number].close)
 
     def prepare(self) -> None:
         """Draw class pictures, encode, attach: everything that comes before the first step."""
@@ -75,8 +83,10 @@ class Training:
         ndims = {target.name: target.weight.ndim for target in targets(pipe, config.all_targets)}
         trained = not {name.split(".")[0] for name in ndims}.isdisjoint(family.text_encoders)
         self.fingerprint = pipeline_fingerprint(pipe)
+        maps = None
         if config.subjects and config.unmix_weight > 0:
-            self.maps = AttentionMaps(getattr(pipe, family.model), family.cross_attention, config.unmix_layers)
+            maps = AttentionMaps(getattr(pipe, family.model), family.cross_attention, config.unmix_layers)
+            self._closing.callback(maps.close)
         # The class pictures are drawn before anything is attached: by the frozen base.
         concepts, prompts = [], []
         for each in self.inputs:
@@ -91,6 +101,7 @@ class Training:
             trained=trained,
         )
         self.adapter = attach(pipe, config.all_targets, low_memory=config.low_memory, progress=self.progress)
+        self._closing.callback(self.adapter.detach)
         self.deltas = ConceptDeltas(self.adapter, len(concepts))
         for number, each in enumerate(self.inputs):
             if each.init is not None:
@@ -108,11 +119,11 @@ class Training:
             accelerator=self.accelerator,
             frozen=self.adapter.disabled,
             rows=self.deltas.rows,
-            maps=self.maps,
+            maps=maps,
         )
 
-    def run(self, began: float, *, force: bool) -> list[Summary]:
-        """Train, and write every concept's folder; `began` is when the clock of the whole training started."""
+    def run(self, *, force: bool) -> list[Summary]:
+        """Train, and write every concept's folder; with `force` in place of an earlier one."""
         self.prepare()
         loop = self.loop
         with self.adapter.disabled():
@@ -134,32 +145,27 @@ class Training:
             with self.deltas.drawing(number):
                 after.append(self._draw(number, "drawing after"))
         with contextlib.ExitStack() as folders:
-            written = [
+            sizes = [
                 self._write(number, folders.enter_context(each.outputs.finished(force=force)), *pictures)
                 for number, (each, *pictures) in enumerate(zip(self.inputs, before, after, strict=True))
             ]
         return [
             _summary(
                 each,
-                **written[number],
+                **size,
                 steps=loop.step,
                 resumed_at=resumed_at,
-                loss_before=losses_before[number],
-                loss_after=losses_after[number],
+                loss_before=loss_before,
+                loss_after=loss_after,
                 train_seconds=train_seconds,
-                total_seconds=time.perf_counter() - began,
+                total_seconds=time.perf_counter() - self.began,
             )
-            for number, each in enumerate(self.inputs)
+            for each, size, loss_before, loss_after in zip(self.inputs, sizes, losses_before, losses_after, strict=True)
         ]
 
     def close(self) -> None:
         """Give the model back, whatever happened."""
-        if self.adapter is not None:
-            self.adapter.detach()
-        if self.maps is not None:
-            self.maps.close()
-        for board in self.boards.values():
-            board.close()
+        self._closing.close()
 
     def _take_steps(self) -> None:
         """Train to the end, saving states and drawing validation pictures on the way."""
@@ -168,8 +174,10 @@ class Training:
             self.progress.advance(loop.step)
             while loop.step < config.steps:
                 loss = loop.advance()
-                for number, board in self.boards.items():
-                    board.record(loop.concepts[number].history[-1])
+                for number, board in self._tensorboards.items():
+                    for name, value in loop.concepts[number].history[-1].items():
+                        if name != "step":
+                            board.add_scalar(name, value, loop.step)
                 self.progress.advance(1, f"loss {loss:.4f}")
                 if config.save_every and (loop.step % config.save_every == 0 or loop.step == config.steps):
                     self._save()
@@ -193,8 +201,8 @@ class Training:
                 sheet = validation.sheet(validation.draw(self.pipe, "drawing"), f"After {step} steps")
             each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
             sheet.save(each.outputs.unfinished / f"step-{step:06d}.png")
-            if number in self.boards:
-                self.boards[number].picture("validation", sheet, step)
+            if number in self._tensorboards:
+                self._tensorboards[number].add_image("validation", np.asarray(sheet), step, dataformats="HWC")
 
     def _draw(self, number: int, label: str) -> PicturesByPrompt:
         """A concept's validation pictures as the model draws them now."""
