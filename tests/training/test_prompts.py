@@ -11,6 +11,8 @@ from spectra.training.data.prompts import check_template, pair_prompt, parse_pro
     [
         ("photo of a [V1] dog", "photo of ", "a [V1] dog", "photo of a dog"),
         ("a drawing of a [V2] owl", "a drawing of ", "a [V2] owl", "a drawing of an owl"),
+        ("photo of an [ohwx] dog", "photo of ", "an [ohwx] dog", "photo of a dog"),
+        ("an [ohwx] owl", "", "an [ohwx] owl", "an owl"),
         ("a [V1] fox", "", "a [V1] fox", "a fox"),
         ("photo of [sks] dog on a beach", "photo of ", "[sks] dog on a beach", "photo of dog on a beach"),
         ("photo of the [V1]  old dog", "photo of ", "the [V1]  old dog", "photo of the old dog"),

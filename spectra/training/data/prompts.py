@@ -33,7 +33,8 @@ class SubjectPrompt:
     def as_class(self) -> SubjectPrompt:
         """The class alone: without the special word, and with the article that then fits."""
         noun = " ".join(self.noun.replace(self.word, " ", 1).split())
-        return SubjectPrompt(self.before, re.sub(r"^(an?)\b(?=\s+[aeio])", "an", noun), "")
+        noun = re.sub(r"^a(?= [aeio])", "an", noun)  # "hour" and "unicorn" keep what they have
+        return SubjectPrompt(self.before, re.sub(r"^an(?= [^aeiouh])", "a", noun), "")
 
 
 def parse_prompt(prompt: str) -> SubjectPrompt:
