@@ -62,19 +62,9 @@ class BaseFitness:
         return {**asdict(self), "warnings": self.warnings}
 
 
-def measure_base_fitness(
-    pipe: Any, family: DenoiseFamily, picture: Image.Image, reconstruction: Image.Image, caption: str
-) -> BaseFitness:
-    """How well a base can show a square picture with its caption; no shift may be in force.
-
-    `reconstruction` is what the base's VAE makes of the picture.
-    """
-    return BaseFitness(round(psnr(picture, reconstruction), 2), round(_explained(pipe, family, picture, caption), 4))
-
-
 @torch.no_grad()
-def _explained(pipe: Any, family: DenoiseFamily, picture: Image.Image, caption: str) -> float:
-    """`1 - E||v_hat - v||^2 / E||v||^2` over fixed noise and timesteps.
+def explained_share(pipe: Any, family: DenoiseFamily, picture: Image.Image, caption: str) -> float:
+    """`BaseFitness.explained` of a square picture: `1 - E||v_hat - v||^2 / E||v||^2` over fixed noise and timesteps.
 
     `v = signal * noise - spread * latents` (arXiv:2202.00512) weighs an error in the latents by `1 / spread`, whatever
     the base itself predicts: noise where the picture is clean, the picture where it is noise.

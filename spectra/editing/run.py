@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -80,7 +81,7 @@ def edit(
             "sheet": str(out / "sheet.png"),
             "unedited": str(out / UNEDITED),
             "shift": str(file),
-            "training": summary and summary.as_dict(),
+            "training": summary and summary.moved_to(out / TRAINING).as_dict(),
             "base_fitness": fitness.as_dict(),
             "inversions": [each.as_dict() for each in inversions],
             "pictures": _write(edited, order, used, location.name, temporary),
@@ -115,13 +116,10 @@ def _learn(
     order: EditOrder, inputs: ValidatedInputs, device: str, progress: Progress
 ) -> tuple[EditSession, BaseFitness, Summary]:
     """Train on the picture alone, with its caption: no special token, no prior (SVDiff, section 3.4)."""
-    training = Training([inputs], device=device, progress=progress)
-    try:
+    with contextlib.closing(Training([inputs], device=device, progress=progress)) as training:
         session = EditSession(training.pipe, *inputs.subjects[0].at(training.resolution))
         fitness = session.measure_fitness(order.caption)
-        (summary,) = training.run(time.perf_counter(), force=True)
-    finally:
-        training.close()
+        (summary,) = training.run(force=True)
     return session, fitness, summary
 
 

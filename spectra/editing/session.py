@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from spectra.adapters.serving import activate, load
-from spectra.editing.base_fitness import BaseFitness, measure_base_fitness, psnr
+from spectra.editing.base_fitness import BaseFitness, explained_share, psnr
 from spectra.editing.edit_mask import find_mask, measure_change, put_back
 from spectra.editing.inversion import ddim, follow, invert, slerp
 from spectra.editing.order import EditOrder, Variant
@@ -90,8 +90,9 @@ class EditSession:
         (self.reconstruction,) = decode_latents(pipe, self.latents)
 
     def measure_fitness(self, caption: str) -> BaseFitness:
-        """How well the base can show the picture, before a shift is loaded."""
-        return measure_base_fitness(self.pipe, self.family, self.picture, self.reconstruction, caption)
+        """How well the base can show the picture with its caption, before a shift is loaded."""
+        explained = explained_share(self.pipe, self.family, self.picture, caption)
+        return BaseFitness(round(psnr(self.picture, self.reconstruction), 2), round(explained, 4))
 
     def draw(
         self, order: EditOrder, shift: SpectralShift, progress: Progress = SILENT

@@ -49,6 +49,9 @@ def test_an_edit_and_another_from_what_was_learnt(
     assert json.loads((out / editing.INDEX).read_text()) == report
     shift = read_shift(report["shift"])
     assert report["shift"] == str(out / "training" / "first.safetensors")
+    learnt = report["training"]
+    assert learnt["shift"] == report["shift"] and report["shift"] in learnt["try"][0]
+    assert all(Path(learnt[name]).exists() for name in ("folder", "sheet", "config", "loss_curve"))
     assert shift.floats > 0
     assert any(delta.any() for delta in shift.values())
     assert [each["prompt"] for each in report["inversions"]] == ["a disc", "a red disc", "a v"]

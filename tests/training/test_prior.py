@@ -30,8 +30,9 @@ def pipe(tiny_base: Path) -> Any:
 
 
 @pytest.fixture
-def drawings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of the orders that were drawn."""
+def drawings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the orders that were drawn; the pictures are kept in `tmp_path`."""
+    monkeypatch.setattr(prior, "prior_root", lambda: tmp_path)
     calls: list[int] = []
     original = prior.draw
 
@@ -43,20 +44,20 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def test_class_pictures_are_drawn_once(pipe: Any, tmp_path: Path, drawings: list[int]) -> None:
-    first = prior_pictures(pipe, KEY, root=tmp_path)
-    again = prior_pictures(pipe, KEY, root=tmp_path)
+def test_class_pictures_are_drawn_once(pipe: Any, drawings: list[int]) -> None:
+    first = prior_pictures(pipe, KEY)
+    again = prior_pictures(pipe, KEY)
     assert drawings == [3]
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert len({picture.tobytes() for picture in first}) == 3
 
 
 def test_a_damaged_folder_is_drawn_again(pipe: Any, tmp_path: Path, drawings: list[int]) -> None:
-    first = prior_pictures(pipe, KEY, root=tmp_path)
+    first = prior_pictures(pipe, KEY)
     (tmp_path / KEY.digest / "0001.png").write_bytes(b"damaged")
-    again = prior_pictures(pipe, KEY, root=tmp_path)
+    again = prior_pictures(pipe, KEY)
     (tmp_path / KEY.digest / "0002.png").unlink()
-    prior_pictures(pipe, KEY, root=tmp_path)
+    prior_pictures(pipe, KEY)
     assert drawings == [3, 3, 3]
     assert np.array_equal(first[1], again[1])
 
@@ -69,10 +70,13 @@ def test_everything_that_decides_the_pictures_is_in_the_address() -> None:
     assert len(digests) == 1 + len(changes)
 
 
-def test_an_unwritable_cache_serves_the_training_with_a_warning(pipe: Any, tmp_path: Path) -> None:
+def test_an_unwritable_cache_serves_the_training_with_a_warning(
+    pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(prior, "prior_root", lambda: tmp_path / "file" / "prior")
     with pytest.warns(UserWarning, match="class pictures are not kept"):
-        assert len(prior_pictures(pipe, KEY, root=tmp_path / "file" / "prior")) == 3
+        assert len(prior_pictures(pipe, KEY)) == 3
 
 
 def test_the_fingerprint_sees_every_weight_and_the_scheduler(tiny_base: Path) -> None:

@@ -6,13 +6,13 @@ hash of just that, and trainings that share it share them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,17 +62,17 @@ def pipeline_fingerprint(pipe: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def prior_pictures(
-    pipe: Any, key: PriorKey, *, root: Path | None = None, progress: Progress = SILENT
-) -> list[Image.Image]:
-    """The class pictures for a key: read if they are kept, drawn by `pipe` and kept if not.
+def prior_pictures(pipe: Any, key: PriorKey, *, progress: Progress = SILENT) -> list[Image.Image]:
+    """The class pictures for a key: read if they are kept, drawn by `pipe`, the frozen base, and kept if not.
 
     A damaged folder is drawn again. Where the cache cannot be written the pictures serve this training only, with a
-    warning. `pipe` is the frozen base, no shift active; `root` the cache's folder, `prior_root()` by default.
+    warning.
     """
-    folder = (root or prior_root()) / key.digest
-    if (kept := _read_kept(folder, key)) is not None:
-        return kept
+    folder = prior_root() / key.digest
+    with contextlib.suppress(PictureError):  # not there, or damaged
+        kept = read_pictures(folder)
+        if len(kept) == key.count and all(picture.size == (key.size, key.size) for picture in kept):
+            return kept
     requests = [Request(key.prompt, key.seed + number) for number in range(key.count)]
     sampling = Sampling(key.steps, key.guidance, key.size, key.size, BATCH)
     pictures = draw(pipe, requests, sampling, progress=progress, label="drawing class pictures")
@@ -123,13 +123,3 @@ def vocabulary(tokenizer: Any) -> list[str]:
     if not found:
         raise BaseError(f"prior random words: {type(tokenizer).__name__} has no words to draw from; leave them out")
     return found
-
-
-def _read_kept(folder: Path, key: PriorKey) -> list[Image.Image] | None:
-    """The pictures in the cache, or None if they are not there, not all there, or damaged."""
-    try:
-        pictures = read_pictures(folder)
-    except PictureError:
-        return None
-    complete = len(pictures) == key.count and all(picture.size == (key.size, key.size) for picture in pictures)
-    return pictures if complete else None

@@ -61,10 +61,7 @@ def halved(picture: Image.Image, fit: str) -> Image.Image:
         return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
     array = np.asarray(picture, dtype=np.float64)
     edge = np.concatenate([array[0], array[-1], array[:, 0], array[:, -1]]).mean(0)
-    ground = Image.new("RGB", size, tuple(round(value) for value in edge.tolist()))
-    small = picture.resize((size[0], size[0]), Image.Resampling.LANCZOS)
-    ground.paste(small, (0, (size[1] - size[0]) // 2))
-    return ground
+    return ImageOps.pad(picture, size, Image.Resampling.LANCZOS, tuple(round(value) for value in edge.tolist()))
 
 
 class CollageSource:

@@ -81,12 +81,6 @@ def read_subjects(config: TrainConfig) -> tuple[Subject, ...]:
     return tuple(_read(config, place, prompt, parse_prompt(prompt).as_class.prompt) for place, prompt in parts)
 
 
-def default_name(config: TrainConfig) -> str:
-    """A name for the output folder, of a configuration whose prompts are filled in: "fox", "fox-and-wolf"."""
-    places = [_split(each)[0] for each in config.subjects] or [config.images or config.subject]
-    return "-and-".join(_name(config, place).replace(" ", "-") for place in places) or "subject"
-
-
 def pair_prompts(config: TrainConfig, subjects: Sequence[Subject]) -> list[str]:
     """A prompt for every two of several subjects, by the first template of collages."""
     parsed = [parse_prompt(subject.prompt) for subject in subjects] if len(subjects) > 1 else []
@@ -96,19 +90,12 @@ def pair_prompts(config: TrainConfig, subjects: Sequence[Subject]) -> list[str]:
 def _read(config: TrainConfig, place: str, prompt: str, class_prompt: str) -> Subject:
     """The subject whose pictures lie in the folder `place`, or the embedded one of that name."""
     if _is_embedded(config, place):
-        size = config.resolution or 64
-        pictures = instance_pictures(find_subject(place), count=INSTANCE_COUNT, size=size, seed=config.seed)
-    else:
-        pictures = read_pictures(Path(place))
-    return Subject(_name(config, place), tuple(pictures), prompt, class_prompt)
-
-
-def _name(config: TrainConfig, place: str) -> str:
-    """The name of the subject in a folder of pictures, in one picture, or of an embedded one."""
-    if _is_embedded(config, place):
-        return find_subject(place).concept
+        known = find_subject(place)
+        pictures = instance_pictures(known, count=INSTANCE_COUNT, size=config.resolution or 64, seed=config.seed)
+        return Subject(known.concept, tuple(pictures), prompt, class_prompt)
     path = Path(place).resolve()
-    return path.stem if path.is_file() else path.name
+    name = path.stem if path.is_file() else path.name
+    return Subject(name, tuple(read_pictures(Path(place))), prompt, class_prompt)
 
 
 def _split(subject: str) -> tuple[str, str]:

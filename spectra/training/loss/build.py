@@ -13,11 +13,10 @@ from spectra.training.data.class_pictures import PriorKey, prior_pictures, prior
 from spectra.training.data.collage import Collages, CollageSource, CollageSubject
 from spectra.training.data.latents import PictureSource
 from spectra.training.data.pictures import fit
-from spectra.training.data.prompts import parse_prompt
+from spectra.training.data.prompts import SubjectPrompt, parse_prompt
 from spectra.training.data.subjects import Subject
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.noise_schedule import NoiseSchedule
-from spectra.training.loss.terms import LossTerm
 from spectra.training.loss.unmix import UnmixTerm
 
 PRIOR_PROMPTS = 192
@@ -43,20 +42,22 @@ def build_objectives(
         fingerprint: hash of the base, by which its class pictures are kept.
     """
     schedule = NoiseSchedule.of(pipe.scheduler, config.min_snr_gamma)
-    extra_terms: list[LossTerm] = []
-    if len(subjects) > 1 and config.unmix_weight > 0:
-        extra_terms.append(UnmixTerm(config.unmix_weight, config.unmix_schedule))
+    names = [parse_prompt(subject.prompt) for subject in subjects] if len(subjects) > 1 else []
+    extra_terms = [UnmixTerm(config.unmix_weight, config.unmix_schedule)] if names and config.unmix_weight > 0 else []
     pictures = [subject.at(resolution) for subject in subjects]
     prompts = [[subject.prompt] * len(own) for subject, own in zip(subjects, pictures, strict=True)]
-    source = _source(pipe, config, subjects, pictures, prompts, progress=progress)
+    source = _source(pipe, config, pictures, prompts, names, 0.0, progress)
     objectives = [DenoisingObjective("denoising", source, schedule, extra_terms=extra_terms)]
     if config.prior_weight > 0:
         if own_class_pictures:
             pictures = [[fit(picture, resolution) for picture in own_class_pictures]] * len(subjects)
         else:
-            pictures = [_drawn(pipe, config, each.class_prompt, resolution, fingerprint, progress) for each in subjects]
+            drawn = config.prior_count, resolution, config.prior_steps, config.prior_guidance
+            keys = [PriorKey(fingerprint, each.class_prompt, config.seed, *drawn) for each in subjects]
+            pictures = [prior_pictures(pipe, key, progress=progress) for key in keys]
         prompts = _class_prompts(pipe, config, subjects, [len(own) for own in pictures])
-        source = _source(pipe, config, subjects, pictures, prompts, of_class=True, progress=progress)
+        classes = [name.as_class for name in names]
+        source = _source(pipe, config, pictures, prompts, classes, config.prior_unconditional, progress)
         from_base = config.prior_target == "base"
         objectives.append(DenoisingObjective("prior", source, schedule, config.prior_weight, from_base))
     return objectives
@@ -65,33 +66,18 @@ def build_objectives(
 def _source(
     pipe: Any,
     config: TrainConfig,
-    subjects: Sequence[Subject],
     pictures: list[list[Image.Image]],
     prompts: list[list[str]],
-    *,
-    of_class: bool = False,
+    names: Sequence[SubjectPrompt],
+    unconditional: float,
     progress: Progress,
 ) -> PictureSource | CollageSource:
-    """A source of each subject's pictures, or of its class's; several subjects come in collages, too."""
-    if len(subjects) == 1:
+    """A source of each subject's pictures; several subjects, which `names` then tells apart, come in collages, too."""
+    if not names:
         return PictureSource(pipe, pictures[0], prompts[0], cache_latents=config.cache_latents, progress=progress)
-    names = [parse_prompt(subject.prompt) for subject in subjects]
-    if of_class:
-        names = [name.as_class for name in names]
-    shown = [CollageSubject(*each) for each in zip(pictures, prompts, names, strict=True)]
-    unconditional = config.prior_unconditional if of_class else 0.0
+    subjects = [CollageSubject(*each) for each in zip(pictures, prompts, names, strict=True)]
     collages = Collages(config.collage, config.collage_fit, config.collage_prompts, unconditional)
-    return CollageSource(pipe, shown, collages, cache_latents=config.cache_latents, progress=progress)
-
-
-def _drawn(
-    pipe: Any, config: TrainConfig, prompt: str, resolution: int, fingerprint: str, progress: Progress
-) -> list[Image.Image]:
-    """Pictures of a class, drawn by the base."""
-    key = PriorKey(
-        fingerprint, prompt, config.seed, config.prior_count, resolution, config.prior_steps, config.prior_guidance
-    )
-    return prior_pictures(pipe, key, progress=progress)
+    return CollageSource(pipe, subjects, collages, cache_latents=config.cache_latents, progress=progress)
 
 
 def _class_prompts(
