@@ -11,9 +11,6 @@ from spectra import kernels
 
 Plan = Literal["factored", "two-sided", "materialized"]
 
-_BALANCE = {"cpu": 40}
-_ACCELERATOR = 1068
-
 LONG_SIDE_FACTOR = 3
 """How many times over the other side of a weight that is not square must pay: it fills as much memory as the weight
 for good, and saves less of it than a square weight's."""
@@ -25,7 +22,7 @@ def balance(device: str) -> int:
     An H100 computes 534 in bfloat16 (800 TFLOP/s) while it moves one (3.0 TB/s). That is doubled, since memory is also
     what runs out, and stands for all accelerators and precisions; 40 is two cores of a CPU in float32.
     """
-    return _BALANCE.get(device, _ACCELERATOR)
+    return 40 if device == "cpu" else 1068
 
 
 class Work(NamedTuple):
@@ -161,9 +158,8 @@ def _factored(work: Work) -> int:
 
 def _two_sided(work: Work) -> int:
     """Encode and decode, and their way back, which takes the place of the frozen layer's."""
-    encode, decode = 1 + work.input_gradient, 1 + (work.learns or work.input_gradient)
     frozen = work.encode * work.decode * (work.skips_frozen_product + work.input_gradient)
-    return 2 * work.bottleneck_rows * (work.r * (work.encode * encode + work.decode * decode) - frozen)
+    return _low_rank_term(work) - 2 * work.bottleneck_rows * frozen
 
 
 def _by_weight(work: Work) -> int:

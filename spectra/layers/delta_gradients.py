@@ -73,31 +73,21 @@ def two_sided(
     return out
 
 
-class BasisGradient(NamedTuple):
-    """What delta's gradient is read with, from the activation that the basis meets.
-
-    Attributes:
-        s: `[h]`, the singular values in force; entries of 0 receive no gradient.
-        basis: `[r, h]`.
-        offset: `bias Q [h]` where the activation holds a bias, or None.
-        dim: where the activation has its channels.
-        gram: see `kernels.shift_gradient`.
-    """
-
-    s: Tensor
-    basis: Tensor
-    offset: Tensor | None
-    dim: int
-    gram: bool
-
-
-def attach_gradient(a: Tensor, d: Tensor, read: BasisGradient) -> Tensor:
+def attach_gradient(
+    a: Tensor, d: Tensor, s: Tensor, basis: Tensor, offset: Tensor | None, dim: int, gram: bool
+) -> Tensor:
     """`a` itself, through which delta receives its gradient on the way back.
 
     Args:
         a: input or output of the layer with its shifted weight; an input must feed this layer alone.
         d: `[h]`, change of each singular value; receives the gradient.
+        s: `[h]`, the singular values in force; entries of 0 receive no gradient.
+        basis: `[r, h]`.
+        offset: `bias Q [h]` where `a` holds a bias, or None.
+        dim: where `a` has its channels.
+        gram: see `kernels.shift_gradient`.
     """
+    read = (s, basis, offset, dim, gram)
     out: Tensor = _BasisGradient.apply(a, d, producing_norm(a), *read)  # type: ignore[no-untyped-call]
     return out
 
@@ -118,18 +108,8 @@ def attach_explicit_gradient(
     return out
 
 
-class GradientSides(NamedTuple):
-    """What delta's gradient is read from a weight's gradient with: arguments of `kernels.singular_gradient`."""
-
-    weight: Tensor
-    basis: Tensor
-    sigma: Tensor
-    left: Tensor
-    right: Tensor
-
-
 def by_weight_gradient(
-    x: Tensor, d: Tensor, shifted: Tensor, bias: Tensor | None, sides: GradientSides, operator: Operator
+    x: Tensor, d: Tensor, shifted: Tensor, bias: Tensor | None, sides: tuple[Tensor, ...], operator: Operator
 ) -> Tensor:
     """The layer with its `shifted` weight; delta's gradient comes from that weight's, `G = g^T x`.
 
@@ -137,7 +117,7 @@ def by_weight_gradient(
         x: the layer's input; the operator is `pointwise`.
         d: `[r]`, change of each singular value; receives the gradient.
         shifted: the weight in force.
-        sides: of the frozen weight, as a matrix.
+        sides: weight, basis, sigma, left and right of the frozen weight, as `kernels.singular_gradient` takes them.
     """
     made = producing_norm(x)
     out: Tensor = _ByWeight.apply(x, d, made, shifted, bias, operator, *sides)  # type: ignore[no-untyped-call]

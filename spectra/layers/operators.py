@@ -152,11 +152,9 @@ class ConvOperator(Operator):
         return all(k == 1 for k in (*self.kernel, *self.stride)) and not any(self.padding)
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        out: Tensor
-        if x.requires_grad and not weight.requires_grad:
-            out = _FrozenConv.apply(x, weight, bias, self)  # type: ignore[no-untyped-call]
-        else:
-            out = self.convolve(x, weight, bias)
+        if not x.requires_grad or weight.requires_grad:
+            return self.convolve(x, weight, bias)
+        out: Tensor = _FrozenConv.apply(x, weight, bias, self)  # type: ignore[no-untyped-call]
         return out
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -164,8 +162,12 @@ class ConvOperator(Operator):
         out: Tensor = conv(x, weight, bias, self.stride, self.padding, self.dilation)
         return out
 
+    def filters(self, right: Tensor) -> Tensor:
+        """The columns of `right [c_in * kernel, k]` as the `k` filters of a convolution."""
+        return right.T.reshape(right.shape[1], -1, *self.kernel)
+
     def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return self.apply(x, right.T.reshape(right.shape[1], -1, *self.kernel), None)
+        return self.apply(x, self.filters(right), None)
 
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return by_channels(t, left)
@@ -176,7 +178,7 @@ class ConvOperator(Operator):
     def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
         if self.pointwise:
             return by_channels(grad, right)
-        return self.input_gradient(grad, shape, right.T.reshape(right.shape[1], -1, *self.kernel))
+        return self.input_gradient(grad, shape, self.filters(right))
 
     def input_gradient(self, grad: Tensor, shape: torch.Size, weight: Tensor) -> Tensor:
         """The gradient of an input of `shape`, from the output's."""
@@ -207,31 +209,28 @@ class _FrozenConv(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class ConvTransposeOperator(Operator):
-    """Transposed convolution in one, two or three dimensions, one group; its weight is `[c_in, c_out, ...]`."""
+    """The transpose of a convolution; its weight is `[c_in, c_out, ...]`."""
 
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
+    convolution: ConvOperator
     output_padding: tuple[int, ...]
 
     def basis_at(self, side: str) -> Place | None:
         return "input" if side == "left" else None
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        conv = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(self.kernel) - 1]
-        out: Tensor = conv(x, weight, bias, self.stride, self.padding, self.output_padding, 1, self.dilation)
+        its = self.convolution
+        transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(its.kernel) - 1]
+        out: Tensor = transposed(x, weight, bias, its.stride, its.padding, self.output_padding, 1, its.dilation)
         return out
 
     def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return by_channels(x, left.T)
 
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return self.apply(t, right.T.reshape(right.shape[1], -1, *self.kernel), None)
+        return self.apply(t, self.convolution.filters(right), None)
 
     def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        conv = ConvOperator(self.kernel, self.stride, self.padding, self.dilation)
-        return conv.apply(grad, right.T.reshape(right.shape[1], -1, *self.kernel), None)
+        return self.convolution.encode(grad, left, right)
 
     def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
         return by_channels(grad, left)
@@ -265,11 +264,11 @@ def operator_of(module: nn.Module) -> Operator | None:
     if isinstance(module, (*_CONVS, *_TRANSPOSED)):
         if module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
             return None
-        shape = (module.kernel_size, module.stride, module.padding, module.dilation)
+        convolution = ConvOperator(module.kernel_size, module.stride, module.padding, module.dilation)
         if any(kind is conv.forward for conv in _CONVS):
-            return ConvOperator(*shape)
+            return convolution
         if any(kind is conv.forward for conv in _TRANSPOSED):
-            return ConvTransposeOperator(*shape, module.output_padding)
+            return ConvTransposeOperator(convolution, module.output_padding)
     return None
 
 

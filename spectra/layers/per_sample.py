@@ -9,6 +9,7 @@ it would have a weight of its own made, each has (`costs`).
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ class SampledLayer(ShiftedLayer):
     def __init__(self, module: nn.Module, spectrum: Spectrum, deltas: Tensor, samples: Samples) -> None:
         super().__init__(module, spectrum, deltas)
         self._samples = samples
-        self._layers: list[ShiftedLayer] = []
+        self._layers: list[SampledLayer] = []
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the module returns for `x [batch, ...]`, each sample with its own shifted weight."""
@@ -94,7 +95,7 @@ class SampledLayer(ShiftedLayer):
         x, index = self._samples.match(x)
         if self.operator is None or args or kwargs:
             return self._one_by_one(index, x, *args, **kwargs)
-        call = self._call(self.operator, x, singular_value_change(self._sigma, self.delta))
+        call = self._call(self.operator, x, singular_value_change(self._vectors.sigma, self.delta))
         if self._materializes_runs(x):
             return self._each_layer(x) if self._vectors.one_sided else self._own_weights(call)
         if self._vectors.one_sided:
@@ -117,7 +118,7 @@ class SampledLayer(ShiftedLayer):
         with torch.autocast(weight.device.type, enabled=False):
             basis, left, right = (each.to(d.dtype) for each in self._vectors.of(weight.dtype))
             w = matrix(weight).to(d.dtype)
-            shifted = shifted_matrix(w, (basis, left, right), self._sigma, d, self.spectrum.side).to(dtype)
+            shifted = shifted_matrix(w, (basis, left, right), self._vectors.sigma, d, self.spectrum.side).to(dtype)
         if isinstance(operator, LinearOperator):
             y = (x.reshape(shifts, -1, x.shape[-1]) @ shifted.mT).reshape(*x.shape[:-1], -1)
             return y if bias is None else y + bias.to(dtype)
@@ -127,13 +128,13 @@ class SampledLayer(ShiftedLayer):
     def _each_layer(self, x: Tensor) -> Tensor:
         """A layer for every run, with a weight of its own."""
         while len(self._layers) < len(self.delta):
-            layer = ShiftedLayer.__new__(ShiftedLayer)
-            layer.__dict__.update({**self.__dict__, "_made": {}})  # all is shared but what is made of delta
+            layer = copy.copy(self)
+            layer._made = {}  # all is shared but what is made of delta
             self._layers.append(layer)
         parts = []
         for layer, delta, run in zip(self._layers, self.delta.unbind(), x.chunk(len(self.delta)), strict=True):
             layer.delta, layer.plan = delta, self.plan
-            parts.append(layer.forward(run))
+            parts.append(ShiftedLayer.forward(layer, run))
         return torch.cat(parts)
 
     def _one_by_one(self, index: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -8,6 +8,7 @@ attention keeps its output.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -30,14 +31,10 @@ class ProducingNorm(NamedTuple):
 
 def watch(models: Iterable[nn.Module]) -> Callable[[], None]:
     """Let every norm of the models mark what it takes and returns, until the function that is returned is called."""
-    norms = [module for model in models for module in model.modules() if isinstance(module, NORMS)]
-    handles = [norm.register_forward_hook(_mark) for norm in norms]
-
-    def end() -> None:
-        for handle in handles:
-            handle.remove()
-
-    return end
+    hooks = ExitStack()
+    for norm in (module for model in models for module in model.modules() if isinstance(module, NORMS)):
+        hooks.callback(norm.register_forward_hook(_mark).remove)
+    return hooks.close
 
 
 def _mark(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
@@ -46,9 +43,8 @@ def _mark(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         return
     x: Tensor = args[0]
     setattr(x, _SAVED, x._version)
-    setattr(
-        output, _NORM, ProducingNorm(norm, x.detach(), x._version, output._version)
-    )  # detached, it shares its version
+    # Detached, it shares its version.
+    setattr(output, _NORM, ProducingNorm(norm, x.detach(), x._version, output._version))
 
 
 def is_saved_elsewhere(x: Tensor) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -87,10 +87,6 @@ class ShiftedLayer:
         if self.operator is not None and self.operator.basis_at(spectrum.side) == "output" and self._vectors.one_sided:
             self._vectors.offset(getattr(module, "bias", None), weight.dtype)
 
-    @property
-    def _sigma(self) -> Tensor:
-        return self._vectors.sigma
-
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the module returns for `x` with the weight `U diag(ReLU(sigma + delta)) V^T`."""
         self._follow()
@@ -102,7 +98,7 @@ class ShiftedLayer:
             shifted = shifted_weight(self.module.weight, self.spectrum, delta)  # type: ignore[arg-type]
             return with_parameters(self.module, {"weight": shifted}, x, *args, **kwargs)
         plan, work = self._plan(x)
-        call = self._call(operator, x, singular_value_change(self._sigma, delta))
+        call = self._call(operator, x, singular_value_change(self._vectors.sigma, delta))
         if plan == "materialized":
             return self._materialized(call, work)
         if plan == "two-sided":
@@ -124,7 +120,7 @@ class ShiftedLayer:
         operator, x, weight, bias, d, dtype = call
         (basis, left, right), dim, one_sided = self._vectors.of(dtype), operator.dim, self._vectors.one_sided
         at_output = operator.basis_at(self.spectrum.side) == "output"
-        a, offset, e = x, None, d[..., :one_sided] / self._sigma[:one_sided]
+        a, offset, e = x, None, d[..., :one_sided] / self._vectors.sigma[:one_sided]
         if at_output:
             a, offset = operator.apply(x, weight, bias), self._vectors.offset(bias, dtype)
         a = kernels.factored_apply(a, basis, e, index, offset, dim)
@@ -137,7 +133,7 @@ class ShiftedLayer:
         """A layer both sides of which are kept, by `d [r]` or `[batch, r]`: no direction needs a division."""
         _, left, right = self._vectors.of(call.dtype)
         weight = None if work.skips_frozen_product else call.weight
-        sides, s = delta_gradients.BothSides(left, right, weight, call.bias), (self._sigma + call.d).detach()
+        sides, s = delta_gradients.BothSides(left, right, weight, call.bias), (self._vectors.sigma + call.d).detach()
         saves_input = self.without_weight and work.pointwise and work.input_saved_elsewhere
         return delta_gradients.two_sided(call.x, call.d, s, sides, call.operator, saves_input)
 
@@ -156,15 +152,15 @@ class ShiftedLayer:
             return operator.apply(x, made.weight, bias)
         (basis, left, right), dim, one_sided = self._vectors.of(dtype), operator.dim, self._vectors.one_sided
         if by_weight:
-            sides = delta_gradients.GradientSides(matrix(weight), basis, self._sigma[:one_sided], left, right)
+            sides = (matrix(weight), basis, self._vectors.sigma[:one_sided], left, right)
             return delta_gradients.by_weight_gradient(x, d, made.weight, bias, sides, operator)
         at_output = work.basis_at == "output"
         offset = self._vectors.offset(bias, dtype) if at_output else None
-        read = delta_gradients.BasisGradient(made.s, basis, offset, dim, work.gram)
-        attached = delta_gradients.attach_gradient(x, d[:one_sided], read) if work.basis_at == "input" else x
+        read = (d[:one_sided], made.s, basis, offset, dim, work.gram)
+        attached = delta_gradients.attach_gradient(x, *read) if work.basis_at == "input" else x
         y = operator.apply(attached, made.weight, bias)
         if at_output:
-            y = delta_gradients.attach_gradient(y, d[:one_sided], read)
+            y = delta_gradients.attach_gradient(y, *read)
         if len(made.explicit) == 0:
             return y
         left, right = made.left.to(dtype), made.right.to(dtype)
@@ -179,14 +175,18 @@ class ShiftedLayer:
         A compiled graph makes it in every forward: it cannot see versions.
         """
         if torch.compiler.is_compiling():
-            with torch.no_grad(), _full_precision(self._sigma):
-                return make()
+            return self._at_full_precision(make)
         key = (self.delta._version, self._vectors.generation, variant)  # vectors are shared by the runs of a batch
         if name not in self._made or self._made[name][0] != key:
             self._made.pop(name, None)
-            with torch.no_grad(), _full_precision(self._sigma):
-                self._made[name] = (key, make())
+            self._made[name] = (key, self._at_full_precision(make))
         return self._made[name][1]
+
+    def _at_full_precision(self, make: Callable[[], Any]) -> Any:
+        """What `make` returns without gradients and autocast."""
+        device = self._vectors.sigma.device.type
+        with torch.no_grad(), nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
+            return make()
 
     def _plan(self, x: Tensor) -> tuple[Plan, costs.Work]:
         """The plan for an input `x`, and its work."""
@@ -260,8 +260,3 @@ class ShiftedLayer:
             return True  # if it kept them: they are for all steps but the first
         moved = self._once("moved", None, lambda: has_no_values(self.delta) or bool(self.delta.any()))
         return bool(moved)
-
-
-def _full_precision(like: Tensor) -> AbstractContextManager[Any]:
-    """Without autocast, on the device of `like`."""
-    return nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)

@@ -8,6 +8,7 @@ model whose deltas have kept their versions since the last: a training with one 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +26,11 @@ def watch_values(deltas: Mapping[nn.Module, Sequence[Tensor]]) -> Callable[[], N
     Returns:
         A function that ends the watch.
     """
-    handles = [
-        model.register_forward_pre_hook(_Watch(watched))
-        for model, watched in deltas.items()
-        if watched and not any(has_no_values(delta) for delta in watched)
-    ]
-
-    def end() -> None:
-        for handle in handles:
-            handle.remove()
-
-    return end
+    hooks = ExitStack()
+    for model, watched in deltas.items():
+        if watched and not any(has_no_values(delta) for delta in watched):
+            hooks.callback(model.register_forward_pre_hook(_Watch(watched)).remove)
+    return hooks.close
 
 
 class _Watch:
