@@ -129,9 +129,7 @@ class _Apply(torch.autograd.Function):
         offset: Tensor | None,
         dim: int,
     ) -> Tensor:
-        t = along(x, right, dim)
-        if offset is not None:
-            t = t - _channels(offset, t, dim)
+        t = _encode(x, right, offset, dim)
         ctx.dim, ctx.add_input = dim, y is None
         ctx.save_for_backward(t if ctx.needs_input_grad[4] else None, right, left, values, index)
         own = values if index is None else values[index]
@@ -186,15 +184,9 @@ def shift_gradient(
         return torch.where(over > 0, total / over.clamp_min(torch.finfo(over.dtype).tiny), 0)
     wide = torch.promote_types(a.dtype, torch.float32)
     if gram and prefers_gram(a.numel() // max(a.shape[dim], 1), *basis.shape):
-        # The small product in float64 (Apple's GPU has none): else the error can pass twice the paper's formula's.
-        exact = wide if a.device.type == "mps" else torch.float64
-        small, q = _gram(b, a, dim).to(exact), basis.to(exact)
-        total = (q * (small @ q)).sum(0).to(wide)
+        total = _quadratic(_gram(b, a, dim), basis).to(wide)
         return total if offset is None else total - offset * (channel_sum(b, dim) @ basis.to(wide))
-    t = along(a, basis, dim)
-    if offset is not None:
-        t = t - _channels(offset, t, dim)
-    return channel_products(t, along(b, basis, dim), dim)
+    return channel_products(_encode(a, basis, offset, dim), along(b, basis, dim), dim)
 
 
 def weight_gradient(x: Tensor, grad: Tensor, dim: int) -> Tensor:
@@ -222,11 +214,24 @@ def singular_gradient(
     two_sided = channel_products(left, gradient @ right.to(gradient.dtype), -1)
     if basis.shape[1] == 0:
         return two_sided
-    # In float64 as in `shift_gradient`: the small product cancels.
-    wide = gradient.dtype if gradient.device.type == "mps" else torch.float64
-    product, q = (gradient @ weight.T.to(gradient.dtype)).to(wide), basis.to(wide)
-    one_sided = (q * (product @ q)).sum(0).to(sigma.dtype) / sigma
+    one_sided = _quadratic(gradient @ weight.T.to(gradient.dtype), basis).to(sigma.dtype) / sigma
     return torch.cat([one_sided, two_sided.to(one_sided.dtype)])
+
+
+def _encode(x: Tensor, basis: Tensor, offset: Tensor | None, dim: int) -> Tensor:
+    """`x Q - offset` in the dtype of `x`."""
+    t = along(x, basis, dim)
+    return t if offset is None else t - over_channels(offset.to(t.dtype), t.ndim, dim)
+
+
+def _quadratic(product: Tensor, basis: Tensor) -> Tensor:
+    """`q_i^T M q_i` of every column of a basis.
+
+    In float64 (Apple's GPU has none): its sums cancel, and the error could pass twice that of the paper's formula.
+    """
+    exact = product.dtype if product.device.type == "mps" else torch.float64
+    m, q = product.to(exact), basis.to(exact)
+    return (q * (m @ q)).sum(0)
 
 
 def _gram(b: Tensor, a: Tensor, dim: int) -> Tensor:
@@ -254,8 +259,3 @@ def over_channels(values: Tensor, ndim: int, dim: int) -> Tensor:
     if dim == -1:
         return values if values.ndim == 1 else values.view(len(values), *rest, -1)
     return values.view(*values.shape, *rest)
-
-
-def _channels(vector: Tensor, like: Tensor, dim: int) -> Tensor:
-    """`vector [c]` or `[batch, c]` in the dtype of `like`, shaped to be broadcast along its dimension `dim`."""
-    return over_channels(vector.to(like.dtype), like.ndim, dim)

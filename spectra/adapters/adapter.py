@@ -108,23 +108,20 @@ class Adapter:
         chosen = targets(pipe, subset)
         names = {component_of(target.name) for target in chosen}
         self._models = {name: model for name, model in parts.items() if name in names}
-        claim(self._models, "training")
-        try:
-            self._bindings = bind(chosen)
-        except BaseException:
-            release(self._models)
-            raise
-        self.deltas = {
-            name: nn.Parameter(torch.zeros(binding.target.delta_length, device=binding.target.weight.device))
-            for name, binding in self._bindings.items()
-        }
         self._required = [(p, p.requires_grad) for model in parts.values() for p in model.parameters()]
-        for parameter, _ in self._required:
-            parameter.requires_grad_(False)
-        self._in_use: Mapping[str, Tensor] = self.deltas
+        self._bindings: dict[str, Binding] = {}
         self._watches = ExitStack()
+        claim(self._models, "training")
         self._step_watch = weakref.finalize(self, _watch_steps(weakref.WeakMethod(self.changed)))
         try:
+            self._bindings = bind(chosen)
+            self.deltas = {
+                name: nn.Parameter(torch.zeros(binding.target.delta_length, device=binding.target.weight.device))
+                for name, binding in self._bindings.items()
+            }
+            self._in_use: Mapping[str, Tensor] = self.deltas
+            for parameter, _ in self._required:
+                parameter.requires_grad_(False)
             self._offload = WeightOffload() if low_memory else None
             self.patch()
         except BaseException:
@@ -247,6 +244,7 @@ class Adapter:
         self._step_watch()
         self._watches.close()
         release(self._models)
+        self._models = {}  # detached again, it must not end the use that another has begun
 
 
 def _watch_steps(changed: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:

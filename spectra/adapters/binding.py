@@ -106,18 +106,16 @@ class Binding:
             and self.spectrum is not None
             and all(operator_of(module) is not None for module in self.target.modules)
         )
+        lent = (lambda: self.shifted(delta)) if samples is None and not without_weight else None
         for module in self.target.modules:
             layer: Layer
-            if samples is not None and self.spectrum is None:
-                layer = SampledVector(module, delta, samples)
-            elif samples is not None and self.spectrum is not None:
-                layer = SampledLayer(module, self.spectrum, delta, samples)
-            elif self.spectrum is None:
-                layer = ShiftedVector(module, delta)
-            else:
+            if self.spectrum is None:
+                layer = ShiftedVector(module, delta) if samples is None else SampledVector(module, delta, samples)
+            elif samples is None:
                 layer = ShiftedLayer(module, self.spectrum, delta, without_weight=without_weight)
-            one_weight = samples is None and not without_weight
-            patch = patch_forward(module, layer.forward, (lambda: self.shifted(delta)) if one_weight else None)
+            else:
+                layer = SampledLayer(module, self.spectrum, delta, samples)
+            patch = patch_forward(module, layer.forward, lent)
             patch.offloaded = without_weight
             self.layers.append(layer)
             self._patches.append(patch)

@@ -4,7 +4,6 @@
 `unet-ca` stands for, and `denoise` how each family's denoiser is called in training.
 """
 
-from spectra.families.components import components
-from spectra.families.targets import Target, targets
+from spectra.families.targets import Target, components, targets
 
 __all__ = ["Target", "components", "targets"]

@@ -75,6 +75,7 @@ class AttentionMaps:
 
     Attributes:
         paths: of the layers that are read.
+        words: of which maps are read.
 
     Raises:
         TargetError: a pattern that matches no layer.
@@ -89,7 +90,7 @@ class AttentionMaps:
                 raise TargetError(f"no cross-attention layer matches {pattern!r}; there are {', '.join(paths)}")
             chosen.update(matching)
         self.paths = tuple(path for path in paths if path in chosen)
-        self._words: list[Word] = []
+        self.words: list[Word] = []
         self._maps: Maps | None = None
         self._processors: list[tuple[Any, Any]] = []
         for path in self.paths:
@@ -99,7 +100,7 @@ class AttentionMaps:
 
     def request(self, words: Sequence[Word]) -> None:
         """Choose the words to read in the passes that follow; without words nothing is read."""
-        self._words, self._maps = list(words), []
+        self.words, self._maps = list(words), []
 
     def collect(self) -> Maps:
         """The maps that have been read since `request`. Later passes keep nothing."""
@@ -113,7 +114,7 @@ class AttentionMaps:
 
     def read(self, attention: Any, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
         """Keep one layer's maps, of the projected `query [b, h*w, dim]` and `key [b, tokens, dim]`."""
-        samples = sorted({word.sample for word in self._words})
+        samples = sorted({word.sample for word in self.words})
         heads, row = attention.heads, {sample: number for number, sample in enumerate(samples)}
         split = [x[samples].unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key)]
         q, k = (
@@ -123,14 +124,9 @@ class AttentionMaps:
             mask = attention.prepare_attention_mask(mask, key.shape[1], len(query))
             mask = mask.unflatten(0, (-1, heads))[samples].flatten(0, 1)
         scores = attention.get_attention_scores(q.flatten(0, 1), k.flatten(0, 1), mask).unflatten(0, (-1, heads))
-        maps = [scores[row[word.sample]][..., list(word.tokens)] for word in self._words]
+        maps = [scores[row[word.sample]][..., list(word.tokens)] for word in self.words]
         if self._maps is not None:
             self._maps.append(maps)
-
-    @property
-    def requested(self) -> bool:
-        """Whether passes have anything to read."""
-        return bool(self._words)
 
 
 class _Reader:
@@ -148,7 +144,7 @@ class _Reader:
         **more: Any,
     ) -> Any:
         inputs = (attn, hidden_states, encoder_hidden_states, attention_mask)
-        if not self._maps.requested:
+        if not self._maps.words:
             return self._processor(*inputs, **more)
         with _outputs(attn.to_q) as queries, _outputs(attn.to_k) as keys:
             output = self._processor(*inputs, **more)

@@ -1,19 +1,45 @@
-"""The weights of a live model that a shift can act on, chosen by subset names and patterns (`naming.patterns`)."""
+"""What of a live model a shift can act on: components, and weights chosen by subset names and patterns."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from spectra.compatibility.base_check import delta_length
-from spectra.errors import TargetError
-from spectra.families.components import components
+from spectra.errors import BaseError, TargetError
 from spectra.layers.operators import has_spectrum
-from spectra.naming.patterns import matcher, path_of, weight_name
+from spectra.naming.patterns import DENOISERS, TEXT_ENCODERS, matcher, path_of, weight_name
+
+
+def components(pipe: Any) -> dict[str, nn.Module]:
+    """The shiftable components of a pipeline, a mapping of components or a bare model, denoiser first.
+
+    Raises:
+        BaseError: there is none.
+    """
+    if isinstance(pipe, nn.Module):
+        return {_component_name(pipe): pipe}
+    parts: Mapping[str, Any] = pipe if isinstance(pipe, Mapping) else getattr(pipe, "components", {})
+    found = {name: parts[name] for name in (*DENOISERS, *TEXT_ENCODERS) if isinstance(parts.get(name), nn.Module)}
+    if not found:
+        raise BaseError(
+            f"{type(pipe).__name__} has no component that can carry a shift; expected a diffusers pipeline or model "
+            f"with one of {', '.join((*DENOISERS, *TEXT_ENCODERS))}"
+        )
+    return found
+
+
+def _component_name(model: nn.Module) -> str:
+    """The component that a bare model stands for, from its class: `unet`, `transformer` or `text_encoder`."""
+    name = type(model).__name__
+    if "UNet" in name:
+        return "unet"
+    # Text models are called CLIPTextModel, T5EncoderModel, ...; denoisers FluxTransformer2DModel, ...
+    return "transformer" if "Transformer" in name else "text_encoder"
 
 
 @dataclass(frozen=True, eq=False)

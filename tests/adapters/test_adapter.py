@@ -202,6 +202,30 @@ def test_one_use_at_a_time() -> None:
     spectra.attach(model, "unet-ca").detach()
 
 
+def test_detaching_again_does_not_end_the_use_of_another() -> None:
+    model, _ = build("unet")
+    first = spectra.attach(model, "unet-ca")
+    first.detach()
+    second = spectra.attach(model, "unet-ca")
+    first.detach()
+    with pytest.raises(MismatchError, match="training; call adapter.detach"):
+        spectra.attach(model, "unet-ca")
+    second.detach()
+
+
+def test_no_room_for_deltas_leaves_the_model_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    model, _ = build("unet")
+    with monkeypatch.context() as within:
+        within.setattr(torch, "zeros", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            spectra.attach(model, "unet-1d")
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    spectra.attach(model, "unet-1d").detach()
+
+
 def test_tied_weights_are_one_target() -> None:
     model, _ = build("t5")
     tables = [target for target in targets(model, "text-encoder") if target.weight is model.shared.weight]
