@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from spectra.shift.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.spectrum import Spectrum, matrix
+from spectra.version import versions
 
 ChangeOf: TypeAlias = Callable[[Tensor], Tensor]
 """Gives the change of a base's weight, of its shape or its matrix's, float32 or wider."""
@@ -131,10 +132,11 @@ def find_closest(
     return (cache or default_cache()).visit(weights, find, "projecting", progress)
 
 
-def shift_of_deltas(found: Mapping[str, ClosestDelta], metadata: ShiftMetadata) -> SpectralShift:
-    """The deltas as one shift, to whose metadata the weights' fingerprints and dimensions are added."""
-    metadata = replace(
-        metadata,
+def shift_of_deltas(found: Mapping[str, ClosestDelta], **facts: Any) -> SpectralShift:
+    """The deltas as one shift; what its metadata hold beside the weights' fingerprints and dimensions is in `facts`."""
+    metadata = ShiftMetadata(
+        **facts,
+        versions=versions(),
         fingerprints={name: each.fingerprint for name, each in found.items()},
         ndims={name: each.ndim for name, each in found.items()},
         rounded={dtype: {name: each.rounded[dtype] for name, each in found.items()} for dtype in ROUNDED},

@@ -24,11 +24,9 @@ from spectra.errors import BaseError, MismatchError
 from spectra.io.tensor_files import stored_tensors
 from spectra.naming.patterns import component_of, matching, path_of
 from spectra.progress import SILENT, Progress, working
-from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 from spectra.spectrum.spectrum import matrix
-from spectra.version import versions
 
 
 @dataclass(frozen=True)
@@ -103,16 +101,9 @@ def extract(
         raise MismatchError(f"{model}: {what} are those of {location.name}; there is nothing to extract")
     found = find_closest(weights.only(changes.__contains__), changes, rank=rank, cache=cache, progress=progress)
     layers = tuple(each.captured for each in found.values())
-    metadata = ShiftMetadata(
-        base=location.name,
-        fingerprints={},
-        base_dtype=dtype,
-        subset=target,
-        versions=versions(),
-        recipe={"method": "extract", "from": Path(model).name, "energy": round(summed("total", layers).energy, 6)},
-    )
+    recipe = {"method": "extract", "from": Path(model).name, "energy": round(summed("total", layers).energy, 6)}
     return Extracted(
-        shift=shift_of_deltas(found, metadata),
+        shift=shift_of_deltas(found, base=location.name, base_dtype=dtype, subset=target, recipe=recipe),
         layers=layers,
         others=others,
         rest={name: each.rest for name, each in found.items() if each.rest is not None and not is_embedding(name)},

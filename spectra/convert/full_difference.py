@@ -15,8 +15,7 @@ from torch import Tensor
 
 from spectra.convert.closest_shift import delta_weight
 from spectra.convert.module_names import kohya_names
-from spectra.convert.shifted_base import ShiftedBase
-from spectra.convert.written_tensors import StoredDtype, file_metadata, write_rounded
+from spectra.convert.shifted_base import ShiftedBase, StoredDtype, file_metadata, write_rounded
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_write, check_output
 from spectra.io.tensor_files import create_file

@@ -1,10 +1,13 @@
-"""A shift beside the files of its base: whether they belong together, and a walk over the weights that it changes."""
+"""A shift beside the files of its base, for writing other formats: a walk over the weights that it changes.
+
+Here is also what the written files have in common: dtype, metadata, and tensors rounded to the dtype.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +18,20 @@ from spectra.bases.pipeline import BaseLocation
 from spectra.bases.weight_files import FileWeights, base_weights
 from spectra.compatibility.base_check import BaseCheck, check_weights, compare, delta_length
 from spectra.compatibility.rounded_bases import Fingerprints
+from spectra.errors import FormatError
+from spectra.io.dtypes import torch_dtype
+from spectra.io.safetensors_header import StoredTensor
+from spectra.io.tensor_files import write_rows
 from spectra.progress import SILENT, Progress, working
+from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.shifted_weight import singular_value_change
 from spectra.spectrum.spectrum import Spectrum
+from spectra.version import __version__
 
 T = TypeVar("T")
+StoredDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -118,10 +128,27 @@ def check_fingerprints(
     return [compare(shift, label, prints) for label, shift in shifts]
 
 
-def left_out(changes: Mapping[str, WeightChange], reasons: Mapping[str, str]) -> tuple[LeftOut, ...]:
-    """The weights of a shift that are left out, given the reason of each, together by reason."""
-    total = sum(each.energy for each in changes.values()) or 1.0
-    energies: dict[str, list[float]] = {}
-    for name, why in reasons.items():
-        energies.setdefault(why, []).append(changes[name].energy)
-    return tuple(LeftOut(why, len(some), sum(some) / total) for why, some in energies.items())
+def file_metadata(metadata: ShiftMetadata) -> dict[str, str]:
+    """What a file made of a shift says of that shift, for people."""
+    facts = {
+        "made_by": f"spectra {__version__}",
+        "spectra_base": metadata.base,
+        "spectra_shift": metadata.content_hash,
+    }
+    return {"format": "pt"} | {key: value for key, value in facts.items() if value}
+
+
+def write_rounded(stored: StoredTensor, exact: Tensor, name: str) -> Tensor:
+    """Write a tensor rounded to the dtype of its file; returns the rounded one, in the dtype of `exact`.
+
+    Args:
+        name: how errors call it.
+
+    Raises:
+        FormatError: a value that the file's dtype cannot hold.
+    """
+    rounded = exact.to(torch_dtype(stored.dtype))
+    if not torch.isfinite(rounded).all():
+        raise FormatError(f"{name}: its values do not fit into {stored.dtype}; write float32")
+    write_rows(stored, rounded.reshape(stored.shape))
+    return rounded.to(exact)

@@ -22,12 +22,10 @@ from spectra.convert.shifted_base import ShiftedBase
 from spectra.errors import BaseError, MismatchError
 from spectra.naming.patterns import component_of
 from spectra.progress import SILENT, Progress
-from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.shifted_weight import singular_value_change
-from spectra.version import versions
 
 
 @dataclass(frozen=True)
@@ -100,17 +98,16 @@ def transplant(
             f"shift {label!r} keeps {score:.1%} of its energy on {location.name}, less than the asked "
             f"{min_score:.1%}; train it there, or lower --min-score"
         )
-    carried = ShiftMetadata(
+    carried = shift_of_deltas(
+        found,
         base=location.name,
-        fingerprints={},
         base_dtype=dtype,
         subset=metadata.subset,
         licence=metadata.licence,
-        versions=versions(),
         parents=(metadata.content_hash,) if metadata.content_hash else metadata.parents,
         recipe={"method": "transplant", "from": metadata.base, "score": round(score, 6)},
     )
-    return Transplanted(shift_of_deltas(found, carried), tuple(layers[name] for name in shift), missing, score)
+    return Transplanted(carried, tuple(layers[name] for name in shift), missing, score)
 
 
 def _change_of(shift: SpectralShift, name: str, old: ShiftedBase, cache: SpectrumCache, new_weight: Tensor) -> Tensor:

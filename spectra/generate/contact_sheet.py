@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 CELL = 160
 """Smallest side of a picture on a sheet, in pixels; smaller pictures are enlarged, so that captions fit under them."""
@@ -51,7 +51,7 @@ def contact_sheet(sections: Sequence[Section]) -> Image.Image:
             captions = [wrap(text, caption_font, cell) for text in section.captions[first : first + columns]]
             for column, picture in enumerate(section.pictures[first : first + columns]):
                 left = GAP + column * (cell + GAP)
-                sheet.paste(_sized(picture, cell), (left, y))
+                sheet.paste(ImageOps.pad(picture.convert("RGB"), (cell, cell), color="white"), (left, y))
                 for number, line in enumerate(captions[column] if column < len(captions) else []):
                     pen.text((left, y + cell + 2 + number * (CAPTION + 3)), line, "#444444", caption_font)
             y += cell + max(map(len, captions), default=0) * (CAPTION + 3) + GAP
@@ -82,13 +82,3 @@ def wrap(text: str, font: Font, width: int) -> list[str]:
             lines[-1] = lines[-1][:-1]
         lines[-1] += "..."
     return [line for line in lines if line]
-
-
-def _sized(picture: Image.Image, cell: int) -> Image.Image:
-    """The picture as large as fits a cell, in its own proportions, on white."""
-    ratio = cell / max(picture.size)
-    size = (max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio)))
-    whole = Image.new("RGB", (cell, cell), "white")
-    resized = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    whole.paste(resized, ((cell - size[0]) // 2, (cell - size[1]) // 2))
-    return whole

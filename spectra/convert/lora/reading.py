@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +28,34 @@ from spectra.io.tensor_files import read_rows
 _NAMES_IN_FOLDERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
+@dataclass(frozen=True, eq=False)
 class ChangeFile(Mapping[str, Tensor]):
     """The change of each weight in a file, float32 `[rows, columns]` or `[n]`, computed when it is asked for.
 
-    Args:
-        stored: the file's tensors, by weight name and part.
-        config: PEFT's configuration, as far as the file has one.
-
     Attributes:
+        stored: the file's tensors, by weight name and part.
         biases: modules whose bias it changes too, which is not part of any weight.
+        config: PEFT's configuration, as far as the file has one.
     """
 
-    def __init__(self, path: Path, stored: Mapping[str, Mapping[str, StoredTensor]], config: Mapping[str, Any]) -> None:
-        self.path = path
-        self.biases = tuple(sorted(name for name, parts in stored.items() if "bias" in parts))
-        self._stored = {
-            name: {part: tensor for part, tensor in parts.items() if part != "bias"}
-            for name, parts in sorted(stored.items())
-            if parts.keys() != {"bias"}
-        }
-        self._config = config
+    path: Path
+    stored: Mapping[str, Mapping[str, StoredTensor]]
+    biases: tuple[str, ...]
+    config: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> Tensor:
-        stored = self._stored[name]
+        stored = self.stored[name]
         parts = {part: read_rows(tensor).to(torch.float32) for part, tensor in stored.items()}
         delta, rank = change_of(parts)
         if not torch.isfinite(delta).all():
             raise FormatError(f"{self.path}: {name}: its values are not finite; fetch or make the file again")
-        return delta * _scale(parts, rank, next(iter(stored.values())).key, self._config)
+        return delta * _scale(parts, rank, next(iter(stored.values())).key, self.config)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
+        return iter(self.stored)
 
     def __len__(self) -> int:
-        return len(self._stored)
+        return len(self.stored)
 
 
 def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
@@ -79,6 +74,7 @@ def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
     header = header_of(path)
     known = aliases(names)
     found: dict[str, dict[str, StoredTensor]] = {}
+    biases: set[str] = set()
     strangers = []
     for key, stored in header.tensors.items():
         try:
@@ -92,6 +88,8 @@ def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
             )
         if module not in known:
             strangers.append(module)
+        elif part == "bias":
+            biases.add(known[module])
         else:
             found.setdefault(known[module], {})[part] = stored
     if strangers:
@@ -100,11 +98,11 @@ def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
             "give the base it was trained on"
         )
     for name, parts in found.items():
-        if not any(method <= parts.keys() for method in METHODS) and parts.keys() != {"bias"}:
+        if not any(method <= parts.keys() for method in METHODS):
             raise FormatError(f"{path}: {name} has only {', '.join(sorted(parts))}; the file is not whole")
-    if not found:
+    if not (found or biases):
         raise FormatError(f"{path}: no LoRA, LoHa, LoKr or difference in it")
-    return ChangeFile(path, found, _peft_config(path, header.metadata))
+    return ChangeFile(path, dict(sorted(found.items())), tuple(sorted(biases)), _peft_config(path, header.metadata))
 
 
 def _scale(parts: Parts, rank: int | None, key: str, config: Mapping[str, Any]) -> float:

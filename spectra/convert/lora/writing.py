@@ -21,8 +21,7 @@ from spectra.convert.closest_shift import Factors
 from spectra.convert.lora.keys import KOHYA, PEFT, LoraKeys
 from spectra.convert.lora.ranks import Directions, keep_directions, truncation_error
 from spectra.convert.module_names import is_embedding
-from spectra.convert.shifted_base import LeftOut, ShiftedBase, WeightChange, left_out
-from spectra.convert.written_tensors import StoredDtype, file_metadata, write_rounded
+from spectra.convert.shifted_base import LeftOut, ShiftedBase, StoredDtype, WeightChange, file_metadata, write_rounded
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_write, check_output
 from spectra.io.tensor_files import create_file, write_rows
@@ -127,7 +126,7 @@ def write_lora(
         ranks={name: len(each) for name, each in kept.items()},
         error=truncation_error(able, kept),
         rounding=math.sqrt(sum(lost.values()) / total),
-        left_out=left_out(changes, reasons),
+        left_out=_left_out(changes, reasons),
     )
 
 
@@ -168,6 +167,15 @@ def _why_not(name: str, change: WeightChange, layout: LoraLayout) -> str:
     if is_embedding(name):
         return "embeddings, of which the tools load no LoRA"
     return ""
+
+
+def _left_out(changes: Mapping[str, WeightChange], reasons: Mapping[str, str]) -> tuple[LeftOut, ...]:
+    """The weights of a shift that are left out, given the reason of each, together by reason."""
+    total = sum(each.energy for each in changes.values()) or 1.0
+    energies: dict[str, list[float]] = {}
+    for name, why in reasons.items():
+        energies.setdefault(why, []).append(changes[name].energy)
+    return tuple(LeftOut(why, len(some), sum(some) / total) for why, some in energies.items())
 
 
 class _LoraFile:

@@ -68,38 +68,31 @@ class PlainBasis:
 
 
 def from_foreign(
-    name: str, delta: Tensor, theirs: PlainBasis, weight: Tensor, spectrum: Spectrum
+    name: str, delta: Tensor, theirs: PlainBasis, weight: Tensor, spectrum: Spectrum | None
 ) -> tuple[Tensor, Captured]:
-    """Express a delta of other code in our singular vectors.
+    """Express a delta of other code in our singular vectors; a norm, which has no spectrum, has one factor there.
 
     Two bases of one layout have nearly the same vectors, and then a direction that is clipped stays as far below zero
     as it was, which matters at a smaller scale. In another layout only the change itself means anything.
     """
     exact = theirs.product(singular_value_change(theirs.sigma, delta))
+    if spectrum is None:
+        return _captured(name, exact[0], exact[0], exact[0])
     ours = project(exact if theirs.to_our_layout else theirs.product(delta), weight, spectrum)
     return _captured(name, ours, exact, delta_weight(weight, spectrum, singular_value_change(spectrum.sigma, ours)))
 
 
 def to_foreign(
-    name: str, delta: Tensor, weight: Tensor, spectrum: Spectrum, theirs: PlainBasis
+    name: str, delta: Tensor, theirs: PlainBasis, weight: Tensor, spectrum: Spectrum | None
 ) -> tuple[Tensor, Captured]:
-    """Express our delta in the singular vectors of other code, which has our layout."""
+    """Express our delta in the singular vectors of other code, which has our layout; a norm's as one factor."""
+    if spectrum is None:
+        factor = theirs.coordinates(delta[None])
+        return _captured(name, factor, delta, theirs.product(singular_value_change(theirs.sigma, factor))[0])
     wide = delta.to(torch.float64)
     exact = delta_weight(weight, spectrum, singular_value_change(spectrum.sigma, wide))
     found = theirs.coordinates(delta_weight(weight, spectrum, wide))
     return _captured(name, found, exact, theirs.product(singular_value_change(theirs.sigma, found)))
-
-
-def norm_from_foreign(name: str, factor: Tensor, theirs: PlainBasis) -> tuple[Tensor, Captured]:
-    """The delta `[n]` of a norm that one factor `[1]` of its vector adds to it."""
-    added = theirs.product(singular_value_change(theirs.sigma, factor))[0]
-    return _captured(name, added, added, added)
-
-
-def norm_to_foreign(name: str, delta: Tensor, theirs: PlainBasis) -> tuple[Tensor, Captured]:
-    """The one factor `[1]` of a norm that is closest to a delta `[n]` added to it."""
-    factor = theirs.coordinates(delta[None])
-    return _captured(name, factor, delta, theirs.product(singular_value_change(theirs.sigma, factor))[0])
 
 
 def _captured(name: str, delta: Tensor, exact: Tensor, reached: Tensor) -> tuple[Tensor, Captured]:

@@ -15,24 +15,15 @@ from spectra.convert.closest_shift import Captured, ClosestDelta, shift_of_delta
 from spectra.convert.file_kinds import SVDIFF_FILES
 from spectra.convert.module_names import peft_name
 from spectra.convert.shifted_base import LeftOut, ShiftedBase
-from spectra.convert.svdiff.basis_change import (
-    PlainBasis,
-    Reshape,
-    from_foreign,
-    norm_from_foreign,
-    norm_to_foreign,
-    to_foreign,
-)
+from spectra.convert.svdiff.basis_change import PlainBasis, Reshape, from_foreign, to_foreign
 from spectra.convert.svdiff.files import ADDED_NORMS, read_svdiff, reshape_of
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.naming.patterns import component_of, path_of
 from spectra.progress import SILENT, Progress
-from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.spectrum import Spectrum
-from spectra.version import versions
 
 
 @dataclass(frozen=True)
@@ -91,26 +82,18 @@ def import_svdiff(
 
     def carry(name: str, weight: Tensor, spectrum: Spectrum | None) -> ClosestDelta:
         delta = foreign.deltas[name]
-        if spectrum is not None:
-            ours, captured = from_foreign(name, delta, PlainBasis.of(weight, reshape), weight, spectrum)
-        elif foreign.layout in ADDED_NORMS:
+        if spectrum is None and foreign.layout in ADDED_NORMS:
             ours, captured = delta, Captured(name, float(delta.norm()) ** 2, 0.0)
         else:
-            ours, captured = norm_from_foreign(name, delta, PlainBasis.of(weight))
+            ours, captured = from_foreign(name, delta, PlainBasis.of(weight, reshape), weight, spectrum)
         return ClosestDelta.of(weight, spectrum, ours, captured)
 
     cache = cache or default_cache()
     found = cache.visit(weights.only(foreign.deltas.__contains__), carry, "carrying over", progress)
     error, worst = _errors([each.captured for each in found.values()])
-    metadata = ShiftMetadata(
-        base=base or NAME,
-        fingerprints={},
-        base_dtype="float32",
-        versions=versions(),
-        recipe={"method": "convert", "from": foreign.layout, "reshape": reshape, "error": float(f"{error:.3g}")},
-    )
+    recipe = {"method": "convert", "from": foreign.layout, "reshape": reshape, "error": float(f"{error:.3g}")}
     fit = Fit(foreign.layout, reshape, telling, error, worst, beside=foreign.beside)
-    return shift_of_deltas(found, metadata), fit
+    return shift_of_deltas(found, base=base or NAME, base_dtype="float32", recipe=recipe), fit
 
 
 def export_svdiff(
@@ -148,10 +131,7 @@ def export_svdiff(
     shifted = ShiftedBase(shift, base, variant=variant, cache=cache, progress=progress)
 
     def carry(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[Tensor, Captured]:
-        delta, theirs = torch.from_numpy(shift[name].copy()), PlainBasis.of(weight)
-        if spectrum is None:
-            return norm_to_foreign(name, delta, theirs)
-        return to_foreign(name, delta, weight, spectrum, theirs)
+        return to_foreign(name, torch.from_numpy(shift[name].copy()), PlainBasis.of(weight), weight, spectrum)
 
     found = shifted.visit(carry, "carrying over")
     _write_folder(folder, {name: delta for name, (delta, _) in found.items()}, force)

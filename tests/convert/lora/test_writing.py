@@ -27,8 +27,7 @@ from spectra.convert.lora.ranks import keep_directions, truncation_error
 from spectra.convert.lora.reading import read_lora
 from spectra.convert.lora.writing import LoraLayout, write_lora
 from spectra.convert.module_names import is_embedding
-from spectra.convert.shifted_base import WeightChange
-from spectra.convert.written_tensors import StoredDtype
+from spectra.convert.shifted_base import StoredDtype, WeightChange
 from spectra.errors import FormatError, InputError, MismatchError, OutputError
 from spectra.families import targets
 from spectra.shift.shift import SpectralShift
