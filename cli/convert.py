@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,11 +38,11 @@ class _Options:
         "A shift; or files of svdiff-pytorch, diffusers' PR 3107, dome272, phymhan or svdiff-kohya.", "FILE..."
     )
     out: Path = output_option("File to write; a folder for svdiff-pytorch.", metavar="PATH")
-    to: Literal["shift", "svdiff-pytorch", "lora", "kohya", "difference"] | None = setting(
-        None, "Format to write.", default_text="a shift, if another implementation's is read"
+    to: Literal["shift", "svdiff-pytorch", "lora", "kohya", "difference"] = setting(
+        "shift", "Format to write.", default_text="a shift, if another implementation's is read"
     )
-    base: str | None = setting(
-        None,
+    base: str = setting(
+        "",
         "Base that it was trained on: folder, .safetensors file or hub id; spectra-base is the embedded one.",
         default_text="the embedded one, if a shift is read",
     )
@@ -69,23 +70,18 @@ def convert(options: _Options) -> None:
     """Converts shifts from and to the files of other tools, and says what that costs."""
     from spectra.bases.embedded import NAME
     from spectra.convert.file_kinds import file_kind, files_of
-    from spectra.errors import FormatError
     from spectra.io.atomic_writes import check_output
 
     files = [file for given in options.files for file in files_of(given)]
     kinds = {file_kind(file) for file in files}
     _check_usage(files, kinds, options)
     check_output(options.out, force=options.force)
-    if options.base is None and kinds != {"shift"}:
-        raise FormatError(
-            f"{files[0]}: it does not say which base it was trained on, and means nothing without: give --base"
-        )
     shift, read = _read(files, kinds, options)
     found: dict[str, Any] = {
         "files": [str(file) for file in files],
         "base": options.base or NAME,
         "read": read,
-        "written": _write(shift, options),
+        "written": {"format": options.to, "path": str(options.out), **_write(shift, options)},
     }
     output.result(found, json=options.json, human=lambda: [facts(_rows(found))])
     if options.rank is not None and found["written"]["error"] > _MUCH_LOST:
@@ -104,19 +100,23 @@ def _check_usage(files: list[Path], kinds: set[str], options: _Options) -> None:
         raise FormatError(f"{files[0]}: a LoRA or full differences, no shift; spectra extract finds the closest shift")
     if "shift" in kinds and len(files) > 1:
         raise typer.BadParameter("one shift at a time; spectra merge makes one of several", param_hint="FILE...")
-    if kinds == {"shift"} and to in (None, "shift"):
+    if "shift" in kinds and to == "shift":
         raise typer.BadParameter("a shift is read; say what to write", param_hint="--to")
     if to in ("lora", "kohya") and chosen != 1:
         raise typer.BadParameter("a LoRA takes a --rank or an --error, one of the two", param_hint="--rank")
     if to not in ("lora", "kohya") and chosen:
         raise typer.BadParameter("only a LoRA has a rank, or an error to choose", param_hint="--rank")
-    if options.dtype not in _DTYPES.get(to or "shift", (options.dtype,)):
-        raise typer.BadParameter(f"{to or 'a shift'} is not stored in {options.dtype}", param_hint="--dtype")
+    if options.dtype not in _DTYPES.get(to, (options.dtype,)):
+        raise typer.BadParameter(f"{_FORMATS[to]} is not stored in {options.dtype}", param_hint="--dtype")
+    if "shift" not in kinds and not options.base:
+        raise FormatError(
+            f"{files[0]}: it does not say which base it was trained on, and means nothing without: give --base"
+        )
 
 
 def _read(files: list[Path], kinds: set[str], options: _Options) -> tuple[SpectralShift, dict[str, Any]]:
     """The shift in the files, and what is reported of it."""
-    if kinds == {"shift"}:
+    if "shift" in kinds:
         from spectra.shift.shift_file import read_shift
 
         shift, about = read_shift(files[0]), {"format": "shift"}
@@ -125,7 +125,7 @@ def _read(files: list[Path], kinds: set[str], options: _Options) -> tuple[Spectr
 
         shift, fit = import_svdiff(
             files,
-            base=options.base or "",
+            base=options.base,
             components=options.component,
             variant=options.variant,
             allow_pickle=options.allow_pickle,
@@ -138,35 +138,31 @@ def _read(files: list[Path], kinds: set[str], options: _Options) -> tuple[Spectr
 
 def _write(shift: SpectralShift, options: _Options) -> dict[str, Any]:
     """Writes the shift, and returns what is reported of that."""
-    target, out = options.to or "shift", options.out
-    written: dict[str, Any] = {"format": target, "path": str(out)}
+    out, force, dtype = options.out, options.force, options.dtype
     common: dict[str, Any] = {
-        "base": options.base or "",
+        "base": options.base,
         "variant": options.variant,
-        "force": options.force,
+        "force": force,
         "progress": output.progress(),
     }
-    if target == "shift":
-        from spectra.shift.shift_file import write_shift
+    if options.to == "shift":
+        from spectra.shift.shift_file import file_precision, write_shift
 
-        stored: Literal["float32", "float16"] = "float16" if options.dtype == "float16" else "float32"
-        size = write_shift(shift, out, dtype=stored, force=options.force)
-        return {**written, "bytes": size, "weights": len(shift)}
-    if target == "svdiff-pytorch":
+        return {"bytes": write_shift(shift, out, dtype=file_precision(dtype), force=force), "weights": len(shift)}
+    if options.to == "svdiff-pytorch":
         from spectra.convert.svdiff.conversion import export_svdiff
 
         fit = export_svdiff(shift, out, **common)
-        size = sum(file.stat().st_size for file in out.iterdir())
-        return {**written, "bytes": size, "weights": len(shift), **_fit(fit)}
-    if target == "difference":
+        return {"bytes": sum(file.stat().st_size for file in out.iterdir()), "weights": len(shift), **_fit(fit)}
+    if options.to == "difference":
         from spectra.convert.full_difference import write_difference
 
-        return {**written, **asdict(write_difference(shift, out, dtype=options.dtype, **common))}
+        return asdict(write_difference(shift, out, dtype=dtype, **common))
     from spectra.convert.lora.writing import write_lora
 
-    layout: Literal["peft", "kohya"] = "peft" if target == "lora" else "kohya"
-    done = write_lora(shift, out, layout=layout, rank=options.rank, error=options.error, dtype=options.dtype, **common)
-    return {**written, **asdict(done), "weights": len(done.ranks)}
+    layout: Literal["peft", "kohya"] = "peft" if options.to == "lora" else "kohya"
+    done = write_lora(shift, out, layout=layout, rank=options.rank, error=options.error, dtype=dtype, **common)
+    return {**asdict(done), "weights": len(done.ranks)}
 
 
 def _fit(fit: Fit) -> dict[str, Any]:
@@ -175,40 +171,35 @@ def _fit(fit: Fit) -> dict[str, Any]:
     return values | {"worst": {"weight": fit.worst[0], "error": fit.worst[1]}}
 
 
-def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     read, written = found["read"], found["written"]
     what = f"{read['format']}, {read['weights']:,} weights of {' and '.join(read['components'])}"
-    rows = [("read", "\n".join([*found["files"], what]))]
-    if "reshape" in read:
-        rows += _fit_rows(read)
-    rows.append(("written", f"{written['path']}\n{_FORMATS[written['format']]}, {readable(written['bytes'])}"))
-    if "ranks" in written:
-        ranks = sorted(written["ranks"].values())
-        spread = f"rank {ranks[0]} to {ranks[-1]}, median {ranks[len(ranks) // 2]}"
-        rows.append(("weights", f"{written['weights']:,} of {read['weights']:,}; {spread}"))
-        rows.append(("error", f"{short_percent(written['error'])} of Delta W in the weights that a LoRA can hold"))
-    else:
-        rows.append(("weights", f"{written['weights']:,} of {read['weights']:,}"))
-    if "reshape" in written:
-        rows += _fit_rows(written)
+    yield "read", "\n".join([*found["files"], what])
+    yield from _fit_rows(read)
+    yield "written", f"{written['path']}\n{_FORMATS[written['format']]}, {readable(written['bytes'])}"
+    ranks = sorted(written.get("ranks", {}).values())
+    spread = f"; rank {ranks[0]} to {ranks[-1]}, median {ranks[len(ranks) // 2]}" if ranks else ""
+    yield "weights", f"{written['weights']:,} of {read['weights']:,}{spread}"
+    if ranks:
+        yield "error", f"{short_percent(written['error'])} of Delta W in the weights that a LoRA can hold"
+    yield from _fit_rows(written)
     if written.get("rounding", 0) > _WORTH_TELLING:
-        rows.append(("rounding", f"{short_percent(written['rounding'])} of Delta W, by the file's dtype"))
+        yield "rounding", f"{short_percent(written['rounding'])} of Delta W, by the file's dtype"
     for each in written.get("left_out", ()):
-        rows.append(
-            ("left out", f"{each['weights']:,} {each['why']}; {short_percent(each['energy'])} of ||Delta W||^2")
-        )
-    return rows
+        yield "left out", f"{each['weights']:,} {each['why']}; {short_percent(each['energy'])} of ||Delta W||^2"
 
 
-def _fit_rows(fit: dict[str, Any]) -> list[tuple[str, str]]:
+def _fit_rows(fit: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What carrying over from or to another implementation costs; nothing where none was involved."""
+    if "reshape" not in fit:
+        return
     worst = fit["worst"]
-    rows = [
-        (
-            "error",
-            f"{short_percent(fit['error'])} of Delta W\n{short_percent(worst['error'])} at most, {worst['weight']}",
-        )
-    ]
+    yield (
+        "error",
+        f"{short_percent(fit['error'])} of Delta W\n{short_percent(worst['error'])} at most, {worst['weight']}",
+    )
     if fit["reshape"] == "channels-last":
         sure = f"{fit['telling']} lengths say so" if fit["telling"] else "so its keys say, no length tells"
-        rows.append(("reshape", f"convolutions as (co kh kw) x ci, {sure}: the closest shift is taken"))
-    return rows + [("not taken", f"{count:,} {what}") for what, count in fit["beside"].items()]
+        yield "reshape", f"convolutions as (co kh kw) x ci, {sure}: the closest shift is taken"
+    for what, count in fit["beside"].items():
+        yield "not taken", f"{count:,} {what}"

@@ -90,7 +90,8 @@ def extract(options: _Options) -> None:
     }
     output.result(found, json=options.json, human=lambda: _show(found, options.layers))
     if done.others and not options.json:
-        output.say(f"changed too, but held by no shift: {_some(done.others)}")
+        more = f" and {len(done.others) - 3} more" if len(done.others) > 3 else ""
+        output.say(f"changed too, but held by no shift: {', '.join(done.others[:3])}{more}")
     if done.total.energy < _LITTLE:
         output.say(
             "the shift holds little of this change, which hardly lies along the base's singular vectors; "
@@ -115,8 +116,3 @@ def _show(found: dict[str, Any], every_layer: bool) -> Iterator[output.Part]:
     if rest := found["rest_file"]:
         yield f"{rest['file']}: LoRA of rank {rest['rank']}, {rest['bytes']:,} bytes"
         yield f"with it {percent(rest['energy'])} is captured"
-
-
-def _some(names: tuple[str, ...]) -> str:
-    """The first of them, and how many there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -98,20 +97,20 @@ def _inspect_file(file: Path, options: _Options) -> None:
         "kinds": [asdict(part) for part in inspection.by_group(shift, kind_of)],
         "layers": [asdict(part) for part in inspection.by_weight(shift)],
     }
+
+    def draw() -> Figure:
+        from spectra.plots.shift import draw_shift
+        from spectra.shift.sigmas import read_sigmas
+
+        prompt = shift.metadata.settings.get("prompt")
+        about = f"“{prompt}”, " if isinstance(prompt, str) else ""
+        title = style.one_line(f"{file.stem}: {about}{shift.floats:,} floats")
+        return draw_shift(shift, read_sigmas(shift.metadata), title)
+
     if options.plot is not None:
-        style.write(lambda: _draw(shift, file), options.plot, force=options.force)
+        style.write(draw, options.plot, force=options.force)
     headings = [*metadata_as_dict(shift.metadata, ""), "portability"]
     output.result(found, json=options.json, human=lambda: spaced(_tables(found, headings, options.layers)))
-
-
-def _draw(shift: SpectralShift, file: Path) -> Figure:
-    from spectra.plots.shift import draw_shift
-    from spectra.plots.style import one_line
-    from spectra.shift.sigmas import read_sigmas
-
-    prompt = shift.metadata.settings.get("prompt")
-    about = f"“{prompt}”, " if isinstance(prompt, str) else ""
-    return draw_shift(shift, read_sigmas(shift.metadata), one_line(f"{file.stem}: {about}{shift.floats:,} floats"))
 
 
 def _inspect_folders(options: _Options, filters: dict[str, str]) -> None:
@@ -128,17 +127,12 @@ def _inspect_folders(options: _Options, filters: dict[str, str]) -> None:
         style.write(lambda: _draw_alike([entry.path for entry in chosen]), options.plot, force=options.force)
     found = library_as_dict(held, chosen)
     root = options.paths[0] if len(options.paths) == 1 else Path()
-    branches = lineage.family(held.entries, chosen) if options.tree else ()
+    shown = show_library(held, chosen, root, everything=options.everything)
     if options.tree:
+        branches = lineage.family(held.entries, chosen)
         found["tree"] = tree_as_dict(branches)
-
-    def human() -> Iterator[output.Part]:
-        if options.tree:
-            yield from show_tree(held, branches, len(chosen), root)
-        else:
-            yield from show_library(held, chosen, root, everything=options.everything)
-
-    output.result(found, json=options.json, human=human)
+        shown = show_tree(held, branches, len(chosen), root)
+    output.result(found, json=options.json, human=lambda: shown)
 
 
 def _draw_alike(files: list[Path]) -> Figure:
@@ -155,30 +149,21 @@ def _portability(shift: SpectralShift) -> str:
 
     metadata = shift.metadata
     fits = f"fits a base whose {len(shift)} weights have these fingerprints in {metadata.base_dtype}"
-    copies = [dtype for dtype in metadata.rounded if dtype != metadata.base_dtype]
-    if not copies:
+    errors = [f"{EXPECTED_ERROR[dtype]} in {dtype}" for dtype in metadata.rounded if dtype != metadata.base_dtype]
+    if not errors:
         return fits
-    errors = " and ".join(f"{EXPECTED_ERROR[dtype]} in {dtype}" for dtype in copies)
     return (
-        f"{fits}, and its copies: Delta W changes by about {errors}, and only by the weights' own rounding where the "
-        f"spectra of the {metadata.base_dtype} base are in the cache"
+        f"{fits}, and its copies: Delta W changes by about {' and '.join(errors)}, and only by the weights' own "
+        f"rounding where the spectra of the {metadata.base_dtype} base are in the cache"
     )
 
 
 def _tables(found: dict[str, Any], headings: list[str], every_layer: bool) -> list[Table]:
-    about = [("file", f"{found['file']} ({found['bytes']:,} bytes, {_precision(found)})")]
-    about += [
-        (heading.replace("_", " "), _text(found[heading]))
-        for heading in headings
-        if found[heading] not in ("", None, [], {})
-    ]
+    error = "" if found["error"] is None else f", error of Delta W at most {100 * found['error']:g} %"
+    about = [("file", f"{found['file']} ({found['bytes']:,} bytes, {found['precision']}{error})")]
+    about += [(key.replace("_", " "), _text(found[key])) for key in headings if found[key] is not None]
     parts = {"block": "blocks", "kind": "kinds"} | ({"weight": "layers"} if every_layer else {})
     return [facts(about), *(_table(title, found[key], found["total"]) for title, key in parts.items())]
-
-
-def _precision(found: dict[str, Any]) -> str:
-    error = found["error"]
-    return str(found["precision"]) + ("" if error is None else f", error of Delta W at most {100 * error:g} %")
 
 
 def _text(value: Any) -> str:

@@ -66,22 +66,15 @@ def mix(options: _Options) -> None:
 
 
 def _show(mixed: Mix, report: dict[str, Any]) -> Iterator[output.Part]:
-    """The layers, and where each came from."""
-    rows = [
-        (
-            row["layer"],
-            row["from"],
-            str(row["weights"]),
-            " ".join(pattern.removeprefix("unet.").removesuffix(".*") for pattern in row["patterns"]),
-        )
-        for row in report["layers"]
-    ]
+    rows = []
+    for row in report["layers"]:
+        modules = " ".join(pattern.removeprefix("unet.").removesuffix(".*") for pattern in row["patterns"])
+        rows.append((row["layer"], row["from"], str(row["weights"]), modules))
     if mixed.elsewhere:
         rows.append(("none", "style", str(mixed.elsewhere), "time embedding, first and last layer, ..."))
     if mixed.text:
         rows.append(("none", "content", str(mixed.text), "text encoder"))
-    texts = ("from", "modules")
-    yield table("layer", ("from", "weights", "modules"), rows, texts=texts, name_width=None)
+    yield table("layer", ("from", "weights", "modules"), rows, texts=("from", "modules"), name_width=None)
     yield plain(f"{report['file']}: {len(mixed.shift)} weights, {report['bytes']:,} bytes")
     if mixed.left_out:
         yield f"{mixed.left_out} weights that --target does not name are left out"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spectra.cli import output
 from spectra.cli.options import argument, command, force_option, json_option, output_option
 from spectra.cli.tables import percent, short_names, table
+from spectra.errors import InputError
 from spectra.io.settings import setting
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,6 @@ class _Options:
 )
 def pack(options: _Options) -> None:
     """Packs shifts: values are rounded to a stated error and entropy-coded. Every command reads the result."""
-    from spectra.errors import InputError
     from spectra.io.atomic_writes import check_output
     from spectra.progress import working
     from spectra.shift.shift_file import read_shift, write_shift
@@ -55,14 +53,11 @@ def pack(options: _Options) -> None:
             row |= {"bytes": file.stat().st_size, "packed_bytes": size, "errors": recipe["errors"]}
             rows.append(row)
             progress.advance(1, file.name)
-    found = {"error": options.error, "files": rows}
-    output.result(found, json=options.json, human=lambda: _show(rows, targets))
+    output.result({"error": options.error, "files": rows}, json=options.json, human=lambda: _show(rows, targets))
 
 
 def _targets(files: Sequence[Path], out: Path) -> list[Path]:
     """Where each file goes."""
-    from spectra.errors import InputError
-
     if len(files) == 1 and not out.is_dir():
         return [out]
     if out.is_file():

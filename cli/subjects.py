@@ -47,18 +47,19 @@ def _write(chosen: list[Any], options: _Options, out: Path) -> dict[str, list[st
     mark = "subjects.txt"
     check_replaceable(out, mark)
     files: dict[str, list[str]] = {}
+    notes = [
+        f"{known.name}: {known.concept} from {known.icon_set} ({known.licence}); {known.prompt}\n" for known in chosen
+    ]
     with atomic_folder(out, force=options.force) as temporary:
-        notes = []
+        (temporary / mark).write_text("".join(notes), encoding="utf-8")
         for known in chosen:
             inside = Path() if len(chosen) == 1 else Path(known.name)
             (temporary / inside).mkdir(exist_ok=True)
             pictures = instance_pictures(known, count=options.count, size=options.size, seed=options.seed)
-            for number, picture in enumerate(pictures):
-                name = inside / f"{known.name}-{number}.png"
+            names = [inside / f"{known.name}-{number}.png" for number in range(len(pictures))]
+            for name, picture in zip(names, pictures, strict=True):
                 picture.save(temporary / name)
-                files.setdefault(known.name, []).append(str(out / name))
-            notes.append(f"{known.name}: {known.concept} from {known.icon_set} ({known.licence}); {known.prompt}\n")
-        (temporary / mark).write_text("".join(notes), encoding="utf-8")
+            files[known.name] = [str(out / name) for name in names]
     return files
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -12,11 +12,6 @@ from spectra.bases.embedded import NAME
 from spectra.cli import output
 from spectra.cli.options import argument, command, json_option, variant_option
 from spectra.io.settings import setting
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from spectra.compatibility.verification import Verdict
 
 
 @dataclass(frozen=True)
@@ -48,12 +43,8 @@ def verify(options: _Options) -> None:
             for each in verdicts
         ],
     }
-    output.result(found, json=options.json, human=lambda: _show(verdicts))
+    lines = [f"{'ok    ' if each.ok else 'failed'}  {each.file}: {each.message}" for each in verdicts]
+    output.result(found, json=options.json, human=lambda: lines)
     if failed:
         output.failure(f"{failed} of {len(verdicts)} shifts failed")
         raise typer.Exit(1)
-
-
-def _show(verdicts: Sequence[Verdict]) -> Iterator[output.Part]:
-    for verdict in verdicts:
-        yield f"{'ok    ' if verdict.ok else 'failed'}  {verdict.file}: {verdict.message}"
