@@ -125,7 +125,7 @@ def _inspect_folders(options: _Options, filters: dict[str, str]) -> None:
         chosen = tuple(entry for entry in chosen if entry.path in made)
     if options.plot is not None:
         style.write(lambda: _draw_alike([entry.path for entry in chosen]), options.plot, force=options.force)
-    found = library_as_dict(held, chosen)
+    found = library_as_dict(held, chosen) if options.json else {}  # thousands of entries that a table does not need
     root = options.paths[0] if len(options.paths) == 1 else Path()
     shown = show_library(held, chosen, root, everything=options.everything)
     if options.tree:

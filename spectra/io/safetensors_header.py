@@ -125,8 +125,9 @@ def build_header(metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, S
 
 def _stored_tensor(path: Path, key: str, entry: Mapping[str, Any], data_start: int) -> StoredTensor:
     code, shape, (start, stop) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
-    if [n for n in (start, stop, *shape) if type(n) is not int or n < 0]:
-        raise ValueError(f"{key}: expected whole numbers for its shape and its place in the file")
+    for number in (start, stop, *shape):  # a merge of 1,000 shifts reads 391,000 of these: a list takes twice as long
+        if type(number) is not int or number < 0:
+            raise ValueError(f"{key}: expected whole numbers for its shape and its place in the file")
     dtype = NAME_OF_CODE.get(code)
     if dtype and stop - start != math.prod(shape) * BYTES[dtype]:
         raise ValueError(f"{key}: its place in the file does not fit its shape")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -31,14 +32,8 @@ def parse_scales(text: str) -> tuple[Path, tuple[float, ...]]:
     file, colon, numbers = text.rpartition(":")
     if not colon or not Path(file).is_file():
         raise InputError(f"{text}: no such file; expected FILE or FILE:SCALE")
-    scales = tuple(map(_number, numbers.split(",")))
-    if not all(map(math.isfinite, scales)):
-        raise InputError(f"{text}: expected a number after the colon, got {numbers!r}")
-    return Path(file), scales
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+    with contextlib.suppress(ValueError):
+        scales = tuple(map(float, numbers.split(",")))
+        if all(map(math.isfinite, scales)):
+            return Path(file), scales
+    raise InputError(f"{text}: expected a number after the colon, got {numbers!r}")

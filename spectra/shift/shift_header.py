@@ -66,9 +66,9 @@ def open_shift_file(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
             except HeaderError as error:
                 raise ShiftFileError(f"{error}: not a whole safetensors file; fetch or make it again") from error
             check_version(header.metadata)
-            packed = is_packed(header.metadata)
+            check = packing.check_array if is_packed(header.metadata) else _check_delta
             for tensor in header.tensors.values():
-                _check_tensor(tensor, packed=packed)
+                check(tensor)
             yield stream, header
 
 
@@ -102,14 +102,12 @@ def common_precision(deltas: Iterable[StoredTensor]) -> Precision:
     return "float16" if codes == {"F16"} else "float32"
 
 
-def _check_tensor(tensor: StoredTensor, *, packed: bool) -> None:
-    if packed:
-        packing.check_array(tensor.key, tensor.code, tensor.shape)
-    elif not tensor.key.endswith(SUFFIX):
+def _check_delta(tensor: StoredTensor) -> None:
+    if not tensor.key.endswith(SUFFIX):
         raise ShiftFileError(
             f"expected keys that end in {SUFFIX!r}, got {tensor.key!r}; the file holds something else too"
         )
-    elif tensor.code not in ("F32", "F16"):
+    if tensor.code not in ("F32", "F16"):
         raise ShiftFileError(f"{tensor.key}: expected F32 or F16, got {tensor.code}")
-    elif len(tensor.shape) != 1:
-        raise ShiftFileError(f"{tensor.key}: expected a delta of shape [n], got shape {list(tensor.shape)}")
+    if len(tensor.shape) != 1 or not tensor.shape[0]:
+        raise ShiftFileError(f"{tensor.key}: expected a delta of shape [n], n > 0, got shape {list(tensor.shape)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,20 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
-from spectra.io.safetensors_header import Header
 from spectra.shift.content_hash import ContentHash, check_content
 from spectra.shift.metadata import ShiftMetadata, from_strings, is_packed
 from spectra.shift.shift import Precision, SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.shift.shift_header import SUFFIX, common_precision, open_shift_file, path_in_errors
 
-Layout: TypeAlias = dict[str, tuple[int, int]]
+FileLayout: TypeAlias = dict[str, tuple[int, int]]
 """Offset of the data behind the header, and number of floats, by weight name in the file's order."""
 
-Layouts: TypeAlias = dict[tuple[tuple[str, tuple[int, int]], ...], Layout]
+Layouts: TypeAlias = dict[tuple[tuple[str, tuple[int, int]], ...], FileLayout]
 """Layouts that many files share, each under its items."""
 
 
+@dataclass(frozen=True, slots=True)
 class DeltaStream:
     """The deltas of one file, read once and in the file's order; `finish` proves that they are what was written.
 
@@ -33,18 +34,18 @@ class DeltaStream:
     Attributes:
         path: of the file.
         layout: where each delta lies.
+        data_start: byte of the file that the layout counts from.
+        precision: of the file's values.
+        stated_hash: the content hash that the file states.
+        content: the hash of what was read.
     """
 
-    def __init__(
-        self, path: Path, layout: Layout, first: int, precision: Precision, expected: str, content: ContentHash
-    ) -> None:
-        self.path = path
-        self.layout = layout
-        self._first = first
-        self._precision = precision
-        self._dtype = np.dtype(precision).newbyteorder("<")
-        self._expected = expected
-        self._content = content
+    path: Path
+    layout: FileLayout
+    data_start: int
+    precision: Precision
+    stated_hash: str
+    content: ContentHash
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -60,17 +61,18 @@ class DeltaStream:
         Raises:
             ShiftFileError: the file is gone or shorter than it was.
         """
+        dtype = np.dtype(self.precision).newbyteorder("<")
         with path_in_errors(self.path), self.path.open("rb", buffering=0) as stream:
             for name in names:
                 if name in self.layout:
                     start, floats = self.layout[name]
-                    size = floats * self._dtype.itemsize
-                    stream.seek(self._first + start)
+                    size = floats * dtype.itemsize
+                    stream.seek(self.data_start + start)
                     data = stream.read(size)
                     if len(data) != size:
                         raise ShiftFileError("it has become shorter while it was read; fetch or make it again")
-                    self._content.add(name + SUFFIX, self._precision, floats, data)
-                    yield name, np.frombuffer(data, self._dtype)
+                    self.content.add(name + SUFFIX, self.precision, floats, data)
+                    yield name, np.frombuffer(data, dtype)
 
     def finish(self) -> None:
         """Compares what was read with the content hash.
@@ -79,7 +81,7 @@ class DeltaStream:
             ShiftFileError: the file is not what was written.
         """
         with path_in_errors(self.path):
-            check_content(self._expected, self._content.hexdigest())
+            check_content(self.stated_hash, self.content.hexdigest())
 
 
 def file_order(names: Iterable[str]) -> list[str]:
@@ -99,19 +101,13 @@ def open_stream(path: Path, layouts: Layouts) -> tuple[ShiftMetadata, DeltaStrea
     """
     with open_shift_file(path) as (_, header):
         if not is_packed(header.metadata):
-            return _open_plain(path, header, layouts)
+            found: FileLayout = {
+                sys.intern(key.removesuffix(SUFFIX)): (tensor.start - header.data_start, tensor.shape[0])
+                for key, tensor in sorted(header.tensors.items())
+            }
+            metadata = from_strings(header.metadata, found)
+            layout = layouts.setdefault(tuple(found.items()), found)
+            precision, content = common_precision(header.tensors.values()), ContentHash(header.metadata)
+            return metadata, DeltaStream(path, layout, header.data_start, precision, metadata.content_hash, content)
     shift = read_shift(path)
     return shift.metadata, shift
-
-
-def _open_plain(path: Path, header: Header, layouts: Layouts) -> tuple[ShiftMetadata, DeltaStream]:
-    found: Layout = {}
-    for key in sorted(header.tensors):
-        tensor = header.tensors[key]
-        if tensor.shape[0] < 1:
-            raise ShiftFileError(f"{key}: expected a delta of shape [n], n > 0; fetch or make it again")
-        found[sys.intern(key.removesuffix(SUFFIX))] = tensor.start - header.data_start, tensor.shape[0]
-    metadata = from_strings(header.metadata, found)
-    layout = layouts.setdefault(tuple(found.items()), found)
-    precision, content = common_precision(header.tensors.values()), ContentHash(header.metadata)
-    return metadata, DeltaStream(path, layout, header.data_start, precision, metadata.content_hash, content)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
+from spectra.io.safetensors_header import StoredTensor
 from spectra.shift.metadata import JSON, PACKED_VERSION, VERSION, ShiftMetadata, from_strings, to_strings
 from spectra.shift.packing import coder
 from spectra.shift.packing.quantise import count_tokens, dequantise, merge_scales, quantise
@@ -101,17 +102,18 @@ def stated_error(metadata: ShiftMetadata) -> float | None:
     return error if isinstance(error, float) else None
 
 
-def check_array(key: str, code: str, shape: tuple[int, ...]) -> None:
-    """Checks that an array of this key, dtype code (such as "U8") and shape belongs into a packed file.
+def check_array(array: StoredTensor) -> None:
+    """Checks that an array belongs into a packed file, by its key, dtype and shape.
 
     Raises:
         ShiftFileError: it does not.
     """
+    key, code, shape = array.key, array.code, list(array.shape)
     expected = "U8" if key in DIGITS else _CODES.get(key)
     if expected is None:
         raise ShiftFileError(f"a packed shift has no {key!r}; the file is damaged or foreign")
     if code != expected or len(shape) != 1:
-        raise ShiftFileError(f"{key}: expected {expected} of shape [n], got {code} of shape {list(shape)}")
+        raise ShiftFileError(f"{key}: expected {expected} of shape [n], got {code} of shape {shape}")
 
 
 @dataclass(frozen=True)
