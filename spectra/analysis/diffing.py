@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from spectra.errors import MismatchError
 from spectra.naming.blocks import grouped
 from spectra.shift.shift import SpectralShift, check_same_base
 from spectra.shift.shift_file import read_shift
 from spectra.shift.sigmas import Sigmas, read_sigmas, singular_value_change
+from spectra.shift.sums import Vector
 
-Vector: TypeAlias = npt.NDArray[np.float64]
 Changes: TypeAlias = Mapping[str, Vector]
 """`d [r]` by weight name: what a shift adds to each singular value, or to each entry of a 1-D weight."""
 

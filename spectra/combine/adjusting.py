@@ -21,7 +21,7 @@ from spectra.naming.patterns import matching
 from spectra.shift.metadata import JSON
 from spectra.shift.provenance import recipe_reference
 from spectra.shift.shift import SpectralShift, derive
-from spectra.shift.sums import Vector
+from spectra.shift.sums import Vector, inner_product, scaled_sum
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def adjust(shift: SpectralShift, steps: Sequence[Step]) -> Adjusted:
     if not steps:
         raise InputError("nothing to do: expected at least one step")
     deltas: dict[str, Vector] = {name: delta.astype(np.float64) for name, delta in shift.items()}
-    before = _energy(deltas)
+    before = inner_product(deltas, deltas)
     effects = []
     for step in steps:
         names = _names(step, deltas, shift.metadata.ndims)
@@ -159,17 +159,16 @@ def adjust(shift: SpectralShift, steps: Sequence[Step]) -> Adjusted:
             edited = {name: step.edit(deltas[name]) for name in names}
             changed = sum(int(np.count_nonzero(edited[name] != deltas[name])) for name in names)
             deltas |= edited
-        effects.append(Effect(step, len(names), changed, _energy(deltas) / before if before else 1.0))
+        effects.append(Effect(step, len(names), changed, inner_product(deltas, deltas) / before if before else 1.0))
     recipe: JSON = {
         "method": "adjust",
         "shifts": [recipe_reference(shift.metadata)],
         "steps": [as_dict(step) for step in steps],
     }
     result = derive([shift], deltas, recipe)
-    moved = sum(
-        float(np.sum(np.square(delta - result.get(name, 0.0), dtype=np.float64))) for name, delta in shift.items()
-    )
-    return Adjusted(result, tuple(effects), math.sqrt(moved / before) if before else 0.0)
+    change = scaled_sum([(1.0, result), (-1.0, shift)])
+    moved = math.sqrt(inner_product(change, change) / before) if before else 0.0
+    return Adjusted(result, tuple(effects), moved)
 
 
 def as_dict(step: Step) -> dict[str, Any]:
@@ -197,7 +196,3 @@ def _finite(factor: float) -> float:
     if not math.isfinite(factor):
         raise InputError(f"expected a finite factor, got {factor}")
     return factor
-
-
-def _energy(deltas: Mapping[str, Vector]) -> float:
-    return sum(float(np.sum(np.square(delta))) for delta in deltas.values())

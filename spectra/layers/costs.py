@@ -110,17 +110,7 @@ def kept(plan: Plan, work: Work) -> int:
     """
     if plan != "materialized":
         return (work.rows * work.one_sided + work.bottleneck_rows * work.two_sided) * work.learns
-    saved = _saved_for_weight_gradient(work) if gradient_by_weight(work) else _saved_for_rows(work)
-    return work.r * work.m + saved * work.learns
-
-
-def _saved_for_weight_gradient(work: Work) -> int:
-    return 0 if work.input_saved_elsewhere else work.bottleneck_rows * work.encode
-
-
-def _saved_for_rows(work: Work) -> int:
-    met = 0 if not work.one_sided or (work.basis_at == "input" and work.input_saved_elsewhere) else work.rows * work.r
-    return met + work.bottleneck_rows * (work.two_sided + work.near_zero)
+    return work.r * work.m + _gradient(work)[1] * work.learns
 
 
 def gradient_by_weight(work: Work) -> bool:
@@ -128,8 +118,8 @@ def gradient_by_weight(work: Work) -> bool:
     possible = work.pointwise
     if work.one_sided:  # the other side then follows from the weight, as `V = W^T U / sigma`
         possible &= work.input_saved_elsewhere and work.gram and work.basis_at == "output"
-    by_weight = _by_weight(work) + 2 * work.balance * _saved_for_weight_gradient(work)
-    return possible and by_weight < _by_rows(work) + 2 * work.balance * _saved_for_rows(work)
+    (flops, numbers), (flops_by_rows, numbers_by_rows) = _by_weight(work), _by_rows(work)
+    return possible and flops + 2 * work.balance * numbers < flops_by_rows + 2 * work.balance * numbers_by_rows
 
 
 def cost(plan: Plan, work: Work) -> int:
@@ -138,8 +128,7 @@ def cost(plan: Plan, work: Work) -> int:
         return _two_sided(work)
     if plan == "factored":
         return _factored(work) + _low_rank_term(work) + _pull_back(work)
-    gradient = _by_weight(work) if gradient_by_weight(work) else _by_rows(work)
-    return materializing(work) + gradient * work.learns
+    return materializing(work) + _gradient(work)[0] * work.learns
 
 
 def materializing(work: Work) -> int:
@@ -162,17 +151,27 @@ def _two_sided(work: Work) -> int:
     return _low_rank_term(work) - 2 * work.bottleneck_rows * frozen
 
 
-def _by_weight(work: Work) -> int:
+def _gradient(work: Work) -> tuple[int, int]:
+    """Flops of delta's gradient in the materialized plan, and numbers kept for it."""
+    return _by_weight(work) if gradient_by_weight(work) else _by_rows(work)
+
+
+def _by_weight(work: Work) -> tuple[int, int]:
     r, m = work.r, work.m
     by_basis = 2 * r * r * (m + work.one_sided) if work.one_sided else 0
-    return 2 * work.bottleneck_rows * r * m + 2 * r * m * work.two_sided + by_basis
+    flops = 2 * work.bottleneck_rows * r * m + 2 * r * m * work.two_sided + by_basis
+    return flops, 0 if work.input_saved_elsewhere else work.bottleneck_rows * work.encode
 
 
-def _by_rows(work: Work) -> int:
-    explicit = 2 * work.bottleneck_rows * (work.two_sided + work.near_zero) * (work.encode + work.decode)
-    if work.gram and kernels.prefers_gram(work.rows, work.r, work.one_sided):
-        return explicit + 2 * work.rows * work.r**2 + 2 * work.r**2 * work.one_sided + _pull_back(work)
-    return explicit + 4 * work.rows * work.r * work.one_sided + _pull_back(work)
+def _by_rows(work: Work) -> tuple[int, int]:
+    rows, r, explicit = work.rows, work.r, work.bottleneck_rows * (work.two_sided + work.near_zero)
+    flops = 2 * explicit * (work.encode + work.decode) + _pull_back(work)
+    if work.gram and kernels.prefers_gram(rows, r, work.one_sided):
+        flops += 2 * rows * r**2 + 2 * r**2 * work.one_sided
+    else:
+        flops += 4 * rows * r * work.one_sided
+    met = 0 if not work.one_sided or (work.basis_at == "input" and work.input_saved_elsewhere) else rows * r
+    return flops, met + explicit
 
 
 def _low_rank_term(work: Work) -> int:

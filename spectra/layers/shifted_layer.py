@@ -79,11 +79,10 @@ class ShiftedLayer:
         self.spectrum = spectrum if self.operator else with_full_tail(spectrum, weight)
         meets = self.operator is not None and self.operator.basis_at(spectrum.side) is not None
         both_sides = without_weight or not meets or not spectrum.one_sided
-        self._vectors = SingularVectors(module, self.spectrum, both_sides=both_sides)
+        self._vectors = SingularVectors(module, self.spectrum, both_sides=both_sides, without_weight=without_weight)
         self._near_zero = expected_near_zero(self._vectors)
         self._made: dict[str, tuple[Any, Any]] = {}
         self._vectors.of(weight.dtype)
-        self._vectors.weight_offloaded = without_weight
         if self.operator is not None and self.operator.basis_at(spectrum.side) == "output" and self._vectors.one_sided:
             self._vectors.offset(getattr(module, "bias", None), weight.dtype)
 

@@ -17,19 +17,20 @@ class SingularVectors:
         module: its `weight` is what the spectrum is of.
         spectrum: a file of the cache, mapped into memory; not needed any more once vectors are made of it.
         both_sides: keep both sides of every direction from the beginning.
+        without_weight: once there are vectors in one dtype, make those in others of them, not of the weight.
 
     Attributes:
         sigma: `[r]` on the weight's device, float32 or wider.
         both_sides: whether both sides of every direction are kept.
-        weight_offloaded: whether the weight has no values any more: other dtypes are then made of the vectors at hand.
         converted: stored and other side, by dtype and device.
         generation: another number after each change of device or kind: what was made of them before is stale.
     """
 
-    def __init__(self, module: nn.Module, spectrum: Spectrum, *, both_sides: bool) -> None:
+    def __init__(
+        self, module: nn.Module, spectrum: Spectrum, *, both_sides: bool, without_weight: bool = False
+    ) -> None:
         self.spectrum, self.both_sides, self.generation = spectrum, both_sides, 0
-        self.weight_offloaded = False
-        self._module = module
+        self._module, self._without_weight = module, without_weight
         weight: Tensor = module.weight  # type: ignore[assignment]
         self.sigma = spectrum.sigma.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         self.converted: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
@@ -57,7 +58,7 @@ class SingularVectors:
     def _forget(self) -> None:
         self._offsets = {}
         self.generation += 1
-        if not self.weight_offloaded:
+        if not self._without_weight:
             self.converted = {}
 
     def of(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,20 +84,17 @@ class SingularVectors:
         key = (dtype, self.sigma.device)
         if key in self.converted:
             return self.converted[key]
-        basis, tail = self._made(dtype)
-        if kernels.uses_triton(basis):
+        device, spectrum = self.sigma.device, self.spectrum
+        if self._without_weight and self.converted:
+            sides = next(iter(self.converted.values()))
+        else:
+            if self.both_sides:
+                spectrum = with_full_tail(spectrum.to(device), self._module.weight)  # type: ignore[arg-type]
+            sides = spectrum.basis, spectrum.tail.T
+        stored_side, other_side = (side.to(device, dtype) for side in sides)
+        if kernels.uses_triton(stored_side):
             # By columns: any number of one-sided directions then has columns that are loaded 16 bytes at a time.
-            basis = basis.T.contiguous().T
+            stored_side = stored_side.T.contiguous().T
         if not torch.compiler.is_compiling():  # a graph that fills this would be compiled again when it is full
-            self.converted[key] = basis, tail
-        return basis, tail
-
-    def _made(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        device = self.sigma.device
-        if self.weight_offloaded:
-            basis, tail = next(iter(self.converted.values()))
-            return basis.to(device, dtype), tail.to(device, dtype)
-        spectrum = self.spectrum
-        if self.both_sides:
-            spectrum = with_full_tail(spectrum.to(device), self._module.weight)  # type: ignore[arg-type]
-        return spectrum.basis.to(device, dtype), spectrum.tail.T.to(device, dtype)
+            self.converted[key] = stored_side, other_side
+        return stored_side, other_side

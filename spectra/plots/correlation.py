@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectra.analysis.diffing import Correlation, Vector
+from spectra.analysis.diffing import Correlation
 from spectra.errors import InputError
 from spectra.plots.style import new_figure, short_name
+from spectra.shift.sums import Vector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

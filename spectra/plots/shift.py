@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectra.analysis.diffing import Vector, singular_value_changes
+from spectra.analysis.diffing import singular_value_changes
 from spectra.naming.blocks import kind_of
 from spectra.plots.blocks import draw_energy, height, kinds, row_labels
 from spectra.plots.style import DOWN, INK, PALE, UP, new_figure
 from spectra.shift.shift import SpectralShift
 from spectra.shift.sigmas import Sigmas
+from spectra.shift.sums import Vector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from spectra.combine.merging import linear, sparse, spherical
 from spectra.combine.merging.recipe import Parent, Recipe, find_parents, read_recipe
 from spectra.combine.merging.registry import METHODS
-from spectra.combine.merging.run import Merged
-from spectra.combine.merging.run import merge as replay
+from spectra.combine.merging.run import Merged, replay
 from spectra.combine.merging.sources import ShiftOrPath
 from spectra.errors import InputError
 

@@ -51,7 +51,7 @@ class Merged:
     prediction: Prediction
 
 
-def merge(
+def replay(
     shifts: Sequence[ShiftOrPath], recipe: Recipe, *, sigmas: Sigmas | None = None, progress: Progress = SILENT
 ) -> Merged:
     """Merge shifts of one base by a recipe.

@@ -21,6 +21,20 @@ _STEPS = 1000
 _STILL = 1e-13
 
 
+@method("model-stock", shares="none", source="Model Stock, arXiv:2403.19522")
+def model_stock(deltas: Rows, weights: Row) -> Row:
+    """The mean, shortened by how little the shifts agree: k cos / (1 + (k - 1) cos) of it.
+
+    `cos` is the mean cosine between two shifts of the weight; where it is not positive, nothing is left. A shift that
+    is zero there has no direction, and its cosines count as 0.
+    """
+    count = len(deltas)
+    units, lengths = _directions(deltas)
+    together = np.sum(np.square(np.sum(units, axis=0))) - np.count_nonzero(lengths)
+    cos = max(0.0, float(together) / (count * (count - 1))) if count > 1 else 1.0
+    return weighted_sum(deltas, [1.0 / count] * count) * (count * cos / (1 + (count - 1) * cos))
+
+
 @method("slerp", shares="alpha", source="Shoemake 1985, doi:10.1145/325165.325242")
 def slerp(deltas: Rows, weights: Row) -> Row:
     """From the second to the first along the arc between them; alpha 1 is the first.
