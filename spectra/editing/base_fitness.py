@@ -69,7 +69,7 @@ def explained_share(pipe: Any, family: DenoiseFamily, picture: Image.Image, capt
     `v = signal * noise - spread * latents` (arXiv:2202.00512) weighs an error in the latents by `1 / spread`, whatever
     the base itself predicts: noise where the picture is clean, the picture where it is noise.
     """
-    schedule = NoiseSchedule.of(pipe.scheduler, 0)
+    schedule = NoiseSchedule.of(pipe.scheduler)
     objective = DenoisingObjective("fitness", PictureSource(pipe, [picture], [caption]), schedule)
     condition = family.encode(pipe, [caption], picture.width)
     error = size = 0.0

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from spectra.editing.inversion import predict, walk
 from spectra.families.denoise import Condition, DenoiseFamily
+from spectra.training.data.pictures import to_tensor
 from spectra.training.loss.noise_schedule import NoiseSchedule
 
 LEAST_CHANGE = 1e-3
@@ -54,7 +54,7 @@ def measure_change(
         caption: one row.
         edits: `n` rows.
     """
-    schedule, both = NoiseSchedule.of(pipe.scheduler, 0), Condition.joined([caption, edits])
+    schedule, both = NoiseSchedule.of(pipe.scheduler), Condition.joined([caption, edits])
     rows = len(both.embeds)
     y, summed = noise, torch.zeros_like(noise)
     for timestep, a, b in walk(pipe.scheduler, steps):
@@ -77,7 +77,11 @@ def find_mask(change: Tensor, keep: float, picture: Image.Image) -> Tensor:
     cell = max(1, picture.width // change.shape[-1])
     mask = ((change.cpu().float() / keep - 1) / (2 * SOFTNESS) + 0.5).clamp(0, 1)
     mask = F.interpolate(mask, size=size, mode="bilinear", align_corners=False)
-    return _draw_to_edges(mask, _pixels(picture), cell)
+    guide = _pixels(picture)
+    guided = _guided_filter(guide, cell)
+    for _ in range(PASSES):
+        mask = ((guided(mask) - STEEPEN) / (1 - 2 * STEEPEN)).clamp(0, 1)
+    return _guided_filter(guide, max(1, cell // 4))(mask).clamp(0, 1)  # as soft as the picture's edges are
 
 
 def put_back(drawn: Image.Image, unedited: Image.Image, mask: Tensor, cell: int) -> Image.Image:
@@ -96,14 +100,6 @@ def put_back(drawn: Image.Image, unedited: Image.Image, mask: Tensor, cell: int)
     new = old + mask * (sure * difference + (1 - sure) * spread)
     values = (new[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     return Image.fromarray(values)
-
-
-def _draw_to_edges(mask: Tensor, guide: Tensor, radius: int) -> Tensor:
-    """`mask [n, 1, H, W]` moved to the edges of `guide [1, 3, H, W]`, which may be `radius` pixels away."""
-    guided = _guided_filter(guide, radius)
-    for _ in range(PASSES):
-        mask = ((guided(mask) - STEEPEN) / (1 - 2 * STEEPEN)).clamp(0, 1)
-    return _guided_filter(guide, max(1, radius // 4))(mask).clamp(0, 1)  # as soft as the picture's edges are
 
 
 def _guided_filter(guide: Tensor, radius: int) -> Callable[[Tensor], Tensor]:
@@ -141,4 +137,4 @@ def _blur(x: Tensor, width: float) -> Tensor:
 
 def _pixels(picture: Image.Image) -> Tensor:
     """A picture's colours, `[1, 3, H, W]` from 0 to 1."""
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255).permute(2, 0, 1)[None]
+    return (to_tensor([picture.convert("RGB")]) + 1) / 2

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectra.errors import BaseError
 from spectra.families.denoise import Condition, DenoiseFamily
 from spectra.progress import SILENT, Progress, working
+from spectra.training.loss.noise_schedule import NoiseSchedule, latents_and_noise
 
 EVALUATIONS = 6
 """Most calls of the model in one step of an inversion."""
@@ -41,9 +41,7 @@ def ddim(scheduler: Any) -> Any:
     )
     made.alphas_cumprod = scheduler.alphas_cumprod.clone()  # as it is, zero terminal signal included
     made.final_alpha_cumprod = made.alphas_cumprod[0]
-    kind = made.config.prediction_type
-    if kind not in ("epsilon", "v_prediction", "sample"):
-        raise BaseError(f"prediction type {kind!r} cannot be inverted; expected epsilon, v_prediction or sample")
+    NoiseSchedule.of(made)  # refuses a kind of prediction that is not known
     return made
 
 
@@ -109,14 +107,10 @@ def walk(scheduler: Any, steps: int) -> Iterator[tuple[int, float, float]]:
     levels, kind = scheduler.alphas_cumprod.double(), scheduler.config.prediction_type
     apart = len(levels) // steps
     for timestep in scheduler.timesteps.tolist():
-        here = levels[timestep]
-        there = levels[timestep - apart] if timestep >= apart else levels[0]
+        here, there = levels[timestep], levels[max(0, timestep - apart)]
         signal, spread = here.sqrt(), (1 - here).sqrt()
-        new_signal, new_spread = there.sqrt(), (1 - there).sqrt()
-        if kind == "v_prediction":  # picture = signal y - spread p, noise = signal p + spread y
-            a, b = new_signal * signal + new_spread * spread, new_spread * signal - new_signal * spread
-        elif kind == "epsilon":  # picture = (y - spread p) / signal, noise = p
-            a, b = new_signal / signal, new_spread - new_signal * spread / signal
-        else:  # picture = p, noise = (y - signal p) / spread
-            a, b = new_spread / spread, new_signal - new_spread * signal / spread
+        a, b = (  # x = sqrt(there) z + sqrt(1 - there) eps is linear: its values at (y, p) = (1, 0) and (0, 1)
+            there.sqrt() * latents + (1 - there).sqrt() * noise
+            for latents, noise in (latents_and_noise(kind, y, 1 - y, signal, spread) for y in (1.0, 0.0))
+        )
         yield timestep, float(a), float(b)

@@ -69,9 +69,7 @@ class Variant:
     def differences(self, others: Sequence[Variant]) -> str:
         """The values that are not the same in all of `others`, in words."""
         words = {
-            name: getattr(self, name)
-            for name in ("scale", "guidance", "eta", "noise_mix", "seed", "keep")
-            if len({getattr(other, name) for other in others}) > 1
+            name: getattr(self, name) for name in vars(self) if len({getattr(other, name) for other in others}) > 1
         }
         return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in words.items())
 

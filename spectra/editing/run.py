@@ -25,7 +25,7 @@ from spectra.progress import SILENT, Progress
 from spectra.shift.shift_file import read_shift
 from spectra.training.data.pictures import fit, read_picture
 from spectra.training.run.concepts import ConceptSpec
-from spectra.training.run.inputs import ValidatedInputs, validate_inputs
+from spectra.training.run.inputs import validate_inputs
 from spectra.training.run.report import Summary
 from spectra.training.run.training import Training, resolution_of
 from spectra.version import versions
@@ -64,7 +64,11 @@ def edit(
     summary: Summary | None = None
     if order.shift is None:
         inputs = validate_inputs(ConceptSpec("", config, _unfinished(out, force=force)), force=True)
-        session, fitness, summary = _learn(order, inputs, device, progress)
+        # On the picture alone, with its caption: no special token, no prior (SVDiff, section 3.4).
+        with contextlib.closing(Training([inputs], device=device, progress=progress)) as training:
+            session = EditSession(training.pipe, *inputs.subjects[0].at(training.resolution))
+            fitness = session.measure_fitness(order.caption)
+            (summary,) = training.run(force=True)
         shift, file = read_shift(summary.shift), out / TRAINING / Path(summary.shift).name
     else:
         file = order.shift
@@ -110,17 +114,6 @@ def _unfinished(out: Path, *, force: bool) -> Path:
             f"--shift {folder / out.name / out.name}.safetensors, or learn anew with --force"
         )
     return folder / out.name
-
-
-def _learn(
-    order: EditOrder, inputs: ValidatedInputs, device: str, progress: Progress
-) -> tuple[EditSession, BaseFitness, Summary]:
-    """Train on the picture alone, with its caption: no special token, no prior (SVDiff, section 3.4)."""
-    with contextlib.closing(Training([inputs], device=device, progress=progress)) as training:
-        session = EditSession(training.pipe, *inputs.subjects[0].at(training.resolution))
-        fitness = session.measure_fitness(order.caption)
-        (summary,) = training.run(force=True)
-    return session, fitness, summary
 
 
 def _write(

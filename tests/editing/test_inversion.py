@@ -86,7 +86,7 @@ def test_a_schedule_that_ends_without_signal_can_be_inverted() -> None:
 def test_an_unknown_prediction_is_refused() -> None:
     pipe = build()
     pipe.scheduler.register_to_config(prediction_type="flow")
-    with pytest.raises(BaseError, match="prediction type 'flow' cannot be inverted"):
+    with pytest.raises(BaseError, match="prediction type 'flow' is not known"):
         ddim(pipe.scheduler)
 
 

@@ -14,7 +14,7 @@ from tiny_base import SIZE, build
 
 from spectra.errors import BaseError, InputError
 from spectra.families.denoise import encode_pictures
-from spectra.training.data.collage import ALONE, Collages, CollageSource, CollageSubject, halved
+from spectra.training.data.collage import ALONE, CollageSource, CollageSubject, halved
 from spectra.training.data.pictures import to_tensor
 from spectra.training.data.prompts import parse_prompt
 from spectra.training.loss.denoising import DenoisingObjective
@@ -44,7 +44,14 @@ def shown(counts: tuple[int, ...] = (2, 3), bare: bool = False) -> list[CollageS
 
 def source(pipe: Any, probability: float = 0.6, unconditional: float = 0.0, **more: Any) -> CollageSource:
     """Of two subjects with two and three pictures."""
-    return CollageSource(pipe, shown(**more), Collages(probability, "shrink", TEMPLATES, unconditional))
+    return CollageSource(
+        pipe,
+        shown(**more),
+        probability=probability,
+        fit="shrink",
+        templates=TEMPLATES,
+        unconditional=unconditional,
+    )
 
 
 def drawn(source: CollageSource, count: int) -> list[list[int]]:
@@ -105,7 +112,7 @@ def test_latents_are_those_of_each_part(pipe: Any) -> None:
         for part, picture in ((slice(0, half), left), (slice(half, None), right)):
             expected = encoded(halved(pictures[picture], "shrink"), noise[row][..., part])
             torch.testing.assert_close(latents[row][..., part], expected, rtol=1e-5, atol=1e-5)
-    uncached = CollageSource(pipe, shown(), Collages(0.6, "shrink", TEMPLATES), cache_latents=False)
+    uncached = CollageSource(pipe, shown(), probability=0.6, fit="shrink", templates=TEMPLATES, cache_latents=False)
     torch.testing.assert_close(uncached.latents(index, noise), latents, rtol=1e-4, atol=1e-4)
 
 
@@ -148,9 +155,10 @@ def test_what_cannot_be_cut_is_refused(pipe: Any) -> None:
         CollageSubject([Image.new("RGB", (12, 12))], ["a"], parse_prompt(prompt)) for prompt in ("a [v] d", "a [w] d")
     ]
     with pytest.raises(BaseError, match="latents of 3 columns have no halves"):
-        CollageSource(pipe, narrow, Collages(0.6, "shrink", TEMPLATES))
+        CollageSource(pipe, narrow, probability=0.6, fit="shrink", templates=TEMPLATES)
+    templates = ("{left} on the left and {right} on the right",)
     with pytest.raises(InputError, match="longer than the text encoder reads"):
-        CollageSource(pipe, shown(), Collages(0.6, "shrink", ("{left} on the left and {right} on the right",)))
+        CollageSource(pipe, shown(), probability=0.6, fit="shrink", templates=templates)
 
 
 @settings(max_examples=40, deadline=None)

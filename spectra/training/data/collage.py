@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, permutations
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -38,19 +38,6 @@ class CollageSubject:
     name: SubjectPrompt
 
 
-@dataclass(frozen=True)
-class Collages:
-    """How often samples are collages, how a picture fills a half (`halved`), and how their prompts are made.
-
-    Each template (`prompts.pair_prompt`) is as likely as another; a share `unconditional` has the empty prompt.
-    """
-
-    probability: float
-    fit: str
-    templates: tuple[str, ...]
-    unconditional: float = 0.0
-
-
 def halved(picture: Image.Image, fit: str) -> Image.Image:
     """A square picture as the half of one of its size, half as wide as high.
 
@@ -75,12 +62,21 @@ class CollageSource:
         self,
         pipe: Any,
         subjects: Sequence[CollageSubject],
-        collages: Collages,
         *,
+        probability: float,
+        fit: str,
+        templates: Sequence[str],
+        unconditional: float = 0.0,
         cache_latents: bool = True,
         progress: Progress = SILENT,
     ) -> None:
         """Encode every picture whole and as a half: now with `cache_latents`, or else whenever it is used.
+
+        Args:
+            probability: share of collages among the samples.
+            fit: how a picture fills its half, see `halved`.
+            templates: of the prompts of collages (`prompts.pair_prompt`), each as likely as another.
+            unconditional: share of collages with the empty prompt.
 
         Raises:
             BaseError: latents of an odd width, which have no halves.
@@ -88,7 +84,7 @@ class CollageSource:
         """
         pictures = [picture for each in subjects for picture in each.pictures]
         prompts = [prompt for each in subjects for prompt in each.prompts]
-        halves = [halved(picture, collages.fit) for picture in pictures]
+        halves = [halved(picture, fit) for picture in pictures]
         self._whole, self._halves = (
             PictureSource(pipe, each, prompts, cache_latents=cache_latents, progress=progress)
             for each in (pictures, halves)
@@ -96,32 +92,29 @@ class CollageSource:
         self.latent_shape = self._whole.latent_shape
         if 2 * self._halves.latent_shape[2] != self.latent_shape[2]:
             raise BaseError(f"latents of {self.latent_shape[2]} columns have no halves for collages")
-        ends = list(accumulate(len(each.pictures) for each in subjects))
-        self._numbers = [range(end - len(each.pictures), end) for end, each in zip(ends, subjects, strict=True)]
-        self._collages = collages
-        self._prompts = _prompts(pipe, [each.name for each in subjects], collages.templates)
+        self._subject = [number for number, each in enumerate(subjects) for _ in each.pictures]  # of each picture
+        self._probability, self._unconditional, self._templates = probability, unconditional, len(templates)
+        self._prompts = _prompts(pipe, [each.name for each in subjects], templates)
 
     def pick(self, remaining: list[int], generator: torch.Generator) -> list[int]:
         """One subject alone, or two in a collage; each subject's pictures in shuffled rounds of its own."""
-        subjects = torch.randperm(len(self._numbers), generator=generator).tolist()
+        subjects = torch.randperm(self._subject[-1] + 1, generator=generator).tolist()
         chance, empty = torch.rand(2, generator=generator).tolist()
-        if chance >= self._collages.probability:
+        if chance >= self._probability:
             return [self._next(subjects[0], remaining, generator), ALONE, 0]
         left, right = (self._next(subject, remaining, generator) for subject in subjects[:2])
-        templates = len(self._collages.templates)
-        prompt = int(torch.randint(templates, (), generator=generator))
-        return [left, right, templates if empty < self._collages.unconditional else prompt]
+        prompt = int(torch.randint(self._templates, (), generator=generator))
+        return [left, right, self._templates if empty < self._unconditional else prompt]
 
     def latents(self, index: Tensor, noise: Tensor) -> Tensor:
         """Latents `[n, c, h, w]` of the entries `index [n, 3]`, with `noise` for their posterior."""
         alone = index[:, 1] == ALONE
         here = alone.to(noise.device)
-        width = self._halves.latent_shape[2]
         parts = []
         if alone.any():
             parts.append((here, self._whole.latents(index[alone, 0], noise[here])))
         if not alone.all():
-            cut = noise[~here].split(width, dim=-1)
+            cut = noise[~here].chunk(2, dim=-1)
             sides = [self._halves.latents(index[~alone, side], cut[side]) for side in (0, 1)]
             parts.append((~here, torch.cat(sides, dim=-1)))
         latents = torch.empty_like(noise, dtype=parts[0][1].dtype)
@@ -144,22 +137,19 @@ class CollageSource:
 
     def every_prompt(self) -> list[str]:
         """All prompts that samples can have."""
-        alone = self._whole.prompts(torch.arange(sum(map(len, self._numbers))))
-        return [*alone, *(prompt for prompt, _ in self._prompts.values())]
+        return [*self._whole.every_prompt(), *(prompt for prompt, _ in self._prompts.values())]
 
     def _of(self, entry: Tensor) -> _Prompt:
         """The prompt of a collage, and the tokens of its special words."""
-        *pictures, template = entry.tolist()
-        left, right = (next(n for n, own in enumerate(self._numbers) if picture in own) for picture in pictures)
-        return self._prompts[left, right, template]
+        left, right, template = entry.tolist()
+        return self._prompts[self._subject[left], self._subject[right], template]
 
     def _next(self, subject: int, remaining: list[int], generator: torch.Generator) -> int:
         """The next picture of a subject, taken from `remaining`."""
-        own = self._numbers[subject]
-        if not any(number in own for number in remaining):
-            order = torch.randperm(len(own), generator=generator) + own.start
+        if not any(self._subject[number] == subject for number in remaining):
+            order = torch.randperm(self._subject.count(subject), generator=generator) + self._subject.index(subject)
             remaining += order.tolist()
-        number = next(number for number in reversed(remaining) if number in own)
+        number: int = [number for number in remaining if self._subject[number] == subject][-1]
         remaining.remove(number)
         return number
 

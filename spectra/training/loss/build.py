@@ -10,7 +10,7 @@ from PIL import Image
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
 from spectra.training.data.class_pictures import PriorKey, prior_pictures, prior_prompts, vocabulary
-from spectra.training.data.collage import Collages, CollageSource, CollageSubject
+from spectra.training.data.collage import CollageSource, CollageSubject
 from spectra.training.data.latents import PictureSource
 from spectra.training.data.pictures import fit
 from spectra.training.data.prompts import SubjectPrompt, parse_prompt
@@ -76,8 +76,16 @@ def _source(
     if not names:
         return PictureSource(pipe, pictures[0], prompts[0], cache_latents=config.cache_latents, progress=progress)
     subjects = [CollageSubject(*each) for each in zip(pictures, prompts, names, strict=True)]
-    collages = Collages(config.collage, config.collage_fit, config.collage_prompts, unconditional)
-    return CollageSource(pipe, subjects, collages, cache_latents=config.cache_latents, progress=progress)
+    return CollageSource(
+        pipe,
+        subjects,
+        probability=config.collage,
+        fit=config.collage_fit,
+        templates=config.collage_prompts,
+        unconditional=unconditional,
+        cache_latents=config.cache_latents,
+        progress=progress,
+    )
 
 
 def _class_prompts(

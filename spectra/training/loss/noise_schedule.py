@@ -20,7 +20,7 @@ class NoiseSchedule:
     min_snr_gamma: float = 0.0
 
     @classmethod
-    def of(cls, scheduler: Any, min_snr_gamma: float) -> NoiseSchedule:
+    def of(cls, scheduler: Any, min_snr_gamma: float = 0.0) -> NoiseSchedule:
         """The schedule of a diffusers scheduler.
 
         Raises:
@@ -48,12 +48,10 @@ class NoiseSchedule:
 
     def velocity(self, noisy: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
         """`v = sqrt(a) eps - sqrt(1 - a) z` as a prediction for `noisy [n, c, h, w]` implies it, of whatever kind."""
-        if self.prediction == "v_prediction":
-            return prediction
         signal, spread = self._levels(timesteps, noisy)
-        if self.prediction == "epsilon":
-            return (prediction - spread * noisy) / signal
-        return (signal * noisy - prediction) / spread
+        latents, noise = latents_and_noise(self.prediction, noisy, prediction, signal, spread)
+        velocity: Tensor = signal * noise - spread * latents
+        return velocity
 
     def weights(self, timesteps: Tensor) -> Tensor:
         """Min-SNR weights `[n]` (arXiv:2303.09556, equation 4, for each kind of prediction); ones without a clip."""
@@ -69,3 +67,12 @@ class NoiseSchedule:
         else:
             weights = torch.where(snr > 0, clipped / snr.clamp_min(1e-30), 1.0)  # its limit where there is no signal
         return weights.to(torch.float32)
+
+
+def latents_and_noise(kind: str, noisy: Any, prediction: Any, signal: Any, spread: Any) -> tuple[Any, Any]:
+    """The `z` and `eps` of `noisy = signal z + spread eps` that a prediction of this kind implies."""
+    if kind == "epsilon":
+        return (noisy - spread * prediction) / signal, prediction
+    if kind == "sample":
+        return prediction, (noisy - signal * prediction) / spread
+    return signal * noisy - spread * prediction, signal * prediction + spread * noisy

@@ -26,21 +26,15 @@ class Draw:
 
     def split(self, size: int) -> list[Draw]:
         """Pieces of `size` samples each."""
-        parts = (self.index, self.posterior, self.noise, self.timesteps)
-        return [Draw(*piece) for piece in zip(*(part.split(size) for part in parts), strict=True)]
+        return [Draw(*piece) for piece in zip(*(part.split(size) for part in vars(self).values()), strict=True)]
 
 
 @dataclass(frozen=True)
 class NoisySamples:
-    """What the model is given, and what it should predict.
+    """What the model is given for `n` samples, and what it should predict.
 
-    Attributes:
-        noisy: latents `[n, c, h, w]` with noise.
-        timesteps: `[n]`.
-        prompts: `n` of them.
-        target: what should be predicted, `[n, c, h, w]`.
-        weight: of each sample in the loss, `[n]`.
-        words: whose cross-attention is read too.
+    `noisy` latents and their `target` are `[n, c, h, w]`, `weight [n]` is each sample's in the loss, and `words` are
+    those whose cross-attention is read too.
     """
 
     noisy: Tensor

@@ -108,8 +108,7 @@ class Loop:
         Raises:
             SpectraError: a loss is not finite.
         """
-        began = time.perf_counter()
-        config = self.config
+        began, config = time.perf_counter(), self.config
         set_learning_rates(self.optimizer, config, self.step)
         # Drawn for the whole step before it is cut into batches: how it is cut then changes no sample.
         count = config.batch * config.accumulation

@@ -32,18 +32,8 @@ class Outputs:
 
     @property
     def name(self) -> str:
-        """Name of the folder, by which its files are called."""
+        """Name of the folder, by which its shift and its configuration are called."""
         return self.folder.absolute().name
-
-    @property
-    def shift(self) -> str:
-        """Name of the shift file."""
-        return f"{self.name}.safetensors"
-
-    @property
-    def config(self) -> str:
-        """Name of the configuration file."""
-        return f"{self.name}.toml"
 
     @property
     def unfinished(self) -> Path:

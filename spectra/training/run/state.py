@@ -41,9 +41,9 @@ class SavedState:
 
 
 def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, pictures: str, base: str) -> None:
-    """Write the state of the concept with this number: the very state that it would have if it were trained alone.
+    """Write the state of one concept between two steps: the very state that it would have if it were trained alone.
 
-    The loop is between two steps; `pictures` is the digest of the instance pictures, `base` the base's fingerprint.
+    `pictures` is the digest of its instance pictures, `base` the base's fingerprint.
     """
     concept = loop.concepts[number]
     tensors = {f"delta/{name}": loop.row(delta, number).detach().cpu() for name, delta in loop.deltas.items()}
@@ -61,13 +61,8 @@ def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, pict
         "remaining": {objective.name: objective.remaining for objective in concept.objectives},
         "scaler": scaler.state_dict() if scaler is not None else None,
     }
-    header = {
-        **FORMAT,
-        "config": json.dumps(config.as_dict()),
-        "subject": pictures,
-        "base": base,
-        "progress": json.dumps(progress),
-    }
+    header = {"config": json.dumps(config.as_dict()), "progress": json.dumps(progress)}
+    header |= {**FORMAT, "subject": pictures, "base": base}
     save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata=header)
 
 

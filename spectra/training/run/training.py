@@ -222,8 +222,8 @@ class Training:
             parents=(inputs.init.metadata.content_hash,) if inputs.init is not None else (),
         )
         half = config.file_dtype == "float16"
-        size = write_shift(shift, folder / outputs.shift, dtype="float16" if half else "float32")
-        (folder / outputs.config).write_text(config.to_toml(), encoding="utf-8")
+        size = write_shift(shift, folder / f"{outputs.name}.safetensors", dtype="float16" if half else "float32")
+        (folder / f"{outputs.name}.toml").write_text(config.to_toml(), encoding="utf-8")
         write_log(history, folder / LOG)
         instance = [picture for subject in inputs.subjects for picture in subject.at(self.resolution)]
         sheet = self.validations[number].before_after(instance, before, after, self.loop.step)
@@ -241,9 +241,9 @@ def _summary(inputs: ValidatedInputs, **measured: Any) -> Summary:
         class_prompt=config.class_prompt,
         base=inputs.base.name,
         folder=str(folder),
-        shift=str(folder / outputs.shift),
+        shift=str(folder / f"{outputs.name}.safetensors"),
         sheet=str(folder / SHEET),
-        config=str(folder / outputs.config),
+        config=str(folder / f"{outputs.name}.toml"),
         loss_curve=str(folder / LOSS_CURVE),
         state=str(folder / PROGRESS / STATE) if config.save_every else None,
         base_bytes=inputs.base.bytes,
