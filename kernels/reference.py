@@ -166,27 +166,24 @@ def shift_gradient(
     a: Tensor,
     b: Tensor,
     basis: Tensor,
+    s: Tensor,
     dim: int = -1,
     *,
     offset: Tensor | None = None,
-    over: Tensor | None = None,
     gram: bool = False,
 ) -> Tensor:
-    """`colsum((a Q - offset) * (b Q))`, `[h]`, accumulated in float32 at least.
-
-    With `over [h]` the sum is divided by it; where it is not positive the result is 0.
+    """`colsum((a Q - offset) * (b Q)) / s`, `[h]`, accumulated in float32 at least; 0 where `s [h]` is not positive.
 
     With `gram` the Gram matrix `b^T a` is taken where it is cheaper than two projections: in float32 at least, since
     rounded to half precision before its cancellation it would be noise.
     """
-    if over is not None:
-        total = shift_gradient(a, b, basis, dim, offset=offset, gram=gram)
-        return torch.where(over > 0, total / over.clamp_min(torch.finfo(over.dtype).tiny), 0)
     wide = torch.promote_types(a.dtype, torch.float32)
     if gram and prefers_gram(a.numel() // max(a.shape[dim], 1), *basis.shape):
         total = _quadratic(_gram(b, a, dim), basis).to(wide)
-        return total if offset is None else total - offset * (channel_sum(b, dim) @ basis.to(wide))
-    return channel_products(_encode(a, basis, offset, dim), along(b, basis, dim), dim)
+        total = total if offset is None else total - offset * (channel_sum(b, dim) @ basis.to(wide))
+    else:
+        total = channel_products(_encode(a, basis, offset, dim), along(b, basis, dim), dim)
+    return torch.where(s > 0, total / s.clamp_min(torch.finfo(s.dtype).tiny), 0)
 
 
 def weight_gradient(x: Tensor, grad: Tensor, dim: int) -> Tensor:

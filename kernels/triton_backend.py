@@ -156,27 +156,23 @@ def launch(
     architecture, processors = devices.architecture(x.device), _processors(x.device)
     if architecture is None:
         raise ValueError(f"no Triton kernel for {x.device}; expected a GPU from sm_80 or gfx9 on")
-    chosen = configurations.choose(h, architecture, processors, lambda c: samples * _cdiv(rows, c.p))
-    row_blocks, width = _cdiv(rows, chosen.p), 0 if t is None else t.shape[2]
+    chosen = configurations.choose(h, architecture, processors, lambda c: samples * triton.cdiv(rows, c.p))
+    row_blocks, width = triton.cdiv(rows, chosen.p), 0 if t is None else t.shape[2]
     # Few rows leave multiprocessors idle: then several programs share the columns of a block of rows.
-    steps = _cdiv(columns, chosen.d)
-    span = chosen.d * _cdiv(steps, max(1, min(processors // (samples * row_blocks), steps)))
+    steps = triton.cdiv(columns, chosen.d)
+    span = chosen.d * triton.cdiv(steps, max(1, min(processors // (samples * row_blocks), steps)))
     partial = x.new_empty(samples, row_blocks, width, dtype=torch.float32) if sums else None
     h1, h2 = configurations.split(h)
     added = out if residual is None else residual
     # Triton launches on the current GPU.
     with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
-        low_rank_apply[(row_blocks, samples, _cdiv(columns, span))](
+        low_rank_apply[(row_blocks, samples, triton.cdiv(columns, span))](
             x, right, left, residual, out, values.contiguous(), _packed(index), _packed(offset), t, partial,
             rows, channels, columns, h, width, len(values), span,
             *x.stride(), right.stride(1), left.stride(1), *added.stride(), *out.stride(),
             H1=h1, H2=h2, **chosen.options(),
         )  # fmt: skip
     return partial
-
-
-def _cdiv(extent: int, size: int) -> int:
-    return -(-extent // size)
 
 
 def _packed(vector: Tensor | None) -> Tensor | None:

@@ -46,11 +46,7 @@ _ATTACHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 def claim(models: Mapping[str, nn.Module], use: str) -> None:
-    """Note that `models` are about to be changed for `use`; refuse if another use has not ended.
-
-    Raises:
-        MismatchError: a model is in use already.
-    """
+    """Note that `models` are about to be changed for `use`; raise a MismatchError if another use has not ended."""
     for name, model in models.items():
         if model in _ATTACHED:
             end = "adapter.detach()" if _ATTACHED[model] == "training" else "spectra.unload(pipe)"
@@ -59,7 +55,7 @@ def claim(models: Mapping[str, nn.Module], use: str) -> None:
 
 
 def release(models: Mapping[str, nn.Module]) -> None:
-    """End of the use that `claim` noted."""
+    """Note the end of the use that `claim` noted."""
     for model in models.values():
         _ATTACHED.pop(model, None)
 

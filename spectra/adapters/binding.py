@@ -46,11 +46,7 @@ class Binding:
         self._offload: WeightOffload | None = None
 
     def check_present(self) -> None:
-        """Check that the module has its weight at hand, so that it can be changed.
-
-        Raises:
-            WeightError: another library has offloaded it since.
-        """
+        """Raise a WeightError if another library has offloaded the weight since, so that it cannot be changed."""
         if self.current.is_meta and not self.target.weight.is_meta:
             raise WeightError(
                 f"{self.target.name}: the weight is offloaded; take the offloading out before shifts are changed "

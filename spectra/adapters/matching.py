@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import UserDict
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -21,11 +22,7 @@ from spectra.spectrum.spectrum import Spectrum
 def match(
     shift: SpectralShift, name: str, models: Mapping[str, nn.Module], known: Mapping[str, Binding]
 ) -> dict[str, Target]:
-    """The model's weights that the shift names, all of them and of the right length.
-
-    Raises:
-        MismatchError: a weight that the model lacks, or that is of another length.
-    """
+    """The model's weights that the shift names; a MismatchError if it lacks one, or has one of another length."""
     available = {target.name: target for target in targets(dict(models), ",".join(f"{part}.*" for part in models))}
     available |= {key: binding.target for key, binding in known.items()}
     check_weights(shift, name, {key: target.delta_length for key, target in available.items()})
@@ -35,10 +32,9 @@ def match(
 def check_base(
     shift: SpectralShift, name: str, chosen: Mapping[str, Target], known: Mapping[str, Binding], strict: bool
 ) -> BaseCheck:
-    """Check that every weight is the one that the shift was trained on, rounding aside.
+    """Compare the weights with those that the shift was trained on.
 
-    Raises:
-        MismatchError: some are not, and `strict` asks for it; otherwise a warning says so.
+    If some are others, rounding aside, `strict` makes that a MismatchError; otherwise a warning says so.
     """
     prints = {}
     for key, target in chosen.items():
@@ -72,20 +68,15 @@ def original_spectra(
     return found | (cache.spectra(casts, progress) if casts else {})
 
 
-class _Cast(Mapping[str, Tensor]):
+class _Cast(UserDict[str, Tensor]):
     """Weights in another dtype, each made when it is asked for."""
 
     def __init__(self, weights: Mapping[str, Tensor], dtype: str) -> None:
-        self._weights, self._dtype = weights, dtype
+        super().__init__(weights)
+        self._dtype = dtype
 
     def __getitem__(self, name: str) -> Tensor:
-        return cast(self._weights[name], self._dtype)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
+        return cast(self.data[name], self._dtype)
 
 
 def warn_of_rounding(check: BaseCheck, bindings: Mapping[str, Binding]) -> None:

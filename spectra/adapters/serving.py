@@ -55,11 +55,7 @@ class LoadedShifts:
         self.bindings: dict[str, Binding] = {}
 
     def check_loaded(self, name: str) -> None:
-        """Check that a shift is loaded.
-
-        Raises:
-            MismatchError: it is not.
-        """
+        """Raise a MismatchError if no shift of that name is loaded."""
         if name not in self.shifts:
             loaded = ", ".join(sorted(self.shifts)) or "none"
             raise MismatchError(f"no shift named {name!r} is loaded; loaded: {loaded}")

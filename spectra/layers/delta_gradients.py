@@ -230,7 +230,7 @@ class _BasisGradient(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved, s, basis, offset = ctx.saved_tensors
         (grad,), a = grads, recompute(ctx.made, saved)
-        grad_d = kernels.shift_gradient(a, grad.to(a.dtype), basis, ctx.dim, offset=offset, over=s, gram=ctx.gram)
+        grad_d = kernels.shift_gradient(a, grad.to(a.dtype), basis, s, ctx.dim, offset=offset, gram=ctx.gram)
         return grad, grad_d, *[None] * 6
 
 
