@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spectra import kernels
 from spectra.layers.operators import Operator
-from spectra.layers.saved_elsewhere import ProducingNorm, producing_norm, recompute
+from spectra.layers.saved_elsewhere import recompute, to_save
 from spectra.spectrum.spectrum import matrix
 
 
@@ -68,8 +68,7 @@ def two_sided(
         s: likewise, the singular values in force.
         saves_input: save `x` for the way back, and make `x V` again, instead of saving `x V`.
     """
-    made = producing_norm(x) if saves_input else None
-    out: Tensor = _TwoSided.apply(x, d, s, made, operator, saves_input, *sides)  # type: ignore[no-untyped-call]
+    out: Tensor = _TwoSided.apply(x, d, s, operator, saves_input, *sides)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -87,8 +86,7 @@ def attach_gradient(
         dim: where `a` has its channels.
         gram: see `kernels.shift_gradient`.
     """
-    read = (s, basis, offset, dim, gram)
-    out: Tensor = _BasisGradient.apply(a, d, producing_norm(a), *read)  # type: ignore[no-untyped-call]
+    out: Tensor = _BasisGradient.apply(a, d, s, basis, offset, dim, gram)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -119,13 +117,8 @@ def by_weight_gradient(
         shifted: the weight in force.
         sides: weight, basis, sigma, left and right of the frozen weight, as `kernels.singular_gradient` takes them.
     """
-    made = producing_norm(x)
-    out: Tensor = _ByWeight.apply(x, d, made, shifted, bias, operator, *sides)  # type: ignore[no-untyped-call]
+    out: Tensor = _ByWeight.apply(x, d, shifted, bias, operator, *sides)  # type: ignore[no-untyped-call]
     return out
-
-
-def _to_save(x: Tensor, made: ProducingNorm | None) -> Tensor:
-    return x if made is None else made.input
 
 
 class _Scaled(torch.autograd.Function):
@@ -150,19 +143,12 @@ class _TwoSided(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        d: Tensor,
-        s: Tensor,
-        made: ProducingNorm | None,
-        operator: Operator,
-        saves_input: bool,
-        *sides: Tensor | None,
+        ctx: Any, x: Tensor, d: Tensor, s: Tensor, operator: Operator, saves_input: bool, *sides: Tensor | None
     ) -> Tensor:
         left, right, weight, bias = BothSides(*sides)  # type: ignore[arg-type]
-        ctx.operator, ctx.made, ctx.saves_input, ctx.shape = operator, made, saves_input, x.shape
+        ctx.operator, ctx.saves_input, ctx.shape = operator, saves_input, x.shape
         t = operator.encode(x, left, right)
-        held = _to_save(x, made) if saves_input else t
+        held, ctx.made = to_save(x) if saves_input else (t, None)
         ctx.save_for_backward(held if ctx.needs_input_grad[1] else None, s, left, right)
         if weight is not None:
             return operator.apply(x, weight, bias) + operator.decode(kernels.scaled(t, d, operator.dim), left, right)
@@ -180,23 +166,17 @@ class _TwoSided(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             t = operator.encode(recompute(ctx.made, held), left, right) if ctx.saves_input else held
             grad_d = kernels.channel_products(t, p, operator.dim, apart=s.ndim == 2)
-        return grad_x, grad_d, *[None] * 8
+        return grad_x, grad_d, *[None] * 7
 
 
 class _ByWeight(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        d: Tensor,
-        made: ProducingNorm | None,
-        shifted: Tensor,
-        bias: Tensor | None,
-        operator: Operator,
-        *sides: Tensor,
+        ctx: Any, x: Tensor, d: Tensor, shifted: Tensor, bias: Tensor | None, operator: Operator, *sides: Tensor
     ) -> Tensor:
-        ctx.operator, ctx.made = operator, made
-        ctx.save_for_backward(_to_save(x, made), shifted, *sides)
+        ctx.operator = operator
+        saved, ctx.made = to_save(x)
+        ctx.save_for_backward(saved, shifted, *sides)
         return operator.apply(x, shifted, bias)
 
     @staticmethod
@@ -206,24 +186,17 @@ class _ByWeight(torch.autograd.Function):
         grad_x = kernels.along(grad, matrix(shifted).to(grad.dtype), dim) if ctx.needs_input_grad[0] else None
         gradient = kernels.weight_gradient(recompute(ctx.made, saved), grad, dim)
         grad_d = kernels.singular_gradient(gradient, *sides)
-        return grad_x, grad_d, *[None] * (len(sides) + 4)
+        return grad_x, grad_d, *[None] * (len(sides) + 3)
 
 
 class _BasisGradient(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        a: Tensor,
-        d: Tensor,
-        made: ProducingNorm | None,
-        s: Tensor,
-        basis: Tensor,
-        offset: Tensor | None,
-        dim: int,
-        gram: bool,
+        ctx: Any, a: Tensor, d: Tensor, s: Tensor, basis: Tensor, offset: Tensor | None, dim: int, gram: bool
     ) -> Tensor:
-        ctx.dim, ctx.made, ctx.gram = dim, made, gram
-        ctx.save_for_backward(_to_save(a, made), s, basis, offset)
+        ctx.dim, ctx.gram = dim, gram
+        saved, ctx.made = to_save(a)
+        ctx.save_for_backward(saved, s, basis, offset)
         return a.view_as(a)
 
     @staticmethod
@@ -231,7 +204,7 @@ class _BasisGradient(torch.autograd.Function):
         saved, s, basis, offset = ctx.saved_tensors
         (grad,), a = grads, recompute(ctx.made, saved)
         grad_d = kernels.shift_gradient(a, grad.to(a.dtype), basis, s, ctx.dim, offset=offset, gram=ctx.gram)
-        return grad, grad_d, *[None] * 6
+        return grad, grad_d, *[None] * 5
 
 
 class _ExplicitGradient(torch.autograd.Function):

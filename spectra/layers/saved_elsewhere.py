@@ -68,6 +68,12 @@ def producing_norm(x: Tensor) -> ProducingNorm | None:
     return made
 
 
+def to_save(x: Tensor) -> tuple[Tensor, ProducingNorm | None]:
+    """What a layer saves for `x`, and the norm that makes `x` of it again, if one did; see `recompute`."""
+    made = producing_norm(x)
+    return (x if made is None else made.input), made
+
+
 def recompute(made: ProducingNorm | None, saved: Tensor) -> Tensor:
     """What the norm makes of its `saved` input, or without a norm what was saved itself."""
     return saved if made is None else made.norm.forward(saved)
