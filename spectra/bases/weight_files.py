@@ -126,6 +126,11 @@ def base_tensors(
     return FileWeights({name: places for part in wanted for name, places in part.places.items()}, dtype)
 
 
+def component_name(path: Path) -> str:
+    """What a file or folder that holds one component alone gives its weights as component: its name, without dots."""
+    return path.name.removesuffix(".safetensors").replace(".", "-")
+
+
 def folder_tensors(folder: Path, component: str, variant: str | None = None) -> FileWeights:
     """The tensors of a folder that holds one component alone, as `save_pretrained` of a model writes it."""
     files = _weight_files(folder, variant)
@@ -162,7 +167,7 @@ def _weight_files(folder: Path, variant: str | None) -> list[Path]:
 def _file_parts(path: Path) -> dict[str, FileWeights]:
     """The tensors of a single file by component; one in no original layout is one component, called like the file."""
     stored = stored_tensors(path)
-    layout = original_layout(stored) or {path.stem: {key: Place(tensor) for key, tensor in stored.items()}}
+    layout = original_layout(stored) or {component_name(path): {key: Place(tensor) for key, tensor in stored.items()}}
     return {component: _named(component, places) for component, places in layout.items()}
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spectra.bases.pipeline import BaseLocation, find_base
-from spectra.bases.weight_files import FileWeights, base_tensors, base_weights, folder_tensors
+from spectra.bases.weight_files import FileWeights, base_tensors, base_weights, component_name, folder_tensors
 from spectra.convert.closest_shift import Captured, ChangeOf, Factors, find_closest, shift_of_deltas, summed
 from spectra.convert.file_kinds import holds_lora
 from spectra.convert.lora.reading import ChangeFile, read_lora
@@ -181,7 +181,7 @@ def _read_model(model: str, base: FileWeights) -> FileWeights:
     """The tensors of a model; those of one component alone are named as in the component of the base that has them."""
     path = Path(model)
     if path.is_dir() and not (path / "model_index.json").is_file():
-        tensors = folder_tensors(path, path.name)
+        tensors = folder_tensors(path, component_name(path))
     else:
         tensors = base_tensors(model)
     components = {component_of(name): None for name in base}

@@ -107,7 +107,7 @@ def read_prompts(path: Path) -> list[str]:
         InputError: no such file, not text, or no prompt in it.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a text file, a prompt a line") from error
     except UnicodeDecodeError as error:

@@ -97,6 +97,6 @@ def one_line(text: str, most: int = 90) -> str:
     return (line if len(line) <= most else f"{line[: most - 1]}…").replace("$", r"\$")
 
 
-def short_name(text: str, most: int = 32) -> str:
-    """A file's name as a picture shows it: of a long one the end, which tells more than the beginning."""
-    return one_line(text if len(text) <= most else f"…{text[1 - most :]}", most)
+def short_name(text: str) -> str:
+    """A file's name as a picture shows it: of a long one the last 31 letters, which tell more than the first."""
+    return one_line(text if len(text) <= 32 else f"…{text[-31:]}")

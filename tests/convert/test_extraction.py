@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ def test_from_shards_a_single_file_and_one_component(base: Path, shift: Spectral
     bake(str(base), [NamedShift("x", shift)], tmp_path / "model")
     unet = tmp_path / "model" / "unet"
     only = {name: delta for name, delta in shift.items() if name.startswith("unet.")}
-    for model in (unet, unet / "diffusion_pytorch_model.safetensors"):
+    dotted_folder = shutil.copytree(unet, tmp_path / "unet-v1.5")
+    dotted_file = shutil.copyfile(unet / "diffusion_pytorch_model.safetensors", tmp_path / "v1.5.safetensors")
+    for model in (unet, unet / "diffusion_pytorch_model.safetensors", dotted_folder, dotted_file):
         found = extract(str(tmp_path / "v1.safetensors"), str(model)).shift
         assert found.keys() == only.keys()
         assert max(np.abs(found[name] - only[name]).max() for name in only) < 1e-6

@@ -55,7 +55,7 @@ def test_a_picture_depends_on_its_own_seed_alone(tiny_base: Path) -> None:
 
 def test_pictures_carry_their_settings(spectra_cli: Any, tiny_base: Path, tiny_shift: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("# a comment\n\na v dïsc\n", encoding="utf-8")
+    prompts.write_text("# a comment\n\na v dïsc\n", encoding="utf-8-sig")  # as Windows' Notepad saves it
     out = tmp_path / "pictures"
     ran = spectra_cli(
         "generate", "--base", tiny_base, "--shift", f"{tiny_shift}:0.5", "--prompt", "first", "--prompts", prompts,

@@ -148,9 +148,9 @@ def instance_pictures(subject: EmbeddedSubject, count: int = 5, size: int = 64, 
     return pictures
 
 
-def plain_picture(subject: EmbeddedSubject, colour: str = "white", size: int = 64) -> Image.Image:
-    """The drawing upright and centred on a ground of one of `COLOURS`: RGB, `size` x `size` pixels."""
-    return _place(cutout(subject), COLOURS[colour], size)
+def plain_picture(subject: EmbeddedSubject, colour: str = "white") -> Image.Image:
+    """The drawing upright and centred on a ground of one of `COLOURS`: RGB, 64 x 64 pixels."""
+    return _place(cutout(subject), COLOURS[colour], 64)
 
 
 def silhouette(subject: EmbeddedSubject, size: int = 64) -> Image.Image:
