@@ -145,7 +145,7 @@ def unpatch(patch: ForwardPatch) -> None:
     if _is_own(patch.module, instance.get("forward")):
         instance.pop("forward", None)
     patch.compute = patch.shifted_weight = None
-    patch.paused = patch.offloaded = False
+    patch.offloaded = False
 
 
 def _places(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:

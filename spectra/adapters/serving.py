@@ -239,7 +239,7 @@ def disabled(pipe: Any) -> Iterator[None]:
 
 
 def unload(pipe: Any, name: str | None = None) -> None:
-    """Forget one shift, or all of them. With the last one gone the model is the base again, bit for bit.
+    """Forget one shift, or all of them. What no other shift changes is the base again, bit for bit.
 
     Raises:
         MismatchError: `name` is not loaded.
@@ -247,15 +247,17 @@ def unload(pipe: Any, name: str | None = None) -> None:
     loaded = _loaded(components(pipe))
     if name is not None:
         loaded.check_loaded(name)
-        if len(loaded.shifts) > 1:
-            if name in loaded.active:
-                loaded.activate({key: scale for key, scale in loaded.active.items() if key != name})
-            del loaded.shifts[name]
-            return
-    loaded.restore()
-    for model in loaded.models.values():
+    gone = set(loaded.shifts) if name is None else {name}
+    if name is None or name in loaded.active:
+        loaded.activate({key: scale for key, scale in loaded.active.items() if key not in gone})
+    loaded.shifts = {key: shift for key, shift in loaded.shifts.items() if key not in gone}
+    for key in loaded.bindings.keys() - {key for shift in loaded.shifts.values() for key in shift}:
+        loaded.bindings.pop(key).restore()
+    unused = set(loaded.models) - {component_of(key) for key in loaded.bindings}
+    models = {part: loaded.models.pop(part) for part in unused}
+    for model in models.values():
         del _LOADED[model]
-    release(loaded.models)
+    release(models)
 
 
 def _loaded(models: Mapping[str, nn.Module]) -> LoadedShifts:

@@ -187,6 +187,21 @@ def test_pipelines_and_mappings_share_what_is_loaded() -> None:
     assert any(id(p) != before[name][0] for name, p in clip.named_parameters())
 
 
+def test_unloading_a_components_last_shift_sets_it_free() -> None:
+    model, _ = build("unet")
+    clip, _ = build("clip")
+    parts, before = {"unet": model, "text_encoder": clip}, parameters(clip)
+    spectra.load(parts, random_shift(model, "unet-ca", 1), "picture")
+    spectra.load(parts, random_shift(clip, "text-encoder", 2), "text")
+    spectra.activate(parts, {"picture": 0.5, "text": 1.0})
+    spectra.unload(parts, "text")
+    assert_untouched(clip, before)
+    spectra.attach(clip, "text-encoder").detach()
+    assert spectra.loaded(parts) == {"picture": 0.5}
+    with pytest.raises(MismatchError, match="serving; call spectra.unload"):
+        spectra.attach(model, "unet-ca")
+
+
 def test_a_model_that_is_dropped_with_its_shifts_is_freed() -> None:
     model, _ = build("unet")
     spectra.load(model, random_shift(model, "unet-ca", 1), "dog")
