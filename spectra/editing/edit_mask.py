@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from spectra.editing.inversion import predict, walk
+from spectra.editing.inversion import ddim_steps, predict
 from spectra.families.denoise import Condition, DenoiseFamily
 from spectra.training.data.pictures import to_tensor
 from spectra.training.loss.noise_schedule import NoiseSchedule
@@ -57,7 +57,7 @@ def measure_change(
     schedule, both = NoiseSchedule.of(pipe.scheduler), Condition.joined([caption, edits])
     rows = len(both.embeds)
     y, summed = noise, torch.zeros_like(noise)
-    for timestep, a, b in walk(pipe.scheduler, steps):
+    for timestep, a, b in ddim_steps(pipe.scheduler, steps):
         same = y.repeat(rows, 1, 1, 1)
         prediction = predict(pipe, family, same, timestep, both)
         velocity = schedule.velocity(same, prediction, torch.full((rows,), timestep, device=y.device))

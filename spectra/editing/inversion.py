@@ -28,7 +28,7 @@ TOLERANCE = 1e-3
 """A step has converged when a call moves the latents by less than this, relative to their norm."""
 
 
-def ddim(scheduler: Any) -> Any:
+def ddim_scheduler(scheduler: Any) -> Any:
     """DDIM on the noise schedule of a base's scheduler, ending at the schedule's first level and clipping nothing.
 
     Raises:
@@ -51,11 +51,11 @@ def invert(
 ) -> Tensor:
     """The noise `[n, c, h, w]` from which DDIM draws `latents [n, c, h, w]` at guidance 1, in as many `steps`.
 
-    `pipe` has a `ddim` scheduler, and `condition` a row for each sample.
+    `pipe` has a `ddim_scheduler`, and `condition` a row for each sample.
     """
     x = latents
     with working(progress, "inverting", steps):
-        for timestep, a, b in reversed(list(walk(pipe.scheduler, steps))):
+        for timestep, a, b in reversed(list(ddim_steps(pipe.scheduler, steps))):
             y, last = x, torch.full((len(x),), float("inf"), device=x.device)
             converged = torch.zeros(len(x), dtype=torch.bool, device=x.device)
             for _ in range(EVALUATIONS):
@@ -73,10 +73,10 @@ def invert(
 
 
 @torch.no_grad()
-def follow(pipe: Any, family: DenoiseFamily, noise: Tensor, condition: Condition, steps: int) -> Tensor:
+def ddim_sample(pipe: Any, family: DenoiseFamily, noise: Tensor, condition: Condition, steps: int) -> Tensor:
     """The latents that DDIM draws from `noise [n, c, h, w]` at guidance 1: the way back of `invert`."""
     y = noise
-    for timestep, a, b in walk(pipe.scheduler, steps):
+    for timestep, a, b in ddim_steps(pipe.scheduler, steps):
         y = a * y + b * predict(pipe, family, y, timestep, condition)
     return y
 
@@ -101,7 +101,7 @@ def predict(pipe: Any, family: DenoiseFamily, latents: Tensor, timestep: int, co
     return family.predict(pipe, latents, timesteps, condition)
 
 
-def walk(scheduler: Any, steps: int) -> Iterator[tuple[int, float, float]]:
+def ddim_steps(scheduler: Any, steps: int) -> Iterator[tuple[int, float, float]]:
     """Yield timestep, `a` and `b` of every step, from noise to picture, just as the scheduler takes them."""
     scheduler.set_timesteps(steps)
     levels, kind = scheduler.alphas_cumprod.double(), scheduler.config.prediction_type

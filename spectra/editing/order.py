@@ -117,7 +117,7 @@ class EditOrder:
         choices=("edit", "caption"),
         embedded="caption",
     )
-    steps: int = _drawing(50, "DDIM steps of inversions and of drawing.", least=1, embedded=25)
+    steps: int = _drawing(50, "DDIM steps of inversions and of drawing.", least=1, most=1000, embedded=25)
     batch: int = _drawing(8, "Number of pictures drawn at once.", least=1)
 
     def __post_init__(self) -> None:

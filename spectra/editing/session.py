@@ -13,7 +13,7 @@ from torch import Tensor
 from spectra.adapters.serving import activate, load
 from spectra.editing.base_fitness import BaseFitness, explained_share, psnr
 from spectra.editing.edit_mask import find_mask, measure_change, put_back
-from spectra.editing.inversion import ddim, follow, invert, slerp
+from spectra.editing.inversion import ddim_sample, ddim_scheduler, invert, slerp
 from spectra.editing.order import EditOrder, Variant
 from spectra.families.denoise import Condition, decode_latents, denoise_family, encode_pictures
 from spectra.generate.drawing import Request, draw
@@ -83,7 +83,7 @@ class EditSession:
         self.family = denoise_family(pipe)
         if getattr(pipe, "safety_checker", None) is not None:
             pipe.register_modules(safety_checker=None)  # it would blacken pictures at random
-        pipe.register_modules(scheduler=ddim(pipe.scheduler))
+        pipe.register_modules(scheduler=ddim_scheduler(pipe.scheduler))
         with torch.no_grad():
             pixels = to_tensor([picture]).to(pipe.vae.device, pipe.vae.dtype)
             self.latents = encode_pictures(pipe, pixels)[0]
@@ -133,7 +133,7 @@ class EditSession:
             condition = self._encode(chunk)
             latents = self.latents.expand(len(chunk), -1, -1, -1)
             noise = invert(self.pipe, self.family, latents, condition, order.steps, progress)
-            back = follow(self.pipe, self.family, noise, condition, order.steps)
+            back = ddim_sample(self.pipe, self.family, noise, condition, order.steps)
             for prompt, own, latents in zip(chunk, noise.split(1), back.split(1), strict=True):
                 found[prompt] = own
                 (picture,) = decode_latents(self.pipe, latents)
@@ -149,10 +149,10 @@ class EditSession:
         for guidance, eta in dict.fromkeys((variant.guidance, variant.eta) for variant in variants):
             same = [variant for variant in variants if (variant.guidance, variant.eta) == (guidance, eta)]
             chosen = [(edit, variant) for edit in order.edits for variant in same]
-            anchors = [order.caption if order.anchor == "caption" else edit for edit, _ in chosen]
-            negative = order.caption if order.anchor == "caption" and guidance > 1 else ""
+            at_caption = order.anchor == "caption"
+            negative = order.caption if at_caption and guidance > 1 else ""
             requests = [Request(edit, variant.seed, negative) for edit, variant in chosen]
-            starts = [self._start(noise.get(anchor), v) for anchor, (_, v) in zip(anchors, chosen, strict=True)]
+            starts = [self._start(noise.get(order.caption if at_caption else edit), v) for edit, v in chosen]
             side = self.picture.width
             sampling = Sampling(order.steps, guidance, side, side, order.batch, eta)
             pictures = draw(

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_base import build
 
 from spectra.editing.edit_mask import find_mask, measure_change, put_back
-from spectra.editing.inversion import ddim
+from spectra.editing.inversion import ddim_scheduler
 from spectra.families.denoise import Condition, denoise_family
 
 SIDE, CELL = 64, 4
@@ -39,7 +39,7 @@ def cells(values: Any) -> torch.Tensor:
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_change_is_the_difference_in_velocity_of_whatever_kind(prediction: str) -> None:
     pipe = build(prediction=prediction)
-    pipe.register_modules(scheduler=ddim(pipe.scheduler))
+    pipe.register_modules(scheduler=ddim_scheduler(pipe.scheduler))
     levels = pipe.scheduler.alphas_cumprod
     asked = torch.rand(2, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))  # early and late, for each prompt
     asked[:, 1] = asked[:, 0]  # an edit that says what the caption says

@@ -13,7 +13,7 @@ from PIL import Image
 from tiny_base import build
 
 from spectra.editing import inversion
-from spectra.editing.inversion import ddim, follow, invert, slerp
+from spectra.editing.inversion import ddim_sample, ddim_scheduler, invert, slerp
 from spectra.errors import BaseError
 from spectra.families.denoise import decode_latents, denoise_family, encode_pictures
 from spectra.generate.drawing import Request, draw
@@ -28,7 +28,7 @@ def prepared(prediction: str) -> tuple[Any, Any, torch.Tensor]:
     pipe = build(prediction=prediction)
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.eval().requires_grad_(False)
-    pipe.register_modules(scheduler=ddim(pipe.scheduler))
+    pipe.register_modules(scheduler=ddim_scheduler(pipe.scheduler))
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     return pipe, denoise_family(pipe), latents
 
@@ -40,7 +40,7 @@ def test_the_way_back_leads_to_the_picture(prediction: str, monkeypatch: pytest.
 
     def error(steps: int) -> float:
         noise = invert(pipe, family, latents, condition, steps)
-        back = follow(pipe, family, noise, condition, steps)
+        back = ddim_sample(pipe, family, noise, condition, steps)
         return float((back - latents).norm() / latents.norm())
 
     whole = error(20)
@@ -54,7 +54,7 @@ def test_the_way_back_leads_to_the_picture(prediction: str, monkeypatch: pytest.
 def test_it_is_the_way_that_pictures_are_drawn(prediction: str, steps: int) -> None:
     pipe, family, noise = prepared(prediction)
     prompts = ["a disc", "a v"]
-    back = follow(pipe, family, noise, family.encode(pipe, prompts, 32), steps)
+    back = ddim_sample(pipe, family, noise, family.encode(pipe, prompts, 32), steps)
     drawn = draw(pipe, [Request(prompt, 0) for prompt in prompts], Sampling(steps, 1.0, 32, 32), start=noise)
     mine = np.stack([np.asarray(picture, int) for picture in decode_latents(pipe, back)])
     assert np.abs(mine - np.stack([np.asarray(picture, int) for picture in drawn])).max() <= 1
@@ -73,13 +73,13 @@ def test_a_schedule_that_ends_without_signal_can_be_inverted() -> None:
 
     pipe, family, latents = prepared("v_prediction")
     pipe.register_modules(
-        scheduler=ddim(DDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True,
+        scheduler=ddim_scheduler(DDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True,
                                      timestep_spacing="trailing"))
     )  # fmt: skip
     assert pipe.scheduler.alphas_cumprod[-1] < 1e-6
     condition = family.encode(pipe, ["a disc", "a v"], 32)
     noise = invert(pipe, family, latents, condition, 10)
-    back = follow(pipe, family, noise, condition, 10)
+    back = ddim_sample(pipe, family, noise, condition, 10)
     assert (back - latents).norm() / latents.norm() < 0.02
 
 
@@ -87,7 +87,7 @@ def test_an_unknown_prediction_is_refused() -> None:
     pipe = build()
     pipe.scheduler.register_to_config(prediction_type="flow")
     with pytest.raises(BaseError, match="prediction type 'flow' is not known"):
-        ddim(pipe.scheduler)
+        ddim_scheduler(pipe.scheduler)
 
 
 def test_latents_come_back_as_a_picture_of_the_same_size() -> None:

@@ -49,6 +49,7 @@ def test_defaults_are_those_of_the_base() -> None:
         ({"guidances": (0.5,)}, "guidance: expected a number of at least 1, got 0.5"),
         ({"scales": (float("nan"),)}, "scale: expected a finite number, got nan"),
         ({"steps": 0}, "steps: expected a number of at least 1"),
+        ({"steps": 1001}, "steps: expected a number of at least 1, at most 1000, got 1001"),
         ({"anchor": "nothing"}, "anchor: expected one of edit, caption"),
     ],
 )

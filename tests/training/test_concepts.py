@@ -260,6 +260,7 @@ BAD = {
     "a concept's setting above": ('images = "photos"\n' + FILE, "images belongs to one concept"),
     "no name": (FILE.replace('name = "dot"', ""), "concept 2: needs a name"),
     "a path as a name": (FILE.replace('"dot"', '"../dot"'), "needs a name that can name a folder"),
+    "the folder above": (FILE.replace('"dot"', '".."'), "needs a name that can name a folder"),
     "equal names": (FILE.replace('"dot"', '"disc"'), "another concept has that name"),
     "equal outputs": (FILE.replace('"kept/dots"', '"out/disc"'), "disc and dot would both write into"),
     "nested outputs": (FILE.replace('"kept/dots"', '"out/disc/x"'), "disc and dot would both write into"),

@@ -69,7 +69,7 @@ def read_concepts(path: Path, out: Path | None = None, **overrides: Any) -> list
     for number, table in enumerate(tables, 1):
         name = table.pop("name", None)
         source = f"{path}: concept {number}" + (f" ({name})" if name else "")
-        if not isinstance(name, str) or not name or Path(name).name != name:
+        if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
             raise InputError(f'{source}: needs a name that can name a folder, such as name = "dog"; got {name!r}')
         if name in (each.name for each in specs):
             raise InputError(f"{source}: another concept has that name; give each its own")
