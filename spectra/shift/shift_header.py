@@ -41,8 +41,8 @@ def read_shift_header(path: str | os.PathLike[str]) -> ShiftHeader:
     with open_shift_file(Path(path)) as (stream, header):
         if is_packed(header.metadata):
             arrays = {key: read_array(stream, header.tensors[key]) for key in packing.DESCRIBED & header.tensors.keys()}
-            found = packing.describe(header.metadata, arrays)
-            return ShiftHeader(found.metadata, found.lengths, "packed", header.file_bytes)
+            metadata, lengths, _ = packing.describe(header.metadata, arrays)
+            return ShiftHeader(metadata, lengths, "packed", header.file_bytes)
         lengths = {key.removesuffix(SUFFIX): tensor.shape[0] for key, tensor in header.tensors.items()}
         precision = common_precision(header.tensors.values())
         return ShiftHeader(from_strings(header.metadata, lengths), lengths, precision, header.file_bytes)
@@ -66,9 +66,8 @@ def open_shift_file(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
             except HeaderError as error:
                 raise ShiftFileError(f"{error}: not a whole safetensors file; fetch or make it again") from error
             check_version(header.metadata)
-            check = packing.check_array if is_packed(header.metadata) else _check_delta
-            for tensor in header.tensors.values():
-                check(tensor)
+            check = packing.check_arrays if is_packed(header.metadata) else _check_deltas
+            check(header.tensors)
             yield stream, header
 
 
@@ -102,12 +101,13 @@ def common_precision(deltas: Iterable[StoredTensor]) -> Precision:
     return "float16" if codes == {"F16"} else "float32"
 
 
-def _check_delta(tensor: StoredTensor) -> None:
-    if not tensor.key.endswith(SUFFIX):
-        raise ShiftFileError(
-            f"expected keys that end in {SUFFIX!r}, got {tensor.key!r}; the file holds something else too"
-        )
-    if tensor.code not in ("F32", "F16"):
-        raise ShiftFileError(f"{tensor.key}: expected F32 or F16, got {tensor.code}")
-    if len(tensor.shape) != 1 or not tensor.shape[0]:
-        raise ShiftFileError(f"{tensor.key}: expected a delta of shape [n], n > 0, got shape {list(tensor.shape)}")
+def _check_deltas(tensors: Mapping[str, StoredTensor]) -> None:
+    for key, tensor in tensors.items():
+        if not key.endswith(SUFFIX):
+            raise ShiftFileError(
+                f"expected keys that end in {SUFFIX!r}, got {key!r}; the file holds something else too"
+            )
+        if tensor.code not in ("F32", "F16"):
+            raise ShiftFileError(f"{key}: expected F32 or F16, got {tensor.code}")
+        if len(tensor.shape) != 1 or not tensor.shape[0]:
+            raise ShiftFileError(f"{key}: expected a delta of shape [n], n > 0, got shape {list(tensor.shape)}")

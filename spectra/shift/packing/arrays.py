@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,7 +28,6 @@ DESCRIBED = {"weights", *DIGITS}
 """Arrays that `describe` reads."""
 
 _CODES = {"weights": "U8", "tables": "U16", "states": "U32", "words": "U16", "bits": "U8"}
-_REQUIRED = (*_CODES, "fingerprints")
 
 SMALLEST_ERROR, LARGEST_ERROR = 1e-5, 0.5
 MOST_VALUES = 1 << 24
@@ -102,37 +101,37 @@ def stated_error(metadata: ShiftMetadata) -> float | None:
     return error if isinstance(error, float) else None
 
 
-def check_array(array: StoredTensor) -> None:
-    """Checks that an array belongs into a packed file, by its key, dtype and shape.
+def check_arrays(arrays: Mapping[str, StoredTensor]) -> None:
+    """Checks keys, dtypes and shapes of a packed file's arrays.
 
     Raises:
-        ShiftFileError: it does not.
+        ShiftFileError: one is missing, unknown or of another kind.
     """
-    key, code, shape = array.key, array.code, list(array.shape)
-    expected = "U8" if key in DIGITS else _CODES.get(key)
-    if expected is None:
-        raise ShiftFileError(f"a packed shift has no {key!r}; the file is damaged or foreign")
-    if code != expected or len(shape) != 1:
-        raise ShiftFileError(f"{key}: expected {expected} of shape [n], got {code} of shape {shape}")
+    for key, array in arrays.items():
+        expected = "U8" if key in DIGITS else _CODES.get(key)
+        if expected is None:
+            raise ShiftFileError(f"a packed shift has no {key!r}; the file is damaged or foreign")
+        if array.code != expected or len(array.shape) != 1:
+            raise ShiftFileError(
+                f"{key}: expected {expected} of shape [n], got {array.code} of shape {list(array.shape)}"
+            )
+    missing = [key for key in (*_CODES, "fingerprints") if key not in arrays]
+    if missing:
+        raise ShiftFileError(f"a packed shift needs {', '.join(missing)}; the file is damaged or foreign")
 
 
-@dataclass(frozen=True)
-class Description:
-    """A packed file without its values: metadata, and each weight's length and class, in name order."""
+def describe(
+    strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]]
+) -> tuple[ShiftMetadata, dict[str, int], dict[str, int]]:
+    """Metadata, and each weight's length and class in name order, of a packed file whose arrays have been checked.
 
-    metadata: ShiftMetadata
-    lengths: Mapping[str, int]
-    classes: Mapping[str, int]
-
-
-def describe(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]]) -> Description:
-    """The description of a packed file, from its header's strings and the arrays of `DESCRIBED` that it has.
+    Args:
+        strings: of the header.
+        arrays: those of `DESCRIBED` that the file has.
 
     Raises:
-        ShiftFileError: something is missing, unknown or malformed.
+        ShiftFileError: something is unknown or malformed.
     """
-    if not {"weights", "fingerprints"} <= arrays.keys():
-        raise ShiftFileError("a packed shift needs weights and fingerprints; the file is damaged or foreign")
     plain = dict(strings)
     plain.pop("steps", None)
     for key in {"ndims", *DIGITS} & plain.keys():
@@ -156,8 +155,7 @@ def describe(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]])
         raise ShiftFileError(f"its list of weights cannot be read ({error}); fetch or make it again") from error
     if "0" not in ndims:
         plain["ndims"] = ndims
-    metadata = from_strings(plain | {"version": str(VERSION)}, lengths)
-    return Description(metadata, lengths, classes)
+    return from_strings(plain | {"version": str(VERSION)}, lengths), lengths, classes
 
 
 def _decompress(compressed: npt.NDArray[np.uint8]) -> str:
@@ -174,22 +172,18 @@ def _decompress(compressed: npt.NDArray[np.uint8]) -> str:
 
 
 def unpack(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]]) -> SpectralShift:
-    """The shift that strings and arrays hold.
+    """The shift that strings and arrays hold, which have been checked.
 
     Raises:
-        ShiftFileError: something is missing, unknown or malformed.
+        ShiftFileError: something is unknown or malformed.
     """
-    missing = [key for key in _REQUIRED if key not in arrays]
-    if missing:
-        raise ShiftFileError(f"a packed shift needs {', '.join(missing)}; the file is damaged or foreign")
-    description = describe(strings, arrays)
-    ndims, lengths = description.metadata.ndims, np.array(list(description.lengths.values()))
-    each = np.array(list(description.classes.values()))
+    metadata, length_of, class_of = describe(strings, arrays)
+    lengths, each = np.array(list(length_of.values())), np.array(list(class_of.values()))
     coded = each >= 0
     try:
         steps = _steps(strings.get("steps", ""))
         tables = _tables(arrays["tables"], int(each.max()) + 1)
-        step = steps[[int(ndims.get(name) == 1) for name in description.lengths]]
+        step = steps[[int(metadata.ndims.get(name) == 1) for name in length_of]]
         tokens, odd = coder.decode(arrays["states"], arrays["words"], np.repeat(each[coded], lengths[coded]), tables)
         k, negative = read_bits(tokens, arrays["bits"])
     except ValueError as error:
@@ -197,7 +191,7 @@ def unpack(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]]) -
     values: Delta = np.zeros(int(lengths.sum()), dtype=np.float32)
     values[np.repeat(coded, lengths)] = dequantise(k, odd, negative, np.repeat(step[coded], lengths[coded]))
     pieces = np.split(values, np.cumsum(lengths)[:-1])
-    return SpectralShift(dict(zip(description.lengths, pieces, strict=True)), description.metadata, precision="packed")
+    return SpectralShift(dict(zip(length_of, pieces, strict=True)), metadata, precision="packed")
 
 
 def _steps(text: str) -> npt.NDArray[np.float64]:

@@ -20,6 +20,8 @@ from spectra.shift.packing.trellis import Floats, Integers, Rate, find_path, lev
 from spectra.shift.shift import Delta
 
 _LANES, _SHORTEST_LANE = 256, 1024
+"""Sequences at most, and values of each at least: many decode fast, each costs two or three bytes."""
+
 _CLOSE = 0.996
 """A step is good when the error lies between this fraction of what is allowed and all of it."""
 
@@ -59,11 +61,6 @@ class Quantised:
     negative: npt.NDArray[np.bool_]
 
 
-def lane_count(values: int) -> int:
-    """Number of sequences that `values` make: many decode fast, each costs two or three bytes."""
-    return min(max(values // _SHORTEST_LANE, 1), _LANES)
-
-
 def dequantise(k: Integers, odd: Integers, negative: npt.NDArray[np.bool_], steps: Floats) -> Delta:
     """The values that whole numbers stand for, `[n]`, rounded once to float32."""
     values = level(k, odd) * steps
@@ -98,7 +95,7 @@ def quantise(deltas: Sequence[Delta], groups: Sequence[int], error: float) -> Qu
         step, scale = steps[group[weight[coded]]], scales[weight[coded]]
         patient = search < _PATIENCE
         rate = None if counts is None or search > 2 * _PATIENCE else _rate(counts, scale)
-        lanes = lane_count(len(step))
+        lanes = min(max(len(step) // _SHORTEST_LANE, 1), _LANES)
         k, odd = find_path(values[coded] / step, lanes, rate)
         negative = (values[coded] < 0) & (k > 0)
         counts = count_tokens(k, odd, scale, int(scales.max()) + 1)

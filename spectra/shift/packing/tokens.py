@@ -38,14 +38,6 @@ def widths(tokens: Integers) -> Integers:
     return np.where(tokens < _DIRECT, 0, (tokens - _DIRECT) // _PER_OCTAVE + 1)
 
 
-def from_tokens(tokens: Integers, below: Integers) -> Integers:
-    """The numbers, from their tokens and the bits stored below them (`[n]`, as numbers)."""
-    width = widths(tokens)
-    eighth = ((tokens - _DIRECT) % _PER_OCTAVE) >> 1
-    beyond = ((((8 + eighth) << width) | below) << 1) | (tokens & 1)
-    return np.where(tokens < _DIRECT, tokens, beyond)
-
-
 def write_bits(k: Integers, negative: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """The signs of all numbers but 0, then the bits below the tokens: first the lowest of all that have one, and so on.
 
@@ -79,4 +71,6 @@ def read_bits(tokens: Integers, stored: npt.NDArray[np.uint8]) -> tuple[Integers
         end = place + int(holds.sum())
         below[holds] |= bits[place:end].astype(np.int64) << plane
         place = end
-    return from_tokens(tokens, below), negative
+    eighth = ((tokens - _DIRECT) % _PER_OCTAVE) >> 1
+    beyond = ((((8 + eighth) << width) | below) << 1) | (tokens & 1)
+    return np.where(tokens < _DIRECT, tokens, beyond), negative
