@@ -9,7 +9,7 @@
 and `low-memory`, spectra without the frozen weights.
 
 A twin shares the storage of the frozen weights, so several methods can be measured in one process. On the meta device
-a matrix has no singular values; how many directions its tail has is taken from trained ones (`spectrum.TYPICAL_TAIL`).
+a matrix has no singular values; how many directions its tail has is taken from trained ones (`TYPICAL_TAIL`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 LORA_RANK = 4
 DEVICES = ("cpu", "cuda")
+
+TYPICAL_TAIL = ((1, 0.18), (2, 0.09))
+"""Share of a weight's directions that its tail holds, up to so many columns per row (or rows per column); none beyond.
+Measured on the embedded base's UNet: .18 of its 70 square weights, .09 of 24 up to twice as long, none of 44 others."""
 
 
 @dataclass
@@ -105,6 +109,29 @@ def twin(model: Denoiser) -> Denoiser:
     return replace(model, module=copy.deepcopy(model.module, shared))
 
 
+def placeholder(weight: Tensor, tail: float | None = None) -> Spectrum:
+    """A spectrum for a `weight` without values (on the meta device, or fake): for counting flops and bytes.
+
+    Args:
+        tail: share of the directions that the tail holds, 0 to 1; `TYPICAL_TAIL` by default.
+    """
+    import torch
+
+    from spectra.spectrum.spectrum import Spectrum, matrix
+
+    rows, columns = matrix(weight).shape
+    r, m = min(rows, columns), max(rows, columns)
+    if tail is None:
+        tail = next((share for ratio, share in TYPICAL_TAIL if m <= ratio * r), 0.0)
+    return Spectrum(
+        side="left" if rows <= columns else "right",
+        basis=weight.new_empty(r, r, dtype=torch.float32),
+        sigma=weight.new_empty(r, dtype=torch.float64),
+        tail=weight.new_empty(round(tail * r), m, dtype=torch.float32),
+        shape=tuple(weight.shape),
+    )
+
+
 class Spectra:
     """Spectra of a model's weights, made when they are asked for and kept; without values where a weight has none."""
 
@@ -115,7 +142,7 @@ class Spectra:
     def of(self, path: str, weight: Tensor) -> Spectrum:
         """The spectrum of the module's weight at `path`."""
         from spectra.spectrum.decomposition import decompose
-        from spectra.spectrum.spectrum import has_no_values, placeholder
+        from spectra.spectrum.spectrum import has_no_values
 
         if path not in self._known:
             self._known[path] = placeholder(weight) if has_no_values(weight) else decompose(weight)

@@ -104,30 +104,6 @@ def other_side(weight: Tensor, spectrum: Spectrum, directions: Tensor | None = N
     return found
 
 
-TYPICAL_TAIL = ((1, 0.18), (2, 0.09))
-"""Share of a weight's directions that its tail holds, up to so many columns per row (or rows per column); none beyond.
-Measured on the embedded base's UNet: .18 of its 70 square weights, .09 of 24 up to twice as long, none of 44 others."""
-
-
-def placeholder(weight: Tensor, tail: float | None = None) -> Spectrum:
-    """A spectrum for a `weight` without values (on the meta device, or fake): for counting flops and bytes.
-
-    Args:
-        tail: share of the directions that the tail holds, 0 to 1; `TYPICAL_TAIL` by default.
-    """
-    rows, columns = matrix(weight).shape
-    r, m = min(rows, columns), max(rows, columns)
-    if tail is None:
-        tail = next((share for ratio, share in TYPICAL_TAIL if m <= ratio * r), 0.0)
-    return Spectrum(
-        side="left" if rows <= columns else "right",
-        basis=weight.new_empty(r, r, dtype=torch.float32),
-        sigma=weight.new_empty(r, dtype=torch.float64),
-        tail=weight.new_empty(round(tail * r), m, dtype=torch.float32),
-        shape=tuple(weight.shape),
-    )
-
-
 def has_no_values(x: Tensor) -> bool:
     """Whether a tensor has only a shape: on the meta device, or PyTorch's `FakeTensor`."""
     return x.is_meta or isinstance(x, FakeTensor)

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import spectra
 from spectra.adapters.adapter import Adapter
 from spectra.adapters.binding import Binding
+from spectra.benchmarks.steps.methods import placeholder
 from spectra.layers import costs
-from spectra.spectrum.spectrum import placeholder
 
 TARGETS = {"clip": "text-encoder", "t5": "text-encoder"}
 
