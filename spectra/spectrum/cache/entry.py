@@ -14,7 +14,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -101,18 +101,17 @@ def read_entry_header(path: Path) -> EntryHeader:
         DamagedEntryError: it is not an entry of this version, or is cut short.
         OSError: it cannot be read.
     """
-    with path.open("rb") as stream:
-        return _header(path, stream, os.fstat(stream.fileno()).st_size)
+    return _read(path)[0]
 
 
 def read_sigma(path: Path) -> np.ndarray:
     """Verified singular values, float64 `[r]`, without torch and the basis; raises as `read_entry_header`."""
-    return np.frombuffer(_read_verified(path, ("sigma",))["sigma"], dtype="<f8")
+    return np.frombuffer(_read(path, "sigma")[1]["sigma"], dtype="<f8")
 
 
 def verify(path: Path) -> None:
     """Reads an entry whole, without torch, and compares every checksum; raises as `read_entry_header`."""
-    _read_verified(path, _DTYPES)
+    _read(path, *_DTYPES)
 
 
 def read_spectrum(path: Path, *, verify: bool = True) -> Spectrum:
@@ -160,8 +159,8 @@ def read_spectrum(path: Path, *, verify: bool = True) -> Spectrum:
     )
 
 
-def _read_verified(path: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """The bytes of some tensors, by name."""
+def _read(path: Path, *names: str) -> tuple[EntryHeader, dict[str, bytes]]:
+    """The header of an entry, and the verified bytes of some of its tensors by name."""
     payloads = {}
     with path.open("rb") as stream:
         header = _header(path, stream, os.fstat(stream.fileno()).st_size)
@@ -169,7 +168,7 @@ def _read_verified(path: Path, names: Iterable[str]) -> dict[str, bytes]:
             stream.seek(header.tensors[name].start)
             payloads[name] = stream.read(header.tensors[name].bytes)
             header.verify(name, payloads[name])
-    return payloads
+    return header, payloads
 
 
 def _checksum(

@@ -88,7 +88,8 @@ class SpectrumCache:
         digits = fingerprint(weight, name=name)
         known = self._read(self._store.place(digits), cache_entry.read_spectrum)
         spectrum = known or self._compute(weight, name, device, digits)
-        self.usage.count(weight, spectrum, hit=known is not None)
+        with self._lock:
+            self.usage.count(weight, spectrum, hit=known is not None)
         return spectrum
 
     def spectra(
@@ -192,7 +193,8 @@ class SpectrumCache:
         except FileNotFoundError:
             return None
         except DamagedEntryError as damage:
-            self.usage.damaged += 1
+            with self._lock:
+                self.usage.damaged += 1
             moved_to = self._store.set_aside(path)
             self._warn(
                 f"damaged entry of the spectrum cache ({damage}), it will be built again; "

@@ -106,7 +106,13 @@ class Store:
             CacheError: there is no folder and none can be made.
             OSError: the folder cannot be written, or the disk is full.
         """
-        self._make_root()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheError(
+                f"cannot make the spectrum cache {self.root}: {error.strerror or error}; set SPECTRA_CACHE to a folder "
+                "that you may write"
+            ) from error
         place = self.place(fingerprint)
         place.parent.mkdir(parents=True, exist_ok=True)
         with temporary_beside(place) as temporary:
@@ -196,15 +202,6 @@ class Store:
                 path.unlink()
                 removed, freed = removed + 1, freed + status.st_size
         return removed, freed
-
-    def _make_root(self) -> None:
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CacheError(
-                f"cannot make the spectrum cache {self.root}: {error.strerror or error}; set SPECTRA_CACHE to a folder "
-                "that you may write"
-            ) from error
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         """The entries' files; those that vanish while we look are passed over."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field, fields
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ class CacheWarning(UserWarning):
 
 @dataclass
 class Usage:
-    """Counts of what a cache object has done.
+    """Counts of what a cache object has done. The cache's lock guards them.
 
     Attributes:
         hits: spectra that were found.
@@ -35,18 +34,15 @@ class Usage:
     weight_floats: int = 0
     spectrum_floats: int = 0
     bytes: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def count(self, weight: Tensor, spectrum: Spectrum, *, hit: bool) -> None:
-        """Add one spectrum, from any thread."""
-        with self._lock:
-            self.hits += hit
-            self.misses += not hit
-            self.weight_floats += weight.numel()
-            self.spectrum_floats += spectrum.floats
-            self.bytes += spectrum.bytes
+        """Add one spectrum."""
+        self.hits += hit
+        self.misses += not hit
+        self.weight_floats += weight.numel()
+        self.spectrum_floats += spectrum.floats
+        self.bytes += spectrum.bytes
 
     def since(self, before: Usage) -> Usage:
         """The counts since this object was like `before`."""
-        counts = (field.name for field in fields(self) if field.name != "_lock")
-        return Usage(**{name: getattr(self, name) - getattr(before, name) for name in counts})
+        return Usage(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
