@@ -186,8 +186,8 @@ def _paper(model: Denoiser, spectra: Spectra) -> Method:
     for path, module in matrices(model):
         weight: Tensor = module.weight  # type: ignore[assignment]
         known = spectra.whole(path, weight)
-        near, far = known.basis, known.tail
-        left, right = (near, far) if known.side == "left" else (far.T, near.T)
+        stored_side, other_side = known.basis, known.tail
+        left, right = (stored_side, other_side) if known.side == "left" else (other_side.T, stored_side.T)
         left, sigma, right = (v.to(weight.dtype).contiguous() for v in (left, known.sigma, right))
         delta = torch.nn.Parameter(_small(known.sigma.float()))
         method.parameters[path] = delta

@@ -81,14 +81,13 @@ def singular_value_changes(shift: SpectralShift, sigmas: Sigmas) -> dict[str, Ve
     """
     found: dict[str, Vector] = {}
     for name, delta in shift.items():
-        found[name] = delta.astype(np.float64)
-        if name in sigmas:
-            if sigmas[name].shape != delta.shape:
-                raise MismatchError(
-                    f"{name}: expected a delta of {sigmas[name].size} floats, one for each singular value in the "
-                    f"cache, got {delta.size}; the shift was changed by hand, or was made by another program"
-                )
-            found[name] = singular_value_change(sigmas[name], delta)
+        sigma = sigmas.get(name)
+        if sigma is not None and sigma.shape != delta.shape:
+            raise MismatchError(
+                f"{name}: expected a delta of {sigma.size} floats, one for each singular value in the "
+                f"cache, got {delta.size}; the shift was changed by hand, or was made by another program"
+            )
+        found[name] = delta.astype(np.float64) if sigma is None else singular_value_change(sigma, delta)
     return found
 
 

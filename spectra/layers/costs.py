@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from spectra import kernels
+from spectra.layers.operators import Place
 
 Plan = Literal["factored", "two-sided", "materialized"]
 
@@ -47,7 +48,7 @@ class Work(NamedTuple):
         balance: of the device.
     """
 
-    basis_at: Literal["input", "output"] | None
+    basis_at: Place | None
     rows: int
     bottleneck_rows: int
     r: int

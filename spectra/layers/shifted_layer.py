@@ -77,13 +77,13 @@ class ShiftedLayer:
             raise TypeError(f"expected a plain operator, got {type(module).__name__}: it needs its weight")
         # Without an activation to map, every direction needs both sides.
         self.spectrum = spectrum if self.operator else with_full_tail(spectrum, weight)
-        meets = self.operator is not None and self.operator.basis_at(spectrum.side) is not None
-        both_sides = without_weight or not meets or not spectrum.one_sided
+        basis_at = self.operator.basis_at(spectrum.side) if self.operator else None
+        both_sides = without_weight or basis_at is None or not spectrum.one_sided
         self._vectors = SingularVectors(module, self.spectrum, both_sides=both_sides, without_weight=without_weight)
         self._near_zero = expected_near_zero(self._vectors)
         self._made: dict[str, tuple[Any, Any]] = {}
         self._vectors.of(weight.dtype)
-        if self.operator is not None and self.operator.basis_at(spectrum.side) == "output" and self._vectors.one_sided:
+        if basis_at == "output" and not both_sides:
             self._vectors.offset(getattr(module, "bias", None), weight.dtype)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

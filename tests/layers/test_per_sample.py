@@ -125,8 +125,8 @@ RUNS = torch.arange(3).repeat_interleave(2)
 def paper(module: nn.Module, spectrum: Any, deltas: Tensor, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Output and delta's gradient by the paper's formula, each run with `U diag(ReLU(sigma + delta)) V^T`."""
     full = with_full_tail(spectrum, module.weight)
-    near, far = full.basis.to(dtype), full.tail.T.to(dtype)
-    left, right = (near, far) if full.side == "left" else (far, near)
+    stored_side, other_side = full.basis.to(dtype), full.tail.T.to(dtype)
+    left, right = (stored_side, other_side) if full.side == "left" else (other_side, stored_side)
     deltas = deltas.detach().to(dtype).requires_grad_()
     outputs = []
     for delta, run in zip(deltas.unbind(), x.to(dtype).chunk(3), strict=True):

@@ -6,7 +6,7 @@ A method is a function on the deltas of one weight, registered under a name:
     def mean(deltas: Rows, weights: Row, *, density: float = 0.5) -> Row:
 
 Its keyword parameters, with their defaults, are the method's parameters. One that draws random numbers takes `random`
-as well: a function that gives numbers in [0, 1) of the deltas' shape, the same for the same seed on every machine.
+as well: numbers in [0, 1) of the deltas' shape, the same for the same seed on every machine.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -140,15 +140,11 @@ def _apply(method: Method, name: str, deltas: Rows, weights: Row, parameters: Ma
         raise type(error)(f"{name}: {error}") from error
 
 
-def _random(seed: int, name: str, shape: tuple[int, ...]) -> Callable[[], Rows]:
+def _random(seed: int, name: str, shape: tuple[int, ...]) -> Rows:
     """Numbers in [0, 1) that depend on seed, weight and shape alone, not on the machine or on numpy's version."""
-
-    def draw() -> Rows:
-        key = int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16], "little")
-        raw = np.random.Philox(key=key).random_raw(shape[0] * shape[1])
-        return (np.asarray(raw, np.uint64) >> np.uint64(11)).reshape(shape).astype(np.float64) * 2.0**-53
-
-    return draw
+    key = int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16], "little")
+    raw = np.random.Philox(key=key).random_raw(shape[0] * shape[1])
+    return (np.asarray(raw, np.uint64) >> np.uint64(11)).reshape(shape).astype(np.float64) * 2.0**-53
 
 
 def _resolved(

@@ -75,7 +75,11 @@ class OpenedShifts:
             rows = {name: np.zeros((len(self), self.lengths[name]), np.float32) for name in names}
             having = {name: np.zeros(len(self), bool) for name in names}
             for row, source in enumerate(self._sources):
-                for name, delta in _read(source, names):
+                if isinstance(source, DeltaStream):
+                    held = source.read(names)
+                else:
+                    held = ((name, source[name]) for name in names if name in source)
+                for name, delta in held:
                     rows[name][row] = delta
                     having[name][row] = True
             for name in names:
@@ -96,10 +100,3 @@ class OpenedShifts:
             run.append(name)
             size += more
         yield run
-
-
-def _read(source: DeltaStream | SpectralShift, names: Sequence[str]) -> Iterator[tuple[str, npt.NDArray[np.floating]]]:
-    """The named deltas, as far as a shift has them."""
-    if isinstance(source, DeltaStream):
-        return source.read(names)
-    return ((name, source[name]) for name in names if name in source)

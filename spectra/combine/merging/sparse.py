@@ -6,16 +6,11 @@ Values of equal size go together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
 from spectra.combine.merging.registry import Row, Rows, method
 from spectra.shift.sums import weighted_sum
-
-Random = Callable[[], Rows]
-"""Numbers in [0, 1), `[k, n]`."""
 
 
 @method("ties", shares="each", source="TIES-Merging, arXiv:2306.01708")
@@ -25,19 +20,19 @@ def ties(deltas: Rows, weights: Row, *, density: float = 0.2) -> Row:
 
 
 @method("dare", shares="each", source="DARE, arXiv:2311.03099")
-def dare(deltas: Rows, weights: Row, *, density: float = 0.5, random: Random) -> Row:
+def dare(deltas: Rows, weights: Row, *, density: float = 0.5, random: Rows) -> Row:
     """Drops values at random, enlarges the rest by 1 / density, sums by weight."""
     return weighted_sum(_dropped(deltas, density, random), weights)
 
 
 @method("dare-ties", shares="each", source="DARE with the election of TIES, arXiv:2311.03099")
-def dare_ties(deltas: Rows, weights: Row, *, density: float = 0.5, random: Random) -> Row:
+def dare_ties(deltas: Rows, weights: Row, *, density: float = 0.5, random: Rows) -> Row:
     """Drops values at random as dare does, then elects and averages as ties does."""
     return _elected_mean(_dropped(deltas, density, random), weights)
 
 
 @method("della", shares="each", source="DELLA-Merging, arXiv:2406.11617")
-def della(deltas: Rows, weights: Row, *, density: float = 0.5, epsilon: float = 0.2, random: Random) -> Row:
+def della(deltas: Rows, weights: Row, *, density: float = 0.5, epsilon: float = 0.2, random: Rows) -> Row:
     """Drops values at random, small ones rather than large ones, then elects and averages.
 
     A value is kept with a probability that falls with its rank by |delta|, evenly, from `density + epsilon / 2` to
@@ -77,9 +72,9 @@ def _elected_mean(deltas: Rows, weights: Row, elected: Row | None = None) -> Row
     return mean
 
 
-def _dropped(deltas: Rows, probability: float | Rows, random: Random) -> Rows:
+def _dropped(deltas: Rows, probability: float | Rows, random: Rows) -> Rows:
     """Each value kept with that probability, and then divided by it, so that nothing changes on average."""
-    return np.where(random() < probability, deltas / probability, 0.0)
+    return np.where(random < probability, deltas / probability, 0.0)
 
 
 def _largest(deltas: Rows, share: float) -> npt.NDArray[np.bool_]:

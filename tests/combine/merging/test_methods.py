@@ -176,7 +176,7 @@ def test_drawing_is_by_seed_alone(name: str) -> None:
 
 
 def test_the_numbers_drawn_are_these_on_every_machine() -> None:
-    drawn = _random(7, "unet.conv_in", (1, 3))()
+    drawn = _random(7, "unet.conv_in", (1, 3))
     np.testing.assert_array_equal(drawn, [[0.5319469093010701, 0.10261794722821993, 0.04572458760148068]])
 
 
