@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from spectra.cli import output
 from spectra.cli.options import command, json_option
 from spectra.cli.tables import readable, table
 from spectra.io.settings import setting
+from spectra.spectrum.cache.settings import parse_size, prior_root
 
 _SHOWN = 20
 """Entries that `ls` shows a person without --all."""
@@ -87,7 +89,6 @@ def verify(options: _Options) -> None:
 @command(_CleanOptions, "spectra cache gc --max-size 5GB")
 def gc(options: _CleanOptions) -> None:
     """Removes damaged and half-written files, and the least recently used entries beyond a size."""
-    from spectra.spectrum.cache.settings import parse_size
     from spectra.spectrum.cache.spectrum_cache import default_cache
 
     cache = default_cache()
@@ -132,18 +133,12 @@ cache.registered_commands += [ls, verify, gc, path]
 
 def _class_pictures() -> dict[str, int]:
     """How many sets of class pictures are kept, and their bytes."""
-    from spectra.spectrum.cache.settings import prior_root
-
     sets = [folder for folder in prior_root().glob("*") if folder.is_dir()]
     return {"sets": len(sets), "bytes": sum(file.stat().st_size for folder in sets for file in folder.glob("*"))}
 
 
 def _remove_class_pictures() -> dict[str, int]:
     """Removes them; a set goes whole, by a rename first, so that no training reads half of one."""
-    import shutil
-
-    from spectra.spectrum.cache.settings import prior_root
-
     removed = _class_pictures()
     for folder in prior_root().glob("*"):
         gone = folder.with_name(f".{folder.name}.tmp")

@@ -12,6 +12,7 @@ import typer
 from spectra.cli import output
 from spectra.cli.options import Precision, argument, command, force_option, json_option, output_option, variant_option
 from spectra.cli.tables import facts, readable, short_percent
+from spectra.errors import FormatError
 from spectra.io.settings import SHARE, setting
 
 if TYPE_CHECKING:
@@ -93,8 +94,6 @@ def convert(options: _Options) -> None:
 
 def _check_usage(files: list[Path], kinds: set[str], options: _Options) -> None:
     """Wrong usage, before anything is read."""
-    from spectra.errors import FormatError
-
     to, chosen = options.to, (options.rank is not None) + (options.error is not None)
     if "lora" in kinds:
         raise FormatError(f"{files[0]}: a LoRA or full differences, no shift; spectra extract finds the closest shift")

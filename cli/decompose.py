@@ -10,6 +10,7 @@ from typing import Any, Literal
 from spectra.cli import output
 from spectra.cli.options import argument, command, json_option, variant_option
 from spectra.cli.tables import readable, table
+from spectra.errors import InputError
 from spectra.io.settings import setting
 
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -76,8 +77,6 @@ def decompose(options: _Options) -> None:
 
 def _device(asked: str | None) -> str | None:
     import torch
-
-    from spectra.errors import InputError
 
     if asked is None:
         return "cuda" if torch.cuda.is_available() else None

@@ -11,6 +11,7 @@ from spectra.cli import output
 from spectra.cli.options import command, force_option, json_option, output_option
 from spectra.cli.tables import plain
 from spectra.editing.order import TRAINING_OPTIONS, EditOrder, make_order, training_settings
+from spectra.errors import InputError
 from spectra.io.settings import declared_settings, setting
 
 _MOSTLY = 0.9
@@ -45,8 +46,6 @@ def edit(options: _Options, given: dict[str, Any]) -> None:
     Leaves the pictures, a contact sheet, and what was learnt; says how well inversion leads back to the picture, and
     when the base cannot show such a picture.
     """
-    from spectra.errors import InputError
-
     training = {name: given.pop(option) for option, name in TRAINING_OPTIONS.items() if option in given}
     if "shift" in given and training.keys() - {"resolution"}:
         raise InputError(f"--shift trains nothing: leave out the setting of {', '.join(training)}")

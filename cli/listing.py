@@ -107,6 +107,7 @@ def _show_rest(library: Library, limit: int) -> Iterator[output.Part]:
 def show_tree(library: Library, tree: Sequence[Branch], chosen: int, root: Path) -> Iterator[output.Part]:
     """A family tree: what was made from a shift stands below it."""
     names = {b.content_hash: _name(b.entries[0].path, root) for b in tree if b.entries}
+    # Not rich's Tree, which cuts off what stands deeper than the terminal is wide.
     open_at: list[bool] = []  # by depth, whether another branch of that depth follows below
     lines = []
     for i in range(len(tree) - 1, -1, -1):

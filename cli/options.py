@@ -85,17 +85,19 @@ def command(
 
 def _parameter(name: str, declared: Setting, *, known: bool) -> inspect.Parameter:
     """One option as typer reads it; one whose default is not known here is None where it is not given."""
-    several = get_origin(declared.type) is tuple
-    kind = GenericAlias(list, get_args(declared.type)[:1]) if several else declared.type
+    values = get_args(declared.type)
+    single = values[0] if values else declared.type
+    kind = GenericAlias(list, single) if get_origin(declared.type) is tuple else declared.type
     default = declared.default if known or declared.default is REQUIRED else None
     if default in (None, ()):
         kind, default = kind | None, None
-    shown: dict[str, Any] = {"help": _help(declared), "metavar": declared.metavar or None, "show_default": False}
-    single = get_args(declared.type)[0] if get_args(declared.type) else declared.type
-    if declared.choices or (single in (str, int, float) and not declared.metavar):
-        shown["metavar"] = f"<{single.__name__ if isinstance(single, type) else 'str'}>"
-    if declared.panel:
-        shown["rich_help_panel"] = declared.panel
+    typed = f"<{single.__name__ if isinstance(single, type) else 'str'}>"
+    shown: dict[str, Any] = {
+        "help": _help(declared),
+        "metavar": declared.metavar or (typed if declared.choices or single in (str, int, float) else None),
+        "show_default": False,
+        "rich_help_panel": declared.panel or None,
+    }
     if known and single in (int, float):
         shown |= {"min": declared.least, "max": declared.most}
     if declared.positional:

@@ -12,17 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spectra.errors import RoundedCopyWarning
+from spectra.progress import SILENT, Progress
 from spectra.spectrum.cache.usage import CacheWarning
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress as RichProgress
-    from rich.table import Table
-    from rich.text import Text
 
-    from spectra.progress import Progress
-
-
-Part: TypeAlias = "str | Text | Table"
+Part: TypeAlias = "RenderableType"
 """A piece of what people see."""
 
 
@@ -61,8 +58,8 @@ def result(obj: Any, *, json: bool, human: Callable[[], Iterable[Part]]) -> None
     Args:
         obj: the result as JSON data (a dict at the top).
         json: print `obj` as one JSON object and nothing else; NaN and infinity are refused, JSON has none.
-        human: gives the same for a person: lines of text, shown as they are however long, and tables and texts of
-            rich's, which are fitted to the terminal.
+        human: gives the same for a person: lines of text, shown as they are however long, and what is rich's, which is
+            fitted to the terminal.
     """
     if json:
         line(_json.dumps(obj, ensure_ascii=False, allow_nan=False))
@@ -122,8 +119,6 @@ class _Bar:
 
 def progress() -> Progress:
     """Bars on stderr if that is a terminal, silence otherwise."""
-    from spectra.progress import SILENT
-
     return _Bar() if sys.stderr.isatty() else SILENT
 
 

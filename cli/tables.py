@@ -100,9 +100,9 @@ def short_percent(part: float, digits: int = 3) -> str:
     return f"{100 * part:.{digits}g} %" if part else "0 %"
 
 
-def cosine(value: float | None, none: str = "") -> str:
-    """A cosine with three digits, never `-0.000`; `none` where there is no such."""
-    return none if value is None else f"{round(value, 3) + 0.0:.3f}"
+def cosine(value: float | None) -> str:
+    """A cosine with three digits, never `-0.000`; empty where there is none."""
+    return "" if value is None else f"{round(value, 3) + 0.0:.3f}"
 
 
 def readable(count: int) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from spectra.cli import output
 from spectra.cli.options import command, force_option, json_option
 from spectra.cli.tables import plain, readable
+from spectra.errors import InputError
 from spectra.io.settings import declared_settings, setting
-from spectra.training.config import TrainConfig
+from spectra.training.config import TrainConfig, make_config, read_config
 
 if TYPE_CHECKING:
     from spectra.training.run.concepts import ConceptSpec
@@ -73,7 +74,6 @@ def train(options: _Options, given: dict[str, Any]) -> None:
 
 def _concepts(options: _Options, given: dict[str, Any]) -> list[ConceptSpec]:
     """What is to be learnt: one concept by the options, or those of a file."""
-    from spectra.errors import InputError
     from spectra.training.run.concepts import UNSHARED_SETTINGS, ConceptSpec, read_concepts
 
     if options.concepts is None:
@@ -86,9 +86,6 @@ def _concepts(options: _Options, given: dict[str, Any]) -> list[ConceptSpec]:
 
 def _settings(options: _Options, given: dict[str, Any]) -> TrainConfig:
     """What was given, on top of the file's settings, or on top of those of the training that is resumed."""
-    from spectra.errors import InputError
-    from spectra.training.config import make_config, read_config
-
     if options.config is not None:
         return read_config(options.config, **given)
     if options.resume:

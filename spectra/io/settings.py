@@ -86,18 +86,14 @@ class Setting:
             InputError: it is none of the choices, not finite, or out of range.
         """
         for each in value if isinstance(value, tuple) else (value,):
-            if self.choices:
-                good = each in self.choices
-            elif isinstance(each, (int, float)) and not isinstance(each, bool):
-                good = math.isfinite(each) and self._in_range(each)
-            else:
-                continue
-            if not good:
+            number = isinstance(each, (int, float)) and not isinstance(each, bool)
+            if each not in self.choices if self.choices else number and not self._in_range(each):
                 raise InputError(f"{self.label}: expected {self.expected}, got {each!r}")
 
     def _in_range(self, value: float) -> bool:
         return (
-            (self.least is None or value >= self.least)
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
             and (self.most is None or value <= self.most)
             and (self.below is None or value < self.below)
@@ -106,8 +102,7 @@ class Setting:
 
 def setting(default: Any, help: str, **more: Any) -> Any:
     """A dataclass field that is a setting; `more` are attributes of `Setting`."""
-    metadata = {"setting": Setting(default, help, **more)}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata={"setting": Setting(default, help, **more)})
 
 
 def declared_settings(declared: type) -> dict[str, Setting]:

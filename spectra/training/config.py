@@ -254,27 +254,27 @@ class TrainConfig:
 
 
 EMBEDDED: dict[str, Any] = embedded_defaults(TrainConfig)
-"""Defaults that are others for the embedded base: about two minutes on two CPU cores.
+"""Defaults that are others for the embedded base: about two minutes on two CPU cores, chosen by the loss at fixed noise
+and by eye.
 
-Chosen by the loss at fixed noise and by eye. The text encoder takes part, since the base has learnt to
-read past tokens that it does not know: without it, what is learnt of the subject goes into the class prompt's pictures
-too, or not at all. The rates are high because they fall to zero: constant ones leave noise in the pictures. What class
-pictures are held to is the base's own answer, to their prompt and to none: guidance multiplies the difference between
-those two, and where the answer to no prompt drifted, colours burnt out and the class was lost while the subject was
-still being learnt. They are drawn with the guidance of later pictures, so that the answers are kept where they will be
-asked for. (Held to the noise instead, guided pictures came out with their contrast driven up.)
-Min-SNR weighting is off: for a base that predicts v it takes the weight from the noisiest steps, where a drawing's
-colour and place are decided.
-Collages shrink their pictures, since an icon fills its own, and their prompts are those by which the base has learnt to
-draw two things: named from left to right, and without "a drawing of", which asks it for one. The unmix term's weight is
-small: at .1 and above the special words are soon attended to nowhere, on their own half either, which is the term's
-easiest solution; what they mean then reaches the picture through the words around them.
+- The text encoder takes part: the base has learnt to read past tokens that it does not know, and without it, what is
+  learnt of the subject goes into the class prompt's pictures too, or not at all.
+- The rates are high because they fall to zero: constant ones leave noise in the pictures.
+- Class pictures are held to the base's own answers, to their prompt and to none, since guidance multiplies the
+  difference between those two: where the answer to no prompt drifted, colours burnt out and the class was lost; where
+  they were held to the noise, contrast was driven up. They are drawn with the guidance of later pictures.
+- Min-SNR weighting is off: for a base that predicts v it takes the weight from the noisiest steps, where a drawing's
+  colour and place are decided.
+- Collages shrink their pictures, since an icon fills its own, and their prompts are those by which the base has learnt
+  to draw two things: from left to right, without "a drawing of", which asks it for one.
+- The unmix term's weight is small: at .1 and above the special words are soon attended to nowhere, on their own half
+  either; what they mean then reaches the picture through the words around them.
 """
 
 
 def defaults(base: str) -> TrainConfig:
     """The default settings for a base; the embedded one is small, and takes larger batches and fewer class pictures."""
-    return replace(TrainConfig(), base=base, **({} if base else EMBEDDED))
+    return TrainConfig(base=base, **({} if base else EMBEDDED))
 
 
 def read_config(path: Path, **overrides: Any) -> TrainConfig:
