@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,21 +29,21 @@ _TIED = {"encoder.embed_tokens": "shared"}
 """T5's table is stored under either name, or both; a module is named by its first path."""
 
 
+@dataclass(frozen=True, eq=False)
 class FileWeights(Mapping[str, "Tensor"]):
     """Tensors of a model by name, each read from its file when it is asked for. Several threads may read at once.
 
-    Args:
+    Attributes:
         places: where each tensor is; in several places where a file holds a tied one more than once.
-        dtype: to cast to, such as "float32"; the file's own by default.
+        cast_to: name of a dtype, such as "float32"; the file's own by default.
     """
 
-    def __init__(self, places: Mapping[str, Sequence[Place]], dtype: str = "") -> None:
-        self.places = dict(places)
-        self._dtype = dtype
+    places: Mapping[str, Sequence[Place]]
+    cast_to: str = ""
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self.places[name][0].read()
-        return tensor.to(torch_dtype(self._dtype)) if self._dtype else tensor
+        return tensor.to(torch_dtype(self.cast_to)) if self.cast_to else tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
@@ -56,11 +57,11 @@ class FileWeights(Mapping[str, "Tensor"]):
 
     def dtype(self, name: str) -> str:
         """Name of the dtype that the tensor has when it is read, such as "float16"."""
-        return self._dtype or self.places[name][0].stored.dtype
+        return self.cast_to or self.places[name][0].stored.dtype
 
     def only(self, wanted: Callable[[str], bool]) -> FileWeights:
         """The tensors whose name is wanted."""
-        return FileWeights({name: places for name, places in self.places.items() if wanted(name)}, self._dtype)
+        return FileWeights({name: places for name, places in self.places.items() if wanted(name)}, self.cast_to)
 
     def matrices(self) -> FileWeights:
         """The tensors with two or more dimensions, which have a spectrum."""
@@ -71,7 +72,7 @@ class FileWeights(Mapping[str, "Tensor"]):
         parts: dict[str, dict[str, Sequence[Place]]] = {}
         for name, places in self.places.items():
             parts.setdefault(component_of(name), {})[name] = places
-        return {component: FileWeights(places, self._dtype) for component, places in parts.items()}
+        return {component: FileWeights(places, self.cast_to) for component, places in parts.items()}
 
     def weights(self) -> FileWeights:
         """The weights among the tensors, under the names of shifts; a tied weight once, with all its places."""
@@ -80,7 +81,7 @@ class FileWeights(Mapping[str, "Tensor"]):
             if key.endswith(".weight"):
                 component, _, path = key.removesuffix(".weight").partition(".")
                 places.setdefault(weight_name(component, _TIED.get(path, path)), []).extend(found)
-        return FileWeights(places, self._dtype)
+        return FileWeights(places, self.cast_to)
 
 
 def base_weights(

@@ -127,11 +127,7 @@ def bake(
 def _check_base(
     shifts: Sequence[NamedShift], weights: FileWeights, cache: SpectrumCache, progress: Progress
 ) -> dict[str, Spectrum]:
-    """Check, before anything is written, that every shift was trained on these weights, or on ones they are copies of.
-
-    Returns:
-        The spectra of the originals, by name, where the base is a rounded copy and the cache knows them.
-    """
+    """Refuse shifts of another base; of a rounded copy, return the originals' spectra that the cache knows, by name."""
     originals: dict[str, Spectrum] = {}
     checks = check_fingerprints([(each.name, each.shift) for each in shifts], weights, progress)
     for each, check in zip(shifts, checks, strict=True):

@@ -141,11 +141,7 @@ def file_metadata(metadata: ShiftMetadata) -> dict[str, str]:
 def write_rounded(stored: StoredTensor, exact: Tensor, name: str) -> Tensor:
     """Write a tensor rounded to the dtype of its file; returns the rounded one, in the dtype of `exact`.
 
-    Args:
-        name: how errors call it.
-
-    Raises:
-        FormatError: a value that the file's dtype cannot hold.
+    Raises a FormatError, which calls it `name`, for a value that the file's dtype cannot hold.
     """
     rounded = exact.to(torch_dtype(stored.dtype))
     if not torch.isfinite(rounded).all():

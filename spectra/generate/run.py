@@ -119,11 +119,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def _strip(scales: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
-    """The scales of all shifts together, one tuple for each picture of a strip; a single empty one without shifts.
-
-    Raises:
-        InputError: shifts with different numbers of scales.
-    """
+    """The scales of all shifts together, one tuple for each picture of a strip; a single empty one without shifts."""
     counts = {len(own) for own in scales if len(own) > 1}
     if len(counts) > 1:
         raise InputError(f"expected as many scales of each shift, or one, got {' and '.join(map(str, sorted(counts)))}")

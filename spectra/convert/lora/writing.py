@@ -145,11 +145,7 @@ def write_factors(factors: Mapping[str, Factors], path: str | Path, *, force: bo
 
 
 def _low_rank(weight: Tensor, spectrum: Spectrum, d: NDArray[np.float64], kept: Directions) -> tuple[Tensor, Tensor]:
-    """Up `[rows, k]` and down `[k, columns]`, float64, whose product is `Delta W` in the `k` directions kept.
-
-    Args:
-        d: `[r]`, the change of each singular value.
-    """
+    """Up `[rows, k]` and down `[k, columns]`, float64, whose product is `U diag(d) V^T` in the `k` directions kept."""
     index = torch.from_numpy(kept)
     stored, other = spectrum.basis[:, index].to(torch.float64).T, other_side(weight, spectrum, index)
     left, right = (stored, other) if spectrum.side == "left" else (other, stored)
@@ -179,12 +175,7 @@ def _left_out(changes: Mapping[str, WeightChange], reasons: Mapping[str, str]) -
 
 
 class _LoraFile:
-    """A LoRA file that is created in its full size, of zeros, and then filled in module by module.
-
-    Args:
-        names: of all weights of the base.
-        shapes: rank and shape of each weight in the file.
-    """
+    """A LoRA file of some of a base's `names`, by rank and shape: all zeros, then filled in module by module."""
 
     def __init__(
         self,
