@@ -6,13 +6,13 @@ knows which one ran.
 
 from spectra.kernels.dispatch import factored_apply, low_rank_apply, uses_triton
 from spectra.kernels.reference import (
-    along,
+    broadcast_channels,
     channel_products,
-    over_channels,
+    map_channels,
     prefers_gram,
     product_dtype,
     rebuild,
-    scaled,
+    scale_channels,
     shift_gradient,
     singular_gradient,
     uses_gram,
@@ -20,15 +20,15 @@ from spectra.kernels.reference import (
 )
 
 __all__ = [
-    "along",
+    "broadcast_channels",
     "channel_products",
     "factored_apply",
     "low_rank_apply",
-    "over_channels",
+    "map_channels",
     "prefers_gram",
     "product_dtype",
     "rebuild",
-    "scaled",
+    "scale_channels",
     "shift_gradient",
     "singular_gradient",
     "uses_gram",

@@ -108,21 +108,21 @@ def _apply(
         _check_index(index, x, values)
     if not _takes_triton(impl, [x, right, left] if y is None else [x, right, left, y], directions=left.shape[1]):
         return reference.apply(x, y, right, left, values, index, offset, dim)
-    apart = index is not None
-    values = (values if apart else values[None]).float()
+    per_sample = index is not None
+    values = (values if per_sample else values[None]).float()
     keep = torch.is_grad_enabled() and values.requires_grad
-    residual = None if y is None else _as_samples(y, dim, apart)
+    residual = None if y is None else _as_samples(y, dim, per_sample)
     offset = None if offset is None else offset.float()
-    rows = _as_samples(x, dim, apart)
+    rows = _as_samples(x, dim, per_sample)
     out, _ = operators.low_rank_apply(rows, right, left, values, residual, index, offset, y is None, keep)
     return _from_samples(out, x, dim)
 
 
-def _as_samples(x: Tensor, dim: int, apart: bool) -> Tensor:
-    """`x` as `[S, P, channels]`, a view where its strides allow one; unless samples are `apart`, S may be 1."""
+def _as_samples(x: Tensor, dim: int, per_sample: bool) -> Tensor:
+    """`x` as `[S, P, channels]`, a view where its strides allow one; S may be 1 unless `per_sample`."""
     if dim == 1 and x.ndim > 2:
         return x.flatten(2).transpose(1, 2)
-    return x.reshape(x.shape[0] if apart else 1, -1, x.shape[-1])
+    return x.reshape(x.shape[0] if per_sample else 1, -1, x.shape[-1])
 
 
 def _from_samples(y: Tensor, like: Tensor, dim: int) -> Tensor:

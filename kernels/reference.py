@@ -17,7 +17,7 @@ _BLOCK, _BLOCKS = 128, 16
 """The Gram matrix is summed over at most so many blocks of at least so many rows."""
 
 
-def along(x: Tensor, mapping: Tensor, dim: int) -> Tensor:
+def map_channels(x: Tensor, mapping: Tensor, dim: int) -> Tensor:
     """`x` with its dimension `dim` (-1 or 1) of size `p` multiplied by `mapping [p, q]`."""
     if dim == -1:
         return x @ mapping
@@ -29,25 +29,25 @@ def rows(x: Tensor, dim: int) -> Tensor:
     return (x if dim == -1 else x.movedim(1, -1)).reshape(-1, x.shape[dim])
 
 
-def channel_sum(product: Tensor, dim: int, apart: bool = False) -> Tensor:
-    """Sum over everything but dimension `dim`, `[channels]`, in float32 at least; `[batch, channels]` with `apart`."""
+def channel_sum(product: Tensor, dim: int, per_sample: bool = False) -> Tensor:
+    """Sum over all dimensions but `dim`, `[channels]`, in float32 at least; `[batch, channels]` with `per_sample`."""
     dtype = torch.promote_types(product.dtype, torch.float32)
-    stays = {dim % product.ndim, *([0] if apart else [])}
+    stays = {dim % product.ndim, *([0] if per_sample else [])}
     summed = [i for i in range(product.ndim) if i not in stays]
     return product.sum(summed, dtype=dtype) if summed else product.to(dtype)  # an empty list would mean all of them
 
 
-def channel_products(a: Tensor, b: Tensor, dim: int, apart: bool = False) -> Tensor:
-    """`colsum(a * b)`, `[channels]`, in float32 at least; `[batch, channels]` where samples are kept `apart`."""
-    return channel_sum(a.to(torch.promote_types(a.dtype, torch.float32)) * b, dim, apart)
+def channel_products(a: Tensor, b: Tensor, dim: int, per_sample: bool = False) -> Tensor:
+    """`colsum(a * b)`, `[channels]`, in float32 at least; `[batch, channels]` with `per_sample`."""
+    return channel_sum(a.to(torch.promote_types(a.dtype, torch.float32)) * b, dim, per_sample)
 
 
-def scaled(t: Tensor, values: Tensor, dim: int) -> Tensor:
+def scale_channels(t: Tensor, values: Tensor, dim: int) -> Tensor:
     """`t` with its channels multiplied by `values [c]` or `[batch, c]`, rounded once, in the dtype of `t`.
 
     In one pass, without a wide product in memory; so autograd does not see through it.
     """
-    return torch.mul(t, over_channels(values, t.ndim, dim), out=torch.empty_like(t))
+    return torch.mul(t, broadcast_channels(values, t.ndim, dim), out=torch.empty_like(t))
 
 
 def uses_gram(device: torch.device, dtype: torch.dtype) -> bool:
@@ -133,7 +133,8 @@ class _Apply(torch.autograd.Function):
         ctx.dim, ctx.add_input = dim, y is None
         ctx.save_for_backward(t if ctx.needs_input_grad[4] else None, right, left, values, index)
         own = values if index is None else values[index]
-        return (x if y is None else y) + along(scaled(t, own, dim), (right if left is None else left).T, dim)
+        term = map_channels(scale_channels(t, own, dim), (right if left is None else left).T, dim)
+        return (x if y is None else y) + term
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -141,12 +142,12 @@ class _Apply(torch.autograd.Function):
         (grad,), (need_x, need_y, *_), dim = grads, ctx.needs_input_grad, ctx.dim
         grad_x, grad_values = None, None
         if need_x or t is not None:
-            p = along(grad, right if left is None else left, dim)
+            p = map_channels(grad, right if left is None else left, dim)
         if need_x:
-            grad_x = along(scaled(p, values if index is None else values[index], dim), right.T, dim)
+            grad_x = map_channels(scale_channels(p, values if index is None else values[index], dim), right.T, dim)
             grad_x = grad + grad_x if ctx.add_input else grad_x
         if t is not None:
-            sums = channel_products(p, t, dim, apart=index is not None)
+            sums = channel_products(p, t, dim, per_sample=index is not None)
             grad_values = (sums if index is None else sums_of_adapters(sums, index, len(values))).to(values.dtype)
         return grad_x, grad if need_y else None, None, None, grad_values, None, None, None
 
@@ -182,7 +183,7 @@ def shift_gradient(
         total = _quadratic(_gram(b, a, dim), basis).to(wide)
         total = total if offset is None else total - offset * (channel_sum(b, dim) @ basis.to(wide))
     else:
-        total = channel_products(_encode(a, basis, offset, dim), along(b, basis, dim), dim)
+        total = channel_products(_encode(a, basis, offset, dim), map_channels(b, basis, dim), dim)
     return torch.where(s > 0, total / s.clamp_min(torch.finfo(s.dtype).tiny), 0)
 
 
@@ -217,8 +218,8 @@ def singular_gradient(
 
 def _encode(x: Tensor, basis: Tensor, offset: Tensor | None, dim: int) -> Tensor:
     """`x Q - offset` in the dtype of `x`."""
-    t = along(x, basis, dim)
-    return t if offset is None else t - over_channels(offset.to(t.dtype), t.ndim, dim)
+    t = map_channels(x, basis, dim)
+    return t if offset is None else t - broadcast_channels(offset.to(t.dtype), t.ndim, dim)
 
 
 def _quadratic(product: Tensor, basis: Tensor) -> Tensor:
@@ -250,7 +251,7 @@ def _gram(b: Tensor, a: Tensor, dim: int) -> Tensor:
     return gram
 
 
-def over_channels(values: Tensor, ndim: int, dim: int) -> Tensor:
+def broadcast_channels(values: Tensor, ndim: int, dim: int) -> Tensor:
     """`values [c]` or `[batch, c]`, shaped to be broadcast over `ndim` dimensions with the channels at `dim`."""
     rest = [1] * (ndim - 2)
     if dim == -1:

@@ -126,16 +126,16 @@ class _Scaled(torch.autograd.Function):
     def forward(ctx: Any, t: Tensor, values: Tensor, dim: int) -> Tensor:
         ctx.dim = dim
         ctx.save_for_backward(t if ctx.needs_input_grad[1] else None, values)
-        return kernels.scaled(t, values, dim)
+        return kernels.scale_channels(t, values, dim)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         t, values = ctx.saved_tensors
         (grad,), dim = grads, ctx.dim
-        grad_t = kernels.scaled(grad, values, dim) if ctx.needs_input_grad[0] else None
+        grad_t = kernels.scale_channels(grad, values, dim) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return grad_t, None, None
-        return grad_t, kernels.channel_products(t, grad, dim, apart=values.ndim == 2).to(values.dtype), None
+        return grad_t, kernels.channel_products(t, grad, dim, per_sample=values.ndim == 2).to(values.dtype), None
 
 
 class _TwoSided(torch.autograd.Function):
@@ -150,10 +150,10 @@ class _TwoSided(torch.autograd.Function):
         t = operator.encode(x, left, right)
         held, ctx.made = to_save(x) if saves_input else (t, None)
         ctx.save_for_backward(held if ctx.needs_input_grad[1] else None, s, left, right)
+        y = operator.decode(kernels.scale_channels(t, s if weight is None else d, operator.dim), left, right)
         if weight is not None:
-            return operator.apply(x, weight, bias) + operator.decode(kernels.scaled(t, d, operator.dim), left, right)
-        y = operator.decode(kernels.scaled(t, s, operator.dim), left, right)
-        return y if bias is None else y + kernels.over_channels(bias.to(y.dtype), y.ndim, operator.dim)
+            return operator.apply(x, weight, bias) + y
+        return y if bias is None else y + kernels.broadcast_channels(bias.to(y.dtype), y.ndim, operator.dim)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -162,10 +162,10 @@ class _TwoSided(torch.autograd.Function):
         p = operator.adjoint(grad, left, right)
         grad_x, grad_d = None, None
         if ctx.needs_input_grad[0]:
-            grad_x = operator.pull_back(kernels.scaled(p, s, operator.dim), ctx.shape, left, right)
+            grad_x = operator.pull_back(kernels.scale_channels(p, s, operator.dim), ctx.shape, left, right)
         if ctx.needs_input_grad[1]:
             t = operator.encode(recompute(ctx.made, held), left, right) if ctx.saves_input else held
-            grad_d = kernels.channel_products(t, p, operator.dim, apart=s.ndim == 2)
+            grad_d = kernels.channel_products(t, p, operator.dim, per_sample=s.ndim == 2)
         return grad_x, grad_d, *[None] * 7
 
 
@@ -183,7 +183,7 @@ class _ByWeight(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved, shifted, *sides = ctx.saved_tensors
         (grad,), dim = grads, ctx.operator.dim
-        grad_x = kernels.along(grad, matrix(shifted).to(grad.dtype), dim) if ctx.needs_input_grad[0] else None
+        grad_x = kernels.map_channels(grad, matrix(shifted).to(grad.dtype), dim) if ctx.needs_input_grad[0] else None
         gradient = kernels.weight_gradient(recompute(ctx.made, saved), grad, dim)
         grad_d = kernels.singular_gradient(gradient, *sides)
         return grad_x, grad_d, *[None] * (len(sides) + 3)

@@ -170,4 +170,4 @@ class SampledVector(ShiftedVector):
         # Group norms have their channels second, all others last.
         dim = 1 if isinstance(self.module, (nn.GroupNorm, nn.modules.batchnorm._BatchNorm)) else -1
         own = with_parameters(self.module, {}, x, *args, **kwargs)
-        return own + normal * kernels.over_channels(self.delta[index], normal.ndim, dim).to(normal.dtype)
+        return own + normal * kernels.broadcast_channels(self.delta[index], normal.ndim, dim).to(normal.dtype)
