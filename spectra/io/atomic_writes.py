@@ -78,7 +78,9 @@ def atomic_write(path: Path | str, *, force: bool = False) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         with temporary_beside(target) as temporary:
             yield temporary
-            _flush_to_disk(temporary)
+            with temporary.open("rb") as written:
+                # The bytes are on the disk before the name: a crash leaves the old file or the new one, never half.
+                os.fsync(written.fileno())
             if force:
                 temporary.replace(target)
             else:
@@ -129,15 +131,6 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(aside, ignore_errors=True)
-
-
-def _flush_to_disk(temporary: Path) -> None:
-    """Puts the bytes on the disk before the name: a crash leaves the old file or the new one, never half of one."""
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _rename_new(temporary: Path, target: Path) -> None:

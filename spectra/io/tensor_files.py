@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectra.errors import BaseError
-from spectra.io.dtypes import BYTES, FLOATS, torch_dtype
+from spectra.io.dtypes import BYTES, FLOATS, dtype_name, torch_dtype
 from spectra.io.safetensors_header import HeaderError, StoredTensor, build_header, read_header
 
 if TYPE_CHECKING:
@@ -86,15 +86,15 @@ def write_rows(stored: StoredTensor, tensor: Tensor, spans: Spans = ()) -> None:
     """Overwrites the tensor, or some of its rows, in the file, with what `read_rows` would return."""
     import torch
 
-    rows = sum(stop - start for start, stop in spans) if spans else stored.shape[:1]
-    if tensor.dtype != torch_dtype(stored.dtype) or (spans and len(tensor) != rows):
-        raise ValueError(f"{stored.key}: expected {rows} rows of {stored.dtype}, got {len(tensor)} of {tensor.dtype}")
+    places = _byte_spans(stored, spans)
+    size = sum(stop - start for start, stop in places)
+    if tensor.dtype != torch_dtype(stored.dtype) or tensor.nbytes != size:
+        got = f"{tensor.nbytes} of {dtype_name(tensor.dtype)}"
+        raise ValueError(f"{stored.key}: expected {size} bytes of {stored.dtype}, got {got}")
     data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-    if not spans and len(data) != stored.bytes:
-        raise ValueError(f"{stored.key}: expected {stored.bytes} bytes, got {len(data)}")
     written = 0
     with stored.path.open("r+b") as stream:
-        for start, stop in _byte_spans(stored, spans):
+        for start, stop in places:
             stream.seek(stored.start + start)
             stream.write(data[written : written + stop - start])
             written += stop - start

@@ -78,9 +78,9 @@ class Layout:
     @property
     def geometry(self) -> str:
         """The range around the bottleneck that carries geometry; in Stable Diffusion `16,down,1:8,down,0`."""
-        names = [layer.name for layer in self.all_layers]
-        middle = next(number for number, layer in enumerate(self.all_layers) if "unet.mid_block.*" in layer.patterns)
-        return f"{names[middle - 1]}:{names[middle]}"
+        layers = self.all_layers
+        middle = next(number for number, layer in enumerate(layers) if layer.holds("unet.mid_block."))
+        return f"{layers[middle - 1].name}:{layers[middle].name}"
 
     def between(self, span: str) -> tuple[Layer, ...]:
         """The layers of a range such as `16,down,1:8,down,0`, both ends included; or of one layer.
@@ -114,15 +114,12 @@ def find_layout(names: Iterable[str]) -> Layout:
     Raises:
         InputError: none has, or there are none.
     """
-    weights = list(names)
-    blocks = {
-        match[0] for name in weights if (match := re.match(r"unet\.(down|up)_blocks\.\d+\.attentions\.\d+\.", name))
-    }
+    found = [re.match(r"(unet\.(?:down|up)_blocks\.)\d+\.attentions\.\d+\.", name) for name in names]
+    blocks = {f"{match[0]}*" for match in found if match}
+    parts = tuple({match[1] for match in found if match})
     for layout in LAYOUTS:
         patterns = {pattern for layer in layout.all_layers for pattern in layer.patterns if ".attentions." in pattern}
-        parts = {block.split("_blocks")[0] for block in blocks}
-        own = {pattern.removesuffix("*") for pattern in patterns if pattern.split("_blocks")[0] in parts}
-        if blocks and own == blocks:
+        if blocks and blocks == {pattern for pattern in patterns if pattern.startswith(parts)}:
             return layout
     raise InputError(
         "cannot tell by its weights which family this shift belongs to; expected one with attention blocks of "

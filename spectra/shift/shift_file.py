@@ -48,7 +48,10 @@ def write_shift(
     """
     strings, tensors = _plain(shift, dtype) if error is None else packing.pack(shift, error)
     strings["content_hash"] = _content_hash(strings, tensors)
-    data = _serialize(strings, tensors)
+    # Laid out here: safetensors orders the metadata at random, and a shift should give the same bytes each time.
+    keys = sorted(tensors, key=lambda key: (-tensors[key].itemsize, key))  # so that every array is aligned
+    header = build_header(strings, {key: (tensors[key].dtype.name, tensors[key].shape) for key in keys})
+    data = header + b"".join(tensors[key].tobytes() for key in keys)
     with atomic_write(Path(path), force=force) as temporary:
         temporary.write_bytes(data)
     return len(data)
@@ -76,16 +79,6 @@ def file_precision(name: str) -> Literal["float32", "float16"]:
     if name in known:
         return known[name]
     raise ShiftFileError(f"expected dtype 'float32' or 'float16', got {name!r}; a packed file takes an error")
-
-
-def _serialize(strings: dict[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """The bytes of the file.
-
-    Laid out here because safetensors orders the metadata at random, and a shift should give the same bytes each time.
-    """
-    keys = sorted(tensors, key=lambda key: (-tensors[key].itemsize, key))  # so that every array is aligned
-    header = build_header(strings, {key: (tensors[key].dtype.name, tensors[key].shape) for key in keys})
-    return header + b"".join(tensors[key].tobytes() for key in keys)
 
 
 def _content_hash(strings: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> str:
