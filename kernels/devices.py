@@ -19,17 +19,17 @@ def architecture(device: torch.device) -> str | None:
     Triton needs tensor cores with bfloat16: NVIDIA's from sm_80 on, AMD's gfx9.
     """
     if device.type == "cuda":
-        return _of_gpu(device)[0]
+        return _constant_gpu_traits(device)[0]
     return "interpreter" if device.type == "cpu" and INTERPRETED else None
 
 
 def fast_float64(device: torch.device) -> bool:
     """Whether a GPU multiplies in float64 as fast as in float32: by its CUDA capability, or gfx9 (CDNA) on ROCm."""
-    return _of_gpu(device)[1]
+    return _constant_gpu_traits(device)[1]
 
 
 @functools.cache
-def _known(device: torch.device) -> tuple[str | None, bool]:
+def _gpu_traits(device: torch.device) -> tuple[str | None, bool]:
     """Architecture and speed in float64 of a GPU."""
     major, minor = torch.cuda.get_device_capability(device)
     fast = major == 9 or (minor == 0 and 6 <= major <= 10)
@@ -38,10 +38,10 @@ def _known(device: torch.device) -> tuple[str | None, bool]:
     return ({9: "sm_90", 10: "sm_100"}.get(major, "sm_80") if major >= 8 else None), fast
 
 
-def _of_gpu(device: torch.device) -> tuple[str | None, bool]:
-    return _known(device)
+def _constant_gpu_traits(device: torch.device) -> tuple[str | None, bool]:
+    return _gpu_traits(device)
 
 
 # torch.compile shall take the answer as a constant. `torch.compiler.assume_constant_result` sets the same mark, but
 # imports Triton with the compiler.
-vars(_of_gpu)["_dynamo_marked_constant"] = True
+vars(_constant_gpu_traits)["_dynamo_marked_constant"] = True

@@ -146,21 +146,21 @@ def test_what_a_gpu_can_do_decides(
     capability: tuple[int, int], architecture: str | None, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    devices._known.cache_clear()
+    devices._gpu_traits.cache_clear()
     gpu = torch.device("cuda")
     assert (devices.architecture(gpu), devices.fast_float64(gpu)) == (architecture, fast)
-    devices._known.cache_clear()
+    devices._gpu_traits.cache_clear()
 
 
 def test_a_graph_takes_what_a_gpu_can_do_as_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    devices._known.cache_clear()
+    devices._gpu_traits.cache_clear()
 
     def one(x: torch.Tensor) -> torch.Tensor:
         return x + (devices.architecture(torch.device("cuda")) == "sm_90")
 
     assert torch.compile(one, backend="eager", fullgraph=True)(torch.zeros(1)) == 1
-    devices._known.cache_clear()
+    devices._gpu_traits.cache_clear()
 
 
 def test_the_gram_matrix_is_taken_where_it_is_fast() -> None:
