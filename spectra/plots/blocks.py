@@ -60,13 +60,13 @@ def draw_energy(axes: Axes, squares: Mapping[str, float], title: str) -> None:
     place = row_labels(squares)
     labels = list(dict.fromkeys(place.values()))
     whole = sum(squares.values()) or 1.0
-    shares = {(label, of): 0.0 for label in labels for of in kinds(squares)}
+    shares = {(label, kind): 0.0 for label in labels for kind in kinds(squares)}
     for name, square in squares.items():
         shares[place[name], kind_of(name)] += 100 * square / whole
     ends = np.zeros(len(labels))
-    for of in kinds(squares):
-        lengths = np.array([shares[label, of] for label in labels])
-        axes.barh(labels, lengths, left=ends, height=0.72, color=KIND_COLOURS[of], label=of)
+    for kind in kinds(squares):
+        lengths = np.array([shares[label, kind] for label in labels])
+        axes.barh(labels, lengths, left=ends, height=0.72, color=KIND_COLOURS[kind], label=kind)
         ends += lengths
     for row, end in enumerate(ends):
         axes.text(end, row, f" {end:.1f} %", va="center", color="0.3", fontsize="small")
@@ -78,7 +78,7 @@ def draw_energy(axes: Axes, squares: Mapping[str, float], title: str) -> None:
 def kinds(names: Iterable[str]) -> list[str]:
     """The kinds of layer that these weights belong to, always in the same order."""
     present = {kind_of(name) for name in names}
-    return [of for of in (*(of for of, _ in KINDS), "other") if of in present]
+    return [kind for kind in (*dict(KINDS), "other") if kind in present]
 
 
 def height(count: int) -> float:

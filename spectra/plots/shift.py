@@ -53,10 +53,10 @@ def most_moved(moved: Mapping[str, Vector], sigmas: Sigmas, count: int = _PANELS
         count: of kinds, if there are so many.
     """
     names = list(sigmas or moved)
-    energy = {of: sum(_length(moved[name]) ** 2 for name in names if kind_of(name) == of) for of in kinds(names)}
-    ratios = {name: _relative(moved[name], sigmas.get(name, np.ones(1))) for name in names}
-    best = {kind_of(name): name for name in sorted(names, key=lambda name: ratios[name])}
-    return [best[of] for of in sorted(energy, key=lambda of: -energy[of])[:count]]
+    energy = {kind: sum(_length(moved[name]) ** 2 for name in names if kind_of(name) == kind) for kind in kinds(names)}
+    by_ratio = sorted(names, key=lambda name: _relative(moved[name], sigmas.get(name, np.ones(1))))
+    best = {kind_of(name): name for name in by_ratio}
+    return [best[kind] for kind in sorted(energy, key=lambda kind: -energy[kind])[:count]]
 
 
 def _length(values: Vector) -> float:

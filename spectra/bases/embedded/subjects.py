@@ -25,16 +25,7 @@ DEFAULT_SUBJECT = "fox"
 # Pale tints of distinct hue: no two pictures of a subject share a background, so that none becomes part of it; and
 # near white, which is what a prompt without a background means to the base. With stronger colours, which the instance
 # prompt does not name, a shift learns their mean, and guidance makes pink of it.
-BACKGROUNDS: tuple[tuple[int, int, int], ...] = (
-    (255, 255, 255),
-    (244, 248, 253),
-    (253, 248, 240),
-    (244, 251, 244),
-    (252, 245, 249),
-    (247, 245, 252),
-    (247, 247, 247),
-    (253, 252, 241),
-)
+BACKGROUNDS = ("#ffffff", "#f4f8fd", "#fdf8f0", "#f4fbf4", "#fcf5f9", "#f7f5fc", "#f7f7f7", "#fdfcf1")
 # Backgrounds that the base knows by name: "a drawing of a fox on a blue background".
 COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),
@@ -163,7 +154,7 @@ def silhouette(subject: EmbeddedSubject, size: int = 64) -> Image.Image:
 
 def _place(
     drawing: Image.Image,
-    colour: tuple[int, int, int],
+    colour: str | tuple[int, int, int],
     size: int,
     scale: float = 0.9,
     angle: float = 0.0,

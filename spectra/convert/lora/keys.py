@@ -22,10 +22,8 @@ _SUFFIXES = {
     "dora": (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight"),
     "alpha": (".alpha",),
     **{name: (f".{name}",) for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")},
-    **{
-        name: (f".{name}",)
-        for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
-    },
+    **{name: (f".{name}",) for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")},
+    "lokr_t2": (".lokr_t2",),
 }
 """What the key of each part ends in."""
 
