@@ -146,7 +146,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    known = set(get_args(costs.Plan))
+    known = get_args(costs.Plan)
     return {
         device: {key: plan for key, plan in plans.items() if plan in known}
         for device, plans in (found.items() if isinstance(found, dict) else ())

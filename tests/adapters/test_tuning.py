@@ -72,7 +72,8 @@ def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
         (plans,) = json.loads(file.read_text()).values()
         assert plans == tuned
     device = next(iter(json.loads(file.read_text())))
-    file.write_text(json.dumps({device: dict.fromkeys(tuned, "guessed"), "another": {"1 2": "materialized"}}))
+    damaged = {device: dict.fromkeys(tuned, "guessed"), "another": {"1 2": "materialized", "3 4": []}}
+    file.write_text(json.dumps(damaged))
     spectra.tune(adapter, step, file=file, timer=Clock())
     assert json.loads(file.read_text()) == {device: tuned, "another": {"1 2": "materialized"}}
     with pytest.raises(OutputError):
