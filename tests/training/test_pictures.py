@@ -46,6 +46,12 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     assert grey == [0, 127, 255]
 
 
+def test_fractions_of_white_are_no_black_picture(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[-0.1, 0.5, 1.0]], np.float32)).save(tmp_path / "fractions.tif")
+    grey = np.asarray(read_picture(tmp_path / "fractions.tif"))[0, :, 0].tolist()
+    assert grey == [0, 127, 255]
+
+
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     picture = Image.new("RGB", (8, 4), "red")
     exif = Image.Exif()

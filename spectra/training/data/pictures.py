@@ -50,9 +50,10 @@ def read_picture(path: Path) -> Image.Image:
 def to_rgb(picture: Image.Image) -> Image.Image:
     """RGB, with whatever is transparent laid on white."""
     if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture, dtype=np.float64)
-        # 16-bit greyscale: Pillow would clip at 255 instead of scaling.
-        picture = Image.fromarray((values / max(values.max(), 255.0) * 255).astype(np.uint8))
+        values = np.asarray(picture, dtype=np.float64).clip(0)
+        # 16-bit greyscale: Pillow would clip at 255 instead of scaling. Fractions from 0 to 1 are not all black.
+        white = 1.0 if picture.mode == "F" and values.max() <= 1 else max(values.max(), 255.0)
+        picture = Image.fromarray((values / white * 255).astype(np.uint8))
     if "A" in picture.getbands() or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
         ground = Image.new("RGBA", rgba.size, "white")

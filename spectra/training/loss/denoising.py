@@ -36,6 +36,11 @@ class DenoisingObjective:
     remaining: list[int] = field(default_factory=list)
     extra_terms: Sequence[LossTerm] = ()
 
+    @property
+    def terms(self) -> tuple[LossTerm, ...]:
+        """Every term of the loss that judges these samples: itself, and the extra ones."""
+        return (self, *self.extra_terms)
+
     def weight_at(self, done: float) -> float:
         """The weight, which is the same at every step."""
         return self.weight

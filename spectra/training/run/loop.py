@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from spectra.layers.per_sample import Samples
 from spectra.training.config import TrainConfig
 from spectra.training.data.conditions import Conditions, encode_each_once
 from spectra.training.loss.denoising import DenoisingObjective
-from spectra.training.loss.terms import Draw, LossTerm, ModelPrediction, NoisySamples
+from spectra.training.loss.terms import Draw, ModelPrediction, NoisySamples
 from spectra.training.run.lr_schedule import set_learning_rates
 from spectra.training.run.optimizer import clip_by_concept, make_optimizer
 
@@ -50,18 +50,12 @@ class Concept:
         self.generator = torch.Generator("cpu").manual_seed(self.seed)
 
 
-@dataclass(frozen=True)
-class Minibatch:
+class Minibatch(NamedTuple):
     """What was drawn for one objective of the concept with this number."""
 
     concept: int
     objective: DenoisingObjective
     draw: Draw
-
-    @property
-    def terms(self) -> tuple[LossTerm, ...]:
-        """Every term of the loss that judges these samples."""
-        return (self.objective, *self.objective.extra_terms)
 
 
 @dataclass
@@ -121,7 +115,7 @@ class Loop:
         for batch in zip(*minibatches, strict=True):
             with self.accelerator.accumulate(getattr(self.pipe, self.family.model)):
                 losses = self._losses(batch)
-                terms = [(records[part.concept], term) for part in batch for term in part.terms]
+                terms = [(records[part.concept], term) for part in batch for term in part.objective.terms]
                 weights = [term.weight_at(self.step / config.steps) for _, term in terms]
                 # The sum, not the mean, over concepts: each then has the gradient that it would have alone.
                 self.accelerator.backward((torch.tensor(weights, device=losses.device) * losses).sum())
@@ -162,7 +156,7 @@ class Loop:
         for number, concept in enumerate(self.concepts):
             whole = self._set_aside(number, concept.objectives[0], MEASURE_SAMPLES)
             whole.objective.extra_terms = ()
-            minibatches.append([replace(whole, draw=piece) for piece in whole.draw.split(8)])
+            minibatches.append([whole._replace(draw=piece) for piece in whole.draw.split(8)])
         with torch.no_grad():
             sums = [self._losses(batch) * len(batch[0].draw.index) for batch in zip(*minibatches, strict=True)]
         means: list[float] = (torch.stack(sums).sum(0) / MEASURE_SAMPLES).tolist()
@@ -191,7 +185,7 @@ class Loop:
             [
                 term.loss(prediction, each)
                 for part, prediction, each in zip(batch, predictions, samples, strict=True)
-                for term in part.terms
+                for term in part.objective.terms
             ]
         )
 

@@ -48,7 +48,7 @@ class Summary:
     loss_before: float
     loss_after: float
     train_seconds: float
-    total_seconds: float
+    total_seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as JSON values."""

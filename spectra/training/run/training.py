@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,24 +145,14 @@ class Training:
         for number in range(len(self.inputs)):
             with self.deltas.drawing(number):
                 after.append(self._draw(number, "drawing after"))
+        cost = {"steps": loop.step, "resumed_at": resumed_at, "train_seconds": train_seconds}
+        summaries = []
         with contextlib.ExitStack() as folders:
-            sizes = [
-                self._write(number, folders.enter_context(each.outputs.finished(force=force)), *pictures)
-                for number, (each, *pictures) in enumerate(zip(self.inputs, before, after, strict=True))
-            ]
-        return [
-            _summary(
-                each,
-                **size,
-                steps=loop.step,
-                resumed_at=resumed_at,
-                loss_before=loss_before,
-                loss_after=loss_after,
-                train_seconds=train_seconds,
-                total_seconds=time.perf_counter() - self.began,
-            )
-            for each, size, loss_before, loss_after in zip(self.inputs, sizes, losses_before, losses_after, strict=True)
-        ]
+            for number, each in enumerate(self.inputs):
+                folder = folders.enter_context(each.outputs.finished(force=force))
+                losses = {"loss_before": losses_before[number], "loss_after": losses_after[number]}
+                summaries.append(self._write(number, folder, before[number], after[number], **losses, **cost))
+        return [replace(each, total_seconds=time.perf_counter() - self.began) for each in summaries]
 
     def close(self) -> None:
         """Give the model back, whatever happened."""
@@ -209,8 +200,10 @@ class Training:
         name = self.inputs[number].name
         return self.validations[number].draw(self.pipe, f"{label}: {name}" if name else label, self.progress)
 
-    def _write(self, number: int, folder: Path, before: PicturesByPrompt, after: PicturesByPrompt) -> dict[str, int]:
-        """Write a concept's files into `folder`; the size of its shift, as the summary has it."""
+    def _write(
+        self, number: int, folder: Path, before: PicturesByPrompt, after: PicturesByPrompt, **measured: Any
+    ) -> Summary:
+        """Write a concept's files into `folder`, a temporary one; the summary has what was `measured`."""
         inputs, history = self.inputs[number], self.loop.concepts[number].history
         config, outputs = inputs.config, inputs.outputs
         shift = self.deltas.shift(
@@ -221,34 +214,30 @@ class Training:
             versions=versions(),
             parents=(inputs.init.metadata.content_hash,) if inputs.init is not None else (),
         )
-        half = config.file_dtype == "float16"
-        size = write_shift(shift, folder / f"{outputs.name}.safetensors", dtype="float16" if half else "float32")
-        (folder / f"{outputs.name}.toml").write_text(config.to_toml(), encoding="utf-8")
+        shift_name, config_name = f"{outputs.name}.safetensors", f"{outputs.name}.toml"
+        size = write_shift(shift, folder / shift_name, dtype="float16" if config.file_dtype == "float16" else "float32")
+        (folder / config_name).write_text(config.to_toml(), encoding="utf-8")
         write_log(history, folder / LOG)
         instance = [picture for subject in inputs.subjects for picture in subject.at(self.resolution)]
-        sheet = self.validations[number].before_after(instance, before, after, self.loop.step)
-        sheet.save(folder / SHEET)
+        self.validations[number].before_after(instance, before, after, self.loop.step).save(folder / SHEET)
         style.write(lambda: draw_loss_curve(history), folder / LOSS_CURVE)
-        return {"tensors": len(shift), "floats": shift.floats, "bytes": size}
-
-
-def _summary(inputs: ValidatedInputs, **measured: Any) -> Summary:
-    """The summary of one concept's training, with what was measured of it."""
-    config, outputs, folder = inputs.config, inputs.outputs, inputs.outputs.folder
-    return Summary(
-        subject=" and ".join(subject.name for subject in inputs.subjects),
-        prompt=(pair_prompts(config, inputs.subjects) or [config.prompt])[0],
-        class_prompt=config.class_prompt,
-        base=inputs.base.name,
-        folder=str(folder),
-        shift=str(folder / f"{outputs.name}.safetensors"),
-        sheet=str(folder / SHEET),
-        config=str(folder / f"{outputs.name}.toml"),
-        loss_curve=str(folder / LOSS_CURVE),
-        state=str(folder / PROGRESS / STATE) if config.save_every else None,
-        base_bytes=inputs.base.bytes,
-        **measured,
-    )
+        return Summary(
+            subject=" and ".join(subject.name for subject in inputs.subjects),
+            prompt=(pair_prompts(config, inputs.subjects) or [config.prompt])[0],
+            class_prompt=config.class_prompt,
+            base=inputs.base.name,
+            folder=str(outputs.folder),
+            shift=str(outputs.folder / shift_name),
+            sheet=str(outputs.folder / SHEET),
+            config=str(outputs.folder / config_name),
+            loss_curve=str(outputs.folder / LOSS_CURVE),
+            state=str(outputs.folder / PROGRESS / STATE) if config.save_every else None,
+            tensors=len(shift),
+            floats=shift.floats,
+            bytes=size,
+            base_bytes=inputs.base.bytes,
+            **measured,
+        )
 
 
 def resolution_of(pipe: Any, config: TrainConfig) -> int:
