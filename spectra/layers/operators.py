@@ -50,21 +50,29 @@ class Operator(ABC):
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer itself."""
 
-    @abstractmethod
     def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """The bottleneck of `W = left diag right^T`; `left [rows, k]`, `right [columns, k]`, `k` channels out."""
+        return self.map_channels(x, right.T)
 
-    @abstractmethod
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """From the bottleneck to the layer's output, without bias."""
+        return self.map_channels(t, left)
 
-    @abstractmethod
     def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """The way back through `decode`: from the output's gradient to that of the bottleneck."""
+        return self.map_channels(grad, left.T)
 
-    @abstractmethod
     def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
         """The way back through `encode`: from the bottleneck's gradient to that of an input of `shape`."""
+        return self.map_channels(grad, right)
+
+    def map_channels(self, x: Tensor, mapping: Tensor) -> Tensor:
+        """`x` with its `p` channels mapped to `q` by `mapping [q, p]`."""
+        if self.dim == -1:
+            return x @ mapping.T
+        ones = (1,) * (x.ndim - 2)
+        pointwise = ConvOperator(ones, ones, (0,) * len(ones), ones)
+        return pointwise.apply(x, mapping.reshape(*mapping.shape, *ones), None)
 
     def bottleneck_rows(self, x: Tensor) -> int:
         """Rows of the bottleneck, for an input `x`."""
@@ -87,18 +95,6 @@ class LinearOperator(Operator):
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
-
-    def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return x @ right
-
-    def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return t @ left.T
-
-    def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return grad @ left
-
-    def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
-        return grad @ right.T
 
 
 @dataclass(frozen=True)
@@ -169,15 +165,9 @@ class ConvOperator(Operator):
     def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return self.apply(x, self.filters(right), None)
 
-    def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return by_channels(t, left)
-
-    def adjoint(self, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return by_channels(grad, left.T)
-
     def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
         if self.pointwise:
-            return by_channels(grad, right)
+            return self.map_channels(grad, right)
         return self.input_gradient(grad, shape, self.filters(right))
 
     def input_gradient(self, grad: Tensor, shape: torch.Size, weight: Tensor) -> Tensor:
@@ -224,7 +214,7 @@ class ConvTransposeOperator(Operator):
         return out
 
     def encode(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return by_channels(x, left.T)
+        return self.convolution.adjoint(x, left, right)
 
     def decode(self, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return self.apply(t, self.convolution.filters(right), None)
@@ -233,17 +223,10 @@ class ConvTransposeOperator(Operator):
         return self.convolution.encode(grad, left, right)
 
     def pull_back(self, grad: Tensor, shape: torch.Size, left: Tensor, right: Tensor) -> Tensor:
-        return by_channels(grad, left)
+        return self.convolution.decode(grad, left, right)
 
     def channels(self, rows: int, columns: int) -> tuple[int, int]:
         return rows, columns
-
-
-def by_channels(x: Tensor, mapping: Tensor) -> Tensor:
-    """`x [batch, p, ...]` with its channels mapped by `mapping [q, p]`: a convolution with a kernel of one."""
-    ones = (1,) * (x.ndim - 2)
-    pointwise = ConvOperator(ones, ones, (0,) * len(ones), ones)
-    return pointwise.apply(x, mapping.reshape(*mapping.shape, *ones), None)
 
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
