@@ -198,15 +198,12 @@ class ShiftedLayer:
             return "two-sided", work
         if self.observer is not None:
             self.observer(self, x, work)
-        known, plan = costs.plans(work), self.plan
-        if plan is None and self.tuned:
-            plan = self.tuned.get(work.key())
-        if plan is None:
-            plan = costs.cheapest(work)
+        known, measured = costs.plans(work), self.tuned.get(work.key()) if self.tuned else None
+        plan = self.plan or measured or costs.cheapest(work)
         return (plan if plan in known else known[0]), work
 
     def _wants_other_side(self, work: costs.Work) -> bool:
-        """Whether to keep the other side of the weight from now on. Not in a compiled graph, which has no now."""
+        """Whether to keep the other side of the weight from now on; a compiled graph cannot begin to."""
         if self._vectors.both_sides or torch.compiler.is_compiling():
             return False
         return costs.wants_other_side(work) if self.plan is None else self.plan == "two-sided" and work.encode > 0
