@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,11 @@ def bench(options: _Options) -> None:
     from spectra.benchmarks import reports, run
 
     if options.show:
-        _list(run.cases(), options.json)
+        known = run.cases()
+        rows = [{"name": case.name, "title": case.title, "settings": dict(case.settings)} for case in known]
+        hint = "run one with: spectra bench NAME [--json]"
+        listed = facts((case.name, case.title) for case in known)
+        output.result({"cases": rows}, json=options.json, human=lambda: [listed, "", hint])
         return
     name, report = options.case, options.report
     if report is not None:
@@ -66,7 +71,7 @@ def bench(options: _Options) -> None:
     arguments = ["bench", name]
     arguments += [part for row in options.only for part in ("--only", row)]
     arguments += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    arguments += ["--resume"] * options.resume + ["--json"] * options.json
+    place = [] if options.out is None else ["--out", str(options.out)]
     try:
         outcome = run.run(
             case,
@@ -74,11 +79,12 @@ def bench(options: _Options) -> None:
             only=options.only,
             settings=settings,
             resume=options.resume,
-            arguments=arguments,
+            arguments=[*arguments, *["--resume"] * options.resume, *["--json"] * options.json],
             progress=output.progress(),
         )
     except KeyboardInterrupt:
-        output.say(f"stopped; what was measured is kept: spectra bench {name} --resume goes on from there")
+        again = shlex.join(["spectra", *arguments, *place, "--resume"])
+        output.say(f"stopped; what was measured is kept: {again} goes on from there")
         raise
     output.result(outcome.record, json=options.json, human=lambda: _show(case, outcome.record))
     output.say(f"recorded in {outcome.path}")
@@ -95,16 +101,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not (name and equals):
         raise InputError(f"--set takes NAME=VALUE, got {text!r}")
     return name, value
-
-
-def _list(cases: list[Case], json: bool) -> None:
-    def human() -> Iterator[output.Part]:
-        yield facts((case.name, case.title) for case in cases)
-        yield ""
-        yield "run one with: spectra bench NAME [--json]"
-
-    rows = [{"name": case.name, "title": case.title, "settings": dict(case.settings)} for case in cases]
-    output.result({"cases": rows}, json=json, human=human)
 
 
 def _show(case: Case, record: Mapping[str, Any]) -> Iterator[output.Part]:

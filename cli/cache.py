@@ -71,13 +71,9 @@ def verify(options: _Options) -> None:
     cache = default_cache()
     done = cache.verify(output.progress())
     found = {"path": str(cache.path), "checked": done.checked, "bytes": done.size, "damaged": done.damaged}
-
-    def human() -> Iterator[output.Part]:
-        yield f"{done.checked:,} entries, {readable(done.size)} sound, {len(done.damaged)} damaged"
-        for fingerprint, reason in done.damaged.items():
-            yield f"{fingerprint[:12]}: {reason}"
-
-    output.result(found, json=options.json, human=human)
+    lines = [f"{done.checked:,} entries, {readable(done.size)} sound, {len(done.damaged)} damaged"]
+    lines += [f"{fingerprint[:12]}: {reason}" for fingerprint, reason in done.damaged.items()]
+    output.result(found, json=options.json, human=lambda: lines)
     if done.damaged:
         output.failure(
             f"{len(done.damaged)} damaged entries were set aside in {cache.path / 'damaged'}; they are computed again "
@@ -103,14 +99,11 @@ def gc(options: _CleanOptions) -> None:
         "bytes": done.size,
         "class_pictures": _remove_class_pictures() if options.class_pictures else {"sets": 0, "bytes": 0},
     }
-
-    def human() -> Iterator[output.Part]:
-        removed = f"{done.removed:,} files removed ({readable(done.freed)})"
-        yield f"{removed}, {done.kept:,} entries kept ({readable(done.size)})"
-        if options.class_pictures:
-            yield _count(found["class_pictures"]) + " of class pictures removed"
-
-    output.result(found, json=options.json, human=human)
+    removed = f"{done.removed:,} files removed ({readable(done.freed)})"
+    lines = [f"{removed}, {done.kept:,} entries kept ({readable(done.size)})"]
+    if options.class_pictures:
+        lines.append(_count(found["class_pictures"]) + " of class pictures removed")
+    output.result(found, json=options.json, human=lambda: lines)
 
 
 @command(_Options, "du -sh $(spectra cache path)")

@@ -22,17 +22,18 @@ def as_dict(layers: Sequence[Captured]) -> dict[str, Any]:
 
     named = {layer.name: layer for layer in layers}
     groups = grouped(named, block_of)
-    whole = _row(summed("total", layers), len(layers))
     return {
-        **{key: value for key, value in whole.items() if key != "name"},
-        "blocks": [_row(summed(block, [named[name] for name in names]), len(names)) for block, names in groups.items()],
-        "layers": [_row(layer, 1) for layer in layers],
+        **_row(summed("total", layers), len(layers)),
+        "blocks": [
+            {"name": block, **_row(summed(block, [named[name] for name in names]), len(names))}
+            for block, names in groups.items()
+        ],
+        "layers": [{"name": layer.name, **_row(layer, 1)} for layer in layers],
     }
 
 
 def _row(captured: Captured, weights: int) -> dict[str, Any]:
     return {
-        "name": captured.name,
         "weights": weights,
         "change": captured.change**0.5,
         "rest": captured.rest**0.5,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from spectra.cli import output
-from spectra.cli.listing import library_as_dict, metadata_as_dict, show_library, show_tree, tree_as_dict
+from spectra.cli.listing import library_as_dict, metadata_as_dict, show_library, show_tree
 from spectra.cli.options import argument, command, force_option, json_option, layers_option, plot_option
 from spectra.cli.tables import facts, percent, short_names, spaced, table
 from spectra.io.settings import setting
@@ -130,7 +130,10 @@ def _inspect_folders(options: _Options, filters: dict[str, str]) -> None:
     shown = show_library(held, chosen, root, everything=options.everything)
     if options.tree:
         branches = lineage.family(held.entries, chosen)
-        found["tree"] = tree_as_dict(branches)
+        found["tree"] = [
+            output.values_of(each, "depth", "content_hash") | {"files": [str(entry.path) for entry in each.entries]}
+            for each in branches
+        ]
         shown = show_tree(held, branches, len(chosen), root)
     output.result(found, json=options.json, human=lambda: shown)
 

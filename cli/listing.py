@@ -49,14 +49,6 @@ def library_as_dict(library: Library, chosen: Sequence[LibraryEntry]) -> dict[st
     }
 
 
-def tree_as_dict(tree: Sequence[Branch]) -> list[dict[str, Any]]:
-    """A family tree as JSON data, a line each."""
-    return [
-        {"depth": branch.depth, "content_hash": branch.content_hash, "files": [str(e.path) for e in branch.entries]}
-        for branch in tree
-    ]
-
-
 def show_library(
     library: Library, chosen: Sequence[LibraryEntry], root: Path, *, everything: bool
 ) -> Iterator[output.Part]:

@@ -90,15 +90,10 @@ def _shifts(found: dict[str, Any]) -> Table:
 
 
 def _patterns(found: dict[str, Any]) -> Table:
-    rows = [
-        (
-            each["pattern"],
-            ", ".join(f"{number:g}" for number in each["given"]),
-            f"{each['weights']:,} weights",
-            f"{each['floats']:,}",
-        )
-        for each in found["patterns"]
-    ]
+    rows = []
+    for each in found["patterns"]:
+        given = ", ".join(f"{number:g}" for number in each["given"])
+        rows.append((each["pattern"], given, f"{each['weights']:,} weights", f"{each['floats']:,}"))
     return table("pattern", ("alpha or weights", "touches", "floats"), rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,9 +105,9 @@ def _interrupted(folders: list[Path | None], options: _Options) -> None:
     from spectra.training.run.outputs import STATE, Outputs
 
     if all(folder is not None and (Outputs(folder).unfinished / STATE).is_file() for folder in folders):
-        names = [("concepts", options.concepts), ("o", options.out)]
-        again = " ".join(f"{'--' if len(name) > 1 else '-'}{name} {path}" for name, path in names if path)
-        output.say(f"interrupted; continue with: spectra train --resume {again}")
+        again = ["--concepts", str(options.concepts)] if options.concepts is not None else []
+        again += ["-o", str(options.out)] if options.out is not None else []
+        output.say(f"interrupted; continue with: spectra train --resume {shlex.join(again)}")
 
 
 def _show(names: Sequence[str], summaries: Sequence[Summary]) -> Iterator[output.Part]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -240,8 +240,7 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting as a JSON value."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     def to_toml(self) -> str:
         """Every setting as TOML, one a line; those changed from the defaults come first."""

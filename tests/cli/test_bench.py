@@ -123,10 +123,11 @@ def test_a_stopped_run_says_how_to_go_on(
 
     stopped = Case(**{**CASE.__dict__, "measure": stop})
     monkeypatch.setattr(run, "find", lambda name: stopped)
-    assert main(["bench", "tiny", "--out", str(tmp_path), "--json"]) == 130
+    here = tmp_path / "with blanks"
+    assert main(["bench", "tiny", "--set", "seed=7", "--out", str(here), "--json"]) == 130
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "spectra bench tiny --resume" in captured.err
+    assert f"spectra bench tiny --set seed=7 --out '{here}' --resume" in captured.err
 
 
 def test_the_table_fits_80_columns(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config, read_config
 from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.lr_schedule import lr_factor
+from spectra.training.run.outputs import STATE, Outputs
 from spectra.training.run.train import train, train_together
 
 
@@ -291,3 +292,19 @@ def test_plans_are_measured_first(settings: dict[str, Any], tmp_path: Path, monk
     (plans,) = json.loads((tmp_path / "cache" / "plans.json").read_text()).values()
     assert plans
     assert tuned.cosine(plain) > 0.99  # other plans round otherwise
+
+
+def test_an_interrupted_training_says_how_to_go_on(
+    spectra_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "with blanks"
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        Outputs(out).unfinished.mkdir()
+        (Outputs(out).unfinished / STATE).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spectra.training.run.train.train_together", interrupted)
+    ran = spectra_cli("train", "-o", out)
+    assert ran.code == 130
+    assert f"continue with: spectra train --resume -o '{out}'" in ran.err
