@@ -51,12 +51,12 @@ def diff(options: _Options) -> None:
     if options.layers and len(options.files) > 2:
         raise typer.BadParameter("lists the weights of two files, not of several", param_hint="--layers")
     from spectra.analysis.diffing import read_changes
-    from spectra.plots import correlation, style
+    from spectra.plots import comparison, style
 
     if options.plot is not None:
         style.check(options.plot, force=options.force)
         if len(options.files) > 2:
-            correlation.check_count(len(options.files))
+            comparison.check_count(len(options.files))
     shifts, changes, unknown = read_changes(options.files)
     found: dict[str, Any] = {
         "files": [_file(file, shift) for file, shift in zip(options.files, shifts, strict=True)],
@@ -87,7 +87,7 @@ def _compare_two(found: dict[str, Any], changes: Sequence[Changes]) -> Callable[
     found |= {"total": asdict(total)} | {key: [asdict(part) for part in some] for key, some in parts.items()}
 
     def draw() -> Figure:
-        from spectra.plots.difference import draw_difference
+        from spectra.plots.comparison import draw_difference
         from spectra.plots.style import short_name
 
         first, second = (short_name(name) for name in _labels(found))
@@ -107,7 +107,7 @@ def _compare_several(found: dict[str, Any], changes: Sequence[Changes]) -> Calla
     found["norms"] = correlation.norms.tolist()
 
     def draw() -> Figure:
-        from spectra.plots.correlation import draw_correlation
+        from spectra.plots.comparison import draw_correlation
 
         return draw_correlation(correlation, _labels(found))
 

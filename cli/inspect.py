@@ -140,7 +140,7 @@ def _inspect_folders(options: _Options, filters: dict[str, str]) -> None:
 
 def _draw_alike(files: list[Path]) -> Figure:
     from spectra.analysis.diffing import correlate, read_changes
-    from spectra.plots.correlation import check_count, draw_correlation
+    from spectra.plots.comparison import check_count, draw_correlation
 
     check_count(len(files))
     return draw_correlation(correlate(read_changes(files)[1]), short_names(files))

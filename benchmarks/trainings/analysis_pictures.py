@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from spectra.plots.correlation import draw_cosines
+from spectra.plots.comparison import draw_cosines
 from spectra.plots.style import INK, LINES, PALE, new_figure
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from torch import Tensor
 from spectra.bases.pipeline import find_base, local_folder
 from spectra.bases.weight_files import FileWeights, base_tensors
 from spectra.convert.shifted_base import check_fingerprints
-from spectra.errors import OutputError, RoundedCopyWarning
+from spectra.errors import InputError, OutputError, RoundedCopyWarning
 from spectra.io.atomic_writes import atomic_folder, atomic_write, check_output
 from spectra.io.dtypes import torch_dtype
 from spectra.naming.patterns import component_of
@@ -83,11 +83,14 @@ def bake(
         force: replace an earlier output.
 
     Raises:
+        InputError: no shift.
         MismatchError: a shift of another base, or with weights that the base lacks.
         BaseError: the base is missing or damaged.
         OutputError: `out` exists, lies inside the base, or cannot be written.
     """
     shifts = [NamedShift("given", shifts)] if isinstance(shifts, SpectralShift) else shifts
+    if not shifts:
+        raise InputError("nothing to fold in: expected at least one shift")
     location, out = find_base(base), Path(out)
     root = Path(location.target) if location.kind == "file" else local_folder(location, variant)
     _check_output(root, out, force)

@@ -22,7 +22,7 @@ import spectra
 from spectra.bases.pipeline import load_pipeline
 from spectra.bases.weight_files import base_weights
 from spectra.convert.baking import Baked, NamedShift, bake
-from spectra.errors import BaseError, MismatchError, OutputError, RoundedCopyWarning
+from spectra.errors import BaseError, InputError, MismatchError, OutputError, RoundedCopyWarning
 from spectra.io.tensor_files import read_rows, stored_tensors
 from spectra.shift.shift_file import write_shift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
@@ -209,6 +209,8 @@ def test_what_does_not_fit_leaves_nothing(base: Path, shifts: list[NamedShift], 
     with pytest.raises(MismatchError, match="takes 16 floats, the shift has 8"):
         odd = small_models.random_shift(small_models.build("unet")[0], "unet", 1)
         bake(str(base), [NamedShift("odd", odd)], tmp_path / "out")
+    with pytest.raises(InputError, match="at least one shift"):
+        bake(str(base), [], tmp_path / "out")
     for out in (base, base / "inside", base.parent):
         with pytest.raises(OutputError, match="the base is there"):
             bake(str(base), shifts, out, force=True)

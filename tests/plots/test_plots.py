@@ -15,8 +15,7 @@ from spectra.analysis.diffing import by_weight, correlate, singular_value_change
 from spectra.errors import InputError, OutputError
 from spectra.naming.blocks import KINDS
 from spectra.plots import blocks, style
-from spectra.plots.correlation import check_count, draw_correlation
-from spectra.plots.difference import draw_difference
+from spectra.plots.comparison import check_count, draw_correlation, draw_difference
 from spectra.plots.shift import draw_shift, most_moved
 from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift

@@ -91,6 +91,8 @@ def read_svdiff(paths: Sequence[str | Path], names: Collection[str], *, allow_pi
             if tensor.ndim != 1 or not tensor.is_floating_point() or not torch.isfinite(tensor).all():
                 raise FormatError(f"{path}: {key}: expected a vector of finite floats, got {list(tensor.shape)}")
             deltas[name] = tensor.to(torch.float32)
+    if not layouts:
+        raise FormatError(f"no file to read; expected one or more of {', '.join(SVDIFF_SUFFIXES)}")
     if len(layouts) > 1:
         raise FormatError(f"these files are of two layouts, {' and '.join(sorted(layouts))}; convert them one by one")
     return ForeignShift(layouts.pop(), deltas, beside)

@@ -233,6 +233,8 @@ def test_two_files_of_one_shift(tmp_path: Path) -> None:
     assert reshape_of(found, {"unet.a": (3, 4), names[1]: (2, 2)}) == ("first-dim", 0)
     with pytest.raises(FormatError, match="in another of the files"):
         read_svdiff([tmp_path / "spectral_shifts.safetensors"] * 2, names)
+    with pytest.raises(FormatError, match="no file to read"):
+        read_svdiff([], names)
     with pytest.raises(FormatError, match="a folder with none"):
         files_of(tmp_path / "..")
 

@@ -1,4 +1,4 @@
-"""A heat map of how alike several shifts are."""
+"""Pictures that compare shifts: a heat map of how alike several are; where two differ, weight by weight."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectra.analysis.diffing import Correlation
+from spectra.analysis.diffing import Correlation, Difference
 from spectra.errors import InputError
-from spectra.plots.style import new_figure, short_name
+from spectra.naming.blocks import kind_of
+from spectra.plots.blocks import draw_energy, height, row_labels
+from spectra.plots.style import INK, KIND_COLOURS, new_figure, short_name
 from spectra.shift.sums import Vector
 
 if TYPE_CHECKING:
@@ -70,3 +72,39 @@ def draw_cosines(axes: Axes, cosines: Vector, labels: Sequence[str]) -> None:
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.75, aspect=24, pad=0.02)
     bar.set_label("mean cosine over weights")
     bar.outline.set_visible(False)
+
+
+def draw_difference(every: Sequence[Difference], total: Difference, title: str) -> Figure:
+    """The distance of the two Delta W, squared, by block and kind of layer, beside the cosine of each weight.
+
+    Args:
+        every: the difference of each weight (`spectra.analysis.diffing.by_weight`).
+        total: the difference of all weights together.
+    """
+    place = row_labels(part.name for part in every)
+    figure = new_figure(10, max(height(len(set(place.values()))), 4.0))
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    left, right = figure.subplots(1, 2, sharey=True)
+    draw_energy(left, {part.name: part.distance**2 for part in every}, "Where they differ: share of ‖A − B‖²")
+    _draw_weight_cosines(right, every, total, place)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
+    return figure
+
+
+def _draw_weight_cosines(axes: Axes, every: Sequence[Difference], total: Difference, place: dict[str, str]) -> None:
+    known = {part.name: part.cosine for part in every if part.cosine is not None}
+    levels = {label: i for i, label in enumerate(dict.fromkeys(place.values()))}
+    axes.axvline(0, color="0.6", lw=0.8)
+    if total.mean_cosine is not None:
+        axes.axvline(total.mean_cosine, color=INK, lw=1.0, ls="--")
+    for row in range(0, len(levels), 2):
+        axes.axhspan(row - 0.5, row + 0.5, color="0.96", lw=0, zorder=-1)
+    # Dots of one row are spread over its height, in the order of their names.
+    heights = [levels[place[name]] + 0.3 * np.sin(2.4 * i) for i, name in enumerate(known)]
+    colours = [KIND_COLOURS[kind_of(name)] for name in known]
+    axes.scatter(list(known.values()), heights, s=14, color=colours, edgecolor="white", lw=0.3, zorder=2)
+    widest = 1.1 * max(map(abs, known.values()), default=0.0) or 1.0
+    mean = "" if total.mean_cosine is None else f" (mean {total.mean_cosine:.3f})"
+    axes.set(title=f"How alike they are: cosine, weight by weight{mean}", xlim=(-widest, widest))
+    axes.tick_params(left=False, labelleft=False)
+    axes.spines["left"].set_visible(False)
