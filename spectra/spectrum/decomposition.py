@@ -38,7 +38,7 @@ def decompose(weight: Tensor, *, name: str = "weight") -> Spectrum:
         A canonical spectrum: sigma descending, and each basis vector's entry of largest magnitude positive.
 
     Raises:
-        WeightError: fewer than two dimensions, not floating point, on the meta device, or not finite.
+        WeightError: fewer than two dimensions, no floating point of 16 bits or more, on the meta device, or not finite.
     """
     _check(weight, name)
     home = weight.device
@@ -71,8 +71,11 @@ def _check(weight: Tensor, name: str) -> None:
             f"{name}: a spectrum needs two or more dimensions, got shape {tuple(weight.shape)}; "
             "a 1-D weight takes a plain vector shift"
         )
-    if not weight.dtype.is_floating_point:
-        raise WeightError(f"{name}: expected a floating-point weight, got {weight.dtype}; load the base unquantised")
+    if not weight.dtype.is_floating_point or weight.dtype.itemsize < 2:
+        raise WeightError(
+            f"{name}: expected a floating-point weight of 16 bits or more, got {weight.dtype}; "
+            "load the base unquantised"
+        )
     if weight.device.type == "meta":
         raise WeightError(f"{name}: the weight is on the meta device and has no values; load the base first")
 

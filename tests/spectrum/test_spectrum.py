@@ -275,6 +275,8 @@ def test_what_has_no_spectrum_is_refused() -> None:
         decompose(torch.ones(5, 5, dtype=torch.int8))
     with pytest.raises(WeightError, match="floating-point"):
         decompose(torch.ones(5, 5, dtype=torch.complex64))
+    with pytest.raises(WeightError, match="16 bits or more, got torch.float8_e4m3fn; load the base unquantised"):
+        decompose(torch.ones(5, 5).to(torch.float8_e4m3fn))
     with pytest.raises(WeightError, match="meta device"):
         decompose(torch.ones(5, 5, device="meta"))
 

@@ -186,7 +186,7 @@ def unpack(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]]) -
         step = steps[[int(metadata.ndims.get(name) == 1) for name in length_of]]
         tokens, odd = coder.decode(arrays["states"], arrays["words"], np.repeat(each[coded], lengths[coded]), tables)
         k, negative = read_bits(tokens, arrays["bits"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShiftFileError(f"its packed values cannot be read ({error}); fetch or make it again") from error
     values: Delta = np.zeros(int(lengths.sum()), dtype=np.float32)
     values[np.repeat(coded, lengths)] = dequantise(k, odd, negative, np.repeat(step[coded], lengths[coded]))

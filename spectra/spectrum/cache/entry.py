@@ -197,7 +197,7 @@ def _header(path: Path, stream: BinaryIO, size: int) -> EntryHeader:
         )
         rows, columns = header.shape[0], math.prod(header.shape[1:])
         rank, (tail, _) = min(rows, columns), header.tensors["tail"].shape
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise DamagedEntryError(f"the header cannot be read ({type(error).__name__}: {error})") from error
     shapes = {"sigma": (rank,), "basis": (rank, rank), "tail": (tail, max(rows, columns))}
     if header.side not in ("left", "right") or not 0 <= tail <= rank:

@@ -231,6 +231,7 @@ def lines(*given: str) -> np.ndarray:
         ({"steps": "[1e400]"}, {}, "steps that are finite"),
         ({"steps": "{}"}, {}, "steps of matrices"),
         ({"steps": "["}, {}, "packed values cannot be read"),
+        ({"steps": "[" * 100_000}, {}, "packed values cannot be read"),
         ({"colour": "red"}, {}, "'colour'"),
         ({"ndims": "2"}, {}, "holds no 'ndims'"),
         ({}, {"weights": lines("unet.a 10000000000 2 0")}, "lengths out of range"),

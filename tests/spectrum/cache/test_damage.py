@@ -42,6 +42,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "wrong side": swap(b'"side":"left"', b'"side":"top" '),
     "other shape": swap(b'"shape":"[12, 20]"', b'"shape":"[12, 02]"'),
     "other order": swap(b'"shape":"[12, 20]"', b'"shape":"[20, 12]"'),
+    "endless shape": swap(b'"shape":"[12, 20]"', b'"shape":"[1e9999]"'),
     "no dimensions": swap(b'"shape":"[12, 20]"', b'"shape":"[]"      '),
     "later version": swap(b'"version":"1"', b'"version":"9"'),
     "other format": swap(b"spectra-spectrum", b"spectra-spectrun"),
