@@ -14,7 +14,7 @@ from trainings import flat, interrupted_after, read_training
 from spectra.errors import InputError, SpectraError
 from spectra.shift.shift import SpectralShift
 from spectra.training.config import make_config, read_config
-from spectra.training.data.subjects import fill_in_subjects
+from spectra.training.data.subjects import fill_in_subjects, read_subjects
 from spectra.training.run.train import train
 
 
@@ -106,6 +106,11 @@ def test_it_continues_exactly(joint: dict[str, Any], tmp_path: Path) -> None:
     assert np.array_equal(flat(resumed[0]), flat(whole[0]))
     with pytest.raises(InputError, match="cannot resume: collage was"):
         train(make_config({**joint, "collage": 0.5}), tmp_path / "part", resume=True, force=True)
+    # The weights of a falling unmix loss depend on where it ends.
+    falling = {**joint, "steps": 1, "save_every": 1, "unmix_schedule": "falling"}
+    run(falling, tmp_path / "falling")
+    with pytest.raises(InputError, match="steps was 1 when the state was saved and is 2 now"):
+        train(make_config({**falling, "steps": 2}), tmp_path / "falling", resume=True, force=True)
 
 
 def test_attention_processors_are_given_back(
@@ -144,6 +149,9 @@ def test_embedded_subjects_need_only_names(
     assert summary["folder"].endswith("fox-and-wolf")
     subjects = read_config(tmp_path / "out/fox-and-wolf/fox-and-wolf.toml").subjects
     assert subjects == ("fox-noto-v1=a [v] f", "wolf-emojione=a [w] w")
+    Image.new("RGB", (40, 40), "red").save("red.png")
+    one_picture, _ = read_subjects(fill_in_subjects(make_config({"subjects": ["red.png=a [v] disc", "owl"]})))
+    assert (one_picture.name, len(one_picture.pictures)) == ("red", 1)
     named = fill_in_subjects(make_config({"subjects": ["owl", "dog"]})).subjects
     assert named == ("owl-emojione=a drawing of a [V1] owl", "dog-emojione=a drawing of a [V2] dog")
 

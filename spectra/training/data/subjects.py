@@ -105,8 +105,8 @@ def _split(subject: str) -> tuple[str, str]:
 
 
 def _is_embedded(config: TrainConfig, place: str) -> bool:
-    """Whether a subject is an embedded one and not a folder; one of several may be either."""
-    return not (config.base or Path(place).is_dir()) if config.subjects else not config.images
+    """Whether a subject is an embedded one and no folder or picture; one of several may be either."""
+    return not (config.base or Path(place).exists()) if config.subjects else not config.images
 
 
 def _with_prompts(config: TrainConfig) -> tuple[str, ...]:

@@ -92,8 +92,9 @@ def check_resumable(saved: SavedState, config: TrainConfig, pictures: str) -> No
     Raises:
         InputError: a setting or the pictures changed, or the steps are done already.
     """
-    # A schedule that falls to zero over the steps has another rate at every step if their number changes.
-    free = CHANGEABLE_ON_RESUME if config.lr_schedule == "constant" else CHANGEABLE_ON_RESUME - {"steps"}
+    # A rate or a weight that falls or rises over the steps is another at every step if their number changes.
+    scheduled = {config.lr_schedule, config.unmix_schedule if config.subjects else "constant"} != {"constant"}
+    free = CHANGEABLE_ON_RESUME - {"steps"} if scheduled else CHANGEABLE_ON_RESUME
     same = replace(config, **{name: getattr(saved.config, name) for name in free})
     if same != saved.config:
         then, now = saved.config.as_dict(), same.as_dict()
