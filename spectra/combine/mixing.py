@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spectra.errors import MismatchError
-from spectra.naming.patterns import TEXT_ENCODERS, matching
+from spectra.naming.patterns import TEXT_ENCODERS, component_of, matching
 from spectra.naming.unet_layers import Layer, Layout, find_layout
 from spectra.shift.metadata import JSON
 from spectra.shift.provenance import recipe_reference
@@ -60,7 +60,7 @@ def mix(content: SpectralShift, style: SpectralShift, *, layers: str = "", targe
     meant: set[str] = set()
 
     def of_content(name: str) -> bool:
-        return name.split(".")[0] in TEXT_ENCODERS or any(layer.holds(name) for layer in chosen)
+        return component_of(name) in TEXT_ENCODERS or any(layer.holds(name) for layer in chosen)
 
     for giver, shift, is_content in (("content", content, True), ("style", style, False)):
         named = matching(shift, target, shift.metadata.ndims)
@@ -81,7 +81,7 @@ def mix(content: SpectralShift, style: SpectralShift, *, layers: str = "", targe
     }
     mixed = derive([content, style], deltas, recipe)
     held = [(layer, layer in chosen, sum(map(layer.holds, mixed))) for layer in layout.all_layers]
-    text = sum(name.split(".")[0] in TEXT_ENCODERS for name in mixed)
+    text = sum(component_of(name) in TEXT_ENCODERS for name in mixed)
     return Mix(
         shift=mixed,
         layout=layout,

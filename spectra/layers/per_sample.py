@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from spectra import kernels
 from spectra.errors import MismatchError
 from spectra.layers.functional_call import with_parameters
-from spectra.layers.operators import LinearOperator
-from spectra.layers.shifted_layer import LayerCall, ShiftedLayer
+from spectra.layers.operators import LinearOperator, Operator
+from spectra.layers.shifted_layer import ShiftedLayer
 from spectra.layers.shifted_vector import ShiftedVector
 from spectra.spectrum.shifted_weight import shifted_matrix, shifted_weight, singular_value_change
 from spectra.spectrum.spectrum import Spectrum, matrix
@@ -95,12 +95,12 @@ class SampledLayer(ShiftedLayer):
         x, index = self._samples.match(x)
         if self.operator is None or args or kwargs:
             return self._one_by_one(index, x, *args, **kwargs)
-        call = self._call(self.operator, x, singular_value_change(self._vectors.sigma, self.delta))
+        d = singular_value_change(self._vectors.sigma, self.delta)
         if self._materializes_runs(x):
-            return self._each_layer(x) if self._vectors.one_sided else self._own_weights(call)
+            return self._each_layer(x) if self._vectors.one_sided else self._own_weights(self.operator, x, d)
         if self._vectors.one_sided:
-            return self._factored(call, index)
-        return self._two_sided(call._replace(d=call.d[index]), self.work(x))
+            return self._factored(self.operator, x, d, index)
+        return self._two_sided(self.operator, x, d[index], self.work(x))
 
     def _materializes_runs(self, x: Tensor) -> bool:
         """Whether the runs of a training have a weight each."""
@@ -111,9 +111,9 @@ class SampledLayer(ShiftedLayer):
             return False
         return self._plan(x.chunk(len(self.delta))[0])[0] == "materialized"
 
-    def _own_weights(self, call: LayerCall) -> Tensor:
+    def _own_weights(self, operator: Operator, x: Tensor, d: Tensor) -> Tensor:
         """A weight for every run, all made in one product; the gradient goes through them."""
-        operator, x, weight, bias, d, dtype = call
+        x, weight, bias, dtype = self._arguments(x)
         shifts = len(d)
         with torch.autocast(weight.device.type, enabled=False):
             basis, left, right = (each.to(d.dtype) for each in self._vectors.of(weight.dtype))

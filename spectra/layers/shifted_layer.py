@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,17 +28,6 @@ from spectra.layers.saved_elsewhere import is_saved_elsewhere
 from spectra.layers.singular_vectors import SingularVectors
 from spectra.spectrum.shifted_weight import shifted_weight, singular_value_change, with_full_tail
 from spectra.spectrum.spectrum import Spectrum, has_no_values, matrix
-
-
-class LayerCall(NamedTuple):
-    """One forward: what computes, input, frozen weight and bias, change of each singular value, and the dtype."""
-
-    operator: Operator
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    d: Tensor
-    dtype: torch.dtype
 
 
 class ShiftedLayer:
@@ -97,26 +86,27 @@ class ShiftedLayer:
             shifted = shifted_weight(self.module.weight, self.spectrum, delta)  # type: ignore[arg-type]
             return with_parameters(self.module, {"weight": shifted}, x, *args, **kwargs)
         plan, work = self._plan(x)
-        call = self._call(operator, x, singular_value_change(self._vectors.sigma, delta))
+        d = singular_value_change(self._vectors.sigma, delta)
         if plan == "materialized":
-            return self._materialized(call, work)
+            return self._materialized(operator, x, d, work)
         if plan == "two-sided":
-            return self._two_sided(call, work)
-        return self._factored(call)
+            return self._two_sided(operator, x, d, work)
+        return self._factored(operator, x, d)
 
-    def _call(self, operator: Operator, x: Tensor, d: Tensor) -> LayerCall:
+    def _arguments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, torch.dtype]:
+        """The input in the dtype in which the layer computes, the frozen weight, the bias, and that dtype."""
         weight: Tensor = self.module.weight  # type: ignore[assignment]
         x, dtype = cast_for_compute(x, weight)
-        return LayerCall(operator, x, weight, getattr(self.module, "bias", None), d, dtype)
+        return x, weight, getattr(self.module, "bias", None), dtype
 
     def _follow(self) -> None:
         """The vectors go where the weight went."""
         if self._vectors.follow():
             self.forget()
 
-    def _factored(self, call: LayerCall, index: Tensor | None = None) -> Tensor:
-        """The frozen layer; what the basis meets is changed by `e [h]`, or `e [shifts, h]` by `index [batch]`."""
-        operator, x, weight, bias, d, dtype = call
+    def _factored(self, operator: Operator, x: Tensor, d: Tensor, index: Tensor | None = None) -> Tensor:
+        """The frozen layer; what the basis meets is changed by `d [r]`, or `d [shifts, r]` by `index [batch]`."""
+        x, weight, bias, dtype = self._arguments(x)
         (basis, left, right), dim, one_sided = self._vectors.of(dtype), operator.dim, self._vectors.one_sided
         at_output = operator.basis_at(self.spectrum.side) == "output"
         a, offset, e = x, None, d[..., :one_sided] / self._vectors.sigma[:one_sided]
@@ -128,17 +118,17 @@ class ShiftedLayer:
             return y
         return delta_gradients.add_low_rank_term(operator, x, y, (left, right), d[..., one_sided:], index)
 
-    def _two_sided(self, call: LayerCall, work: costs.Work) -> Tensor:
+    def _two_sided(self, operator: Operator, x: Tensor, d: Tensor, work: costs.Work) -> Tensor:
         """A layer both sides of which are kept, by `d [r]` or `[batch, r]`: no direction needs a division."""
-        _, left, right = self._vectors.of(call.dtype)
-        weight = None if work.skips_frozen_product else call.weight
-        sides, s = delta_gradients.BothSides(left, right, weight, call.bias), (self._vectors.sigma + call.d).detach()
+        x, weight, bias, dtype = self._arguments(x)
+        _, left, right = self._vectors.of(dtype)
+        sides = delta_gradients.BothSides(left, right, None if work.skips_frozen_product else weight, bias)
         saves_input = self.without_weight and work.pointwise and work.input_saved_elsewhere
-        return delta_gradients.two_sided(call.x, call.d, s, sides, call.operator, saves_input)
+        return delta_gradients.two_sided(x, d, (self._vectors.sigma + d).detach(), sides, operator, saves_input)
 
-    def _materialized(self, call: LayerCall, work: costs.Work) -> Tensor:
+    def _materialized(self, operator: Operator, x: Tensor, d: Tensor, work: costs.Work) -> Tensor:
         """The layer with its shifted weight; delta's gradient comes from the activations, or from the weight's."""
-        operator, x, weight, bias, d, dtype = call
+        x, weight, bias, dtype = self._arguments(x)
         by_weight = costs.gradient_by_weight(work)
         # A measurement without gradients between two steps shares the weight with the steps.
         by_rows = self.delta.requires_grad and not by_weight
@@ -215,8 +205,7 @@ class ShiftedLayer:
     def work(self, x: Tensor) -> costs.Work:
         """What a forward of `x` has to do, for the cost model; the module is a plain operator."""
         operator: Operator = self.operator  # type: ignore[assignment]
-        weight: Tensor = self.module.weight  # type: ignore[assignment]
-        x, dtype = cast_for_compute(x, weight)
+        x, _, _, dtype = self._arguments(x)
         spectrum, one_sided, bottleneck_rows = self.spectrum, self._vectors.one_sided, operator.bottleneck_rows(x)
         rows, columns = spectrum.shape[0], math.prod(spectrum.shape[1:])
         encode, decode = operator.channels(rows, columns)
