@@ -42,10 +42,10 @@ def subjects(options: _Options) -> None:
 def _write(chosen: list[Any], options: _Options, out: Path) -> dict[str, list[str]]:
     """A folder for each subject in `out`; one subject alone goes into `out` itself."""
     from spectra.bases.embedded.subjects import instance_pictures
-    from spectra.io.atomic_writes import atomic_folder, check_replaceable
+    from spectra.io.atomic_writes import atomic_folder, check_output
 
     mark = "subjects.txt"
-    check_replaceable(out, mark)
+    check_output(out, force=options.force, mark=mark)
     files: dict[str, list[str]] = {}
     notes = [
         f"{known.name}: {known.concept} from {known.icon_set} ({known.licence}); {known.prompt}\n" for known in chosen

@@ -86,7 +86,7 @@ def bake(
         InputError: no shift.
         MismatchError: a shift of another base, or with weights that the base lacks.
         BaseError: the base is missing or damaged.
-        OutputError: `out` exists, lies inside the base, or cannot be written.
+        OutputError: `out` exists, is a folder of other files, lies inside the base, or cannot be written.
     """
     shifts = [NamedShift("given", shifts)] if isinstance(shifts, SpectralShift) else shifts
     if not shifts:
@@ -146,12 +146,12 @@ def _check_base(
 
 
 def _check_output(root: Path, out: Path, force: bool) -> None:
-    check_output(out, force=force)
     target, source = out.resolve(), root.resolve()
     if target == source or source in target.parents or (root.is_dir() and target in source.parents):
         raise OutputError(f"cannot write {out}: the base is there ({root}); choose another place")
     if root.is_file() and out.suffix != ".safetensors":
         raise OutputError(f"cannot write {out}: the base is a single file, so name a .safetensors file")
+    check_output(out, force=force, mark="model_index.json" if root.is_dir() else "")
 
 
 def _other_weight_files(root: Path, read: Collection[Path]) -> set[Path]:

@@ -20,7 +20,7 @@ from spectra.errors import OutputError
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import best_device
 from spectra.generate.picture_files import write_picture
-from spectra.io.atomic_writes import atomic_folder, check_output, check_replaceable
+from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift_file import read_shift
 from spectra.training.data.pictures import fit, read_picture
@@ -58,8 +58,7 @@ def edit(
         SpectraError: something given is wrong (checked before anything slow), or the folder cannot be written.
     """
     began = time.perf_counter()
-    check_output(out, force=force)
-    check_replaceable(out, INDEX)
+    check_output(out, force=force, mark=INDEX)
     config, location = order.config, find_base(order.base)
     summary: Summary | None = None
     if order.shift is None:

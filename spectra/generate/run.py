@@ -14,7 +14,7 @@ from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import best_device, draw, requests_for
 from spectra.generate.order import Order
 from spectra.generate.picture_files import write_picture
-from spectra.io.atomic_writes import atomic_folder, check_output, check_replaceable
+from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.progress import SILENT, Progress
 from spectra.shift.scaled_files import parse_scales
 from spectra.shift.shift_file import read_shift
@@ -51,8 +51,7 @@ def generate(
     prompts = [*order.prompts, *(read_prompts(order.prompts_file) if order.prompts_file else [])]
     if not prompts:
         raise InputError('nothing to draw: give --prompt "..." or --prompts FILE')
-    check_output(out, force=force)
-    check_replaceable(out, INDEX)
+    check_output(out, force=force, mark=INDEX)
     location = find_base(order.base)
     scaled = [parse_scales(text) for text in order.shifts]
     strip = _strip([scales for _, scales in scaled])

@@ -27,15 +27,26 @@ REASONS = {
 """What an operating system's refusal means, and what to do, by `errno`."""
 
 
-def check_output(path: Path | str, *, force: bool = False) -> Path:
+def check_output(path: Path | str, *, force: bool = False, mark: str = "") -> Path:
     """Checks that `path` could be written, before slow work begins, and returns it. Creates nothing.
 
+    Args:
+        path: of a file or folder.
+        force: it may replace an earlier output.
+        mark: of a folder: the name, or a pattern of names, of a file that every earlier output has. A folder that
+            holds something, and none of these, is never replaced.
+
     Raises:
-        OutputError: it exists and `force` is not given, or its nearest existing folder cannot be written.
+        OutputError: it exists and `force` is not given, is none of our folders, or its nearest existing folder cannot
+            be written.
     """
     target = Path(path)
     if not force and os.path.lexists(target):
         raise _exists(target)
+    if mark and target.is_dir() and any(target.iterdir()) and not any(target.glob(mark)):
+        raise OutputError(f"{target} holds other files (it has no {mark}) and is never replaced; choose a new folder")
+    if mark and target.exists() and not target.is_dir():
+        raise OutputError(f"cannot write {target}: it is a file; name a folder")
     folder = target.absolute().parent
     while not os.path.lexists(folder):
         folder = folder.parent
@@ -44,18 +55,6 @@ def check_output(path: Path | str, *, force: bool = False) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write {target}: permission denied in {folder}; choose another place")
     return target
-
-
-def check_replaceable(folder: Path, mark: str) -> None:
-    """Refuses to replace a folder that is not an earlier output: one of those has a file called `mark` in it.
-
-    Raises:
-        OutputError: it exists, holds something, and has no such file; or is a file.
-    """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
-        raise OutputError(f"{folder} holds other files (it has no {mark}) and is never replaced; choose a new folder")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"cannot write {folder}: it is a file; name a folder")
 
 
 @contextlib.contextmanager

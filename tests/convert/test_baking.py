@@ -214,10 +214,15 @@ def test_what_does_not_fit_leaves_nothing(base: Path, shifts: list[NamedShift], 
     for out in (base, base / "inside", base.parent):
         with pytest.raises(OutputError, match="the base is there"):
             bake(str(base), shifts, out, force=True)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years")
+    with pytest.raises(OutputError, match="holds other files"):
+        bake(str(base), shifts, tmp_path / "precious", force=True)
     with pytest.raises(BaseError, match="no component"):
         odd = small_models.random_shift(small_models.build("flux")[0], "transformer", 1)
         bake(str(base), [NamedShift("odd", odd)], tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "precious"]
+    assert [path.name for path in (tmp_path / "precious").iterdir()] == ["thesis.txt"]
 
 
 def test_the_command(base: Path, shifts: list[NamedShift], tmp_path: Path, spectra_cli: Any) -> None:

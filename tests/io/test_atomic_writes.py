@@ -120,6 +120,23 @@ def test_impossible_places_are_refused_at_once(tmp_path: Path) -> None:
         pytest.fail("the block must not run")
 
 
+def test_a_folder_of_other_files_is_never_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    check_output(out, mark="index.json")
+    out.mkdir()
+    check_output(out, force=True, mark="index.json")
+    (out / "thesis.txt").write_text("years")
+    for mark in ("index.json", "weights*.bin"):
+        with pytest.raises(OutputError, match="holds other files"):
+            check_output(out, force=True, mark=mark)
+    (out / "weights-1.bin").write_text("x")
+    check_output(out, force=True, mark="weights*.bin")
+    with pytest.raises(OutputError, match="exists already"):
+        check_output(out, mark="weights*.bin")
+    with pytest.raises(OutputError, match="name a folder"):
+        check_output(out / "thesis.txt", force=True, mark="index.json")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_an_unwritable_folder_is_one_clear_error(tmp_path: Path) -> None:
     """Root may write anywhere, so another user is asked to."""

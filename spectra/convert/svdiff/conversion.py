@@ -119,9 +119,9 @@ def export_svdiff(
     Raises:
         FormatError: a component that svdiff-pytorch does not know.
         MismatchError: the shift was trained on another base.
-        OutputError: the folder exists and `force` is not given, or cannot be written.
+        OutputError: the folder exists and `force` is not given, holds other files, or cannot be written.
     """
-    check_output(folder, force=force)
+    check_output(folder, force=force, mark="spectral_shifts*.safetensors")
     strangers = sorted({component_of(name) for name in shift} - SVDIFF_FILES.keys())
     if strangers:
         raise FormatError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectra.errors import OutputError
-from spectra.io.atomic_writes import atomic_folder, check_output, check_replaceable
+from spectra.io.atomic_writes import atomic_folder, check_output
 
 LOG = "log.jsonl"
 """Every training writes it; a folder that lacks it is not one of ours, and is never replaced."""
@@ -47,8 +47,7 @@ class Outputs:
             OutputError: it exists without `force`, is not a training's, cannot be written, or an unfinished training
                 is in the way.
         """
-        check_output(self.folder, force=force)
-        check_replaceable(self.folder, LOG)
+        check_output(self.folder, force=force, mark=LOG)
         check_output(self.unfinished, force=True)
         if self.unfinished.exists() and not resume and not force:
             raise OutputError(

@@ -21,7 +21,7 @@ import spectra
 from spectra.convert.file_kinds import file_kind, files_of
 from spectra.convert.svdiff.conversion import export_svdiff, import_svdiff
 from spectra.convert.svdiff.files import read_svdiff, reshape_of
-from spectra.errors import FormatError, MismatchError
+from spectra.errors import FormatError, MismatchError, OutputError
 from spectra.families import targets
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.decomposition import decompose
@@ -244,6 +244,10 @@ def test_exports_are_refused_for_other_bases_and_components(tmp_path: Path) -> N
     path = plain_base.write(tmp_path, base)
     with pytest.raises(MismatchError, match="another base"):
         export_svdiff(plain_base.random_shift(plain_base.tensors(seed=7)), tmp_path / "out", base=path)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years")
+    with pytest.raises(OutputError, match="holds other files"):
+        export_svdiff(plain_base.random_shift(base), tmp_path / "precious", base=path, force=True)
     strange = plain_base.random_shift({"transformer.a": torch.randn(3, 3)})
     with pytest.raises(FormatError, match="transformer"):
         export_svdiff(strange, tmp_path / "out", base=path)
