@@ -147,7 +147,7 @@ def _check_base(
 
 def _check_output(root: Path, out: Path, force: bool) -> None:
     target, source = out.resolve(), root.resolve()
-    if target == source or source in target.parents or (root.is_dir() and target in source.parents):
+    if target.is_relative_to(source) or (root.is_dir() and source.is_relative_to(target)):
         raise OutputError(f"cannot write {out}: the base is there ({root}); choose another place")
     if root.is_file() and out.suffix != ".safetensors":
         raise OutputError(f"cannot write {out}: the base is a single file, so name a .safetensors file")

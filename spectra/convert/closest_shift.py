@@ -162,7 +162,7 @@ def project(change: Tensor, weight: Tensor, spectrum: Spectrum) -> Tensor:
     With `Q` on the smaller side, `v_i = W^T u_i / sigma_i` makes it `q_i^T (D W^T) q_i / sigma_i` where one side
     is stored (likewise on the right); the tail has both sides.
     """
-    d, w = _wide(change, spectrum), _wide(weight, spectrum)
+    d, w = _short_side_first(change, spectrum), _short_side_first(weight, spectrum)
     one_sided, basis = spectrum.one_sided, spectrum.basis.to(torch.float64)
     product = basis.new_zeros(spectrum.rank, spectrum.rank)
     tail = basis.new_zeros(spectrum.rank - one_sided)
@@ -177,14 +177,14 @@ def project(change: Tensor, weight: Tensor, spectrum: Spectrum) -> Tensor:
 def delta_weight(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Tensor:
     """`Delta W = U diag(d) V^T` as the weight's matrix, float32, from `d`, float64 `[r]`; rounded once."""
     columns = _columns(weight, spectrum, d)
-    w = _wide(weight, spectrum)
+    w = _short_side_first(weight, spectrum)
     made = torch.cat([columns(part).to(torch.float32) for part in _panels(w)], dim=1)
     return made if spectrum.side == "left" else made.T
 
 
 def approximate_rest(change: Tensor, weight: Tensor, spectrum: Spectrum, d: Tensor, rank: int) -> Factors:
     """The best approximation of rank `rank` (Eckart and Young) of `D - U diag(d) V^T`."""
-    wide, columns = _wide(change, spectrum), _columns(weight, spectrum, d)
+    wide, columns = _short_side_first(change, spectrum), _columns(weight, spectrum, d)
 
     def rest(part: slice) -> Tensor:
         return wide[:, part].to(torch.float64) - columns(part)
@@ -203,7 +203,7 @@ def approximate_rest(change: Tensor, weight: Tensor, spectrum: Spectrum, d: Tens
 
 def _columns(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Callable[[slice], Tensor]:
     """Computes any columns of `Delta W`, smaller side first: `Q diag(d / sigma) Q^T W` and the tail's term."""
-    w, one_sided, basis = _wide(weight, spectrum), spectrum.one_sided, spectrum.basis.to(torch.float64)
+    w, one_sided, basis = _short_side_first(weight, spectrum), spectrum.one_sided, spectrum.basis.to(torch.float64)
     stored = basis[:, :one_sided]
     inside = (stored * (d[:one_sided] / spectrum.sigma[:one_sided])) @ stored.T
     outside = basis[:, one_sided:] * d[one_sided:]
@@ -214,7 +214,7 @@ def _columns(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Callable[[slice],
     return columns
 
 
-def _wide(weight: Tensor, spectrum: Spectrum) -> Tensor:
+def _short_side_first(weight: Tensor, spectrum: Spectrum) -> Tensor:
     """The matrix with its smaller side first: `[r, m]`."""
     w = matrix(weight)
     return w if spectrum.side == "left" else w.T
