@@ -44,7 +44,9 @@ def test_two_subjects_are_named_as_the_template_says() -> None:
     )
 
 
-@pytest.mark.parametrize("template", ["{left}", "{left} and {wrong} {right}", "{left and {right}", "{} {left} {right}"])
+@pytest.mark.parametrize(
+    "template", ["{left}", "{left} and {wrong} {right}", "{left and {right}", "{} {left} {right}", "{left.x} {right}"]
+)
 def test_a_template_has_both_subjects(template: str) -> None:
     check_template("{left} {right}")
     with pytest.raises(InputError, match="expected places"):

@@ -41,8 +41,7 @@ class PictureSource:
         self._pixels = to_tensor(pictures)
         self._prompts = list(prompts)
         self._cached: tuple[Tensor, Tensor] | None = None
-        channels, height, width = self._posterior(self._pixels[:1])[0].shape[1:]
-        self.latent_shape = (channels, height, width)
+        self.latent_shape = self._posterior(self._pixels[:1])[0].shape[1:]
         if cache_latents:
             with working(progress, "encoding pictures", len(pictures)):
                 chunks = []

@@ -68,7 +68,7 @@ def check_template(template: str) -> None:
     """
     try:
         filled = template.format(**dict.fromkeys(_PLACES, "x"))
-    except (KeyError, ValueError, IndexError):
+    except (AttributeError, KeyError, ValueError, IndexError):
         filled = ""
     if not filled or not all(f"{{{place}}}" in template for place in ("left", "right")):
         raise InputError(
