@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from spectra.errors import FormatError
+from spectra.io.dtypes import BYTES, FLOATS
 from spectra.io.safetensors_header import Header, HeaderError, read_header
 from spectra.shift.metadata import FORMAT
 
@@ -89,11 +90,15 @@ def header_of(path: Path) -> Header:
     """The header of a safetensors file of another tool.
 
     Raises:
-        FormatError: it cannot be read, or is none.
+        FormatError: it cannot be read, is none, or has a dtype that is not known.
     """
     try:
-        return read_header(path)
+        header = read_header(path)
     except (OSError, HeaderError) as error:
         raise FormatError(
             f"{path}: cannot be read as safetensors ({error}); check the path, or fetch it again"
         ) from error
+    for key, stored in header.tensors.items():
+        if stored.dtype not in BYTES:
+            raise FormatError(f"{path}: {key} is in {stored.code}, which is not read; expected {', '.join(FLOATS)}")
+    return header

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from spectra.convert.file_kinds import holds_lora, svdiff_layout
+from spectra.convert.file_kinds import header_of, holds_lora, svdiff_layout
+from spectra.errors import FormatError
 
 
 @pytest.mark.parametrize(
@@ -36,3 +40,10 @@ def test_changes_are_told_from_models(key: str, expected: bool) -> None:
 )
 def test_other_implementations_are_told_apart(key: str, expected: str) -> None:
     assert svdiff_layout([key]) == expected
+
+
+def test_an_unknown_dtype_is_one_line(tmp_path: Path) -> None:
+    header = json.dumps({"a.delta": {"dtype": "F8_E8M0", "shape": [8], "data_offsets": [0, 8]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(FormatError, match="a.delta is in F8_E8M0, which is not read; expected float64"):
+        header_of(tmp_path / "x.safetensors")
