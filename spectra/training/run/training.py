@@ -68,7 +68,7 @@ class Training:
             self.pipe.register_modules(safety_checker=None)
         self.family = denoise_family(self.pipe)
         self.resolution = resolution_of(self.pipe, self.config)
-        self.validations = [Validation.of(each.config, each.subjects, self.resolution) for each in inputs]
+        self.validations = [Validation(each.config, each.subjects) for each in inputs]
         self._closing = contextlib.ExitStack()
         self._tensorboards: dict[int, Any] = {}
         for number, each in enumerate(inputs):

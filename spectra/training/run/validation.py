@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -18,23 +17,17 @@ from spectra.training.data.subjects import Subject, pair_prompts
 PicturesByPrompt = dict[str, list[Image.Image]]
 
 
-@dataclass(frozen=True)
 class Validation:
     """What is drawn to see how far a training has come."""
 
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    sampling: Sampling
-
-    @classmethod
-    def of(cls, config: TrainConfig, subjects: Sequence[Subject], resolution: int) -> Validation:
-        """The prompts that were asked for; or each subject's and the class prompt, or those of two subjects."""
+    def __init__(self, config: TrainConfig, subjects: Sequence[Subject]) -> None:
+        """Take the prompts that were asked for; or each subject's and the class prompt, or those of two subjects."""
         by_default = [subject.prompt for subject in subjects]
         by_default += pair_prompts(config, subjects) or filter(None, [config.class_prompt])
-        seeds = tuple(range(config.seed, config.seed + config.validation_count))
-        size = config.resolution and resolution
-        sampling = Sampling(config.validation_steps, config.validation_guidance, size, size)
-        return cls(tuple(dict.fromkeys(config.validation_prompts or by_default)), seeds, sampling)
+        self.prompts = tuple(dict.fromkeys(config.validation_prompts or by_default))
+        self.seeds = range(config.seed, config.seed + config.validation_count)
+        size = config.resolution  # 0 is the base's own
+        self.sampling = Sampling(config.validation_steps, config.validation_guidance, size, size)
 
     def draw(self, pipe: Any, label: str, progress: Progress = SILENT) -> PicturesByPrompt:
         """The pictures that `pipe` draws now."""
