@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from spectra.cli import output
-from spectra.cli.options import argument, command, json_option, variant_option
+from spectra.cli.options import argument, check_device, command, device_option, json_option, variant_option
 from spectra.cli.tables import readable, table
-from spectra.errors import InputError
 from spectra.io.settings import setting
 
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -33,13 +32,15 @@ class _Options:
         "float32", "Precision in which the base will be loaded, to which a spectrum belongs; file is the stored one."
     )
     variant: str | None = variant_option()
-    device: str | None = setting(None, "Device to compute on.", default_text="a CUDA device if there is one")
+    device: str = device_option("compute on", default="a CUDA device if there is one")
     json: bool = json_option()
 
 
 @command(_Options, "spectra decompose ./sd15 --component unet", "spectra decompose unet.safetensors --json")
 def decompose(options: _Options) -> None:
     """Decomposes every weight of a base once, and keeps the spectra for all later commands."""
+    import torch
+
     from spectra.bases.embedded import NAME
     from spectra.bases.weight_files import base_weights
     from spectra.spectrum.cache.spectrum_cache import default_cache
@@ -47,7 +48,8 @@ def decompose(options: _Options) -> None:
     cast = "" if options.dtype == "file" else options.dtype
     cache = default_cache()
     parts = base_weights(options.base, options.component, variant=options.variant, dtype=cast).by_component()
-    where = _device(options.device)
+    check_device(options.device)
+    where = options.device or ("cuda" if torch.cuda.is_available() else None)
     rows: list[dict[str, Any]] = []
     for name, every in parts.items():
         weights = every.matrices()
@@ -73,19 +75,6 @@ def decompose(options: _Options) -> None:
             f"the spectra take {readable(total['bytes'])}, the cache keeps {readable(cache.max_bytes)}: "
             "raise SPECTRA_CACHE_LIMIT, or they are computed again"
         )
-
-
-def _device(asked: str | None) -> str | None:
-    import torch
-
-    if asked is None:
-        return "cuda" if torch.cuda.is_available() else None
-    try:
-        torch.empty(1, device=asked)
-    except Exception as error:  # RuntimeError, AssertionError, ... each backend has its own
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--device {asked}: cannot be used ({reason}); try --device cpu") from error
-    return asked
 
 
 def _show(found: dict[str, Any]) -> Iterator[output.Part]:

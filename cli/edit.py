@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.cli import output
-from spectra.cli.options import command, force_option, json_option, output_option
+from spectra.cli.options import check_device, command, device_option, force_option, json_option, output_option
 from spectra.cli.tables import plain
 from spectra.editing.order import TRAINING_OPTIONS, EditOrder, make_order, training_settings
 from spectra.errors import InputError
@@ -26,7 +26,7 @@ class _Options:
         panel=declared_settings(EditOrder)["anchor"].panel,
         default_text="inversion",
     )
-    device: str = setting("", "Device to compute on, such as cpu or cuda.", default_text="a GPU if there is one")
+    device: str = device_option("compute on")
     out: Path = output_option("Output folder.", Path("edits"), "DIR")
     force: bool = force_option("an earlier edit's folder")
     json: bool = json_option()
@@ -58,6 +58,7 @@ def edit(options: _Options, given: dict[str, Any]) -> None:
     from spectra.editing.run import edit as run
 
     order = make_order(**given, training=training)
+    check_device(options.device)
     report = run(order, options.out, force=options.force, device=options.device, progress=output.progress())
     for warning in report["base_fitness"]["warnings"]:
         output.say(f"warning: {warning}")

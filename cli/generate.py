@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.cli import output
-from spectra.cli.options import command, force_option, json_option, output_option
+from spectra.cli.options import check_device, command, device_option, force_option, json_option, output_option
 from spectra.cli.tables import plural
 from spectra.generate.order import Order, Sampling, make_order
 from spectra.io.settings import declared_settings, setting
@@ -20,7 +20,7 @@ del SETTINGS["eta"]  # noise of an edit
 @dataclass(frozen=True)
 class _Options:
     count: int = setting(1, "Pictures of each prompt and seed, from seeds that follow each.", least=1)
-    device: str = setting("", "Device to draw on, such as cpu or cuda.", default_text="a GPU if there is one")
+    device: str = device_option("draw on")
     out: Path = output_option("Output folder.", Path("pictures"), "DIR")
     force: bool = force_option("an earlier output folder")
     json: bool = json_option()
@@ -40,6 +40,7 @@ def generate(options: _Options, given: dict[str, Any]) -> None:
 
     seeds = [first + number for first in given.pop("seeds", (0,)) for number in range(options.count)]
     order = make_order(**given, seeds=tuple(dict.fromkeys(seeds)))
+    check_device(options.device)
     found = run(order, options.out, force=options.force, device=options.device, progress=output.progress())
     count, seconds = len(found["pictures"]), found["seconds"]
     lines = [f"{plural(count, 'picture')} in {found['folder']} ({seconds:.1f} s)", f"contact sheet: {found['sheet']}"]

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from typer.models import CommandInfo
 
+from spectra.errors import InputError
 from spectra.io.settings import REQUIRED, Setting, declared_settings, setting
 
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -47,6 +48,28 @@ def variant_option(base: str = "the base") -> Any:
 def layers_option(help: str = "List every weight, not only blocks.") -> Any:
     """The setting `layers`: a table of single weights."""
     return setting(False, help)
+
+
+def device_option(purpose: str, *, default: str = "a GPU if there is one", panel: str = "") -> Any:
+    """The setting `device`: where something is computed; `check_device` says whether that can be."""
+    return setting("", f"Device to {purpose}, such as cpu or cuda.", panel=panel, default_text=default)
+
+
+def check_device(name: str) -> None:
+    """Checks that a device that was asked for can be used, before slow work begins.
+
+    Raises:
+        InputError: there is none of that name on this machine.
+    """
+    if not name:
+        return
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except Exception as error:  # RuntimeError, AssertionError, ... each backend has its own
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--device {name}: cannot be used ({reason}); try --device cpu") from error
 
 
 def plot_option() -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.options import command, force_option, json_option
+from spectra.cli.options import check_device, command, device_option, force_option, json_option
 from spectra.cli.tables import plain, readable
 from spectra.errors import InputError
 from spectra.io.settings import declared_settings, setting
@@ -33,7 +33,7 @@ class _Options:
         panel="Pictures",
         metavar="FILE.toml",
     )
-    device: str = setting("", "Device to train on, such as cpu.", panel="Cost", default_text="a GPU if there is one")
+    device: str = device_option("train on", panel="Cost")
     resume: bool = setting(False, "Continue from the state saved in the output folder.", panel="Watching and resuming")
     config: Path | None = setting(
         None, "Read settings from a TOML file.", panel="Watching and resuming", metavar="FILE.toml"
@@ -60,6 +60,7 @@ def train(options: _Options, given: dict[str, Any]) -> None:
     from spectra.training.run.train import train_together
 
     concepts = _concepts(options, given)
+    check_device(options.device)
     try:
         summaries = train_together(
             concepts, resume=options.resume, force=options.force, device=options.device, progress=output.progress()

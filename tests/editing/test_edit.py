@@ -166,6 +166,7 @@ def test_bad_input(spectra_cli: Callable[..., Any], given: list[Any], tmp_path: 
         ([text, *given[1:]], "cannot be read as a picture"),
         ([tmp_path / "none.png", *given[1:]], "none.png"),
         ([*given, "--resolution", 34], "multiples of 8 pixels"),
+        ([*given, "--device", "nowhere"], "--device nowhere: cannot be used"),
         ([*given, "-o", learnt], "exists already"),
     ):
         extra = [] if "-o" in arguments else ["-o", tmp_path / "x"]

@@ -159,6 +159,7 @@ def test_another_precision_is_a_rounded_copy(
         (("--prompts", "none.txt"), "none.txt: cannot be read"),
         (("--prompt", "a", "--base", "no/such/base"), "no base there"),
         (("--prompt", "a", "--shift", "none.safetensors"), "no such file"),
+        (("--prompt", "a", "--device", "nowhere"), "--device nowhere: cannot be used"),
         (("--prompt", "a", "--steps", "0"), "steps: expected a number of at least 1"),
         (("--prompt", "a", "--guidance", "nan"), "guidance: expected a number"),
         (("--prompt", "a", "--width", "33", "--base", "TINY"), "multiples of 8 pixels, got 33"),

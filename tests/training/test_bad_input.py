@@ -47,6 +47,7 @@ CASES = {
     "odd resolution": ({"--resolution": 34}, "multiples of 8 pixels, got 34"),
     "precision": ({"--mixed-precision": "half"}, "expected one of no, fp16, bf16"),
     "fp16 on a cpu": ({"--mixed-precision": "fp16", "--device": "cpu"}, "needs a GPU"),
+    "no such device": ({"--device": "nowhere"}, "--device nowhere: cannot be used"),
     "no configuration": ({"--config": "none.toml"}, "none.toml: cannot be read"),
     "nothing to resume": ({"--resume": ""}, "nothing to resume"),
 }
