@@ -13,10 +13,14 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "
 """Whether Triton was asked, when the process started, to run kernels on the CPU: it reads this as it defines them."""
 
 
+_CDNA = ("gfx90a", "gfx940", "gfx941", "gfx942", "gfx950")
+"""AMD's GPUs with matrix cores for bfloat16 and fast float64: MI200 and later."""
+
+
 def architecture(device: torch.device) -> str | None:
     """The architecture of `configurations.CONFIGURATIONS` that serves a device; None where no kernel runs.
 
-    Triton needs tensor cores with bfloat16: NVIDIA's from sm_80 on, AMD's gfx9.
+    Triton needs tensor cores with bfloat16: NVIDIA's from sm_80 on, AMD's from MI200 on.
     """
     if device.type == "cuda":
         return _constant_gpu_traits(device)[0]
@@ -31,11 +35,12 @@ def fast_float64(device: torch.device) -> bool:
 @functools.cache
 def _gpu_traits(device: torch.device) -> tuple[str | None, bool]:
     """Architecture and speed in float64 of a GPU."""
-    major, minor = torch.cuda.get_device_capability(device)
-    fast = major == 9 or (minor == 0 and 6 <= major <= 10)
     if torch.version.hip:
-        return ("gfx942" if major == 9 else None), fast
-    return ({9: "sm_90", 10: "sm_100"}.get(major, "sm_80") if major >= 8 else None), fast
+        data_centre = torch.cuda.get_device_properties(device).gcnArchName.split(":")[0] in _CDNA
+        return ("gfx942" if data_centre else None), data_centre
+    major, minor = torch.cuda.get_device_capability(device)
+    known = {9: "sm_90", 10: "sm_100"}.get(major, "sm_80") if major >= 8 else None
+    return known, minor == 0 and 6 <= major <= 10
 
 
 def _constant_gpu_traits(device: torch.device) -> tuple[str | None, bool]:

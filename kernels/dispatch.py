@@ -141,7 +141,7 @@ def _takes_triton(impl: Impl, tensors: Sequence[Tensor], directions: int) -> boo
         got = ", ".join(f"{x.dtype} {tuple(x.shape)} on {x.device}" for x in tensors)
         raise ValueError(
             f"impl='triton' computes float16 or bfloat16 tensors of one dtype, none of them empty, with at most "
-            f"{WIDTHS[-1]} directions, on an NVIDIA GPU from sm_80 or an AMD GPU of gfx9 on, with Triton installed; "
+            f"{WIDTHS[-1]} directions, on an NVIDIA GPU from sm_80 or an AMD GPU from MI200 on, with Triton installed; "
             f"got {got}. Pass impl=None to let PyTorch compute what Triton does not"
         )
     return able and impl != "torch"

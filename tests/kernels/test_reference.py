@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -149,6 +151,19 @@ def test_what_a_gpu_can_do_decides(
     devices._gpu_traits.cache_clear()
     gpu = torch.device("cuda")
     assert (devices.architecture(gpu), devices.fast_float64(gpu)) == (architecture, fast)
+    devices._gpu_traits.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [("gfx906:sramecc+", None), ("gfx90a", "gfx942"), ("gfx942:xnack-", "gfx942"), ("gfx1100", None)],
+)
+def test_an_amd_gpu_needs_matrix_cores(name: str, architecture: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(gcnArchName=name))
+    devices._gpu_traits.cache_clear()
+    gpu = torch.device("cuda")
+    assert (devices.architecture(gpu), devices.fast_float64(gpu)) == (architecture, architecture is not None)
     devices._gpu_traits.cache_clear()
 
 
