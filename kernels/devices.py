@@ -28,7 +28,7 @@ def architecture(device: torch.device) -> str | None:
 
 
 def fast_float64(device: torch.device) -> bool:
-    """Whether a GPU multiplies in float64 as fast as in float32: by its CUDA capability, or gfx9 (CDNA) on ROCm."""
+    """Whether a GPU multiplies in float64 as fast as in float32: by its CUDA capability, or as one of `_CDNA`."""
     return _constant_gpu_traits(device)[1]
 
 

@@ -155,7 +155,7 @@ def launch(
     (samples, rows, channels), (columns, h) = x.shape, left.shape
     architecture, processors = devices.architecture(x.device), _processors(x.device)
     if architecture is None:
-        raise ValueError(f"no Triton kernel for {x.device}; expected a GPU from sm_80 or gfx9 on")
+        raise ValueError(f"no Triton kernel for {x.device}; expected a GPU from sm_80 or MI200 on")
     chosen = configurations.choose(h, architecture, processors, lambda c: samples * triton.cdiv(rows, c.p))
     row_blocks, width = triton.cdiv(rows, chosen.p), 0 if t is None else t.shape[2]
     # Few rows leave multiprocessors idle: then several programs share the columns of a block of rows.
