@@ -74,14 +74,13 @@ def replay(
     if len(shifts) != len(recipe.parents) or not shifts:
         raise InputError(f"expected the {len(recipe.parents)} shifts of the recipe, got {len(shifts)}")
     default_weights = method.weights(recipe.weights, len(shifts))
-    blocks = [(pattern, given, method.weights(given, len(shifts))) for pattern, given in recipe.blocks]
     opened = OpenedShifts(shifts)
     _check_parents(recipe, opened)
     chosen: dict[str, Row] = {}
     touched = []
-    for pattern, given, weights in blocks:
+    for pattern, given in recipe.blocks:
         names = matching(opened.lengths, pattern, opened.ancestry.ndims)
-        chosen |= dict.fromkeys(names, weights)
+        chosen |= dict.fromkeys(names, method.weights(given, len(shifts)))
         touched.append(PatternWeights(pattern, given, len(names), sum(opened.lengths[name] for name in names)))
     if sigmas is None:
         sigmas = read_sigmas(opened.ancestry.metadata(opened.lengths, None))
