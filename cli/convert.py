@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import typer
 
@@ -16,6 +16,7 @@ from spectra.errors import FormatError
 from spectra.io.settings import SHARE, setting
 
 if TYPE_CHECKING:
+    from spectra.cli.options import FilePrecision
     from spectra.convert.svdiff.conversion import Fit
     from spectra.shift.shift import SpectralShift
 
@@ -145,9 +146,10 @@ def _write(shift: SpectralShift, options: _Options) -> dict[str, Any]:
         "progress": output.progress(),
     }
     if options.to == "shift":
-        from spectra.shift.shift_file import file_precision, write_shift
+        from spectra.shift.shift_file import write_shift
 
-        return {"bytes": write_shift(shift, out, dtype=file_precision(dtype), force=force), "weights": len(shift)}
+        written = write_shift(shift, out, dtype=cast("FilePrecision", dtype), force=force)  # of `_DTYPES`
+        return {"bytes": written, "weights": len(shift)}
     if options.to == "svdiff-pytorch":
         from spectra.convert.svdiff.conversion import export_svdiff
 

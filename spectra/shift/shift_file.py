@@ -59,7 +59,8 @@ def write_shift(
 
 def _plain(shift: SpectralShift, dtype: str) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
     """Strings and tensors of a file that is not packed."""
-    dtype = file_precision(dtype)
+    if dtype not in ("float32", "float16"):
+        raise ShiftFileError(f"expected dtype 'float32' or 'float16', got {dtype!r}; a packed file takes an error")
     tensors: dict[str, npt.NDArray[Any]] = {}
     for name, delta in shift.items():
         with np.errstate(over="ignore"):
@@ -67,18 +68,6 @@ def _plain(shift: SpectralShift, dtype: str) -> tuple[dict[str, str], dict[str, 
         check_finite(name, values, "they do not fit into float16; write float32")
         tensors[name + SUFFIX] = values
     return to_strings(replace(shift.metadata, content_hash="")), tensors
-
-
-def file_precision(name: str) -> Literal["float32", "float16"]:
-    """The precision, of those that a file that is not packed can have, that `name` names.
-
-    Raises:
-        ShiftFileError: there is none.
-    """
-    known: dict[str, Literal["float32", "float16"]] = {"float32": "float32", "float16": "float16"}
-    if name in known:
-        return known[name]
-    raise ShiftFileError(f"expected dtype 'float32' or 'float16', got {name!r}; a packed file takes an error")
 
 
 def _content_hash(strings: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> str:
