@@ -11,9 +11,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from spectra.errors import RoundedCopyWarning
+from spectra.errors import CacheWarning, RoundedCopyWarning
 from spectra.progress import SILENT, Progress
-from spectra.spectrum.cache.usage import CacheWarning
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -13,6 +13,7 @@
     └── OutputError           an output exists already or cannot be written
 
     UserWarning
+    ├── CacheWarning          the spectrum cache sets a damaged entry aside, or cannot keep what it computes
     └── RoundedCopyWarning    a shift is used on a copy of its base in another precision
 
 Every message is one line that says what was expected, what came, and what to do. The command line prints it as it
@@ -60,6 +61,10 @@ class MismatchError(SpectraError):
 
 class RoundedCopyWarning(UserWarning):
     """A shift is used on a copy of its base in another precision."""
+
+
+class CacheWarning(UserWarning):
+    """The cache went on, but not as it should: a damaged entry was set aside, or nothing can be stored."""
 
 
 class CacheError(SpectraError):

@@ -83,11 +83,7 @@ def _check(weight: Tensor, name: str) -> None:
 def _exponent(w: Tensor, name: str) -> int:
     """The power of two by which `w` is to be divided first, so that its Gram matrix neither overflows nor underflows.
 
-    Powers of two leave every mantissa as it is. Only float64 weights can need it: the squares of all smaller types
-    are well inside float64's range.
-
-    Raises:
-        WeightError: `w` holds NaN or infinity.
+    Powers of two leave every mantissa as it is. Only float64 weights can need one. NaN and infinity are refused.
     """
     if w.numel() == 0:
         return 0

@@ -1,4 +1,4 @@
-"""The warnings of a spectrum cache, and how much of its work was done before."""
+"""How much of a spectrum cache's work was done before."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spectra.spectrum.spectrum import Spectrum
-
-
-class CacheWarning(UserWarning):
-    """The cache went on, but not as it should: a damaged entry was set aside, or nothing can be stored."""
 
 
 @dataclass

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from torch import Tensor
 
+from spectra.errors import CacheWarning
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
-from spectra.spectrum.cache.usage import CacheWarning
 from spectra.spectrum.decomposition import decompose
 from spectra.spectrum.fingerprint import fingerprint
 from spectra.spectrum.spectrum import Spectrum

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from spectra.errors import CacheError
+from spectra.errors import CacheError, CacheWarning
 from spectra.spectrum.cache import entry as cache_entry
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
-from spectra.spectrum.cache.usage import CacheWarning
 from spectra.spectrum.decomposition import decompose
 from spectra.spectrum.fingerprint import fingerprint
 from spectra.spectrum.spectrum import Spectrum

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from spectra.errors import CacheWarning
 from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.sigmas import read_sigmas
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
-from spectra.spectrum.cache.usage import CacheWarning
 from spectra.spectrum.fingerprint import fingerprint
 
 
