@@ -20,7 +20,7 @@ from spectra.training.data.prompts import parse_prompt
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.noise_schedule import NoiseSchedule
 from spectra.training.loss.terms import ModelPrediction, NoisySamples
-from spectra.training.loss.unmix import UnmixTerm, other_half
+from spectra.training.loss.unmix import UnmixTerm, other_half_mask
 
 COLOURS = ("red", "green", "blue", "yellow", "black")
 TEMPLATES = ("{left} {right}", "{right} {left}")
@@ -164,7 +164,7 @@ def test_what_cannot_be_cut_is_refused(pipe: Any) -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 2, 3, 4]))
 def test_masks_of_both_sides_cover_a_map_once(height: int, width: int, factor: int) -> None:
-    left, right = (other_half(height * factor, width * factor, height * width, side) for side in (0, 1))
+    left, right = (other_half_mask(height * factor, width * factor, height * width, side) for side in (0, 1))
     torch.testing.assert_close(left + right, torch.ones(height * width))
     rows = left.view(height, width)
     assert torch.equal(rows, rows[:1].expand_as(rows))

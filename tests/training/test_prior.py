@@ -102,13 +102,13 @@ def test_captions_are_left_out_of_a_share_of_the_pictures(count: int, share: flo
 
 def test_a_share_of_the_class_pictures_stands_under_other_words() -> None:
     known = ["cup", "sun", "tree"]
-    prompts = prior_prompts("a drawing of a disc", 40, 0.25, words=0.5, vocabulary=known, seed=3)
+    prompts = prior_prompts("a drawing of a disc", 40, 0.25, random_words=0.5, vocabulary=known, seed=3)
     others = [prompt for prompt in prompts if prompt not in ("", "a drawing of a disc")]
     assert (prompts.count(""), prompts.count("a drawing of a disc"), len(others)) == (10, 10, 20)
     assert set(others) == {f"a drawing of a {word}" for word in known}
-    assert prompts == prior_prompts("a drawing of a disc", 40, 0.25, words=0.5, vocabulary=known, seed=3)
-    assert prompts != prior_prompts("a drawing of a disc", 40, 0.25, words=0.5, vocabulary=known, seed=4)
-    assert prior_prompts("disc", 2, 0.0, words=1.0, vocabulary=["cup"]) == ["cup", "cup"]
+    assert prompts == prior_prompts("a drawing of a disc", 40, 0.25, random_words=0.5, vocabulary=known, seed=3)
+    assert prompts != prior_prompts("a drawing of a disc", 40, 0.25, random_words=0.5, vocabulary=known, seed=4)
+    assert prior_prompts("disc", 2, 0.0, random_words=1.0, vocabulary=["cup"]) == ["cup", "cup"]
 
 
 def test_the_vocabulary_holds_whole_words() -> None:

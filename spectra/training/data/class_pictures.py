@@ -86,17 +86,23 @@ def prior_pictures(pipe: Any, key: PriorKey, *, progress: Progress = SILENT) -> 
 
 
 def prior_prompts(
-    prompt: str, count: int, unconditional: float, *, words: float = 0.0, vocabulary: Sequence[str] = (), seed: int = 0
+    prompt: str,
+    count: int,
+    unconditional: float,
+    *,
+    random_words: float = 0.0,
+    vocabulary: Sequence[str] = (),
+    seed: int = 0,
 ) -> list[str]:
     """The prompts of `count` class pictures, each kind evenly spread among the others.
 
     Args:
         prompt: the class prompt.
         unconditional: share of prompts that are empty.
-        words: share of prompts in which a random word of `vocabulary` stands for the class, the prompt's last word.
+        random_words: share in which a random word of `vocabulary` stands for the class, the prompt's last word.
     """
     before = prompt.rpartition(" ")[0]
-    drawn = random.Random(seed).choices(vocabulary, k=count) if words else []
+    drawn = random.Random(seed).choices(vocabulary, k=count) if random_words else []
 
     def falls(share: float, number: int) -> bool:
         return int((number + 1) * share) > int(number * share)
@@ -106,7 +112,7 @@ def prior_prompts(
         if falls(unconditional, number):
             found.append("")
             continue
-        other = words > 0 and falls(words / (1 - unconditional), others)
+        other = random_words > 0 and falls(random_words / (1 - unconditional), others)
         others += 1
         found.append(f"{before} {drawn[number]}".strip() if other else prompt)
     return found

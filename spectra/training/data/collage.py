@@ -101,8 +101,8 @@ class CollageSource:
         subjects = torch.randperm(self._subject[-1] + 1, generator=generator).tolist()
         chance, empty = torch.rand(2, generator=generator).tolist()
         if chance >= self._probability:
-            return [self._next(subjects[0], remaining, generator), ALONE, 0]
-        left, right = (self._next(subject, remaining, generator) for subject in subjects[:2])
+            return [self._next_picture(subjects[0], remaining, generator), ALONE, 0]
+        left, right = (self._next_picture(subject, remaining, generator) for subject in subjects[:2])
         prompt = int(torch.randint(self._templates, (), generator=generator))
         return [left, right, self._templates if empty < self._unconditional else prompt]
 
@@ -124,7 +124,7 @@ class CollageSource:
 
     def prompts(self, index: Tensor) -> list[str]:
         """The prompts of the entries `index [n, 3]`."""
-        return [self._whole.prompts(entry[:1])[0] if entry[1] == ALONE else self._of(entry)[0] for entry in index]
+        return [self._whole.prompts(entry[:1])[0] if entry[1] == ALONE else self._prompt(entry)[0] for entry in index]
 
     def words(self, index: Tensor) -> list[Word]:
         """The special words of the collages' subjects, each with the half that is its own."""
@@ -132,19 +132,19 @@ class CollageSource:
             Word(sample, tokens, side)
             for sample, entry in enumerate(index)
             if entry[1] != ALONE
-            for side, tokens in enumerate(self._of(entry)[1])
+            for side, tokens in enumerate(self._prompt(entry)[1])
         ]
 
     def every_prompt(self) -> list[str]:
         """All prompts that samples can have."""
         return [*self._whole.every_prompt(), *(prompt for prompt, _ in self._prompts.values())]
 
-    def _of(self, entry: Tensor) -> _Prompt:
+    def _prompt(self, entry: Tensor) -> _Prompt:
         """The prompt of a collage, and the tokens of its special words."""
         left, right, template = entry.tolist()
         return self._prompts[self._subject[left], self._subject[right], template]
 
-    def _next(self, subject: int, remaining: list[int], generator: torch.Generator) -> int:
+    def _next_picture(self, subject: int, remaining: list[int], generator: torch.Generator) -> int:
         """The next picture of a subject, taken from `remaining`."""
         if not any(self._subject[number] == subject for number in remaining):
             order = torch.randperm(self._subject.count(subject), generator=generator) + self._subject.index(subject)

@@ -100,7 +100,7 @@ def _class_prompts(
             subject.class_prompt,
             rounds * count,
             config.prior_unconditional,
-            words=config.prior_random_words,
+            random_words=config.prior_random_words,
             vocabulary=words,
             seed=config.seed,
         )

@@ -40,13 +40,13 @@ class UnmixTerm:
         total = prediction.output.new_zeros((), dtype=torch.float32)
         for layer in prediction.attention_maps:
             for word, attention in zip(samples.words, layer, strict=True):
-                mask = other_half(height, width, attention.shape[1], word.side).to(attention.device)
+                mask = other_half_mask(height, width, attention.shape[1], word.side).to(attention.device)
                 squares = attention.float().square().mean(dim=(0, 2))
                 total = total + (squares * mask).sum() / mask.sum()
         return total / (2 * len(samples.timesteps) * max(1, len(prediction.attention_maps)))
 
 
-def other_half(height: int, width: int, places: int, side: int) -> Tensor:
+def other_half_mask(height: int, width: int, places: int, side: int) -> Tensor:
     """How much of each place of a map lies in the half that is not `side`'s, `[places]` from 0 to 1.
 
     The map has `places` places for latents `[height, width]`.
