@@ -55,11 +55,6 @@ class Tally:
         self.energy_known += float(np.sum(np.square(delta)))
         self.energy_kept += float(np.sum(np.square(singular_value_change(sigma, delta))))
 
-    def include(self, other: Tally) -> None:
-        """Adds the sums of another."""
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
-
     @property
     def cosine(self) -> float | None:
         """Mean cosine between contributions, each pair by its lengths; None where fewer than two are not zero."""
@@ -117,5 +112,6 @@ def predict(tallies: Mapping[str, Tally], count: int, singular_values: int) -> P
     """The prediction for a merge of `count` shifts, from the sums of each block."""
     total = Tally(count)
     for tally in tallies.values():
-        total.include(tally)
+        for name, value in vars(tally).items():
+            setattr(total, name, getattr(total, name) + value)
     return Prediction({block: tallies[block] for block in natural_order(tallies)}, total, singular_values)
