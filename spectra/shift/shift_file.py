@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +16,6 @@ import numpy.typing as npt
 from spectra.errors import ShiftFileError
 from spectra.io.atomic_writes import atomic_write
 from spectra.io.safetensors_header import build_header
-from spectra.shift.content_hash import ContentHash, check_content
 from spectra.shift.metadata import from_strings, is_packed, to_strings
 from spectra.shift.packing import arrays as packing
 from spectra.shift.shift import SpectralShift, check_finite
@@ -97,3 +98,33 @@ def read_shift(path: str | os.PathLike[str]) -> SpectralShift:
         metadata = from_strings(strings, deltas)
         check_content(metadata.content_hash, _content_hash(strings, tensors))
         return SpectralShift(deltas, metadata, precision=precision)
+
+
+class ContentHash:
+    """The first 32 hex digits of the SHA-256 over everything a file says: its metadata, then its tensors."""
+
+    def __init__(self, strings: Mapping[str, str]) -> None:
+        hashed = {key: value for key, value in strings.items() if key != "content_hash"}
+        self._digest = hashlib.sha256(json.dumps(hashed, ensure_ascii=False, sort_keys=True).encode())
+
+    def add(self, key: str, dtype: str, size: int, data: bytes) -> None:
+        """Adds one tensor: its key, its dtype's name, its number of values, and their bytes; in order of keys."""
+        self._digest.update(f"\n{key} {dtype} {size}\n".encode())
+        self._digest.update(data)
+
+    def hexdigest(self) -> str:
+        """The hash of all that was added."""
+        return self._digest.hexdigest()[:32]
+
+
+def check_content(expected: str, found: str) -> None:
+    """Compares the content hash that a file states with the one of what was read.
+
+    Raises:
+        ShiftFileError: they differ.
+    """
+    if found != expected:
+        raise ShiftFileError(
+            f"its content hash should be {expected} but is {found}: the file was changed or damaged "
+            "after it was written; fetch or make it again"
+        )

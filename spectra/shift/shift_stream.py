@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
-from spectra.shift.content_hash import ContentHash, check_content
 from spectra.shift.metadata import ShiftMetadata, from_strings, is_packed
 from spectra.shift.shift import Precision, SpectralShift
-from spectra.shift.shift_file import read_shift
+from spectra.shift.shift_file import ContentHash, check_content, read_shift
 from spectra.shift.shift_header import SUFFIX, common_precision, open_shift_file, path_in_errors
 
 FileLayout: TypeAlias = dict[str, tuple[int, int]]
