@@ -11,6 +11,8 @@ from spectra.cli.tables import percent, short_percent, table
 if TYPE_CHECKING:
     from spectra.convert.closest_shift import Captured
 
+LITTLE = 0.1
+"""A shift that captures less of a change does not stand for it."""
 _NOTICED = 5e-4
 """A smaller share of the change is not worth a line."""
 

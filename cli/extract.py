@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.captured_energy import as_dict, show_captured
+from spectra.cli.captured_energy import LITTLE, as_dict, show_captured
 from spectra.cli.options import (
     Precision,
     argument,
@@ -25,9 +25,6 @@ from spectra.io.settings import setting
 
 if TYPE_CHECKING:
     from spectra.convert.extraction import Extracted
-
-_LITTLE = 0.1
-"""Below this part of the change a shift does not stand for it."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def extract(options: _Options) -> None:
     if done.others and not options.json:
         more = f" and {len(done.others) - 3} more" if len(done.others) > 3 else ""
         output.say(f"changed too, but held by no shift: {', '.join(done.others[:3])}{more}")
-    if done.total.energy < _LITTLE:
+    if done.total.energy < LITTLE:
         output.say(
             "the shift holds little of this change, which hardly lies along the base's singular vectors; "
             "--rest writes what is left as a LoRA"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.cli import output
-from spectra.cli.captured_energy import as_dict, show_captured
+from spectra.cli.captured_energy import LITTLE, as_dict, show_captured
 from spectra.cli.options import (
     Precision,
     argument,
@@ -22,9 +22,6 @@ from spectra.cli.options import (
 )
 from spectra.cli.tables import percent
 from spectra.io.settings import REQUIRED, SHARE, setting
-
-_HOPELESS = 0.1
-"""Below this score little of a shift is left."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def transplant(options: _Options) -> None:
     output.result(found, json=options.json, human=lambda: _show(found, options.layers))
     if done.missing and not options.json:
         output.say(f"{len(done.missing)} weights stay behind, which the new base has not, such as {done.missing[0]}")
-    if done.score < _HOPELESS:
+    if done.score < LITTLE:
         output.say("little of this shift is left: these bases are hardly related, train it on the new one")
 
 
