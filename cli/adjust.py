@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spectra.cli import output
 from spectra.cli.options import FilePrecision, argument, command, force_option, json_option, output_option
 from spectra.errors import InputError
-from spectra.io.settings import setting
+from spectra.settings import setting
 
 if TYPE_CHECKING:
     from spectra.combine.adjusting import Adjusted, Step
@@ -56,7 +56,7 @@ def adjust(options: _Options) -> None:
     from spectra.combine import adjusting
     from spectra.io.atomic_writes import check_output
     from spectra.shift.shift_file import read_shift, write_shift
-    from spectra.shift.sigmas import read_sigmas
+    from spectra.shift.singular_values import read_sigmas
 
     steps = _steps(options)
     check_output(options.out, force=options.force)

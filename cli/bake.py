@@ -11,7 +11,7 @@ from typing import Any
 from spectra.cli import output
 from spectra.cli.options import argument, command, force_option, json_option, output_option, variant_option
 from spectra.cli.tables import readable, short_percent
-from spectra.io.settings import REQUIRED, setting
+from spectra.settings import REQUIRED, setting
 
 
 @dataclass(frozen=True, kw_only=True)

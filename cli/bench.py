@@ -13,7 +13,7 @@ from spectra.cli import output
 from spectra.cli.options import argument, command, force_option, json_option, output_option
 from spectra.cli.tables import facts, plain, table
 from spectra.errors import InputError, SpectraError
-from spectra.io.settings import setting
+from spectra.settings import setting
 
 if TYPE_CHECKING:
     from rich.table import Table

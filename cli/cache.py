@@ -13,8 +13,8 @@ import typer
 from spectra.cli import output
 from spectra.cli.options import command, json_option
 from spectra.cli.tables import readable, table
-from spectra.io.settings import setting
-from spectra.spectrum.cache.settings import parse_size, prior_root
+from spectra.settings import setting
+from spectra.spectrum.cache.environment import parse_size, prior_root
 
 _SHOWN = 20
 """Entries that `ls` shows a person without --all."""

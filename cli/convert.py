@@ -13,7 +13,7 @@ from spectra.cli import output
 from spectra.cli.options import Precision, argument, command, force_option, json_option, output_option, variant_option
 from spectra.cli.tables import facts, readable, short_percent
 from spectra.errors import FormatError
-from spectra.io.settings import SHARE, setting
+from spectra.settings import SHARE, setting
 
 if TYPE_CHECKING:
     from spectra.cli.options import FilePrecision

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from spectra.cli import output
 from spectra.cli.options import argument, check_device, command, device_option, json_option, variant_option
 from spectra.cli.tables import readable, table
-from spectra.io.settings import setting
+from spectra.settings import setting
 
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "weights": ("weights", "{:,}".format),

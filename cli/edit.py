@@ -10,9 +10,9 @@ from typing import Any
 from spectra.cli import output
 from spectra.cli.options import check_device, command, device_option, force_option, json_option, output_option
 from spectra.cli.tables import plain
-from spectra.editing.order import TRAINING_OPTIONS, EditOrder, make_order, training_settings
+from spectra.editing.settings import TRAINING_OPTIONS, EditSettings, make_edit_settings, training_settings
 from spectra.errors import InputError
-from spectra.io.settings import declared_settings, setting
+from spectra.settings import declared_settings, setting
 
 _MOSTLY = 0.9
 """Where the unedited picture stays in more of an edit than that, and nobody asked for it, a hint is shown."""
@@ -23,7 +23,7 @@ class _Options:
     inversion: bool | None = setting(
         None,
         "Begin with the noise that the picture comes from, or with fresh noise as --noise-mix 1 does.",
-        panel=declared_settings(EditOrder)["anchor"].panel,
+        panel=declared_settings(EditSettings)["anchor"].panel,
         default_text="inversion",
     )
     device: str = device_option("compute on")
@@ -38,7 +38,7 @@ class _Options:
     'spectra edit fox.png --caption "a drawing of a fox" --edit "a fox on a red background" '
     "--shift blue/training/blue.safetensors --noise-mix 0 --noise-mix .4 -o red     "
     "(what was learnt is used again; every combination, on one sheet)",
-    library=declared_settings(EditOrder) | training_settings(),
+    library=declared_settings(EditSettings) | training_settings(),
 )
 def edit(options: _Options, given: dict[str, Any]) -> None:
     """Edits one picture (CoSINE): learns it with its caption, then draws it with another.
@@ -55,11 +55,11 @@ def edit(options: _Options, given: dict[str, Any]) -> None:
         given["noise_mixes"] = (1.0,)
     if "seeds" in given:
         training["seed"] = given["seeds"][0]
-    from spectra.editing.run import edit as run
+    from spectra.editing.edit import edit as run
 
-    order = make_order(**given, training=training)
+    settings = make_edit_settings(**given, training=training)
     check_device(options.device)
-    report = run(order, options.out, force=options.force, device=options.device, progress=output.progress())
+    report = run(settings, options.out, force=options.force, device=options.device, progress=output.progress())
     for warning in report["base_fitness"]["warnings"]:
         output.say(f"warning: {warning}")
     for each in report["pictures"]:

@@ -21,7 +21,7 @@ from spectra.cli.options import (
     variant_option,
 )
 from spectra.cli.tables import percent
-from spectra.io.settings import setting
+from spectra.settings import setting
 
 if TYPE_CHECKING:
     from spectra.convert.extraction import Extracted

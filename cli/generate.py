@@ -9,10 +9,10 @@ from typing import Any
 from spectra.cli import output
 from spectra.cli.options import check_device, command, device_option, force_option, json_option, output_option
 from spectra.cli.tables import plural
-from spectra.generate.order import Order, Sampling, make_order
-from spectra.io.settings import declared_settings, setting
+from spectra.generate.settings import GenerateSettings, Sampling, make_generate_settings
+from spectra.settings import declared_settings, setting
 
-SETTINGS = declared_settings(Order) | declared_settings(Sampling)
+SETTINGS = declared_settings(GenerateSettings) | declared_settings(Sampling)
 """The library's settings that this command takes."""
 del SETTINGS["eta"]  # noise of an edit
 
@@ -36,12 +36,12 @@ class _Options:
 )
 def generate(options: _Options, given: dict[str, Any]) -> None:
     """Draws every prompt with every seed: PNGs with their settings inside, and a contact sheet."""
-    from spectra.generate.run import generate as run
+    from spectra.generate.generate import generate as run
 
     seeds = [first + number for first in given.pop("seeds", (0,)) for number in range(options.count)]
-    order = make_order(**given, seeds=tuple(dict.fromkeys(seeds)))
+    settings = make_generate_settings(**given, seeds=tuple(dict.fromkeys(seeds)))
     check_device(options.device)
-    found = run(order, options.out, force=options.force, device=options.device, progress=output.progress())
+    found = run(settings, options.out, force=options.force, device=options.device, progress=output.progress())
     count, seconds = len(found["pictures"]), found["seconds"]
     lines = [f"{plural(count, 'picture')} in {found['folder']} ({seconds:.1f} s)", f"contact sheet: {found['sheet']}"]
     output.result(found, json=options.json, human=lambda: lines)

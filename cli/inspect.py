@@ -13,7 +13,7 @@ from spectra.cli import output
 from spectra.cli.listing import library_as_dict, metadata_as_dict, show_library, show_tree
 from spectra.cli.options import argument, command, force_option, json_option, layers_option, plot_option
 from spectra.cli.tables import facts, percent, short_names, spaced, table
-from spectra.io.settings import setting
+from spectra.settings import setting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +100,7 @@ def _inspect_file(file: Path, options: _Options) -> None:
 
     def draw() -> Figure:
         from spectra.plots.shift import draw_shift
-        from spectra.shift.sigmas import read_sigmas
+        from spectra.shift.singular_values import read_sigmas
 
         prompt = shift.metadata.settings.get("prompt")
         about = f"“{prompt}”, " if isinstance(prompt, str) else ""

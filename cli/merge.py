@@ -10,7 +10,7 @@ from spectra.cli import output
 from spectra.cli.options import FilePrecision, argument, command, force_option, json_option, output_option
 from spectra.combine.merge_settings import PARAMETERS, MergeSettings
 from spectra.errors import InputError
-from spectra.io.settings import declared_settings, setting
+from spectra.settings import declared_settings, setting
 
 if TYPE_CHECKING:
     from spectra.combine.merging import Recipe

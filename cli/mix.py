@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spectra.cli import output
 from spectra.cli.options import argument, command, force_option, json_option, output_option
 from spectra.cli.tables import plain, table
-from spectra.io.settings import setting
+from spectra.settings import setting
 
 if TYPE_CHECKING:
     from spectra.combine.mixing import Mix

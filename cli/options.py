@@ -1,4 +1,4 @@
-"""Options of a command, made from the dataclasses that declare its settings (`spectra.io.settings`)."""
+"""Options of a command, made from the dataclasses that declare its settings (`spectra.settings`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from typer.models import CommandInfo
 
 from spectra.errors import InputError
-from spectra.io.settings import REQUIRED, Setting, declared_settings, setting
+from spectra.settings import REQUIRED, Setting, declared_settings, setting
 
 Precision = Literal["float32", "float16", "bfloat16"]
 """The precisions in which a base is loaded."""

@@ -11,7 +11,7 @@ from spectra.cli import output
 from spectra.cli.options import argument, command, force_option, json_option, output_option
 from spectra.cli.tables import percent, short_names, table
 from spectra.errors import InputError
-from spectra.io.settings import setting
+from spectra.settings import setting
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from spectra.cli import output
 from spectra.cli.options import command, force_option, json_option, output_option
 from spectra.cli.tables import table
-from spectra.io.settings import setting
+from spectra.settings import setting
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from spectra.cli import output
 from spectra.cli.options import check_device, command, device_option, force_option, json_option
 from spectra.cli.tables import plain, readable
 from spectra.errors import InputError
-from spectra.io.settings import declared_settings, setting
+from spectra.settings import declared_settings, setting
 from spectra.training.config import TrainConfig, make_config, read_config
 
 if TYPE_CHECKING:

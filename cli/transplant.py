@@ -21,7 +21,7 @@ from spectra.cli.options import (
     variant_option,
 )
 from spectra.cli.tables import percent
-from spectra.io.settings import REQUIRED, SHARE, setting
+from spectra.settings import REQUIRED, SHARE, setting
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import typer
 from spectra.bases.embedded import NAME
 from spectra.cli import output
 from spectra.cli.options import argument, command, json_option, variant_option
-from spectra.io.settings import setting
+from spectra.settings import setting
 
 
 @dataclass(frozen=True)

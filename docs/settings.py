@@ -11,8 +11,8 @@ from pathlib import Path
 from spectra.cli.generate import SETTINGS
 from spectra.cli.options import default_text, option_names
 from spectra.combine.merge_settings import MergeSettings
-from spectra.editing.order import EditOrder, training_settings
-from spectra.io.settings import Setting, declared_settings
+from spectra.editing.settings import EditSettings, training_settings
+from spectra.settings import Setting, declared_settings
 from spectra.training.config import TrainConfig
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, dict[str, Setting]]] = {
         "A TOML file for `--config` names a setting as in the first column.",
         declared_settings(TrainConfig),
     ),
-    "edit": ("", declared_settings(EditOrder) | training_settings()),
+    "edit": ("", declared_settings(EditSettings) | training_settings()),
     "generate": ("", SETTINGS),
     "merge": ("Each method has its own defaults: `spectra merge --list`.", declared_settings(MergeSettings)),
 }

@@ -3,8 +3,8 @@
 Triton computes what it is ahead in: a term whose bottleneck stays on chip, of half-precision activations on a GPU.
 Everything else is PyTorch's, whose products follow the user's settings (`torch.backends.cuda.matmul`,
 `torch.set_float32_matmul_precision`). With TRITON_INTERPRET=1 Triton's interpreter takes the CPU's tensors too: that is
-how the kernel is tested. `torch.compile` sees an operator of `operators.py` in the first case and plain PyTorch in the
-second.
+how the kernel is tested. `torch.compile` sees an operator of `torch_operators.py` in the first case and plain PyTorch
+in the second.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spectra.kernels import devices, operators, reference
+from spectra.kernels import devices, reference, torch_operators
 from spectra.kernels.configurations import WIDTHS
 
 Impl = Literal["torch", "triton"] | None
@@ -114,7 +114,7 @@ def _apply(
     residual = None if y is None else _as_samples(y, dim, per_sample)
     offset = None if offset is None else offset.float()
     rows = _as_samples(x, dim, per_sample)
-    out, _ = operators.low_rank_apply(rows, right, left, values, residual, index, offset, y is None, keep)
+    out, _ = torch_operators.low_rank_apply(rows, right, left, values, residual, index, offset, y is None, keep)
     return _from_samples(out, x, dim)
 
 

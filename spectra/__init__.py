@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from spectra.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from spectra.adapters.adapter import Adapter, attach
-    from spectra.adapters.serving import activate, disabled, load, loaded, per_sample, unload
-    from spectra.adapters.tuning import tune
+    from spectra.adapters.loaded_shifts import activate, disabled, load, loaded, per_sample, unload
+    from spectra.adapters.plan_tuning import tune
+    from spectra.adapters.training_adapter import Adapter, attach
     from spectra.combine.adjusting import adjust
     from spectra.combine.merging import merge
     from spectra.convert.baking import bake
@@ -66,18 +66,18 @@ _HOME = {
     "import_svdiff": "convert.svdiff.conversion",
     "write_difference": "convert.full_difference",
     "write_lora": "convert.lora.writing",
-    "Adapter": "adapters.adapter",
-    "activate": "adapters.serving",
+    "Adapter": "adapters.training_adapter",
+    "activate": "adapters.loaded_shifts",
     "adjust": "combine.adjusting",
-    "attach": "adapters.adapter",
+    "attach": "adapters.training_adapter",
     "bake": "convert.baking",
-    "disabled": "adapters.serving",
+    "disabled": "adapters.loaded_shifts",
     "extract": "convert.extraction",
-    "load": "adapters.serving",
-    "loaded": "adapters.serving",
+    "load": "adapters.loaded_shifts",
+    "loaded": "adapters.loaded_shifts",
     "merge": "combine.merging",
-    "per_sample": "adapters.serving",
-    "unload": "adapters.serving",
+    "per_sample": "adapters.loaded_shifts",
+    "unload": "adapters.loaded_shifts",
     "SpectrumCache": "spectrum.cache.spectrum_cache",
     "default_cache": "spectrum.cache.spectrum_cache",
     "SpectraError": "errors",
@@ -88,7 +88,7 @@ _HOME = {
     "Spectrum": "spectrum.spectrum",
     "decompose": "spectrum.decomposition",
     "transplant": "convert.transplanting",
-    "tune": "adapters.tuning",
+    "tune": "adapters.plan_tuning",
 }
 
 

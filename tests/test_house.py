@@ -109,7 +109,7 @@ def test_functions_take_few_arguments() -> None:
     ("module", "source"),
     [
         ("spectra.kernels.reference", "from spectra.errors import WeightError"),
-        ("spectra.shift.shift", "from spectra.adapters.adapter import attach"),
+        ("spectra.shift.shift", "from spectra.adapters.training_adapter import attach"),
         ("spectra.shift.shift", "def f():\n    import spectra.training.config"),
         ("spectra.io.toml_files", "import importlib\nimportlib.import_module('spectra.plots.style')"),
         (
@@ -117,8 +117,8 @@ def test_functions_take_few_arguments() -> None:
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from spectra.layers import costs",
         ),
         ("spectra.convert.baking", "from spectra import attach, cli"),
-        ("spectra.generate.run", "import spectra"),
-        ("spectra.generate.run", "from spectra import __version__"),
+        ("spectra.generate.generate", "import spectra"),
+        ("spectra.generate.generate", "from spectra import __version__"),
         ("spectra.benchmarks.run", "from spectra.cli.output import say"),
     ],
 )
@@ -130,7 +130,10 @@ def test_a_backward_import_is_seen(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("spectra.adapters.adapter", "from spectra.shift.shift import SpectralShift\nfrom spectra import kernels"),
+        (
+            "spectra.adapters.training_adapter",
+            "from spectra.shift.shift import SpectralShift\nfrom spectra import kernels",
+        ),
         ("spectra.convert.baking", "from spectra import decompose"),
         ("spectra.benchmarks.steps.step", "import spectra"),
         ("spectra.cli.bench", "from spectra.benchmarks import run"),

@@ -18,9 +18,12 @@ WITHOUT_NUMPY = [
 WITHOUT_TORCH = [
     ("import spectra.combine.merging, spectra.shift.sums, spectra.combine.adjusting", "rich typer"),
     ("import spectra.analysis.library, spectra.analysis.lineage, spectra.analysis.diffing, spectra.plots.shift", ""),
-    ("import spectra.shift.shift_file, spectra.shift.provenance, spectra.shift.sigmas, spectra.naming.patterns", ""),
+    (
+        "import spectra.shift.shift_file, spectra.shift.singular_values, spectra.naming.target_subsets",
+        "",
+    ),
     ("import spectra.shift.packing.arrays, spectra.compatibility.verification, spectra.analysis.inspection", ""),
-    ("import spectra.combine.mixing, spectra.naming.unet_layers, spectra.editing.order", ""),
+    ("import spectra.combine.mixing, spectra.naming.unet_layers, spectra.editing.settings", ""),
     ("import spectra.spectrum.cache.spectrum_cache", ""),
     ("import spectra.bases.embedded, spectra.bases.embedded.subjects", ""),
     ("from spectra.cli.app import main; main(['merge', '--list'])", ""),

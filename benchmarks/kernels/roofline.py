@@ -120,7 +120,7 @@ def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -
 
 
 def _kernel(name: str, args: tuple[Any, ...]) -> tuple[int, int]:
-    """Bytes beyond arguments and results, and FLOPs, of the operators of `kernels/operators.py`."""
+    """Bytes beyond arguments and results, and FLOPs, of the operators of `kernels/torch_operators.py`."""
     first = args[0]
     right, left = (args[1], args[2]) if name == "low_rank_apply" else (args[3], args[2])
     flops = 2 * first.shape[0] * first.shape[1] * right.shape[1] * (right.shape[0] + left.shape[0])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from spectra.adapters.adapter import Adapter
+    from spectra.adapters.training_adapter import Adapter
     from spectra.spectrum.spectrum import Spectrum
 
 LORA_RANK = 4
@@ -215,8 +215,8 @@ def _paper_forward(
 def _spectra(model: Denoiser, spectra: Spectra, low_memory: bool = False) -> Method:
     import torch
 
-    from spectra.adapters.adapter import Adapter
     from spectra.adapters.binding import Binding
+    from spectra.adapters.training_adapter import Adapter
     from spectra.families import Target
 
     make = spectra.whole if low_memory else spectra.of

@@ -22,7 +22,7 @@ from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spectra.training.run.training import Training
+    from spectra.training.run.trainer import Training
 
 _FIGURES = ("ratio", "flops_ratio", "difference", "together_error", "alone_error")
 
@@ -42,7 +42,7 @@ def _training(bench: Bench, subjects: Sequence[int], *, exact: bool = False) -> 
     from spectra.training.config import make_config
     from spectra.training.run.concepts import ConceptSpec
     from spectra.training.run.inputs import validate_inputs
-    from spectra.training.run.training import Training
+    from spectra.training.run.trainer import Training
 
     with tempfile.TemporaryDirectory() as folder:
         # Class pictures need not be drawn for this: any will do, the same ones for all.

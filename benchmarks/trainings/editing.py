@@ -71,8 +71,8 @@ def _items(bench: Bench) -> list[str]:
 
 def _measure(bench: Bench, item: str) -> Row:
     from spectra.bases.embedded.subjects import find_subject, plain_picture
-    from spectra.editing.order import make_order
-    from spectra.editing.run import edit
+    from spectra.editing.edit import edit
+    from spectra.editing.settings import make_edit_settings
     from spectra.training.data.pictures import read_picture
 
     name, kind = item.rsplit(" ", 1)
@@ -85,8 +85,8 @@ def _measure(bench: Bench, item: str) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
         picture.save(path)
-        order = make_order(image=path, caption=caption, edits=edits, training=training, **_drawing(bench))
-        report = edit(order, Path(folder) / "edited")
+        settings = make_edit_settings(image=path, caption=caption, edits=edits, training=training, **_drawing(bench))
+        report = edit(settings, Path(folder) / "edited")
         drawn = [read_picture(Path(report["folder"]) / each["file"]) for each in report["pictures"]]
         back = read_picture(Path(report["unedited"]))
     (unedited,) = _likeness(known, [back], picture)
@@ -163,7 +163,7 @@ def _base(bench: Bench, edits: Sequence[str]) -> list[Image]:
     from spectra.bases.embedded import GUIDANCE
     from spectra.bases.pipeline import load_pipeline
     from spectra.generate.drawing import draw, requests_for
-    from spectra.generate.order import Sampling
+    from spectra.generate.settings import Sampling
 
     pipe = bench.once("pipe", load_pipeline)
     return draw(pipe, requests_for(edits, [bench.seed]), Sampling(guidance=GUIDANCE))
@@ -187,7 +187,7 @@ def _true(bench: Bench, known: EmbeddedSubject) -> list[Image]:
 def _stamp(bench: Bench) -> str:
     import json
 
-    from spectra.editing.order import DRAWING_EMBEDDED, TUNING, TUNING_EMBEDDED
+    from spectra.editing.settings import DRAWING_EMBEDDED, TUNING, TUNING_EMBEDDED
 
     return base_stamp(json.dumps([DRAWING_EMBEDDED, TUNING, TUNING_EMBEDDED]).encode())
 

@@ -83,13 +83,13 @@ def _moved(tuned: Tuner, base: Any) -> float:
 def loop_of(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
     from spectra.families.denoise import denoise_family
     from spectra.training.data.class_pictures import pipeline_fingerprint
-    from spectra.training.data.conditions import Conditions
-    from spectra.training.loss.build import build_objectives
+    from spectra.training.data.prompt_embeddings import Conditions
+    from spectra.training.loss.objectives import build_objectives
     from spectra.training.run.accelerator import make_accelerator
     from spectra.training.run.concepts import ConceptSpec
     from spectra.training.run.inputs import validate_inputs
     from spectra.training.run.loop import Concept, Loop
-    from spectra.training.run.training import resolution_of
+    from spectra.training.run.trainer import resolution_of
 
     with tempfile.TemporaryDirectory() as folder:
         checked = validate_inputs(ConceptSpec("", replace(config, validation_count=0), Path(folder) / "none"))

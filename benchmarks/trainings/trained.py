@@ -57,7 +57,7 @@ def draw(bench: Bench, pipe: Any, prompts: Sequence[str], count: int) -> list[Im
     """
     from spectra.generate.drawing import draw as run
     from spectra.generate.drawing import requests_for
-    from spectra.generate.order import Sampling
+    from spectra.generate.settings import Sampling
 
     sampling = Sampling(bench.integer("drawing_steps"), float(bench.settings["guidance"]))
     return run(pipe, requests_for(prompts, range(FIRST_SEED, FIRST_SEED + count)), sampling)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from spectra.adapters.adapter import Adapter
+    from spectra.adapters.training_adapter import Adapter
 
 COMPONENTS = ("unet", "text_encoder")
 

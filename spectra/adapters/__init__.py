@@ -1,1 +1,1 @@
-"""Shifts on a live model: training (`adapter`) and using them (`serving`)."""
+"""Shifts on a live model: training them (`training_adapter`) and using them (`loaded_shifts`)."""

@@ -12,7 +12,7 @@ from spectra.adapters.forward_patch import ForwardPatch, patch_forward, unpatch
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import WeightError
 from spectra.families import Target
-from spectra.layers.operators import operator_of
+from spectra.layers.frozen_operators import operator_of
 from spectra.layers.per_sample import SampledLayer, SampledVector, Samples
 from spectra.layers.shifted_layer import ShiftedLayer
 from spectra.layers.shifted_vector import ShiftedVector

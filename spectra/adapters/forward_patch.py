@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from spectra.errors import MismatchError, OutputError
-from spectra.layers.operators import operator_of
+from spectra.layers.frozen_operators import operator_of
 
 Forward = Callable[..., Any]
 

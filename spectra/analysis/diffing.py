@@ -22,7 +22,7 @@ from spectra.errors import MismatchError
 from spectra.naming.blocks import grouped
 from spectra.shift.shift import SpectralShift, check_same_base
 from spectra.shift.shift_file import read_shift
-from spectra.shift.sigmas import Sigmas, read_sigmas, singular_value_change
+from spectra.shift.singular_values import Sigmas, read_sigmas, singular_value_change
 from spectra.shift.sums import Vector
 
 Changes: TypeAlias = Mapping[str, Vector]

@@ -17,7 +17,7 @@ from spectra.bases.pipeline import BaseLocation, find_base, local_folder
 from spectra.errors import BaseError
 from spectra.io.dtypes import torch_dtype
 from spectra.io.tensor_files import stored_tensors
-from spectra.naming.patterns import DENOISERS, TEXT_ENCODERS, component_of, weight_name
+from spectra.naming.target_subsets import DENOISERS, TEXT_ENCODERS, component_of, weight_name
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from spectra.errors import InputError, TargetError
-from spectra.naming.patterns import matching
+from spectra.naming.target_subsets import matching
 from spectra.shift.metadata import JSON
 from spectra.shift.provenance import recipe_reference
 from spectra.shift.shift import SpectralShift, derive

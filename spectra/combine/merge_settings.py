@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from spectra.io.settings import Setting, declared_settings, setting
+from spectra.settings import Setting, declared_settings, setting
 
 _merging = partial(setting, panel="How they are merged")
 

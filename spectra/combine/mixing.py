@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spectra.errors import MismatchError
-from spectra.naming.patterns import TEXT_ENCODERS, component_of, matching
+from spectra.naming.target_subsets import TEXT_ENCODERS, component_of, matching
 from spectra.naming.unet_layers import Layer, Layout, find_layout
 from spectra.shift.metadata import JSON
 from spectra.shift.provenance import recipe_reference

@@ -20,7 +20,7 @@ from spectra.progress import SILENT, Progress, working
 from spectra.shift.packing.arrays import stated_error
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
-from spectra.shift.sigmas import read_sigmas
+from spectra.shift.singular_values import read_sigmas
 
 
 @dataclass(frozen=True)

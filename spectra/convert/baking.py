@@ -23,7 +23,7 @@ from spectra.convert.shifted_base import check_fingerprints
 from spectra.errors import InputError, OutputError, RoundedCopyWarning
 from spectra.io.atomic_writes import atomic_folder, atomic_write, check_output
 from spectra.io.dtypes import torch_dtype
-from spectra.naming.patterns import component_of
+from spectra.naming.target_subsets import component_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift, check_same_base
 from spectra.shift.sums import scaled_sum

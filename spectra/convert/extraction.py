@@ -22,7 +22,7 @@ from spectra.convert.lora.reading import ChangeFile, read_lora
 from spectra.convert.module_names import is_embedding
 from spectra.errors import BaseError, MismatchError
 from spectra.io.tensor_files import stored_tensors
-from spectra.naming.patterns import component_of, matching, path_of
+from spectra.naming.target_subsets import component_of, matching, path_of
 from spectra.progress import SILENT, Progress, working
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
-from spectra.naming.patterns import component_of, path_of
+from spectra.naming.target_subsets import component_of, path_of
 
 _KOHYA_PREFIXES = {
     "unet": ("lora_unet",),

@@ -20,7 +20,7 @@ from spectra.bases.weight_files import base_weights
 from spectra.convert.closest_shift import Captured, delta_weight, find_closest, shift_of_deltas, summed
 from spectra.convert.shifted_base import ShiftedBase
 from spectra.errors import BaseError, MismatchError
-from spectra.naming.patterns import component_of
+from spectra.naming.target_subsets import component_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift

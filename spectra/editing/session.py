@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spectra.adapters.serving import activate, load
+from spectra.adapters.loaded_shifts import activate, load
 from spectra.editing.base_fitness import BaseFitness, explained_share, psnr
 from spectra.editing.edit_mask import find_mask, measure_change, put_back
 from spectra.editing.inversion import ddim_sample, ddim_scheduler, invert, slerp
-from spectra.editing.order import EditOrder, Variant
+from spectra.editing.settings import EditSettings, Variant
 from spectra.families.denoise import Condition, decode_latents, denoise_family, encode_pictures
 from spectra.generate.drawing import Request, draw
-from spectra.generate.order import Sampling
+from spectra.generate.settings import Sampling
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.training.data.pictures import to_tensor
@@ -95,7 +95,7 @@ class EditSession:
         return BaseFitness(round(psnr(self.picture, self.reconstruction), 2), round(explained, 4))
 
     def draw(
-        self, order: EditOrder, shift: SpectralShift, progress: Progress = SILENT
+        self, settings: EditSettings, shift: SpectralShift, progress: Progress = SILENT
     ) -> tuple[list[Inversion], list[Edited]]:
         """Every edit in every variant, with the picture's shift; what inversions lead to comes with them.
 
@@ -105,35 +105,35 @@ class EditSession:
             MismatchError: the shift was trained on another base.
         """
         load(self.pipe, shift, name=SHIFT_NAME, progress=progress)
-        inverted = order.edits if order.anchor == "edit" and min(order.noise_mixes) < 1 else ()
-        prompts = list(dict.fromkeys((order.caption, *inverted)))
+        inverted = settings.edits if settings.anchor == "edit" and min(settings.noise_mixes) < 1 else ()
+        prompts = list(dict.fromkeys((settings.caption, *inverted)))
         inversions: list[Inversion] = []
         edited: list[Edited] = []
-        for scale in dict.fromkeys(order.scales):
+        for scale in dict.fromkeys(settings.scales):
             activate(self.pipe, {SHIFT_NAME: scale})
-            noise, found = self._invert(prompts, order, scale, progress)
+            noise, found = self._invert(prompts, settings, scale, progress)
             inversions += found
-            variants = [variant for variant in order.variants if variant.scale == scale]
-            drawn = self._draw(order, list(dict.fromkeys(replace(v, keep=0.0) for v in variants)), noise, progress)
-            edited += self._keep(order, variants, drawn, noise[order.caption], found[0].picture)
-        return inversions, sorted(edited, key=lambda each: order.edits.index(each.request.prompt))
+            variants = [variant for variant in settings.variants if variant.scale == scale]
+            drawn = self._draw(settings, list(dict.fromkeys(replace(v, keep=0.0) for v in variants)), noise, progress)
+            edited += self._keep(settings, variants, drawn, noise[settings.caption], found[0].picture)
+        return inversions, sorted(edited, key=lambda each: settings.edits.index(each.request.prompt))
 
     def _encode(self, prompts: Sequence[str]) -> Condition:
         with torch.no_grad():
             return self.family.encode(self.pipe, list(prompts), self.picture.width)
 
     def _invert(
-        self, prompts: Sequence[str], order: EditOrder, scale: float, progress: Progress
+        self, prompts: Sequence[str], settings: EditSettings, scale: float, progress: Progress
     ) -> tuple[dict[str, Tensor], list[Inversion]]:
         """The picture's noise `[1, c, h, w]` by prompt, and how well each leads back to the picture."""
         found: dict[str, Tensor] = {}
         inversions = []
-        for first in range(0, len(prompts), order.batch):
-            chunk = prompts[first : first + order.batch]
+        for first in range(0, len(prompts), settings.batch):
+            chunk = prompts[first : first + settings.batch]
             condition = self._encode(chunk)
             latents = self.latents.expand(len(chunk), -1, -1, -1)
-            noise = invert(self.pipe, self.family, latents, condition, order.steps, progress)
-            back = ddim_sample(self.pipe, self.family, noise, condition, order.steps)
+            noise = invert(self.pipe, self.family, latents, condition, settings.steps, progress)
+            back = ddim_sample(self.pipe, self.family, noise, condition, settings.steps)
             for prompt, own, latents in zip(chunk, noise.split(1), back.split(1), strict=True):
                 found[prompt] = own
                 (picture,) = decode_latents(self.pipe, latents)
@@ -142,19 +142,19 @@ class EditSession:
         return found, inversions
 
     def _draw(
-        self, order: EditOrder, variants: Sequence[Variant], noise: dict[str, Tensor], progress: Progress
+        self, settings: EditSettings, variants: Sequence[Variant], noise: dict[str, Tensor], progress: Progress
     ) -> list[Edited]:
         """Draw the variants of one scale, those that share guidance and eta together."""
         edited = []
         for guidance, eta in dict.fromkeys((variant.guidance, variant.eta) for variant in variants):
             same = [variant for variant in variants if (variant.guidance, variant.eta) == (guidance, eta)]
-            chosen = [(edit, variant) for edit in order.edits for variant in same]
-            at_caption = order.anchor == "caption"
-            negative = order.caption if at_caption and guidance > 1 else ""
+            chosen = [(edit, variant) for edit in settings.edits for variant in same]
+            at_caption = settings.anchor == "caption"
+            negative = settings.caption if at_caption and guidance > 1 else ""
             requests = [Request(edit, variant.seed, negative) for edit, variant in chosen]
-            starts = [self._start(noise.get(order.caption if at_caption else edit), v) for edit, v in chosen]
+            starts = [self._start(noise.get(settings.caption if at_caption else edit), v) for edit, v in chosen]
             side = self.picture.width
-            sampling = Sampling(order.steps, guidance, side, side, order.batch, eta)
+            sampling = Sampling(settings.steps, guidance, side, side, settings.batch, eta)
             pictures = draw(
                 self.pipe, requests, sampling, start=torch.cat(starts), progress=progress, label="drawing edits"
             )
@@ -166,7 +166,7 @@ class EditSession:
 
     def _keep(
         self,
-        order: EditOrder,
+        settings: EditSettings,
         variants: Sequence[Variant],
         drawn: Sequence[Edited],
         noise: Tensor,
@@ -174,7 +174,7 @@ class EditSession:
     ) -> list[Edited]:
         """`drawn`, in every variant that differs in nothing but what it keeps of the unedited picture."""
         shares = {variant.keep for variant in variants} - {0.0}
-        change = self._changes(order, noise) if shares else {}
+        change = self._changes(settings, noise) if shares else {}
         masks = {(edit, keep): find_mask(change[edit], keep, unedited) for edit in change for keep in shares}
         edited = []
         for each in drawn:
@@ -188,14 +188,14 @@ class EditSession:
                 edited.append(replace(each, variant=variant, picture=picture, kept=kept))
         return edited
 
-    def _changes(self, order: EditOrder, noise: Tensor) -> dict[str, Tensor]:
+    def _changes(self, settings: EditSettings, noise: Tensor) -> dict[str, Tensor]:
         """How much each edit asks to change, along the picture's way from its noise; the caption is in each batch."""
         found: list[Tensor] = []
-        caption, size = self._encode([order.caption]), max(1, order.batch - 1)
-        for first in range(0, len(order.edits), size):
-            edits = self._encode(order.edits[first : first + size])
-            found += measure_change(self.pipe, self.family, noise, caption, edits, order.steps).split(1)
-        return dict(zip(order.edits, found, strict=True))
+        caption, size = self._encode([settings.caption]), max(1, settings.batch - 1)
+        for first in range(0, len(settings.edits), size):
+            edits = self._encode(settings.edits[first : first + size])
+            found += measure_change(self.pipe, self.family, noise, caption, edits, settings.steps).split(1)
+        return dict(zip(settings.edits, found, strict=True))
 
     def _start(self, noise: Tensor | None, variant: Variant) -> Tensor:
         """The picture's noise `[1, c, h, w]`, with as much fresh noise of the variant's seed as it asks for."""

@@ -4,6 +4,6 @@
 `unet-ca` stands for, and `denoise` how each family's denoiser is called in training.
 """
 
-from spectra.families.targets import Target, components, targets
+from spectra.families.target_modules import Target, components, targets
 
 __all__ = ["Target", "components", "targets"]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from spectra.errors import InputError
-from spectra.generate.order import Sampling
+from spectra.generate.settings import Sampling
 from spectra.progress import SILENT, Progress, working
 
 

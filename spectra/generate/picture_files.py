@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from spectra.generate.drawing import Request
-from spectra.generate.order import Sampling
+from spectra.generate.settings import Sampling
 
 METADATA_KEY = "spectra"
 """Name of the PNG text entry that holds a picture's settings as JSON."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from spectra import kernels
-from spectra.layers.operators import Place
+from spectra.layers.frozen_operators import Place
 
 Plan = Literal["factored", "two-sided", "materialized"]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from spectra import kernels
-from spectra.layers.operators import Operator
+from spectra.layers.frozen_operators import Operator
 from spectra.layers.saved_elsewhere import recompute, to_save
 from spectra.spectrum.spectrum import matrix
 

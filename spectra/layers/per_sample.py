@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from spectra import kernels
 from spectra.errors import MismatchError
+from spectra.layers.frozen_operators import LinearOperator, Operator
 from spectra.layers.functional_call import with_parameters
-from spectra.layers.operators import LinearOperator, Operator
 from spectra.layers.shifted_layer import ShiftedLayer
 from spectra.layers.shifted_vector import ShiftedVector
 from spectra.spectrum.shifted_weight import shifted_matrix, shifted_weight, singular_value_change

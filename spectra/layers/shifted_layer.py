@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from spectra import kernels
 from spectra.layers import costs, delta_gradients
 from spectra.layers.costs import Plan
+from spectra.layers.frozen_operators import Operator, operator_of
 from spectra.layers.functional_call import cast_for_compute, with_parameters
 from spectra.layers.materialized_weight import expected_near_zero, materialize
-from spectra.layers.operators import Operator, operator_of
 from spectra.layers.saved_elsewhere import is_saved_elsewhere
 from spectra.layers.singular_vectors import SingularVectors
 from spectra.spectrum.shifted_weight import shifted_weight, singular_value_change, with_full_tail

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from spectra.errors import OutputError
-from spectra.spectrum.cache.settings import default_root
+from spectra.spectrum.cache.environment import default_root
 from spectra.spectrum.spectrum import has_no_values
 
 

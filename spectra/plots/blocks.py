@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectra.naming.blocks import KINDS, block_of, grouped, kind_of
-from spectra.naming.patterns import component_of
+from spectra.naming.target_subsets import component_of
 from spectra.plots.style import KIND_COLOURS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from spectra.naming.blocks import kind_of
 from spectra.plots.blocks import draw_energy, height, kinds, row_labels
 from spectra.plots.style import DOWN, INK, PALE, UP, new_figure
 from spectra.shift.shift import SpectralShift
-from spectra.shift.sigmas import Sigmas
+from spectra.shift.singular_values import Sigmas
 from spectra.shift.sums import Vector
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def draw_shift(shift: SpectralShift, sigmas: Sigmas, title: str) -> Figure:
     """The energy `||Delta W||^2` by block and kind of layer, beside the spectra of a few weights.
 
     Args:
-        sigmas: the base's singular values, as far as they are known (`spectra.shift.sigmas.read_sigmas`).
+        sigmas: the base's singular values, as far as they are known (`spectra.shift.singular_values.read_sigmas`).
     """
     moved = singular_value_changes(shift, sigmas)
     squares = {name: float(np.square(change).sum()) for name, change in moved.items()}

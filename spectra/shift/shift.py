@@ -4,7 +4,7 @@
     one dimension            w_delta = w + scale * delta
 
 (SVDiff, arXiv:2303.11305, section 3.1.) A shift is plain data, numpy only; how it acts on a model is in
-`spectra.adapters.adapter`, how it is stored in a file in `spectra.shift.shift_file`.
+`spectra.adapters.training_adapter`, how it is stored in a file in `spectra.shift.shift_file`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import InputError, ShiftFileError
-from spectra.naming.patterns import matching
+from spectra.naming.target_subsets import matching
 from spectra.shift.metadata import FINGERPRINT_DIGITS, JSON, ShiftMetadata
 from spectra.shift.provenance import Ancestry, recipe_reference, sum_recipe
 from spectra.shift.sums import inner_product, scaled_sum

@@ -9,8 +9,8 @@ from typing import Any
 
 from spectra.bases.embedded import GUIDANCE, NAME
 from spectra.errors import InputError
-from spectra.io.settings import SHARE, check_ranges, check_types, embedded_defaults, setting
 from spectra.io.toml_files import read_toml, toml_value
+from spectra.settings import SHARE, check_ranges, check_types, embedded_defaults, setting
 from spectra.training.data.prompts import check_template
 
 MOST_SUBJECTS = 4

@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import spectra
-from spectra.adapters.adapter import Adapter
 from spectra.adapters.binding import Binding
+from spectra.adapters.training_adapter import Adapter
 from spectra.benchmarks.steps.methods import placeholder
 from spectra.layers import costs
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tiny_base import build
 
 from spectra.bases import pipeline
-from spectra.editing import run as editing
+from spectra.editing import edit as editing
 from spectra.editing.session import EditSession
 from spectra.shift.shift_file import read_shift
 from spectra.training.data import latents

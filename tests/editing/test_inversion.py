@@ -17,7 +17,7 @@ from spectra.editing.inversion import ddim_sample, ddim_scheduler, invert, slerp
 from spectra.errors import BaseError
 from spectra.families.denoise import decode_latents, denoise_family, encode_pictures
 from spectra.generate.drawing import Request, draw
-from spectra.generate.order import Sampling
+from spectra.generate.settings import Sampling
 from spectra.training.data.pictures import to_tensor
 
 KINDS = ("epsilon", "v_prediction", "sample")

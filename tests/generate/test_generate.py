@@ -16,7 +16,7 @@ import spectra
 from spectra.bases.pipeline import load_pipeline
 from spectra.errors import InputError
 from spectra.generate.drawing import Request, draw
-from spectra.generate.order import Sampling
+from spectra.generate.settings import Sampling
 from spectra.shift.scaled_files import parse_scales, parse_shift
 from spectra.shift.shift_file import read_shift, write_shift
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spectra import kernels
-from spectra.kernels import configurations, dispatch, operators
+from spectra.kernels import configurations, dispatch, torch_operators
 from spectra.kernels.dispatch import Impl
 
 DTYPES = [torch.float16, torch.bfloat16]
@@ -171,8 +171,8 @@ def test_only_the_gradients_asked_for(need: str) -> None:
 
 def test_the_bottleneck_is_kept_only_for_the_gradient_of_e(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
-    original = operators.low_rank_apply
-    monkeypatch.setattr(operators, "low_rank_apply", lambda *a: kept.append(a[-1]) or original(*a))
+    original = torch_operators.low_rank_apply
+    monkeypatch.setattr(torch_operators, "low_rank_apply", lambda *a: kept.append(a[-1]) or original(*a))
     a, basis, e = torch.randn(20, 24).half().requires_grad_(), basis_of(24, 20, torch.float16), relative(20)
     kernels.factored_apply(a, basis, e)
     with torch.no_grad():
@@ -237,7 +237,7 @@ def test_a_wrong_index_is_refused() -> None:
 
 def test_a_sample_whose_index_is_out_of_range_becomes_nan_and_reads_nothing() -> None:
     a, basis, e = torch.randn(4, 3, 24).half(), basis_of(24, 20, torch.float16), relative(2, 20)
-    y, _ = operators.low_rank_apply(a, basis, basis, e, None, torch.tensor([1, 2, 0, -1]), None, True, False)
+    y, _ = torch_operators.low_rank_apply(a, basis, basis, e, None, torch.tensor([1, 2, 0, -1]), None, True, False)
     assert y.isnan().all((1, 2)).tolist() == [False, True, False, True]
     assert not y[::2].isnan().any()
 
@@ -283,9 +283,11 @@ def test_empty_tensors() -> None:
     assert y.shape == (0, 24)
     assert torch.equal(e.grad, torch.zeros(20))
     values = torch.zeros(1, 20)
-    out, t = operators.low_rank_apply(none[None].detach(), basis, basis, values, None, None, None, True, True)
+    out, t = torch_operators.low_rank_apply(none[None].detach(), basis, basis, values, None, None, None, True, True)
     assert (out.shape, t.shape) == ((1, 0, 24), (1, 0, 32))
-    assert torch.equal(operators.low_rank_apply_backward(out, t, basis, basis, values, None, True, True)[1], values)
+    assert torch.equal(
+        torch_operators.low_rank_apply_backward(out, t, basis, basis, values, None, True, True)[1], values
+    )
     a = torch.randn(4, 24).half()
     assert torch.equal(kernels.factored_apply(a, basis[:, :0], torch.ones(0)), a)
 
@@ -301,7 +303,7 @@ def test_what_triton_does_not_compute_is_pytorchs(dtype: torch.dtype) -> None:
 HALF = torch.bfloat16
 SAMPLES = {
     "apply": (
-        operators.low_rank_apply,
+        torch_operators.low_rank_apply,
         lambda: (
             torch.randn(2, 9, 24).to(HALF).requires_grad_(),
             basis_of(24, 20, HALF),
@@ -315,7 +317,7 @@ SAMPLES = {
         ),
     ),
     "apply, a residual, rows contiguous": (
-        operators.low_rank_apply,
+        torch_operators.low_rank_apply,
         lambda: (
             torch.randn(2, 24, 9).to(HALF).transpose(1, 2).requires_grad_(),
             basis_of(24, 18, HALF),
@@ -329,7 +331,7 @@ SAMPLES = {
         ),
     ),
     "apply_backward": (
-        operators.low_rank_apply_backward,
+        torch_operators.low_rank_apply_backward,
         lambda: (
             torch.randn(1, 9, 24).to(HALF),
             torch.randn(1, 9, 32).to(HALF),

@@ -8,7 +8,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 import spectra
-from spectra.adapters.adapter import Adapter
+from spectra.adapters.training_adapter import Adapter
 
 
 def attached() -> tuple[nn.Module, Adapter, Tensor]:

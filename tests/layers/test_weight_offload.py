@@ -16,7 +16,7 @@ from spectra.benchmarks.steps import memory
 from spectra.benchmarks.steps.methods import prepare
 from spectra.benchmarks.steps.models import denoiser
 from spectra.errors import OutputError
-from spectra.layers.operators import operator_of
+from spectra.layers.frozen_operators import operator_of
 from spectra.layers.shifted_layer import ShiftedLayer
 from spectra.spectrum.decomposition import decompose
 

@@ -19,8 +19,8 @@ from spectra.families.denoise import denoise_family
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config
 from spectra.training.data.class_pictures import prior_prompts
-from spectra.training.data.conditions import Conditions
 from spectra.training.data.latents import PictureSource
+from spectra.training.data.prompt_embeddings import Conditions
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.noise_schedule import NoiseSchedule
 from spectra.training.run.accelerator import make_accelerator
@@ -316,7 +316,7 @@ def test_what_fails_leaves_nothing_of_any(
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("spectra.training.run.training.write_log", full)
+    monkeypatch.setattr("spectra.training.run.trainer.write_log", full)
     before = sorted(place.iterdir())
     ran = spectra_cli("train", "--concepts", place / "pets.toml", "-o", place / "out")
     assert ran.code == 1

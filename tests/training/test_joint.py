@@ -116,7 +116,7 @@ def test_it_continues_exactly(joint: dict[str, Any], tmp_path: Path) -> None:
 def test_attention_processors_are_given_back(
     joint: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spectra.training.run.training import Training
+    from spectra.training.run.trainer import Training
 
     kinds: list[set[str]] = []
     close = Training.close

@@ -12,8 +12,8 @@ from spectra import attach
 from spectra.errors import BaseError
 from spectra.families.denoise import denoise_family
 from spectra.training.config import make_config
-from spectra.training.data.conditions import Conditions
 from spectra.training.data.latents import PictureSource
+from spectra.training.data.prompt_embeddings import Conditions
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.noise_schedule import NoiseSchedule
 from spectra.training.run.accelerator import make_accelerator

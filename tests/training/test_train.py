@@ -172,7 +172,7 @@ def test_own_class_pictures_take_the_place_of_the_base_s(
     settings: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "spectra.training.loss.build.prior_pictures", lambda *_, **__: pytest.fail("drew class pictures")
+        "spectra.training.loss.objectives.prior_pictures", lambda *_, **__: pytest.fail("drew class pictures")
     )
     settings = {**settings, "validation_every": 1}  # no validation pictures either
     _, losses = run({**settings, "class_images": str(photos), "steps": 1}, tmp_path / "a")
@@ -285,7 +285,7 @@ def test_tensorboard_gets_losses_and_pictures(
 
 def test_plans_are_measured_first(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same samples are drawn as without, and what was fastest is remembered."""
-    monkeypatch.setattr("spectra.adapters.tuning.default_root", lambda: tmp_path / "cache")
+    monkeypatch.setattr("spectra.adapters.plan_tuning.default_root", lambda: tmp_path / "cache")
     settings = {**settings, "targets": "unet-ca", "steps": 2}
     plain, _ = run(settings, tmp_path / "plain")
     tuned, _ = run({**settings, "tune": True}, tmp_path / "tuned")

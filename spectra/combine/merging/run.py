@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spectra.combine.merging.prediction import Prediction, Tally, predict
+from spectra.combine.merging.interference import Prediction, Tally, predict
 from spectra.combine.merging.recipe import Recipe
 from spectra.combine.merging.registry import Method, Row, Rows, find_method
 from spectra.combine.merging.sources import OpenedShifts, ShiftOrPath
 from spectra.errors import InputError, MismatchError, SpectraError
 from spectra.naming.blocks import block_of
-from spectra.naming.patterns import matching
+from spectra.naming.target_subsets import matching
 from spectra.progress import SILENT, Progress, working
 from spectra.shift.shift import Delta, SpectralShift, check_finite
-from spectra.shift.sigmas import Sigmas, read_sigmas
+from spectra.shift.singular_values import Sigmas, read_sigmas
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from spectra.convert.module_names import kohya_names, peft_name
 from spectra.errors import FormatError
-from spectra.naming.patterns import TEXT_ENCODERS, component_of, path_of
+from spectra.naming.target_subsets import TEXT_ENCODERS, component_of, path_of
 
 _SUFFIXES = {
     "down": (".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down.weight"),

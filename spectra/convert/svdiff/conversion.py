@@ -19,7 +19,7 @@ from spectra.convert.svdiff.basis_change import PlainBasis, Reshape, from_foreig
 from spectra.convert.svdiff.files import ADDED_NORMS, read_svdiff, reshape_of
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_folder, check_output
-from spectra.naming.patterns import component_of, path_of
+from spectra.naming.target_subsets import component_of, path_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache

@@ -27,9 +27,9 @@ from spectra.errors import CacheWarning
 from spectra.progress import SILENT, Progress, working
 from spectra.spectrum.cache import entry as cache_entry
 from spectra.spectrum.cache.entry import DamagedEntryError
-from spectra.spectrum.cache.settings import default_limit, default_root
+from spectra.spectrum.cache.environment import default_limit, default_root
+from spectra.spectrum.cache.statistics import Usage
 from spectra.spectrum.cache.store import CacheEntry, RemovedEntries, Store, VerifiedEntries, unreadable
-from spectra.spectrum.cache.usage import Usage
 from spectra.spectrum.fingerprint import fingerprint
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from PIL import Image
 
 from spectra.errors import BaseError, OutputError, PictureError
 from spectra.generate.drawing import Request, draw
-from spectra.generate.order import Sampling
 from spectra.generate.picture_files import save_png
+from spectra.generate.settings import Sampling
 from spectra.io.atomic_writes import atomic_folder
 from spectra.progress import SILENT, Progress
-from spectra.spectrum.cache.settings import prior_root
+from spectra.spectrum.cache.environment import prior_root
 from spectra.training.data.pictures import read_pictures
 
 BATCH = 8

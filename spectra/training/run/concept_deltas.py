@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectra.adapters.adapter import Adapter
+from spectra.adapters.training_adapter import Adapter
 from spectra.layers.per_sample import Samples
 from spectra.shift.shift import SpectralShift
 

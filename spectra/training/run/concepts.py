@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from spectra.errors import InputError
-from spectra.io.settings import declared_settings
 from spectra.io.toml_files import read_toml
+from spectra.settings import declared_settings
 from spectra.training.config import TrainConfig, make_config
 
 CONCEPT_SETTINGS = ("subject", "images", "prompt", "class_prompt", "class_images", "seed", "validation_prompts")

@@ -24,7 +24,7 @@ from spectra.families.attention import AttentionMaps
 from spectra.families.denoise import Condition, DenoiseFamily
 from spectra.layers.per_sample import Samples
 from spectra.training.config import TrainConfig
-from spectra.training.data.conditions import Conditions, encode_each_once
+from spectra.training.data.prompt_embeddings import Conditions, encode_each_once
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.terms import Draw, ModelPrediction, NoisySamples
 from spectra.training.run.lr_schedule import set_learning_rates

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spectra.errors import InputError
-from spectra.io.settings import declared_settings
+from spectra.settings import declared_settings
 from spectra.training.config import TrainConfig, make_config
 from spectra.training.run.loop import Loop
 

@@ -11,7 +11,7 @@ from spectra.training.config import TrainConfig
 from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.inputs import check_together, validate_inputs
 from spectra.training.run.report import Summary
-from spectra.training.run.training import Training
+from spectra.training.run.trainer import Training
 
 
 def train(

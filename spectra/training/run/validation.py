@@ -9,7 +9,7 @@ from PIL import Image
 
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import draw, requests_for
-from spectra.generate.order import Sampling
+from spectra.generate.settings import Sampling
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
 from spectra.training.data.subjects import Subject, pair_prompts

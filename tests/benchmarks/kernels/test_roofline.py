@@ -12,7 +12,7 @@ from spectra.benchmarks.kernels import roofline
 from spectra.benchmarks.kernels.uses import Problem
 from spectra.benchmarks.steps.methods import prepare
 from spectra.benchmarks.steps.models import denoiser
-from spectra.kernels import operators
+from spectra.kernels import torch_operators
 
 
 def tally() -> roofline.Tally:
@@ -51,7 +51,7 @@ def test_kernels_are_charged_what_their_own_projection_is() -> None:
     vector = torch.empty(p.h, device="meta")
     found = tally()
     with found.listen():
-        operators.low_rank_apply(a, basis, basis, vector[None], None, None, None, True, True)
+        torch_operators.low_rank_apply(a, basis, basis, vector[None], None, None, None, True, True)
     assert found.flops == 4 * p.n * p.r * p.h
     assert found.bytes == 2 * (3 * p.n * p.r + p.n * p.h + 2 * p.r * p.h) + 4 * p.h
 

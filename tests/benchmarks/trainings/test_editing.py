@@ -14,7 +14,7 @@ from spectra.bases.embedded.subjects import COLOURS, SUBJECTS, plain_picture, si
 from spectra.benchmarks import run
 from spectra.benchmarks.case import Bench
 from spectra.benchmarks.trainings import editing, judge
-from spectra.editing import order
+from spectra.editing import settings
 
 
 def embed(images: Sequence[Image.Image]) -> Any:
@@ -26,7 +26,7 @@ def embed(images: Sequence[Image.Image]) -> Any:
 def test_a_row(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge, "network", lambda: None)
     monkeypatch.setattr(judge, "embed", embed)
-    monkeypatch.setitem(order.DRAWING_EMBEDDED, "steps", 2)
+    monkeypatch.setitem(settings.DRAWING_EMBEDDED, "steps", 2)
     record = run.run(editing.CASE, out=tmp_path, only=["cat-emojione colour"], settings={"steps": 2}).record
     assert record["failures"] == []
     (row,) = record["rows"]

@@ -20,7 +20,7 @@ from spectra.convert.lora.reading import read_lora
 from spectra.convert.module_names import aliases, kohya_names, original_unet_path
 from spectra.errors import FormatError
 from spectra.families import targets
-from spectra.naming.patterns import path_of
+from spectra.naming.target_subsets import path_of
 from spectra.spectrum.spectrum import matrix
 
 TARGETS = ["to_q", "to_k", "conv1"]

@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 from spectra.errors import InputError
-from spectra.spectrum.cache.settings import parse_size
+from spectra.spectrum.cache.environment import parse_size
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.decomposition import decompose
 from spectra.spectrum.fingerprint import fingerprint

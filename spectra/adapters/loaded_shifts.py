@@ -22,13 +22,13 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from spectra.adapters.adapter import claim, release
 from spectra.adapters.binding import Binding, bind
 from spectra.adapters.matching import check_base, match, original_spectra, warn_of_rounding
+from spectra.adapters.training_adapter import claim, release
 from spectra.errors import MismatchError
 from spectra.families import components
 from spectra.layers.per_sample import Samples
-from spectra.naming.patterns import component_of
+from spectra.naming.target_subsets import component_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift

@@ -25,10 +25,10 @@ from torch import Tensor
 from spectra.io.atomic_writes import atomic_write
 from spectra.layers import costs
 from spectra.layers.shifted_layer import ShiftedLayer
-from spectra.spectrum.cache.settings import default_root
+from spectra.spectrum.cache.environment import default_root
 
 if TYPE_CHECKING:
-    from spectra.adapters.adapter import Adapter
+    from spectra.adapters.training_adapter import Adapter
 
 Timer = Callable[[Callable[[], object]], float]
 

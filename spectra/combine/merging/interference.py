@@ -22,7 +22,7 @@ import numpy as np
 
 from spectra.combine.merging.registry import Row, Rows
 from spectra.naming.blocks import natural_order
-from spectra.shift.sigmas import singular_value_change
+from spectra.shift.singular_values import singular_value_change
 
 
 class Tally:

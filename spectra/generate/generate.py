@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectra.adapters.serving import activate, load
+from spectra.adapters.loaded_shifts import activate, load
 from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.errors import InputError
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import best_device, draw, requests_for
-from spectra.generate.order import Order
 from spectra.generate.picture_files import write_picture
+from spectra.generate.settings import GenerateSettings
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.progress import SILENT, Progress
 from spectra.shift.scaled_files import parse_scales
@@ -30,13 +30,13 @@ INDEX = "pictures.json"
 
 
 def generate(
-    order: Order, out: Path, *, force: bool = False, device: str = "", progress: Progress = SILENT
+    settings: GenerateSettings, out: Path, *, force: bool = False, device: str = "", progress: Progress = SILENT
 ) -> dict[str, Any]:
-    """Draw the pictures of an order into a folder, which appears whole.
+    """Draw the pictures of an settings into a folder, which appears whole.
 
     Args:
         out: the folder: a PNG per picture with its settings inside, `sheet.png`, and `pictures.json`.
-        force: replace the folder of an earlier order.
+        force: replace the folder of an earlier settings.
         device: such as "cuda"; by default a GPU if there is one.
 
     Returns:
@@ -48,27 +48,27 @@ def generate(
     import torch
 
     began = time.perf_counter()
-    prompts = [*order.prompts, *(read_prompts(order.prompts_file) if order.prompts_file else [])]
+    prompts = [*settings.prompts, *(read_prompts(settings.prompts_file) if settings.prompts_file else [])]
     if not prompts:
         raise InputError('nothing to draw: give --prompt "..." or --prompts FILE')
     check_output(out, force=force, mark=INDEX)
-    location = find_base(order.base)
-    scaled = [parse_scales(text) for text in order.shifts]
+    location = find_base(settings.base)
+    scaled = [parse_scales(text) for text in settings.shifts]
     strip = _strip([scales for _, scales in scaled])
     shifts = [(path, read_shift(path)) for path, _ in scaled]
 
-    pipe = load_pipeline(location, getattr(torch, order.dtype), device or best_device())
+    pipe = load_pipeline(location, getattr(torch, settings.dtype), device or best_device())
     names = [
         load(pipe, shift, name=f"{path.stem}-{number}", progress=progress)
         for number, (path, shift) in enumerate(shifts)
     ]
-    requests = requests_for(prompts, order.seeds, order.negative)
+    requests = requests_for(prompts, settings.seeds, settings.negative)
     drawn: list[list[Image]] = []  # one list of pictures for each step of the strip
     for scales in strip:
         if names:
             activate(pipe, dict(zip(names, scales, strict=True)))
-        drawn.append(draw(pipe, requests, order.sampling, progress=progress))
-    common = {"base": location.name, "dtype": order.dtype, "versions": versions()}
+        drawn.append(draw(pipe, requests, settings.sampling, progress=progress))
+    common = {"base": location.name, "dtype": settings.dtype, "versions": versions()}
     listed = []
     sheet: dict[str, tuple[list[Image], list[str]]] = {}  # pictures and captions by heading
     with atomic_folder(out, force=force) as temporary:
@@ -79,8 +79,8 @@ def generate(
                 {"file": path.name, "scale": scale, "content_hash": shift.metadata.content_hash}
                 for scale, (path, shift) in zip(scales, shifts, strict=True)
             ]
-            settings = {**common, "shifts": active}
-            listed.append(write_picture(temporary, number, picture, request, order.sampling, settings))
+            recorded = {**common, "shifts": active}
+            listed.append(write_picture(temporary, number, picture, request, settings.sampling, recorded))
             heading, caption = request.prompt, f"seed {request.seed}"
             if len(strip) > 1:
                 heading = f"{heading}, {caption}"

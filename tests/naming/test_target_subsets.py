@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spectra.errors import TargetError
-from spectra.naming.patterns import matching
+from spectra.naming.target_subsets import matching
 
 NDIMS = {
     "unet.conv_in": 4,

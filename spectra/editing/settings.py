@@ -11,7 +11,7 @@ from typing import Any
 
 from spectra.bases.embedded import NAME
 from spectra.errors import InputError
-from spectra.io.settings import REQUIRED, SHARE, Setting, check_ranges, declared_settings, embedded_defaults, setting
+from spectra.settings import REQUIRED, SHARE, Setting, check_ranges, declared_settings, embedded_defaults, setting
 from spectra.training.config import TrainConfig, make_config
 
 TUNING: dict[str, Any] = {"prior_weight": 0.0, "prior_unconditional": 0.0, "prior_random_words": 0.0,
@@ -75,7 +75,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class EditOrder:
+class EditSettings:
     """One picture and its edits: every combination of what has several values is drawn."""
 
     image: Path = setting(REQUIRED, "The picture; it is cropped to a square of the base's size.", positional=True)
@@ -155,16 +155,16 @@ class EditOrder:
         return make_config(own | self.training | given, source="edit")
 
 
-DRAWING_EMBEDDED: dict[str, Any] = embedded_defaults(EditOrder)
+DRAWING_EMBEDDED: dict[str, Any] = embedded_defaults(EditSettings)
 """Defaults of drawing that are others for the embedded base."""
 
 
-def make_order(*, base: str = "", **given: Any) -> EditOrder:
-    """An order on top of the defaults for its base; lists become tuples.
+def make_edit_settings(*, base: str = "", **given: Any) -> EditSettings:
+    """An settings on top of the defaults for its base; lists become tuples.
 
     Raises:
-        InputError: see `EditOrder`.
+        InputError: see `EditSettings`.
     """
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     base = "" if base == NAME else base
-    return EditOrder(base=base, **(({} if base else DRAWING_EMBEDDED) | values))
+    return EditSettings(base=base, **(({} if base else DRAWING_EMBEDDED) | values))

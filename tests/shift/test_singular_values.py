@@ -10,7 +10,7 @@ import torch
 
 from spectra.errors import CacheWarning
 from spectra.shift.metadata import ShiftMetadata
-from spectra.shift.sigmas import read_sigmas
+from spectra.shift.singular_values import read_sigmas
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 from spectra.spectrum.fingerprint import fingerprint
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from spectra.editing.base_fitness import BaseFitness
-from spectra.editing.order import EditOrder, make_order
+from spectra.editing.settings import EditSettings, make_edit_settings
 from spectra.errors import InputError
 
 ASKED: dict[str, Any] = {"image": Path("a.png"), "caption": "a disc", "edits": ("a red disc",)}
 
 
 def test_every_combination_once() -> None:
-    order = make_order(**ASKED, etas=[0.0, 0.5], noise_mixes=[0.0, 1.0], seeds=[1, 2], scales=[1.0, 0.5],
+    settings = make_edit_settings(**ASKED, etas=[0.0, 0.5], noise_mixes=[0.0, 1.0], seeds=[1, 2], scales=[1.0, 0.5],
                        keeps=[0.0, 0.3])  # fmt: skip
-    variants = order.variants
+    variants = settings.variants
     assert len(set(variants)) == len(variants) == 2 * 2 * (1 + 2 + 2 + 2)  # nothing random: one seed is enough
     words = {variant.differences(variants) for variant in variants}
     assert "scale 0.5, eta 0.5, noise mix 1, seed 2, keep 0.3" in words
@@ -25,16 +25,16 @@ def test_every_combination_once() -> None:
 
 
 def test_defaults_are_those_of_the_base() -> None:
-    own, other = make_order(**ASKED), make_order(**ASKED, base="elsewhere")
-    assert make_order(**ASKED, base="spectra-base") == own
+    own, other = make_edit_settings(**ASKED), make_edit_settings(**ASKED, base="elsewhere")
+    assert make_edit_settings(**ASKED, base="spectra-base") == own
     assert (own.anchor, own.guidances, other.anchor, other.guidances) == ("caption", (1.25,), "edit", (3.0,))
     assert own.keeps[0] > 0
     assert other.keeps == (0.0,)  # the paper's way
-    for order in (own, other):
-        assert order.config.prior_weight == 0
-        assert (order.config.images, order.config.prompt, order.config.class_prompt) == ("a.png", "a disc", "")
-        assert not order.config.text_encoder
-    assert make_order(**ASKED, training={"steps": 3, "text_encoder": True}).config.steps == 3
+    for settings in (own, other):
+        assert settings.config.prior_weight == 0
+        assert (settings.config.images, settings.config.prompt, settings.config.class_prompt) == ("a.png", "a disc", "")
+        assert not settings.config.text_encoder
+    assert make_edit_settings(**ASKED, training={"steps": 3, "text_encoder": True}).config.steps == 3
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_defaults_are_those_of_the_base() -> None:
 )
 def test_what_is_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        EditOrder(**(ASKED | wrong))
+        EditSettings(**(ASKED | wrong))
 
 
 def test_a_base_out_of_its_depth_says_so() -> None:

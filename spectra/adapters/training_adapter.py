@@ -6,7 +6,7 @@
     shift = adapter.shift(subset="unet-ca")
     adapter.detach()                         # the base, bit for bit
 
-For using shifts that exist, see `spectra.adapters.serving`.
+For using shifts that exist, see `spectra.adapters.loaded_shifts`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from spectra.layers.saved_elsewhere import watch
 from spectra.layers.shifted_layer import ShiftedLayer
 from spectra.layers.value_watch import watch_values
 from spectra.layers.weight_offload import WeightOffload
-from spectra.naming.patterns import component_of
+from spectra.naming.target_subsets import component_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
 from spectra.shift.shift import SpectralShift
@@ -72,7 +72,7 @@ def attach(
 
     Args:
         pipe: a diffusers pipeline, a mapping of components, or a bare model. Its weights stay as they are.
-        targets: subset names and patterns, see `spectra.families.targets`.
+        targets: subset names and patterns, see `spectra.families.target_modules`.
         low_memory: keep `U` and `V` instead of the weights, which go to a file until `detach`; the model then computes
             as the base up to rounding, not bit for bit, at delta = 0. See `spectra.layers.weight_offload`.
         cache: where spectra are kept; the user's by default.

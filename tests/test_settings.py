@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from spectra.errors import InputError
-from spectra.io.settings import SHARE, check_ranges, check_types, declared_settings, embedded_defaults, setting
+from spectra.settings import SHARE, check_ranges, check_types, declared_settings, embedded_defaults, setting
 from spectra.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from spectra.adapters.adapter import Adapter, attach
-from spectra.adapters.tuning import tune
+from spectra.adapters.plan_tuning import tune
+from spectra.adapters.training_adapter import Adapter, attach
 from spectra.bases.pipeline import load_pipeline
 from spectra.errors import BaseError
 from spectra.families import targets
@@ -24,9 +24,9 @@ from spectra.progress import SILENT, Progress, working
 from spectra.shift.shift_file import write_shift
 from spectra.training.config import TrainConfig
 from spectra.training.data.class_pictures import pipeline_fingerprint
-from spectra.training.data.conditions import Conditions
+from spectra.training.data.prompt_embeddings import Conditions
 from spectra.training.data.subjects import pair_prompts, pictures_digest
-from spectra.training.loss.build import build_objectives
+from spectra.training.loss.objectives import build_objectives
 from spectra.training.run.accelerator import make_accelerator
 from spectra.training.run.concept_deltas import ConceptDeltas
 from spectra.training.run.inputs import ValidatedInputs

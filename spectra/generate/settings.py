@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.bases.embedded import GUIDANCE, NAME
-from spectra.io.settings import check_ranges, declared_settings, embedded_defaults, setting
+from spectra.settings import check_ranges, declared_settings, embedded_defaults, setting
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Order:
-    """Which pictures are wanted: every prompt with every seed, in this order.
+class GenerateSettings:
+    """Which pictures are wanted: every prompt with every seed, in this settings.
 
     With several scales of a shift every picture becomes a strip of them: the first scales of all shifts go together,
     then the second; one scale alone holds for all.
@@ -62,13 +62,13 @@ class Order:
         check_ranges(self)
 
 
-def make_order(*, base: str = "", **given: Any) -> Order:
-    """An order from plain values, those of `Sampling` among them, on top of the defaults for its base.
+def make_generate_settings(*, base: str = "", **given: Any) -> GenerateSettings:
+    """An settings from plain values, those of `Sampling` among them, on top of the defaults for its base.
 
     Raises:
-        InputError: see `Order` and `Sampling`.
+        InputError: see `GenerateSettings` and `Sampling`.
     """
     base = "" if base == NAME else base
     drawing = {name: given.pop(name) for name in declared_settings(Sampling) if name in given}
     sampling = Sampling(**(({} if base else embedded_defaults(Sampling)) | drawing))
-    return Order(base=base, sampling=sampling, **given)
+    return GenerateSettings(base=base, sampling=sampling, **given)

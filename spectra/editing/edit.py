@@ -14,8 +14,8 @@ from PIL import Image
 
 from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.editing.base_fitness import BaseFitness
-from spectra.editing.order import EditOrder
 from spectra.editing.session import Edited, EditSession, Inversion
+from spectra.editing.settings import EditSettings
 from spectra.errors import OutputError
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import best_device
@@ -27,7 +27,7 @@ from spectra.training.data.pictures import fit, read_picture
 from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.inputs import validate_inputs
 from spectra.training.run.report import Summary
-from spectra.training.run.training import Training, resolution_of
+from spectra.training.run.trainer import Training, resolution_of
 from spectra.version import versions
 
 INDEX = "edit.json"
@@ -40,7 +40,7 @@ UNEDITED = "unedited.png"
 
 
 def edit(
-    order: EditOrder, out: Path, *, force: bool = False, device: str = "", progress: Progress = SILENT
+    settings: EditSettings, out: Path, *, force: bool = False, device: str = "", progress: Progress = SILENT
 ) -> dict[str, Any]:
     """Edit a picture into a folder, which appears whole.
 
@@ -59,23 +59,23 @@ def edit(
     """
     began = time.perf_counter()
     check_output(out, force=force, mark=INDEX)
-    config, location = order.config, find_base(order.base)
+    config, location = settings.config, find_base(settings.base)
     summary: Summary | None = None
-    if order.shift is None:
+    if settings.shift is None:
         inputs = validate_inputs(ConceptSpec("", config, _unfinished(out, force=force)), force=True)
         # On the picture alone, with its caption: no special token, no prior (SVDiff, section 3.4).
         with contextlib.closing(Training([inputs], device=device, progress=progress)) as training:
             session = EditSession(training.pipe, *inputs.subjects[0].at(training.resolution))
-            fitness = session.measure_fitness(order.caption)
+            fitness = session.measure_fitness(settings.caption)
             (summary,) = training.run(force=True)
         shift, file = read_shift(summary.shift), out / TRAINING / Path(summary.shift).name
     else:
-        file = order.shift
-        shift, picture = read_shift(order.shift), read_picture(order.image)
+        file = settings.shift
+        shift, picture = read_shift(settings.shift), read_picture(settings.image)
         pipe = load_pipeline(location, device=device or best_device())
         session = EditSession(pipe, fit(picture, resolution_of(pipe, config)))
-        fitness = session.measure_fitness(order.caption)
-    inversions, edited = session.draw(order, shift, progress)
+        fitness = session.measure_fitness(settings.caption)
+    inversions, edited = session.draw(settings, shift, progress)
 
     used = {"file": file.name, "content_hash": shift.metadata.content_hash}
     with atomic_folder(out, force=force) as temporary:
@@ -87,10 +87,10 @@ def edit(
             "training": summary and summary.moved_to(out / TRAINING).as_dict(),
             "base_fitness": fitness.as_dict(),
             "inversions": [each.as_dict() for each in inversions],
-            "pictures": _write(edited, order, used, location.name, temporary),
+            "pictures": _write(edited, settings, used, location.name, temporary),
         }
         inversions[0].picture.save(temporary / UNEDITED)
-        _sheet(order, session, fitness, inversions[0], edited).save(temporary / "sheet.png")
+        _sheet(settings, session, fitness, inversions[0], edited).save(temporary / "sheet.png")
         if summary is not None:
             shutil.copytree(summary.folder, temporary / TRAINING)
         report["seconds"] = round(time.perf_counter() - began, 3)
@@ -116,38 +116,38 @@ def _unfinished(out: Path, *, force: bool) -> Path:
 
 
 def _write(
-    edited: Sequence[Edited], order: EditOrder, shift: dict[str, Any], base: str, folder: Path
+    edited: Sequence[Edited], settings: EditSettings, shift: dict[str, Any], base: str, folder: Path
 ) -> list[dict[str, Any]]:
     """Write a PNG of each edit with its settings inside; returns the settings."""
     listed = []
     for number, each in enumerate(edited):
-        settings = {
-            "caption": order.caption,
+        recorded = {
+            "caption": settings.caption,
             "eta": each.variant.eta,
             "noise_mix": each.variant.noise_mix,
             "keep": each.variant.keep,
             "kept": each.kept,
             "base": base,
-            "anchor": order.anchor,
+            "anchor": settings.anchor,
             "shifts": [{**shift, "scale": each.variant.scale}],
             "versions": versions(),
         }
-        listed.append(write_picture(folder, number, each.picture, each.request, each.sampling, settings))
+        listed.append(write_picture(folder, number, each.picture, each.request, each.sampling, recorded))
     return listed
 
 
 def _sheet(
-    order: EditOrder, session: EditSession, fitness: BaseFitness, unedited: Inversion, edited: Sequence[Edited]
+    settings: EditSettings, session: EditSession, fitness: BaseFitness, unedited: Inversion, edited: Sequence[Edited]
 ) -> Image.Image:
     """The picture, what the VAE and the inversion keep of it, and every edit with what differs between variants."""
     captions = ["the picture", f"the VAE's: {fitness.vae_psnr:.1f} dB",
                 f"drawn from its inversion: {unedited.psnr:.1f} dB"]  # fmt: skip
-    sections = [Section(order.caption, [session.picture, session.reconstruction, unedited.picture], captions)]
-    variants = order.variants
+    sections = [Section(settings.caption, [session.picture, session.reconstruction, unedited.picture], captions)]
+    variants = settings.variants
     if len(variants) == 1:
-        sections.append(Section("Edited", [each.picture for each in edited], order.edits))
+        sections.append(Section("Edited", [each.picture for each in edited], settings.edits))
     else:
-        for prompt in order.edits:
+        for prompt in settings.edits:
             own = [each for each in edited if each.request.prompt == prompt]
             words = [each.variant.differences(variants) for each in own]
             sections.append(Section(prompt, [each.picture for each in own], words))

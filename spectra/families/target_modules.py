@@ -11,8 +11,8 @@ from torch import nn
 
 from spectra.compatibility.base_check import delta_length
 from spectra.errors import BaseError, TargetError
-from spectra.layers.operators import has_spectrum
-from spectra.naming.patterns import DENOISERS, TEXT_ENCODERS, matcher, path_of, weight_name
+from spectra.layers.frozen_operators import has_spectrum
+from spectra.naming.target_subsets import DENOISERS, TEXT_ENCODERS, matcher, path_of, weight_name
 
 
 def components(pipe: Any) -> dict[str, nn.Module]:
