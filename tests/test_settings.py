@@ -15,7 +15,7 @@ from spectra.errors import InputError
 from spectra.settings import SHARE, check_ranges, check_types, declared_settings, embedded_defaults, setting
 from spectra.training.config import TrainConfig
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
