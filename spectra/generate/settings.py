@@ -14,7 +14,7 @@ from spectra.settings import check_ranges, declared_settings, embedded_defaults,
 class Sampling:
     """How pictures are drawn."""
 
-    steps: int = setting(25, "Denoising steps.", least=1)
+    steps: int = setting(25, "Denoising steps.", least=1, most=1000)
     guidance: float = setting(5.0, "Guidance scale.", least=0, embedded=GUIDANCE)
     width: int = setting(0, "Width of the pictures in pixels.", least=0, default_text="the base's own")
     height: int = setting(0, "Height of the pictures in pixels.", least=0, default_text="the base's own")

@@ -135,7 +135,7 @@ class TrainConfig:
         **SHARE,
     )
     prior_count: int = _prior(200, "Number of class pictures that the base draws.", least=1, embedded=24)
-    prior_steps: int = _prior(25, "Denoising steps of each class picture that the base draws.", least=1, embedded=20)
+    prior_steps: int = _prior(25, "Denoising steps of each drawn class picture.", least=1, most=1000, embedded=20)
     prior_guidance: float = _prior(
         5.0, "Guidance scale of the class pictures that the base draws.", least=0, embedded=GUIDANCE
     )
@@ -177,7 +177,9 @@ class TrainConfig:
         resumable=True,
     )
     validation_count: int = _watching(4, "Validation pictures of each prompt; 0 draws none.", least=0, resumable=True)
-    validation_steps: int = _watching(25, "Denoising steps of each validation picture.", least=1, resumable=True)
+    validation_steps: int = _watching(
+        25, "Denoising steps of a validation picture.", least=1, most=1000, resumable=True
+    )
     validation_guidance: float = _watching(
         5.0, "Guidance scale of validation pictures.", least=0, embedded=GUIDANCE, resumable=True
     )

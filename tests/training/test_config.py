@@ -52,6 +52,8 @@ def test_given_settings_win_over_the_file(tmp_path: Path) -> None:
         ("steps = 'many'", "expected int, got 'many'"),
         ("steps = true", "expected int, got True"),
         ("steps = 0", "at least 1"),
+        ("validation_steps = 1001", "at least 1, at most 1000"),
+        ("prior_steps = 1001", "at least 1, at most 1000"),
         ("lr = nan", "at least 0"),
         ("lr = -1.0", "at least 0"),
         ("validation_prompts = 'one'", "expected a list of strings"),
