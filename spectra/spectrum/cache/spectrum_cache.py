@@ -223,7 +223,8 @@ class SpectrumCache:
         if not spectrum.rank:
             return spectrum
         try:
-            path = self._store.write(digits, cache_entry.encode(spectrum, digits))
+            content = cache_entry.encode(spectrum, digits)
+            path = self._store.write(digits, content)
         except OSError as error:
             with self._lock:
                 warned, self._warned_unwritable = self._warned_unwritable, True
@@ -236,7 +237,7 @@ class SpectrumCache:
         with contextlib.suppress(OSError, DamagedEntryError):  # evicted, or replaced, in the meantime
             spectrum = cache_entry.read_spectrum(path, verify=False)
         with self._lock:
-            self._store.shrink(self.max_bytes)
+            self._store.shrink(self.max_bytes, len(content))
         return spectrum
 
     @staticmethod

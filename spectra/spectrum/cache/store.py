@@ -118,8 +118,6 @@ class Store:
         with temporary_beside(place) as temporary:
             temporary.write_bytes(content)
             temporary.replace(place)
-        if self._size is not None:
-            self._size += len(content)
         return place
 
     def touch(self, path: Path) -> None:
@@ -181,13 +179,21 @@ class Store:
         self._size = sum(left)
         return RemovedEntries(removed + evicted, freed + evicted_bytes, len(left), self._size)
 
-    def shrink(self, max_bytes: int) -> None:
-        """Evicts if what this object knows to be stored is beyond `max_bytes`: called after every write."""
-        if self._size is None:
-            self._size = sum(status.st_size for _, status in self._files())
+    def shrink(self, max_bytes: int, added: int) -> None:
+        """Evicts if what this object knows to be stored is beyond `max_bytes`; one thread at a time.
+
+        Args:
+            max_bytes: limit of all entries together.
+            added: bytes that were written since. Counted here and not in `write`, which threads do side by side: an
+                entry may be counted twice until the folder is looked through again, and is never forgotten.
+        """
+        self._size = self._total() if self._size is None else self._size + added
         if self._size > max_bytes:
             self._evict(int(max_bytes * _ROOM_LEFT))
-            self._size = sum(status.st_size for _, status in self._files())
+            self._size = self._total()
+
+    def _total(self) -> int:
+        return sum(status.st_size for _, status in self._files())
 
     def _evict(self, max_bytes: int) -> tuple[int, int]:
         """Removes the least recently used entries beyond `max_bytes`; returns how many, and their bytes."""

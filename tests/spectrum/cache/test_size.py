@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from spectra.errors import InputError
 from spectra.spectrum.cache.environment import parse_size
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
+from spectra.spectrum.cache.store import Store
 from spectra.spectrum.decomposition import decompose
 from spectra.spectrum.fingerprint import fingerprint
 from spectra.spectrum.spectrum import Spectrum
@@ -101,3 +103,22 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(InputError, match="20GB"):
         parse_size(text)
+
+
+def test_what_is_written_while_the_folder_is_looked_through_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    store.write("a" * 64, bytes(10))
+    look = store._files
+
+    def look_and_write() -> Iterator[Any]:
+        found = list(look())
+        monkeypatch.setattr(store, "_files", look)
+        store.write("b" * 64, bytes(20))  # another thread's, which has not been seen
+        return iter(found)
+
+    monkeypatch.setattr(store, "_files", look_and_write)
+    store.shrink(25, 10)
+    store.shrink(25, 20)
+    assert sum(path.stat().st_size for path, _ in look()) <= 25
