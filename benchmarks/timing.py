@@ -20,7 +20,7 @@ class Spread:
     repetitions: int
 
     def divided(self, parts: int) -> Spread:
-        """The same for each of the equal parts of what was timed."""
+        """The seconds of each of the equal parts of what was timed."""
         return Spread(self.median / parts, self.p20 / parts, self.p80 / parts, self.repetitions)
 
     def row(self) -> dict[str, float | int]:

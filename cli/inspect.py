@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from spectra.shift.shift import SpectralShift
 
 _LISTED = 8
-"""Of a long list, as a thousand parents are, so many are shown; all are in the JSON."""
+"""Number of items shown of a long list, such as a thousand parents; the JSON has all."""
 
 Sort = Literal["name", "date", "size", "floats", "prompt", "base", "subset"]
 

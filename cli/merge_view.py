@@ -58,7 +58,7 @@ def as_dict(merged: Merged) -> dict[str, Any]:
 
 
 def show(merged: Merged, found: dict[str, Any]) -> Iterator[output.Part]:
-    """The same for people."""
+    """Tables of what a merge did, for the terminal."""
     parameters = "".join(f", {name} {value:g}" for name, value in found["parameters"].items())
     shared = f", {found['shared']:,} of them in all" if found["shared"] < found["weights"] else ""
     count = len(found["shifts"])

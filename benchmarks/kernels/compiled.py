@@ -185,7 +185,7 @@ def _nvidia(cubin: bytes) -> tuple[int, int, int, int]:
 
 
 def _amd(code: str) -> tuple[int, int, int, int]:
-    """The same, of AMD's assembly."""
+    """Registers, spills, matrix instructions and widest load, in bytes, of AMD's assembly."""
 
     def figure(name: str) -> int:
         found = re.search(rf"\.{name}:\s+(\d+)", code)
