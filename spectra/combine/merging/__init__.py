@@ -1,10 +1,10 @@
-"""Merging shifts: methods (`linear`, `spherical`, `sparse`), recipes, and what a merge does to its parents."""
+"""Merging shifts: methods (`linear`, `spherical`, `ties_and_dare`), recipes, and what a merge does to its parents."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from spectra.combine.merging import linear, sparse, spherical
+from spectra.combine.merging import linear, spherical, ties_and_dare
 from spectra.combine.merging.recipe import Parent, Recipe, find_parents, read_recipe
 from spectra.combine.merging.registry import METHODS
 from spectra.combine.merging.run import Merged, replay
@@ -13,7 +13,7 @@ from spectra.errors import InputError
 
 __all__ = ["METHODS", "Merged", "Parent", "Recipe", "find_parents", "merge", "read_recipe", "replay"]
 
-_REGISTERED = (linear, sparse, spherical)
+_REGISTERED = (linear, ties_and_dare, spherical)
 
 
 def merge(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spectra.combine.merging.interference import Prediction, Tally, predict
+from spectra.combine.merging.interference_report import Prediction, Tally, predict
 from spectra.combine.merging.recipe import Recipe
 from spectra.combine.merging.registry import Method, Row, Rows, find_method
 from spectra.combine.merging.sources import OpenedShifts, ShiftOrPath
