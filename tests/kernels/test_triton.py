@@ -29,20 +29,14 @@ def interpret(*arguments: str) -> str:
 
 
 @needs_triton
-def test_every_kernel_agrees_with_float64() -> None:
-    printed = interpret(str(HERE / "interpreted.py"))
+def test_every_kernel_and_whole_layers_agree_with_float64() -> None:
+    layers = HERE.parent / "layers" / "test_shifted_layer.py"
+    tests = [
+        f"{layers}::{name}" for name in ("test_zero_delta_is_the_module_itself", "test_autocast_and_checkpointing")
+    ]
+    printed = interpret(str(HERE / "interpreted.py"), *tests)
     assert "passed" in printed
     assert "skipped" not in printed
-
-
-@needs_triton
-def test_whole_layers_compute_through_the_kernels() -> None:
-    printed = interpret(
-        str(HERE.parent / "layers" / "test_shifted_layer.py"),
-        "-k",
-        "zero_delta or autocast",
-    )
-    assert "passed" in printed
 
 
 BLOCKED = """
