@@ -76,8 +76,8 @@ class Setting:
         if (self.least, self.most) == (0, 1):
             return "a share from 0 to 1"
         ends = [("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below)]
-        told = ", ".join(f"{words} {end:g}" for words, end in ends if end is not None)
-        return f"a number {'of ' if told.startswith('at') else ''}{told}" if told else "a finite number"
+        bounds = ", ".join(f"{words} {end:g}" for words, end in ends if end is not None)
+        return f"a number {'of ' if bounds.startswith('at') else ''}{bounds}" if bounds else "a finite number"
 
     def check(self, value: Any) -> None:
         """Check a value, or each of several.
