@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from spectra.errors import InputError
-from spectra.training.data.prompts import check_template, pair_prompt, parse_prompt
+from spectra.training.data.prompts import check_template, pair_prompt, parse_prompt, rare_word
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,34 @@ def test_a_prompt_is_taken_apart(prompt: str, before: str, noun: str, bare: str)
 def test_a_prompt_without_one_special_word_is_refused(prompt: str) -> None:
     with pytest.raises(InputError, match="expected one word in brackets"):
         parse_prompt(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "class_prompt", "word"),
+    [
+        ("a photo of a sks dog", "a photo of a dog", "sks"),
+        ("a sks owl", "an owl", "sks"),
+        ("an Owl, sks, at night", "an owl at night", "sks"),
+        ("photo of [V1] dog on a beach", "a dog", "[V1]"),
+        ("photo of [V1] dog", "", "[V1]"),
+    ],
+)
+def test_the_special_word_is_found(prompt: str, class_prompt: str, word: str) -> None:
+    assert rare_word(prompt, class_prompt) == word
+
+
+@pytest.mark.parametrize(
+    ("prompt", "class_prompt", "got"),
+    [
+        ("a dog", "a dog", "none"),
+        ("a sks dog", "", "none"),
+        ("a sks dog on a beach", "a dog", "'sks' and 'on' and 'beach'"),
+        ("a [V1] and a [V2]", "a dog", r"'\[V1\]' and '\[V2\]'"),
+    ],
+)
+def test_prompts_that_do_not_tell_one_special_word_are_refused(prompt: str, class_prompt: str, got: str) -> None:
+    with pytest.raises(InputError, match=f"expected one special word.*got {got}; let the two differ in it alone"):
+        rare_word(prompt, class_prompt)
 
 
 def test_two_subjects_are_named_as_the_template_says() -> None:

@@ -1,7 +1,8 @@
-"""Prompts of several subjects: their special words, their class prompts, and two of them in one picture.
+"""Prompts of subjects: their special words, their class prompts, and two subjects in one picture.
 
 The special word of a prompt is the one in brackets, as the paper writes it: "photo of a [V1] fox". The brackets are
-part of the word; the text encoder reads the prompt as it stands.
+part of the word; the text encoder reads the prompt as it stands. A single subject may do without brackets: "a sks dog"
+beside its class prompt "a dog".
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from spectra.errors import InputError
 _WORD = re.compile(r"(?<!\S)\[[^\s\[\]]+\](?!\S)")
 _NOUN = re.compile(r"(?:\b(?:an?|the|my)\s+)?\S+$", re.IGNORECASE)
 _PLACES = ("before", "left", "right")
+_ARTICLES = ("a", "an", "the")  # they change with the word that follows: "a sks owl", "an owl"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,30 @@ def parse_prompt(prompt: str) -> SubjectPrompt:
     noun = _NOUN.search(prompt[: start + len(words[0])])
     first = noun.start() if noun else start
     return SubjectPrompt(prompt[:first], prompt[first:], words[0])
+
+
+def rare_word(prompt: str, class_prompt: str) -> str:
+    """The special word of a prompt: the one in brackets, or else the one that its class prompt has not.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    words: list[str] = _WORD.findall(prompt)
+    if not words and class_prompt:
+        known = {*_ARTICLES, *(_bare(word).lower() for word in class_prompt.split())}
+        words = list(dict.fromkeys(_bare(word) for word in prompt.split() if _bare(word).lower() not in known))
+    if len(words) != 1:
+        raise InputError(
+            f"prompt {prompt!r}: expected one special word, which the class prompt {class_prompt!r} has not, got "
+            f"{' and '.join(map(repr, words)) or 'none'}; let the two differ in it alone, or put it in brackets, as in "
+            '"a photo of a [V1] dog"'
+        )
+    return words[0]
+
+
+def _bare(word: str) -> str:
+    """A word without the punctuation around it; brackets stay."""
+    return word.strip(".,;:!?\"'")
 
 
 def pair_prompt(template: str, left: SubjectPrompt, right: SubjectPrompt) -> str:
