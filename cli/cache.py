@@ -54,7 +54,7 @@ def ls(options: _ListOptions) -> None:
         "limit": cache.max_bytes,
         "class_pictures": _class_pictures(),
         "entries": [
-            output.values_of(entry, "fingerprint", "shape", "side", "rank", "tail")
+            output.values_of(entry, "fingerprint", "shape", "side", "rank", "tail", "directions")
             | {"bytes": entry.size, "used": round(entry.used, 3)}
             for entry in entries
         ],
@@ -149,9 +149,9 @@ def _list(found: dict[str, Any], shown: list[dict[str, Any]]) -> Iterator[output
         rows = []
         for entry in shown:
             shape = "x".join(map(str, entry["shape"])) if entry["shape"] is not None else "unreadable"
-            facts = ["" if entry[key] is None else str(entry[key]) for key in ("side", "rank", "tail")]
+            facts = ["" if entry[key] is None else str(entry[key]) for key in ("rank", "directions", "side", "tail")]
             rows.append((entry["fingerprint"][:12], shape, *facts, readable(entry["bytes"]), _ago(entry["used"])))
-        headings = ("shape", "side", "rank", "tail", "size", "last used")
+        headings = ("shape", "rank", "known", "side", "tail", "size", "last used")
         yield table("fingerprint", headings, rows, texts=("shape", "side"), name_width=None)
     hidden = len(found["entries"]) - len(shown)
     if hidden:

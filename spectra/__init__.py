@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from spectra.shift.shift_file import read_shift, write_shift
     from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
     from spectra.spectrum.decomposition import decompose
+    from spectra.spectrum.leading import decompose_leading
+    from spectra.spectrum.partial import PartialSpectrum
     from spectra.spectrum.spectrum import Spectrum
 
 __all__ = [
     "Adapter",
+    "PartialSpectrum",
     "ShiftMetadata",
     "SpectraError",
     "SpectralShift",
@@ -43,6 +46,7 @@ __all__ = [
     "attach",
     "bake",
     "decompose",
+    "decompose_leading",
     "default_cache",
     "disabled",
     "export_svdiff",
@@ -86,7 +90,9 @@ _HOME = {
     "read_shift": "shift.shift_file",
     "write_shift": "shift.shift_file",
     "Spectrum": "spectrum.spectrum",
+    "PartialSpectrum": "spectrum.partial",
     "decompose": "spectrum.decomposition",
+    "decompose_leading": "spectrum.leading",
     "transplant": "convert.transplanting",
     "tune": "adapters.plan_tuning",
 }

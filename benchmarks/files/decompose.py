@@ -49,7 +49,7 @@ def _items(bench: Bench) -> list[str]:
 def _measure(bench: Bench, item: str) -> Row:
     import torch
 
-    from spectra.spectrum.cache.spectrum_cache import MAX_WORKERS, side_by_side
+    from spectra.spectrum.cache.workers import MAX_WORKERS, side_by_side
     from spectra.spectrum.decomposition import decompose
 
     rows, columns = map(int, item.split("x"))

@@ -40,19 +40,19 @@ def decompose(weight: Tensor, *, name: str = "weight") -> Spectrum:
     Raises:
         WeightError: fewer than two dimensions, no floating point of 16 bits or more, on the meta device, or not finite.
     """
-    _check(weight, name)
+    check_weight(weight, name)
     home = weight.device
     # Apple's GPU has no float64: the work is done on the CPU there.
     w = matrix(weight.detach().to("cpu" if home.type == "mps" else home))
     rows, columns = w.shape
     side: Side = "left" if rows <= columns else "right"
     a = w if side == "left" else w.T  # from here on `a` is [r, m] with r <= m
-    exponent = _exponent(w, name)
+    exponent = scale_exponent(w, name)
     if exponent:
         a = torch.ldexp(a.to(torch.float64), torch.tensor(-exponent, device=a.device))
 
     q, sigma, v = _eigenbasis(a)
-    sign = _signs(q)
+    sign = canonical_signs(q)
     q, v = q * sign, v * sign[sign.shape[0] - v.shape[1] :]
     if exponent:
         sigma = torch.ldexp(sigma, torch.tensor(exponent, device=a.device))
@@ -65,7 +65,8 @@ def decompose(weight: Tensor, *, name: str = "weight") -> Spectrum:
     )
 
 
-def _check(weight: Tensor, name: str) -> None:
+def check_weight(weight: Tensor, name: str) -> None:
+    """Raises `WeightError` for a weight that has no spectrum, but for values that are not finite."""
     if weight.ndim < 2:
         raise WeightError(
             f"{name}: a spectrum needs two or more dimensions, got shape {tuple(weight.shape)}; "
@@ -80,7 +81,7 @@ def _check(weight: Tensor, name: str) -> None:
         raise WeightError(f"{name}: the weight is on the meta device and has no values; load the base first")
 
 
-def _exponent(w: Tensor, name: str) -> int:
+def scale_exponent(w: Tensor, name: str) -> int:
     """The power of two by which `w` is to be divided first, so that its Gram matrix neither overflows nor underflows.
 
     Powers of two leave every mantissa as it is. Only float64 weights can need one. NaN and infinity are refused.
@@ -169,7 +170,7 @@ def _complete(large: Tensor, solid: Tensor, missing: int) -> Tensor:
     return torch.cat([solid, left[:, :missing]], dim=1)
 
 
-def _signs(q: Tensor) -> Tensor:
+def canonical_signs(q: Tensor) -> Tensor:
     """+1 or -1 per column, so that each column's entry of largest magnitude becomes positive (the first, on a tie)."""
     if q.numel() == 0:
         return q.new_ones(q.shape[1])

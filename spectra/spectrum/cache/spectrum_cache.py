@@ -3,8 +3,9 @@
 Entries are addressed by the fingerprint of their weight, so all models and processes share them, whatever the models
 are called:
 
-    <root>/v1/<first two digits>/<fingerprint>.safetensors      an entry (entry.py)
-    <root>/damaged/                                              entries that failed their checksum, until `gc`
+    <root>/v1/<first two digits>/<fingerprint>.safetensors           a whole spectrum (entry.py)
+    <root>/leading-v1/<first two digits>/<fingerprint>.safetensors   leading directions (leading_entry.py)
+    <root>/damaged/                                                  what failed its checksum, until `gc`
 
 An entry appears whole or not at all (written beside its place, then renamed), so two processes may fill the cache at
 once: the worst that happens is that both compute the same. Using an entry touches its modification time, and the
@@ -14,39 +15,36 @@ least recently used go first when the limit is passed; a process that holds an e
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from spectra.errors import CacheWarning
-from spectra.progress import SILENT, Progress, working
+from spectra.progress import SILENT, Progress
 from spectra.spectrum.cache import entry as cache_entry
-from spectra.spectrum.cache.entry import DamagedEntryError
+from spectra.spectrum.cache import leading_entry
+from spectra.spectrum.cache.checked_entries import CheckedEntries
+from spectra.spectrum.cache.entry import FULL
 from spectra.spectrum.cache.environment import default_limit, default_root
+from spectra.spectrum.cache.leading_entry import LEADING, LeadingVectors
 from spectra.spectrum.cache.statistics import Usage
-from spectra.spectrum.cache.store import CacheEntry, RemovedEntries, Store, VerifiedEntries, unreadable
+from spectra.spectrum.cache.store import CacheEntry, RemovedEntries, Store, VerifiedEntries
+from spectra.spectrum.cache.workers import for_each
 from spectra.spectrum.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
     import numpy as np
     import torch
     from torch import Tensor
 
+    from spectra.spectrum.partial import PartialSpectrum
     from spectra.spectrum.spectrum import Spectrum
 
 T = TypeVar("T")
 Visitor: TypeAlias = "Callable[[str, Tensor, Spectrum | None], T]"
 Device: TypeAlias = "torch.device | str | None"
-
-MAX_WORKERS = 4
-"""Each holds one weight in float64 several times over. Torch's threads are divided among them."""
 
 
 class SpectrumCache:
@@ -65,9 +63,9 @@ class SpectrumCache:
         self._store = Store(default_root() if root is None else Path(root))
         self.max_bytes = default_limit() if max_bytes is None else max_bytes
         self.usage = Usage()
-        self._warned_unwritable = False
         self._lock = threading.Lock()
         self._accelerator = threading.Lock()
+        self._entries = CheckedEntries(self._store, self.max_bytes, self.usage, self._lock)
 
     @property
     def path(self) -> Path:
@@ -87,11 +85,37 @@ class SpectrumCache:
             CacheError: the folder cannot be made or read.
         """
         digits = fingerprint(weight, name=name)
-        known = self._read(self._store.place(digits), cache_entry.read_spectrum)
+        known = self._entries.read(self._store.place(digits), cache_entry.read_spectrum)
         spectrum = known or self._compute(weight, name, device, digits)
         with self._lock:
             self.usage.count(weight, spectrum, hit=known is not None)
         return spectrum
+
+    def leading(
+        self, weights: Mapping[str, Tensor], directions: int, progress: Progress = SILENT, *, device: Device = None
+    ) -> dict[str, PartialSpectrum]:
+        """The first directions of all weights with two or more dimensions, by name, on the CPU.
+
+        What is known serves: an entry of as many directions, or a whole spectrum. One of fewer is gone on from. 1-D
+        weights are passed over.
+
+        Args:
+            weights: by name.
+            directions: K; all of a weight that has fewer.
+            progress: shows it.
+            device: where to compute; by default where each weight is.
+
+        Raises:
+            InputError: `directions` is negative.
+            As `spectrum`.
+        """
+
+        def one(name: str) -> PartialSpectrum | None:
+            weight = weights[name]
+            return self._leading(weight, directions, name, device) if weight.ndim > 1 else None
+
+        found = for_each(weights, one, "leading directions", progress)
+        return {name: spectrum for name, spectrum in found.items() if spectrum is not None}
 
     def spectra(
         self, weights: Mapping[str, Tensor], progress: Progress = SILENT, *, device: Device = None
@@ -103,10 +127,23 @@ class SpectrumCache:
         found = self.visit(weights, lambda name, weight, spectrum: spectrum, "spectra", progress, device=device)
         return {name: spectrum for name, spectrum in found.items() if spectrum is not None}
 
-    def fill(self, weights: Mapping[str, Tensor], progress: Progress = SILENT, *, device: Device = None) -> Usage:
-        """Like `spectra`, but keeps nothing in memory. Returns what was done, these weights alone."""
+    def fill(
+        self,
+        weights: Mapping[str, Tensor],
+        progress: Progress = SILENT,
+        *,
+        device: Device = None,
+        directions: int | None = None,
+    ) -> Usage:
+        """Like `spectra`, or `leading` with `directions`, but keeps nothing in memory.
+
+        Returns what was done, these weights alone.
+        """
         before = replace(self.usage)
-        self.visit(weights, lambda name, weight, spectrum: None, "spectra", progress, device=device)
+        if directions is None:
+            self.visit(weights, lambda name, weight, spectrum: None, "spectra", progress, device=device)
+        else:
+            self.leading(weights, directions, progress, device=device)
         return self.usage.since(before)
 
     def visit(
@@ -133,26 +170,13 @@ class SpectrumCache:
         Raises:
             As `spectrum`, and whatever `use` raises, once the weights in work are done.
         """
-        from concurrent.futures import as_completed
 
-        def one(name: str) -> tuple[str, T]:
+        def one(name: str) -> T:
             weight = weights[name]
             spectrum = self.spectrum(weight, name=name, device=device) if weight.ndim > 1 else None
-            return name, use(name, weight, spectrum)
+            return use(name, weight, spectrum)
 
-        found: dict[str, T] = {}
-        workers = max(1, min(MAX_WORKERS, len(weights), _processors()))
-        with working(progress, label, len(weights)), side_by_side(workers) as pool:
-            pending = [pool.submit(one, name) for name in weights]
-            try:
-                for done in as_completed(pending):
-                    name, value = done.result()
-                    found[name] = value
-                    progress.advance(1, name)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return {name: found[name] for name in weights}
+        return for_each(weights, one, label, progress)
 
     def sigma(self, digits: str) -> np.ndarray | None:
         """Singular values (float64, descending) of a weight known by its fingerprint, or None. Needs no torch.
@@ -161,11 +185,24 @@ class SpectrumCache:
             digits: all 64 of the fingerprint, or the first 8 or more that a shift file holds; None where they are
                 those of several entries.
         """
-        return self._find(digits, cache_entry.read_sigma)
+        return self._entries.find(digits, FULL, cache_entry.read_sigma)
 
     def find(self, digits: str) -> Spectrum | None:
         """The spectrum of a weight known by its fingerprint, or None; arguments as `sigma`."""
-        return self._find(digits, cache_entry.read_spectrum)
+        return self._entries.find(digits, FULL, cache_entry.read_spectrum)
+
+    def leading_vectors(self, digits: str, directions: int) -> LeadingVectors | None:
+        """The first `directions` of a weight known by its fingerprint, as `(left, sigma, right)`; needs no torch.
+
+        Args:
+            digits: as for `sigma`.
+            directions: K; all of a weight that has fewer.
+
+        Returns:
+            float32 `[rows, K]`, float64 `[K]`, float32 `[columns, K]`; None where no entry of leading directions has as
+            many. (A whole spectrum has one side's vectors only; `leading` finds the others with the weight.)
+        """
+        return self._entries.find(digits, LEADING, partial(leading_entry.read_vectors, directions=directions))
 
     def entries(self) -> list[CacheEntry]:
         """All entries, the most recently used first."""
@@ -183,66 +220,57 @@ class SpectrumCache:
         """
         return self._store.collect(self.max_bytes if max_bytes is None else max_bytes)
 
-    def _find(self, digits: str, read: Callable[[Path], T]) -> T | None:
-        matches = self._store.matching(digits)
-        return self._read(matches[0], read) if len(matches) == 1 else None
+    def _leading(self, weight: Tensor, directions: int, name: str, device: Device) -> PartialSpectrum:
+        """The leading directions of one weight, on the CPU: those that are known, else computed and stored."""
+        from spectra.spectrum import leading as algorithm
 
-    def _read(self, path: Path, read: Callable[[Path], T]) -> T | None:
-        """An entry's file, read; None if there is none, or it was damaged and has been set aside."""
-        try:
-            found = read(path)
-        except FileNotFoundError:
-            return None
-        except DamagedEntryError as damage:
-            with self._lock:
-                self.usage.damaged += 1
-            moved_to = self._store.set_aside(path)
-            self._warn(
-                f"damaged entry of the spectrum cache ({damage}), it will be built again; "
-                + (f"set aside as {moved_to}" if moved_to else f"{path} could not be set aside")
-            )
-            return None
-        except OSError as error:
-            raise unreadable(path, error) from error
-        self._store.touch(path)
+        digits = fingerprint(weight, name=name)
+        known = self._entries.read(self._store.place(digits, LEADING), leading_entry.read_partial)
+        if known is not None and known.directions >= min(directions, known.rank):
+            found, hit = known.first(directions), True
+        else:
+            whole = self._entries.read(self._store.place(digits), cache_entry.read_spectrum)
+            hit = whole is not None
+            with self._working_on(weight, device) as moved:
+                if whole is not None:
+                    made = algorithm.cut(whole.to(moved.device), moved, directions, name=name)
+                else:
+                    made = algorithm.decompose_leading(moved, directions, start=known, name=name)
+            found = replace(made.to("cpu"), fingerprint=digits)
+            if found.directions:
+                content = leading_entry.encode_leading(found, digits)
+                read = partial(leading_entry.read_partial, verify=False)
+                found = self._entries.keep(digits, LEADING, content, read) or found
+        with self._lock:
+            self.usage.count(weight, found, hit=hit)
+            self.usage.full += not hit and found.from_full
         return found
 
     def _compute(self, weight: Tensor, name: str, device: Device, digits: str) -> Spectrum:
         """The spectrum of a weight, stored where that is possible; over its file's memory map, so that its own memory
         can go.
         """
-        import torch
-
         from spectra.spectrum.decomposition import decompose
 
-        place = torch.device(device or weight.device)
-        # An accelerator does one at a time: its memory is dear, and it is busy with one anyway.
-        with self._accelerator if place.type != "cpu" else contextlib.nullcontext():
-            spectrum = decompose(weight.detach().to(place), name=name).to("cpu")
+        with self._working_on(weight, device) as moved:
+            spectrum = decompose(moved, name=name).to("cpu")
         spectrum = replace(spectrum, fingerprint=digits)
         if not spectrum.rank:
             return spectrum
-        try:
-            content = cache_entry.encode(spectrum, digits)
-            path = self._store.write(digits, content)
-        except OSError as error:
-            with self._lock:
-                warned, self._warned_unwritable = self._warned_unwritable, True
-            if not warned:
-                self._warn(
-                    f"spectrum cache {self.path} cannot be written ({error.strerror or error}): spectra are computed "
-                    "but not kept; set SPECTRA_CACHE to a folder with room that you may write"
-                )
-            return spectrum
-        with contextlib.suppress(OSError, DamagedEntryError):  # evicted, or replaced, in the meantime
-            spectrum = cache_entry.read_spectrum(path, verify=False)
-        with self._lock:
-            self._store.shrink(self.max_bytes, len(content))
-        return spectrum
+        content = cache_entry.encode(spectrum, digits)
+        read = partial(cache_entry.read_spectrum, verify=False)
+        return self._entries.keep(digits, FULL, content, read) or spectrum
 
-    @staticmethod
-    def _warn(message: str) -> None:
-        warnings.warn(message, CacheWarning, stacklevel=3)
+    @contextlib.contextmanager
+    def _working_on(self, weight: Tensor, device: Device) -> Iterator[Tensor]:
+        """The weight on the device where it is worked on: one at a time on an accelerator, whose memory is dear, and
+        which is busy with one anyway.
+        """
+        import torch
+
+        place = torch.device(device or weight.device)
+        with self._accelerator if place.type != "cpu" else contextlib.nullcontext():
+            yield weight.detach().to(place)
 
 
 def default_cache() -> SpectrumCache:
@@ -252,29 +280,3 @@ def default_cache() -> SpectrumCache:
         InputError: `SPECTRA_CACHE_LIMIT` is no size.
     """
     return SpectrumCache()
-
-
-def _processors() -> int:
-    """Processors that this process may run on."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def side_by_side(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool that decomposes several weights at once, torch's threads divided among them.
-
-    An eigenproblem gains less from a second thread than a second eigenproblem does.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // workers))
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(before)

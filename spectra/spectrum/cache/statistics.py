@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from spectra.spectrum.partial import PartialSpectrum
     from spectra.spectrum.spectrum import Spectrum
 
 
@@ -18,6 +19,7 @@ class Usage:
     Attributes:
         hits: spectra that were found.
         misses: spectra that had to be computed.
+        full: leading directions that were asked for and cut from a full decomposition, computed for them.
         damaged: entries that were found damaged, set aside and computed again; they count as misses too.
         weight_floats: floats of the weights asked for.
         spectrum_floats: floats of their spectra.
@@ -26,12 +28,13 @@ class Usage:
 
     hits: int = 0
     misses: int = 0
+    full: int = 0
     damaged: int = 0
     weight_floats: int = 0
     spectrum_floats: int = 0
     bytes: int = 0
 
-    def count(self, weight: Tensor, spectrum: Spectrum, *, hit: bool) -> None:
+    def count(self, weight: Tensor, spectrum: Spectrum | PartialSpectrum, *, hit: bool) -> None:
         """Add one spectrum."""
         self.hits += hit
         self.misses += not hit

@@ -1,6 +1,6 @@
 """The files of the spectrum cache: where entries lie, how they appear, age, are set aside and go.
 
-Knows files only: `entry` knows what they mean, and `spectrum_cache` when one is to be computed.
+Knows files only: `entry` and `leading_entry` know what they mean, and `spectrum_cache` when one is to be computed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import Any
 from spectra.errors import CacheError
 from spectra.io.atomic_writes import temporary_beside
 from spectra.progress import SILENT, Progress, working
-from spectra.spectrum.cache import entry as cache_entry
-from spectra.spectrum.cache.entry import DamagedEntryError
+from spectra.spectrum.cache.entry import FULL
+from spectra.spectrum.cache.entry_file import DamagedEntryError, EntryKind, read_arrays
+from spectra.spectrum.cache.leading_entry import LEADING
 
-_VERSION_FOLDER = f"v{cache_entry.VERSION}"
+_KINDS = (FULL, LEADING)
 _DAMAGED_FOLDER = "damaged"
 _SUFFIX = ".safetensors"
 _FULL_NAME = 64
@@ -42,7 +43,9 @@ class CacheEntry:
         path: its file.
         size: bytes.
         used: seconds since the epoch when it was last used.
-        shape, side, rank, tail: of the spectrum; None where the header cannot be read.
+        shape, rank: of the weight; None where the header cannot be read.
+        side, tail: of a whole spectrum.
+        directions: that are known; of a whole spectrum all.
     """
 
     fingerprint: str
@@ -53,6 +56,7 @@ class CacheEntry:
     side: str | None = None
     rank: int | None = None
     tail: int | None = None
+    directions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,15 @@ class Store:
         self.root = root
         self._size: int | None = None
 
-    def place(self, fingerprint: str) -> Path:
+    def place(self, fingerprint: str, kind: EntryKind = FULL) -> Path:
         """The file of an entry, whether it exists or not."""
-        return self.root / _VERSION_FOLDER / fingerprint[:2] / f"{fingerprint}{_SUFFIX}"
+        return self.root / kind.folder / fingerprint[:2] / f"{fingerprint}{_SUFFIX}"
 
-    def matching(self, fingerprint: str) -> list[Path]:
+    def matching(self, fingerprint: str, kind: EntryKind = FULL) -> list[Path]:
         """Files of the entries whose fingerprint begins like this; none if fewer than 8 digits are given."""
         if re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_PREFIX},{_FULL_NAME}}}", fingerprint) is None:
             return []
-        place = self.place(fingerprint)
+        place = self.place(fingerprint, kind)
         if len(fingerprint) == _FULL_NAME:
             return [place] if place.exists() else []
         try:  # a shift asks for hundreds of weights, and `glob` takes three times as long
@@ -99,7 +103,7 @@ class Store:
             return []
         return sorted(place.parent / name for name in names if name.startswith(fingerprint) and name.endswith(_SUFFIX))
 
-    def write(self, fingerprint: str, content: bytes) -> Path:
+    def write(self, fingerprint: str, content: bytes, kind: EntryKind = FULL) -> Path:
         """Puts an entry in its place, whole, replacing one that is there.
 
         Raises:
@@ -113,7 +117,7 @@ class Store:
                 f"cannot make the spectrum cache {self.root}: {error.strerror or error}; set SPECTRA_CACHE to a folder "
                 "that you may write"
             ) from error
-        place = self.place(fingerprint)
+        place = self.place(fingerprint, kind)
         place.parent.mkdir(parents=True, exist_ok=True)
         with temporary_beside(place) as temporary:
             temporary.write_bytes(content)
@@ -138,11 +142,14 @@ class Store:
     def entries(self) -> list[CacheEntry]:
         """All entries, the most recently used first."""
         found = []
-        for path, status in self._files():
+        for path, status, kind in self._files():
             described: dict[str, Any] = {}
             with contextlib.suppress(DamagedEntryError, OSError):
-                header = cache_entry.read_entry_header(path)
-                described = {key: getattr(header, key) for key in ("shape", "side", "rank", "tail")}
+                header, _ = read_arrays(kind, path)
+                shapes = {name: tensor.shape for name, tensor in header.tensors.items()}
+                described = {"shape": header.shape, "rank": min(header.matrix_shape), "directions": shapes["sigma"][0]}
+                if kind is FULL:
+                    described |= {"side": header.facts["side"], "tail": shapes["tail"][0]}
             found.append(CacheEntry(path.stem, path, status.st_size, status.st_mtime, **described))
         return sorted(found, key=lambda entry: (-entry.used, entry.fingerprint))
 
@@ -151,14 +158,14 @@ class Store:
         files = list(self._files())
         size, damaged = 0, {}
         with working(progress, "verify", len(files)):
-            for path, status in files:
+            for path, status, kind in files:
                 try:
-                    cache_entry.verify(path)
+                    read_arrays(kind, path, *kind.dtypes)
                 except FileNotFoundError:
                     continue
                 except DamagedEntryError as damage:
                     self.set_aside(path)
-                    damaged[path.stem] = str(damage)
+                    damaged[path.stem if kind is FULL else f"{path.stem} (leading)"] = str(damage)
                 except OSError as error:
                     raise unreadable(path, error) from error
                 finally:
@@ -175,7 +182,7 @@ class Store:
                 path.unlink()
                 removed, freed = removed + 1, freed + size
         evicted, evicted_bytes = self._evict(max_bytes)
-        left = [status.st_size for _, status in self._files()]
+        left = [status.st_size for _, status, _ in self._files()]
         self._size = sum(left)
         return RemovedEntries(removed + evicted, freed + evicted_bytes, len(left), self._size)
 
@@ -193,14 +200,14 @@ class Store:
             self._size = self._total()
 
     def _total(self) -> int:
-        return sum(status.st_size for _, status in self._files())
+        return sum(status.st_size for _, status, _ in self._files())
 
     def _evict(self, max_bytes: int) -> tuple[int, int]:
         """Removes the least recently used entries beyond `max_bytes`; returns how many, and their bytes."""
         files = sorted(self._files(), key=lambda found: (found[1].st_mtime_ns, found[0].name))
-        total = sum(status.st_size for _, status in files)
+        total = sum(status.st_size for _, status, _ in files)
         removed = freed = 0
-        for path, status in files:
+        for path, status, _ in files:
             if total - freed <= max_bytes:
                 break
             # Where an open file cannot be removed (Windows), the entry stays for another time.
@@ -209,27 +216,29 @@ class Store:
                 removed, freed = removed + 1, freed + status.st_size
         return removed, freed
 
-    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+    def _files(self) -> Iterator[tuple[Path, os.stat_result, EntryKind]]:
         """The entries' files; those that vanish while we look are passed over."""
         if self.root.exists() and not self.root.is_dir():
             raise CacheError(f"the spectrum cache {self.root} is not a folder; set SPECTRA_CACHE to a folder")
-        try:
-            shards = sorted(os.scandir(self.root / _VERSION_FOLDER), key=lambda shard: shard.name)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise unreadable(self.root, error) from error
-        for shard in shards:
-            for path in sorted(Path(shard.path).glob(f"[!.]*{_SUFFIX}")):
-                with contextlib.suppress(FileNotFoundError):
-                    yield path, path.stat()
+        for kind in _KINDS:
+            try:
+                shards = sorted(os.scandir(self.root / kind.folder), key=lambda shard: shard.name)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise unreadable(self.root, error) from error
+            for shard in shards:
+                for path in sorted(Path(shard.path).glob(f"[!.]*{_SUFFIX}")):
+                    with contextlib.suppress(FileNotFoundError):
+                        yield path, path.stat(), kind
 
     def _leftovers(self) -> Iterator[Path]:
         yield from (self.root / _DAMAGED_FOLDER).glob(f"*{_SUFFIX}")
-        for path in self.root.glob("v*/??/.*.tmp*"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _HALF_WRITTEN_AFTER:
-                    yield path
+        for pattern in ("v*/??/.*.tmp*", "leading-v*/??/.*.tmp*"):
+            for path in self.root.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > _HALF_WRITTEN_AFTER:
+                        yield path
 
 
 def unreadable(path: Path, error: OSError) -> CacheError:
