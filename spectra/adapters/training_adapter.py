@@ -133,8 +133,8 @@ class Adapter:
         """
         self._in_use = deltas or self.deltas
         self._watches.close()
-        if samples is None:  # a norm that asks whose sample it has cannot be called again later
-            self._watches.callback(watch(self._models.values()))
+        # A norm that asks whose sample it has cannot be called again later.
+        self._watches.callback(watch(self._models.values(), norms=samples is None))
         by_model = {
             model: [delta for name, delta in self._in_use.items() if name.startswith(f"{part}.")]
             for part, model in self._models.items()

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 
-def with_parameters(module: nn.Module, parameters: Mapping[str, Tensor | None], *args: Any, **kwargs: Any) -> Tensor:
-    """The module's own forward with some parameters replaced; the module itself stays untouched."""
+def with_parameters(
+    module: nn.Module, parameters: Mapping[str, Tensor | nn.Module | None], *args: Any, **kwargs: Any
+) -> Tensor:
+    """The module's own forward with some parameters, or inner modules, replaced; the module itself stays untouched."""
     out: Tensor = type(module).forward(_View(module, parameters), *args, **kwargs)
     return out
 
@@ -18,7 +20,7 @@ def with_parameters(module: nn.Module, parameters: Mapping[str, Tensor | None], 
 class _View:
     """A module seen with other parameters: what a forward takes for `self`. torch.compile follows it."""
 
-    def __init__(self, module: nn.Module, parameters: Mapping[str, Tensor | None]) -> None:
+    def __init__(self, module: nn.Module, parameters: Mapping[str, Tensor | nn.Module | None]) -> None:
         self._module = module
         self._replaced = parameters
 

@@ -1,57 +1,134 @@
-"""What the layers around one of ours keep for their own backward, so that ours need not keep it a second time.
+"""What the modules around a layer keep for their own backward, so that the layer need not keep it a second time.
 
-A norm keeps its input, and can be called again. A layer after a norm that wants its own input in the backward pass
-holds the norm's instead, and lets the norm make its own again: the same bits, for a pass over one activation. Fused
-attention keeps its output.
+A norm, an activation, a feed-forward's projection keep what they took, and make their output of it in one pass. A layer
+behind one of them that wants its own input in the backward pass saves what is kept there already, and lets the module
+make the input again: the same bits. Fused attention keeps its output.
+
+    norm            keeps its input                  group, layer and RMS norms
+    activation      keeps its input                  SiLU, GELU, Mish; CLIP's quick GELU and its kin
+    gated           keeps its projection's output    GEGLU, SwiGLU and the other activations of diffusers' feed-forward
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from spectra.layers.functional_call import with_parameters
+
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
-_NORM, _SAVED = "_spectra_norm", "_spectra_saved"
-"""Attributes of the tensors that a watched norm returned and took; they end with the tensors."""
+ACTIVATIONS = (nn.SiLU, nn.GELU, nn.Mish)
+
+OTHER_ACTIVATIONS = frozenset(
+    f"transformers.activations.{name}"
+    for name in ("GELUActivation", "GELUTanh", "NewGELUActivation", "QuickGELUActivation", "SiLUActivation")
+)
+"""Classes that need not be there; all keep their input."""
+
+PROJECTING = "diffusers.models.activations"
+"""Where the activations are whose first step is their own layer `proj`, of which they keep what it returns."""
+
+_MADE, _KEPT = "_spectra_made", "_spectra_kept"
+"""Attributes of the tensors that a watched module returned and took; they end with the tensors."""
+
+Remake = Callable[[Tensor], Tensor]
 
 
-class ProducingNorm(NamedTuple):
-    """The norm that made a tensor, of which input, and the versions of both tensors at that time."""
+class Made(NamedTuple):
+    """How a tensor was made, of what, and the versions of both tensors at that time."""
 
-    norm: nn.Module
-    input: Tensor
-    input_version: int
-    output_version: int
+    remake: Remake
+    source: Tensor
+    source_version: int
+    version: int
 
 
-def watch(models: Iterable[nn.Module]) -> Callable[[], None]:
-    """Let every norm of the models mark what it takes and returns, until the function that is returned is called."""
+def watch(models: Iterable[nn.Module], *, norms: bool = True) -> Callable[[], None]:
+    """Let the modules of the models mark what they take and return, until the function that is returned is called.
+
+    Args:
+        norms: whether norms do, too: not where one asks whose sample it has, and cannot be called again later.
+    """
     hooks = ExitStack()
-    for norm in (module for model in models for module in model.modules() if isinstance(module, NORMS)):
-        hooks.callback(norm.register_forward_hook(_mark).remove)
+    for module in [module for model in models for module in model.modules()]:
+        if (norms and _is_one_of(module, NORMS)) or _keeps_input(module):
+            hooks.callback(module.register_forward_hook(_mark_called).remove)
+        elif type(module).__module__ == PROJECTING and isinstance(getattr(module, "proj", None), nn.Module):
+            _watch_projection(module, module.proj, hooks)  # type: ignore[arg-type]
     return hooks.close
 
 
-def _mark(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-    # Under autocast a norm widens its input: called again in the backward pass, outside of it, it would not.
-    if torch.compiler.is_compiling() or not output.requires_grad or args[0].dtype != output.dtype:
+def _is_one_of(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> bool:
+    """Whether the module's forward is that of one of the classes, in which a subclass may do what it likes."""
+    return any(type(module).forward is its.forward for its in classes)
+
+
+def _keeps_input(module: nn.Module) -> bool:
+    kind = type(module)
+    return _is_one_of(module, ACTIVATIONS) or f"{kind.__module__}.{kind.__qualname__}" in OTHER_ACTIVATIONS
+
+
+def _watch_projection(module: nn.Module, projection: nn.Module, hooks: ExitStack) -> None:
+    """Mark what a module returns as made of what its `projection` returned."""
+    projected: list[Tensor] = []
+    after_projection = partial(with_parameters, module, {"proj": nn.Identity()})
+
+    def note(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if not torch.compiler.is_compiling():
+            projected[:] = [output]
+
+    def mark(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if not torch.compiler.is_compiling() and projected:
+            _mark(output, projected.pop(), after_projection)
+
+    hooks.callback(projection.register_forward_hook(note).remove)
+    hooks.callback(module.register_forward_hook(mark).remove)
+
+
+def _mark_called(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    # In half precision an RMS norm that is no single kernel keeps a copy of its input in float32.
+    keeps_a_copy = isinstance(module, nn.RMSNorm) and output.element_size() < 4 and "Fused" not in str(output.grad_fn)
+    if len(args) == 1 and not keeps_a_copy:
+        _mark(output, args[0], module.forward)
+
+
+def _mark(output: Tensor, source: Tensor, remake: Remake) -> None:
+    """Note that autograd keeps `source`, of which `output` can be made again."""
+    changed_in_place = output is source
+    keeps_a_copy = source.dtype != output.dtype  # as a norm under autocast, which widens its input
+    if torch.compiler.is_compiling() or not output.requires_grad or changed_in_place or keeps_a_copy:
         return
-    x: Tensor = args[0]
-    setattr(x, _SAVED, x._version)
+    setattr(source, _KEPT, source._version)
     # Detached, it shares its version.
-    setattr(output, _NORM, ProducingNorm(norm, x.detach(), x._version, output._version))
+    made = Made(_under_the_same_autocast(remake, source), source.detach(), source._version, output._version)
+    setattr(output, _MADE, made)
+
+
+def _under_the_same_autocast(remake: Remake, source: Tensor) -> Remake:
+    """`remake` as it computes now, in the backward pass too, which is mostly outside of autocast."""
+    device = source.device.type
+    if source.is_meta or not torch.is_autocast_enabled(device):
+        return remake
+    dtype = torch.get_autocast_dtype(device)
+
+    def again(saved: Tensor) -> Tensor:
+        with torch.autocast(device, dtype):
+            return remake(saved)
+
+    return again
 
 
 def is_saved_elsewhere(x: Tensor) -> bool:
-    """Whether saving `x` takes no memory: a norm took it, or made it of what it took, or it is attention's output."""
+    """Whether saving `x`, as `to_save` tells, takes no memory."""
     if torch.compiler.is_compiling():
         return False
-    return producing_norm(x) is not None or getattr(x, _SAVED, None) == x._version or _from_attention(x)
+    return how_made(x) is not None or getattr(x, _KEPT, None) == x._version or _from_attention(x)
 
 
 def _from_attention(x: Tensor) -> bool:
@@ -60,20 +137,20 @@ def _from_attention(x: Tensor) -> bool:
     return whole is not None and whole.grad_fn is not None and whole.grad_fn.name().startswith("ScaledDotProduct")
 
 
-def producing_norm(x: Tensor) -> ProducingNorm | None:
-    """The norm that made `x`; None if none did, or if `x` or the norm's input was changed in place since."""
-    made: ProducingNorm | None = None if torch.compiler.is_compiling() else getattr(x, _NORM, None)
-    if made is None or (made.output_version, made.input_version) != (x._version, made.input._version):
+def how_made(x: Tensor) -> Made | None:
+    """How a watched module made `x`; None if none did, or if `x` or its source was changed in place since."""
+    made: Made | None = None if torch.compiler.is_compiling() else getattr(x, _MADE, None)
+    if made is None or (made.version, made.source_version) != (x._version, made.source._version):
         return None
     return made
 
 
-def to_save(x: Tensor) -> tuple[Tensor, ProducingNorm | None]:
-    """What a layer saves for `x`, and the norm that makes `x` of it again, if one did; see `recompute`."""
-    made = producing_norm(x)
-    return (x if made is None else made.input), made
+def to_save(x: Tensor) -> tuple[Tensor, Remake | None]:
+    """What a layer saves for `x`, and how `x` is made of it again, if not as it is; see `recompute`."""
+    made = how_made(x)
+    return (x, None) if made is None else (made.source, made.remake)
 
 
-def recompute(made: ProducingNorm | None, saved: Tensor) -> Tensor:
-    """What the norm makes of its `saved` input, or without a norm what was saved itself."""
-    return saved if made is None else made.norm.forward(saved)
+def recompute(remake: Remake | None, saved: Tensor) -> Tensor:
+    """`x` again, of what `to_save` gave."""
+    return saved if remake is None else remake(saved)
