@@ -155,7 +155,7 @@ def read_entry(path: Path) -> LibraryEntry | None:
     else:  # laid out by another writer, of another version, or damaged: looked at closely
         header = read_shift_header(path)
         metadata = replace(header.metadata, fingerprints={}, ndims={}, rounded={})
-        precision, weights, floats = header.precision, len(header.lengths), sum(header.lengths.values())
+        precision, weights, floats = header.precision, len(header.lengths), header.floats
         fingerprint = header.metadata.base_fingerprint
     return LibraryEntry(path, status.st_size, status.st_mtime, precision, weights, floats, fingerprint, metadata)
 

@@ -22,6 +22,9 @@ VERSION = 1
 PACKED_VERSION = 2
 """The version of packed files (spectra.shift.packing), so that a reader that does not know them says so."""
 
+PARTS_VERSION = 3
+"""The version of files with outer terms, words or deltas without their zeros (spectra.shift.part_arrays)."""
+
 FINGERPRINT_DIGITS = 8
 """Digits of each weight's fingerprint in a file: 32 bits tell which layer is wrong, all of them whether the base is."""
 
@@ -190,16 +193,15 @@ def check_version(strings: Mapping[str, str]) -> None:
     version = strings.get("version", "")
     if not re.fullmatch(r"[0-9]{1,9}", version) or int(version) < 1:
         _malformed("version", "a whole number", version)
-    if int(version) > PACKED_VERSION:
+    if int(version) > PARTS_VERSION:
         raise ShiftFileError(
-            f"the file is of format version {version}, this spectra reads up to version {PACKED_VERSION}; "
-            "update spectra"
+            f"the file is of format version {version}, this spectra reads up to version {PARTS_VERSION}; update spectra"
         )
 
 
-def is_packed(strings: Mapping[str, str]) -> bool:
-    """Whether a header that `check_version` has seen is of a packed file."""
-    return int(strings["version"]) == PACKED_VERSION
+def version_of(strings: Mapping[str, str]) -> int:
+    """The format version of a header that `check_version` has seen."""
+    return int(strings["version"])
 
 
 def _check_parents(parents: tuple[str, ...]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from spectra.errors import MismatchError
 from spectra.shift.metadata import JSON, ShiftMetadata
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Ancestry:
@@ -14,11 +17,13 @@ class Ancestry:
 
     Attributes:
         lengths: floats of each delta, by weight name, where some parent gave them.
+        shapes: rows and columns of the matrix of weights that some parent's outer terms or words tell; 0: not known.
         ndims: how many dimensions each weight has, where some parent knows it.
     """
 
     def __init__(self) -> None:
         self.lengths: dict[str, int] = {}
+        self.shapes: dict[str, tuple[int, int]] = {}
         self.ndims: dict[str, int] = {}
         self._first: ShiftMetadata | None = None
         self._fingerprints: dict[str, tuple[str, str]] = {}  # by weight name: its digits, and the base's name
@@ -28,12 +33,15 @@ class Ancestry:
         self._licences: dict[str, None] = {}
         self._hashes: dict[str, None] = {}
 
-    def add(self, parent: ShiftMetadata, lengths: Mapping[str, int]) -> None:
+    def add(
+        self, parent: ShiftMetadata, lengths: Mapping[str, int], shapes: Mapping[str, tuple[int, int]] = NOTHING
+    ) -> None:
         """Takes one more parent in.
 
         Args:
             parent: what it says of itself.
             lengths: floats of each of its deltas, by weight name; empty if they were given before.
+            shapes: rows and columns of weights, as far as its outer terms and words tell them; 0: not known.
 
         Raises:
             MismatchError: it was trained on another base than those before, or in another precision.
@@ -51,6 +59,13 @@ class Ancestry:
         for name, length in lengths.items():
             if self.lengths.setdefault(name, length) != length:
                 raise _different(f"{name} has {self.lengths[name]} floats in one and {length} in another")
+        for name, shape in shapes.items():
+            known_shape = self.shapes.get(name, (0, 0))
+            if any(a and b and a != b for a, b in zip(known_shape, shape, strict=True)):
+                raise _different(
+                    f"{name} is changed as {_matrix(known_shape)} in one and as {_matrix(shape)} in another"
+                )
+            self.shapes[name] = (known_shape[0] or shape[0], known_shape[1] or shape[1])
         self.ndims.update(parent.ndims)
         for dtype, rounded in parent.rounded.items():
             self._rounded.setdefault(dtype, {}).update(rounded)
@@ -123,6 +138,10 @@ def _different(how: str) -> MismatchError:
     return MismatchError(
         f"these shifts belong to different bases: {how}; carry one over to the other's base first (spectra transplant)"
     )
+
+
+def _matrix(shape: tuple[int, int]) -> str:
+    return " x ".join(str(size or "?") for size in shape)
 
 
 def _agreed(values: Iterable[str]) -> str:

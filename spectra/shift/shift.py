@@ -1,10 +1,11 @@
-"""A spectral shift: one vector per weight.
+"""A spectral shift: a vector for each weight, and where it has them outer terms and the vectors of a special word.
 
-    two or more dimensions   W_delta = U diag(ReLU(sigma + scale * delta)) V^T
+    two or more dimensions   W_delta = U diag(ReLU(sigma + scale * delta)) V^T + scale * sum_j a_j (x) b_j (x) kernel_j
     one dimension            w_delta = w + scale * delta
+    rows of an embedding     W_delta[ids] += scale * vectors
 
-(SVDiff, arXiv:2303.11305, section 3.1.) A shift is plain data, numpy only; how it acts on a model is in
-`spectra.adapters.training_adapter`, how it is stored in a file in `spectra.shift.shift_file`.
+(The diagonal is SVDiff's, arXiv:2303.11305, section 3.1.) A shift is plain data, numpy only; how it acts on a model is
+in `spectra.adapters.training_adapter`, how it is stored in a file in `spectra.shift.shift_file`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -20,21 +22,25 @@ import numpy.typing as npt
 
 from spectra.errors import InputError, ShiftFileError
 from spectra.naming.target_subsets import matching
+from spectra.shift.checks import check_parts, checked_delta
+from spectra.shift.few_directions import few, shorten
 from spectra.shift.metadata import FINGERPRINT_DIGITS, JSON, ShiftMetadata
-from spectra.shift.provenance import Ancestry, recipe_reference, sum_recipe
-from spectra.shift.sums import inner_product, scaled_sum
+from spectra.shift.outer_terms import OuterTerms
+from spectra.shift.provenance import NOTHING, Ancestry, recipe_reference, sum_recipe
+from spectra.shift.singular_vectors import SingularVectors
+from spectra.shift.sums import Parts, inner_product, scaled_sum, sum_terms, sum_words
+from spectra.shift.word_vectors import WordVectors
 
 Delta: TypeAlias = npt.NDArray[np.float32]
 Precision: TypeAlias = Literal["float32", "float16", "packed"]
-
-_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+")
 
 
 class SpectralShift(Mapping[str, Delta]):
     """An immutable mapping from weight names to delta vectors, in name order.
 
     A name is `<component>.<module path>`, such as `unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q`. A
-    delta is float32, as long as its weight has singular values (as the weight itself, if that is 1-D), in their unit.
+    delta is float32, as long as its weight has singular values (as the weight itself, if that is 1-D), in their unit;
+    it is all zero where only terms or a word change the weight.
 
     Shifts of one base add up and take factors: `0.7 * dog + 0.3 * style`, `(a - b) / 2`, `-a`. An expression rounds to
     float32 once per operator; `combine` and `spectra.merge` round once in all. A weight that a shift lacks has delta
@@ -42,17 +48,21 @@ class SpectralShift(Mapping[str, Delta]):
 
     Attributes:
         metadata: where it comes from and what it fits.
+        outer: outer terms by weight name, of the weights that have some.
+        words: a special word's vectors, by the name of the embedding weight.
         precision: that its values had in the file they were read from; "packed" if they were rounded to an error
             that `metadata.recipe` tells.
     """
 
-    __slots__ = ("_deltas", "metadata", "precision")
+    __slots__ = ("_deltas", "metadata", "outer", "precision", "words")
 
     def __init__(
         self,
         deltas: Mapping[str, npt.NDArray[np.floating]],
         metadata: ShiftMetadata,
         *,
+        outer: Mapping[str, OuterTerms] = NOTHING,
+        words: Mapping[str, WordVectors] = NOTHING,
         precision: Precision = "float32",
     ) -> None:
         """Copies the values and checks them.
@@ -60,17 +70,20 @@ class SpectralShift(Mapping[str, Delta]):
         Args:
             deltas: vectors of floats by weight name, at least one.
             metadata: must hold a fingerprint for exactly these names.
+            outer, words: of some of these weights.
             precision: of the values, if they have been rounded.
 
         Raises:
-            ShiftFileError: a name that is none, a delta that is not a vector of finite floats, or fingerprints for
-                other names.
+            ShiftFileError: a name that is none, a delta that is not a vector of finite floats, fingerprints for
+                other names, or terms or words of another weight's shape.
         """
         if not deltas:
             raise ShiftFileError("expected at least one delta, got none; choose a target that matches some weights")
-        self._deltas = {name: _vector(name, deltas[name]) for name in sorted(deltas)}
+        self._deltas = {name: checked_delta(name, deltas[name]) for name in sorted(deltas)}
         self.metadata = metadata
         self.precision = precision
+        self.outer: Mapping[str, OuterTerms] = MappingProxyType({name: outer[name] for name in sorted(outer)})
+        self.words: Mapping[str, WordVectors] = MappingProxyType({name: words[name] for name in sorted(words)})
         odd = sorted(self._deltas.keys() ^ metadata.fingerprints.keys())
         if odd:
             raise ShiftFileError(
@@ -87,6 +100,11 @@ class SpectralShift(Mapping[str, Delta]):
                 raise ShiftFileError(
                     f"{name}: expected a fingerprint of {FINGERPRINT_DIGITS} hex digits, got {digits!r}"
                 )
+        changed = self.parts()
+        for name in (*self.outer, *self.words):
+            if name not in changed:
+                raise ShiftFileError(f"{name} has outer terms or words but no delta; give it one, of zeros if need be")
+            check_parts(name, changed[name], metadata.ndims.get(name))
 
     def __getitem__(self, name: str) -> Delta:
         return self._deltas[name]
@@ -104,12 +122,15 @@ class SpectralShift(Mapping[str, Delta]):
             self.metadata == other.metadata
             and self._deltas.keys() == other._deltas.keys()
             and all(np.array_equal(delta, other[name]) for name, delta in self.items())
+            and (self.outer, self.words) == (other.outer, other.words)
         )
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"SpectralShift({len(self)} deltas, {self.floats} floats, base {self.metadata.base!r})"
+        terms = f"{sum(each.rank for each in self.outer.values())} outer terms, " if self.outer else ""
+        words = "".join(f"word {each.text!r}, " for each in self.words.values())
+        return f"SpectralShift({len(self)} deltas, {terms}{words}{self.floats} floats, base {self.metadata.base!r})"
 
     __array_ufunc__ = None  # numpy's numbers leave the product with a shift to the shift
 
@@ -133,26 +154,37 @@ class SpectralShift(Mapping[str, Delta]):
     def __neg__(self) -> SpectralShift:
         return combine([(-1.0, self)])
 
-    def norm(self) -> float:
-        """`||delta||` over all weights; `||Delta W||` where nothing is clipped (docs/algebra.md)."""
-        return math.sqrt(inner_product(self, self))
+    def parts(self) -> dict[str, Parts]:
+        """What changes each weight, by name."""
+        return {name: Parts(delta, self.outer.get(name), self.words.get(name)) for name, delta in self.items()}
 
-    def dot(self, other: SpectralShift) -> float:
+    def norm(self, vectors: SingularVectors | None = None) -> float:
+        """`||Delta W||` over all weights, where nothing is clipped (docs/algebra.md); `vectors` as for `dot`."""
+        return math.sqrt(max(0.0, self.dot(self, vectors)))
+
+    def dot(self, other: SpectralShift, vectors: SingularVectors | None = None) -> float:
         """The inner product with another shift of the same base, over the weights that both have.
 
+        Args:
+            other: the other.
+            vectors: where the singular vectors come from that a product of a diagonal and an outer term or word
+                takes; the user's cache by default. What is not in it is left out of the product, and
+                `vectors.unknown` then has the names of these weights.
+
         Raises:
             MismatchError: a shift of another base.
+            CacheError: the cache's folder cannot be read.
         """
         check_same_base([self, other])
-        return inner_product(self, other)
+        vectors = vectors or SingularVectors(self.metadata, other.metadata)
+        return inner_product(self.parts(), other.parts(), vectors)
 
-    def cosine(self, other: SpectralShift) -> float:
+    def cosine(self, other: SpectralShift, vectors: SingularVectors | None = None) -> float:
         """The cosine between this shift and another of the same base, all weights as one vector; 0 if one is zero.
 
-        Raises:
-            MismatchError: a shift of another base.
+        Arguments and errors are those of `dot`.
         """
-        dot, norms = self.dot(other), self.norm() * other.norm()
+        dot, norms = self.dot(other, vectors), self.norm(vectors) * other.norm(vectors)
         return min(1.0, max(-1.0, dot / norms)) if norms else 0.0
 
     def restricted(self, pattern: str) -> SpectralShift:
@@ -163,11 +195,16 @@ class SpectralShift(Mapping[str, Delta]):
         """
         chosen = matching(self, pattern, self.metadata.ndims)
         recipe: JSON = {"method": "restrict", "pattern": pattern, "shifts": [recipe_reference(self.metadata)]}
-        return derive([self], {name: self[name] for name in chosen}, recipe)
+        outer = {name: self.outer[name] for name in chosen if name in self.outer}
+        words = {name: self.words[name] for name in chosen if name in self.words}
+        return derive([self], {name: self[name] for name in chosen}, recipe, outer=outer, words=words)
 
     @property
     def floats(self) -> int:
-        """Number of floats in all deltas together."""
+        """Number of floats that a file of it stores: zeros may be left out (docs/file-format.md)."""
+        more = sum(each.floats for each in self.outer.values()) + sum(each.floats for each in self.words.values())
+        if more or few(self.values()):
+            return more + sum(shorten(delta).values.size for delta in self.values())
         return sum(delta.size for delta in self.values())
 
 
@@ -189,25 +226,38 @@ def combine(terms: Sequence[tuple[float, SpectralShift]]) -> SpectralShift:
             raise InputError(f"expected a finite scale for a shift, got {scale}")
     ancestry = check_same_base([shift for _, shift in terms])
     deltas = scaled_sum(terms)
+    outer = {name: sum_terms([(c, s.outer[name]) for c, s in terms if name in s.outer]) for name in deltas}
+    words = {name: [(c, s.words[name]) for c, s in terms if name in s.words] for name in deltas}
     recipe = sum_recipe([(scale, shift.metadata) for scale, shift in terms])
-    return SpectralShift(deltas, ancestry.metadata(deltas, recipe))
+    return SpectralShift(
+        deltas,
+        ancestry.metadata(deltas, recipe),
+        outer={name: each for name, each in outer.items() if each},
+        words={name: sum_words(each) for name, each in words.items() if each},
+    )
 
 
 def derive(
-    parents: Sequence[SpectralShift], deltas: Mapping[str, npt.NDArray[np.floating]], recipe: JSON
+    parents: Sequence[SpectralShift],
+    deltas: Mapping[str, npt.NDArray[np.floating]],
+    recipe: JSON,
+    *,
+    outer: Mapping[str, OuterTerms] = NOTHING,
+    words: Mapping[str, WordVectors] = NOTHING,
 ) -> SpectralShift:
-    """A new shift with deltas that were computed from those of others; what it says of itself is `Ancestry.metadata`.
+    """A new shift that was computed from others; what it says of itself is `Ancestry.metadata`.
 
     Args:
         parents: at least one.
         deltas: by weight name; each name is one of some parent.
         recipe: how it was made.
+        outer, words: of some of these weights; nothing of the parents' is taken over by itself.
 
     Raises:
         MismatchError: two parents were trained on different bases.
         ShiftFileError: a delta that is none (see `SpectralShift`).
     """
-    return SpectralShift(deltas, check_same_base(parents).metadata(deltas, recipe))
+    return SpectralShift(deltas, check_same_base(parents).metadata(deltas, recipe), outer=outer, words=words)
 
 
 def check_same_base(shifts: Iterable[SpectralShift]) -> Ancestry:
@@ -218,31 +268,7 @@ def check_same_base(shifts: Iterable[SpectralShift]) -> Ancestry:
     """
     ancestry = Ancestry()
     for shift in shifts:
-        ancestry.add(shift.metadata, {name: delta.size for name, delta in shift.items()})
+        shapes = {name: (0, each.vectors.shape[1]) for name, each in shift.words.items()}
+        shapes |= {name: each.shape for name, each in shift.outer.items()}
+        ancestry.add(shift.metadata, {name: delta.size for name, delta in shift.items()}, shapes)
     return ancestry
-
-
-def _vector(name: str, delta: npt.NDArray[np.floating]) -> Delta:
-    if not _NAME.fullmatch(name):
-        raise ShiftFileError(f"expected a weight name such as 'unet.conv_in', got {name!r}")
-    values = np.asarray(delta)
-    if not np.issubdtype(values.dtype, np.floating):
-        raise ShiftFileError(f"{name}: expected a delta of floats, got {values.dtype}")
-    if values.ndim != 1 or values.size == 0:
-        raise ShiftFileError(f"{name}: expected a delta of shape [n], n > 0, got shape {list(values.shape)}")
-    with np.errstate(over="ignore"):
-        copied: Delta = np.array(values, dtype=np.float32)
-    check_finite(name, copied, "the shift cannot be used; if it was just trained, train with a lower --lr")
-    copied.flags.writeable = False
-    return copied
-
-
-def check_finite(name: str, values: npt.NDArray[np.floating], remedy: str) -> None:
-    """Refuse a delta with values that are NaN or infinite, and say what to do.
-
-    Raises:
-        ShiftFileError: some are.
-    """
-    bad = int(np.count_nonzero(~np.isfinite(values)))
-    if bad:
-        raise ShiftFileError(f"{name}: {bad} of {values.size} values of the delta are not finite; {remedy}")

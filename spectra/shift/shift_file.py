@@ -16,9 +16,12 @@ import numpy.typing as npt
 from spectra.errors import ShiftFileError
 from spectra.io.atomic_writes import atomic_write
 from spectra.io.safetensors_header import build_header
-from spectra.shift.metadata import from_strings, is_packed, to_strings
+from spectra.shift import part_arrays
+from spectra.shift.checks import check_finite
+from spectra.shift.few_directions import few
+from spectra.shift.metadata import PACKED_VERSION, PARTS_VERSION, VERSION, from_strings, to_strings, version_of
 from spectra.shift.packing import arrays as packing
-from spectra.shift.shift import SpectralShift, check_finite
+from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_header import SUFFIX, common_precision, open_shift_file, read_array
 
 
@@ -62,13 +65,18 @@ def _plain(shift: SpectralShift, dtype: str) -> tuple[dict[str, str], dict[str, 
     """Strings and tensors of a file that is not packed."""
     if dtype not in ("float32", "float16"):
         raise ShiftFileError(f"expected dtype 'float32' or 'float16', got {dtype!r}; a packed file takes an error")
-    tensors: dict[str, npt.NDArray[Any]] = {}
-    for name, delta in shift.items():
-        with np.errstate(over="ignore"):
-            values = delta.astype(np.dtype(dtype).newbyteorder("<"))
-        check_finite(name, values, "they do not fit into float16; write float32")
-        tensors[name + SUFFIX] = values
-    return to_strings(replace(shift.metadata, content_hash="")), tensors
+    target = np.dtype(dtype).newbyteorder("<")
+    with np.errstate(over="ignore"):
+        deltas = {name: delta.astype(target) for name, delta in shift.items()}
+    strings = to_strings(replace(shift.metadata, content_hash=""))
+    if shift.outer or shift.words or few(deltas.values()):
+        more, tensors = part_arrays.to_arrays(shift, deltas)
+        strings |= more
+    else:
+        tensors = {name + SUFFIX: values for name, values in deltas.items()}
+    for key, values in tensors.items():
+        check_finite(key.rpartition(".")[0], values, "they do not fit into float16; write float32")
+    return strings, tensors
 
 
 def _content_hash(strings: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> str:
@@ -90,9 +98,12 @@ def read_shift(path: str | os.PathLike[str]) -> SpectralShift:
     with open_shift_file(Path(path)) as (stream, header):
         strings = header.metadata
         tensors = {key: read_array(stream, tensor) for key, tensor in header.tensors.items()}
-        if is_packed(strings):
+        if version_of(strings) != VERSION:
             check_content(strings.get("content_hash", ""), _content_hash(strings, tensors))
+        if version_of(strings) == PACKED_VERSION:
             return packing.unpack(strings, tensors)
+        if version_of(strings) == PARTS_VERSION:
+            return part_arrays.from_arrays(part_arrays.describe(strings, header.tensors), tensors)
         precision = common_precision(header.tensors.values())
         deltas = {key.removesuffix(SUFFIX): values for key, values in tensors.items()}
         metadata = from_strings(strings, deltas)

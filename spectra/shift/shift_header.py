@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,8 +15,18 @@ import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
 from spectra.io.safetensors_header import Header, HeaderError, StoredTensor, parse_header, read_header_text
-from spectra.shift.metadata import ShiftMetadata, check_version, from_strings, is_packed
+from spectra.shift import part_arrays
+from spectra.shift.metadata import (
+    PACKED_VERSION,
+    PARTS_VERSION,
+    VERSION,
+    ShiftMetadata,
+    check_version,
+    from_strings,
+    version_of,
+)
 from spectra.shift.packing import arrays as packing
+from spectra.shift.part_arrays import FLOATS
 from spectra.shift.shift import Precision
 
 SUFFIX = ".delta"
@@ -24,12 +35,25 @@ SUFFIX = ".delta"
 
 @dataclass(frozen=True)
 class ShiftHeader:
-    """A shift file without its values: `lengths` are floats of each delta by weight name, `bytes` the file's size."""
+    """A shift file without its values.
+
+    Attributes:
+        metadata: of the shift.
+        lengths: floats of each delta, by weight name.
+        precision: of the file's values.
+        bytes: size of the file.
+        floats: that the file stores; of a packed file, those that it decodes to.
+        outer: number of outer terms, by the names of the weights that have some.
+        words: special words as they stand in prompts, by the names of embedding weights.
+    """
 
     metadata: ShiftMetadata
     lengths: Mapping[str, int]
     precision: Precision
     bytes: int
+    floats: int
+    outer: Mapping[str, int] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_shift_header(path: str | os.PathLike[str]) -> ShiftHeader:
@@ -39,13 +63,20 @@ def read_shift_header(path: str | os.PathLike[str]) -> ShiftHeader:
         ShiftFileError: no such file, not a shift, cut short, or of a later format version.
     """
     with open_shift_file(Path(path)) as (stream, header):
-        if is_packed(header.metadata):
+        if version_of(header.metadata) == PACKED_VERSION:
             arrays = {key: read_array(stream, header.tensors[key]) for key in packing.DESCRIBED & header.tensors.keys()}
             metadata, lengths, _ = packing.describe(header.metadata, arrays)
-            return ShiftHeader(metadata, lengths, "packed", header.file_bytes)
-        lengths = {key.removesuffix(SUFFIX): tensor.shape[0] for key, tensor in header.tensors.items()}
+            return ShiftHeader(metadata, lengths, "packed", header.file_bytes, sum(lengths.values()))
         precision = common_precision(header.tensors.values())
-        return ShiftHeader(from_strings(header.metadata, lengths), lengths, precision, header.file_bytes)
+        if version_of(header.metadata) == PARTS_VERSION:
+            told = part_arrays.describe(header.metadata, header.tensors)
+            floats = sum(math.prod(tensor.shape) for tensor in header.tensors.values() if tensor.code in FLOATS)
+            terms = {name: header.tensors[name + part_arrays.OUTER].shape[0] for name in told.sides}
+            texts = {name: text for name, (_, text) in told.words.items()}
+            return ShiftHeader(told.metadata, told.lengths, precision, header.file_bytes, floats, terms, texts)
+        lengths = {key.removesuffix(SUFFIX): tensor.shape[0] for key, tensor in header.tensors.items()}
+        metadata = from_strings(header.metadata, lengths)
+        return ShiftHeader(metadata, lengths, precision, header.file_bytes, sum(lengths.values()))
 
 
 @contextlib.contextmanager
@@ -66,8 +97,7 @@ def open_shift_file(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
             except HeaderError as error:
                 raise ShiftFileError(f"{error}: not a whole safetensors file; fetch or make it again") from error
             check_version(header.metadata)
-            check = packing.check_arrays if is_packed(header.metadata) else _check_deltas
-            check(header.tensors)
+            _CHECKS[version_of(header.metadata)](header.tensors)
             yield stream, header
 
 
@@ -89,15 +119,15 @@ def read_array(stream: BinaryIO, tensor: StoredTensor) -> npt.NDArray[Any]:
     return np.frombuffer(stream.read(tensor.bytes), dtype=np.dtype(tensor.dtype).newbyteorder("<"))
 
 
-def common_precision(deltas: Iterable[StoredTensor]) -> Precision:
-    """The one precision of the deltas of a file that is not packed.
+def common_precision(tensors: Iterable[StoredTensor]) -> Precision:
+    """The one precision of the values of a file that is not packed.
 
     Raises:
         ShiftFileError: they have two.
     """
-    codes = {tensor.code for tensor in deltas}
+    codes = {tensor.code for tensor in tensors if tensor.code in FLOATS}
     if len(codes) > 1:
-        raise ShiftFileError("expected all deltas in one dtype, got both F16 and F32; the file is damaged")
+        raise ShiftFileError("expected all values in one dtype, got both F16 and F32; the file is damaged")
     return "float16" if codes == {"F16"} else "float32"
 
 
@@ -107,7 +137,11 @@ def _check_deltas(tensors: Mapping[str, StoredTensor]) -> None:
             raise ShiftFileError(
                 f"expected keys that end in {SUFFIX!r}, got {key!r}; the file holds something else too"
             )
-        if tensor.code not in ("F32", "F16"):
+        if tensor.code not in FLOATS:
             raise ShiftFileError(f"{key}: expected F32 or F16, got {tensor.code}")
         if len(tensor.shape) != 1 or not tensor.shape[0]:
             raise ShiftFileError(f"{key}: expected a delta of shape [n], n > 0, got shape {list(tensor.shape)}")
+
+
+_CHECKS = {VERSION: _check_deltas, PACKED_VERSION: packing.check_arrays, PARTS_VERSION: part_arrays.check_arrays}
+"""How the arrays of a file of each version are checked."""

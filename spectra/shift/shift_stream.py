@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
-from spectra.shift.metadata import ShiftMetadata, from_strings, is_packed
+from spectra.shift.metadata import VERSION, ShiftMetadata, from_strings, version_of
 from spectra.shift.shift import Precision, SpectralShift
 from spectra.shift.shift_file import ContentHash, check_content, read_shift
 from spectra.shift.shift_header import SUFFIX, common_precision, open_shift_file, path_in_errors
@@ -89,7 +89,7 @@ def file_order(names: Iterable[str]) -> list[str]:
 
 
 def open_stream(path: Path, layouts: Layouts) -> tuple[ShiftMetadata, DeltaStream | SpectralShift]:
-    """The metadata of a file and its deltas: a stream, or all of a packed file, which is decoded whole.
+    """The metadata of a file and its deltas: a stream, or all of a file that is packed or has more than deltas.
 
     Args:
         path: of the file.
@@ -99,7 +99,7 @@ def open_stream(path: Path, layouts: Layouts) -> tuple[ShiftMetadata, DeltaStrea
         ShiftFileError: no such file, not a shift, cut short, or of a later format version.
     """
     with open_shift_file(path) as (_, header):
-        if not is_packed(header.metadata):
+        if version_of(header.metadata) == VERSION:
             found: FileLayout = {
                 sys.intern(key.removesuffix(SUFFIX)): (tensor.start - header.data_start, tensor.shape[0])
                 for key, tensor in sorted(header.tensors.items())

@@ -58,7 +58,7 @@ def tensor(key: str, value: np.ndarray) -> Callable[..., None]:
     [
         (drop("format"), "expected a spectral shift"),
         (put("format", "lora"), "expected a spectral shift"),
-        (put("version", "3"), "format version 3.*update spectra"),
+        (put("version", "4"), "format version 4.*update spectra"),
         (put("version", "one"), "'version' should be a whole number"),
         (put("version", "0"), "'version' should be a whole number"),
         (drop("fingerprints"), "lacks fingerprints"),

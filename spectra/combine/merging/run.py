@@ -16,7 +16,8 @@ from spectra.errors import InputError, MismatchError, SpectraError
 from spectra.naming.blocks import block_of
 from spectra.naming.target_subsets import matching
 from spectra.progress import SILENT, Progress, working
-from spectra.shift.shift import Delta, SpectralShift, check_finite
+from spectra.shift.checks import check_finite
+from spectra.shift.shift import Delta, SpectralShift
 from spectra.shift.singular_values import Sigmas, read_sigmas
 
 

@@ -51,8 +51,11 @@ def pack(shift: SpectralShift, error: float) -> tuple[dict[str, str], Arrays]:
         raise ShiftFileError(f"expected an error from {SMALLEST_ERROR:g} to {LARGEST_ERROR:g}, got {error:g}")
     if shift.precision == "packed":
         raise ShiftFileError("the shift is packed already, and its errors would add up; pack the one it was made from")
-    if shift.floats > MOST_VALUES:
-        raise ShiftFileError(f"expected at most {MOST_VALUES:,} values, got {shift.floats:,}; write it as float16")
+    if shift.outer or shift.words:
+        raise ShiftFileError("a shift with outer terms or words cannot be packed yet; write it as float16")
+    values = sum(delta.size for delta in shift.values())
+    if values > MOST_VALUES:
+        raise ShiftFileError(f"expected at most {MOST_VALUES:,} values, got {values:,}; write it as float16")
     ndims = shift.metadata.ndims
     quantised = quantise(list(shift.values()), [int(ndims.get(name) == 1) for name in shift], error)
     coded = np.array(quantised.scales) >= 0

@@ -227,7 +227,7 @@ def lines(*given: str) -> np.ndarray:
 @pytest.mark.parametrize(
     ("strings", "arrays", "message"),
     [
-        ({"version": "3"}, {}, "format version 3, this spectra reads up to version 2; update spectra"),
+        ({"version": "4"}, {}, "format version 4, this spectra reads up to version 3; update spectra"),
         ({"steps": "[1e400]"}, {}, "steps that are finite"),
         ({"steps": "{}"}, {}, "steps of matrices"),
         ({"steps": "["}, {}, "packed values cannot be read"),

@@ -1,0 +1,221 @@
+"""A shift with outer terms, words or deltas of few directions as the arrays of a file (version 3), and back.
+
+    NAME.delta        [n]               values of delta: up to the last nonzero one, or at NAME.directions
+    NAME.directions   [n]               where those values belong; U16 or U32
+    NAME.outer        [k, n0+n1+taps]   a, b and kernel side by side
+    NAME.word         [n, dim]          a row for each token of a word
+
+The strings `ranks`, `outer` and `words` say what these are parts of (docs/file-format.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from spectra.errors import ShiftFileError
+from spectra.io.safetensors_header import StoredTensor
+from spectra.shift.few_directions import Shortened, lengthen, shorten
+from spectra.shift.metadata import PARTS_VERSION, VERSION, ShiftMetadata, from_strings
+from spectra.shift.outer_terms import OuterTerms
+from spectra.shift.shift import Precision, SpectralShift
+from spectra.shift.word_vectors import WordVectors
+
+Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
+
+DELTA, DIRECTIONS, OUTER, WORD = ".delta", ".directions", ".outer", ".word"
+
+MOST_VALUES = 1 << 24
+"""Deltas of more floats in all are refused: zeros that a file leaves out take memory all the same."""
+
+_MOST_TAPS = 1024
+FLOATS, _PLACES = ("F32", "F16"), ("U16", "U32")
+_STRINGS = ("ranks", "outer", "words")
+
+
+class Sides(NamedTuple):
+    """The lengths of the vectors of one weight's outer terms; no taps without a kernel."""
+
+    n0: int
+    n1: int
+    taps: int
+
+
+class Described(NamedTuple):
+    """What the header of a file tells of its parts.
+
+    Attributes:
+        metadata: of the shift.
+        lengths: floats of each delta, by weight name.
+        sides: of the weights that have outer terms.
+        words: token ids and text of the weights that have words.
+    """
+
+    metadata: ShiftMetadata
+    lengths: dict[str, int]
+    sides: dict[str, Sides]
+    words: dict[str, tuple[tuple[int, ...], str]]
+
+
+def to_arrays(shift: SpectralShift, deltas: Mapping[str, npt.NDArray[Any]]) -> tuple[dict[str, str], Arrays]:
+    """Strings beside the metadata's, and the arrays of a file.
+
+    Args:
+        shift: whose terms and words are written.
+        deltas: its deltas in the dtype of the file; the others are rounded to that.
+
+    Raises:
+        ShiftFileError: more values than a reader takes.
+    """
+    if sum(delta.size for delta in deltas.values()) > MOST_VALUES:
+        raise ShiftFileError(f"expected deltas of at most {MOST_VALUES:,} floats in all beside outer terms and words")
+    dtype = next(iter(deltas.values())).dtype
+    arrays: Arrays = {}
+    for name, delta in deltas.items():
+        values, directions = shorten(delta)
+        if values.size or not (name in shift.outer or name in shift.words):  # so that every name is in the file
+            arrays[name + DELTA] = values
+        if directions is not None:
+            arrays[name + DIRECTIONS] = directions
+    with np.errstate(over="ignore"):
+        for name, terms in shift.outer.items():
+            sides = [terms.a, terms.b, *([] if terms.kernel is None else [terms.kernel])]
+            arrays[name + OUTER] = np.concatenate(sides, axis=1).astype(dtype)
+        for name, words in shift.words.items():
+            arrays[name + WORD] = words.vectors.astype(dtype)
+    told = {name: {"ids": list(words.ids), "text": words.text} for name, words in shift.words.items()}
+    strings = {
+        "version": str(PARTS_VERSION),
+        "ranks": ",".join(str(delta.size) for delta in deltas.values()),
+        "outer": ",".join(f"{t.a.shape[1]}x{t.b.shape[1]}x{t.taps}" for t in shift.outer.values()),
+        "words": json.dumps(told, ensure_ascii=False, separators=(",", ":")) if told else "",
+    }
+    return {key: value for key, value in strings.items() if value}, arrays
+
+
+def check_arrays(tensors: Mapping[str, StoredTensor]) -> None:
+    """Checks keys, dtypes and shapes of a file's arrays.
+
+    Raises:
+        ShiftFileError: one is unknown or of another kind.
+    """
+    for key, tensor in tensors.items():
+        ending = "." + key.rpartition(".")[2]
+        if ending not in (DELTA, DIRECTIONS, OUTER, WORD):
+            raise ShiftFileError(f"expected keys that end in .delta, .directions, .outer or .word, got {key!r}")
+        codes, ndim = _PLACES if ending == DIRECTIONS else FLOATS, 2 if ending in (OUTER, WORD) else 1
+        if tensor.code not in codes:
+            raise ShiftFileError(f"{key}: expected {' or '.join(codes)}, got {tensor.code}")
+        if len(tensor.shape) != ndim or (ndim == 2 and 0 in tensor.shape):
+            shape = "[k, n], k and n > 0" if ndim == 2 else "[n]"
+            raise ShiftFileError(f"{key}: expected shape {shape}, got {list(tensor.shape)}")
+
+
+def describe(strings: Mapping[str, str], tensors: Mapping[str, StoredTensor]) -> Described:
+    """What the header tells, of a file whose arrays have been checked.
+
+    Raises:
+        ShiftFileError: something is missing, unknown or malformed, or strings and arrays do not fit each other.
+    """
+    names = sorted({key.rpartition(".")[0] for key in tensors})
+    plain = {key: value for key, value in strings.items() if key not in _STRINGS}
+    metadata = from_strings(plain | {"version": str(VERSION)}, names)
+    lengths = dict(zip(names, _ranks(strings.get("ranks", ""), len(names)), strict=True))
+    outer = [name for name in names if name + OUTER in tensors]
+    sides = dict(zip(outer, _sides(strings.get("outer", ""), len(outer)), strict=True))
+    words = _words(strings.get("words", "{}"))
+    for name, each in sides.items():
+        shape = tensors[name + OUTER].shape
+        if shape[1] != sum(each):
+            _misfit(f"{name}{OUTER}", f"{' + '.join(map(str, each))} floats a term", f"{shape[1]}")
+    if words.keys() != {name for name in names if name + WORD in tensors}:
+        _misfit("words", "the names of the arrays of words", ", ".join(map(repr, sorted(words)))[:80] or "none")
+    for name, (ids, _) in words.items():
+        if len(ids) != tensors[name + WORD].shape[0]:
+            _misfit(f"{name}{WORD}", f"a row for each of {len(ids)} ids", f"{tensors[name + WORD].shape[0]}")
+    for name in names:
+        values, places = tensors.get(name + DELTA), tensors.get(name + DIRECTIONS)
+        count = values.shape[0] if values else 0
+        if places and places.shape != (count,):
+            _misfit(f"{name}{DIRECTIONS}", f"a direction for each of {count} values", f"{places.shape[0]}")
+        if count > lengths[name]:
+            _misfit(f"{name}{DELTA}", f"at most the {lengths[name]} values that 'ranks' says", f"{count}")
+    return Described(metadata, lengths, sides, words)
+
+
+def from_arrays(told: Described, arrays: Mapping[str, npt.NDArray[Any]]) -> SpectralShift:
+    """The shift that header and arrays hold, which have been checked.
+
+    Raises:
+        ShiftFileError: directions out of range or order, values that are not finite, or parts of different shapes.
+    """
+    dtype = next(array.dtype for key, array in arrays.items() if not key.endswith(DIRECTIONS))
+    deltas: Arrays = {}
+    for name, size in told.lengths.items():
+        shortened = Shortened(arrays.get(name + DELTA, np.empty(0, dtype)), arrays.get(name + DIRECTIONS))
+        try:
+            deltas[name] = lengthen(shortened, size)
+        except ValueError as error:
+            raise ShiftFileError(f"{name}: {error}; the file is damaged or foreign") from error
+    outer: dict[str, OuterTerms] = {}
+    words: dict[str, WordVectors] = {}
+    for name, (n0, n1, taps) in told.sides.items():
+        a, b, kernel = np.split(arrays[name + OUTER].reshape(-1, n0 + n1 + taps), (n0, n0 + n1), axis=1)
+        with _named(name):
+            outer[name] = OuterTerms(a, b, kernel if taps else None)
+    for name, (ids, text) in told.words.items():
+        with _named(name):
+            words[name] = WordVectors(ids, arrays[name + WORD].reshape(len(ids), -1), text)
+    precision: Precision = "float16" if dtype.itemsize == 2 else "float32"
+    return SpectralShift(deltas, told.metadata, outer=outer, words=words, precision=precision)
+
+
+def _ranks(text: str, count: int) -> list[int]:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", text):
+        _misfit("ranks", f"the number of singular values of each of {count} weights", f"{text[:40]!r}")
+    ranks = [int(each) for each in text.split(",")]
+    if len(ranks) != count:
+        _misfit("ranks", f"a number for each of {count} weights", f"{len(ranks)}")
+    if sum(ranks) > MOST_VALUES:
+        _misfit("ranks", f"at most {MOST_VALUES:,} in all", f"{sum(ranks):,}")
+    return ranks
+
+
+def _sides(text: str, count: int) -> list[Sides]:
+    given = text.split(",") if text else []
+    if len(given) != count or not all(re.fullmatch(r"([1-9][0-9]{0,8}x){2}[0-9]{1,4}", each) for each in given):
+        _misfit("outer", f"rows x columns x taps of {count} weights", f"{text[:40]!r}")
+    sides = [Sides(*map(int, each.split("x"))) for each in given]
+    if any(each.taps > _MOST_TAPS for each in sides):
+        _misfit("outer", f"kernels of at most {_MOST_TAPS} taps", f"{max(each.taps for each in sides)}")
+    return sides
+
+
+def _words(text: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    try:
+        found = {name: (tuple(each["ids"]), each["text"]) for name, each in json.loads(text).items() if len(each) == 2}
+        numbers = all(type(token) is int for ids, _ in found.values() for token in ids)
+        if numbers and len(found) == len(json.loads(text)) and all(type(word) is str for _, word in found.values()):
+            return found
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    _misfit("words", 'JSON such as {"NAME": {"ids": [1], "text": "word"}}', f"{text[:40]!r}")
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors about a part, with its weight's name in front."""
+    try:
+        yield
+    except ShiftFileError as error:
+        raise ShiftFileError(f"{name}: {error}") from error
+
+
+def _misfit(what: str, expected: str, got: str) -> NoReturn:
+    raise ShiftFileError(f"{what}: expected {expected}, got {got}; the file is damaged or foreign")
