@@ -222,11 +222,12 @@ def _spectra(model: Denoiser, spectra: Spectra, low_memory: bool = False) -> Met
     make = spectra.whole if low_memory else spectra.of
     known = {f"{model.component}.{path}": make(path, m.weight) for path, m in matrices(model)}  # type: ignore[arg-type]
 
-    def bind(chosen: Sequence[Target]) -> dict[str, Binding]:
+    def bind(chosen: Sequence[Target], directions: Mapping[str, int]) -> dict[str, Binding]:
         return {target.name: Binding(target, known[target.name]) for target in chosen}
 
-    adapter = Adapter({model.component: model.module}, ",".join(known), bind, low_memory)
-    deltas = adapter.train()
+    adapter = Adapter({model.component: model.module}, ",".join(known), bind, low_memory=low_memory)
+    adapter.train()
+    deltas = adapter.deltas
     with torch.no_grad():
         for name, spectrum in known.items():
             deltas[name].copy_(_small(spectrum.sigma))

@@ -158,7 +158,7 @@ def _correlation(bench: Bench, item: str, value: str) -> Row:
 
 
 def _limited(bench: Bench, item: str, value: str) -> Row:
-    return probe(bench, item, _shifts(bench, PROBED, bench.integer("short_steps"), directions=int(value)))
+    return probe(bench, item, _shifts(bench, PROBED, bench.integer("short_steps"), directions=value))
 
 
 def _subset(bench: Bench, item: str, value: str) -> Row:

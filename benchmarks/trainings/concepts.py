@@ -110,7 +110,7 @@ def _deltas(training: Training) -> Tensor:
     """All deltas of the first concept, as one vector."""
     import torch
 
-    return torch.cat(list(training.deltas.of(0).values()))
+    return torch.cat([value.flatten() for value in training.parameters.of(0).values()])
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

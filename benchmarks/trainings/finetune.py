@@ -69,11 +69,11 @@ def finetune(method: str, base: Any, config: TrainConfig) -> Finetuned:
 
 def _moved(tuned: Tuner, base: Any) -> float:
     weights = {name: w for name, w in base.unet.state_dict().items() if w.ndim > 1}
-    if tuned.adapter is not None:  # U and V are orthogonal: a shift's norm is its change's, where nothing is clipped
-        deltas = (
-            delta for name, delta in tuned.parameters.items() if name.startswith("unet.") and tuned.ndims[name] > 1
-        )
-        changed = sum(float(delta.detach().square().sum()) for delta in deltas)
+    if tuned.adapter is not None:  # U and V are orthogonal: a delta's norm is its change's, where nothing is clipped
+        shift = tuned.adapter.shift(base="embedded")
+        of_unet = [name for name in shift if name.startswith("unet.") and shift.metadata.ndims[name] > 1]
+        changed = sum(float((shift[name].astype(float) ** 2).sum()) for name in of_unet)
+        changed += sum(shift.outer[name].dot(shift.outer[name]) for name in of_unet if name in shift.outer)
     else:  # what PEFT merged stands in its own layers
         after = {name.replace(".base_layer", ""): w for name, w in tuned.pipe.unet.state_dict().items()}
         changed = sum(float((after[name] - w).square().sum()) for name, w in weights.items())
@@ -108,8 +108,8 @@ def loop_of(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
         family=family,
         concepts=[Concept("", terms, config.seed)],
         conditions=conditions,
-        deltas=tuned.parameters,
-        ndims=tuned.ndims,
+        parameters=tuned.parameters,
+        rates=tuned.rates,
         config=config,
         accelerator=make_accelerator(config, "cpu"),
         frozen=tuned.frozen,

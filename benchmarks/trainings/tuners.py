@@ -35,7 +35,7 @@ class Tuner:
     Attributes:
         pipe: the pipeline; its weights are its own.
         parameters: what is trained, by name.
-        ndims: number of dimensions of each parameter's weight: 1 takes the config's `lr_1d`.
+        rates: the setting of a training that is each parameter's learning rate, by name.
         frozen: a context in which the pipeline computes as the base.
         finish: makes the pipeline draw at the base's speed with what was learnt; it trains no more after that.
         adapter: spectra's, None for the other methods.
@@ -44,7 +44,7 @@ class Tuner:
 
     pipe: Any
     parameters: dict[str, nn.Parameter]
-    ndims: dict[str, int]
+    rates: dict[str, str]
     frozen: Callable[[], AbstractContextManager[None]]
     finish: Callable[[], object]
     adapter: Adapter | None = None
@@ -106,10 +106,12 @@ def _shift(targets: str) -> Callable[[Any, Any], Tuner]:
     def make(pipe: Any, base: Any) -> Tuner:
         import spectra
         from spectra.families import targets as chosen
+        from spectra.training.run.optimizer import rate_settings
 
         ndims = {target.name: target.weight.ndim for target in chosen(pipe, targets)}
         adapter = spectra.attach(pipe, targets)
-        return Tuner(pipe, adapter.train(), ndims, adapter.disabled, adapter.eval, adapter)
+        rates = rate_settings(adapter.parameters, ndims)
+        return Tuner(pipe, adapter.train(), rates, adapter.disabled, adapter.eval, adapter)
 
     return make
 
@@ -181,7 +183,7 @@ def _other(pipe: Any, base: Any, finish: Callable[[], object], *, decays_to_star
                 setattr(pipe, name, model)
 
     start = {name: p.detach().clone() for name, p in parameters.items()} if decays_to_start else {}
-    return Tuner(pipe, parameters, dict.fromkeys(parameters, 2), frozen, finish, origin=start)
+    return Tuner(pipe, parameters, dict.fromkeys(parameters, "lr"), frozen, finish, origin=start)
 
 
 def _lora(rank: int, kinds: tuple[str, ...] = ("matrices", "tokens")) -> Callable[[Mapping[str, list[str]]], Any]:

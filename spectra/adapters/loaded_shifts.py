@@ -20,19 +20,20 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spectra.adapters.binding import Binding, bind
 from spectra.adapters.matching import check_base, match, original_spectra, warn_of_rounding
+from spectra.adapters.served_changes import has_directions, needed_directions, stacked, total_changes
 from spectra.adapters.training_adapter import claim, release
 from spectra.errors import MismatchError
 from spectra.families import components
+from spectra.layers.change import Change
 from spectra.layers.per_sample import Samples
 from spectra.naming.target_subsets import component_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
-from spectra.shift.sums import scaled_sum
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 
 _LOADED: WeakKeyDictionary[nn.Module, LoadedShifts] = WeakKeyDictionary()
@@ -69,15 +70,15 @@ class LoadedShifts:
                 raise MismatchError(f"expected a finite scale for {name!r}, got {scale}")
         return scales
 
-    def total(self, scales: Mapping[str, float]) -> dict[str, Tensor]:
-        """The sum of scaled deltas by weight, float32 `[r]`."""
-        deltas = scaled_sum((scale, self.shifts[name]) for name, scale in scales.items())
-        return {name: torch.from_numpy(delta).to(torch.float32) for name, delta in deltas.items()}
+    def total(self, scales: Mapping[str, float]) -> dict[str, Change]:
+        """The sum of scaled shifts by weight, its deltas as long as the bindings have directions."""
+        changes = total_changes((scale, self.shifts[name]) for name, scale in scales.items())
+        return {name: self.bindings[name].fitted(change) for name, change in changes.items()}
 
     def activate(self, scales: Mapping[str, float]) -> None:
         """Put exactly these shifts in force; all of the new weights are made before the first is put in."""
         self.check_present()
-        ready = {name: self.bindings[name].prepare(delta) for name, delta in self.total(scales).items()}
+        ready = {name: self.bindings[name].prepare(change) for name, change in self.total(scales).items()}
         for name, binding in self.bindings.items():
             if name in ready:
                 binding.apply(ready[name])
@@ -89,8 +90,8 @@ class LoadedShifts:
         """Let every sample of a batch take its own sum of shifts, through the factored plan."""
         wanted = [tuple(sorted(each.items())) for each in scales]
         distinct = list(dict.fromkeys(wanted))
-        rows = torch.tensor([distinct.index(each) for each in wanted])
-        samples, totals = Samples(rows, images), [self.total(dict(each)) for each in distinct]
+        numbers = torch.tensor([distinct.index(each) for each in wanted])
+        samples, totals = Samples(numbers, images), [self.total(dict(each)) for each in distinct]
         for name, binding in self.bindings.items():
             if not any(name in total for total in totals):
                 continue
@@ -99,9 +100,10 @@ class LoadedShifts:
                     f"{name} is a table of relative positions, of which a batch has one for all samples; activate one "
                     "shift at a time, or train without that weight"
                 )
-            nothing = torch.zeros(binding.target.delta_length)
-            deltas = torch.stack([total.get(name, nothing) for total in totals])
-            binding.patch(deltas.to(binding.current.device), samples)
+            rows = [total.get(name, Change()) for total in totals]
+            change = stacked(rows, binding.current.device)
+            if next(change.tensors(), None) is not None:
+                binding.patch(change, samples)
 
     def restore(self) -> None:
         """Give every module its own weight and forward back."""
@@ -156,9 +158,12 @@ def load(
     fresh_models = {part: models[part] for part in parts if part not in loaded.models}
     claim(fresh_models, "serving")
     try:
-        unbound = {key: target for key, target in chosen.items() if key not in loaded.bindings}
-        originals = original_spectra(shift, unbound, check.matches, cache, progress)
-        bindings = loaded.bindings | bind(unbound.values(), cache, progress, originals)
+        needed = needed_directions(shift)
+        unbound = {key: t for key, t in chosen.items() if not has_directions(loaded.bindings.get(key), needed[key])}
+        originals = original_spectra(shift, unbound, check.matches, needed, cache, progress)
+        bindings = loaded.bindings | bind(unbound.values(), needed, cache, progress, originals)
+        for key in unbound.keys() & loaded.bindings.keys():
+            bindings[key].take_over(loaded.bindings[key])
         warn_of_rounding(check, bindings)
     except BaseException:
         release(fresh_models)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from collections import UserDict
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from spectra.adapters.binding import Binding, check_plain
+from spectra.adapters.binding import Binding, WeightSpectrum, check_plain, find_spectra
 from spectra.compatibility.base_check import BaseCheck, check_weights, compare
 from spectra.compatibility.rounded_bases import EXPECTED_ERROR, BaseMatch, Fingerprints, cast
 from spectra.errors import RoundedCopyWarning
@@ -16,7 +17,6 @@ from spectra.families import Target, targets
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
-from spectra.spectrum.spectrum import Spectrum
 
 
 def match(
@@ -53,9 +53,10 @@ def original_spectra(
     shift: SpectralShift,
     chosen: Mapping[str, Target],
     matches: Mapping[str, BaseMatch],
+    directions: Mapping[str, int] = MappingProxyType({}),
     cache: SpectrumCache | None = None,
     progress: Progress = SILENT,
-) -> dict[str, Spectrum]:
+) -> dict[str, WeightSpectrum]:
     """The spectra, by name, of the weights that the shift was trained on, where those of the model are rounded copies.
 
     A weight that is the original once it is cast is decomposed so; of other copies the cache may know the original.
@@ -63,9 +64,11 @@ def original_spectra(
     cache = cache or default_cache()
     matrices = {key: target.weight for key, target in chosen.items() if target.weight.ndim > 1}
     rounded = {key: cache.find(shift.metadata.fingerprints[key]) for key in matrices if matches[key] in EXPECTED_ERROR}
-    found = {key: each for key, each in rounded.items() if each and each.shape == tuple(matrices[key].shape)}
+    found: dict[str, WeightSpectrum] = {
+        key: each for key, each in rounded.items() if each and each.shape == tuple(matrices[key].shape)
+    }
     casts = _Cast({key: w for key, w in matrices.items() if matches[key] == "cast"}, shift.metadata.base_dtype)
-    return found | (cache.spectra(casts, progress) if casts else {})
+    return found | find_spectra(casts, directions, cache, progress)
 
 
 class _Cast(UserDict[str, Tensor]):
@@ -84,7 +87,11 @@ def warn_of_rounding(check: BaseCheck, bindings: Mapping[str, Binding]) -> None:
     used = {key: bindings[key].spectrum for key, match in check.matches.items() if match != "other"}
     originals = check.metadata.fingerprints
     message = check.rounded_copy(
-        [key for key, spectrum in used.items() if spectrum and not spectrum.fingerprint.startswith(originals[key])]
+        [
+            key
+            for key, spectrum in used.items()
+            if isinstance(spectrum, WeightSpectrum) and not spectrum.fingerprint.startswith(originals[key])
+        ]
     )
     if message:
         warnings.warn(message, RoundedCopyWarning, stacklevel=3)

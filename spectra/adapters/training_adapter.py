@@ -1,7 +1,7 @@
 """Training on a live model: deltas that are parameters, with which the model computes.
 
-    adapter = spectra.attach(pipe, "unet-ca")
-    parameters = adapter.train()             # name -> nn.Parameter, all zero: the model is still the base
+    adapter = spectra.attach(pipe, "unet-ca", directions=32, outer=1)
+    parameters = adapter.train()             # key -> nn.Parameter; the model is still the base
     ...                                      # any optimizer, any loop
     shift = adapter.shift(subset="unet-ca")
     adapter.detach()                         # the base, bit for bit
@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,15 +25,25 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from spectra.adapters.binding import Binding, bind
+from spectra.adapters.binding import Binding, Layer, bind
+from spectra.adapters.live_parameters import (
+    Form,
+    changes,
+    leading,
+    make_parameters,
+    split_key,
+    to_shift_parts,
+    values_of,
+)
 from spectra.compatibility.base_check import BaseCheck, compare
 from spectra.compatibility.rounded_bases import Fingerprints
-from spectra.errors import MismatchError
+from spectra.errors import InputError, MismatchError
 from spectra.families import Target, components, targets
 from spectra.io.dtypes import dtype_name
 from spectra.layers.per_sample import Samples
 from spectra.layers.saved_elsewhere import watch
 from spectra.layers.shifted_layer import ShiftedLayer
+from spectra.layers.shifted_vector import ShiftedVector
 from spectra.layers.value_watch import watch_values
 from spectra.layers.weight_offload import WeightOffload
 from spectra.naming.target_subsets import component_of
@@ -40,6 +51,9 @@ from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
+
+Bind: TypeAlias = Callable[[Sequence[Target], Mapping[str, int]], dict[str, Binding]]
+"""Makes bindings of targets, with as many directions of each weight as are asked for: `binding.bind`."""
 
 _ATTACHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 """Models whose forwards or weights are ours at the moment, and what for."""
@@ -63,6 +77,9 @@ def release(models: Mapping[str, nn.Module]) -> None:
 def attach(
     pipe: Any,
     targets: str = "denoiser",
+    directions: int | Mapping[str, Sequence[int]] | None = None,
+    outer: int | Mapping[str, int] = 0,
+    words: Mapping[str, Sequence[int]] | None = None,
     *,
     low_memory: bool = False,
     cache: SpectrumCache | None = None,
@@ -73,22 +90,32 @@ def attach(
     Args:
         pipe: a diffusers pipeline, a mapping of components, or a bare model. Its weights stay as they are.
         targets: subset names and patterns, see `spectra.families.target_modules`.
+        directions: how many singular directions of each weight move, the leading ones; all by default. A mapping says
+            by weight name which do.
+        outer: how many outer terms each matrix and convolution gets; a mapping by name, 0 where it lacks one.
+        words: token ids of the special word, by the name of the token embedding; each gets a vector.
         low_memory: keep `U` and `V` instead of the weights, which go to a file until `detach`; the model then computes
-            as the base up to rounding, not bit for bit, at delta = 0. See `spectra.layers.weight_offload`.
+            as the base up to rounding, not bit for bit, at delta = 0. See `spectra.layers.weight_offload`. For shifts
+            of all directions without terms.
         cache: where spectra are kept; the user's by default.
         progress: told of each spectrum.
 
     Raises:
-        TargetError, WeightError, MismatchError (the model is in use already), OutputError (no room for the file).
+        TargetError, WeightError, MismatchError (the model is in use already), OutputError (no room for the file),
+        InputError (a form that no weight can have).
     """
-    return Adapter(pipe, targets, lambda chosen: bind(chosen, cache, progress), low_memory)
+    form = Form(directions, outer, words or {})
+    if low_memory and form != Form():
+        raise InputError("low memory keeps both sides of all directions: leave it out, or directions, outer and words")
+    return Adapter(pipe, targets, partial(bind, cache=cache, progress=progress), form, low_memory)
 
 
 class Adapter:
-    """Deltas bound to a live model. The model computes with them until `detach`.
+    """Parameters bound to a live model. The model computes with them until `detach`.
 
     Attributes:
-        deltas: float32 parameters by weight name, zero at first.
+        parameters: float32, by `<weight name>.<part>` (see `live_parameters`); all change nothing at first.
+        deltas: those of them that are deltas, by weight name.
         subset: the targets as they were given.
     """
 
@@ -96,12 +123,15 @@ class Adapter:
         self,
         pipe: Any,
         subset: str,
-        bind: Callable[[Sequence[Target]], dict[str, Binding]],
+        bind: Bind,
+        form: Form = Form(),  # noqa: B008
         low_memory: bool = False,
     ) -> None:
         self.subset = subset
         parts = components(pipe)
-        chosen = targets(pipe, subset)
+        by_subset = {target.name for target in targets(pipe, subset)}
+        chosen = targets(pipe, ",".join([subset, *form.words]))
+        self._forms = {each.name: form.of(each, word_only=each.name not in by_subset) for each in chosen}
         names = {component_of(target.name) for target in chosen}
         self._models = {name: model for name, model in parts.items() if name in names}
         self._required = [(p, p.requires_grad) for model in parts.values() for p in model.parameters()]
@@ -110,12 +140,12 @@ class Adapter:
         claim(self._models, "training")
         self._step_watch = weakref.finalize(self, _watch_steps(weakref.WeakMethod(self.changed)))
         try:
-            self._bindings = bind(chosen)
-            self.deltas = {
-                name: nn.Parameter(torch.zeros(binding.target.delta_length, device=binding.target.weight.device))
-                for name, binding in self._bindings.items()
-            }
-            self._in_use: Mapping[str, Tensor] = self.deltas
+            self.parameters = make_parameters(chosen, self._forms)
+            trained = {split_key(key)[0] for key in self.parameters}
+            self._bindings = bind([each for each in chosen if each.name in trained], leading(self._forms))
+            for name, binding in self._bindings.items():
+                binding.choose(self._forms[name].directions)
+            self._in_use: Mapping[str, Tensor] = self.parameters
             for parameter, _ in self._required:
                 parameter.requires_grad_(False)
             self._offload = WeightOffload() if low_memory else None
@@ -124,53 +154,65 @@ class Adapter:
             self.detach()
             raise
 
-    def patch(self, deltas: Mapping[str, Tensor] | None = None, samples: Samples | None = None) -> None:
-        """Let the model compute with `deltas`, the adapter's own by default.
+    @property
+    def deltas(self) -> dict[str, nn.Parameter]:
+        """The deltas among the parameters, by weight name."""
+        keys = {key: split_key(key) for key in self.parameters}
+        return {name: self.parameters[key] for key, (name, part) in keys.items() if part == "delta"}
+
+    def patch(self, parameters: Mapping[str, Tensor] | None = None, samples: Samples | None = None) -> None:
+        """Let the model compute with `parameters`, the adapter's own by default.
 
         Args:
-            deltas: by weight name, `[r]`, or `[shifts, r]` with `samples`.
+            parameters: by key, shaped like the adapter's, or with a row for each shift and `samples`.
             samples: which row each sample of a batch takes.
         """
-        self._in_use = deltas or self.deltas
+        self._in_use = parameters or self.parameters
         self._watches.close()
         # A norm that asks whose sample it has cannot be called again later.
         self._watches.callback(watch(self._models.values(), norms=samples is None))
         by_model = {
-            model: [delta for name, delta in self._in_use.items() if name.startswith(f"{part}.")]
+            model: [value for key, value in self._in_use.items() if key.startswith(f"{part}.")]
             for part, model in self._models.items()
         }
         self._watches.callback(watch_values(by_model))
-        for name, binding in self._bindings.items():
-            binding.unpatch()
-            binding.patch(self._in_use[name], samples, self._offload)
+        for name, change in changes(self._in_use, self._forms).items():
+            self._bindings[name].unpatch()
+            self._bindings[name].patch(change, samples, self._offload)
 
     def changed(self) -> None:
         """Say that deltas have other values. Fused optimizers need it: they leave a tensor's version as it is."""
         increment_version(list(self._in_use.values()))
 
     def train(self) -> dict[str, nn.Parameter]:
-        """Turn gradients on, and let the cost model choose each layer's plan. Returns `deltas`."""
+        """Turn gradients on, and let the cost model choose each layer's plan. Returns `parameters`."""
         self._mode(training=True)
-        return self.deltas
+        return self.parameters
 
     def eval(self) -> Adapter:
-        """Turn gradients off, and make each shifted weight once instead of computing with delta in every forward."""
+        """Turn gradients off, and make each changed weight once instead of computing the change in every forward."""
         self._mode(training=False)
         return self
 
     def layers(self) -> list[ShiftedLayer]:
-        """The layers that compute with a delta and have a choice of plans."""
-        return [
-            layer for binding in self._bindings.values() for layer in binding.layers if isinstance(layer, ShiftedLayer)
-        ]
+        """The layers that compute with a delta of all directions and have a choice of plans."""
+        return [layer for layer in self._layers() if isinstance(layer, ShiftedLayer)]
+
+    def _layers(self) -> list[Layer]:
+        return [layer for binding in self._bindings.values() for layer in binding.layers]
 
     def _mode(self, *, training: bool) -> None:
-        for delta in self.deltas.values():
-            delta.requires_grad_(training)
-        for layer in self.layers():
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(training)
+        for layer in self._layers():
+            if isinstance(layer, ShiftedVector):
+                continue
             # A table of thousands of rows is not made anew for the few that a prompt gathers.
             keep = training or isinstance(layer.module, nn.Embedding)
-            layer.plan = None if keep else "materialized"
+            if isinstance(layer, ShiftedLayer):
+                layer.plan = None if keep else "materialized"
+            else:
+                layer.made_once = not keep
             layer.forget()
 
     @contextmanager
@@ -185,30 +227,28 @@ class Adapter:
                 binding.pause(False)
 
     def set(self, shift: Mapping[str, Any]) -> None:
-        """Copy the values of a shift (or of any mapping name -> `[r]`) into the deltas.
+        """Copy the values of a shift, or of any mapping from names to deltas, into the parameters.
 
         Raises:
-            MismatchError: other names or lengths than this adapter's; nothing is copied then.
+            MismatchError: other names or lengths than this adapter's, or parts that it has not; nothing is copied then.
         """
-        odd = sorted(set(shift) ^ set(self.deltas))
-        if odd:
-            raise MismatchError(f"expected the {len(self.deltas)} weights of {self.subset!r}; {odd[0]} is not in both")
-        values = {name: v if isinstance(v, Tensor) else torch.tensor(v) for name, v in shift.items()}
-        for name, value in values.items():
-            if value.shape != self.deltas[name].shape:
-                raise MismatchError(f"{name}: expected {len(self.deltas[name])} floats, got shape {list(value.shape)}")
+        self.copy(values_of(shift, self.parameters, self._bindings, self._forms))
+
+    def copy(self, values: Mapping[str, Tensor]) -> None:
+        """Copy `values`, by key, into the parameters of these keys."""
         with torch.no_grad():
-            for name, value in values.items():
-                self.deltas[name].copy_(value)
+            for key, value in values.items():
+                self.parameters[key].copy_(value)
 
     def compare(self, shift: SpectralShift, label: str) -> BaseCheck:
         """How this model's weights compare with those that a shift was trained on, for the deltas that both have."""
         return compare(shift, label, {name: binding.fingerprints for name, binding in self._bindings.items()})
 
-    def shift(self, **metadata: Any) -> SpectralShift:
-        """The deltas as they are now, as plain data.
+    def shift(self, *, word: str = "", **metadata: Any) -> SpectralShift:
+        """The parameters as they are now, as plain data.
 
         Args:
+            word: the special word as it stands in prompts, where it has vectors.
             metadata: fields of `ShiftMetadata`: base, settings, seed, versions, licence, parents. Fingerprints,
                 dtype and subset are filled in.
         """
@@ -227,8 +267,8 @@ class Adapter:
         unknown = set(metadata) - {field.name for field in fields(ShiftMetadata)}
         if unknown:
             raise TypeError(f"unknown metadata: {', '.join(sorted(unknown))}")
-        deltas = {name: delta.detach().cpu().numpy() for name, delta in self.deltas.items()}
-        return SpectralShift(deltas, ShiftMetadata(**{**known, **metadata}))
+        deltas, outer, words = to_shift_parts(self._bindings, self.parameters, self._forms, word)
+        return SpectralShift(deltas, ShiftMetadata(**{**known, **metadata}), outer=outer, words=words)
 
     def detach(self) -> None:
         """Give the model back as it was: its own forwards, weights and gradient flags. Can be called twice."""

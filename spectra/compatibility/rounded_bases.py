@@ -16,6 +16,7 @@ from spectra.spectrum.fingerprint import fingerprint
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from spectra.spectrum.partial import PartialSpectrum
     from spectra.spectrum.spectrum import Spectrum
 
 BaseMatch: TypeAlias = Literal["same", "cast", "float16", "bfloat16", "other"]
@@ -47,7 +48,9 @@ class Fingerprints:
         self.dtype = dtype
 
     @classmethod
-    def of(cls, weight: Tensor, name: str = "weight", spectrum: Spectrum | None = None) -> Fingerprints:
+    def of(
+        cls, weight: Tensor, name: str = "weight", spectrum: Spectrum | PartialSpectrum | None = None
+    ) -> Fingerprints:
         """The fingerprints of a weight in memory; its `spectrum`, if there is one, knows the first."""
         return cls({name: weight}, name, dtype_name(weight.dtype), spectrum.fingerprint if spectrum else "")
 

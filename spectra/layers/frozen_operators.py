@@ -23,7 +23,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
+from torch.nn.grad import conv1d_input, conv1d_weight, conv2d_input, conv2d_weight, conv3d_input, conv3d_weight
+
+from spectra import kernels
 
 Place = Literal["input", "output"]
 
@@ -95,6 +97,14 @@ class LinearOperator(Operator):
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
+
+    def input_gradient(self, grad: Tensor, shape: torch.Size, weight: Tensor) -> Tensor:
+        """The gradient of an input of `shape`, from the output's."""
+        return grad @ weight
+
+    def right_gradient(self, x: Tensor, p: Tensor) -> Tensor:
+        """The gradient of `right [columns, k]` in `encode(x)`, from that of the bottleneck."""
+        return kernels.weight_gradient(p, x, self.dim)
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,15 @@ class ConvOperator(Operator):
         x: Tensor = back(shape, weight, grad, self.stride, self.padding, self.dilation)  # type: ignore[no-untyped-call]
         return x
 
+    def right_gradient(self, x: Tensor, p: Tensor) -> Tensor:
+        """The gradient of `right [columns, k]` in `encode(x)`, from that of the bottleneck."""
+        if self.pointwise:
+            return kernels.weight_gradient(p, x, self.dim)
+        of_weight = (conv1d_weight, conv2d_weight, conv3d_weight)[len(self.kernel) - 1]
+        shape = (p.shape[1], x.shape[1], *self.kernel)
+        found: Tensor = of_weight(x, shape, p, self.stride, self.padding, self.dilation)  # type: ignore[no-untyped-call]
+        return found.reshape(p.shape[1], -1).T
+
     def bottleneck_rows(self, x: Tensor) -> int:
         # A list: torch.compile follows no generator here.
         sizes = zip(x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
@@ -236,8 +255,8 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 def operator_of(module: nn.Module) -> Operator | None:
     """The operator that `module` computes, or None where its own forward must be called with a shifted weight.
 
-    None stands for: groups, padding other than zeros, an embedding with `max_norm`, or a subclass with a forward of
-    its own. Those are rare in diffusion models and stay correct, at the cost of a gradient through the weight.
+    None stands for groups, padding other than zeros, an embedding with `max_norm`, or a subclass with its own forward:
+    rare in diffusion models, and still correct, at the cost of a gradient through the weight.
     """
     kind = type(module).forward
     if kind is nn.Linear.forward:

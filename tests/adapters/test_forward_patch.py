@@ -371,7 +371,7 @@ def test_a_copy_of_an_attached_model_computes_as_it() -> None:
     twin = copy.deepcopy(model)
     shifted_output = model(x)
     assert torch.equal(twin(x), shifted_output)
-    ours.adapter.set({name: torch.zeros_like(delta) for name, delta in ours.deltas.items()})
+    ours.adapter.set({name: torch.zeros_like(delta) for name, delta in ours.adapter.deltas.items()})
     assert torch.equal(model(x), base) and torch.equal(twin(x), shifted_output)
     ours.end()
     assert torch.equal(twin(x), shifted_output)

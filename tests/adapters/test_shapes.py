@@ -23,7 +23,7 @@ TARGETS = {"clip": "text-encoder", "t5": "text-encoder"}
 def attach_shapes(model: nn.Module, targets: str, tail: float) -> Adapter:
     """An adapter of a model without values, with spectra that have none either."""
 
-    def bind(chosen: Any) -> dict[str, Binding]:
+    def bind(chosen: Any, directions: Any) -> dict[str, Binding]:
         return {t.name: Binding(t, placeholder(t.weight, tail) if t.weight.ndim > 1 else None) for t in chosen}
 
     return Adapter(model, targets, bind)

@@ -65,7 +65,7 @@ def test_every_delta_learns(kind: str) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[2] < losses[0]
-    still = [name for name, delta in parameters.items() if delta.grad is None or not bool(delta.grad.any())]
+    still = [name for name, delta in adapter.deltas.items() if delta.grad is None or not bool(delta.grad.any())]
     assert still == WITHOUT_EFFECT.get(kind, [])
     assert all(parameter.grad is None for parameter in model.parameters())
 

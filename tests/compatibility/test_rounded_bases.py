@@ -34,7 +34,7 @@ def bound(model: nn.Module, shift: SpectralShift, cache: SpectrumCache | None = 
     """What `load` binds a model's weights to."""
     chosen = {target.name: target for target in targets(model, "unet") if target.name in shift}
     matches = check_base(shift, "dog", chosen, {}, True).matches
-    return bind(chosen.values(), cache, originals=original_spectra(shift, chosen, matches, cache))
+    return bind(chosen.values(), cache=cache, originals=original_spectra(shift, chosen, matches, cache=cache))
 
 
 def change_error(original: nn.Module, shift: SpectralShift, bindings: dict[str, Binding]) -> float:

@@ -24,9 +24,10 @@ from spectra.training.data.prompt_embeddings import Conditions
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.noise_schedule import NoiseSchedule
 from spectra.training.run.accelerator import make_accelerator
-from spectra.training.run.concept_deltas import ConceptDeltas
+from spectra.training.run.concept_parameters import ConceptParameters
 from spectra.training.run.concepts import CONCEPT_SETTINGS, ConceptSpec, read_concepts
 from spectra.training.run.loop import Concept, Loop
+from spectra.training.run.optimizer import rate_settings
 from spectra.training.run.train import train, train_together
 
 OWN_SETTINGS: tuple[dict[str, Any], ...] = (
@@ -83,7 +84,7 @@ def test_together_equals_separately(three: list[dict[str, Any]], tmp_path: Path,
         assert files[0] == files[1]
 
 
-def loop_of(pipe: Any, adapter: Any, numbers: list[int]) -> tuple[Loop, ConceptDeltas]:
+def loop_of(pipe: Any, adapter: Any, numbers: list[int]) -> tuple[Loop, ConceptParameters]:
     """A training of some of three concepts, with everything in the pipeline's dtype."""
     family = denoise_family(pipe)
     settings = {"base": "x", "lr": 0.01, "lr_1d": 1e-3, "batch": 2, "prior_target": "base", "max_grad_norm": 1e-3}
@@ -110,11 +111,11 @@ def loop_of(pipe: Any, adapter: Any, numbers: list[int]) -> tuple[Loop, ConceptD
         prompts += [f"a {'vwz'[number]}", *class_prompts]
     with adapter.disabled():
         conditions = Conditions(lambda p: family.encode(pipe, p, 32), prompts, keep=True, trained=True)
-    mine = ConceptDeltas(adapter, len(concepts))
+    mine = ConceptParameters(adapter, len(concepts))
     ndims = {name: binding.target.weight.ndim for name, binding in adapter._bindings.items()}
-    accelerator = make_accelerator(config, "cpu")
+    rates, accelerator = rate_settings(mine.parameters, ndims), make_accelerator(config, "cpu")
     return Loop(
-        pipe, family, concepts, conditions, mine.parameters, ndims, config, accelerator, adapter.disabled, mine.rows
+        pipe, family, concepts, conditions, mine.parameters, rates, config, accelerator, adapter.disabled, mine.rows
     ), mine  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def test_sdxl_learns() -> None:
     conditions = Conditions(lambda prompts: family.encode(pipe, prompts, 32), ["a disc"], keep=True, trained=False)
     loop = Loop(
         pipe, family, [concept], conditions, adapter.train(),
-        dict.fromkeys(adapter.deltas, 2), config, make_accelerator(config, "cpu"), adapter.disabled,
+        dict.fromkeys(adapter.parameters, "lr"), config, make_accelerator(config, "cpu"), adapter.disabled,
     )  # fmt: skip
     before = loop.measure()
     for _ in range(12):

@@ -29,8 +29,8 @@ def run(settings: dict[str, Any], out: Path, **more: Any) -> tuple[SpectralShift
 
 
 def equal(a: SpectralShift, b: SpectralShift) -> bool:
-    """The same deltas, bit for bit."""
-    return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
+    """The same deltas and terms, bit for bit."""
+    return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a) and a.outer == b.outer
 
 
 @pytest.mark.usefixtures("whole_outputs")
@@ -74,7 +74,7 @@ def test_one_dimensional_weights_have_a_rate_of_their_own(settings: dict[str, An
 
 @pytest.mark.parametrize("concepts", [1, 2])
 def test_only_so_many_directions_may_move(settings: dict[str, Any], tmp_path: Path, concepts: int) -> None:
-    config = make_config({**settings, "directions": 3})
+    config = make_config({**settings, "directions": "3"})
     train_together([ConceptSpec(str(n), replace(config, seed=n), tmp_path / str(n)) for n in range(concepts)])
     shift = read_shift(tmp_path / "0" / "0.safetensors")
     for name, delta in shift.items():
@@ -86,14 +86,38 @@ def test_only_so_many_directions_may_move(settings: dict[str, Any], tmp_path: Pa
             assert moved > 0, name
 
 
+@pytest.mark.parametrize("concepts", [1, 2])
+def test_outer_terms_learn(settings: dict[str, Any], tmp_path: Path, concepts: int) -> None:
+    config = make_config({**settings, "directions": "0", "outer": "1", "lr_outer": 0.02, "lr_1d": 0.0, "steps": 30})
+    parts = [ConceptSpec(str(n), replace(config, seed=n), tmp_path / str(n)) for n in range(concepts)]
+    summaries = train_together(parts)
+    assert all(each.loss_after < 0.97 * each.loss_before for each in summaries)
+    shift = read_shift(tmp_path / "0" / "0.safetensors")
+    assert not any(delta.any() for delta in shift.values())
+    assert set(shift.outer) == {name for name, ndim in shift.metadata.ndims.items() if ndim > 1}
+    assert all(terms.rank == 1 and terms.a.any() for terms in shift.outer.values())
+    assert shift.floats == sum(terms.floats for terms in shift.outer.values())
+
+
+def test_a_training_starts_from_a_shift_with_terms(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**settings, "directions": "2", "outer": "1", "steps": 2}
+    first, _ = run(settings, tmp_path / "first")
+    again, _ = run(
+        {**settings, "lr": 0.0, "lr_outer": 0.0, "lr_1d": 0.0, "init_shift": str(tmp_path / "first/first.safetensors")},
+        tmp_path / "again",
+    )
+    assert equal(first, again)
+
+
 @pytest.mark.parametrize(
     "more",
     [
         {},
         {"accumulation": 2, "batch": 1, "text_encoder": True, "gradient_checkpointing": True, "lr_1d": 1e-3},
         {"lr_schedule": "cosine"},
+        {"directions": "3", "outer": "2", "text_encoder": True},
     ],
-    ids=["plain", "accumulated", "cosine"],
+    ids=["plain", "accumulated", "cosine", "few directions"],
 )
 def test_an_interrupted_training_continues_exactly(
     settings: dict[str, Any], tmp_path: Path, more: dict[str, Any]

@@ -7,7 +7,7 @@ loop            the steps
 optimizer       AdamW, clipping
 lr_schedule     learning rates over the steps
 accelerator     device and precision
-concept_deltas  the deltas of all concepts, on one base
+concept_parameters  the parameters of all concepts, on one base
 state           saving and resuming exactly
 validation      pictures on the way, and the sheet before and after
 report          summary, log, loss curve

@@ -1,8 +1,8 @@
-"""The steps of a training: draw samples, predict once, add the terms of the loss, move the deltas.
+"""The steps of a training: draw samples, predict once, add the terms of the loss, move the shift.
 
 Any number of concepts train together: each has objectives, randomness and history of its own, and its row of every
-delta. The model is called once for all of them, and nothing of one reaches another: a sample's loss depends on its own
-row only, gradients are clipped concept by concept, and AdamW is elementwise.
+parameter. The model is called once for all of them, and nothing of one reaches another: a sample's loss depends on its
+own row only, gradients are clipped concept by concept, and AdamW is elementwise.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ class Loop:
         pipe, family: the base with the shifts attached, and how it is called.
         concepts: what is learnt. All have the same number of objectives.
         conditions: of all their prompts.
-        deltas: what is trained, by name: `[r]`, or `[concepts, r]` with `rows`.
-        ndims: number of dimensions of each delta's weight, which picks its learning rate.
+        parameters: what is trained, by key (`live_parameters`); with `rows`, each has a row for every concept.
+        rates: the setting that is each parameter's learning rate, by key.
         config: the settings; those that are a concept's own are not used here.
         accelerator: of accelerate; owns device, precision and accumulation.
         frozen: context in which the model computes as the base.
-        rows: which row of the deltas each sample takes; None for one concept.
+        rows: which row of the parameters each sample takes; None for one concept.
         maps: reads the cross-attention that terms need; None where none does.
         step: optimizer steps done.
     """
@@ -80,8 +80,8 @@ class Loop:
     family: DenoiseFamily
     concepts: Sequence[Concept]
     conditions: Conditions
-    deltas: Mapping[str, nn.Parameter]
-    ndims: Mapping[str, int]
+    parameters: Mapping[str, nn.Parameter]
+    rates: Mapping[str, str]
     config: TrainConfig
     accelerator: Any
     frozen: Callable[[], AbstractContextManager[None]]
@@ -90,10 +90,10 @@ class Loop:
     step: int = 0
 
     def __post_init__(self) -> None:
-        self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(self.deltas, self.ndims, self.config))
+        self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(self.parameters, self.rates, self.config))
 
     def row(self, values: Tensor, concept: int) -> Tensor:
-        """One concept's part of a delta, or of what the optimizer keeps for it."""
+        """One concept's part of a parameter, or of what the optimizer keeps for it."""
         return values if self.rows is None or values.ndim == 0 else values[concept]
 
     def advance(self) -> float:
@@ -121,7 +121,7 @@ class Loop:
                 self.accelerator.backward((torch.tensor(weights, device=losses.device) * losses).sum())
                 if self.accelerator.sync_gradients and config.max_grad_norm > 0:
                     self.accelerator.unscale_gradients()
-                    clip_by_concept(list(self.deltas.values()), len(self.concepts), config.max_grad_norm)
+                    clip_by_concept(list(self.parameters.values()), len(self.concepts), config.max_grad_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             for (record, term), weight, loss in zip(terms, weights, losses.tolist(), strict=True):
@@ -142,7 +142,7 @@ class Loop:
         return sum(record["loss"] for record in records) / len(records)
 
     def dry_run(self) -> None:
-        """Forward and backward of one batch, with the shapes of a step's; leaves gradients in the deltas."""
+        """Forward and backward of one batch, with the shapes of a step's; leaves gradients in the parameters."""
         batch = [
             self._set_aside(number, objective, self.config.batch)
             for number, concept in enumerate(self.concepts)

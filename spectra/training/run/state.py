@@ -1,6 +1,6 @@
 """A training's state in one safetensors file: saved on the way, and continued exactly.
 
-It holds the deltas, the optimizer's moments, the states of torch's generators, the rest of each round of pictures,
+It holds the shift, the optimizer's moments, the states of torch's generators, the rest of each round of pictures,
 the step and the history. Nothing is pickled.
 """
 
@@ -22,10 +22,10 @@ from spectra.settings import declared_settings
 from spectra.training.config import TrainConfig, make_config
 from spectra.training.run.loop import Loop
 
-FORMAT = {"format": "spectra-training-state", "version": "1"}
+FORMAT = {"format": "spectra-training-state", "version": "2"}
 
 CHANGEABLE_ON_RESUME = frozenset(name for name, each in declared_settings(TrainConfig).items() if each.resumable)
-"""Settings that may change on resuming: none of them moves a delta."""
+"""Settings that may change on resuming: none of them moves a parameter."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, pict
     `pictures` is the digest of its instance pictures, `base` the base's fingerprint.
     """
     concept = loop.concepts[number]
-    tensors = {f"delta/{name}": loop.row(delta, number).detach().cpu() for name, delta in loop.deltas.items()}
+    tensors = {f"shift/{key}": loop.row(value, number).detach().cpu() for key, value in loop.parameters.items()}
     for parameter, moments in loop.optimizer.state_dict()["state"].items():
         for key, value in moments.items():
             tensors[f"optimizer/{parameter}/{key}"] = loop.row(torch.as_tensor(value), number).cpu()
@@ -123,9 +123,9 @@ def restore_state(loop: Loop, states: Sequence[SavedState], *, base: str) -> Non
             raise InputError(
                 f"cannot resume: the base is not the one the training began with ({base}, was {saved.base})"
             )
-        names = {name.removeprefix("delta/") for name in saved.tensors if name.startswith("delta/")}
-        if names != set(loop.deltas):
-            raise InputError("cannot resume: the state holds the deltas of other targets")
+        found = {name: value.shape for name, value in saved.tensors.items() if name.startswith("shift/")}
+        if found != {f"shift/{key}": loop.row(value, 0).shape for key, value in loop.parameters.items()}:
+            raise InputError("cannot resume: the state holds a shift of other targets, or of another form")
         if saved.progress["step"] != first.progress["step"]:
             raise InputError(
                 f"cannot resume together: {first.path} is at step {first.progress['step']}, "
@@ -137,8 +137,8 @@ def restore_state(loop: Loop, states: Sequence[SavedState], *, base: str) -> Non
         return values[0] if loop.rows is None or values[0].ndim == 0 else torch.stack(values)
 
     with torch.no_grad():
-        for name, delta in loop.deltas.items():
-            delta.copy_(joined(f"delta/{name}"))
+        for key, value in loop.parameters.items():
+            value.copy_(joined(f"shift/{key}"))
     moments: dict[int, dict[str, Tensor]] = {}
     for name in first.tensors:
         if name.startswith("optimizer/"):

@@ -26,11 +26,13 @@ from spectra.training.config import TrainConfig
 from spectra.training.data.class_pictures import pipeline_fingerprint
 from spectra.training.data.prompt_embeddings import Conditions
 from spectra.training.data.subjects import pair_prompts, pictures_digest
+from spectra.training.form import check_directions, check_outer
 from spectra.training.loss.objectives import build_objectives
 from spectra.training.run.accelerator import make_accelerator
-from spectra.training.run.concept_deltas import ConceptDeltas
+from spectra.training.run.concept_parameters import ConceptParameters
 from spectra.training.run.inputs import ValidatedInputs
 from spectra.training.run.loop import Concept, Loop
+from spectra.training.run.optimizer import rate_settings
 from spectra.training.run.outputs import LOG, LOSS_CURVE, PROGRESS, SHEET, STATE
 from spectra.training.run.report import Summary, draw_loss_curve, write_log
 from spectra.training.run.state import restore_state, save_state
@@ -44,11 +46,11 @@ class Training:
     Attributes:
         pipe, family, accelerator: the base, how it is called, and where it computes.
         resolution: pixels of a picture's side.
-        adapter, deltas, loop: the shifts on the base, and their steps; there once it is prepared.
+        adapter, parameters, loop: the shifts on the base, and their steps; there once it is prepared.
     """
 
     adapter: Adapter
-    deltas: ConceptDeltas
+    parameters: ConceptParameters
     loop: Loop
 
     def __init__(self, inputs: Sequence[ValidatedInputs], *, device: str = "", progress: Progress = SILENT) -> None:
@@ -101,12 +103,20 @@ class Training:
             keep=config.cache_prompts,
             trained=trained,
         )
-        self.adapter = attach(pipe, config.all_targets, low_memory=config.low_memory, progress=self.progress)
+        directions, outer = check_directions(config.directions), check_outer(config.outer)
+        self.adapter = attach(
+            pipe,
+            config.all_targets,
+            directions.number,
+            outer.each,
+            low_memory=config.low_memory,
+            progress=self.progress,
+        )
         self._closing.callback(self.adapter.detach)
-        self.deltas = ConceptDeltas(self.adapter, len(concepts))
+        self.parameters = ConceptParameters(self.adapter, len(concepts))
         for number, each in enumerate(self.inputs):
             if each.init is not None:
-                self.deltas.start_from(each.init, number)
+                self.parameters.start_from(each.init, number)
         if config.gradient_checkpointing:
             getattr(pipe, family.model).enable_gradient_checkpointing()
         self.loop = Loop(
@@ -114,12 +124,12 @@ class Training:
             family=family,
             concepts=concepts,
             conditions=conditions,
-            deltas=self.deltas.parameters,
-            ndims=ndims,
+            parameters=self.parameters.parameters,
+            rates=rate_settings(self.parameters.parameters, ndims),
             config=config,
             accelerator=self.accelerator,
             frozen=self.adapter.disabled,
-            rows=self.deltas.rows,
+            rows=self.parameters.rows,
             maps=maps,
         )
 
@@ -143,7 +153,7 @@ class Training:
         losses_after = loop.measure()
         after = []
         for number in range(len(self.inputs)):
-            with self.deltas.drawing(number):
+            with self.parameters.drawing(number):
                 after.append(self._draw(number, "drawing after"))
         cost = {"steps": loop.step, "resumed_at": resumed_at, "train_seconds": train_seconds}
         summaries = []
@@ -188,7 +198,7 @@ class Training:
         """Draw every concept's validation pictures, and write them at once."""
         step = self.loop.step
         for number, (each, validation) in enumerate(zip(self.inputs, self.validations, strict=True)):
-            with self.deltas.drawing(number):
+            with self.parameters.drawing(number):
                 sheet = validation.sheet(validation.draw(self.pipe, "drawing"), f"After {step} steps")
             each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
             sheet.save(each.outputs.unfinished / f"step-{step:06d}.png")
@@ -206,7 +216,7 @@ class Training:
         """Write a concept's files into `folder`, a temporary one; the summary has what was `measured`."""
         inputs, history = self.inputs[number], self.loop.concepts[number].history
         config, outputs = inputs.config, inputs.outputs
-        shift = self.deltas.shift(
+        shift = self.parameters.shift(
             number,
             base=inputs.base.name,
             settings=config.changed(),

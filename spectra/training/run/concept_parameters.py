@@ -1,4 +1,4 @@
-"""The deltas of all concepts of a training, on one attached base."""
+"""The parameters of all concepts of a training, on one attached base."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from spectra.layers.per_sample import Samples
 from spectra.shift.shift import SpectralShift
 
 
-class ConceptDeltas:
-    """One parameter for each weight: the adapter's own `[r]` for one concept, `[concepts, r]` for several.
+class ConceptParameters:
+    """The adapter's own parameters for one concept; for several, each with a row for every concept.
 
     Attributes:
-        parameters: by weight name.
+        parameters: by key, see `live_parameters`.
         rows: which concept each sample of a batch belongs to; None for one concept.
     """
 
     def __init__(self, adapter: Adapter, concepts: int) -> None:
-        """Begin at zero, in training mode."""
+        """Begin where the adapter does, in training mode."""
         self.adapter = adapter
         self.rows = Samples(torch.arange(concepts)) if concepts > 1 else None
-        self.parameters = adapter.deltas
+        self.parameters = adapter.parameters
         if self.rows is not None:
             self.parameters = {
-                name: nn.Parameter(delta.new_zeros(concepts, len(delta))) for name, delta in adapter.deltas.items()
+                key: nn.Parameter(own.detach().expand(concepts, *own.shape).clone())
+                for key, own in adapter.parameters.items()
             }
         self.train()
 
@@ -45,11 +46,11 @@ class ConceptDeltas:
         self.adapter.set(shift)
         if self.rows is not None:
             with torch.no_grad():
-                for name, delta in self.adapter.deltas.items():
-                    self.parameters[name][concept] = delta
+                for key, own in self.adapter.parameters.items():
+                    self.parameters[key][concept] = own
 
     def train(self) -> None:
-        """Let the model compute with all concepts' deltas, a row for each sample."""
+        """Let the model compute with all concepts' parameters, a row for each sample."""
         if self.rows is None:
             self.adapter.train()
         else:
@@ -59,7 +60,7 @@ class ConceptDeltas:
     def drawing(self, concept: int) -> Iterator[None]:
         """Within the block the model draws with one concept's shift, at the speed of the base."""
         if self.rows is not None:
-            self.adapter.set(self.of(concept))
+            self.adapter.copy(self.of(concept))
             self.adapter.patch()
         self.adapter.eval()
         try:
@@ -68,12 +69,12 @@ class ConceptDeltas:
             self.train()
 
     def of(self, concept: int) -> dict[str, Tensor]:
-        """One concept's deltas, `[r]` by weight name."""
+        """One concept's parameters, by key."""
         rows = self.rows
-        return {name: (delta if rows is None else delta[concept]).detach() for name, delta in self.parameters.items()}
+        return {key: (value if rows is None else value[concept]).detach() for key, value in self.parameters.items()}
 
     def shift(self, concept: int, **metadata: Any) -> SpectralShift:
         """One concept's shift; `metadata` as `Adapter.shift` takes it."""
         if self.rows is not None:
-            self.adapter.set(self.of(concept))
+            self.adapter.copy(self.of(concept))
         return self.adapter.shift(**metadata)

@@ -1,0 +1,94 @@
+"""What shifts that exist do to weights: their sum for a model, or a row of changes for the samples of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from spectra.adapters.binding import ALL, Binding
+from spectra.layers.change import Change
+from spectra.shift.outer_terms import OuterTerms
+from spectra.shift.shift import SpectralShift
+from spectra.shift.sums import scaled_sum, sum_terms, sum_words
+from spectra.spectrum.spectrum import Spectrum
+
+
+def needed_directions(shift: SpectralShift) -> dict[str, int]:
+    """How many leading directions of each weight a shift changes, for `binding.bind`; `ALL` if it is most."""
+    found = {}
+    for name, delta in shift.items():
+        used = int(delta.nonzero()[0].max(initial=-1)) + 1
+        found[name] = ALL if 2 * used > len(delta) else used
+    return found
+
+
+def has_directions(binding: Binding | None, needed: int) -> bool:
+    """Whether a weight is bound with as many directions as are `needed`."""
+    if binding is None or binding.target.weight.ndim == 1 or isinstance(binding.spectrum, Spectrum):
+        return binding is not None
+    known = 0 if binding.spectrum is None else len(binding.spectrum.sigma)
+    return needed != ALL and needed <= known
+
+
+def total_changes(terms: Iterable[tuple[float, SpectralShift]]) -> dict[str, Change]:
+    """The sum of `scale * shift`, computed in float64 and rounded once; deltas are `[r]`, and absent where zero."""
+    chosen = list(terms)
+    made = {}
+    for name, delta in scaled_sum(chosen).items():
+        change = Change(torch.from_numpy(delta).to(torch.float32) if delta.any() else None)
+        outer = sum_terms([(scale, shift.outer[name]) for scale, shift in chosen if name in shift.outer])
+        if outer is not None:
+            change = _with_terms(change, outer)
+        words = [(scale, shift.words[name]) for scale, shift in chosen if name in shift.words]
+        if words:
+            word = sum_words(words)
+            change = Change(change.delta, change.a, change.b, change.kernel, torch.tensor(word.vectors), word.ids)
+        made[name] = change
+    return made
+
+
+def _with_terms(change: Change, outer: OuterTerms) -> Change:
+    kernel = None if outer.kernel is None else torch.tensor(outer.kernel)
+    return Change(change.delta, torch.tensor(outer.a), torch.tensor(outer.b), kernel)
+
+
+def stacked(rows: Sequence[Change], device: torch.device) -> Change:
+    """One change with a row for each of `rows`, zero where a row lacks what another has.
+
+    Deltas are of the same directions. Terms are filled up to as many as the longest row has; where some rows have
+    kernels and others none, all are written without. The ids are those of all rows.
+    """
+    a = _filled([row.a for row in rows])
+    if a is None:
+        b, kernel = None, None
+    elif len({row.kernel is None for row in rows if row.a is not None}) > 1:
+        b, kernel = _filled([None if row.a is None else row.right for row in rows]), None
+    else:
+        b, kernel = _filled([row.b for row in rows]), _filled([row.kernel for row in rows])
+    ids = tuple(dict.fromkeys(token for row in rows for token in row.ids))
+    word = _filled([_rows_of(ids, row) for row in rows])
+    change = Change(_filled([row.delta for row in rows]), a, b, kernel, word, ids)
+    return change.map(lambda tensor: tensor.to(device))
+
+
+def _rows_of(ids: Sequence[int], row: Change) -> Tensor | None:
+    """A row's word with a vector for each of `ids`."""
+    if row.word is None:
+        return None
+    vectors: Mapping[int, Tensor] = dict(zip(row.ids, row.word, strict=True))
+    return torch.stack([vectors.get(token, torch.zeros_like(row.word[0])) for token in ids])
+
+
+def _filled(rows: Sequence[Tensor | None]) -> Tensor | None:
+    """`[shifts, ...]`, every row filled up with zeros to the length of the longest; None where all are."""
+    there = [row for row in rows if row is not None]
+    if not there:
+        return None
+    longest = max(len(row) for row in there)
+    made = there[0].new_zeros(len(rows), longest, *there[0].shape[1:])
+    for number, row in enumerate(rows):
+        if row is not None:
+            made[number, : len(row)] = row
+    return made

@@ -1,0 +1,68 @@
+"""The live tensors of one weight's shift: what a training moves, and what serving puts in force.
+
+W_delta = U diag(ReLU(sigma + delta)) V^T + sum_j a_j (x) b_j (x) kernel_j,   W_delta[ids] += word
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What changes one weight `[n0, n1, ...]`; every tensor has one more dimension in front where samples differ.
+
+    Attributes:
+        delta: `[K]`, of the directions that its layer was given; `[r]` for all of them; `[n0]` of a 1-D weight.
+        a: `[k, n0]`, one row for each outer term.
+        b: `[k, n1]` with a kernel or for a matrix, else `[k, n1 * taps]`.
+        kernel: `[k, taps]` of separable terms on a convolution.
+        word: `[n, dim]`, added to the rows `ids` of an embedding.
+        ids: of the special word's tokens.
+    """
+
+    delta: Tensor | None = None
+    a: Tensor | None = None
+    b: Tensor | None = None
+    kernel: Tensor | None = None
+    word: Tensor | None = None
+    ids: tuple[int, ...] = ()
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Those that are there."""
+        for each in (self.delta, self.a, self.b, self.kernel, self.word):
+            if each is not None:
+                yield each
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Change:
+        """The same change with every tensor mapped."""
+
+        def mapped(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else function(tensor)
+
+        parts = (self.delta, self.a, self.b, self.kernel, self.word)
+        delta, a, b, kernel, word = (mapped(each) for each in parts)
+        return Change(delta, a, b, kernel, word, self.ids)
+
+    @property
+    def right(self) -> Tensor:
+        """`[k, columns]`: what the terms have on the side of the weight's columns; the change is `a^T right`."""
+        if self.b is None:
+            raise ValueError("a change without outer terms has no right side")
+        if self.kernel is None:
+            return self.b
+        return (self.b[..., :, None] * self.kernel[..., None, :]).flatten(-2)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the weight is the frozen one: every delta, every term and every word is zero."""
+        parts = (self.delta, self.word, *(() if self.a is None else (self.a * self._reach,)))
+        return not any(bool(part.any()) for part in parts if part is not None)
+
+    @property
+    def _reach(self) -> Tensor:
+        """`[k, 1]`: 0 for a term whose right side is zero."""
+        return self.right.ne(0).any(-1, keepdim=True)

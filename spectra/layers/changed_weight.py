@@ -1,0 +1,71 @@
+"""The weight of one layer with its change, made whole: for serving, and for modules that are no plain operator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from spectra.layers.change import Change
+from spectra.spectrum.shifted_weight import shifted_weight, singular_value_change
+from spectra.spectrum.spectrum import Spectrum, matrix
+
+
+class Directions(Protocol):
+    """K directions of a weight, with both sides: a `PartialSpectrum`, or some of its directions."""
+
+    @property
+    def left(self) -> Tensor: ...
+
+    @property
+    def right(self) -> Tensor: ...
+
+    @property
+    def sigma(self) -> Tensor: ...
+
+
+class SomeDirections(NamedTuple):
+    """Directions that were chosen among those of a partial spectrum."""
+
+    left: Tensor
+    right: Tensor
+    sigma: Tensor
+
+    @classmethod
+    def of(cls, directions: Directions, numbers: Sequence[int]) -> SomeDirections:
+        """Those with these numbers."""
+        chosen = list(numbers)
+        return cls(directions.left[:, chosen], directions.right[:, chosen], directions.sigma[chosen])
+
+    def to(self, device: torch.device | str) -> SomeDirections:
+        """A copy on another device."""
+        return SomeDirections(*(each.to(device) for each in self))
+
+
+def changed_weight(weight: Tensor, directions: Spectrum | Directions | None, change: Change) -> Tensor:
+    """The weight with its change, in its own shape and dtype, rounded once; differentiable in the change.
+
+    Args:
+        weight: the frozen weight, of two or more dimensions.
+        directions: of its delta; a whole spectrum where it is of all directions.
+        change: without samples. Where it changes nothing the frozen weight itself is returned.
+    """
+    if not any(tensor.requires_grad for tensor in change.tensors()) and change.changes_nothing:
+        return weight
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    wide = weight.to(dtype)
+    if change.delta is not None and isinstance(directions, Spectrum):
+        wide = shifted_weight(wide, directions, change.delta)
+    w = matrix(wide)
+    if change.delta is not None and directions is not None and not isinstance(directions, Spectrum):
+        left, right, sigma = (
+            each.to(weight.device, dtype) for each in (directions.left, directions.right, directions.sigma)
+        )
+        w = w + left @ (right * singular_value_change(sigma, change.delta.to(dtype))).T
+    if change.a is not None:
+        w = w + change.a.to(dtype).T @ change.right.to(dtype)
+    if change.word is not None:
+        w = w.index_add(0, torch.tensor(change.ids, device=w.device), change.word.to(dtype))
+    return w.reshape(weight.shape).to(weight.dtype)

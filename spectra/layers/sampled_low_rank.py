@@ -1,0 +1,107 @@
+"""A change of low rank of its own for every sample of a batch, beside one pass of the frozen layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spectra.layers.change import Change
+from spectra.layers.changed_weight import Directions, changed_weight
+from spectra.layers.delta_gradients import add_low_rank_term
+from spectra.layers.frozen_operators import ConvOperator, ConvTransposeOperator, EmbeddingOperator, Operator
+from spectra.layers.functional_call import cast_for_compute, with_parameters
+from spectra.layers.low_rank_layer import Computing, LowRankLayer, add_word
+from spectra.layers.per_sample import Samples
+from spectra.spectrum.spectrum import Spectrum
+
+
+class SampledLowRankLayer(LowRankLayer):
+    """A module with a weight of two or more dimensions; every tensor of `changes` has a row for each shift."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        changes: Change,
+        samples: Samples,
+        spectrum: Spectrum | Directions | None = None,
+        shifted: Computing | None = None,
+    ) -> None:
+        super().__init__(module, changes, spectrum, shifted)
+        self._samples = samples
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What the module returns for `x [batch, ...]`, each sample with its own change."""
+        x, index = self._samples.match(x)
+        if self.operator is None or args or kwargs:
+            return self._one_by_one(index, x, *args, **kwargs)
+        weight: Tensor = self.module.weight  # type: ignore[assignment]
+        x, dtype = cast_for_compute(x, weight)
+        y = with_parameters(self.module, {}, x) if self._shifted is None else self._shifted.forward(x)
+        if self._directions is not None:
+            y = add_low_rank_term(self.operator, x, y, self._sides_in(dtype, weight), self._d(weight), index)
+        if self.change.a is not None:
+            y = y + _terms(self.operator, x, self.change.map(lambda tensor: tensor.to(dtype)), index)
+        return add_word(y, x, self.change, index)
+
+    def _one_by_one(self, index: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """For modules that are no plain operator: a forward for each shift that occurs."""
+        weight: Tensor = self.module.weight  # type: ignore[assignment]
+        groups = [(row, (index == row).nonzero().squeeze(1)) for row in index.unique().tolist()]
+        parts = []
+        for row, mine in groups:
+            changed = changed_weight(weight, self.spectrum, self.change.map(lambda tensor, row=row: tensor[row]))  # type: ignore[misc]
+            parts.append(with_parameters(self.module, {"weight": changed}, x[mine], *args, **kwargs))
+        return torch.cat(parts)[torch.cat([mine for _, mine in groups]).argsort()]
+
+
+def _terms(operator: Operator, x: Tensor, change: Change, index: Tensor) -> Tensor:
+    """What the outer terms of each sample's own row add to the layer's output."""
+    a: Tensor = change.a[index]  # type: ignore[index]
+    if isinstance(operator, EmbeddingOperator):
+        own = torch.stack([rows[:, ids].T for rows, ids in zip(a, x.flatten(1), strict=True)])  # [batch, ids, k]
+        return (own @ change.right[index]).reshape(*x.shape, -1)
+    if isinstance(operator, ConvTransposeOperator):
+        t = (a @ x.flatten(2)).reshape(len(x), -1, *x.shape[2:])
+        return _transposed(operator, t, change.right[index])
+    if isinstance(operator, ConvOperator):
+        t = (
+            _separable(operator, x, change, index)
+            if change.kernel is not None
+            else _filtered(operator, x, change, index)
+        )
+        return (a.mT @ t.flatten(2)).reshape(len(x), -1, *t.shape[2:])
+    rows = x.reshape(len(x), -1, x.shape[-1])
+    return (rows @ change.right[index].mT @ a).reshape(*x.shape[:-1], -1)
+
+
+def _separable(operator: ConvOperator, x: Tensor, change: Change, index: Tensor) -> Tensor:
+    """Channels first, then the kernel on what is left: `[batch, k, ...]`."""
+    b, kernel = change.b[index], change.kernel[index]  # type: ignore[index]
+    t = (b @ x.flatten(2)).reshape(1, -1, *x.shape[2:])  # every sample and term is a channel of its own
+    made = _conv(operator, t, kernel.reshape(-1, 1, *operator.kernel), t.shape[1])
+    return made.reshape(len(x), -1, *made.shape[2:])
+
+
+def _filtered(operator: ConvOperator, x: Tensor, change: Change, index: Tensor) -> Tensor:
+    filters = change.right[index].reshape(-1, x.shape[1], *operator.kernel)
+    made = _conv(operator, x.reshape(1, -1, *x.shape[2:]), filters, len(x))
+    return made.reshape(len(x), -1, *made.shape[2:])
+
+
+def _conv(operator: ConvOperator, x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    conv = (F.conv1d, F.conv2d, F.conv3d)[len(operator.kernel) - 1]
+    out: Tensor = conv(x, weight, None, operator.stride, operator.padding, operator.dilation, groups)
+    return out
+
+
+def _transposed(operator: ConvTransposeOperator, t: Tensor, right: Tensor) -> Tensor:
+    its = operator.convolution
+    transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(its.kernel) - 1]
+    batch, k = t.shape[:2]
+    weight = right.reshape(batch * k, -1, *its.kernel)
+    wide = t.reshape(1, -1, *t.shape[2:])
+    made: Tensor = transposed(wide, weight, None, its.stride, its.padding, operator.output_padding, batch, its.dilation)
+    return made.reshape(batch, -1, *made.shape[2:])
