@@ -146,8 +146,8 @@ def from_strings(strings: Mapping[str, str], names: Iterable[str]) -> ShiftMetad
     unknown = sorted(set(strings) - set(_REQUIRED) - set(_OPTIONAL))
     if unknown:
         raise ShiftFileError(
-            f"the metadata holds {', '.join(map(repr, unknown))}, which format version {VERSION} does not know; "
-            "update spectra, or write the file again"
+            f"the metadata holds {', '.join(map(repr, unknown))}, which format version {strings['version']} does not "
+            "know; update spectra, or write the file again"
         )
     if not re.fullmatch(r"[0-9a-f]{16}", strings["base_fingerprint"]):
         _malformed("base_fingerprint", "16 hex digits", strings["base_fingerprint"])

@@ -43,12 +43,13 @@ class OuterTerms:
     def __post_init__(self) -> None:
         for name in ("a", "b", *(() if self.kernel is None else ("kernel",))):
             object.__setattr__(self, name, read_only_rows(f"{name} of outer terms", getattr(self, name)))
-        if len({len(each) for each in self._sides}) > 1:
-            shapes = ", ".join(str(list(each.shape)) for each in self._sides)
+        if len({len(each) for each in self.sides}) > 1:
+            shapes = ", ".join(str(list(each.shape)) for each in self.sides)
             raise ShiftFileError(f"expected one row for each term in every array of outer terms, got shapes {shapes}")
 
     @property
-    def _sides(self) -> tuple[Rows, ...]:
+    def sides(self) -> tuple[Rows, ...]:
+        """a, b and, where there is one, the kernel."""
         return (self.a, self.b) if self.kernel is None else (self.a, self.b, self.kernel)
 
     @property
@@ -69,7 +70,7 @@ class OuterTerms:
     @property
     def floats(self) -> int:
         """Numbers in all arrays together."""
-        return sum(each.size for each in self._sides)
+        return sum(each.size for each in self.sides)
 
     @property
     def right(self) -> _Floats:
@@ -85,6 +86,16 @@ class OuterTerms:
         """
         return OuterTerms(rounded(self.a * np.float64(scale)), self.b, self.kernel)
 
+    def balanced(self) -> OuterTerms:
+        """The same products, with powers of two moved between the vectors of each term: their largest entries are alike
+        then, within a factor of 8, and rounding takes from each what it can best do without. Zero terms stay.
+        """
+        exponents = np.stack([np.frexp(np.abs(side).max(axis=1))[1] for side in self.sides])
+        moved = exponents.sum(axis=0) // len(exponents) - exponents
+        moved[-1] = -moved[:-1].sum(axis=0)
+        moved *= np.all([side.any(axis=1) for side in self.sides], axis=0)
+        return OuterTerms(*(np.ldexp(side, each[:, None]) for side, each in zip(self.sides, moved, strict=True)))
+
     def change(self) -> _Floats:
         """The change of the weight's matrix: float64 `[n0, columns]`."""
         change: _Floats = self.a.T.astype(np.float64) @ self.right
@@ -92,7 +103,7 @@ class OuterTerms:
 
     def dot(self, other: OuterTerms) -> float:
         """The inner product of two changes of one weight, in float64, from the vectors alone."""
-        mine, others = self._sides, other._sides
+        mine, others = self.sides, other.sides
         if [each.shape[1] for each in mine] != [each.shape[1] for each in others]:  # one with, one without a kernel
             return float(np.sum((self.a @ other.a.T.astype(np.float64)) * (self.right @ other.right.T)))
         factors = [x.astype(np.float64) @ y.T.astype(np.float64) for x, y in zip(mine, others, strict=True)]
@@ -101,7 +112,7 @@ class OuterTerms:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, OuterTerms):
             return NotImplemented
-        sides = self._sides, other._sides
+        sides = self.sides, other.sides
         return len(sides[0]) == len(sides[1]) and all(map(np.array_equal, *sides))
 
     __hash__ = None  # type: ignore[assignment]

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from spectra.errors import ShiftFileError
 from spectra.io.safetensors_header import StoredTensor
 from spectra.shift.few_directions import Shortened, lengthen, shorten
-from spectra.shift.metadata import PARTS_VERSION, VERSION, ShiftMetadata, from_strings
+from spectra.shift.metadata import PARTS_VERSION, ShiftMetadata, from_strings
 from spectra.shift.outer_terms import OuterTerms
 from spectra.shift.shift import Precision, SpectralShift
 from spectra.shift.word_vectors import WordVectors
@@ -85,8 +85,7 @@ def to_arrays(shift: SpectralShift, deltas: Mapping[str, npt.NDArray[Any]]) -> t
             arrays[name + DIRECTIONS] = directions
     with np.errstate(over="ignore"):
         for name, terms in shift.outer.items():
-            sides = [terms.a, terms.b, *([] if terms.kernel is None else [terms.kernel])]
-            arrays[name + OUTER] = np.concatenate(sides, axis=1).astype(dtype)
+            arrays[name + OUTER] = _rounded_terms(terms, dtype)
         for name, words in shift.words.items():
             arrays[name + WORD] = words.vectors.astype(dtype)
     told = {name: {"ids": list(words.ids), "text": words.text} for name, words in shift.words.items()}
@@ -97,6 +96,17 @@ def to_arrays(shift: SpectralShift, deltas: Mapping[str, npt.NDArray[Any]]) -> t
         "words": json.dumps(told, ensure_ascii=False, separators=(",", ":")) if told else "",
     }
     return {key: value for key, value in strings.items() if value}, arrays
+
+
+def _rounded_terms(terms: OuterTerms, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """a, b and kernel side by side in the dtype of the file: a term is balanced if float16 cannot hold it."""
+    rows = np.concatenate(terms.sides, axis=1)
+    if dtype.itemsize == 2:
+        limits = np.finfo(dtype)
+        unfit = (rows != 0) & ((np.abs(rows) < limits.smallest_normal) | (np.abs(rows) > limits.max))
+        balanced = np.concatenate(terms.balanced().sides, axis=1)
+        rows = np.where(unfit.any(axis=1, keepdims=True), balanced, rows)
+    return rows.astype(dtype)
 
 
 def check_arrays(tensors: Mapping[str, StoredTensor]) -> None:
@@ -125,7 +135,7 @@ def describe(strings: Mapping[str, str], tensors: Mapping[str, StoredTensor]) ->
     """
     names = sorted({key.rpartition(".")[0] for key in tensors})
     plain = {key: value for key, value in strings.items() if key not in _STRINGS}
-    metadata = from_strings(plain | {"version": str(VERSION)}, names)
+    metadata = from_strings(plain, names)
     lengths = dict(zip(names, _ranks(strings.get("ranks", ""), len(names)), strict=True))
     outer = [name for name in names if name + OUTER in tensors]
     sides = dict(zip(outer, _sides(strings.get("outer", ""), len(outer)), strict=True))
@@ -149,16 +159,16 @@ def describe(strings: Mapping[str, str], tensors: Mapping[str, StoredTensor]) ->
     return Described(metadata, lengths, sides, words)
 
 
-def from_arrays(told: Described, arrays: Mapping[str, npt.NDArray[Any]]) -> SpectralShift:
+def from_arrays(told: Described, arrays: Mapping[str, npt.NDArray[Any]], precision: Precision) -> SpectralShift:
     """The shift that header and arrays hold, which have been checked.
 
     Raises:
         ShiftFileError: directions out of range or order, values that are not finite, or parts of different shapes.
     """
-    dtype = next(array.dtype for key, array in arrays.items() if not key.endswith(DIRECTIONS))
+    nothing = np.empty(0, "<f4")
     deltas: Arrays = {}
     for name, size in told.lengths.items():
-        shortened = Shortened(arrays.get(name + DELTA, np.empty(0, dtype)), arrays.get(name + DIRECTIONS))
+        shortened = Shortened(arrays.get(name + DELTA, nothing), arrays.get(name + DIRECTIONS))
         try:
             deltas[name] = lengthen(shortened, size)
         except ValueError as error:
@@ -172,7 +182,6 @@ def from_arrays(told: Described, arrays: Mapping[str, npt.NDArray[Any]]) -> Spec
     for name, (ids, text) in told.words.items():
         with _named(name):
             words[name] = WordVectors(ids, arrays[name + WORD].reshape(len(ids), -1), text)
-    precision: Precision = "float16" if dtype.itemsize == 2 else "float32"
     return SpectralShift(deltas, told.metadata, outer=outer, words=words, precision=precision)
 
 
@@ -198,14 +207,16 @@ def _sides(text: str, count: int) -> list[Sides]:
 
 
 def _words(text: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
     try:
-        found = {name: (tuple(each["ids"]), each["text"]) for name, each in json.loads(text).items() if len(each) == 2}
-        numbers = all(type(token) is int for ids, _ in found.values() for token in ids)
-        if numbers and len(found) == len(json.loads(text)) and all(type(word) is str for _, word in found.values()):
-            return found
+        for name, each in json.loads(text).items():
+            ids, word = each["ids"], each["text"]
+            if len(each) != 2 or not all(type(token) is int for token in ids) or type(word) is not str:
+                raise ValueError("another kind of entry")
+            found[name] = tuple(ids), word
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        pass
-    _misfit("words", 'JSON such as {"NAME": {"ids": [1], "text": "word"}}', f"{text[:40]!r}")
+        _misfit("words", 'JSON such as {"NAME": {"ids": [1], "text": "word"}}', f"{text[:40]!r}")
+    return found
 
 
 @contextlib.contextmanager

@@ -102,9 +102,9 @@ def read_shift(path: str | os.PathLike[str]) -> SpectralShift:
             check_content(strings.get("content_hash", ""), _content_hash(strings, tensors))
         if version_of(strings) == PACKED_VERSION:
             return packing.unpack(strings, tensors)
-        if version_of(strings) == PARTS_VERSION:
-            return part_arrays.from_arrays(part_arrays.describe(strings, header.tensors), tensors)
         precision = common_precision(header.tensors.values())
+        if version_of(strings) == PARTS_VERSION:
+            return part_arrays.from_arrays(part_arrays.describe(strings, header.tensors), tensors, precision)
         deltas = {key.removesuffix(SUFFIX): values for key, values in tensors.items()}
         metadata = from_strings(strings, deltas)
         check_content(metadata.content_hash, _content_hash(strings, tensors))

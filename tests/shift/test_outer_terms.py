@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from shifts_with_terms import CONV, EMBEDDING, LINEAR, NORM, PLAIN, SHAPES, change, shift_with_terms, spectra
 
 from spectra.errors import MismatchError, ShiftFileError
@@ -17,6 +19,8 @@ from spectra.shift.shift import SpectralShift, combine, derive
 from spectra.shift.singular_vectors import SingularVectors
 from spectra.shift.sums import SingularPair, inner_product
 from spectra.shift.word_vectors import WordVectors
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache
+from spectra.spectrum.fingerprint import fingerprint
 
 
 def ones(*shape: int) -> np.ndarray:
@@ -167,6 +171,25 @@ def test_without_singular_vectors_the_cross_part_is_left_out_and_told() -> None:
     assert unknown.unknown == {CONV}
     assert inner_product(shift.parts(), shift.parts()) == pytest.approx(diagonals + terms, rel=1e-12)
     assert inner_product(shift, shift) == pytest.approx(diagonals, rel=1e-12)
+
+
+def test_singular_vectors_come_from_the_cache(tmp_path: Path) -> None:
+    parts = {name: left * sigma @ right for name, (left, sigma, right) in spectra().items()}
+    weights = {
+        name: torch.from_numpy(matrix.astype(np.float32).reshape(SHAPES[name])) for name, matrix in parts.items()
+    }
+    digits = {name: fingerprint(weight)[:8] for name, weight in weights.items()} | {NORM: "0" * 8}
+    shift = shift_with_terms(fingerprints=digits)
+    cache = SpectrumCache(tmp_path)
+    vectors = SingularVectors(shift.metadata, cache=cache)
+    without = shift.norm(vectors)
+    assert vectors.unknown == {CONV}
+    cache.leading({CONV: weights[CONV]}, 3)
+    known = SingularVectors(shift.metadata, cache=cache)
+    want = float(np.linalg.norm(flat(shift)))
+    assert shift.norm(known) == pytest.approx(want, rel=1e-6)
+    assert shift.norm(known) != pytest.approx(without, rel=1e-3)
+    assert known.unknown == set()
 
 
 def test_restricting_and_deriving_keep_what_is_given() -> None:

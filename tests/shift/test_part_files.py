@@ -82,10 +82,23 @@ def test_float16_rounds_everything_and_says_what_does_not_fit(tmp_path: Path) ->
     assert again.outer[CONV].kernel is not None
     np.testing.assert_array_equal(again.outer[CONV].kernel, shift.outer[CONV].kernel.astype(np.float16))
     np.testing.assert_array_equal(again.words[EMBEDDING].vectors, shift.words[EMBEDDING].vectors.astype(np.float16))
-    large = SpectralShift(shift, shift.metadata, outer={LINEAR: OuterTerms(np.full((1, 7), 1e6), np.ones((1, 9)))})
-    with pytest.raises(ShiftFileError, match=r"unet\.linear: 7 of 16 values .* float16; write float32"):
+    large = SpectralShift(shift, shift.metadata, outer={LINEAR: OuterTerms(np.full((1, 7), 1e6), np.full((1, 9), 1e6))})
+    with pytest.raises(ShiftFileError, match=r"unet\.linear: 16 of 16 values .* float16; write float32"):
         write_shift(large, tmp_path / "b", dtype="float16")
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("sizes", [(1e-7, 1e3), (1e6, 1e-3), (1e-9, 1e2, 1e6), (1e9, 1e-9, 1.0), (0.0, 1e-6, 1.0)])
+def test_float16_holds_terms_of_any_balance(sizes: tuple[float, ...], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lengths = (8, 3, 9) if len(sizes) == 3 else (8, 27)
+    terms = OuterTerms(*(size * rng.uniform(0.5, 1, (1, n)) for size, n in zip(sizes, lengths, strict=True)))
+    shift = shift_with_terms()
+    write_shift(SpectralShift(shift, shift.metadata, outer={CONV: terms}), tmp_path / "a", dtype="float16")
+    found = read_shift(tmp_path / "a").outer[CONV]
+    np.testing.assert_allclose(found.change(), terms.change(), rtol=3.01 * 2.0**-11)
+    np.testing.assert_array_equal(terms.balanced().change(), terms.change())
+    assert terms.balanced().balanced() == terms.balanced()
 
 
 @settings(max_examples=50)

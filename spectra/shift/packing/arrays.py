@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
 from spectra.io.safetensors_header import StoredTensor
-from spectra.shift.metadata import JSON, PACKED_VERSION, VERSION, ShiftMetadata, from_strings, to_strings
+from spectra.shift.metadata import JSON, PACKED_VERSION, ShiftMetadata, from_strings, to_strings
 from spectra.shift.packing import coder
 from spectra.shift.packing.quantise import count_tokens, dequantise, merge_scales, quantise
 from spectra.shift.packing.tokens import COUNT, read_bits, to_tokens, write_bits
@@ -158,7 +158,7 @@ def describe(
         raise ShiftFileError(f"its list of weights cannot be read ({error}); fetch or make it again") from error
     if "0" not in ndims:
         plain["ndims"] = ndims
-    return from_strings(plain | {"version": str(VERSION)}, lengths), lengths, classes
+    return from_strings(plain, lengths), lengths, classes
 
 
 def _decompress(compressed: npt.NDArray[np.uint8]) -> str:
