@@ -50,11 +50,13 @@ class WeightForm(NamedTuple):
         directions: numbers of its singular directions, ascending; None for all of them, and for a 1-D weight.
         terms: the number of its outer terms.
         ids: the special word's tokens.
+        taps: of each term's kernel; 0 for terms without.
     """
 
     directions: list[int] | None = None
     terms: int = 0
     ids: tuple[int, ...] = ()
+    taps: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,15 @@ class Form:
         outer: how many outer terms each matrix and convolution has; a mapping by name, 0 where it lacks one. A number
             leaves embeddings out, whose rows are words.
         words: the special word's tokens, by the name of the embedding.
+        vectors: whether 1-D weights move.
+        separable: whether a convolution's terms have a kernel, or `b` over its taps too, as LoRA's.
     """
 
     directions: int | Mapping[str, Sequence[int]] | None = None
     outer: int | Mapping[str, int] = 0
     words: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    vectors: bool = True
+    separable: bool = True
 
     def __post_init__(self) -> None:
         counts = [self.outer] if isinstance(self.outer, int) else self.outer.values()
@@ -93,10 +99,10 @@ class Form:
         if word_only:
             return WeightForm([], 0, ids)
         if target.weight.ndim == 1:
-            return WeightForm()
-        if isinstance(self.outer, int):
-            return WeightForm(self._chosen(target), 0 if embedding else self.outer, ids)
-        return WeightForm(self._chosen(target), self.outer.get(target.name, 0), ids)
+            return WeightForm(None if self.vectors else [])
+        terms = (0 if embedding else self.outer) if isinstance(self.outer, int) else self.outer.get(target.name, 0)
+        taps = math.prod(target.weight.shape[2:]) if self.separable and target.weight.ndim > 2 else 0
+        return WeightForm(self._chosen(target), terms, ids, taps)
 
     def _chosen(self, target: Target) -> list[int] | None:
         if self.directions is None:
@@ -121,7 +127,7 @@ def leading(forms: Mapping[str, WeightForm]) -> dict[str, int]:
 def make_parameters(targets: Iterable[Target], forms: Mapping[str, WeightForm]) -> dict[str, nn.Parameter]:
     """Float32 parameters at which every weight is the frozen one: `a`, deltas and words are zero.
 
-    `b` is uniform within `1 / sqrt(n1)`, as PEFT's LoRA starts, and each kernel passes its middle tap alone.
+    `b` of length n is uniform within `1 / sqrt(n)`, as PEFT's LoRA starts, and each kernel passes its middle tap alone.
     """
     made: dict[str, nn.Parameter] = {}
     generator = torch.Generator().manual_seed(0)
@@ -133,20 +139,15 @@ def make_parameters(targets: Iterable[Target], forms: Mapping[str, WeightForm]) 
             start["delta"] = torch.zeros(length)
         if form.terms:
             start["outer.a"] = torch.zeros(form.terms, weight.shape[0])
-            start["outer.b"] = start_of_b(form.terms, weight, generator)
-            if weight.ndim > 2:
-                taps = math.prod(weight.shape[2:])
-                start["outer.kernel"] = torch.zeros(form.terms, taps)
-                start["outer.kernel"][:, taps // 2] = 1
+            columns = weight.shape[1] if form.taps else weight[0].numel()
+            start["outer.b"] = (2 * torch.rand(form.terms, columns, generator=generator) - 1) / math.sqrt(columns)
+            if form.taps:
+                start["outer.kernel"] = torch.zeros(form.terms, form.taps)
+                start["outer.kernel"][:, form.taps // 2] = 1
         if form.ids:
             start["word"] = torch.zeros(len(form.ids), weight.shape[1])
         made |= {f"{target.name}.{part}": nn.Parameter(value.to(weight.device)) for part, value in start.items()}
     return made
-
-
-def start_of_b(k: int, weight: Tensor, generator: torch.Generator) -> Tensor:
-    """`b [k, n1]` as a training starts with it."""
-    return (2 * torch.rand(k, weight.shape[1], generator=generator) - 1) / math.sqrt(weight.shape[1])
 
 
 def to_shift_parts(

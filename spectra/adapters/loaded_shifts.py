@@ -24,8 +24,8 @@ from torch import nn
 
 from spectra.adapters.binding import Binding, bind
 from spectra.adapters.matching import check_base, match, original_spectra, warn_of_rounding
+from spectra.adapters.model_use import claim, release
 from spectra.adapters.served_changes import has_directions, needed_directions, stacked, total_changes
-from spectra.adapters.training_adapter import claim, release
 from spectra.errors import MismatchError
 from spectra.families import components
 from spectra.layers.change import Change

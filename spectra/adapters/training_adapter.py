@@ -18,7 +18,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from functools import partial
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +34,10 @@ from spectra.adapters.live_parameters import (
     to_shift_parts,
     values_of,
 )
+from spectra.adapters.model_use import claim, release
 from spectra.compatibility.base_check import BaseCheck, compare
 from spectra.compatibility.rounded_bases import Fingerprints
-from spectra.errors import InputError, MismatchError
+from spectra.errors import InputError
 from spectra.families import Target, components, targets
 from spectra.io.dtypes import dtype_name
 from spectra.layers.per_sample import Samples
@@ -54,24 +54,6 @@ from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 
 Bind: TypeAlias = Callable[[Sequence[Target], Mapping[str, int]], dict[str, Binding]]
 """Makes bindings of targets, with as many directions of each weight as are asked for: `binding.bind`."""
-
-_ATTACHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-"""Models whose forwards or weights are ours at the moment, and what for."""
-
-
-def claim(models: Mapping[str, nn.Module], use: str) -> None:
-    """Note that `models` are about to be changed for `use`; raise a MismatchError if another use has not ended."""
-    for name, model in models.items():
-        if model in _ATTACHED:
-            end = "adapter.detach()" if _ATTACHED[model] == "training" else "spectra.unload(pipe)"
-            raise MismatchError(f"{name} is already in use for {_ATTACHED[model]}; call {end} first")
-    _ATTACHED.update((model, use) for model in models.values())
-
-
-def release(models: Mapping[str, nn.Module]) -> None:
-    """Note the end of the use that `claim` noted."""
-    for model in models.values():
-        _ATTACHED.pop(model, None)
 
 
 def attach(
@@ -105,7 +87,20 @@ def attach(
         InputError (a form that no weight can have).
     """
     form = Form(directions, outer, words or {})
-    if low_memory and form != Form():
+    return attach_form(pipe, targets, form, low_memory=low_memory, cache=cache, progress=progress)
+
+
+def attach_form(
+    pipe: Any,
+    targets: str,
+    form: Form,
+    *,
+    low_memory: bool = False,
+    cache: SpectrumCache | None = None,
+    progress: Progress = SILENT,
+) -> Adapter:
+    """`attach` with all that can be said of what moves."""
+    if low_memory and form != Form(vectors=form.vectors):
         raise InputError("low memory keeps both sides of all directions: leave it out, or directions, outer and words")
     return Adapter(pipe, targets, partial(bind, cache=cache, progress=progress), form, low_memory)
 
@@ -159,6 +154,10 @@ class Adapter:
         """The deltas among the parameters, by weight name."""
         keys = {key: split_key(key) for key in self.parameters}
         return {name: self.parameters[key] for key, (name, part) in keys.items() if part == "delta"}
+
+    def weight(self, name: str) -> Tensor:
+        """The frozen weight of this name."""
+        return self._bindings[name].target.weight
 
     def patch(self, parameters: Mapping[str, Tensor] | None = None, samples: Samples | None = None) -> None:
         """Let the model compute with `parameters`, the adapter's own by default.

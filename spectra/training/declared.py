@@ -80,19 +80,25 @@ class TrainSettings:
     text_encoder: bool = _training(False, "Train the text encoder too.", embedded=True)
     directions: str = _training(
         "all",
-        "Singular directions of each weight that move: all, or a number of the leading ones. 1-D weights always move.",
-        metavar="all|K",
+        "Singular directions of each weight that move: all, a number of the leading ones, or a number and :gradient "
+        "for those that the subject's gradient asks for.",
+        metavar="all|K|K:gradient",
     )
     outer: str = _training(
         "0",
-        "Outer terms beside them, for each matrix and convolution: products of two vectors, or three.",
-        metavar="K",
+        "Outer terms beside them, products of two vectors, or three for a convolution: a number for each weight, or "
+        "bytes for all together, such as 64kB, which the subject's gradient shares out.",
+        metavar="K|BYTES",
     )
     steps: int = _training(500, "Number of optimizer steps.", least=1, resumable=True)
     lr: float = _training(1e-3, "Learning rate of matrices and convolutions.", least=0, embedded=3e-2)
     lr_outer: float = _training(1e-3, "Learning rate of outer terms.", least=0, embedded=1e-2)
     lr_1d: float = _training(
-        1e-6, "Learning rate of 1-D weights (the scales of norms).", least=0, embedded=1e-2, option="--lr-1d"
+        1e-6,
+        "Learning rate of 1-D weights (the scales of norms); 0 leaves them out.",
+        least=0,
+        embedded=1e-2,
+        option="--lr-1d",
     )
     lr_schedule: str = _training(
         "constant",

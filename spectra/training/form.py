@@ -33,7 +33,7 @@ def check_directions(text: str) -> ChosenDirections:
     if text == "all":
         return ChosenDirections(None)
     match = re.fullmatch(r"([0-9]{1,6})(:gradient)?", text)
-    if match is None or match[2]:
+    if match is None or (match[2] and not int(match[1])):
         raise InputError(f'directions: expected all, a number such as 32, or 32:gradient, got "{text}"')
     return ChosenDirections(int(match[1]), by_gradient=bool(match[2]))
 
@@ -45,6 +45,10 @@ def check_outer(text: str) -> ChosenTerms:
         InputError: it means nothing.
     """
     match = re.fullmatch(r"([0-9]{1,9})( ?)(B|kB|MB)?", text)
-    if match is None or match[3]:
+    if match is None or (match[3] is None and (match[2] or int(match[1]) > 1024)):
         raise InputError(f'outer: expected a number of terms such as 1, or bytes such as 64kB, got "{text}"')
-    return ChosenTerms(budget=int(match[1]) * _UNITS[match[3]]) if match[3] else ChosenTerms(int(match[1]))
+    if match[3] is None:
+        return ChosenTerms(int(match[1]))
+    if not int(match[1]):
+        raise InputError(f'outer: expected bytes for one term at least, or 0 for none, got "{text}"')
+    return ChosenTerms(budget=int(match[1]) * _UNITS[match[3]])

@@ -66,9 +66,7 @@ def test_the_file_can_be_half_as_large(settings: dict[str, Any], tmp_path: Path)
 
 def test_one_dimensional_weights_have_a_rate_of_their_own(settings: dict[str, Any], tmp_path: Path) -> None:
     shift, _ = run({**settings, "lr": 1e-3, "lr_1d": 0.0, "steps": 2}, tmp_path / "a")
-    norms = [name for name in shift if "norm" in name]
-    assert norms
-    assert all(not shift[name].any() for name in norms)
+    assert not any("norm" in name for name in shift)
     assert all(shift[name].any() for name in shift if name.endswith(("to_q", "conv1")))
 
 
@@ -100,10 +98,10 @@ def test_outer_terms_learn(settings: dict[str, Any], tmp_path: Path, concepts: i
 
 
 def test_a_training_starts_from_a_shift_with_terms(settings: dict[str, Any], tmp_path: Path) -> None:
-    settings = {**settings, "directions": "2", "outer": "1", "steps": 2}
+    settings = {**settings, "directions": "2", "outer": "1", "lr_1d": 0.0, "steps": 2}
     first, _ = run(settings, tmp_path / "first")
     again, _ = run(
-        {**settings, "lr": 0.0, "lr_outer": 0.0, "lr_1d": 0.0, "init_shift": str(tmp_path / "first/first.safetensors")},
+        {**settings, "lr": 0.0, "lr_outer": 0.0, "init_shift": str(tmp_path / "first/first.safetensors")},
         tmp_path / "again",
     )
     assert equal(first, again)
@@ -332,3 +330,24 @@ def test_an_interrupted_training_says_how_to_go_on(
     ran = spectra_cli("train", "-o", out)
     assert ran.code == 130
     assert f"continue with: spectra train --resume -o '{out}'" in ran.err
+
+
+def test_bytes_are_shared_out_by_the_gradient(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**settings, "directions": "0", "lr_1d": 0.0, "steps": 1, "file_dtype": "float16"}
+    shifts = {budget: run({**settings, "outer": budget}, tmp_path / budget) for budget in ("8kB", "16kB")}
+    for budget, (shift, _) in shifts.items():
+        size = (tmp_path / budget / f"{budget}.safetensors").stat().st_size
+        assert 0.6 * int(budget[:-2]) * 1000 < size < int(budget[:-2]) * 1000 + 3000
+        assert not any("norm" in name for name in shift)
+    small, large = (set(shift.outer) for shift, _ in shifts.values())
+    assert small < large or max(terms.rank for terms in shifts["16kB"][0].outer.values()) > 1
+    with pytest.raises(InputError, match="expected bytes for one term at least"):
+        train(make_config({**settings, "outer": "10B"}), tmp_path / "none")
+
+
+def test_directions_are_chosen_by_the_gradient(settings: dict[str, Any], tmp_path: Path) -> None:
+    shift, _ = run({**settings, "directions": "2:gradient", "lr_1d": 0.0, "steps": 2}, tmp_path / "a")
+    moved = {name: delta.nonzero()[0].tolist() for name, delta in shift.items()}
+    assert all(len(numbers) == 2 for numbers in moved.values())
+    assert any(numbers != [0, 1] for numbers in moved.values())
+    assert all(max(numbers) < 8 for numbers in moved.values())

@@ -150,6 +150,15 @@ class Loop:
         ]
         self.accelerator.backward(self._losses(batch).sum())
 
+    def take_gradient(self, count: int) -> None:
+        """Add to the parameters' gradients that of each concept's first term, the mean of `count` samples of it."""
+        for number, concept in enumerate(self.concepts):
+            whole = self._set_aside(number, concept.objectives[0], count)
+            whole.objective.extra_terms = ()
+            for piece in whole.draw.split(self.config.batch):
+                losses = self._losses([whole._replace(draw=piece)])
+                self.accelerator.backward(losses.sum() * (len(piece.index) / count))
+
     def measure(self) -> list[float]:
         """Each concept's first term at fixed samples: comparable before and after, as the loss of a step is not."""
         minibatches = []

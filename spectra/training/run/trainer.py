@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from torch import nn
 
+from spectra.adapters.live_parameters import Form
 from spectra.adapters.plan_tuning import tune
-from spectra.adapters.training_adapter import Adapter, attach
+from spectra.adapters.training_adapter import Adapter, attach_form
 from spectra.bases.pipeline import load_pipeline
 from spectra.errors import BaseError
 from spectra.families import targets
 from spectra.families.attention import AttentionMaps
 from spectra.families.denoise import denoise_family, native_resolution
 from spectra.io.atomic_writes import atomic_write
+from spectra.layers.per_sample import Samples
 from spectra.plots import style
 from spectra.progress import SILENT, Progress, working
 from spectra.shift.shift_file import write_shift
@@ -30,6 +33,7 @@ from spectra.training.form import check_directions, check_outer
 from spectra.training.loss.objectives import build_objectives
 from spectra.training.run.accelerator import make_accelerator
 from spectra.training.run.concept_parameters import ConceptParameters
+from spectra.training.run.gradient_probe import choose_form
 from spectra.training.run.inputs import ValidatedInputs
 from spectra.training.run.loop import Concept, Loop
 from spectra.training.run.optimizer import rate_settings
@@ -38,6 +42,15 @@ from spectra.training.run.report import Summary, draw_loss_curve, write_log
 from spectra.training.run.state import restore_state, save_state
 from spectra.training.run.validation import PicturesByPrompt, Validation
 from spectra.version import versions
+
+
+class _LoopPieces(NamedTuple):
+    """What a loop has beside an adapter: see `Loop`. `ndims` are those of the weights, by name."""
+
+    concepts: Sequence[Concept]
+    conditions: Conditions
+    ndims: Mapping[str, int]
+    maps: AttentionMaps | None
 
 
 class Training:
@@ -90,6 +103,8 @@ class Training:
         if config.subjects and config.unmix_weight > 0:
             maps = AttentionMaps(getattr(pipe, family.model), family.cross_attention, config.unmix_layers)
             self._closing.callback(maps.close)
+        if config.gradient_checkpointing:
+            getattr(pipe, family.model).enable_gradient_checkpointing()
         # The class pictures are drawn before anything is attached: by the frozen base.
         concepts, prompts = [], []
         for each in self.inputs:
@@ -103,33 +118,40 @@ class Training:
             keep=config.cache_prompts,
             trained=trained,
         )
-        directions, outer = check_directions(config.directions), check_outer(config.outer)
-        self.adapter = attach(
-            pipe,
-            config.all_targets,
-            directions.number,
-            outer.each,
-            low_memory=config.low_memory,
-            progress=self.progress,
+        self._pieces = _LoopPieces(concepts, conditions, ndims, maps)
+        form = choose_form(
+            check_directions(config.directions),
+            check_outer(config.outer),
+            self._attach,
+            lambda adapter: self._make_loop(adapter, adapter.parameters),
+            vectors=config.lr_1d > 0,
         )
+        self.adapter = self._attach(form)
         self._closing.callback(self.adapter.detach)
         self.parameters = ConceptParameters(self.adapter, len(concepts))
         for number, each in enumerate(self.inputs):
             if each.init is not None:
                 self.parameters.start_from(each.init, number)
-        if config.gradient_checkpointing:
-            getattr(pipe, family.model).enable_gradient_checkpointing()
-        self.loop = Loop(
-            pipe=pipe,
-            family=family,
+        self.loop = self._make_loop(self.adapter, self.parameters.parameters, self.parameters.rows)
+
+    def _attach(self, form: Form) -> Adapter:
+        config = self.config
+        return attach_form(self.pipe, config.all_targets, form, low_memory=config.low_memory, progress=self.progress)
+
+    def _make_loop(self, adapter: Adapter, parameters: Mapping[str, nn.Parameter], rows: Samples | None = None) -> Loop:
+        """The training's steps, with these parameters of an adapter."""
+        concepts, conditions, ndims, maps = self._pieces
+        return Loop(
+            pipe=self.pipe,
+            family=self.family,
             concepts=concepts,
             conditions=conditions,
-            parameters=self.parameters.parameters,
-            rates=rate_settings(self.parameters.parameters, ndims),
-            config=config,
+            parameters=parameters,
+            rates=rate_settings(parameters, ndims),
+            config=self.config,
             accelerator=self.accelerator,
-            frozen=self.adapter.disabled,
-            rows=self.parameters.rows,
+            frozen=adapter.disabled,
+            rows=rows,
             maps=maps,
         )
 
