@@ -47,8 +47,12 @@ def decompose(weight: Tensor, *, name: str = "weight") -> Spectrum:
     rows, columns = w.shape
     side: Side = "left" if rows <= columns else "right"
     a = w if side == "left" else w.T  # from here on `a` is [r, m] with r <= m
-    exponent = scale_exponent(w, name)
-    if exponent:
+    exponent = peak_exponent(w, name)
+    if abs(exponent) <= _SAFE_EXPONENT:
+        exponent = 0
+    if (
+        exponent
+    ):  # only float64 weights: the Gram matrix must neither overflow nor underflow; mantissas stay as they are
         a = torch.ldexp(a.to(torch.float64), torch.tensor(-exponent, device=a.device))
 
     q, sigma, v = _eigenbasis(a)
@@ -81,11 +85,8 @@ def check_weight(weight: Tensor, name: str) -> None:
         raise WeightError(f"{name}: the weight is on the meta device and has no values; load the base first")
 
 
-def scale_exponent(w: Tensor, name: str) -> int:
-    """The power of two by which `w` is to be divided first, so that its Gram matrix neither overflows nor underflows.
-
-    Powers of two leave every mantissa as it is. Only float64 weights can need one. NaN and infinity are refused.
-    """
+def peak_exponent(w: Tensor, name: str) -> int:
+    """The power of two just above the largest magnitude in `w`, 0 if there is none. NaN and infinity are refused."""
     if w.numel() == 0:
         return 0
     low, high = torch.aminmax(w)
@@ -93,8 +94,7 @@ def scale_exponent(w: Tensor, name: str) -> int:
     if not math.isfinite(peak):
         bad = int((~torch.isfinite(w)).sum())
         raise WeightError(f"{name}: {bad} of {w.numel()} values are not finite; the base file is damaged")
-    exponent = math.frexp(peak)[1]
-    return exponent if abs(exponent) > _SAFE_EXPONENT else 0
+    return math.frexp(peak)[1]
 
 
 def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,7 +105,7 @@ def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     none = a.new_zeros(m, 0, dtype=torch.float64)
     if r == 0:
         return none.new_zeros(0, 0), none.new_zeros(0), none
-    gram = _gram(a)
+    gram = gram_matrix(a)
     values, q = torch.linalg.eigh(gram)
     q = q.flip(1)
     sigma = values.flip(0).clamp_min(0).sqrt()
@@ -134,18 +134,20 @@ def _eigenbasis(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat([large, small @ u], dim=1), torch.cat([large_sigma, small_sigma]), v
 
 
-def _gram(a: Tensor) -> Tensor:
-    """`a @ a.T` in float64, on and below the diagonal, which is all that `eigh` reads; the blocks above stay zero.
+def gram_matrix(a: Tensor, dtype: torch.dtype = torch.float64, *, whole: bool = False) -> Tensor:
+    """`a @ a.T` on and below the diagonal, which is all that `eigh` reads; the blocks above stay zero, unless `whole`.
 
     Panel by panel: a wide weight then never stands in memory in float64.
     """
     r, m = a.shape
-    gram = a.new_zeros(r, r, dtype=torch.float64)
+    gram = a.new_zeros(r, r, dtype=dtype)
     for left in range(0, m, _PANEL):
-        panel = a[:, left : left + _PANEL].to(torch.float64)
+        panel = a[:, left : left + _PANEL].to(dtype)
         for start in range(0, r, _GRAM_BLOCK):
             stop = min(start + _GRAM_BLOCK, r)
             gram[start:stop, :stop].addmm_(panel[start:stop], panel[:stop].T)
+    for start in range(0, r if whole else 0, _GRAM_BLOCK):
+        gram[:start, start : start + _GRAM_BLOCK] = gram[start : start + _GRAM_BLOCK, :start].T
     return gram
 
 

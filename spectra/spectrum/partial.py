@@ -22,7 +22,8 @@ class PartialSpectrum:
         right: float32 `[columns, K]`, likewise.
         sigma: float64 `[K]`, descending, not negative.
         shape: of the weight as the module holds it.
-        residual: no `||W v - sigma u||` or `||W^T u - sigma v||` of these vectors is larger, over the largest sigma.
+        residual: `||W v - sigma u||` or `||W^T u - sigma v||`, whichever is larger, over the largest sigma; of all
+            directions together, as the root of the sum of squares, which no direction's own exceeds. From float64.
         orthogonality: the largest entry of `left^T left - 1` and `right^T right - 1`.
         from_full: it was cut from a full decomposition.
         fingerprint: of the weight (`spectra.spectrum.fingerprint`), where it came through the cache; else empty.

@@ -233,7 +233,7 @@ class SpectrumCache:
             hit = whole is not None
             with self._working_on(weight, device) as moved:
                 if whole is not None:
-                    made = algorithm.cut(whole.to(moved.device), moved, directions, name=name)
+                    made = algorithm.cut(whole.to(moved.device), moved, directions)
                 else:
                     made = algorithm.decompose_leading(moved, directions, start=known, name=name)
             found = replace(made.to("cpu"), fingerprint=digits)
