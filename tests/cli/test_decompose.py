@@ -105,6 +105,32 @@ def test_a_table_for_people(folder: Path, spectra_cli: Callable[..., Any]) -> No
     assert max(map(len, ran.out.splitlines()[:-1])) <= 80
 
 
+def test_leading_directions(folder: Path, spectra_cli: Callable[..., Any]) -> None:
+    wide = tensor(200, 240, seed=5) * torch.linspace(1, 0.1, 200)[:, None]
+    save_file({**UNET, "mid.to_k.weight": wide}, folder / "unet" / "diffusion_pytorch_model.safetensors")
+    found = json.loads(spectra_cli("decompose", folder, "--directions", "2", "--json").out)
+    assert found["directions"] == 2
+    total = found["total"]
+    assert (total["hits"], total["misses"], total["full"]) == (0, 5, 4)
+    assert total["spectrum_floats"] == 2 * sum(rows + columns + 1 for rows, columns in SHAPES_OF_TWO)
+    cache = default_cache()
+    vectors = cache.leading_vectors(fingerprint(wide), 2)
+    assert vectors is not None
+    exact = torch.linalg.svdvals(wide.double())[:2].numpy()
+    assert abs(vectors.sigma - exact).max() < 1e-6 * exact[0]
+    assert cache.sigma(fingerprint(wide)) is None
+    again = json.loads(spectra_cli("decompose", folder, "--directions", "1", "--json").out)["total"]
+    assert (again["hits"], again["misses"], again["full"]) == (5, 0, 0)
+    shown = spectra_cli("decompose", folder, "--directions", "3").out
+    assert "in full" in shown
+    assert max(map(len, shown.splitlines()[:-2])) <= 80
+    listed = json.loads(spectra_cli("cache", "ls", "--json").out)["entries"]
+    assert {entry["directions"] for entry in listed} == {3}
+
+
+SHAPES_OF_TWO = ((8, 36), (8, 12), (30, 6), (9, 6), (200, 240))
+
+
 def test_one_component(folder: Path, spectra_cli: Callable[..., Any]) -> None:
     found = json.loads(spectra_cli("decompose", folder, "--component", "text_encoder", "--json").out)
     assert [row["component"] for row in found["components"]] == ["text_encoder"]
@@ -162,6 +188,10 @@ def test_what_is_wrong_is_one_line(
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.count("\n") == 1
     assert said in ran.err
+
+
+def test_no_directions_are_wrong_usage(folder: Path, spectra_cli: Callable[..., Any]) -> None:
+    assert spectra_cli("decompose", folder, "--directions", "0").code == 2
 
 
 def test_no_safetensors_and_nothing_to_decompose(folder: Path, tmp_path: Path) -> None:
