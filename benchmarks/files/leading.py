@@ -164,7 +164,8 @@ def _like_trained(rows: int, columns: int, bench: Bench) -> Tensor:
     generator = torch.Generator().manual_seed(bench.seed)
 
     def frame(size: int) -> Tensor:
-        return torch.linalg.qr(torch.randn(size, rank, generator=generator))[0]
+        vectors: Tensor = torch.linalg.qr(torch.randn(size, rank, generator=generator)).Q
+        return vectors
 
     made = frame(rank) * torch.from_numpy(sigma).float() @ frame(long).T
     return made if rows <= columns else made.T.contiguous()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from spectra.errors import InputError
-from spectra.spectrum.decomposition import canonical_signs, check_weight, decompose, gram_matrix, peak_exponent
-from spectra.spectrum.lanczos import leading_eigenvectors
+from spectra.spectrum.decomposition import canonical_signs, check_weight, decompose, peak_exponent
+from spectra.spectrum.lanczos import leading_left_vectors
 from spectra.spectrum.partial import PartialSpectrum
 from spectra.spectrum.spectrum import Spectrum, matrix, other_side
 
@@ -89,8 +89,7 @@ def _found(weight: Tensor, directions: int, start: PartialSpectrum | None, expon
     known = None
     if start is not None and start.directions:
         known = (start.left if on_left else start.right).T.to(a)
-    gram = gram_matrix(a, torch.float32, whole=True)
-    basis = leading_eigenvectors(gram, directions, _EACH, known)
+    basis = leading_left_vectors(a, directions, _EACH, known)
     if basis is None:
         return None
     # Rayleigh-Ritz: the small side's vectors and sigma within the span, and the other side's from the weight.

@@ -12,7 +12,7 @@ from torch import Tensor
 from spectra.errors import InputError, WeightError
 from spectra.spectrum import leading
 from spectra.spectrum.decomposition import decompose
-from spectra.spectrum.lanczos import leading_eigenvectors
+from spectra.spectrum.lanczos import leading_left_vectors
 from spectra.spectrum.leading import TOLERANCE, cut, decompose_leading
 from spectra.spectrum.partial import PartialSpectrum
 from spectra.spectrum.spectrum import matrix
@@ -113,11 +113,11 @@ def test_more_directions_grow_from_fewer(monkeypatch: Any) -> None:
     weight = trained(260, 300)
     seen: list[int] = []
 
-    def recorded(gram: Tensor, wanted: int, tolerance: float, known: Tensor | None = None) -> Tensor | None:
+    def recorded(a: Tensor, wanted: int, tolerance: float, known: Tensor | None = None) -> Tensor | None:
         seen.append(0 if known is None else known.shape[0])
-        return leading_eigenvectors(gram, wanted, tolerance, known)
+        return leading_left_vectors(a, wanted, tolerance, known)
 
-    monkeypatch.setattr(leading, "leading_eigenvectors", recorded)
+    monkeypatch.setattr(leading, "leading_left_vectors", recorded)
     few = decompose_leading(weight, 8)
     grown = decompose_leading(weight, 24, start=few)
     fresh = decompose_leading(weight, 24)
@@ -202,10 +202,10 @@ def test_a_stated_residual_that_is_too_large_is_not_believed(monkeypatch: Any) -
     """Vectors that are wrong are seen in float64, and the full decomposition takes their place."""
     weight = trained(160, 200)
 
-    def wrong(gram: Tensor, wanted: int, tolerance: float, known: Tensor | None = None) -> Tensor:
+    def wrong(a: Tensor, wanted: int, tolerance: float, known: Tensor | None = None) -> Tensor:
         return torch.linalg.qr(torch.randn(160, wanted, generator=torch.Generator().manual_seed(0)))[0].T
 
-    monkeypatch.setattr(leading, "leading_eigenvectors", wrong)
+    monkeypatch.setattr(leading, "leading_left_vectors", wrong)
     found = decompose_leading(weight, 8)
     assert found.from_full
     check(weight, found, 8)

@@ -6,11 +6,12 @@ import math
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from spectra.benchmarks.case import Bench, Row
-from spectra.benchmarks.files import cache, decompose
+from spectra.benchmarks.files import cache, decompose, leading
 from spectra.benchmarks.run import run
 
 
@@ -76,3 +77,43 @@ def test_a_small_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (row["weights"], row["computed"], row["loaded"]) == (2, 2, 4)
     assert row["bytes"] > 8 * 8 * 4 + 5 * 5 * 4
     assert record["summary"]["warm_seconds"] > 0
+
+
+def test_leading_directions_against_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {"sdxl": Counter({(96, 160): 3, (200, 48): 2}), "flux": Counter({(120, 120): 4})}
+    monkeypatch.setattr(leading, "_counts", lambda: counts)
+    settings = {"repetitions": 1, "threads": 1, "directions": 4}
+    record = run(decompose.CASE, out=tmp_path, settings=settings).record
+    assert record["failures"] == []
+    assert [(row["shape"], row["count"]) for row in record["rows"]] == [
+        ("sdxl 200x48", 2),
+        ("sdxl 96x160", 3),
+        ("flux 120x120", 4),
+    ]
+    for row in record["rows"]:
+        assert row["residual"] <= row["stated_residual"] * 1.01
+        assert row["residual"] < 2e-6
+        assert row["sigma_error"] < 1e-7
+    summary = record["summary"]
+    assert (summary["sdxl_matrices"], summary["flux_matrices"]) == (5, 4)
+    assert summary["sdxl_leading_bytes"] == sum(n * 4 * (4 * (r + c) + 8) for (r, c), n in counts["sdxl"].items())
+    assert record["goals"] == []
+
+
+def test_the_models_have_their_matrices() -> None:
+    found = leading._counts()
+    assert sum(n * rows * columns for (rows, columns), n in found["flux"].items()) > 11.8e9
+    assert 2.5e9 < sum(n * rows * columns for (rows, columns), n in found["sdxl"].items()) < 2_567_463_684
+    assert found["sdxl"][10240, 1280] == 60
+
+
+def test_weights_like_trained_ones_fall_as_the_embedded_base_does() -> None:
+    bench = Bench(decompose.CASE.settings)
+    wide, tall = (leading._like_trained(*shape, bench) for shape in ((256, 300), (300, 256)))
+    sigma = torch.linalg.svdvals(wide.double())
+    torch.testing.assert_close(torch.linalg.svdvals(tall.double()), sigma, rtol=1e-3, atol=1e-3)
+    shares, values = bench.shared["profile"]
+    middle = float(sigma[128]) / float(sigma[16])
+    at = [math.log(129 / 256), math.log(17 / 256)]
+    expected = np.exp(np.interp(at[0], shares, values) - np.interp(at[1], shares, values))
+    assert middle == pytest.approx(expected, rel=0.02)
