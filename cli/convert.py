@@ -48,7 +48,12 @@ class _Options:
         "Base that it was trained on: folder, .safetensors file or hub id; spectra-base is the embedded one.",
         default_text="the embedded one, if a shift is read",
     )
-    rank: int | None = setting(None, "Most directions of each weight that a LoRA holds.", least=1)
+    rank: int | None = setting(
+        None,
+        "Highest rank of a LoRA, for each weight.",
+        least=1,
+        default_text="exact: directions and outer terms together",
+    )
     error: float | None = setting(
         None, "Relative error of Delta W that a LoRA may have, in place of --rank, such as 0.05; 0 for none.", **SHARE
     )
@@ -64,7 +69,7 @@ class _Options:
 
 @command(
     _Options,
-    "spectra convert fox.safetensors --to lora --rank 8 -o pytorch_lora_weights.safetensors",
+    "spectra convert fox.safetensors --to lora -o pytorch_lora_weights.safetensors",
     "spectra convert dog.safetensors --base ./sd15 --to kohya --error 0.05 -o dog-lora.safetensors",
     "spectra convert spectral_shifts.safetensors spectral_shifts_te.safetensors --base ./sd15 -o dog.safetensors",
 )
@@ -102,8 +107,8 @@ def _check_usage(files: list[Path], kinds: set[str], options: _Options) -> None:
         raise typer.BadParameter("one shift at a time; spectra merge makes one of several", param_hint="FILE...")
     if "shift" in kinds and to == "shift":
         raise typer.BadParameter("a shift is read; say what to write", param_hint="--to")
-    if to in ("lora", "kohya") and chosen != 1:
-        raise typer.BadParameter("a LoRA takes a --rank or an --error, one of the two", param_hint="--rank")
+    if to in ("lora", "kohya") and chosen > 1:
+        raise typer.BadParameter("a LoRA takes a --rank or an --error, not both", param_hint="--rank")
     if to not in ("lora", "kohya") and chosen:
         raise typer.BadParameter("only a LoRA has a rank, or an error to choose", param_hint="--rank")
     if options.dtype not in _DTYPES.get(to, (options.dtype,)):
@@ -133,7 +138,10 @@ def _read(files: list[Path], kinds: set[str], options: _Options) -> tuple[Spectr
         )
         about = {"format": fit.layout, **_fit(fit)}
     components = sorted({name.partition(".")[0] for name in shift})
-    return shift, {**about, "weights": len(shift), "floats": shift.floats, "components": components}
+    terms = sum(each.rank for each in shift.outer.values())
+    words = [each.text for each in shift.words.values()]
+    told = {"weights": len(shift), "floats": shift.floats, "outer": terms, "words": words, "components": components}
+    return shift, {**about, **told}
 
 
 def _write(shift: SpectralShift, options: _Options) -> dict[str, Any]:
@@ -175,7 +183,8 @@ def _fit(fit: Fit) -> dict[str, Any]:
 def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     read, written = found["read"], found["written"]
     what = f"{read['format']}, {read['weights']:,} weights of {' and '.join(read['components'])}"
-    yield "read", "\n".join([*found["files"], what])
+    terms = [f"{read['outer']:,} outer terms"] if read["outer"] else []
+    yield "read", "\n".join([*found["files"], what, *terms, *(f"a vector for {word!r}" for word in read["words"])])
     yield from _fit_rows(read)
     yield "written", f"{written['path']}\n{_FORMATS[written['format']]}, {readable(written['bytes'])}"
     ranks = sorted(written.get("ranks", {}).values())

@@ -39,6 +39,13 @@ class _Options:
     target: str = setting("", "Only these weights: subset names and patterns.", default_text="all that changed")
     dtype: Precision = setting("float32", "Precision in which the base will be loaded with the shift.")
     variant: str | None = variant_option()
+    directions: int | None = setting(
+        None, "Leading directions of each weight that have a delta.", least=0, default_text="all; of a LoRA none"
+    )
+    outer: int | None = setting(
+        None, "Outer terms of each weight beside them.", least=0, default_text="none; of a LoRA all its pairs"
+    )
+    separable: bool = setting(False, "Let a convolution's terms be output x input x kernel, in fewer floats each.")
     rest: Path | None = setting(None, "Write what the shift leaves, as a LoRA.", metavar="FILE")
     rank: int = setting(16, "Rank of the LoRA that --rest writes.", least=1)
     layers: bool = layers_option()
@@ -49,12 +56,14 @@ class _Options:
 @command(
     _Options,
     "spectra extract ./sd15 ./sd15-dreambooth -o dog.safetensors",
-    "spectra extract ./sd15 style-lora.safetensors -o style.safetensors --json",
+    "spectra extract ./sd15 style-lora.safetensors -o style.safetensors",
+    "spectra extract ./sd15 ./sd15-dreambooth --directions 32 --outer 4 -o dog.safetensors",
 )
 def extract(options: _Options) -> None:
     """Finds the shift that is closest to a fully fine-tuned model, or to a LoRA, LoHa or LoKr.
 
-    It captures u_i^T (W' - W) v_i of the change of each weight; the energy says how much of it that is.
+    It captures u_i^T (W' - W) v_i of the change of each weight, with --outer also the best pairs of what that leaves.
+    The energy says how much of it that is. A LoRA's own pairs are outer terms, and are taken as they are.
     """
     from spectra.convert.extraction import extract as run
     from spectra.io.atomic_writes import check_output
@@ -70,6 +79,9 @@ def extract(options: _Options) -> None:
         target=options.target,
         dtype=options.dtype,
         variant=options.variant,
+        directions=options.directions,
+        outer=options.outer,
+        separable=options.separable,
         rank=0 if rest is None else options.rank,
         progress=output.progress(),
     )
@@ -80,6 +92,7 @@ def extract(options: _Options) -> None:
         "out": str(options.out),
         "bytes": size,
         "floats": done.shift.floats,
+        "outer": sum(each.rank for each in done.shift.outer.values()),
         **as_dict(done.layers),
         "others": list(done.others),
         "rest_file": None if rest is None else _write_rest(done, rest, options),
@@ -92,7 +105,7 @@ def extract(options: _Options) -> None:
     if done.total.energy < LITTLE:
         output.say(
             "the shift holds little of this change, which hardly lies along the base's singular vectors; "
-            "--rest writes what is left as a LoRA"
+            "--outer takes the best outer terms too, --rest writes what is left as a LoRA"
         )
 
 
@@ -109,7 +122,8 @@ def _write_rest(done: Extracted, path: Path, options: _Options) -> dict[str, Any
 
 def _show(found: dict[str, Any], every_layer: bool) -> Iterator[output.Part]:
     yield from show_captured(found, every_layer)
-    yield f"{found['out']}: {found['floats']:,} floats, {found['bytes']:,} bytes"
+    terms = f"{found['outer']:,} outer terms, " if found["outer"] else ""
+    yield f"{found['out']}: {terms}{found['floats']:,} floats, {found['bytes']:,} bytes"
     if rest := found["rest_file"]:
         yield f"{rest['file']}: LoRA of rank {rest['rank']}, {rest['bytes']:,} bytes"
         yield f"with it {percent(rest['energy'])} is captured"

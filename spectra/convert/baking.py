@@ -12,26 +12,22 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from spectra.bases.pipeline import find_base, local_folder
 from spectra.bases.weight_files import FileWeights, base_tensors
+from spectra.convert.projection import AnySpectrum
 from spectra.convert.shifted_base import check_fingerprints
+from spectra.convert.weight_change import WeightShift, known_spectrum, spectrum_for
 from spectra.errors import InputError, OutputError, RoundedCopyWarning
 from spectra.io.atomic_writes import atomic_folder, atomic_write, check_output
 from spectra.io.dtypes import torch_dtype
 from spectra.naming.target_subsets import component_of
 from spectra.progress import SILENT, Progress
-from spectra.shift.shift import SpectralShift, check_same_base
-from spectra.shift.sums import scaled_sum
+from spectra.shift.shift import SpectralShift, combine
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
-from spectra.spectrum.shifted_weight import shifted_vector, shifted_weight
-
-if TYPE_CHECKING:
-    from spectra.spectrum.spectrum import Spectrum
+from spectra.spectrum.cache.workers import for_each
 
 _WEIGHT_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb")
 
@@ -72,8 +68,8 @@ def bake(
 ) -> Baked:
     """Write a base with shifts folded in: `U diag(ReLU(sigma + sum of scale * delta)) V^T` in the base's own dtype.
 
-    The weights are those that `spectra.load` and `spectra.activate` would put in force, rounded once to the dtype of
-    the file.
+    The weights are those that `spectra.load` and `spectra.activate` would put in force, with outer terms and the
+    vectors of special words, rounded once to the dtype of the file.
 
     Args:
         base: as `find_base` takes it.
@@ -94,30 +90,28 @@ def bake(
     location, out = find_base(base), Path(out)
     root = Path(location.target) if location.kind == "file" else local_folder(location, variant)
     _check_output(root, out, force)
-    check_same_base([each.shift for each in shifts])
-    summed = scaled_sum((each.scale, each.shift) for each in shifts)
-    deltas = {name: torch.from_numpy(total).to(torch.float32) for name, total in summed.items()}
-    components = sorted({component_of(name) for name in deltas})
+    total = combine([(each.scale, each.shift) for each in shifts])
+    parts = {name: WeightShift.of(total, name) for name in total}
+    components = sorted({component_of(name) for name in parts})
     tensors = base_tensors(location, components, variant=variant, dtype=shifts[0].shift.metadata.base_dtype)
     left_out = _other_weight_files(root, {places[0].stored.path for places in tensors.places.values()})
     weights, cache = tensors.weights(), cache or default_cache()
     originals = _check_base(shifts, weights, cache, progress)
-    shifted = weights.only(deltas.__contains__)
+    shifted = weights.only(parts.__contains__)
     with _copied(root, left_out, out, force) as copy:
 
-        def write(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[float, float]:
+        def write(name: str) -> tuple[float, float]:
             """Overwrite a weight in the copy; returns the squared norms of the rounding and of the change."""
-            wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-            delta, spectrum = deltas[name], originals.get(name, spectrum)
-            exact = shifted_vector(wide, delta) if spectrum is None else shifted_weight(wide, spectrum, delta)
+            weight, part = shifted[name], parts[name]
+            exact = part.applied(weight, originals.get(name) or spectrum_for(name, weight, part.directions, cache))
             lost = 0.0
             for place in shifted.places[name]:
                 stored = exact.to(torch_dtype(place.stored.dtype))
                 place.write(stored, copy / place.stored.path.relative_to(root))
-                lost = float((stored.to(wide.dtype) - exact).norm())
-            return lost**2, float((exact - wide).norm()) ** 2
+                lost = float((stored.to(exact.dtype) - exact).norm())
+            return lost**2, float((exact - weight).norm()) ** 2
 
-        errors = cache.visit(shifted, write, "baking", progress)
+        errors = for_each(shifted, write, "baking", progress)
     norms = torch.tensor(list(errors.values()), dtype=torch.float64).sum(0)
     return Baked(
         weights=len(shifted),
@@ -129,17 +123,24 @@ def bake(
 
 def _check_base(
     shifts: Sequence[NamedShift], weights: FileWeights, cache: SpectrumCache, progress: Progress
-) -> dict[str, Spectrum]:
+) -> dict[str, AnySpectrum]:
     """Refuse shifts of another base; of a rounded copy, return the originals' spectra that the cache knows, by name."""
-    originals: dict[str, Spectrum] = {}
+    originals: dict[str, AnySpectrum] = {}
     checks = check_fingerprints([(each.name, each.shift) for each in shifts], weights, progress)
     for each, check in zip(shifts, checks, strict=True):
         check.require_base("bake it into that base, or carry it over to this one (spectra transplant)")
-        rounded = [name for name, match in check.matches.items() if match != "same" and len(weights.shape(name)) > 1]
-        known = {name: cache.find(each.shift.metadata.fingerprints[name]) for name in rounded}
-        originals |= {name: spectrum for name, spectrum in known.items() if spectrum is not None}
+        wanted = {
+            name: WeightShift.of(each.shift, name).directions
+            for name, match in check.matches.items()
+            if match != "same" and len(weights.shape(name)) > 1
+        }
+        rounded = {name: directions for name, directions in wanted.items() if directions}
+        for name, directions in rounded.items():
+            found = known_spectrum(each.shift.metadata.fingerprints[name], weights.shape(name), directions, cache)
+            if found is not None:
+                originals[name] = found
         stored = weights.places[next(iter(each.shift))][0].stored.dtype
-        message = replace(check, dtype=stored).rounded_copy(set(rounded) - originals.keys())
+        message = replace(check, dtype=stored).rounded_copy(rounded.keys() - originals.keys())
         if message:
             warnings.warn(message, RoundedCopyWarning, stacklevel=3)
     return originals

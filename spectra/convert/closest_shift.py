@@ -2,8 +2,8 @@
 
     c_i = u_i^T D v_i        delta_i = max(c_i, -sigma_i)        ||D - Delta W||^2 = ||D||^2 - ||c||^2 + ||c - delta||^2
 
-A shift can reach no other direction of `D`, and no singular value below zero. A weight of one dimension takes any
-change: `delta = D`.
+A diagonal can reach no other direction of `D`, and no singular value below zero; outer terms take the best of what it
+leaves (`spectra.convert.best_terms`). A weight of one dimension takes any change: `delta = D`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,28 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from spectra.compatibility.base_check import delta_length
 from spectra.compatibility.rounded_bases import Fingerprints
-from spectra.errors import WeightError
+from spectra.convert.best_terms import Fit, best_fit, outer_terms
+from spectra.convert.projection import AnySpectrum, project
+from spectra.convert.weight_change import product_square, spectrum_for
+from spectra.errors import InputError, WeightError
 from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
+from spectra.shift.outer_terms import OuterTerms
 from spectra.shift.shift import SpectralShift
+from spectra.shift.word_vectors import WordVectors
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
-from spectra.spectrum.spectrum import Spectrum, matrix
+from spectra.spectrum.cache.workers import for_each
+from spectra.spectrum.leading import cut
+from spectra.spectrum.spectrum import Spectrum
 from spectra.version import versions
 
 ChangeOf: TypeAlias = Callable[[Tensor], Tensor]
 """Gives the change of a base's weight, of its shape or its matrix's, float32 or wider."""
 
-_PANEL = 1024
-"""Columns of a matrix that are in float64 at once."""
+PairsOf: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Gives the change of a base's weight as up `[rows, m]` and down `[m, columns]`, float64."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +77,44 @@ class Factors:
     shape: tuple[int, ...]
     square: float
 
+    @classmethod
+    def of(cls, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Factors:
+        """From factors in float64."""
+        up, down = rows.to(torch.float32).contiguous(), columns.to(torch.float32).contiguous()
+        return cls(up, down, shape, float(product_square(rows, columns)))
+
 
 @dataclass(frozen=True)
-class ClosestDelta:
-    """One weight's delta, float32 `[r]`, in the closest shift.
+class ShiftForm:
+    """What a shift may consist of.
+
+    Attributes:
+        directions: so many leading directions of each weight have a delta; None for all.
+        outer: at most so many outer terms of each weight of two or more dimensions.
+        separable: a convolution's terms are `a (x) b (x) kernel`.
+    """
+
+    directions: int | None = None
+    outer: int = 0
+    separable: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.directions or 0) < 0 or self.outer < 0:
+            raise InputError(f"expected 0 or more directions and outer terms, got {self.directions} and {self.outer}")
+        if self.separable and not self.outer:
+            raise InputError("separable terms were asked for, but no outer terms: say how many (--outer)")
+        if self.directions == 0 and not self.outer:
+            raise InputError("no directions and no outer terms are no shift: ask for some of either")
+
+
+@dataclass(frozen=True)
+class ClosestPart:
+    """One weight's delta, float32 `[r]`, and its outer terms, in the closest shift.
 
     Attributes:
         fingerprint: the digits of the weight that a shift file keeps.
         rounded: the digits of its rounded copies, by dtype.
-        rest: the best approximation of what the delta does not capture, if one was asked for.
+        rest: the best approximation of what the shift does not capture, if one was asked for.
     """
 
     delta: Tensor
@@ -85,55 +122,95 @@ class ClosestDelta:
     rounded: Mapping[str, str]
     ndim: int
     captured: Captured
+    outer: OuterTerms | None = None
     rest: Factors | None = None
 
     @classmethod
     def of(
-        cls, weight: Tensor, spectrum: Spectrum | None, delta: Tensor, captured: Captured, rest: Factors | None = None
-    ) -> ClosestDelta:
-        """A delta with the fingerprints of its weight."""
+        cls, weight: Tensor, spectrum: AnySpectrum | None, delta: Tensor, captured: Captured, **more: Any
+    ) -> ClosestPart:
+        """A delta, and what `more` there is, with the fingerprints of its weight."""
         prints = Fingerprints.of(weight, captured.name, spectrum)
         digits = prints.digits()[:FINGERPRINT_DIGITS]
-        return cls(delta.to(torch.float32), digits, prints.rounded(), weight.ndim, captured, rest)
+        return cls(delta.to(torch.float32), digits, prints.rounded(), weight.ndim, captured, **more)
 
 
 def find_closest(
     weights: Mapping[str, Tensor],
     changes: Mapping[str, ChangeOf],
+    form: ShiftForm | None = None,
     *,
     rank: int = 0,
     cache: SpectrumCache | None = None,
     progress: Progress = SILENT,
-) -> dict[str, ClosestDelta]:
-    """The closest delta to the change of each weight, by name, a few weights at a time in memory.
+) -> dict[str, ClosestPart]:
+    """What is closest to the change of each weight, by name, a few weights at a time in memory.
 
     Args:
+        form: of the shift; by default a delta for all directions and nothing else.
         rank: of the approximation of what the shift leaves; 0 for none.
 
     Raises:
         WeightError: a change that is not finite, or a weight without a spectrum.
     """
+    form, cache = form or ShiftForm(), cache or default_cache()
 
-    def find(name: str, weight: Tensor, spectrum: Spectrum | None) -> ClosestDelta:
-        change = changes[name](weight)
-        square = _square(change)
-        if not math.isfinite(square):
-            raise WeightError(f"{name}: the change has values that are not finite; the model is damaged")
-        if spectrum is None:
-            return ClosestDelta.of(weight, None, change, Captured(name, square, 0.0))
-        c = project(change, weight, spectrum)
-        delta = torch.maximum(c, -spectrum.sigma)
-        lost = (c - delta).square()
-        rest = max(square - float(c.square().sum()), 0.0) + float(lost.sum())
-        captured = Captured(name, square, rest, int((lost > 0).sum()), float(lost.sum()))
-        factors = approximate_rest(change, weight, spectrum, delta, rank) if rank and rest > 0 else None
-        return ClosestDelta.of(weight, spectrum, delta, captured, factors)
+    def find(name: str) -> ClosestPart:
+        weight = weights[name]
+        return closest_part(name, changes[name](weight), weight, form, rank, cache)
 
-    return (cache or default_cache()).visit(weights, find, "projecting", progress)
+    return for_each(weights, find, "projecting", progress)
 
 
-def shift_of_deltas(found: Mapping[str, ClosestDelta], **facts: Any) -> SpectralShift:
-    """The deltas as one shift; what its metadata hold beside the weights' fingerprints and dimensions is in `facts`."""
+def closest_part(
+    name: str, change: Tensor, weight: Tensor, form: ShiftForm, rank: int, cache: SpectrumCache
+) -> ClosestPart:
+    """What is closest to the change of one weight; arguments and errors as `find_closest`."""
+    square = _square(change)
+    if not math.isfinite(square):
+        raise WeightError(f"{name}: the change has values that are not finite; the model is damaged")
+    if weight.ndim == 1:
+        return ClosestPart.of(weight, None, change, Captured(name, square, 0.0))
+    length = delta_length(weight.shape)
+    directions = length if form.directions is None else min(form.directions, length)
+    spectrum, none = spectrum_for(name, weight, directions, cache), torch.zeros(0, dtype=torch.float64)
+    c = none if spectrum is None else project(change, weight, spectrum)[:directions]
+    lowest = none if spectrum is None else -spectrum.sigma[:directions]
+    if form.outer or rank:
+        both = cut(spectrum, weight, directions) if isinstance(spectrum, Spectrum) else spectrum
+        fit = best_fit(change, both, c, form.outer, math.prod(weight.shape[2:]) if form.separable else 1)
+    else:
+        fit = Fit(torch.maximum(c, lowest), c)
+    lost = (fit.unclipped - fit.d).square()
+    missed = max(square - float(c.square().sum()) + float((c - fit.d).square().sum()) - fit.taken, 0.0)
+    captured = Captured(name, square, missed, int((fit.unclipped < lowest).sum()), float(lost.sum()))
+    factors = Factors.of(*fit.rest.low_rank(rank), tuple(weight.shape)) if rank and fit.rest and missed else None
+    delta = torch.cat([fit.d, fit.d.new_zeros(length - directions)])
+    return ClosestPart.of(weight, spectrum, delta, captured, outer=fit.outer, rest=factors)
+
+
+def take_pairs(
+    weights: Mapping[str, Tensor], pairs: Mapping[str, PairsOf], progress: Progress = SILENT
+) -> dict[str, ClosestPart]:
+    """The changes that are pairs of vectors as outer terms: exactly, but for float32's rounding of the scale in them.
+
+    Pairs that do nothing are left out. Those of a convolution have a kernel if all of them are separable.
+    """
+
+    def take(name: str) -> ClosestPart:
+        weight = weights[name]
+        up, down = pairs[name](weight)
+        captured = Captured(name, float(product_square(up, down)), 0.0)
+        delta = torch.zeros(delta_length(weight.shape))
+        return ClosestPart.of(weight, None, delta, captured, outer=outer_terms(up, down, math.prod(weight.shape[2:])))
+
+    return for_each(pairs, take, "taking over", progress)
+
+
+def shift_of_parts(
+    found: Mapping[str, ClosestPart], words: Mapping[str, WordVectors] | None = None, **facts: Any
+) -> SpectralShift:
+    """The parts as one shift; what its metadata hold beside the weights' fingerprints and dimensions is in `facts`."""
     metadata = ShiftMetadata(
         **facts,
         versions=versions(),
@@ -141,7 +218,9 @@ def shift_of_deltas(found: Mapping[str, ClosestDelta], **facts: Any) -> Spectral
         ndims={name: each.ndim for name, each in found.items()},
         rounded={dtype: {name: each.rounded[dtype] for name, each in found.items()} for dtype in ROUNDED},
     )
-    return SpectralShift({name: each.delta.numpy() for name, each in found.items()}, metadata)
+    deltas = {name: each.delta.numpy() for name, each in found.items()}
+    outer = {name: each.outer for name, each in found.items() if each.outer is not None}
+    return SpectralShift(deltas, metadata, outer=outer, words=words or {})
 
 
 def summed(name: str, parts: Iterable[Captured]) -> Captured:
@@ -154,74 +233,6 @@ def summed(name: str, parts: Iterable[Captured]) -> Captured:
         sum(part.clipped for part in every),
         sum(part.clipped_rest for part in every),
     )
-
-
-def project(change: Tensor, weight: Tensor, spectrum: Spectrum) -> Tensor:
-    """Project a change on a weight's singular vectors: `u_i^T D v_i` for every direction, float64 `[r]`.
-
-    With `Q` on the smaller side, `v_i = W^T u_i / sigma_i` makes it `q_i^T (D W^T) q_i / sigma_i` where one side
-    is stored (likewise on the right); the tail has both sides.
-    """
-    d, w = _short_side_first(change, spectrum), _short_side_first(weight, spectrum)
-    one_sided, basis = spectrum.one_sided, spectrum.basis.to(torch.float64)
-    product = basis.new_zeros(spectrum.rank, spectrum.rank)
-    tail = basis.new_zeros(spectrum.rank - one_sided)
-    for part in _panels(d):
-        panel = d[:, part].to(torch.float64)
-        product.addmm_(panel, w[:, part].to(torch.float64).T)
-        tail += ((basis[:, one_sided:].T @ panel) * spectrum.tail[:, part]).sum(1)
-    stored = basis[:, :one_sided]
-    return torch.cat([(stored * (product @ stored)).sum(0) / spectrum.sigma[:one_sided], tail])
-
-
-def delta_weight(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Tensor:
-    """`Delta W = U diag(d) V^T` as the weight's matrix, float32, from `d`, float64 `[r]`; rounded once."""
-    columns = _columns(weight, spectrum, d)
-    w = _short_side_first(weight, spectrum)
-    made = torch.cat([columns(part).to(torch.float32) for part in _panels(w)], dim=1)
-    return made if spectrum.side == "left" else made.T
-
-
-def approximate_rest(change: Tensor, weight: Tensor, spectrum: Spectrum, d: Tensor, rank: int) -> Factors:
-    """The best approximation of rank `rank` (Eckart and Young) of `D - U diag(d) V^T`."""
-    wide, columns = _short_side_first(change, spectrum), _columns(weight, spectrum, d)
-
-    def rest(part: slice) -> Tensor:
-        return wide[:, part].to(torch.float64) - columns(part)
-
-    gram = torch.zeros(spectrum.rank, spectrum.rank, dtype=torch.float64)
-    for part in _panels(wide):
-        panel = rest(part)
-        gram.addmm_(panel, panel.T)
-    _, vectors = torch.linalg.eigh(gram)
-    kept = vectors[:, -rank:].flip(1)
-    other = torch.cat([kept.T @ rest(part) for part in _panels(wide)], dim=1)
-    up, down = (kept, other) if spectrum.side == "left" else (other.T, kept.T)
-    up, down = up.to(torch.float32).contiguous(), down.to(torch.float32).contiguous()
-    return Factors(up, down, tuple(weight.shape), _square(other))
-
-
-def _columns(weight: Tensor, spectrum: Spectrum, d: Tensor) -> Callable[[slice], Tensor]:
-    """Computes any columns of `Delta W`, smaller side first: `Q diag(d / sigma) Q^T W` and the tail's term."""
-    w, one_sided, basis = _short_side_first(weight, spectrum), spectrum.one_sided, spectrum.basis.to(torch.float64)
-    stored = basis[:, :one_sided]
-    inside = (stored * (d[:one_sided] / spectrum.sigma[:one_sided])) @ stored.T
-    outside = basis[:, one_sided:] * d[one_sided:]
-
-    def columns(part: slice) -> Tensor:
-        return inside @ w[:, part].to(torch.float64) + outside @ spectrum.tail[:, part].to(torch.float64)
-
-    return columns
-
-
-def _short_side_first(weight: Tensor, spectrum: Spectrum) -> Tensor:
-    """The matrix with its smaller side first: `[r, m]`."""
-    w = matrix(weight)
-    return w if spectrum.side == "left" else w.T
-
-
-def _panels(a: Tensor) -> Iterable[slice]:
-    return (slice(start, start + _PANEL) for start in range(0, a.shape[1], _PANEL))
 
 
 def _square(change: Tensor) -> float:

@@ -1,12 +1,13 @@
 """Shifts from what others trained: the closest one to a fully fine-tuned model, or to a LoRA, LoHa or LoKr.
 
 The files of base and model are compared first, so that only what was trained is decomposed; then each weight that
-differs is projected on its base's directions (`spectra.convert.closest_shift`).
+differs is projected on its base's directions (`spectra.convert.closest_shift`). A LoRA's pairs are outer terms already,
+and are taken as they are unless another form is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,17 @@ from torch import Tensor
 
 from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.bases.weight_files import FileWeights, base_tensors, base_weights, component_name, folder_tensors
-from spectra.convert.closest_shift import Captured, ChangeOf, Factors, find_closest, shift_of_deltas, summed
+from spectra.convert.closest_shift import (
+    Captured,
+    ChangeOf,
+    Factors,
+    PairsOf,
+    ShiftForm,
+    find_closest,
+    shift_of_parts,
+    summed,
+    take_pairs,
+)
 from spectra.convert.file_kinds import holds_lora
 from spectra.convert.lora.reading import ChangeFile, read_lora
 from spectra.convert.module_names import is_embedding
@@ -64,11 +75,16 @@ def extract(
     target: str = "",
     dtype: str = "float32",
     variant: str | None = None,
+    directions: int | None = None,
+    outer: int | None = None,
+    separable: bool = False,
     rank: int = 0,
     cache: SpectrumCache | None = None,
     progress: Progress = SILENT,
 ) -> Extracted:
     """The shift of a base that is closest to a model fine-tuned from it, or to a LoRA for it.
+
+    Of a LoRA it is exact, each pair an outer term, unless `directions` or `outer` says how much of it is to be kept.
 
     Args:
         base: as `find_base` takes it.
@@ -76,34 +92,45 @@ def extract(
         target: subset names and patterns of the weights to look at; all by default.
         dtype: in which the base will be loaded with the shift.
         variant: of the base's weight files.
+        directions: so many leading directions of each weight may have a delta; by default all.
+        outer: so many outer terms of each weight may be beside it; by default none.
+        separable: those of convolutions are to be `a (x) b (x) kernel`, which takes fewer floats each.
         rank: of the approximation of what the shift leaves; 0 for none.
 
     Raises:
+        InputError: fewer than 0 directions or outer terms, none of either, or separable terms and no outer ones.
         BaseError: base or model is missing or damaged.
         FormatError: a LoRA file that cannot be read, or a DoRA.
         MismatchError: the model has another architecture, or does not differ from the base.
     """
+    form = ShiftForm(directions, outer or 0, separable)
     location = find_base(base)
     weights = every = base_weights(location, variant=variant, dtype=dtype)
     if target:
         ndims = {name: len(every.shape(name)) for name in every}
         weights = every.only(set(matching(every, target, ndims)).__contains__)
+    pairs: dict[str, PairsOf] = {}
     if _is_change_file(Path(model)):
         file = read_lora(model, list(every))
+        chosen = [name for name in file if name in weights]
+        if directions is None and outer is None:
+            pairs = {name: partial(_stored_pairs, file, name) for name in chosen if file.is_pairs(name)}
         changes: Mapping[str, ChangeOf] = {
-            name: partial(_stored_change, file, name) for name in file if name in weights
+            name: partial(_stored_change, file, name) for name in chosen if name not in pairs
         }
         others = tuple(f"{name}.bias" for name in file.biases)
     else:
         changes, others = _model_changes(location, model, weights, variant, progress)
-    if not changes:
+    if not (changes or pairs):
         what = "the weights of the chosen target" if target else "its weights"
         raise MismatchError(f"{model}: {what} are those of {location.name}; there is nothing to extract")
-    found = find_closest(weights.only(changes.__contains__), changes, rank=rank, cache=cache, progress=progress)
+    found = find_closest(weights.only(changes.__contains__), changes, form, rank=rank, cache=cache, progress=progress)
+    found |= take_pairs(weights.only(pairs.__contains__), pairs, progress)
+    found = {name: found[name] for name in sorted(found)}
     layers = tuple(each.captured for each in found.values())
     recipe = {"method": "extract", "from": Path(model).name, "energy": round(summed("total", layers).energy, 6)}
     return Extracted(
-        shift=shift_of_deltas(found, base=location.name, base_dtype=dtype, subset=target, recipe=recipe),
+        shift=shift_of_parts(found, base=location.name, base_dtype=dtype, subset=target, recipe=recipe),
         layers=layers,
         others=others,
         rest={name: each.rest for name, each in found.items() if each.rest is not None and not is_embedding(name)},
@@ -120,13 +147,24 @@ def _is_change_file(path: Path) -> bool:
 def _stored_change(file: ChangeFile, name: str, weight: Tensor) -> Tensor:
     """The change of a base's weight that a file holds as it is."""
     change = file[name]
+    _check_shape(file, name, change.shape, weight)
+    return change
+
+
+def _stored_pairs(file: ChangeFile, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of a LoRA, as up `[rows, m]` and down `[m, columns]`."""
+    up, down = file.pairs(name)
+    _check_shape(file, name, (up.shape[0], down.shape[1]), weight)
+    return up, down
+
+
+def _check_shape(file: ChangeFile, name: str, found: Sequence[int], weight: Tensor) -> None:
     expected = weight.shape if weight.ndim == 1 else matrix(weight).shape
-    if change.shape != expected:
+    if tuple(found) != tuple(expected):
         raise MismatchError(
-            f"{file.path}: {name} is {list(change.shape)} there and {list(expected)} in the base; "
+            f"{file.path}: {name} is {list(found)} there and {list(expected)} in the base; "
             "give the base it was trained on"
         )
-    return change
 
 
 def _difference(model: FileWeights, name: str, weight: Tensor) -> Tensor:

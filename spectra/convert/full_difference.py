@@ -10,19 +10,18 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from spectra.convert.closest_shift import delta_weight
 from spectra.convert.module_names import kohya_names
+from spectra.convert.projection import AnySpectrum
 from spectra.convert.shifted_base import ShiftedBase, StoredDtype, file_metadata, write_rounded
+from spectra.convert.weight_change import WeightShift
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_write, check_output
 from spectra.io.tensor_files import create_file
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
-from spectra.spectrum.spectrum import Spectrum
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,9 @@ def write_difference(
     cache: SpectrumCache | None = None,
     progress: Progress = SILENT,
 ) -> WrittenDifference:
-    """Write `Delta W = U diag(d) V^T` of every weight, one weight at a time. The file is as large as those weights.
+    """Write Delta W of every weight, outer terms and the vectors of special words included, one weight at a time.
+
+    The file is as large as those weights.
 
     Args:
         base: that the shift was trained on, as `load_pipeline` takes it.
@@ -75,10 +76,9 @@ def write_difference(
     with atomic_write(path, force=force) as temporary:
         entries = create_file(temporary, tensors, file_metadata(shift.metadata))
 
-        def write(name: str, weight: Tensor, spectrum: Spectrum | None) -> float:
-            d = torch.from_numpy(changes[name].d)
-            suffix, exact = (".w_norm", d) if spectrum is None else (".diff", delta_weight(weight, spectrum, d))
-            rounded = write_rounded(entries[modules[name] + suffix], exact, name)
+        def write(part: WeightShift, weight: Tensor, spectrum: AnySpectrum | None) -> float:
+            suffix, exact = ".w_norm" if weight.ndim == 1 else ".diff", part.change(weight, spectrum)
+            rounded = write_rounded(entries[modules[part.name] + suffix], exact, part.name)
             return float((rounded - exact).norm()) ** 2
 
         lost = shifted.visit(write, "writing", changes)

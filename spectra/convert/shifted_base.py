@@ -5,7 +5,8 @@ Here is also what the written files have in common: dtype, metadata, and tensors
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar
 
@@ -18,7 +19,9 @@ from spectra.bases.pipeline import BaseLocation
 from spectra.bases.weight_files import FileWeights, base_weights
 from spectra.compatibility.base_check import BaseCheck, check_weights, compare, delta_length
 from spectra.compatibility.rounded_bases import Fingerprints
-from spectra.errors import FormatError
+from spectra.convert.projection import AnySpectrum
+from spectra.convert.weight_change import Visitor, WeightShift, principal_factors, visit_parts
+from spectra.errors import FormatError, MismatchError
 from spectra.io.dtypes import torch_dtype
 from spectra.io.safetensors_header import StoredTensor
 from spectra.io.tensor_files import write_rows
@@ -26,8 +29,6 @@ from spectra.progress import SILENT, Progress, working
 from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
-from spectra.spectrum.shifted_weight import singular_value_change
-from spectra.spectrum.spectrum import Spectrum
 from spectra.version import __version__
 
 T = TypeVar("T")
@@ -36,9 +37,10 @@ StoredDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class WeightChange:
-    """What a shift does to a weight of `shape`.
+    """What a shift does to a weight of `shape`, as numbers whose squares add up to `||Delta W||^2`.
 
-    `d`, float64, is the change of each singular value `[r]`, or of each entry `[n]` where it has one dimension.
+    `d`, float64, is the change of each singular value `[r]`, or of each entry `[n]` where the weight has one dimension;
+    with outer terms or a word, the singular values of Delta W `[m]`, descending (`principal_factors`).
     """
 
     d: npt.NDArray[np.float64]
@@ -84,25 +86,26 @@ class ShiftedBase:
         progress: Progress = SILENT,
     ) -> None:
         self.weights = base_weights(base, components, variant=variant, dtype=shift.metadata.base_dtype)
-        self._shift, self._cache, self._progress = shift, cache or default_cache(), progress
+        self._parts = {name: WeightShift.of(shift, name) for name in shift}
+        self._cache, self._progress = cache or default_cache(), progress
         [check] = check_fingerprints([(label, shift)], self.weights, progress)
         original = f"give the original ({shift.metadata.base}), and what is written will do for the copy too"
         check.require_base(remedy or "give that base, or carry the shift over to this one (spectra transplant)")
         check.require_original(remedy or original)
 
-    def visit(
-        self, use: Callable[[str, Tensor, Spectrum | None], T], label: str, names: Collection[str] | None = None
-    ) -> dict[str, T]:
+    def visit(self, use: Visitor[T], label: str, names: Collection[str] | None = None) -> dict[str, T]:
         """What `use` makes of each weight that the shift changes, or of those named, by name; called in threads."""
-        wanted = self._shift if names is None else names
-        return self._cache.visit(self.weights.only(wanted.__contains__), use, label, self._progress)
+        parts = self._parts if names is None else {name: self._parts[name] for name in names}
+        return visit_parts(self.weights, parts, use, label, cache=self._cache, progress=self._progress)
 
     def changes(self, names: Collection[str] | None = None) -> dict[str, WeightChange]:
         """What the shift does to each of its weights, or to those named, by name."""
 
-        def measure(name: str, weight: Tensor, spectrum: Spectrum | None) -> WeightChange:
-            delta = torch.from_numpy(self._shift[name].astype(np.float64))
-            d = delta if spectrum is None else singular_value_change(spectrum.sigma, delta)
+        def measure(part: WeightShift, weight: Tensor, spectrum: AnySpectrum | None) -> WeightChange:
+            if part.is_diagonal:
+                d = part.singular_value_change(spectrum)
+            else:
+                _, d, _ = principal_factors(*part.factors(weight, spectrum))
             return WeightChange(d.numpy(), tuple(weight.shape))
 
         return self.visit(measure, "measuring", names)
@@ -114,11 +117,12 @@ def check_fingerprints(
     """Compare the weights of a base, each read once, with the ones that labelled shifts were trained on.
 
     Raises:
-        MismatchError: a weight that the base lacks, or of another length.
+        MismatchError: a weight that the base lacks, or of another length, or whose outer terms or words do not fit.
     """
     lengths = {name: delta_length(weights.shape(name)) for name in weights}
     for label, shift in shifts:
         check_weights(shift, label, lengths)
+        _check_terms(shift, label, weights)
     names = sorted({name for _, shift in shifts for name in shift})
     prints = {name: Fingerprints(weights, name, weights.dtype(name)) for name in names}
     with working(progress, "checking", len(prints)):
@@ -126,6 +130,22 @@ def check_fingerprints(
             each.digits()
             progress.advance()
     return [compare(shift, label, prints) for label, shift in shifts]
+
+
+def _check_terms(shift: SpectralShift, label: str, weights: FileWeights) -> None:
+    """Refuse outer terms and words of another shape than their weight's."""
+    for name in {**shift.outer, **shift.words}:
+        (rows, *rest), misfits = weights.shape(name), []
+        columns = math.prod(rest)
+        if (terms := shift.outer.get(name)) and terms.shape != (rows, columns):
+            misfits.append("outer terms of {} x {}".format(*terms.shape))
+        if (word := shift.words.get(name)) and (max(word.ids) >= rows or word.vectors.shape[1] != columns):
+            misfits.append(f"{word.vectors.shape[1]} floats for tokens up to {max(word.ids)}")
+        if misfits:
+            raise MismatchError(
+                f"shift {label!r} does not fit this base: {name} is {rows} x {columns} there, and the shift has "
+                f"{' and '.join(misfits)}; give the base it was trained on ({shift.metadata.base})"
+            )
 
 
 def file_metadata(metadata: ShiftMetadata) -> dict[str, str]:

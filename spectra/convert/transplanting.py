@@ -1,31 +1,33 @@
-"""Carrying a shift over to a related base: `delta'_i = u'_i^T Delta W v'_i`, the closest shift there.
+"""Carrying a shift over to a related base: `delta'_i = u'_i^T U diag(d) V^T v'_i`, the closest diagonal there.
 
-`Delta W` needs both sides of the old singular vectors. The cache keeps one, the other follows from the old weights: so
-the old base's files are needed.
+That needs both sides of the old singular vectors. The cache keeps one of a whole spectrum, the other follows from the
+old weights: so the old base's files are needed. As many leading directions have a delta as before.
+
+An outer term has no basis: the same vectors add the same change to any weight of the shape, and nothing of it is lost.
+So it is carried over as it is, and so are norms and the vectors of special words.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.bases.weight_files import base_weights
-from spectra.convert.closest_shift import Captured, delta_weight, find_closest, shift_of_deltas, summed
+from spectra.convert.closest_shift import Captured, ClosestPart, ShiftForm, closest_part, shift_of_parts, summed
 from spectra.convert.shifted_base import ShiftedBase
+from spectra.convert.weight_change import WeightShift, product_square, spectrum_for
 from spectra.errors import BaseError, MismatchError
 from spectra.naming.target_subsets import component_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
-from spectra.spectrum.shifted_weight import singular_value_change
+from spectra.spectrum.cache.workers import for_each
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,12 @@ def transplant(
             f"shift {label!r} cannot be carried over: {location.name} has none of its {len(shift)} weights in their "
             f"shapes, such as {missing[0]}; expected a base of the same architecture"
         )
-    changes = {name: partial(_change_of, shift, name, old, cache) for name in kept}
-    found = find_closest(new.only(changes.__contains__), changes, cache=cache, progress=progress)
+    parts = {name: WeightShift.of(shift, name) for name in kept}
+
+    def carry(name: str) -> ClosestPart:
+        return _carried(parts[name], old.weights[name], new[name], cache)
+
+    found = for_each(kept, carry, "projecting", progress)
     layers = {name: each.captured for name, each in found.items()}
     if missing:
         layers |= {name: Captured(name, lost.energy, lost.energy) for name, lost in old.changes(missing).items()}
@@ -98,8 +104,9 @@ def transplant(
             f"shift {label!r} keeps {score:.1%} of its energy on {location.name}, less than the asked "
             f"{min_score:.1%}; train it there, or lower --min-score"
         )
-    carried = shift_of_deltas(
+    carried = shift_of_parts(
         found,
+        {name: word for name, word in shift.words.items() if name in found},
         base=location.name,
         base_dtype=dtype,
         subset=metadata.subset,
@@ -110,14 +117,19 @@ def transplant(
     return Transplanted(carried, tuple(layers[name] for name in shift), missing, score)
 
 
-def _change_of(shift: SpectralShift, name: str, old: ShiftedBase, cache: SpectrumCache, new_weight: Tensor) -> Tensor:
-    """The change that a shift makes to a weight of its old base, for one of the same shape in the new."""
-    delta = torch.from_numpy(shift[name].astype("float64"))
-    if new_weight.ndim == 1:
-        return delta
-    weight = old.weights[name]
-    spectrum = cache.spectrum(weight, name=name)
-    return delta_weight(weight, spectrum, singular_value_change(spectrum.sigma, delta))
+def _carried(part: WeightShift, weight: Tensor, new_weight: Tensor, cache: SpectrumCache) -> ClosestPart:
+    """What a shift has of one weight of its old base, for one of the same shape in the new."""
+    directions = part.directions
+    spectrum = spectrum_for(part.name, weight, directions, cache)
+    if weight.ndim == 1:
+        return ClosestPart.of(new_weight, None, part.delta, Captured(part.name, float(part.delta @ part.delta), 0.0))
+    change = float(product_square(*part.factors(weight, spectrum)))
+    if not directions:
+        made = ClosestPart.of(new_weight, None, part.delta, Captured(part.name, change, 0.0))
+    else:
+        diagonal = WeightShift(part.name, part.delta).change(weight, spectrum)
+        made = closest_part(part.name, diagonal, new_weight, ShiftForm(directions), 0, cache)
+    return replace(made, outer=part.outer, captured=replace(made.captured, change=change))
 
 
 def _named_base(name: str, label: str) -> BaseLocation:

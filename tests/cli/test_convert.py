@@ -55,6 +55,28 @@ def test_each_format_is_written_and_told(to: str, base: str, shift: Path, tmp_pa
         assert 0 < said["written"]["error"] < 1
 
 
+@pytest.mark.parametrize("to", ["lora", "kohya"])
+def test_a_shift_of_few_directions_and_terms_is_a_lora(to: str, base: str, tmp_path: Path, spectra_cli: Cli) -> None:
+    path, out = tmp_path / "x.safetensors", tmp_path / "lora.safetensors"
+    spectra.write_shift(plain_base.mixed_shift(plain_base.tensors(), 3, 2), path)
+    arguments = ["convert", path, "--base", base, "--to", to, "-o", out]
+    done = spectra_cli(*arguments, "--json")
+    assert done.code == 0, done.err
+    said = json.loads(done.out)
+    assert set(said["written"]["ranks"].values()) == {5}
+    assert said["written"]["error"] == 0
+    assert said["written"]["rounding"] < 1e-7
+    assert said["read"]["outer"] == 2 * 6
+    shown = spectra_cli(*arguments, "--force")
+    assert "12 outer terms" in shown.out
+    assert "rank 5 to 5" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 80
+    back = spectra_cli("extract", base, out, "-o", tmp_path / "back.safetensors")
+    assert back.code == 0, back.err
+    assert "30 outer terms" in back.out
+    assert "100.0 %" in back.out
+
+
 def test_there_and_back(base: str, shift: Path, tmp_path: Path, spectra_cli: Cli) -> None:
     assert spectra_cli("convert", shift, "--base", base, "--to", "svdiff-pytorch", "-o", tmp_path / "s").code == 0
     done = spectra_cli("convert", tmp_path / "s", "--base", base, "-o", tmp_path / "back.safetensors", "--json")
@@ -72,7 +94,6 @@ def test_there_and_back(base: str, shift: Path, tmp_path: Path, spectra_cli: Cli
     ("arguments", "says"),
     [
         ([], "say what to write"),
-        (["--to", "lora"], "--rank"),
         (["--to", "lora", "--rank", 2, "--error", 0.1], "a LoRA takes"),
         (["--to", "difference", "--rank", 2], "only a LoRA"),
         (["--to", "svdiff-pytorch", "--dtype", "float16"], "not stored in float16"),
@@ -96,6 +117,7 @@ def test_known_failures(base: str, shift: Path, tmp_path: Path, spectra_cli: Cli
         ([lora, *out], "spectra extract"),
         ([odd, *out], "neither a shift"),
         ([tmp_path / "none.safetensors", *out], "no such file"),
+        ([shift, "--to", "lora", "--base", base, *out], "give a rank or an error"),  # of all directions
         ([shift, "--to", "difference", *out], "does not fit this model"),  # the embedded base
         ([shift, "--to", "difference", "--base", tmp_path / "none", *out], "no base there"),
     ):

@@ -6,10 +6,12 @@ import copy
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import original_checkpoint as original
+import plain_base
 import pytest
 import small_models
 import tiny_base
@@ -21,9 +23,12 @@ from torch import Tensor, nn
 import spectra
 from spectra.bases.pipeline import load_pipeline
 from spectra.bases.weight_files import base_weights
+from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.convert.baking import Baked, NamedShift, bake
 from spectra.errors import BaseError, InputError, MismatchError, OutputError, RoundedCopyWarning
 from spectra.io.tensor_files import read_rows, stored_tensors
+from spectra.shift.metadata import ROUNDED
+from spectra.shift.shift import SpectralShift, combine
 from spectra.shift.shift_file import write_shift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 
@@ -199,6 +204,56 @@ def test_split_swapped_transposed_and_tied_weights(tmp_path: Path) -> None:
         "text_encoders.t5xxl.transformer.encoder.embed_tokens.weight",
     ):
         assert not torch.equal(found[key], before[key]), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_directions_terms_and_words_are_folded_in(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Of two shifts at their scales, by the definition in float64, rounded once."""
+    shapes = plain_base.SHAPES | {"unet.token_embedding": (20, 8)}
+    base = {name: weight.to(dtype) for name, weight in plain_base.tensors(shapes).items()}
+    path = plain_base.write(tmp_path, base)
+    shifts = [
+        NamedShift("a", in_dtype(plain_base.mixed_shift(base, 3, 2, ["unet.token_embedding"]), dtype), 0.5),
+        NamedShift("b", in_dtype(plain_base.mixed_shift(base, 2, 1, ["unet.token_embedding"], seed=2), dtype), -1.5),
+    ]
+    done = bake(path, shifts, tmp_path / "out.safetensors", cache=SpectrumCache(tmp_path / "cache"))
+    assert done.weights == len(base)
+    total = combine([(each.scale, each.shift) for each in shifts])
+    made = base_weights(str(tmp_path / "out.safetensors"))
+    step = torch.finfo(dtype).eps
+    for name, exact in plain_base.shifted(base, total).items():
+        stored = made["out" + name.removeprefix("unet")]
+        assert stored.dtype == dtype
+        assert float((stored.double() - exact).abs().max()) <= 0.51 * step * float(exact.abs().max()) + 1e-6, name
+
+
+def in_dtype(shift: SpectralShift, dtype: torch.dtype) -> SpectralShift:
+    """The shift as one of a base in that dtype."""
+    metadata = replace(shift.metadata, base_dtype=str(dtype).removeprefix("torch."))
+    return SpectralShift(dict(shift), metadata, outer=shift.outer, words=shift.words)
+
+
+def test_a_rounded_copy_takes_the_original_s_leading_directions(tmp_path: Path) -> None:
+    base = {name: each for name, each in plain_base.tensors().items() if each.ndim > 1}
+    shift = plain_base.mixed_shift(base, 3, 1)
+    copies = {name: weight.half() for name, weight in base.items()}
+    prints = {name: Fingerprints.of(weight).rounded() for name, weight in base.items()}
+    rounded = {dtype: {name: digits[dtype] for name, digits in prints.items()} for dtype in ROUNDED}
+    shift = SpectralShift(dict(shift), replace(shift.metadata, rounded=rounded), outer=shift.outer)
+    path, cache = plain_base.write(tmp_path, copies), SpectrumCache(tmp_path / "cache")
+    with pytest.warns(RoundedCopyWarning, match="for 6 of its weights"):
+        bake(path, shift, tmp_path / "unknown.safetensors", cache=cache)
+    cache.leading(base, 3)
+    with pytest.warns(RoundedCopyWarning, match="only the rounding of the weights themselves"):
+        bake(path, shift, tmp_path / "known.safetensors", cache=cache)
+    made = base_weights(str(tmp_path / "known.safetensors"))
+    for name, exact in plain_base.shifted(base, shift).items():
+        change = exact - base[name].double()
+        found = made["known" + name.removeprefix("unet")].double() - copies[name].double()
+        assert float((found - change).norm()) < 2e-3 * float(change.norm()), name
+    terms = SpectralShift({name: 0 * delta for name, delta in shift.items()}, shift.metadata, outer=shift.outer)
+    with pytest.warns(RoundedCopyWarning, match="only the rounding of the weights themselves"):
+        bake(path, terms, tmp_path / "terms.safetensors", cache=SpectrumCache(tmp_path / "empty"))
 
 
 def test_what_does_not_fit_leaves_nothing(base: Path, shifts: list[NamedShift], tmp_path: Path) -> None:

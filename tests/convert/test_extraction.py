@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import original_checkpoint as original
+import plain_base
 import pytest
 import small_models
 import tiny_base
@@ -21,9 +23,13 @@ from spectra.bases.pipeline import load_pipeline
 from spectra.bases.weight_files import base_weights
 from spectra.convert.baking import NamedShift, bake
 from spectra.convert.extraction import extract
+from spectra.convert.lora.reading import read_lora
+from spectra.convert.lora.writing import write_lora
 from spectra.errors import BaseError, FormatError, MismatchError
 from spectra.shift.shift import SpectralShift
-from spectra.shift.shift_file import read_shift
+from spectra.shift.shift_file import read_shift, write_shift
+from spectra.spectrum.cache.spectrum_cache import SpectrumCache
+from spectra.spectrum.spectrum import matrix
 
 
 @pytest.fixture(scope="module")
@@ -125,30 +131,113 @@ def test_a_model_in_lower_precision(base: Path, tmp_path: Path, dtype: torch.dty
     assert apart(found.shift, strong) < 20 * torch.finfo(dtype).eps
 
 
-def lora(base: Path, folder: Path, **config: Any) -> Path:
+def lora(base: Path, folder: Path, targets: Sequence[str] = ("to_q", "to_v"), **config: Any) -> Path:
     """A random LoRA of PEFT's own, saved by diffusers."""
     pipe = tiny_base.build()
     torch.manual_seed(5)
-    pipe.unet.add_adapter(LoraConfig(target_modules=["to_q", "to_v"], init_lora_weights=False, **config))
+    pipe.unet.add_adapter(LoraConfig(target_modules=list(targets), init_lora_weights=False, **config))
     from diffusers import StableDiffusionPipeline
     from peft import get_peft_model_state_dict
 
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(pipe.unet))
+    StableDiffusionPipeline.save_lora_weights(
+        folder,
+        unet_lora_layers=get_peft_model_state_dict(pipe.unet),
+        unet_lora_adapter_metadata=pipe.unet.peft_config["default"].to_dict(),
+    )
     return folder / "pytorch_lora_weights.safetensors"
 
 
-def test_a_lora_is_what_its_merged_model_is(base: Path, tmp_path: Path) -> None:
+def merged(path: Path) -> Any:
+    """The tiny base with a LoRA folded in by diffusers."""
+    pipe = tiny_base.build()
+    pipe.load_lora_weights(str(path))
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    return pipe
+
+
+@pytest.mark.parametrize("targets", [["to_q", "to_v"], ["conv1", "conv_in", "proj_in"]], ids=["linear", "convolutions"])
+def test_a_lora_comes_in_without_loss(base: Path, tmp_path: Path, targets: list[str]) -> None:
+    """As outer terms, alpha / rank in them; no weight is decomposed for it."""
+    path = lora(base, tmp_path / "lora", targets, r=3, lora_alpha=5)
+    cache = SpectrumCache(tmp_path / "cache")
+    found = extract(str(base), str(path), cache=cache)
+    assert not cache.entries()
+    weights = dict(base_weights(str(base), ["unet"]).items())
+    assert {name for name in weights if name.endswith(tuple(targets))} == set(found.shift) == set(found.shift.outer)
+    assert not any(delta.any() for delta in found.shift.values())
+    file, adapter = read_lora(path, list(weights)), tiny_base.build()
+    adapter.load_lora_weights(str(path), adapter_name="it")
+    for name, terms in found.shift.outer.items():
+        assert terms.rank == 3
+        assert terms.kernel is None
+        change = torch.from_numpy(terms.change())
+        exact = adapter.unet.get_submodule(name.removeprefix("unet.")).get_delta_weight("it").detach().double()
+        assert float((change - matrix(exact)).norm()) < 1e-6 * float(change.norm()), name
+        assert float((change - file[name].double()).norm()) < 1e-6 * float(change.norm()), name
+    assert found.total.energy == 1
+    assert found.total.change == pytest.approx(sum(t.dot(t) for t in found.shift.outer.values()))
+    # Read from its file and baked, it is what diffusers merges.
+    write_shift(found.shift, tmp_path / "x.safetensors")
+    bake(str(base), read_shift(tmp_path / "x.safetensors"), tmp_path / "baked")
+    expected = merged(path).unet
+    for name, weight in base_weights(str(tmp_path / "baked"), ["unet"]).items():
+        assert torch.allclose(weight, expected.get_parameter(f"{name.removeprefix('unet.')}.weight"), atol=1e-6), name
+
+
+def test_from_shift_to_lora_and_back(base: Path, tmp_path: Path) -> None:
+    weights = {n: w for n, w in base_weights(str(base), ["unet"]).items() if w.ndim > 1}
+    mixed = plain_base.mixed_shift(weights, 2, 1)
+    for layout in ("peft", "kohya"):
+        write_lora(mixed, tmp_path / f"{layout}.safetensors", base=str(base), layout=layout)  # type: ignore[arg-type]
+        found = extract(str(base), str(tmp_path / f"{layout}.safetensors")).shift
+        assert {name: terms.rank for name, terms in found.outer.items()} == {
+            n: min(3, *matrix(w).shape) for n, w in weights.items()
+        }
+        exact = plain_base.shifted(weights, mixed)
+        for name, weight in plain_base.shifted(weights, found).items():
+            change = exact[name] - weights[name].double()
+            assert float((weight - exact[name]).norm()) < 1e-6 * float(change.norm()), name
+
+
+def test_a_lora_in_another_form(base: Path, tmp_path: Path) -> None:
+    """Directions alone are those of the merged model; with terms more is captured, and as it is told."""
     path = lora(base, tmp_path / "lora", r=2, lora_alpha=2)
-    found = extract(str(base), str(path))
-    merged = tiny_base.build()
-    merged.load_lora_weights(str(path))
-    merged.fuse_lora()
-    merged.unload_lora_weights()
-    merged.unet.save_pretrained(tmp_path / "merged")
+    merged(path).unet.save_pretrained(tmp_path / "merged")
+    diagonal = extract(str(base), str(path), outer=0)
     whole = extract(str(base), str(tmp_path / "merged"))
-    assert apart(found.shift, whole.shift) < 1e-4
-    assert found.total.energy == pytest.approx(whole.total.energy, rel=1e-3)
-    assert 0 < found.total.energy < 1
+    assert apart(diagonal.shift, whole.shift) < 1e-4
+    assert diagonal.total.energy == pytest.approx(whole.total.energy, rel=1e-3)
+    assert not (diagonal.shift.outer or whole.shift.outer)
+    energies = [diagonal.total.energy]
+    weights = {n: w for n, w in base_weights(str(base), ["unet"]).items() if n in diagonal.shift}
+    exact = read_lora(path, list(weights))
+    for directions, outer in ((4, 0), (0, 1), (4, 1), (0, 2)):
+        found = extract(str(base), str(path), directions=directions, outer=outer)
+        assert all(not delta[directions:].any() for delta in found.shift.values())
+        assert {terms.rank for terms in found.shift.outer.values()} == ({outer} if outer else set())
+        made = plain_base.shifted(weights, found.shift)
+        missed = sum(float((matrix(made[n] - w.double()) - exact[n]).square().sum()) for n, w in weights.items())
+        assert found.total.energy == pytest.approx(1 - missed / found.total.change, abs=1e-6)
+        energies.append(found.total.energy)
+    assert energies[1] < energies[0] < energies[2] < energies[3] < energies[4]
+    assert energies[4] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_model_as_directions_and_terms(base: Path, tmp_path: Path) -> None:
+    weights = dict(base_weights(str(base), ["unet"]).items())
+    mixed = plain_base.mixed_shift(weights, 2, 1)
+    bake(str(base), mixed, tmp_path / "model")
+    found = extract(str(base), str(tmp_path / "model"), directions=2, outer=1)
+    assert found.total.energy > 0.999
+    assert found.total.energy > extract(str(base), str(tmp_path / "model")).total.energy
+    norms = [name for name, weight in weights.items() if weight.ndim == 1]
+    assert max(np.abs(found.shift[name] - mixed[name]).max() for name in norms) < 1e-6
+    assert not set(norms) & set(found.shift.outer)
+    narrow = extract(str(base), str(tmp_path / "model"), directions=0, outer=1, separable=True)
+    for name, terms in narrow.shift.outer.items():
+        assert (terms.kernel is None) == (weights[name].ndim == 2 or weights[name].shape[2:].numel() == 1)
+    assert narrow.shift.floats < found.shift.floats
 
 
 def test_shift_and_rest_together_are_the_model(base: Path, tmp_path: Path, spectra_cli: Any) -> None:

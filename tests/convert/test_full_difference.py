@@ -65,3 +65,15 @@ def test_a_shift_that_does_nothing_is_refused(tmp_path: Path) -> None:
     nothing = SpectralShift({name: 0 * delta for name, delta in shift.items()}, shift.metadata)
     with pytest.raises(FormatError, match="changes no weight"):
         write_difference(nothing, tmp_path / "d.safetensors", base=plain_base.write(tmp_path, base))
+
+
+def test_directions_terms_and_words_are_in_it(tmp_path: Path) -> None:
+    base = plain_base.tensors(plain_base.SHAPES | {"unet.token_embedding": (20, 8)})
+    shift = plain_base.mixed_shift(base, 3, 2, ["unet.token_embedding"])
+    done = write_difference(shift, tmp_path / "d.safetensors", base=plain_base.write(tmp_path, base))
+    found, wanted = read_lora(tmp_path / "d.safetensors", base), plain_base.shifted(base, shift)
+    assert found.keys() == base.keys()
+    assert done.weights == len(base)
+    for name, weight in base.items():
+        exact = (wanted[name] - weight.double()).reshape(found[name].shape)
+        assert float((found[name].double() - exact).norm()) < 1e-6 * float(exact.norm()), name

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import plain_base
 import pytest
 
+from spectra.convert.baking import bake
 from spectra.convert.full_difference import write_difference
 from spectra.convert.lora.writing import write_lora
 from spectra.convert.svdiff.conversion import export_svdiff
 from spectra.errors import MismatchError
+from spectra.shift.outer_terms import OuterTerms
+from spectra.shift.shift import SpectralShift
+from spectra.shift.word_vectors import WordVectors
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 
 
@@ -24,6 +29,25 @@ def test_of_another_base_nothing_is_decomposed(tmp_path: Path) -> None:
         with pytest.raises(MismatchError, match="another base: .* carry the shift over"):
             write(other, out, base=base, cache=cache)
     assert not cache.entries()
+
+
+def test_terms_and_words_of_another_shape_are_refused(tmp_path: Path) -> None:
+    weights = plain_base.tensors({"unet.to_k": (12, 20), "unet.token_embedding": (20, 8)})
+    base = plain_base.write(tmp_path, weights)
+    good = plain_base.mixed_shift(weights, 2, 1, ["unet.token_embedding"])
+    terms = {"unet.to_k": OuterTerms(np.ones((1, 12)), np.ones((1, 21)))}
+    words = {"unet.token_embedding": WordVectors((3, 20), np.ones((2, 8)), "sks")}
+    for outer, word, says in (
+        (terms, {}, r"unet.to_k is 12 x 20 there, and the shift has outer terms of 12 x 21; give the base"),
+        ({}, words, r"unet.token_embedding is 20 x 8 there, and the shift has 8 floats for tokens up to 20"),
+    ):
+        bad = SpectralShift(dict(good), good.metadata, outer=outer, words=word)
+        for write in (write_lora, write_difference):
+            with pytest.raises(MismatchError, match=says):
+                write(bad, tmp_path / "out", base=base)
+        with pytest.raises(MismatchError, match=says):
+            bake(base, bad, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_option_of_a_lora_that_there_is_none_of_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plain_base
 import pytest
 import small_models
 import tiny_base
@@ -101,6 +102,33 @@ def test_to_a_base_that_lacks_weights(bases: Path, shift: SpectralShift, tmp_pat
     assert set(done.shift) == set(shift) - {"unet.conv_in"}
     assert {layer.name: layer.energy for layer in done.layers}["unet.conv_in"] == 0
     assert done.score < 1 - 1e-4
+
+
+def test_outer_terms_and_words_are_carried_over_as_they_are(bases: Path) -> None:
+    """They add the same change to the other base, so nothing of them is lost; few directions stay few."""
+    old, new = (base_weights(str(bases / base)) for base in ("old", "near"))
+    table = next(name for name in old if name.endswith("token_embedding"))
+    shift = plain_base.mixed_shift(dict(old), 4, 2, [table])
+    done = transplant(shift, str(bases / "near"), source=str(bases / "old"))
+    assert done.shift.outer == shift.outer
+    assert done.shift.words == shift.words
+    there, here = plain_base.shifted(dict(new), done.shift), plain_base.shifted(dict(old), shift)
+    found = {layer.name: layer for layer in done.layers}
+    change = rest = 0.0
+    for name, weight in old.items():
+        delta = done.shift[name]
+        if weight.ndim == 1:
+            assert np.array_equal(delta, shift[name])
+            continue
+        assert not delta[4:].any()
+        mine, theirs = here[name] - weight.double(), there[name] - new[name].double()
+        size, missed = float(mine.square().sum()), float((theirs - mine).square().sum())
+        assert found[name].change == pytest.approx(size, rel=1e-4), name
+        assert found[name].rest == pytest.approx(missed, abs=1e-4 * size), name
+        change, rest = change + size, rest + missed
+    assert done.score == pytest.approx(1 - rest / change, abs=1e-4)
+    alone = SpectralShift({n: 0 * d for n, d in shift.items()}, shift.metadata, outer=shift.outer, words=shift.words)
+    assert transplant(alone, str(bases / "far"), source=str(bases / "old")).score == 1
 
 
 def test_what_cannot_be_carried_over_is_said(bases: Path, shift: SpectralShift) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from spectra.compatibility.base_check import delta_length
 from spectra.shift.metadata import FINGERPRINT_DIGITS, ShiftMetadata
+from spectra.shift.outer_terms import OuterTerms
 from spectra.shift.shift import SpectralShift
+from spectra.shift.word_vectors import WordVectors
 from spectra.spectrum.fingerprint import fingerprint
 
 SHAPES = {
@@ -53,10 +57,40 @@ def random_shift(weights: Mapping[str, Tensor], size: float = 0.2, seed: int = 1
     )
 
 
-def shifted(weights: Mapping[str, Tensor], shift: Mapping[str, object]) -> dict[str, Tensor]:
-    """The weights as the shift's definition gives them, float64: by the paper's formula, with numpy's SVD."""
-    import numpy as np
+def mixed_shift(
+    weights: Mapping[str, Tensor], directions: int = 3, terms: int = 2, words: Sequence[str] = (), seed: int = 1
+) -> SpectralShift:
+    """A shift of the leading directions, the first of them clipped, of outer terms, and of a word in some embeddings.
 
+    The terms of every other convolution are separable.
+    """
+    random = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> npt.NDArray[np.float32]:
+        return 0.2 * random.standard_normal(shape).astype(np.float32)
+
+    deltas, outer = {}, {}
+    for number, (name, weight) in enumerate(sorted(weights.items())):
+        length, flat = delta_length(weight.shape), weight.reshape(len(weight), -1)
+        deltas[name] = normal(length)
+        if weight.ndim == 1:
+            continue
+        deltas[name][directions:] = 0
+        deltas[name][: min(directions, 1)] = -2 * float(torch.linalg.matrix_norm(flat.double(), 2))
+        if terms:
+            taps = weight.shape[2:].numel() if number % 2 else 1
+            kernel = normal(terms, taps) if taps > 1 else None
+            outer[name] = OuterTerms(normal(terms, len(weight)), normal(terms, flat.shape[1] // taps), kernel)
+    return SpectralShift(
+        deltas,
+        ShiftMetadata("test", {name: fingerprint(weight)[:FINGERPRINT_DIGITS] for name, weight in weights.items()}),
+        outer=outer,
+        words={name: WordVectors((3, 1), normal(2, weights[name].shape[1]), "sks") for name in words},
+    )
+
+
+def shifted(weights: Mapping[str, Tensor], shift: SpectralShift) -> dict[str, Tensor]:
+    """The weights as the shift's definition gives them, float64: by the paper's formula, with numpy's SVD."""
     found = {}
     for name, weight in weights.items():
         w, delta = weight.double().numpy(), np.asarray(shift[name], dtype=np.float64)
@@ -64,5 +98,11 @@ def shifted(weights: Mapping[str, Tensor], shift: Mapping[str, object]) -> dict[
             found[name] = torch.from_numpy(w + delta)
             continue
         u, sigma, vt = np.linalg.svd(w.reshape(len(w), -1), full_matrices=False)
-        found[name] = torch.from_numpy(((u * np.maximum(sigma + delta, 0)) @ vt).reshape(w.shape))
+        m = (u * np.maximum(sigma + delta, 0)) @ vt
+        if terms := shift.outer.get(name):
+            kernel = np.ones((terms.rank, 1)) if terms.kernel is None else terms.kernel
+            m += np.einsum("kn,km,kt->nmt", terms.a, terms.b, kernel, dtype=np.float64).reshape(m.shape)
+        if word := shift.words.get(name):
+            m[list(word.ids)] += word.vectors
+        found[name] = torch.from_numpy(m.reshape(w.shape))
     return found

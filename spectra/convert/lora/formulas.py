@@ -33,29 +33,42 @@ METHODS = (
 """The parts that are enough for a change, by method."""
 
 
-def change_of(parts: Parts) -> tuple[Tensor, int | None]:
-    """Delta W without its scale, `[rows, columns]` or `[n]`, and the rank that the scale divides by, if there is one.
+def pairs_of(parts: Parts) -> tuple[Tensor, Tensor]:
+    """Up `[rows, m]` and down `[m, columns]` of a LoRA, whose product is Delta W without its scale."""
+    if "rows" in parts:
+        return parts["rows"].T, parts["values"].T
+    up, down = parts["up"].flatten(1), parts["down"].flatten(1)
+    if "mid" in parts:
+        down = torch.einsum("mn...,nj->mj...", parts["mid"], down).flatten(1)
+    return up, down
+
+
+def scaled_rank(parts: Parts) -> int | None:
+    """The rank that alpha is divided by; None where a method has none."""
+    for name in ("down", "rows", "hada_w1_b", "lokr_w2_b", "lokr_w1_b"):
+        if name in parts:
+            return parts[name].shape[0]
+    return None
+
+
+def change_of(parts: Parts) -> Tensor:
+    """Delta W without its scale, `[rows, columns]` or `[n]`.
 
     Args:
         parts: of one weight, float32, as one of `METHODS` has them.
     """
     if "diff" in parts:
         diff = parts["diff"]
-        return (diff if diff.ndim == 1 else diff.flatten(1)), None
-    if "mid" in parts:
-        up, down = parts["up"].flatten(1), parts["down"].flatten(1)
-        return torch.einsum("mn...,im,nj->ij...", parts["mid"], up, down).flatten(1), down.shape[0]
-    if "up" in parts:
-        return parts["up"].flatten(1) @ parts["down"].flatten(1), parts["down"].shape[0]
-    if "rows" in parts:
-        return (parts["values"] @ parts["rows"]).T, parts["rows"].shape[0]
+        return diff if diff.ndim == 1 else diff.flatten(1)
+    if "up" in parts or "rows" in parts:
+        up, down = pairs_of(parts)
+        return up @ down
     if "hada_w1_a" in parts:
         first, second = (_product(parts, f"hada_w{i}", f"hada_t{i}") for i in (1, 2))
-        return (first * second).flatten(1), parts["hada_w1_b"].shape[0]
-    ranks = [parts[name].shape[0] for name in ("lokr_w1_b", "lokr_w2_b") if name in parts]
+        return (first * second).flatten(1)
     first = parts["lokr_w1"] if "lokr_w1" in parts else _product(parts, "lokr_w1")
     second = parts["lokr_w2"] if "lokr_w2" in parts else _product(parts, "lokr_w2", "lokr_t2")
-    return torch.kron(first.flatten(1), second.flatten(1)), ranks[-1] if ranks else None
+    return torch.kron(first.flatten(1), second.flatten(1))
 
 
 def _product(parts: Parts, stem: str, core: str = "") -> Tensor:

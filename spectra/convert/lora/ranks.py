@@ -1,7 +1,8 @@
 """How many directions, and which, a LoRA keeps of a shift: its ranks.
 
-`Delta W = U diag(d) V^T` is a singular value decomposition up to order and sign. So the best approximation of rank k
-keeps the k largest `|d|`, and its error is the norm of the rest: known before a single vector is looked at.
+`Delta W = U diag(d) V^T` is a singular value decomposition up to order and sign; with outer terms, d are the singular
+values of the whole change. So the best approximation of rank k keeps the k largest `|d|`, and its error is the norm of
+the rest: known before a single vector is looked at.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ def keep_directions(
         changes: of weights with two or more dimensions.
         rank: at most so many directions of each weight.
         error: at most this relative error of all changes together, 0 to 1, with as few floats as that takes: what
-            goes first is what does least for the floats it costs.
+            goes first is what does least for the floats it costs. Without either everything is kept.
 
     Raises:
-        InputError: not exactly one of `rank` and `error`, or one that is out of range.
+        InputError: both `rank` and `error`, or one that is out of range.
     """
-    if (rank is None) == (error is None):
-        raise InputError("expected a rank or an error, one of the two; error 0 keeps everything")
+    if rank is not None and error is not None:
+        raise InputError("expected a rank or an error, not both; without either everything is kept")
     if rank is not None and rank < 1:
         raise InputError(f"expected a rank of 1 or more, got {rank}")
     if error is not None and not 0 <= error < 1:

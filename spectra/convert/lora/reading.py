@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from spectra.convert.file_kinds import header_of
-from spectra.convert.lora.formulas import METHODS, Parts, change_of
+from spectra.convert.lora.formulas import METHODS, Parts, change_of, pairs_of, scaled_rank
 from spectra.convert.lora.keys import METADATA_KEY, split_key
 from spectra.convert.module_names import aliases
 from spectra.errors import FormatError
@@ -44,12 +44,29 @@ class ChangeFile(Mapping[str, Tensor]):
     config: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> Tensor:
-        stored = self.stored[name]
-        parts = {part: read_rows(tensor).to(torch.float32) for part, tensor in stored.items()}
-        delta, rank = change_of(parts)
-        if not torch.isfinite(delta).all():
+        parts = self._parts(name)
+        return self._finite(name, change_of(parts)) * self._scale(name, parts)
+
+    def is_pairs(self, name: str) -> bool:
+        """Whether the change of a weight is a LoRA's, which `pairs` has."""
+        return not self.stored[name].keys().isdisjoint(("up", "rows"))
+
+    def pairs(self, name: str) -> tuple[Tensor, Tensor]:
+        """Up `[rows, m]` with the scale in it, and down `[m, columns]`, float64, of a change that is a LoRA's."""
+        parts = self._parts(name)
+        up, down = (self._finite(name, each.to(torch.float64)) for each in pairs_of(parts))
+        return up * self._scale(name, parts), down
+
+    def _parts(self, name: str) -> Parts:
+        return {part: read_rows(tensor).to(torch.float32) for part, tensor in self.stored[name].items()}
+
+    def _scale(self, name: str, parts: Parts) -> float:
+        return _scale(parts, next(iter(self.stored[name].values())).key, self.config)
+
+    def _finite(self, name: str, values: Tensor) -> Tensor:
+        if not torch.isfinite(values).all():
             raise FormatError(f"{self.path}: {name}: its values are not finite; fetch or make the file again")
-        return delta * _scale(parts, rank, next(iter(stored.values())).key, self.config)
+        return values
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.stored)
@@ -105,8 +122,9 @@ def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
     return ChangeFile(path, dict(sorted(found.items())), tuple(sorted(biases)), _peft_config(path, header.metadata))
 
 
-def _scale(parts: Parts, rank: int | None, key: str, config: Mapping[str, Any]) -> float:
+def _scale(parts: Parts, key: str, config: Mapping[str, Any]) -> float:
     """Alpha / rank; 1 where a file says nothing of alpha."""
+    rank = scaled_rank(parts)
     if "diff" in parts:
         return 1.0
     if "alpha" in parts:

@@ -1,7 +1,8 @@
 """Writes a shift as a LoRA, for PEFT, diffusers, kohya's scripts and what else reads those files.
 
 Per weight `Delta W = U diag(d) V^T`, of which the k largest `|d|` are kept: up `U_k diag(sign sqrt|d|)`, down
-`diag(sqrt|d|) V_k^T`. No second decomposition is needed.
+`diag(sqrt|d|) V_k^T`. No second decomposition is needed. With outer terms the same is done to the singular value
+decomposition of the whole change, which is found in K + k dimensions: it is exactly a LoRA of that rank.
 """
 
 from __future__ import annotations
@@ -12,32 +13,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from spectra.convert.closest_shift import Factors
 from spectra.convert.lora.keys import KOHYA, PEFT, LoraKeys
-from spectra.convert.lora.ranks import Directions, keep_directions, truncation_error
+from spectra.convert.lora.ranks import keep_directions, truncation_error
 from spectra.convert.module_names import is_embedding
+from spectra.convert.projection import AnySpectrum
 from spectra.convert.shifted_base import LeftOut, ShiftedBase, StoredDtype, WeightChange, file_metadata, write_rounded
-from spectra.errors import FormatError
+from spectra.convert.weight_change import WeightShift
+from spectra.errors import FormatError, InputError
 from spectra.io.atomic_writes import atomic_write, check_output
 from spectra.io.tensor_files import create_file, write_rows
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
-from spectra.spectrum.spectrum import Spectrum, other_side
 
 LoraLayout = Literal["peft", "kohya"]
 
 
 class LoraOptions(TypedDict, total=False):
-    """How a LoRA is written; exactly one of `rank` and `error` is needed.
+    """How a LoRA is written: exactly, or with at most one of `rank` and `error` as small as that asks for.
 
     Attributes:
-        rank: at most so many directions of each weight.
+        rank: at most this one of each weight.
         error: at most this relative error over all weights, 0 to 1.
         layout: "peft" (the default) for PEFT and diffusers, "kohya" for kohya's scripts, ComfyUI and A1111.
         dtype: "float32" by default.
@@ -81,7 +81,8 @@ def write_lora(
 ) -> WrittenLora:
     """Write the best LoRA of a shift at a rank or an error: `write_lora(shift, path, base="./sd15", rank=32)`.
 
-    Norms and embeddings have no LoRA that these tools would load; `left_out` says what that costs.
+    Without either it is exact, of rank K + k for K directions and k outer terms. Norms, embeddings and the vectors of
+    special words have no LoRA that these tools would load; `left_out` says what that costs.
 
     Args:
         path: of the file; diffusers looks for `pytorch_lora_weights.safetensors` in a folder.
@@ -91,7 +92,7 @@ def write_lora(
         options: `rank` or `error`, `layout` and `dtype`, as `LoraOptions` has them.
 
     Raises:
-        InputError: not exactly one of `rank` and `error`.
+        InputError: both `rank` and `error`; or neither, for a shift whose exact LoRA is larger than full differences.
         FormatError: nothing of the shift can be a LoRA.
         MismatchError: the shift was trained on another base.
         OutputError: the file exists and `force` is not given, or cannot be written.
@@ -103,20 +104,21 @@ def write_lora(
     keep_directions({}, rank=rank, error=error)  # refuses wrong ones before the slow part
     shifted = ShiftedBase(shift, base, variant=variant, cache=cache, progress=progress)
     changes = shifted.changes()
-    reasons = {name: why for name, each in changes.items() if (why := _why_not(name, each, layout))}
+    reasons = {name: why for name, each in changes.items() if (why := _why_not(shift, name, each, layout))}
     able = {name: each for name, each in changes.items() if name not in reasons}
     kept = {name: each for name, each in keep_directions(able, rank=rank, error=error).items() if len(each)}
     if not kept:
         raise FormatError("no weight of this shift changes by anything that a LoRA can hold; nothing is written")
-    keys, dtype = KOHYA if layout == "kohya" else PEFT, options.get("dtype", "float32")
     shapes = {name: (len(each), able[name].shape) for name, each in kept.items()}
+    if rank is None and error is None:
+        _check_smaller(shapes)
+    keys, dtype = KOHYA if layout == "kohya" else PEFT, options.get("dtype", "float32")
     with atomic_write(path, force=force) as temporary:
         file = _LoraFile(temporary, keys, shifted.weights, shapes, dtype, file_metadata(shift.metadata))
 
-        def write(name: str, weight: Tensor, spectrum: Spectrum | None) -> float:
-            if spectrum is None:
-                raise TypeError(f"{name}: a 1-D weight has no LoRA")
-            return file.write(name, *_low_rank(weight, spectrum, able[name].d, kept[name]))
+        def write(part: WeightShift, weight: Tensor, spectrum: AnySpectrum | None) -> float:
+            name, d = part.name, torch.from_numpy(able[part.name].d)
+            return file.write(name, *part.best_factors(weight, spectrum, d, torch.from_numpy(kept[name])))
 
         lost = shifted.visit(write, "writing", kept)
         size = temporary.stat().st_size
@@ -144,22 +146,26 @@ def write_factors(factors: Mapping[str, Factors], path: str | Path, *, force: bo
         return temporary.stat().st_size
 
 
-def _low_rank(weight: Tensor, spectrum: Spectrum, d: NDArray[np.float64], kept: Directions) -> tuple[Tensor, Tensor]:
-    """Up `[rows, k]` and down `[k, columns]`, float64, whose product is `U diag(d) V^T` in the `k` directions kept."""
-    index = torch.from_numpy(kept)
-    stored, other = spectrum.basis[:, index].to(torch.float64).T, other_side(weight, spectrum, index)
-    left, right = (stored, other) if spectrum.side == "left" else (other, stored)
-    part = torch.from_numpy(d[kept])[:, None]
-    root = part.abs().sqrt()
-    return (left * part.sign() * root).T, right * root
+def _check_smaller(shapes: Mapping[str, tuple[int, tuple[int, ...]]]) -> None:
+    """Refuse an exact LoRA, of these ranks and shapes, that is larger than the weights it changes."""
+    sides = {name: (shape[0], math.prod(shape[1:])) for name, (_, shape) in shapes.items()}
+    floats = sum(rank * sum(sides[name]) for name, (rank, _) in shapes.items())
+    if floats > (whole := sum(rows * columns for rows, columns in sides.values())):
+        raise InputError(
+            f"the exact LoRA of this shift takes {floats:,} floats where full differences take {whole:,}, since it "
+            "changes most directions of its weights: give a rank or an error (0 for the exact one all the same), or "
+            "write full differences"
+        )
 
 
-def _why_not(name: str, change: WeightChange, layout: LoraLayout) -> str:
+def _why_not(shift: SpectralShift, name: str, change: WeightChange, layout: LoraLayout) -> str:
     """Why a weight cannot be in a LoRA, or empty if it can."""
     if layout == "kohya" and name.endswith(".text_projection"):
         return "text projections, which diffusers cannot load from kohya's layout"
     if len(change.shape) == 1:
         return "norms, of which a LoRA has none"
+    if name in shift.words and name not in shift.outer and not shift[name].any():
+        return "vectors of a special word, which go into an embedding file"
     if is_embedding(name):
         return "embeddings, of which the tools load no LoRA"
     return ""

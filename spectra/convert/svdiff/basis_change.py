@@ -21,7 +21,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spectra.convert.closest_shift import Captured, delta_weight, project
+from spectra.convert.closest_shift import Captured
+from spectra.convert.projection import AnySpectrum, delta_weight, project
+from spectra.convert.weight_change import WeightShift
 from spectra.spectrum.shifted_weight import singular_value_change
 from spectra.spectrum.spectrum import Spectrum, matrix
 
@@ -64,7 +66,7 @@ class PlainBasis:
 
     def coordinates(self, d: Tensor) -> Tensor:
         """`u_i^T D v_i` of each direction, `[r]`, of a matrix `D`; only for a basis in our layout."""
-        return ((self.u.T @ d) * self.vt).sum(1)
+        return ((self.u.T @ d.to(self.u)) * self.vt).sum(1)
 
 
 def from_foreign(
@@ -83,16 +85,16 @@ def from_foreign(
 
 
 def to_foreign(
-    name: str, delta: Tensor, theirs: PlainBasis, weight: Tensor, spectrum: Spectrum | None
+    part: WeightShift, theirs: PlainBasis, weight: Tensor, spectrum: AnySpectrum | None
 ) -> tuple[Tensor, Captured]:
     """Express our delta in the singular vectors of other code, which has our layout; a norm's as one factor."""
-    if spectrum is None:
-        factor = theirs.coordinates(delta[None])
-        return _captured(name, factor, delta, theirs.product(singular_value_change(theirs.sigma, factor))[0])
-    wide = delta.to(torch.float64)
-    exact = delta_weight(weight, spectrum, singular_value_change(spectrum.sigma, wide))
-    found = theirs.coordinates(delta_weight(weight, spectrum, wide))
-    return _captured(name, found, exact, theirs.product(singular_value_change(theirs.sigma, found)))
+    exact = part.change(weight, spectrum)
+    if weight.ndim == 1:
+        factor = theirs.coordinates(exact[None])
+        return _captured(part.name, factor, exact, theirs.product(singular_value_change(theirs.sigma, factor))[0])
+    unclipped = exact if spectrum is None else delta_weight(weight, spectrum, part.delta[: len(spectrum.sigma)])
+    found = theirs.coordinates(unclipped)
+    return _captured(part.name, found, exact, theirs.product(singular_value_change(theirs.sigma, found)))
 
 
 def _captured(name: str, delta: Tensor, exact: Tensor, reached: Tensor) -> tuple[Tensor, Captured]:

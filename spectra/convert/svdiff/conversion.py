@@ -6,17 +6,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from spectra.bases.embedded import NAME
 from spectra.bases.weight_files import base_weights
-from spectra.convert.closest_shift import Captured, ClosestDelta, shift_of_deltas, summed
+from spectra.convert.closest_shift import Captured, ClosestPart, shift_of_parts, summed
 from spectra.convert.file_kinds import SVDIFF_FILES
 from spectra.convert.module_names import peft_name
+from spectra.convert.projection import AnySpectrum
 from spectra.convert.shifted_base import LeftOut, ShiftedBase
 from spectra.convert.svdiff.basis_change import PlainBasis, Reshape, from_foreign, to_foreign
 from spectra.convert.svdiff.files import ADDED_NORMS, read_svdiff, reshape_of
+from spectra.convert.weight_change import WeightShift
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.naming.target_subsets import component_of, path_of
@@ -80,20 +81,20 @@ def import_svdiff(
     foreign = read_svdiff(paths, weights, allow_pickle=allow_pickle)
     reshape, telling = reshape_of(foreign, {name: weights.shape(name) for name in foreign.deltas})
 
-    def carry(name: str, weight: Tensor, spectrum: Spectrum | None) -> ClosestDelta:
+    def carry(name: str, weight: Tensor, spectrum: Spectrum | None) -> ClosestPart:
         delta = foreign.deltas[name]
         if spectrum is None and foreign.layout in ADDED_NORMS:
             ours, captured = delta, Captured(name, float(delta.norm()) ** 2, 0.0)
         else:
             ours, captured = from_foreign(name, delta, PlainBasis.of(weight, reshape), weight, spectrum)
-        return ClosestDelta.of(weight, spectrum, ours, captured)
+        return ClosestPart.of(weight, spectrum, ours, captured)
 
     cache = cache or default_cache()
     found = cache.visit(weights.only(foreign.deltas.__contains__), carry, "carrying over", progress)
     error, worst = _errors([each.captured for each in found.values()])
     recipe = {"method": "convert", "from": foreign.layout, "reshape": reshape, "error": float(f"{error:.3g}")}
     fit = Fit(foreign.layout, reshape, telling, error, worst, beside=foreign.beside)
-    return shift_of_deltas(found, base=base or NAME, base_dtype="float32", recipe=recipe), fit
+    return shift_of_parts(found, base=base or NAME, base_dtype="float32", recipe=recipe), fit
 
 
 def export_svdiff(
@@ -117,7 +118,7 @@ def export_svdiff(
         force: replace a folder that exists.
 
     Raises:
-        FormatError: a component that svdiff-pytorch does not know.
+        FormatError: a component that svdiff-pytorch does not know, outer terms, or a word's vectors.
         MismatchError: the shift was trained on another base.
         OutputError: the folder exists and `force` is not given, holds other files, or cannot be written.
     """
@@ -128,10 +129,15 @@ def export_svdiff(
             f"svdiff-pytorch has shifts of {' and '.join(SVDIFF_FILES)} only, this one has {', '.join(strangers)} too; "
             "write a LoRA, or full differences"
         )
+    if beside := [*shift.outer, *shift.words]:
+        raise FormatError(
+            f"svdiff-pytorch has deltas only, this shift has outer terms or a word's vectors for {len(beside)} weights "
+            f"too, such as {beside[0]}; write a LoRA, or bake it (spectra bake)"
+        )
     shifted = ShiftedBase(shift, base, variant=variant, cache=cache, progress=progress)
 
-    def carry(name: str, weight: Tensor, spectrum: Spectrum | None) -> tuple[Tensor, Captured]:
-        return to_foreign(name, torch.from_numpy(shift[name].copy()), PlainBasis.of(weight), weight, spectrum)
+    def carry(part: WeightShift, weight: Tensor, spectrum: AnySpectrum | None) -> tuple[Tensor, Captured]:
+        return to_foreign(part, PlainBasis.of(weight), weight, spectrum)
 
     found = shifted.visit(carry, "carrying over")
     _write_folder(folder, {name: delta for name, (delta, _) in found.items()}, force)

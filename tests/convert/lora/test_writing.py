@@ -30,6 +30,7 @@ from spectra.convert.module_names import is_embedding
 from spectra.convert.shifted_base import StoredDtype, WeightChange
 from spectra.errors import FormatError, InputError, MismatchError, OutputError
 from spectra.families import targets
+from spectra.shift.outer_terms import OuterTerms
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.spectrum import matrix
 
@@ -87,6 +88,108 @@ def test_diffusers_loads_what_was_predicted(
     assert error == pytest.approx(done.error, rel=1e-4, abs=1e-6)
     if "error" in size:
         assert 0.29 < done.error <= 0.3
+
+
+@pytest.mark.parametrize("layout", ["peft", "kohya"])
+def test_directions_and_terms_are_a_lora_of_their_rank(saved: str, layout: LoraLayout, tmp_path: Path) -> None:
+    """What PEFT's layers add to each weight, convolutions and text encoders too, is the definition in float64."""
+    pipe = load_pipeline(saved)
+    base = {target.name: target.weight.detach().clone() for target in targets(pipe, PARTS)}
+    tables = [name for name in base if name.endswith("token_embedding")]
+    shift = plain_base.mixed_shift(base, directions=3, terms=2, words=tables)
+    exact = {name: matrix(weight) for name, weight in plain_base.shifted(base, shift).items()}
+    file = tmp_path / "lora.safetensors"
+    done = write_lora(shift, file, base=saved, layout=layout)
+    assert done.error == 0
+    able = {name for name in base if base[name].ndim > 1 and not is_embedding(name)}
+    able -= {name for name in base if layout == "kohya" and name.endswith("text_projection")}
+    # A weight of four rows has no more than four dimensions for them.
+    assert done.ranks == {name: min(3 + 2, *matrix(base[name]).shape) for name in able}
+    assert {each.why.split(",")[0] for each in done.left_out} >= {"norms", "embeddings"}
+    named = {target.name: target.weight for target in targets(pipe, PARTS)}
+    pipe.load_lora_weights(file, adapter_name="it")
+    parts = [getattr(pipe, part) for part in ("unet", "text_encoder", "text_encoder_2") if hasattr(pipe, part)]
+    layers = [each for part in parts for each in part.modules() if isinstance(each, peft.tuners.lora.LoraLayer)]
+    added = {id(each.get_base_layer().weight): each.get_delta_weight("it").detach().double() for each in layers}
+    assert {name for name, weight in named.items() if id(weight) in added} == able
+    for name in able:
+        wanted = exact[name] - matrix(base[name].double())
+        assert float((matrix(added[id(named[name])]) - wanted).norm()) < 1e-6 * float(wanted.norm()), name
+
+
+@settings(max_examples=20)
+@given(
+    directions=st.sampled_from([0, 1, 3, 40]),
+    terms=st.integers(0, 3),
+    asked=st.sampled_from([{}, {"rank": 1}, {"rank": 2}, {"rank": 4}, {"error": 0.3}]),
+    layout=st.sampled_from(["peft", "kohya"]),
+    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
+)
+def test_a_smaller_rank_is_the_best_there_is(
+    directions: int,
+    terms: int,
+    asked: dict[str, Any],
+    layout: LoraLayout,
+    dtype: StoredDtype,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Of diagonal and terms together; and its error is the one that was told."""
+    folder = tmp_path_factory.mktemp("mixed")
+    base = {name: each for name, each in plain_base.tensors().items() if each.ndim > 1}
+    shift = plain_base.mixed_shift(base, directions, terms)
+    file = folder / "lora.safetensors"
+    if not (directions or terms):
+        with pytest.raises(FormatError, match="nothing is written"):
+            write_lora(shift, file, base=plain_base.write(folder, base), **asked)
+        return
+    if directions == 40 and not asked:
+        with pytest.raises(InputError, match="give a rank or an error"):
+            write_lora(shift, file, base=plain_base.write(folder, base))
+        return
+    done = write_lora(shift, file, base=plain_base.write(folder, base), layout=layout, dtype=dtype, **asked)
+    found = read_lora(file, base)
+    changes = {name: matrix(each - base[name].double()) for name, each in plain_base.shifted(base, shift).items()}
+    total = math.sqrt(sum(float(change.norm()) ** 2 for change in changes.values()))
+    missed = {n: float(((found[n].double() if n in found else 0) - change).norm()) for n, change in changes.items()}
+    error = math.hypot(*missed.values()) / total
+    assert error == pytest.approx(math.hypot(done.error, done.rounding), rel=1e-3, abs=1e-6)
+    if not asked:
+        assert done.error == 0
+    if dtype == "float32":
+        assert done.rounding < 1e-7
+        for name, change in changes.items():
+            best = float(torch.linalg.svdvals(change)[done.ranks.get(name, 0) :].norm())
+            assert missed[name] == pytest.approx(best, rel=1e-5, abs=1e-6 * total)
+
+
+def test_terms_that_cancel_take_no_rank(tmp_path: Path) -> None:
+    base = plain_base.tensors({"unet.to_k": (12, 20), "unet.to_q": (12, 12)})
+    shift = plain_base.mixed_shift(base, directions=0, terms=2)
+    outer = {
+        name: OuterTerms(np.concatenate([each.a, -each.a[:1]]), np.concatenate([each.b, each.b[:1]]))
+        for name, each in shift.outer.items()
+    }
+    cancelled = SpectralShift(dict(shift), shift.metadata, outer=outer)
+    done = write_lora(cancelled, tmp_path / "l.safetensors", base=plain_base.write(tmp_path, base))
+    assert set(done.ranks.values()) == {1}
+
+
+def test_what_cannot_go_into_a_lora_is_told(tmp_path: Path) -> None:
+    shapes = plain_base.SHAPES | {"unet.token_embedding": (20, 8)}
+    base = plain_base.tensors(shapes)
+    words = ["unet.token_embedding"]
+    shift = plain_base.mixed_shift(base, 2, 1, words)
+    outer = {name: each for name, each in shift.outer.items() if name not in words}
+    deltas = {name: 0 * delta if name in words else delta for name, delta in shift.items()}
+    shift = SpectralShift(deltas, shift.metadata, outer=outer, words=shift.words)
+    done = write_lora(shift, tmp_path / "l.safetensors", base=plain_base.write(tmp_path, base))
+    exact = {name: each - base[name].double() for name, each in plain_base.shifted(base, shift).items()}
+    total = sum(float(each.norm()) ** 2 for each in exact.values())
+    told = {each.why.split(",")[0]: each for each in done.left_out}
+    assert set(told) == {"norms", "vectors of a special word"}
+    for why, name in (("norms", "unet.norm"), ("vectors of a special word", words[0])):
+        assert told[why].weights == 1
+        assert told[why].energy == pytest.approx(float(exact[name].norm()) ** 2 / total, rel=1e-5)
 
 
 def test_at_full_rank_the_embedded_base_draws_the_same(tmp_path: Path) -> None:
@@ -239,7 +342,7 @@ def test_directions_are_kept_greedily_and_within_the_error(
     assert most <= least
 
 
-@pytest.mark.parametrize("asked", [{}, {"rank": 2, "error": 0.1}, {"rank": 0}, {"error": 1.0}, {"error": -0.1}])
+@pytest.mark.parametrize("asked", [{"rank": 2, "error": 0.1}, {"rank": 0}, {"error": 1.0}, {"error": -0.1}])
 def test_wrong_sizes_are_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="expected"):
         keep_directions({}, **asked)

@@ -265,3 +265,18 @@ def test_exports_are_refused_for_other_bases_and_components(tmp_path: Path) -> N
     with pytest.raises(MismatchError, match="rounded to float16"):
         export_svdiff(full, tmp_path / "out", base=str(other / "unet.safetensors"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_shift_of_few_directions_goes_over_and_one_of_outer_terms_does_not(tmp_path: Path) -> None:
+    base = {name: each for name, each in plain_base.tensors().items() if each.ndim > 1}
+    path = plain_base.write(tmp_path, base)
+    few = plain_base.mixed_shift(base, directions=3, terms=0)
+    export_svdiff(few, tmp_path / "out", base=path)
+    theirs = load_file(tmp_path / "out" / "spectral_shifts.safetensors")
+    for name, weight in plain_base.shifted(base, few).items():
+        made = svdiff_pytorch.weight_of(base[name], theirs[f"{name.removeprefix('unet.')}.delta"])
+        assert float((made - weight).norm()) < 1e-5 * float(weight.norm())
+    mixed = plain_base.mixed_shift(base, directions=3, terms=1)
+    with pytest.raises(FormatError, match=r"outer terms .* write a LoRA, or bake it"):
+        export_svdiff(mixed, tmp_path / "other", base=path)
+    assert not (tmp_path / "other").exists()
