@@ -44,4 +44,6 @@ def generate(options: _Options, given: dict[str, Any]) -> None:
     found = run(settings, options.out, force=options.force, device=options.device, progress=output.progress())
     count, seconds = len(found["pictures"]), found["seconds"]
     lines = [f"{plural(count, 'picture')} in {found['folder']} ({seconds:.1f} s)", f"contact sheet: {found['sheet']}"]
+    for file, word in found["unused_words"]:
+        output.say(f"the shift {file} has vectors for the special word {word!r}, and no prompt has it")
     output.result(found, json=options.json, human=lambda: lines)

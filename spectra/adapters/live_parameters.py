@@ -224,7 +224,10 @@ def _parts_of(name: str, shift: Mapping[str, Any], target: Target, form: WeightF
         if terms.kernel is not None:
             found[f"{name}.outer.kernel"] = torch.tensor(terms.kernel)
     if name in shift.words:
-        if shift.words[name].ids != form.ids:
+        word = shift.words[name]
+        if not set(word.ids) <= set(form.ids):
             raise MismatchError(f"{name}: the shift's special word has other tokens than the training's")
-        found[f"{name}.word"] = torch.tensor(shift.words[name].vectors)
+        rows = torch.zeros(len(form.ids), word.vectors.shape[1])
+        rows[[form.ids.index(each) for each in word.ids]] = torch.tensor(word.vectors)
+        found[f"{name}.word"] = rows
     return found

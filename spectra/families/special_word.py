@@ -16,7 +16,7 @@ class SpecialWord:
     """The special word of one subject, or those of several.
 
     Attributes:
-        text: as it stands in prompts; several words have blanks between them.
+        text: as it stands in prompts; several words have commas between them.
         ids: by the name of each token embedding's weight, the tokens that the text is read as, each once.
     """
 
@@ -66,7 +66,7 @@ def special_word(
         ids[name] = tuple(dict.fromkeys(own))
     if not ids:
         raise BaseError("a vector for the special word needs a text encoder with a tokenizer, and this base has none")
-    return SpecialWord(" ".join(dict.fromkeys(words.values())), ids)
+    return SpecialWord(", ".join(dict.fromkeys(words.values())), ids)
 
 
 def word_tokens(tokenizer: Any, word: str) -> list[int]:

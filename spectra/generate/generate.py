@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from spectra.shift.shift import SpectralShift
+
 INDEX = "pictures.json"
 """List of the pictures and their settings; a folder that lacks it is not one of ours, and is never replaced."""
 
@@ -40,7 +43,8 @@ def generate(
         device: such as "cuda"; by default a GPU if there is one.
 
     Returns:
-        Folder, sheet, seconds, and the pictures with their settings, as JSON values.
+        Folder, sheet, seconds, the pictures with their settings, and the special words of shifts that no prompt has,
+        each with its shift's name, as JSON values.
 
     Raises:
         SpectraError: something given is wrong (checked before the base is loaded), or the folder cannot be written.
@@ -96,7 +100,17 @@ def generate(
         "sheet": str(out / "sheet.png"),
         "seconds": round(time.perf_counter() - began, 3),
         "pictures": listed,
+        "unused_words": [(path.stem, word) for path, shift in shifts for word in _unused_words(shift, prompts)],
     }
+
+
+def _unused_words(shift: SpectralShift, prompts: Sequence[str]) -> list[str]:
+    """The special words for which a shift has vectors, and which no prompt has."""
+    words = {word for each in shift.words.values() for word in each.text.split(", ") if word}
+    there = {
+        word for word in words for prompt in prompts if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.I)
+    }
+    return sorted(words - there)
 
 
 def read_prompts(path: Path) -> list[str]:

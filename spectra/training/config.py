@@ -30,10 +30,10 @@ class TrainConfig(TrainSettings):
         check_ranges(self)
         check_directions(self.directions)
         check_outer(self.outer)
-        if self.low_memory and (self.directions, self.outer) != ("all", "0"):
+        if self.low_memory and (self.directions, self.outer, self.word) != ("all", "0", False):
             raise InputError(
-                "low memory keeps both sides of all directions in place of the weights: leave it out, or directions "
-                "and outer terms, which need less memory by themselves"
+                "low memory keeps both sides of all directions in place of the weights: leave it out, or directions, "
+                "outer terms and word, which need less memory by themselves"
             )
         for name, meant in (("prior_unconditional", "without a prompt"), ("prior_random_words", "for other words")):
             if getattr(self, name) and self.prior_target != "base":

@@ -90,9 +90,15 @@ class TrainSettings:
         "bytes for all together, such as 64kB, which the subject's gradient shares out.",
         metavar="K|BYTES",
     )
+    word: bool = _training(
+        False,
+        "Learn a vector for each token of the special word, which is added to the token's embedding: the word in "
+        "brackets of the instance prompt, or the one that the class prompt lacks.",
+    )
     steps: int = _training(500, "Number of optimizer steps.", least=1, resumable=True)
     lr: float = _training(1e-3, "Learning rate of matrices and convolutions.", least=0, embedded=3e-2)
     lr_outer: float = _training(1e-3, "Learning rate of outer terms.", least=0, embedded=1e-2)
+    lr_word: float = _training(1e-3, "Learning rate of the special word's vectors.", least=0, embedded=3e-2)
     lr_1d: float = _training(
         1e-6,
         "Learning rate of 1-D weights (the scales of norms); 0 leaves them out.",
@@ -159,7 +165,7 @@ class TrainSettings:
     mixed_precision: str = _cost("no", "Precision of the forward and backward pass.", choices=("no", "fp16", "bf16"))
     cache_latents: bool = _cost(True, "Encode the pictures once, ahead of the steps.")
     cache_prompts: bool = _cost(
-        True, "Encode the prompts once, ahead of the steps; never while the text encoder trains."
+        True, "Encode the prompts once, ahead of the steps; never while the text encoder or the special word trains."
     )
     file_dtype: str = _cost(
         "float32",

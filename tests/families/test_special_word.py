@@ -48,7 +48,7 @@ def test_the_word_s_rows_are_those_that_the_instance_prompt_looks_up_beyond_the_
 def test_several_subjects_have_several_words(embedded: Any) -> None:
     prompts = {"a drawing of a [V1] fox": "[V1]", "a drawing of a [V2] wolf": "[V2]"}
     found = special_word(embedded, prompts, ["a drawing of a fox", "a drawing of a wolf"])
-    assert found.text == "[V1] [V2]"
+    assert found.text == "[V1], [V2]"
     assert embedded.tokenizer.convert_ids_to_tokens(list(found.ids[CLIP])) == ["[v1]", "[v2]"]
 
 

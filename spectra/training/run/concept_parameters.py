@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from spectra.adapters.training_adapter import Adapter
 from spectra.layers.per_sample import Samples
 from spectra.shift.shift import SpectralShift
+from spectra.training.run.concept_words import ConceptWords
 
 
 class ConceptParameters:
@@ -19,12 +20,14 @@ class ConceptParameters:
 
     Attributes:
         parameters: by key, see `live_parameters`.
+        words: the special words of which vectors are learnt.
         rows: which concept each sample of a batch belongs to; None for one concept.
     """
 
-    def __init__(self, adapter: Adapter, concepts: int) -> None:
+    def __init__(self, adapter: Adapter, concepts: int, words: ConceptWords | None = None) -> None:
         """Begin where the adapter does, in training mode."""
         self.adapter = adapter
+        self.words = words or ConceptWords()
         self.rows = Samples(torch.arange(concepts)) if concepts > 1 else None
         self.parameters = adapter.parameters
         if self.rows is not None:
@@ -32,14 +35,16 @@ class ConceptParameters:
                 key: nn.Parameter(own.detach().expand(concepts, *own.shape).clone())
                 for key, own in adapter.parameters.items()
             }
+            self.words.keep_apart(self.parameters)
         self.train()
 
     def start_from(self, shift: SpectralShift, concept: int) -> None:
         """Let a concept begin at a shift.
 
         Raises:
-            MismatchError: it was trained on another base, or on other targets.
+            MismatchError: it was trained on another base, on other targets, or for another special word.
         """
+        self.words.check_start(shift, concept)
         check = self.adapter.compare(shift, "init_shift")
         check.require_base("start from a shift of this base, or carry it over to this one (spectra transplant)")
         check.require_original("start from a shift of this very base, or from none")
@@ -77,4 +82,4 @@ class ConceptParameters:
         """One concept's shift; `metadata` as `Adapter.shift` takes it."""
         if self.rows is not None:
             self.adapter.copy(self.of(concept))
-        return self.adapter.shift(**metadata)
+        return self.words.shift(self.adapter.shift(**metadata), concept)

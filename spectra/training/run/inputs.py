@@ -16,6 +16,7 @@ from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import TrainConfig
 from spectra.training.data.pictures import read_pictures
+from spectra.training.data.prompts import rare_word
 from spectra.training.data.subjects import Subject, fill_in_subjects, pictures_digest, read_subjects
 from spectra.training.run.concepts import CONCEPT_SETTINGS, ConceptSpec
 from spectra.training.run.outputs import Outputs
@@ -61,6 +62,9 @@ def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool =
     if resume:
         saved = read_state(outputs.find_state())
         check_resumable(saved, config, pictures_digest(subjects))
+    if config.word:
+        for subject in subjects:
+            rare_word(subject.prompt, subject.class_prompt)
     init = read_shift(Path(config.init_shift)) if config.init_shift else None
     return ValidatedInputs(concept.name, config, outputs, base, subjects, class_pictures, saved, init)
 

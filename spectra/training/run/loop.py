@@ -27,6 +27,7 @@ from spectra.training.config import TrainConfig
 from spectra.training.data.prompt_embeddings import Conditions, encode_each_once
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.terms import Draw, ModelPrediction, NoisySamples
+from spectra.training.run.concept_words import ConceptWords
 from spectra.training.run.lr_schedule import set_learning_rates
 from spectra.training.run.optimizer import clip_by_concept, make_optimizer
 
@@ -72,6 +73,7 @@ class Loop:
         accelerator: of accelerate; owns device, precision and accumulation.
         frozen: context in which the model computes as the base.
         rows: which row of the parameters each sample takes; None for one concept.
+        words: whose tokens the rows of the special words' vectors are.
         maps: reads the cross-attention that terms need; None where none does.
         step: optimizer steps done.
     """
@@ -86,15 +88,26 @@ class Loop:
     accelerator: Any
     frozen: Callable[[], AbstractContextManager[None]]
     rows: Samples | None = None
+    words: ConceptWords = field(default_factory=ConceptWords)
     maps: AttentionMaps | None = None
     step: int = 0
 
     def __post_init__(self) -> None:
         self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(self.parameters, self.rates, self.config))
+        keys = {id(parameter): key for key, parameter in self.parameters.items()}
+        self.optimized = [keys[id(each)] for group in self.optimizer.param_groups for each in group["params"]]
 
-    def row(self, values: Tensor, concept: int) -> Tensor:
-        """One concept's part of a parameter, or of what the optimizer keeps for it."""
-        return values if self.rows is None or values.ndim == 0 else values[concept]
+    def row(self, key: str, values: Tensor, concept: int) -> Tensor:
+        """One concept's part of a parameter, or of what the optimizer keeps for it, as if it were trained alone."""
+        own = values if self.rows is None or values.ndim == 0 else values[concept]
+        return self.words.only(key, own, concept)
+
+    def joined(self, key: str, parts: Sequence[Tensor]) -> Tensor:
+        """What `row` took apart, from the part of each concept."""
+        if self.rows is None or parts[0].ndim == 0:
+            return parts[0]
+        like = self.parameters[key][0]
+        return torch.stack([self.words.filled(key, part, number, like) for number, part in enumerate(parts)])
 
     def advance(self) -> float:
         """One optimizer step, over `accumulation` batches. Adds a record to each history; returns the mean loss.

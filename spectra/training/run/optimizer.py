@@ -34,7 +34,10 @@ def rate_settings(parameters: Iterable[str], ndims: Mapping[str, int]) -> dict[s
     found = {}
     for key in parameters:
         name, part = split_key(key)
-        found[key] = "lr_outer" if part.startswith("outer") else "lr_1d" if ndims[name] == 1 else "lr"
+        if part == "delta":
+            found[key] = "lr_1d" if ndims[name] == 1 else "lr"
+        else:
+            found[key] = "lr_word" if part == "word" else "lr_outer"
     return found
 
 

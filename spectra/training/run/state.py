@@ -46,10 +46,11 @@ def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, pict
     `pictures` is the digest of its instance pictures, `base` the base's fingerprint.
     """
     concept = loop.concepts[number]
-    tensors = {f"shift/{key}": loop.row(value, number).detach().cpu() for key, value in loop.parameters.items()}
+    tensors = {f"shift/{key}": loop.row(key, value, number).detach().cpu() for key, value in loop.parameters.items()}
     for parameter, moments in loop.optimizer.state_dict()["state"].items():
-        for key, value in moments.items():
-            tensors[f"optimizer/{parameter}/{key}"] = loop.row(torch.as_tensor(value), number).cpu()
+        for name, value in moments.items():
+            own = loop.row(loop.optimized[parameter], torch.as_tensor(value), number)
+            tensors[f"optimizer/{parameter}/{name}"] = own.cpu()
     tensors["random/torch"] = torch.get_rng_state()
     tensors["random/draws"] = concept.generator.get_state()
     for device in range(torch.cuda.device_count()):
@@ -118,13 +119,13 @@ def restore_state(loop: Loop, states: Sequence[SavedState], *, base: str) -> Non
         InputError: a state was saved with another base or other targets, or after other steps than the first.
     """
     first = states[0]
-    for saved in states:
+    for number, saved in enumerate(states):
         if base != saved.base:
             raise InputError(
                 f"cannot resume: the base is not the one the training began with ({base}, was {saved.base})"
             )
         found = {name: value.shape for name, value in saved.tensors.items() if name.startswith("shift/")}
-        if found != {f"shift/{key}": loop.row(value, 0).shape for key, value in loop.parameters.items()}:
+        if found != {f"shift/{key}": loop.row(key, value, number).shape for key, value in loop.parameters.items()}:
             raise InputError("cannot resume: the state holds a shift of other targets, or of another form")
         if saved.progress["step"] != first.progress["step"]:
             raise InputError(
@@ -132,18 +133,17 @@ def restore_state(loop: Loop, states: Sequence[SavedState], *, base: str) -> Non
                 f"{saved.path} at step {saved.progress['step']}"
             )
 
-    def joined(name: str) -> Tensor:
-        values = [saved.tensors[name] for saved in states]
-        return values[0] if loop.rows is None or values[0].ndim == 0 else torch.stack(values)
+    def joined(name: str, key: str) -> Tensor:
+        return loop.joined(key, [saved.tensors[name] for saved in states])
 
     with torch.no_grad():
         for key, value in loop.parameters.items():
-            value.copy_(joined(f"shift/{key}"))
+            value.copy_(joined(f"shift/{key}", key))
     moments: dict[int, dict[str, Tensor]] = {}
     for name in first.tensors:
         if name.startswith("optimizer/"):
-            _, number, key = name.split("/", 2)
-            moments.setdefault(int(number), {})[key] = joined(name)
+            _, parameter, moment = name.split("/", 2)
+            moments.setdefault(int(parameter), {})[moment] = joined(name, loop.optimized[int(parameter)])
     loop.optimizer.load_state_dict({**loop.optimizer.state_dict(), "state": moments})
     loop.step = first.progress["step"]
     for concept, saved in zip(loop.concepts, states, strict=True):

@@ -33,6 +33,7 @@ from spectra.training.form import check_directions, check_outer
 from spectra.training.loss.objectives import build_objectives
 from spectra.training.run.accelerator import make_accelerator
 from spectra.training.run.concept_parameters import ConceptParameters
+from spectra.training.run.concept_words import ConceptWords
 from spectra.training.run.gradient_probe import choose_form
 from spectra.training.run.inputs import ValidatedInputs
 from spectra.training.run.loop import Concept, Loop
@@ -51,6 +52,7 @@ class _LoopPieces(NamedTuple):
     conditions: Conditions
     ndims: Mapping[str, int]
     maps: AttentionMaps | None
+    words: ConceptWords
 
 
 class Training:
@@ -96,7 +98,11 @@ class Training:
     def prepare(self) -> None:
         """Draw class pictures, encode, attach: everything that comes before the first step."""
         config, pipe, family = self.config, self.pipe, self.family
-        ndims = {target.name: target.weight.ndim for target in targets(pipe, config.all_targets)}
+        words = ConceptWords()
+        if config.word:
+            words = ConceptWords.of(pipe, family.text_encoders, [each.subjects for each in self.inputs])
+        changed = targets(pipe, ",".join([config.all_targets, *words.ids]))
+        ndims = {target.name: target.weight.ndim for target in changed}
         trained = not {name.split(".")[0] for name in ndims}.isdisjoint(family.text_encoders)
         self.fingerprint = pipeline_fingerprint(pipe)
         maps = None
@@ -118,7 +124,7 @@ class Training:
             keep=config.cache_prompts,
             trained=trained,
         )
-        self._pieces = _LoopPieces(concepts, conditions, ndims, maps)
+        self._pieces = _LoopPieces(concepts, conditions, ndims, maps, words)
         form = choose_form(
             check_directions(config.directions),
             check_outer(config.outer),
@@ -126,9 +132,9 @@ class Training:
             lambda adapter: self._make_loop(adapter, adapter.parameters),
             vectors=config.lr_1d > 0,
         )
-        self.adapter = self._attach(form)
+        self.adapter = self._attach(replace(form, words=words.ids))
         self._closing.callback(self.adapter.detach)
-        self.parameters = ConceptParameters(self.adapter, len(concepts))
+        self.parameters = ConceptParameters(self.adapter, len(concepts), words)
         for number, each in enumerate(self.inputs):
             if each.init is not None:
                 self.parameters.start_from(each.init, number)
@@ -140,7 +146,7 @@ class Training:
 
     def _make_loop(self, adapter: Adapter, parameters: Mapping[str, nn.Parameter], rows: Samples | None = None) -> Loop:
         """The training's steps, with these parameters of an adapter."""
-        concepts, conditions, ndims, maps = self._pieces
+        concepts, conditions, ndims, maps, words = self._pieces
         return Loop(
             pipe=self.pipe,
             family=self.family,
@@ -152,6 +158,7 @@ class Training:
             accelerator=self.accelerator,
             frozen=adapter.disabled,
             rows=rows,
+            words=words,
             maps=maps,
         )
 
