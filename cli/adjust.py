@@ -34,7 +34,10 @@ class _Options:
     keep_first: int | None = setting(
         None, "Keep this many directions of each weight: those of the largest singular values."
     )
-    on: str = setting("", "Weights that --band, --soft and --keep act on, in place of all.", metavar="PATTERN")
+    outer_rank: int | None = setting(None, "Keep this many outer terms of each weight: the best of that number.")
+    on: str = setting(
+        "", "Weights that --band, --soft, --keep and --outer-rank act on, in place of all.", metavar="PATTERN"
+    )
     file_dtype: FilePrecision = setting("float32", "Precision of the file; float16 takes half the bytes.")
     force: bool = force_option("an existing file")
     json: bool = json_option()
@@ -49,8 +52,9 @@ class _Options:
 def adjust(options: _Options) -> None:
     """Edits a shift: fewer directions, a threshold, another strength by layer or by singular value.
 
-    The edits are made in the order of the options. --band, --soft and --keep leave 1-D weights (norms) alone, as these
-    have no singular values. PATTERN is a subset, a block as inspect shows it, or a pattern such as 'unet.*attn2*'.
+    The edits are made in the order of the options. --scale acts on all of a weight; --band, --soft and --keep leave
+    1-D weights (norms), outer terms and words alone, as these have no singular values. PATTERN is a subset, a block as
+    inspect shows it, or a pattern such as 'unet.*attn2*'.
     """
     from spectra.analysis import diffing
     from spectra.combine import adjusting
@@ -83,7 +87,7 @@ def adjust(options: _Options) -> None:
 
 def _steps(options: _Options) -> list[Step]:
     """The edits in their order."""
-    from spectra.combine.adjusting import Band, Keep, Only, Scale, Soft
+    from spectra.combine.adjusting import Band, Keep, Only, OuterRank, Scale, Soft
 
     on = options.on
     steps: list[Step] = [Only(options.only)] if options.only else []
@@ -98,10 +102,11 @@ def _steps(options: _Options) -> list[Step]:
     steps += [Soft(options.soft, on)] if options.soft is not None else []
     steps += [Keep(options.keep, on)] if options.keep is not None else []
     steps += [Keep(options.keep_first, on, first=True)] if options.keep_first is not None else []
+    steps += [OuterRank(options.outer_rank, on)] if options.outer_rank is not None else []
     if not steps:
-        raise InputError("nothing to do: give --only, --scale, --band, --soft, --keep or --keep-first")
-    if on and not any(isinstance(step, (Band, Soft, Keep)) for step in steps):
-        raise InputError("--on says where --band, --soft and --keep act; give one of them")
+        raise InputError("nothing to do: give --only, --scale, --band, --soft, --keep, --keep-first or --outer-rank")
+    if on and not any(isinstance(step, (Band, Soft, Keep, OuterRank)) for step in steps):
+        raise InputError("--on says where --band, --soft, --keep and --outer-rank act; give one of them")
     return steps
 
 
@@ -127,7 +132,7 @@ def _show(adjusted: Adjusted, found: dict[str, Any]) -> Iterator[output.Part]:
 
 
 def _in_words(step: Step) -> str:
-    from spectra.combine.adjusting import Band, Keep, Only, Scale, Soft
+    from spectra.combine.adjusting import Band, Keep, Only, OuterRank, Scale, Soft
 
     where = f"{step.pattern}: " if step.pattern else ""
     match step:
@@ -141,3 +146,5 @@ def _in_words(step: Step) -> str:
             return f"{where}soft {threshold:g}"
         case Keep(count, first=first):
             return f"{where}keep {'first' if first else 'largest'} {count:,}"
+        case OuterRank(count):
+            return f"{where}keep {count:,} outer term{'s' * (count > 1)}"

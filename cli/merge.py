@@ -73,7 +73,7 @@ def merge(options: _Options, given: dict[str, Any]) -> None:
             check_output(target, force=force)
     if options.recipe is not None:
         if given:
-            raise InputError("--recipe holds method, weights, parameters and seed; leave those options out")
+            raise InputError("--recipe holds method, weights, parameters, outer rank and seed; leave those options out")
         recipe = merging.read_recipe(options.recipe)
         paths = merging.find_parents(recipe, map(Path, options.files))
     else:
@@ -116,6 +116,7 @@ def _recipe(files: tuple[str, ...], asked: MergeSettings) -> tuple[Recipe, list[
         blocks=tuple(_block(text) for text in asked.block_weights),
         parameters={name: value for name, value in parameters.items() if value is not None},
         seed=asked.seed or 0,
+        outer_rank=asked.outer_rank,
     )
     return recipe, [path for path, _ in pairs]
 

@@ -21,6 +21,8 @@ _LEGEND = """\
 opposed: coordinates that shifts pull in opposite directions; cosine: mean between two shifts, lengths counted; \
 energy: of their sum, as a multiple of the sum of theirs (1: they do not meet; less: they cancel)"""
 
+_TERMS_LEGEND = "error: what fewer terms than all leave out, as a part of the change that all make"
+
 
 def methods(known: Iterable[Method], *, json: bool) -> None:
     """Prints the list of methods."""
@@ -45,6 +47,7 @@ def as_dict(merged: Merged) -> dict[str, Any]:
         "output": None,
         "method": merged.recipe.method,
         "parameters": dict(merged.recipe.parameters),
+        "outer_rank": merged.recipe.outer_rank,
         "shifts": [
             output.values_of(parent, "file", "content_hash", "scale") | {"weight": weight, "cosine": cosine}
             for parent, weight, cosine in zip(merged.recipe.parents, merged.weights, cosines, strict=True)
@@ -60,15 +63,23 @@ def as_dict(merged: Merged) -> dict[str, Any]:
 def show(merged: Merged, found: dict[str, Any]) -> Iterator[output.Part]:
     """Tables of what a merge did, for the terminal."""
     parameters = "".join(f", {name} {value:g}" for name, value in found["parameters"].items())
+    parameters += f", outer rank {found['outer_rank']:,}" if found["outer_rank"] else ""
     shared = f", {found['shared']:,} of them in all" if found["shared"] < found["weights"] else ""
     count = len(found["shifts"])
     sizes = f"{found['weights']:,} weights{shared}, {found['floats']:,} floats"
     yield f"{found['method']}{parameters} of {plural(count, 'shift')}: {sizes}"
     yield ""
-    yield from spaced([_shifts(found), *([_patterns(found)] if found["patterns"] else []), _blocks(found)])
+    tables = [_shifts(found), *([_patterns(found)] if found["patterns"] else []), _blocks(found)]
+    if found["outer_terms"]:
+        tables.append(_terms(found["outer_terms"], bool(found["outer_rank"])))
+    yield from spaced(tables)
     yield ""
     if count > 1:
         yield plain(_LEGEND, "dim")
+    if found["outer_terms"] and found["outer_rank"]:
+        yield plain(_TERMS_LEGEND, "dim")
+    for text in _collisions(found):
+        yield plain(text)
     yield plain(_clipping(found))
     if found["output"] is None:
         yield "dry run: nothing was written"
@@ -107,6 +118,30 @@ def _blocks(found: dict[str, Any]) -> Table:
         rows.append((part["name"], *numbers, *([lost] if known else [])))
     headings = ("||delta||", "opposed", "cosine", "energy", *(["clipped"] if known else []))
     return table("block", headings, rows[:-1], rows[-1])
+
+
+def _terms(found: dict[str, Any], few: bool) -> Table:
+    rows = []
+    for part in [*found["blocks"], found["total"]]:
+        numbers = (f"{part['terms']:,}", f"{part['norm']:.4g}", cosine(part["cosine"]), cosine(part["energy"]))
+        rows.append((part["name"], *numbers, *([percent(part["error"])] if few else [])))
+    headings = ("terms", "||Delta W||", "cosine", "energy", *(["error"] if few else []))
+    return table("outer terms", headings, rows[:-1], rows[-1])
+
+
+def _collisions(found: dict[str, Any]) -> Iterator[str]:
+    """A line for the special words of several shifts that are the same tokens."""
+    names = short_names([Path(shift["file"]) for shift in found["shifts"]])
+    groups: dict[tuple[str, tuple[int, ...]], list[dict[str, Any]]] = {}
+    for shared in found["shared_tokens"]:
+        groups.setdefault((shared["weight"], tuple(shared["shifts"])), []).append(shared)
+    for (weight, shifts), tokens in groups.items():
+        who = ", ".join(names[shift] or "a shift" for shift in shifts[:_FILES_SHOWN])
+        ids = ", ".join(f"{each['token']} (cosine {cosine(each['cosine'])})" for each in tokens)
+        yield (
+            f"the special words of {who} meet in {weight}: token{'s' * (len(tokens) > 1)} {ids}; one word then calls "
+            "all of them"
+        )
 
 
 def _clipping(found: dict[str, Any]) -> str:

@@ -31,6 +31,12 @@ class MergeSettings:
     density: float | None = _merging(None, "Share of values that is kept.", above=0, most=1)
     epsilon: float | None = _merging(None, "Spread of the shares that della keeps, around density.", least=0, below=1)
     gamma: float | None = _merging(None, "Share of the largest values that breadcrumbs leaves out.", least=0, below=1)
+    outer_rank: int | None = _merging(
+        None,
+        "Outer terms kept of each weight: the best of that number, with the error told.",
+        least=1,
+        default_text="all, exactly",
+    )
     seed: int | None = _merging(None, "Seed of methods that draw at random.", default_text="0")
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from spectra.combine.deriving import derive_parts
 from spectra.errors import MismatchError
 from spectra.naming.target_subsets import TEXT_ENCODERS, component_of, matching
 from spectra.naming.unet_layers import Layer, Layout, find_layout
 from spectra.shift.metadata import JSON
 from spectra.shift.provenance import recipe_reference
-from spectra.shift.shift import Delta, SpectralShift, derive
+from spectra.shift.shift import SpectralShift
+from spectra.shift.sums import Parts
 
 TARGETS = "unet-2d"
 
@@ -56,7 +58,7 @@ def mix(content: SpectralShift, style: SpectralShift, *, layers: str = "", targe
     """
     layout = find_layout([*content, *style])
     chosen = layout.between(layers or layout.geometry)
-    deltas: dict[str, Delta] = {}
+    parts: dict[str, Parts] = {}
     meant: set[str] = set()
 
     def of_content(name: str) -> bool:
@@ -65,21 +67,22 @@ def mix(content: SpectralShift, style: SpectralShift, *, layers: str = "", targe
     for giver, shift, is_content in (("content", content, True), ("style", style, False)):
         named = matching(shift, target, shift.metadata.ndims)
         meant.update(named)
-        given = {name: shift[name] for name in named if of_content(name) == is_content}
+        own = shift.parts()
+        given = {name: own[name] for name in named if of_content(name) == is_content}
         if not given:
             where = "in" if is_content else "outside"
             raise MismatchError(
                 f"the {giver} shift has none of the weights it should give: {target!r} {where} layers "
                 f"{chosen[0].name} to {chosen[-1].name}; name other --layers or another --target"
             )
-        deltas |= given
+        parts |= given
     recipe: JSON = {
         "method": "mix",
         "shifts": [recipe_reference(content.metadata), recipe_reference(style.metadata)],
         "layers": f"{chosen[0].name}:{chosen[-1].name}",
         "target": target,
     }
-    mixed = derive([content, style], deltas, recipe)
+    mixed = derive_parts([content, style], parts, recipe)
     held = [(layer, layer in chosen, sum(map(layer.holds, mixed))) for layer in layout.all_layers]
     text = sum(component_of(name) in TEXT_ENCODERS for name in mixed)
     return Mix(

@@ -25,6 +25,7 @@ from spectra.shift.few_directions import Shortened, lengthen, shorten
 from spectra.shift.metadata import PARTS_VERSION, ShiftMetadata, from_strings
 from spectra.shift.outer_terms import OuterTerms
 from spectra.shift.shift import Precision, SpectralShift
+from spectra.shift.sums import Parts
 from spectra.shift.word_vectors import WordVectors
 
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -165,24 +166,33 @@ def from_arrays(told: Described, arrays: Mapping[str, npt.NDArray[Any]], precisi
     Raises:
         ShiftFileError: directions out of range or order, values that are not finite, or parts of different shapes.
     """
-    nothing = np.empty(0, "<f4")
-    deltas: Arrays = {}
-    for name, size in told.lengths.items():
-        shortened = Shortened(arrays.get(name + DELTA, nothing), arrays.get(name + DIRECTIONS))
-        try:
-            deltas[name] = lengthen(shortened, size)
-        except ValueError as error:
-            raise ShiftFileError(f"{name}: {error}; the file is damaged or foreign") from error
-    outer: dict[str, OuterTerms] = {}
-    words: dict[str, WordVectors] = {}
-    for name, (n0, n1, taps) in told.sides.items():
-        a, b, kernel = np.split(arrays[name + OUTER].reshape(-1, n0 + n1 + taps), (n0, n0 + n1), axis=1)
-        with _named(name):
-            outer[name] = OuterTerms(a, b, kernel if taps else None)
-    for name, (ids, text) in told.words.items():
-        with _named(name):
-            words[name] = WordVectors(ids, arrays[name + WORD].reshape(len(ids), -1), text)
-    return SpectralShift(deltas, told.metadata, outer=outer, words=words, precision=precision)
+    parts = {name: weight_parts(told, name, arrays) for name in told.lengths}
+    return SpectralShift(
+        {name: each.delta for name, each in parts.items()},
+        told.metadata,
+        outer={name: each.outer for name, each in parts.items() if each.outer},
+        words={name: each.words for name, each in parts.items() if each.words},
+        precision=precision,
+    )
+
+
+def weight_parts(told: Described, name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Parts:
+    """What header and arrays hold of one weight; errors as `from_arrays`."""
+    shortened = Shortened(arrays.get(name + DELTA, np.empty(0, "<f4")), arrays.get(name + DIRECTIONS))
+    try:
+        delta = lengthen(shortened, told.lengths[name])
+    except ValueError as error:
+        raise ShiftFileError(f"{name}: {error}; the file is damaged or foreign") from error
+    outer = words = None
+    with _named(name):
+        if name in told.sides:
+            n0, n1, taps = told.sides[name]
+            a, b, kernel = np.split(arrays[name + OUTER].reshape(-1, n0 + n1 + taps), (n0, n0 + n1), axis=1)
+            outer = OuterTerms(a, b, kernel if taps else None)
+        if name in told.words:
+            ids, text = told.words[name]
+            words = WordVectors(ids, arrays[name + WORD].reshape(len(ids), -1), text)
+    return Parts(delta, outer, words)
 
 
 def _ranks(text: str, count: int) -> list[int]:

@@ -158,6 +158,12 @@ class SpectralShift(Mapping[str, Delta]):
         """What changes each weight, by name."""
         return {name: Parts(delta, self.outer.get(name), self.words.get(name)) for name, delta in self.items()}
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Rows and columns of the matrix of weights, as far as outer terms and words tell them; 0: not known."""
+        found = {name: (0, each.vectors.shape[1]) for name, each in self.words.items()}
+        return found | {name: each.shape for name, each in self.outer.items()}
+
     def norm(self, vectors: SingularVectors | None = None) -> float:
         """`||Delta W||` over all weights, where nothing is clipped (docs/algebra.md); `vectors` as for `dot`."""
         return math.sqrt(max(0.0, self.dot(self, vectors)))
@@ -268,7 +274,5 @@ def check_same_base(shifts: Iterable[SpectralShift]) -> Ancestry:
     """
     ancestry = Ancestry()
     for shift in shifts:
-        shapes = {name: (0, each.vectors.shape[1]) for name, each in shift.words.items()}
-        shapes |= {name: each.shape for name, each in shift.outer.items()}
-        ancestry.add(shift.metadata, {name: delta.size for name, delta in shift.items()}, shapes)
+        ancestry.add(shift.metadata, {name: delta.size for name, delta in shift.items()}, shift.shapes)
     return ancestry

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
-from spectra.shift.metadata import VERSION, ShiftMetadata, from_strings, version_of
+from spectra.shift import part_arrays
+from spectra.shift.metadata import PARTS_VERSION, VERSION, ShiftMetadata, from_strings, version_of
+from spectra.shift.part_stream import PartLayouts, PartStream, open_part_stream
 from spectra.shift.shift import Precision, SpectralShift
 from spectra.shift.shift_file import ContentHash, check_content, read_shift
 from spectra.shift.shift_header import SUFFIX, common_precision, open_shift_file, path_in_errors
@@ -88,12 +90,15 @@ def file_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: name + SUFFIX)
 
 
-def open_stream(path: Path, layouts: Layouts) -> tuple[ShiftMetadata, DeltaStream | SpectralShift]:
-    """The metadata of a file and its deltas: a stream, or all of a file that is packed or has more than deltas.
+def open_stream(
+    path: Path, layouts: Layouts, part_layouts: PartLayouts | None = None
+) -> tuple[ShiftMetadata, DeltaStream | PartStream | SpectralShift]:
+    """The metadata of a file and what it holds: a stream, or all of a packed file, which is decoded whole.
 
     Args:
         path: of the file.
-        layouts: of the files that were opened before; empty at first.
+        layouts: of the files of deltas alone that were opened before; empty at first.
+        part_layouts: the same of files of version 3.
 
     Raises:
         ShiftFileError: no such file, not a shift, cut short, or of a later format version.
@@ -108,5 +113,10 @@ def open_stream(path: Path, layouts: Layouts) -> tuple[ShiftMetadata, DeltaStrea
             layout = layouts.setdefault(tuple(found.items()), found)
             precision, content = common_precision(header.tensors.values()), ContentHash(header.metadata)
             return metadata, DeltaStream(path, layout, header.data_start, precision, metadata.content_hash, content)
+        if version_of(header.metadata) == PARTS_VERSION:
+            told = part_arrays.describe(header.metadata, header.tensors)
+            stream = open_part_stream(path, header, told, {} if part_layouts is None else part_layouts)
+            if stream is not None:
+                return told.metadata, stream
     shift = read_shift(path)
     return shift.metadata, shift

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dense_terms
 import numpy as np
 import pytest
 from random_shifts import make
@@ -46,6 +47,25 @@ def test_people_see_shifts_patterns_blocks_and_clipping(files: list[Path], spect
     for text in ("interpolate of 2 shifts", "dog 1 0.25", "unet.up_blocks.1 1 1 weights 33", "total", "decompose BASE"):
         assert text in told
     assert max(map(len, ran.out.splitlines()[:-1])) <= 80
+
+
+def test_terms_and_words_are_shown(tmp_path: Path, spectra_cli: Callable[..., Any]) -> None:
+    for seed, name in enumerate(("dog", "cat")):
+        write_shift(dense_terms.make(seed, 2, ids=(3 + 2 * seed, 4)), tmp_path / name)
+    arguments = ("merge", tmp_path / "dog", tmp_path / "cat", "--outer-rank", 2, "-o", tmp_path / "out")
+    ran = spectra_cli(*arguments)
+    assert (ran.code, ran.err) == (0, "")
+    told = " ".join(ran.out.split())
+    assert "add, outer rank 2 of 2 shifts" in told
+    assert "the special words of dog, cat meet in text_encoder.tokens: token 4 (cosine" in told
+    assert "outer terms terms ||Delta W|| cosine energy error" in told
+    assert max(map(len, ran.out.splitlines()[:-1])) <= 80
+    found = json.loads(spectra_cli(*arguments, "--force", "--json").out)
+    total = found["outer_terms"]["total"]
+    assert (found["outer_rank"], total["weights"], total["terms"]) == (2, 2, 4)
+    assert 0 < total["error"] < 1
+    assert [each["token"] for each in found["shared_tokens"]] == [4]
+    assert all(each.rank == 2 for each in read_shift(tmp_path / "out").outer.values())
 
 
 def test_a_dry_run_writes_nothing(files: list[Path], spectra_cli: Callable[..., Any]) -> None:

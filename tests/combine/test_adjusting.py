@@ -7,16 +7,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import dense_terms
 import numpy as np
 import pytest
 import torch
+from dense_terms import CONV, TOKENS, Q
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_shifts import LENGTHS, NORM, make, saved
 
 from spectra import decompose
-from spectra.combine.adjusting import Band, Keep, Only, Scale, Soft, Step, adjust
+from spectra.combine.adjusting import Band, Keep, Only, OuterRank, Scale, Soft, Step, adjust
 from spectra.errors import InputError, ShiftFileError, TargetError
+from spectra.shift.shift_file import read_shift, write_shift
 from spectra.spectrum.shifted_weight import shifted_weight
 
 IN, WIDE = "unet.conv_in", "unet.up_blocks.1.attentions.0.proj_in"
@@ -156,6 +159,68 @@ def test_unknown_dimensions_need_a_pattern() -> None:
 def test_a_shift_of_zeros(tmp_path: Path) -> None:
     edited = adjust(0 * make(0), [Keep(1)])
     assert (edited.effects[0].energy, edited.distance) == (1.0, 0.0)
+
+
+def test_scaling_acts_on_terms_and_words_and_other_steps_leave_them_alone() -> None:
+    shift = dense_terms.make(0, 2)
+    half = adjust(shift, [Scale(0.5)]).shift
+    for name in (Q, CONV):
+        np.testing.assert_array_equal(dense_terms.change(half, name), 0.5 * dense_terms.change(shift, name))
+    np.testing.assert_array_equal(dense_terms.rows_added(half), 0.5 * dense_terms.rows_added(shift))
+    gone = adjust(shift, [Scale(0, "unet"), Scale(0, TOKENS)]).shift
+    assert not gone.outer
+    assert not gone.words
+    fewer = adjust(shift, [Keep(1), Soft(0.1), Band(0, 1, 2)]).shift
+    assert (fewer.outer, fewer.words) == (shift.outer, shift.words)
+    only = adjust(shift, [Only("unet.mid_block")])
+    assert (set(only.shift.outer), set(only.shift.words)) == ({Q}, set())
+    assert only.effects[0].changed == sum(shift[name].size for name in shift if name != Q) + sum(
+        each.floats for each in (shift.outer[CONV], shift.words[TOKENS])
+    )
+    assert adjust(shift, [Scale(2, Q)]).effects[0].changed == shift[Q].size + shift.outer[Q].a.size
+
+
+def test_fewer_terms_with_energy_and_distance_of_the_dense_change() -> None:
+    shift = dense_terms.with_parts(
+        {dense_terms.NORM: np.ones(8)}, {name: dense_terms.terms(3, name, 4) for name in (Q, CONV)}
+    )
+    adjusted = adjust(shift, [OuterRank(2)])
+    before, after = ([dense_terms.change(each, name) for name in (Q, CONV)] for each in (shift, adjusted.shift))
+    whole = 8 + sum(np.sum(np.square(each)) for each in before)
+    left = 8 + sum(np.sum(np.square(each)) for each in after)
+    moved = sum(np.sum(np.square(x - y)) for x, y in zip(before, after, strict=True))
+    (effect,) = adjusted.effects
+    assert (effect.weights, effect.step) == (2, OuterRank(2))
+    assert effect.energy == pytest.approx(left / whole)
+    assert adjusted.distance == pytest.approx(np.sqrt(moved / whole), rel=1e-6)
+    assert not adjusted.unknown
+    assert all(adjusted.shift.outer[name].rank <= 2 for name in (Q, CONV))
+    assert adjust(dense_terms.make(0, 2), [OuterRank(2, Q)]).unknown  # a diagonal and terms, of a base not in the cache
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "said"),
+    [
+        (OuterRank(0), InputError, "at least 1 outer term"),
+        (OuterRank(1, TOKENS), TargetError, "none of the 1 weights that are meant has outer terms"),
+        (Keep(1, Q), TargetError, "outer terms or words alone"),
+        (Soft(0.1, TOKENS), TargetError, "outer terms or words alone"),
+    ],
+)
+def test_what_means_nothing_for_terms_is_said(step: Step, error: type[Exception], said: str) -> None:
+    whole = dense_terms.make(0)
+    shift = dense_terms.with_parts({}, dict(whole.outer), dict(whole.words))
+    with pytest.raises(error, match=said):
+        adjust(shift, [step])
+
+
+def test_the_command_keeps_fewer_terms(tmp_path: Path, spectra_cli: Any) -> None:
+    path, out = tmp_path / "a", tmp_path / "b"
+    write_shift(dense_terms.make(0, 3), path)
+    ran = spectra_cli("adjust", path, "--outer-rank", 1, "--on", Q, "-o", out)
+    assert (ran.code, ran.err) == (0, "")
+    assert "to_q: keep 1 outer term" in ran.out
+    assert {name: each.rank for name, each in read_shift(out).outer.items()} == {Q: 1, CONV: 3}
 
 
 def test_the_command(tmp_path: Path, spectra_cli: Any) -> None:

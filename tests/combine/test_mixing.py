@@ -13,8 +13,10 @@ import pytest
 from spectra.combine.mixing import mix
 from spectra.errors import MismatchError, TargetError
 from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.outer_terms import OuterTerms
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
+from spectra.shift.word_vectors import WordVectors
 
 BLOCKS = ("down_blocks.1.attentions.0", "down_blocks.2.attentions.0", "mid_block.attentions.0",
           "up_blocks.0.attentions.0", "up_blocks.0.attentions.1", "up_blocks.1.attentions.0",
@@ -45,6 +47,24 @@ def test_a_shift_mixed_with_itself_is_itself() -> None:
     one = shift(1)
     assert dict(mix(one, one, target="unet").shift).keys() == one.keys()
     assert all(np.array_equal(delta, one[name]) for name, delta in mix(one, one, target="unet").shift.items())
+
+
+def test_terms_and_words_go_with_their_weights() -> None:
+    tokens = "text_encoder.tokens"
+    names = [*NDIMS, tokens]
+    content, style = (
+        SpectralShift(
+            {name: np.zeros(3) for name in names},
+            ShiftMetadata("tiny", dict.fromkeys(names, "0123abcd"), ndims={name: NDIMS.get(name, 2) for name in names}),
+            outer={name: OuterTerms(np.full((1, 3), value), np.ones((1, 4))) for name in names if NDIMS.get(name) == 2},
+            words={tokens: WordVectors((1,), np.full((1, 4), value), f"word{value:g}")},
+        )
+        for value in (1.0, 2.0)
+    )
+    mixed = mix(content, style, target="unet-2d,text_encoder*").shift
+    assert {name for name, each in mixed.outer.items() if each.a[0, 0] == 1} == GEOMETRY
+    assert mixed.outer.keys() == {name for name, ndim in NDIMS.items() if ndim == 2}
+    assert mixed.words == {tokens: content.words[tokens]}
 
 
 def test_layers_and_targets_can_be_chosen() -> None:

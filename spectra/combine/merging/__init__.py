@@ -24,6 +24,7 @@ def merge(
     scales: Sequence[float] = (),
     blocks: Mapping[str, float | Sequence[float]] | None = None,
     seed: int = 0,
+    outer_rank: int | None = None,
     **parameters: float,
 ) -> Merged:
     """Merge shifts of one base.
@@ -37,6 +38,7 @@ def merge(
         scales: factors on the shifts, 1 by default.
         blocks: by pattern, the weights (or alpha) for the layers that it means.
         seed: of methods that draw at random.
+        outer_rank: outer terms kept of each weight, the best of that number; all by default.
         parameters: of the method.
 
     Raises:
@@ -56,5 +58,6 @@ def merge(
         blocks=tuple(layers.items()),
         parameters=parameters,
         seed=seed,
+        outer_rank=outer_rank,
     )
     return replay(shifts, recipe)

@@ -63,6 +63,7 @@ class Recipe:
             the same layer the later one holds.
         parameters: of the method, those not at their defaults or all of them.
         seed: of what the method draws at random; None where it draws nothing.
+        outer_rank: outer terms that are kept of each weight; None for all.
     """
 
     method: str
@@ -71,10 +72,12 @@ class Recipe:
     blocks: tuple[tuple[str, tuple[float, ...]], ...] = ()
     parameters: Mapping[str, float] = field(default_factory=dict)
     seed: int | None = 0
+    outer_rank: int | None = None
 
     def as_dict(self, *, files: bool = False) -> dict[str, Any]:
         """The recipe as JSON values; with the files' names if `files`."""
         recipe: dict[str, Any] = {"method": self.method, **self.parameters, "seed": self.seed}
+        recipe["outer_rank"] = self.outer_rank
         recipe["weights"] = list(self.weights)
         recipe["shifts"] = [_parent(parent, files) for parent in self.parents]
         recipe["blocks"] = [{"pattern": pattern, "weights": list(weights)} for pattern, weights in self.blocks]
@@ -145,7 +148,7 @@ def parse_recipe(values: Any, *, source: str) -> Recipe:
     """
     if not isinstance(values, dict) or "method" not in values or not isinstance(values.get("shifts"), list):
         raise InputError(f"{source}: holds no recipe of a merge (a method, and a list of shifts)")
-    known = ("method", "shifts", "weights", "blocks", "seed", *PARAMETERS)
+    known = ("method", "shifts", "weights", "blocks", "seed", "outer_rank", *PARAMETERS)
     unknown = sorted(values.keys() - set(known))
     if unknown:
         raise InputError(f"{source}: a recipe has no {unknown[0]!r}; it has {', '.join(known)}")
@@ -182,6 +185,7 @@ def parse_recipe(values: Any, *, source: str) -> Recipe:
         blocks=tuple((text(each, "pattern"), numbers(each)) for each in tables("blocks")),
         parameters={name: number(values[name], name) for name in PARAMETERS if name in values},
         seed=typed(values, "seed", 0, "a whole number"),
+        outer_rank=typed(values, "outer_rank", 0, "a whole number") if "outer_rank" in values else None,
     )
 
 

@@ -1,12 +1,15 @@
 """The table of merging methods.
 
-A method is a function on the deltas of one weight, registered under a name:
+A method is a function on the deltas of one weight, registered under a name, with another for its outer terms:
 
-    @method("mean", shares="each", source="...")
+    @method("mean", shares="each", source="...", terms=mean_of_terms)
     def mean(deltas: Rows, weights: Row, *, density: float = 0.5) -> Row:
 
+    def mean_of_terms(terms: StackedTerms, weights: Row, *, density: float) -> Factors:
+
 Its keyword parameters, with their defaults, are the method's parameters. One that draws random numbers takes `random`
-as well: numbers in [0, 1) of the deltas' shape, the same for the same seed on every machine.
+as well: numbers in [0, 1) of the deltas' shape, and for terms two arrays, for rows and for columns; the same for the
+same seed on every machine.
 """
 
 from __future__ import annotations
@@ -18,16 +21,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from spectra.combine.merge_settings import PARAMETERS
+from spectra.combine.merging.stacked_terms import Factors, Row
 from spectra.errors import InputError
 
-Rows: TypeAlias = npt.NDArray[np.float64]
-"""`[k, n]`: the deltas of one weight, a row for each shift; zeros where a shift lacks the weight."""
-
-Row: TypeAlias = npt.NDArray[np.float64]
-"""`[n]`, or `[k]` for the weights of the shifts."""
+OnDeltas: TypeAlias = Callable[..., Row]
+OnTerms: TypeAlias = Callable[..., Factors]
 
 Shares: TypeAlias = Literal["alpha", "each", "none"]
 
@@ -39,6 +39,7 @@ class Method:
     Attributes:
         name: in recipes and on the command line.
         function: deltas `[k, n]` and weights `[k]` to the merged delta `[n]`, float64.
+        terms: terms `StackedTerms` and weights `[k]` to what becomes of them.
         source: its paper.
         shares: "alpha" takes two shifts and one number, the first one's share; "each" a weight for every shift;
             "none" finds the weights itself.
@@ -48,7 +49,8 @@ class Method:
     """
 
     name: str
-    function: Callable[..., Row]
+    function: OnDeltas
+    terms: OnTerms
     source: str
     shares: Shares
     default_weight: float | None
@@ -114,18 +116,18 @@ METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, *, shares: Shares, source: str, default_weight: float | None = None
-) -> Callable[[Callable[..., Row]], Callable[..., Row]]:
+    name: str, *, shares: Shares, source: str, terms: OnTerms, default_weight: float | None = None
+) -> Callable[[OnDeltas], OnDeltas]:
     """Registers a function as a method (see the module's docstring)."""
 
-    def register(function: Callable[..., Row]) -> Callable[..., Row]:
+    def register(function: OnDeltas) -> OnDeltas:
         keywords: dict[str, Any] = {
             parameter.name: parameter.default
             for parameter in inspect.signature(function).parameters.values()
             if parameter.kind is parameter.KEYWORD_ONLY
         }
         random = keywords.pop("random", None) is not None
-        METHODS[name] = Method(name, function, source, shares, default_weight, keywords, random)
+        METHODS[name] = Method(name, function, terms, source, shares, default_weight, keywords, random)
         return function
 
     return register

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spectra.combine.merging.interference_report import Prediction, Tally, predict
+from spectra.combine.merging.interference_report import Interference, Prediction, shared_token
+from spectra.combine.merging.one_weight import TOO_LARGE, Merger, OneWeight, joined_words
 from spectra.combine.merging.recipe import Recipe
-from spectra.combine.merging.registry import Method, Row, Rows, find_method
+from spectra.combine.merging.registry import Method, find_method
 from spectra.combine.merging.sources import OpenedShifts, ShiftOrPath
-from spectra.errors import InputError, MismatchError, SpectraError
+from spectra.combine.merging.stacked_terms import Row
+from spectra.errors import InputError, MismatchError
 from spectra.naming.blocks import block_of
 from spectra.naming.target_subsets import matching
 from spectra.progress import SILENT, Progress, working
 from spectra.shift.checks import check_finite
+from spectra.shift.outer_terms import OuterTerms
 from spectra.shift.shift import Delta, SpectralShift
 from spectra.shift.singular_values import Sigmas, read_sigmas
+from spectra.shift.word_vectors import WordVectors
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ def replay(
     parameters = method.complete(recipe.parameters)
     if len(shifts) != len(recipe.parents) or not shifts:
         raise InputError(f"expected the {len(recipe.parents)} shifts of the recipe, got {len(shifts)}")
+    if recipe.outer_rank is not None and recipe.outer_rank < 1:
+        raise InputError(f"expected an outer rank of at least 1, got {recipe.outer_rank}; leave it out to keep all")
     default_weights = method.weights(recipe.weights, len(shifts))
     opened = OpenedShifts(shifts)
     _check_parents(recipe, opened)
@@ -87,38 +92,64 @@ def replay(
         sigmas = read_sigmas(opened.ancestry.metadata(opened.lengths, None))
 
     scales = np.array([parent.scale for parent in recipe.parents])
-    tallies: dict[str, Tally] = {}
-    deltas: dict[str, Delta] = {}
+    merger = Merger(method, scales, parameters, recipe.seed or 0, recipe.outer_rank)
+    made = _Made(len(shifts))
     shared = 0
     with working(progress, "merge", len(opened.lengths)):
-        for name, rows, having in opened.deltas():
-            shared += bool(having.all())
-            weights = chosen.get(name, default_weights)
-            if np.any(having & (weights != 0) & (scales != 0)):
-                scaled = rows * scales[:, None]
-                delta = _apply(method, name, scaled, weights, parameters, recipe.seed or 0)
-                tally = tallies.setdefault(block_of(name), Tally(len(shifts)))
-                tally.add(scaled * weights[:, None], delta)
-                sigma = sigmas.get(name)
-                if sigma is not None and sigma.size == delta.size:
-                    tally.add_clipping(scaled * (weights != 0)[:, None], delta, sigma)
-                with np.errstate(over="ignore"):
-                    deltas[name] = delta.astype(np.float32)
-                check_finite(name, deltas[name], "float32 cannot hold what was merged; lower the scales or weights")
+        for weight in opened.weights():
+            shared += bool(weight.having.all())
+            weights = chosen.get(weight.name, default_weights)
+            if merger.contributes(weight.having, weights):
+                made.add(merger, weight, weights, sigmas.get(weight.name))
             progress.advance(1)
-    if not deltas:
+    if not made.deltas:
         raise InputError("nothing is left: every shift has scale or weight zero")
     done = _resolved(recipe, opened, method, default_weights, parameters)
-    metadata = opened.ancestry.metadata(deltas, done.as_dict())
-    singular_values = sum(delta.size for name, delta in deltas.items() if metadata.ndims.get(name) != 1)
+    metadata = opened.ancestry.metadata(made.deltas, done.as_dict())
+    singular_values = sum(delta.size for name, delta in made.deltas.items() if metadata.ndims.get(name) != 1)
     return Merged(
-        shift=SpectralShift(deltas, metadata),
+        shift=SpectralShift(made.deltas, metadata, outer=made.outer, words=made.words),
         recipe=done,
         weights=tuple(default_weights.tolist()),
         touched=tuple(touched),
         shared=shared,
-        prediction=predict(tallies, len(shifts), singular_values),
+        prediction=made.interference.prediction(singular_values),
     )
+
+
+class _Made:
+    """The merged weights so far, and what is told of them."""
+
+    def __init__(self, count: int) -> None:
+        self.deltas: dict[str, Delta] = {}
+        self.outer: dict[str, OuterTerms] = {}
+        self.words: dict[str, WordVectors] = {}
+        self.interference = Interference(count)
+
+    def add(self, merger: Merger, weight: OneWeight, weights: Row, sigma: Row | None) -> None:
+        """One more weight, to which some shift contributes."""
+        name, block = weight.name, block_of(weight.name)
+        scaled = weight.deltas * merger.scales[:, None]
+        delta = merger.delta(name, scaled, weights)
+        tally = self.interference.of_block(block)
+        tally.add(scaled * weights[:, None], delta)
+        if sigma is not None and sigma.size == delta.size:
+            tally.add_clipping(scaled * (weights != 0)[:, None], delta, sigma)
+        with np.errstate(over="ignore"):
+            self.deltas[name] = delta.astype(np.float32)
+        check_finite(name, self.deltas[name], TOO_LARGE)
+        terms = merger.terms(weight, weights)
+        if terms is not None:
+            self.interference.add_terms(name, block, weight.outer, weights * merger.scales, terms)
+            if terms.terms is not None:
+                self.outer[name] = terms.terms
+        tokens = merger.tokens(weight, weights)
+        for token in tokens:
+            tally.add(token.contributions, token.vector)
+            if len(token.having) > 1:
+                self.interference.add_token(shared_token(name, token.token, token.having, token.contributions))
+        if tokens:
+            self.words[name] = joined_words(weight, tokens)
 
 
 def _check_parents(recipe: Recipe, opened: OpenedShifts) -> None:
@@ -129,22 +160,6 @@ def _check_parents(recipe: Recipe, opened: OpenedShifts) -> None:
                 f"{found.file or 'a shift'}: the recipe was made with content {wanted.content_hash}, this is "
                 f"{found.content_hash or 'of no file'}; give the file of that content, or merge anew without --recipe"
             )
-
-
-def _apply(method: Method, name: str, deltas: Rows, weights: Row, parameters: Mapping[str, float], seed: int) -> Row:
-    """The method on one weight."""
-    drawn = {"random": _random(seed, name, deltas.shape)} if method.random else {}
-    try:
-        return method.function(deltas, weights, **parameters, **drawn)
-    except SpectraError as error:
-        raise type(error)(f"{name}: {error}") from error
-
-
-def _random(seed: int, name: str, shape: tuple[int, ...]) -> Rows:
-    """Numbers in [0, 1) that depend on seed, weight and shape alone, not on the machine or on numpy's version."""
-    key = int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16], "little")
-    raw = np.random.Philox(key=key).random_raw(shape[0] * shape[1])
-    return (np.asarray(raw, np.uint64) >> np.uint64(11)).reshape(shape).astype(np.float64) * 2.0**-53
 
 
 def _resolved(

@@ -1,7 +1,10 @@
 """Methods that go by directions: a weight's delta as a length and a point on the unit sphere.
 
-Their sines and arc tangents are the C library's: its last digit, and so on rare occasions that of a result, may
-differ from one platform to another.
+What they make is a sum of the shifts, with factors that follow from lengths and angles alone. So the outer terms of a
+weight, together one point of their own, are merged by the angles between the shifts' changes.
+
+Their sines, arc tangents and eigenvectors are the C library's and LAPACK's: their last digit, and so on rare occasions
+that of a result, may differ from one platform to another.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ import math
 
 import numpy as np
 
-from spectra.combine.merging.registry import Row, Rows, method
+from spectra.combine.merging.registry import method
+from spectra.combine.merging.stacked_terms import Factors, Row, Rows, StackedTerms
 from spectra.errors import InputError
 from spectra.shift.sums import weighted_sum
 
@@ -21,35 +25,63 @@ _STEPS = 1000
 _STILL = 1e-13
 
 
-@method("model-stock", shares="none", source="Model Stock, arXiv:2403.19522")
+def _model_stock_of_terms(terms: StackedTerms, weights: Row) -> Factors:
+    """As `model_stock`, by the cosines between the shifts' terms."""
+    count = terms.count
+    return Factors(np.full((count, 1), _shortened(_points(terms)) / count))
+
+
+@method("model-stock", shares="none", source="Model Stock, arXiv:2403.19522", terms=_model_stock_of_terms)
 def model_stock(deltas: Rows, weights: Row) -> Row:
     """The mean, shortened by how little the shifts agree: k cos / (1 + (k - 1) cos) of it.
 
     `cos` is the mean cosine between two shifts of the weight; where it is not positive, nothing is left. A shift that
     is zero there has no direction, and its cosines count as 0.
     """
+    return weighted_sum(deltas, [1.0 / len(deltas)] * len(deltas)) * _shortened(deltas)
+
+
+def _shortened(deltas: Rows) -> float:
     count = len(deltas)
     units, lengths = _directions(deltas)
     together = np.sum(np.square(np.sum(units, axis=0))) - np.count_nonzero(lengths)
     cos = max(0.0, float(together) / (count * (count - 1))) if count > 1 else 1.0
-    return weighted_sum(deltas, [1.0 / count] * count) * (count * cos / (1 + (count - 1) * cos))
+    return count * cos / (1 + (count - 1) * cos)
 
 
-@method("slerp", shares="alpha", source="Shoemake 1985, doi:10.1145/325165.325242")
+def _slerp_of_terms(terms: StackedTerms, weights: Row) -> Factors:
+    """As `slerp`, along the arc between the two shifts' terms."""
+    return Factors(_along_arc(_points(terms), weights)[:, None])
+
+
+@method("slerp", shares="alpha", source="Shoemake 1985, doi:10.1145/325165.325242", terms=_slerp_of_terms)
 def slerp(deltas: Rows, weights: Row) -> Row:
     """From the second to the first along the arc between them; alpha 1 is the first.
 
     `sin(alpha t) / sin(t) * first + sin((1 - alpha) t) / sin(t) * second`, with `t` the angle between the two.
     Opposite or parallel ones, and one that is zero, are interpolated in a straight line.
     """
+    return weighted_sum(deltas, _along_arc(deltas, weights))
+
+
+def _along_arc(deltas: Rows, weights: Row) -> Row:
+    """The factors of the two."""
     units, lengths = _directions(deltas)
     angle = _angle(units[0], units[1])
     if lengths.min() == 0 or angle < _PARALLEL or angle > math.pi - _PARALLEL:
-        return weighted_sum(deltas, weights)
-    return weighted_sum(deltas, [math.sin(weight * angle) / math.sin(angle) for weight in weights.tolist()])
+        return weights
+    return np.array([math.sin(weight * angle) / math.sin(angle) for weight in weights.tolist()])
 
 
-@method("karcher", shares="each", source="Karcher 1977, doi:10.1002/cpa.3160300502")
+def _karcher_of_terms(terms: StackedTerms, weights: Row) -> Factors:
+    """As `karcher`, of the shifts' terms."""
+    points = _points(terms)
+    mean = karcher(points, weights)
+    factors: Row = np.asarray(np.linalg.lstsq(points.T, mean, rcond=None)[0], np.float64)
+    return Factors(factors[:, None])
+
+
+@method("karcher", shares="each", source="Karcher 1977, doi:10.1002/cpa.3160300502", terms=_karcher_of_terms)
 def karcher(deltas: Rows, weights: Row) -> Row:
     """The mean direction on the sphere, at the mean length; weights count by their share of the sum.
 
@@ -89,6 +121,15 @@ def _karcher_direction(units: Rows, shares: Row, start: Row) -> Row:
             shortened /= 2
         mean = _unit(mean + max(1.0, shortened / max(curvature, 1e-3)) * tangent)[0]
     raise InputError("karcher: these shifts point too far apart to have a mean direction; use weighted or ties")
+
+
+def _points(terms: StackedTerms) -> Rows:
+    """Points `[k, k]` that lie to each other as the shifts' terms do, one for each shift."""
+    lengths = np.sqrt(np.maximum(np.diag(terms.gram), 0.0))
+    safe = np.where(lengths > 0, lengths, 1.0)
+    values, vectors = np.linalg.eigh(terms.gram / np.outer(safe, safe))
+    points: Rows = vectors * np.sqrt(np.maximum(values, 0.0)) * lengths[:, None]
+    return points
 
 
 def _directions(deltas: Rows) -> tuple[Rows, Row]:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from spectra.combine.merging import METHODS
-from spectra.combine.merging.registry import Row, Rows
-from spectra.combine.merging.run import _random
+from spectra.combine.merging.one_weight import random_numbers
+from spectra.combine.merging.stacked_terms import Row, Rows
 
 EVERY = sorted(METHODS)
 
@@ -20,7 +20,7 @@ EVERY = sorted(METHODS)
 def call(name: str, deltas: Rows, weights: object = (), seed: int = 0, **parameters: float) -> Row:
     method = METHODS[name]
     given_weights = method.weights(np.atleast_1d(weights).tolist(), len(deltas))
-    random = {"random": _random(seed, "unet.a", deltas.shape)} if method.random else {}
+    random = {"random": random_numbers(seed, "unet.a", deltas.shape)} if method.random else {}
     return method.function(deltas, given_weights, **method.complete(parameters), **random)
 
 
@@ -176,7 +176,7 @@ def test_drawing_is_by_seed_alone(name: str) -> None:
 
 
 def test_the_numbers_drawn_are_these_on_every_machine() -> None:
-    drawn = _random(7, "unet.conv_in", (1, 3))
+    drawn = random_numbers(7, "unet.conv_in", (1, 3))
     np.testing.assert_array_equal(drawn, [[0.5319469093010701, 0.10261794722821993, 0.04572458760148068]])
 
 
