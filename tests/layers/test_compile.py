@@ -29,11 +29,12 @@ def compiled(model: Any, backend: str = "eager") -> Any:
     return torch.compile(model, fullgraph=True, backend=backend)
 
 
+@pytest.mark.parametrize("form", [{}, {"directions": 3, "outer": 1}], ids=["all directions", "low rank"])
 @pytest.mark.parametrize("subset", ["unet-ca-kv", pytest.param("unet", marks=pytest.mark.slow)])
-def test_training_is_one_graph(subset: str) -> None:
+def test_training_is_one_graph(subset: str, form: dict[str, Any]) -> None:
     model, _ = build("unet")
     x, text, step = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 12), torch.tensor([3, 500])
-    adapter = spectra.attach(model, subset)
+    adapter = spectra.attach(model, subset, **form)
     parameters = adapter.train()
     fast = compiled(model)
     optimizer = torch.optim.AdamW(parameters.values(), lr=0.05)
