@@ -7,14 +7,16 @@ from torch import Tensor
 
 from spectra.spectrum.decomposition import gram_matrix
 
-_BLOCK = 12
-"""Vectors that are multiplied at once. More use the processor better, and need more products in all."""
+BLOCK = 12
+"""Vectors that are multiplied at once. More use the processor better, and need more products in all. Of a singular value
+that more than so many directions share, no more are found.
+"""
 
 _SPEED_UP = 2
 """How many times quicker a product of two large matrices goes than one of a block and a matrix."""
 
 _EXHAUSTED = 1e-6
-"""Of the largest eigenvalue, how little a new direction may hold before the matrix has no more to give."""
+"""Beside `||A^T q||^2` of the first vector q, how little a new one may add before the matrix has no more to give."""
 
 
 def leading_left_vectors(a: Tensor, wanted: int, tolerance: float, known: Tensor | None = None) -> Tensor | None:
@@ -34,43 +36,43 @@ def leading_left_vectors(a: Tensor, wanted: int, tolerance: float, known: Tensor
     """
     r, m = a.shape
     locked = 0 if known is None else known.shape[0]
-    missing, limit = wanted - locked, r * 3 // 4 // _BLOCK * _BLOCK
-    check = min(missing + (10 + missing // 5) * _BLOCK, limit)
+    missing, limit = wanted - locked, r * 3 // 4 // BLOCK * BLOCK
+    check = min(missing + (10 + missing // 5) * BLOCK, limit)
     gram = None
     if r * m / (2 * _SPEED_UP) + r * check < 2 * m * check:
         gram = gram_matrix(a, a.dtype, whole=True)
     basis = a.new_empty(locked + limit, r)
     if known is not None:
         basis[:locked] = known
-    projected = a.new_zeros(limit + _BLOCK, limit + _BLOCK)
+    projected = a.new_zeros(limit + BLOCK, limit + BLOCK)
     generator = torch.Generator().manual_seed(r)
-    block, _ = _orthonormal(torch.randn(_BLOCK, r, generator=generator).to(a), basis[:locked])
-    for size in range(_BLOCK, limit + 1, _BLOCK):
-        here = slice(size - _BLOCK, size)
-        basis[locked + size - _BLOCK : locked + size] = block
+    block, _ = _orthonormal(torch.randn(BLOCK, r, generator=generator).to(a), basis[:locked])
+    for size in range(BLOCK, limit + 1, BLOCK):
+        here = slice(size - BLOCK, size)
+        basis[locked + size - BLOCK : locked + size] = block
         product = block @ a @ a.T if gram is None else block @ gram
         projected[here, here] = product @ block.T
         block, coupling = _orthonormal(product, basis[: locked + size])
         if float(coupling.diagonal().abs().min()) < _EXHAUSTED * float(projected[0, 0]):
             return None
-        projected[size : size + _BLOCK, here] = coupling
+        projected[size : size + BLOCK, here] = coupling
         if size < check:
             continue
         values, vectors = torch.linalg.eigh(projected[:size, :size])
         squares, chosen = values[-missing:].clamp_min(0), vectors[:, -missing:]
         # With v = A^T u / sigma, A v - sigma u is what A A^T u - sigma^2 u is, over sigma.
-        residual = (coupling @ chosen[-_BLOCK:]).norm(dim=0)
+        residual = (coupling @ chosen[-BLOCK:]).norm(dim=0)
         if bool((residual <= tolerance * (squares * squares[-1]).sqrt()).all()):
             found = chosen.T @ basis[locked : locked + size]
             return found if known is None else torch.cat([known, found])
-        check = min(size + 2 * _BLOCK, limit)
+        check = min(size + 2 * BLOCK, limit)
     return None
 
 
 def _orthonormal(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """Orthonormal rows of what `x` adds to the basis, and the triangular factor of its transpose."""
     # First against the latest alone, where nearly all of it lies, then against all.
-    for known in (basis[-2 * _BLOCK :], basis):
+    for known in (basis[-2 * BLOCK :], basis):
         x = x - (x @ known.T) @ known
     block, factor = torch.linalg.qr(x.T)
     return block.T.contiguous(), factor

@@ -1,7 +1,7 @@
 """Computes the leading directions of a weight by block Lanczos, and verifies them in float64 (docs/algebra.md, 3).
 
-Products are taken in float32, on the smaller side's Gram matrix; the values and both sides' vectors come from a
-Rayleigh-Ritz step on what was found, and what is stored is held against the weight itself in float64.
+Products are taken in float32. The values and both sides' vectors come from a Rayleigh-Ritz step on what was found, and
+what is stored is held against the weight itself in float64.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spectra.errors import InputError
 from spectra.spectrum.decomposition import canonical_signs, check_weight, decompose, peak_exponent
-from spectra.spectrum.lanczos import leading_left_vectors
+from spectra.spectrum.lanczos import BLOCK, leading_left_vectors
 from spectra.spectrum.partial import PartialSpectrum
 from spectra.spectrum.spectrum import Spectrum, matrix, other_side
 
@@ -28,6 +28,9 @@ _SHARE = 8
 
 _SMALLEST = 1e-2
 """Of the largest sigma, the least that a product in float32 finds well."""
+
+_EQUAL = 1e-4
+"""Singular values this near to each other, relative to themselves, count as one that several directions share."""
 
 _SAFE_EXPONENT = 30
 """Squares of values below 2**30 and above 2**-30, and their sums, are ordinary float32 numbers."""
@@ -99,6 +102,8 @@ def _found(weight: Tensor, directions: int, start: PartialSpectrum | None, expon
     sigma = values.flip(0).clamp_min(0).sqrt()
     if not float(sigma[-1]) > _SMALLEST * float(sigma[0]):
         return None
+    if bool((sigma[BLOCK - 1 :] >= (1 - _EQUAL) * sigma[: max(0, directions - BLOCK + 1)]).any()):
+        return None  # there may be more that are equal
     rotation = rotation.flip(1)
     u = q @ rotation
     sign = canonical_signs(u)

@@ -170,11 +170,14 @@ def test_ill_conditioned_weights(decades: int) -> None:
     check(weight, decompose_leading(weight, 16), 16)
 
 
-@pytest.mark.parametrize("top", [[1.0] * 30, [5.0, 5.0, 5.0, 1.0, 1.0, 1.0]])
-def test_equal_singular_values(top: list[float]) -> None:
+@pytest.mark.parametrize("directions", [10, 20, 25])
+@pytest.mark.parametrize("top", [[1.0] * 30, [2.0, 1.5] + [1.0] * 30, [1.0] * 13, [5.0, 5.0, 5.0, 1.0, 1.0, 1.0]])
+def test_equal_singular_values(top: list[float], directions: int) -> None:
+    """More directions share a value than Lanczos takes at once, so that it would miss some."""
     sigma = torch.cat([torch.tensor(top), torch.linspace(0.9, 0.1, 200 - len(top))]).double()
     weight = with_sigma(sigma, 200, 260)
-    check(weight, decompose_leading(weight, 10), 10)
+    check(weight, decompose_leading(weight, directions), directions)
+    check(weight, decompose_leading(weight, directions, start=decompose_leading(weight, 8)), directions)
 
 
 def test_the_identity() -> None:
