@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from spectra.adapters.binding import Binding, WeightSpectrum, check_plain, find_spectra
+from spectra.adapters.binding import ALL, Binding, WeightSpectrum, check_plain, find_spectra
 from spectra.compatibility.base_check import BaseCheck, check_weights, compare
 from spectra.compatibility.rounded_bases import EXPECTED_ERROR, BaseMatch, Fingerprints, cast
 from spectra.errors import RoundedCopyWarning
@@ -63,7 +63,12 @@ def original_spectra(
     """
     cache = cache or default_cache()
     matrices = {key: target.weight for key, target in chosen.items() if target.weight.ndim > 1}
-    rounded = {key: cache.find(shift.metadata.fingerprints[key]) for key in matrices if matches[key] in EXPECTED_ERROR}
+
+    def known(key: str) -> WeightSpectrum | None:
+        digits, few = shift.metadata.fingerprints[key], directions.get(key, ALL)
+        return (cache.find_leading(digits, few) if few > 0 else None) or cache.find(digits)
+
+    rounded = {key: known(key) for key in matrices if matches[key] in EXPECTED_ERROR}
     found: dict[str, WeightSpectrum] = {
         key: each for key, each in rounded.items() if each and each.shape == tuple(matrices[key].shape)
     }

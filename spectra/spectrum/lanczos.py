@@ -8,8 +8,8 @@ from torch import Tensor
 from spectra.spectrum.decomposition import gram_matrix
 
 BLOCK = 12
-"""Vectors that are multiplied at once. More use the processor better, and need more products in all. Of a singular value
-that more than so many directions share, no more are found.
+"""Vectors that are multiplied at once. More use the processor better, and need more products in all. Of directions that
+share a singular value, no more than so many are found.
 """
 
 _SPEED_UP = 2

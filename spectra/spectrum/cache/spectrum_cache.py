@@ -191,6 +191,11 @@ class SpectrumCache:
         """The spectrum of a weight known by its fingerprint, or None; arguments as `sigma`."""
         return self._entries.find(digits, FULL, cache_entry.read_spectrum)
 
+    def find_leading(self, digits: str, directions: int) -> PartialSpectrum | None:
+        """The first `directions` of a weight known by its fingerprint, or None; arguments as `leading_vectors`."""
+        found = self._entries.find(digits, LEADING, leading_entry.read_partial)
+        return found.first(directions) if found and found.directions >= min(directions, found.rank) else None
+
     def leading_vectors(self, digits: str, directions: int) -> LeadingVectors | None:
         """The first `directions` of a weight known by its fingerprint, as `(left, sigma, right)`; needs no torch.
 

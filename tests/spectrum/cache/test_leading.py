@@ -141,8 +141,13 @@ def test_vectors_by_fingerprint_and_prefix(cache: SpectrumCache, weight: Callabl
         assert np.array_equal(left, partial.left[:, :4].numpy())
         assert np.array_equal(sigma, partial.sigma[:4].numpy())
         assert np.array_equal(right, partial.right[:, :4].numpy())
+        found = cache.find_leading(fingerprint(w)[:digits], 4)
+        assert found is not None
+        assert same(found, partial.first(4))
+    assert cache.find_leading(fingerprint(w), 7) is None
     for unknown in (fingerprint(w)[:7], "f" * 64, "", "../../etc"):
         assert cache.leading_vectors(unknown, 4) is None
+        assert cache.find_leading(unknown, 4) is None
 
 
 def test_vectors_need_no_torch(cache: SpectrumCache, weight: Callable[..., Tensor]) -> None:
