@@ -1,4 +1,4 @@
-"""`spectra convert`: shifts of other implementations to ours, and ours to LoRA, full differences and svdiff-pytorch."""
+"""`spectra convert`: shifts of other implementations and embeddings to ours, and ours to what other tools read."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ _FORMATS = {
     "lora": "a LoRA for PEFT and diffusers",
     "kohya": "a LoRA for kohya's scripts, ComfyUI and A1111",
     "difference": "full differences for ComfyUI, A1111 and LyCORIS",
+    "embedding": "the special word's embedding (textual inversion) for diffusers, ComfyUI and A1111",
 }
 
 _DTYPES = {"shift": ("float32", "float16"), "svdiff-pytorch": ("float32",)}
@@ -37,10 +38,12 @@ _MUCH_LOST, _WORTH_TELLING = 0.3, 1e-6
 @dataclass(frozen=True)
 class _Options:
     files: tuple[Path, ...] = argument(
-        "A shift; or files of svdiff-pytorch, diffusers' PR 3107, dome272, phymhan or svdiff-kohya.", "FILE..."
+        "A shift; or files of svdiff-pytorch, diffusers' PR 3107, dome272, phymhan or svdiff-kohya; or an "
+        "embedding (textual inversion).",
+        "FILE...",
     )
-    out: Path = output_option("File to write; a folder for svdiff-pytorch.", metavar="PATH")
-    to: Literal["shift", "svdiff-pytorch", "lora", "kohya", "difference"] = setting(
+    out: Path = output_option("File to write; a folder for svdiff-pytorch, and for several words.", metavar="PATH")
+    to: Literal["shift", "svdiff-pytorch", "lora", "kohya", "difference", "embedding"] = setting(
         "shift", "Format to write.", default_text="a shift, if another implementation's is read"
     )
     base: str = setting(
@@ -62,6 +65,9 @@ class _Options:
         (), "Component of the base, where names in a file fit several; repeatable.", metavar="NAME"
     )
     variant: str | None = variant_option()
+    word: str = setting(
+        "", "Word of prompts that an embedding is read for.", default_text="the one that the file tells"
+    )
     allow_pickle: bool = setting(False, "Read .pt and .bin files; of them, tensors only.")
     force: bool = force_option()
     json: bool = json_option()
@@ -71,6 +77,7 @@ class _Options:
     _Options,
     "spectra convert fox.safetensors --to lora -o pytorch_lora_weights.safetensors",
     "spectra convert dog.safetensors --base ./sd15 --to kohya --error 0.05 -o dog-lora.safetensors",
+    "spectra convert dog.safetensors --base ./sd15 --to embedding -o sks.safetensors",
     "spectra convert spectral_shifts.safetensors spectral_shifts_te.safetensors --base ./sd15 -o dog.safetensors",
 )
 def convert(options: _Options) -> None:
@@ -105,6 +112,12 @@ def _check_usage(files: list[Path], kinds: set[str], options: _Options) -> None:
         raise FormatError(f"{files[0]}: a LoRA or full differences, no shift; spectra extract finds the closest shift")
     if "shift" in kinds and len(files) > 1:
         raise typer.BadParameter("one shift at a time; spectra merge makes one of several", param_hint="FILE...")
+    if "embedding" in kinds and len(files) > 1:
+        raise typer.BadParameter(
+            "one embedding at a time; spectra merge makes one shift of several", param_hint="FILE..."
+        )
+    if options.word and "embedding" not in kinds:
+        raise typer.BadParameter("only an embedding is read for a word", param_hint="--word")
     if "shift" in kinds and to == "shift":
         raise typer.BadParameter("a shift is read; say what to write", param_hint="--to")
     if to in ("lora", "kohya") and chosen > 1:
@@ -125,6 +138,11 @@ def _read(files: list[Path], kinds: set[str], options: _Options) -> tuple[Spectr
         from spectra.shift.shift_file import read_shift
 
         shift, about = read_shift(files[0]), {"format": "shift"}
+    elif "embedding" in kinds:
+        from spectra.convert.embeddings import read_embedding
+
+        shift = read_embedding(files[0], base=options.base, word=options.word, variant=options.variant)
+        about = {"format": "embedding"}
     else:
         from spectra.convert.svdiff.conversion import import_svdiff
 
@@ -163,6 +181,11 @@ def _write(shift: SpectralShift, options: _Options) -> dict[str, Any]:
 
         fit = export_svdiff(shift, out, **common)
         return {"bytes": sum(file.stat().st_size for file in out.iterdir()), "weights": len(shift), **_fit(fit)}
+    if options.to == "embedding":
+        from spectra.convert.embeddings import write_embeddings
+
+        embeddings = write_embeddings(shift, out, dtype=dtype, **common)
+        return {**asdict(embeddings), "weights": len(shift.words)}
     if options.to == "difference":
         from spectra.convert.full_difference import write_difference
 
@@ -195,6 +218,8 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _fit_rows(written)
     if written.get("rounding", 0) > _WORTH_TELLING:
         yield "rounding", f"{short_percent(written['rounding'])} of Delta W, by the file's dtype"
+    for word, count in written.get("vectors", {}).items():
+        yield "word", f"{word}, of {count} vector{'s' if count > 1 else ''}"
     for each in written.get("left_out", ()):
         yield "left out", f"{each['weights']:,} {each['why']}; {short_percent(each['energy'])} of ||Delta W||^2"
 

@@ -8,6 +8,7 @@
 | lora | PEFT, diffusers | `lora.reading` | `lora.writing` |
 | kohya | kohya's scripts, ComfyUI, A1111; also LoHa and LoKr | `lora.reading` | `lora.writing` |
 | difference | ComfyUI, A1111, LyCORIS | `lora.reading` | `full_difference` |
+| embedding | diffusers, ComfyUI, A1111: a textual inversion | `embeddings` | `embeddings` |
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ SVDIFF_SUFFIXES = {
 SVDIFF_FILES = {"unet": "spectral_shifts.safetensors", "text_encoder": "spectral_shifts_te.safetensors"}
 """svdiff-pytorch's file of each component; it knows no other component."""
 
+EMBEDDING_KEYS = ("clip_l", "clip_g", "t5xxl")
+"""Keys of an embedding file for several text encoders; one for a single encoder has any key."""
+
 _LORA_KEY = re.compile(r"lora_|[._]lora\.|\.hada_|\.lokr_|\.(diff|diff_b|w_norm|b_norm)$")
 
 
@@ -53,7 +57,8 @@ def files_of(path: str | Path) -> list[Path]:
 
 
 def file_kind(path: str | Path) -> str:
-    """What a file is, by its header: "shift", a name of `SVDIFF_SUFFIXES`, "pickle", or "lora" for every change.
+    """What a file is, by its header: "shift", a name of `SVDIFF_SUFFIXES`, "pickle", "lora" for every change, or
+    "embedding".
 
     Raises:
         FormatError: it cannot be read, or is none of them.
@@ -67,10 +72,12 @@ def file_kind(path: str | Path) -> str:
     if header.metadata.get("format") == FORMAT:
         return "shift"
     kind = svdiff_layout(header.tensors) or ("lora" if holds_lora(header.tensors) else "")
+    if not kind and holds_embedding(header):
+        kind = "embedding"
     if not kind:
         raise FormatError(
-            f"{path}: neither a shift, nor one of {', '.join(SVDIFF_SUFFIXES)}, nor a LoRA (first key: "
-            f"{next(iter(header.tensors), 'none')})"
+            f"{path}: neither a shift, nor one of {', '.join(SVDIFF_SUFFIXES)}, nor a LoRA, nor an embedding (first "
+            f"key: {next(iter(header.tensors), 'none')})"
         )
     return kind
 
@@ -78,6 +85,16 @@ def file_kind(path: str | Path) -> str:
 def holds_lora(keys: Iterable[str]) -> bool:
     """Whether keys are those of a LoRA, LoHa, LoKr or full difference."""
     return any(_LORA_KEY.search(key) for key in keys)
+
+
+def holds_embedding(header: Header) -> bool:
+    """Whether a file is a textual inversion: rows of token embeddings alone, of one text encoder or of several."""
+    for key, tensor in header.tensors.items():
+        if tensor.dtype not in FLOATS or len(tensor.shape) not in (1, 2) or 0 in tensor.shape:
+            return False
+        if key not in EMBEDDING_KEYS and (len(header.tensors) > 1 or key.rpartition(".")[2] in ("weight", "bias")):
+            return False
+    return bool(header.tensors)
 
 
 def svdiff_layout(keys: Collection[str]) -> str:

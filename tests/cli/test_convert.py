@@ -128,3 +128,23 @@ def test_known_failures(base: str, shift: Path, tmp_path: Path, spectra_cli: Cli
     assert not (tmp_path / "out").exists()
     done = spectra_cli("convert", foreign, foreign, "--base", base, *out)
     assert "in another of the files" in done.err
+
+
+def test_a_special_word_s_embedding_is_written_and_read(tmp_path: Path, spectra_cli: Cli) -> None:
+    from safetensors.torch import load_file
+
+    rows = torch.randn(1, 128, generator=torch.Generator().manual_seed(0))
+    save_file({"<toy>": rows}, tmp_path / "toy.safetensors")
+    shift, again = tmp_path / "shift.safetensors", tmp_path / "v1.safetensors"
+    read = ["convert", tmp_path / "toy.safetensors", "--base", "spectra-base"]
+    assert "--word" in spectra_cli(*read, "-o", shift).err
+    done = spectra_cli(*read, "--word", "[V1]", "-o", shift, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["read"]["format"] == "embedding"
+    assert spectra.read_shift(shift).words["text_encoder.embeddings.token_embedding"].text == "[V1]"
+    done = spectra_cli("convert", shift, "--to", "embedding", "-o", again)
+    assert done.code == 0, done.err
+    assert "[V1], of 1 vector" in done.out
+    assert torch.allclose(load_file(again)["<v1>"], rows, rtol=0, atol=1e-6)
+    wrong = spectra_cli("convert", shift, "--word", "x", "--to", "embedding", "-o", again, "--force")
+    assert (wrong.code, "only an embedding is read for a word" in wrong.err) == (2, True)
