@@ -56,18 +56,18 @@ def adjust(options: _Options) -> None:
     1-D weights (norms), outer terms and words alone, as these have no singular values. PATTERN is a subset, a block as
     inspect shows it, or a pattern such as 'unet.*attn2*'.
     """
-    from spectra.analysis import diffing
+    from spectra.analysis.diffing import compare
+    from spectra.analysis.weight_changes import weight_changes
     from spectra.combine import adjusting
     from spectra.io.atomic_writes import check_output
     from spectra.shift.shift_file import read_shift, write_shift
-    from spectra.shift.singular_values import read_sigmas
 
     steps = _steps(options)
     check_output(options.out, force=options.force)
     shift = read_shift(options.file)
     adjusted = adjusting.adjust(shift, steps)
-    sigmas = read_sigmas(shift.metadata)
-    moved = diffing.compare(*(diffing.singular_value_changes(each, sigmas) for each in (shift, adjusted.shift)))
+    changes, unknown = weight_changes([shift, adjusted.shift])
+    moved = compare(*changes)
     size = write_shift(adjusted.shift, options.out, dtype=options.file_dtype, force=options.force)
     found = {
         "file": str(options.file),
@@ -76,7 +76,7 @@ def adjust(options: _Options) -> None:
         "weights": len(adjusted.shift),
         "floats": adjusted.shift.floats,
         "distance": moved.distance / moved.first if moved.first else 0.0,
-        "exact": not diffing.unknown_clipping(shift, sigmas),
+        "exact": not unknown,
         "steps": [
             adjusting.as_dict(effect.step) | output.values_of(effect, "weights", "changed", "energy")
             for effect in adjusted.effects

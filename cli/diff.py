@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from spectra.cli import output
+from spectra.cli.exactness import exactness, unknown_as_dict
 from spectra.cli.options import argument, command, force_option, json_option, layers_option, plot_option
-from spectra.cli.tables import NAME_WIDTH, cosine, facts, percent, short_names, spaced, table
+from spectra.cli.tables import NAME_WIDTH, cosine, facts, length, percent, short_names, spaced, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-    from spectra.analysis.diffing import Changes
+    from spectra.analysis.weight_changes import Changes
     from spectra.shift.shift import SpectralShift
 
 _MOST = 5
@@ -44,6 +45,8 @@ class _Options:
 def diff(options: _Options) -> None:
     """Compares shifts: the distance of the weights they make, cosines, signs, and what moved apart most.
 
+    It is exact where the spectrum cache knows the base (spectra decompose BASE), and says where it is not.
+
     A weight that a file does not hold counts as unchanged. Of several files, each is compared with each.
     """
     if len(options.files) < 2:
@@ -60,8 +63,7 @@ def diff(options: _Options) -> None:
     shifts, changes, unknown = read_changes(options.files)
     found: dict[str, Any] = {
         "files": [_file(file, shift) for file, shift in zip(options.files, shifts, strict=True)],
-        "exact": not unknown,
-        "unknown_sigmas": len(unknown),
+        **unknown_as_dict(unknown),
     }
     two = len(options.files) == 2
     draw = _compare_two(found, changes) if two else _compare_several(found, changes)
@@ -83,7 +85,12 @@ def _compare_two(found: dict[str, Any], changes: Sequence[Changes]) -> Callable[
 
     every = diffing.by_weight(*changes)
     total = diffing.total(every)
-    parts = {"blocks": diffing.by_group(every, block_of), "kinds": diffing.by_group(every, kind_of), "layers": every}
+    parts = {
+        "parts": diffing.by_part(*changes),
+        "blocks": diffing.by_group(every, block_of),
+        "kinds": diffing.by_group(every, kind_of),
+        "layers": every,
+    }
     found |= {"total": asdict(total)} | {key: [asdict(part) for part in some] for key, some in parts.items()}
 
     def draw() -> Figure:
@@ -117,7 +124,8 @@ def _compare_several(found: dict[str, Any], changes: Sequence[Changes]) -> Calla
 def _tables_of_two(found: dict[str, Any], every_layer: bool) -> Iterator[Table]:
     total = found["total"]
     relative = f", {total['distance'] / total['first']:.3g} of ||A||" if total["first"] else ""
-    opposed = f" ({percent(total['opposed'] / total['moved'])})" if total["moved"] else ""
+    opposed = f"{total['opposed']:,} of {total['moved']:,} floats of delta that both change"
+    opposed += f" ({percent(total['opposed'] / total['moved'])})" if total["moved"] else ""
     about = [
         (letter, f"{file['file']} ({file['subset'] + ', ' if file['subset'] else ''}{file['floats']:,} floats)")
         for letter, file in zip("AB", found["files"], strict=True)
@@ -127,10 +135,12 @@ def _tables_of_two(found: dict[str, Any], every_layer: bool) -> Iterator[Table]:
         ("||A||, ||B||", f"{total['first']:.4g}, {total['second']:.4g}"),
         ("||A - B||", f"{total['distance']:.4g}{relative}"),
         ("cosine", f"{cosine(total['cosine'])}; mean of the cosines of weights {cosine(total['mean_cosine'])}"),
-        ("opposed signs", f"{total['opposed']:,} of {total['moved']:,} coordinates that both change{opposed}"),
-        _measure(found),
+        ("opposed signs", opposed),
+        exactness(found, "lengths and distances"),
     ]
     yield facts(about)
+    if len(found["parts"]) > 1:
+        yield _table("part", found["parts"])
     yield _table("block", found["blocks"])
     yield _table("kind", found["kinds"])
     if every_layer:
@@ -143,21 +153,21 @@ def _table(title: str, parts: Sequence[dict[str, Any]]) -> Table:
     single = all(part["weights"] == 1 for part in parts)  # the mean of one cosine is no news
     rows = []
     for part in parts:
-        lengths = (_length(part[key]) for key in ("first", "second", "distance"))
+        lengths = (length(part[key]) for key in ("first", "second", "distance"))
         cosines = (cosine(part[key]) for key in ("cosine", *([] if single else ["mean_cosine"])))
         rows.append(
             (part["name"], *lengths, *cosines, percent(part["opposed"] / part["moved"], 0) if part["moved"] else "")
         )
-    return table(title, ["||A||", "||B||", "||A - B||", "cosine", *([] if single else ["mean"]), "opposed"], rows)
+    return table(title, ["||A||", "||B||", "||A-B||", "cosine", *([] if single else ["mean"]), "opposed"], rows)
 
 
 def _tables_of_several(found: dict[str, Any]) -> Iterator[Table]:
     """The matrix of cosines where it fits the terminal, else the pairs at its ends."""
     labels, cosines = _labels(found), found["mean_cosine"]
     numbers = range(len(labels))
-    yield facts([("base", _bases(found)), _measure(found)])
+    yield facts([("base", _bases(found)), exactness(found, "lengths and distances")])
     if NAME_WIDTH + 7 + 8 * len(labels) <= shutil.get_terminal_size().columns:
-        lengths = [_length(norm) for norm in found["norms"]]
+        lengths = [length(norm) for norm in found["norms"]]
         rows = [
             (f"{i + 1}  {labels[i]}", lengths[i], *("" if i == j else cosine(cosines[i][j]) for j in numbers))
             for i in numbers
@@ -166,7 +176,7 @@ def _tables_of_several(found: dict[str, Any]) -> Iterator[Table]:
         return
     pairs = sorted(itertools.combinations(numbers, 2), key=lambda pair: cosines[pair[0]][pair[1]] or 0.0)
     for title, some in (("most alike", pairs[: -_MOST - 1 : -1]), ("least alike", pairs[:_MOST])):
-        rows = [(f"{labels[i]}, {labels[j]}", cosine(cosines[i][j]), _length(found["distance"][i][j])) for i, j in some]
+        rows = [(f"{labels[i]}, {labels[j]}", cosine(cosines[i][j]), length(found["distance"][i][j])) for i, j in some]
         yield table(f"{title} of {len(pairs):,} pairs", ["mean cosine", "||A - B||"], rows)
     yield facts([("all of them", "--json, or --plot FILE")])
 
@@ -177,17 +187,3 @@ def _labels(found: dict[str, Any]) -> list[str]:
 
 def _bases(found: dict[str, Any]) -> str:
     return " or ".join(dict.fromkeys(file["base"] or "unnamed" for file in found["files"]))
-
-
-def _measure(found: dict[str, Any]) -> tuple[str, str]:
-    """What the lengths and distances are."""
-    if found["exact"]:
-        return "exact", "lengths and distances of Delta W, with what the ReLU clips"
-    return "plain", (
-        f"lengths and distances of delta: the singular values of {found['unknown_sigmas']:,} weights are not in the "
-        "cache (spectra decompose BASE), so what the ReLU clips is not known; it can only shorten the distance"
-    )
-
-
-def _length(value: float) -> str:
-    return f"{value:#.3g}".rstrip(".")

@@ -5,24 +5,22 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from spectra.cli import output
+from spectra.cli.exactness import unknown_as_dict
+from spectra.cli.inspect_view import tables
 from spectra.cli.listing import library_as_dict, metadata_as_dict, show_library, show_tree
 from spectra.cli.options import argument, command, force_option, json_option, layers_option, plot_option
-from spectra.cli.tables import facts, percent, short_names, spaced, table
+from spectra.cli.tables import short_names, spaced
 from spectra.settings import setting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.table import Table
 
     from spectra.shift.shift import SpectralShift
-
-_LISTED = 8
-"""Number of items shown of a long list, such as a thousand parents; the JSON has all."""
 
 Sort = Literal["name", "date", "size", "floats", "prompt", "base", "subset"]
 
@@ -58,7 +56,9 @@ class _Options:
 def inspect(options: _Options) -> None:
     """Shows what a shift file holds, or lists the shifts of a folder; needs neither torch nor the base.
 
-    One file: its size by block and kind of layer, its base, settings and lineage.
+    One file: what its deltas, outer terms and word take and add, by block and kind of layer; its base and lineage.
+
+    Norms are those of Delta W where the spectrum cache knows the base (spectra decompose BASE).
 
     Folders, however deep: a table or a family tree, from headers alone; --plot draws how alike the shifts are.
     """
@@ -79,12 +79,15 @@ def inspect(options: _Options) -> None:
 
 def _inspect_file(file: Path, options: _Options) -> None:
     from spectra.analysis import inspection
+    from spectra.analysis.weight_changes import known_sigmas, weight_changes
     from spectra.naming.blocks import block_of, kind_of
     from spectra.plots import style
     from spectra.shift.packing.arrays import stated_error
     from spectra.shift.shift_file import read_shift
 
     shift = read_shift(file)
+    (changes,), unknown = weight_changes([shift])
+    every = inspection.by_weight(shift, changes)
     found = {
         "file": str(file),
         "bytes": file.stat().st_size,
@@ -92,25 +95,27 @@ def _inspect_file(file: Path, options: _Options) -> None:
         "error": stated_error(shift.metadata) if shift.precision == "packed" else None,
         **metadata_as_dict(shift.metadata, shift.metadata.base_fingerprint),
         "portability": _portability(shift),
-        "total": asdict(inspection.total(shift)),
-        "blocks": [asdict(part) for part in inspection.by_group(shift, block_of)],
-        "kinds": [asdict(part) for part in inspection.by_group(shift, kind_of)],
-        "layers": [asdict(part) for part in inspection.by_weight(shift)],
+        "words": {name: {"text": word.text, "ids": list(word.ids)} for name, word in shift.words.items()},
+        "stored": {each.part: asdict(each) for each in inspection.stored_parts(file, shift)},
+        **unknown_as_dict(unknown),
+        "total": asdict(inspection.total(every)),
+        "blocks": [asdict(part) for part in inspection.by_group(every, block_of)],
+        "kinds": [asdict(part) for part in inspection.by_group(every, kind_of)],
+        "layers": [asdict(part) for part in every],
     }
 
     def draw() -> Figure:
         from spectra.plots.shift import draw_shift
-        from spectra.shift.singular_values import read_sigmas
 
         prompt = shift.metadata.settings.get("prompt")
         about = f"“{prompt}”, " if isinstance(prompt, str) else ""
         title = style.one_line(f"{file.stem}: {about}{shift.floats:,} floats")
-        return draw_shift(shift, read_sigmas(shift.metadata), title)
+        return draw_shift(changes, known_sigmas(shift), title)
 
     if options.plot is not None:
         style.write(draw, options.plot, force=options.force)
     headings = [*metadata_as_dict(shift.metadata, ""), "portability"]
-    output.result(found, json=options.json, human=lambda: spaced(_tables(found, headings, options.layers)))
+    output.result(found, json=options.json, human=lambda: spaced(tables(found, headings, options.layers)))
 
 
 def _inspect_folders(options: _Options, filters: dict[str, str]) -> None:
@@ -152,50 +157,13 @@ def _portability(shift: SpectralShift) -> str:
 
     metadata = shift.metadata
     fits = f"fits a base whose {len(shift)} weights have these fingerprints in {metadata.base_dtype}"
-    errors = [f"{EXPECTED_ERROR[dtype]} in {dtype}" for dtype in metadata.rounded if dtype != metadata.base_dtype]
-    if not errors:
+    copies = [dtype for dtype in metadata.rounded if dtype != metadata.base_dtype]
+    if not copies:
         return fits
+    if not any(delta.any() and metadata.ndims.get(name) != 1 for name, delta in shift.items()):
+        return f"{fits}, and its copies in {' and '.join(copies)}: it needs no singular vectors"
+    errors = [f"{EXPECTED_ERROR[dtype]} in {dtype}" for dtype in copies]
     return (
         f"{fits}, and its copies: Delta W changes by about {' and '.join(errors)}, and only by the weights' own "
         f"rounding where the spectra of the {metadata.base_dtype} base are in the cache"
     )
-
-
-def _tables(found: dict[str, Any], headings: list[str], every_layer: bool) -> list[Table]:
-    error = "" if found["error"] is None else f", error of Delta W at most {100 * found['error']:g} %"
-    about = [("file", f"{found['file']} ({found['bytes']:,} bytes, {found['precision']}{error})")]
-    about += [(key.replace("_", " "), _text(found[key])) for key in headings if found[key] is not None]
-    parts = {"block": "blocks", "kind": "kinds"} | ({"weight": "layers"} if every_layer else {})
-    return [facts(about), *(_table(title, found[key], found["total"]) for title, key in parts.items())]
-
-
-def _text(value: Any) -> str:
-    """Data in lines: an entry each, the last of many left out."""
-    if isinstance(value, dict):
-        return "\n".join(line for key, item in value.items() for line in _entry(key, item))
-    return "\n".join(_first(value)) if isinstance(value, list) else str(value)
-
-
-def _entry(key: str, item: Any) -> list[str]:
-    """One entry of a dictionary; the tables of a list stand below its name."""
-    if isinstance(item, list) and any(isinstance(each, dict) for each in item):
-        return [f"{key}:", *(f"  {line}" for line in _first(item))]
-    return [f"{key} = {', '.join(_first(item)) if isinstance(item, list) else item}"]
-
-
-def _first(items: list[Any]) -> list[str]:
-    lines = [
-        ", ".join(f"{key} {value}" for key, value in item.items()) if isinstance(item, dict) else str(item)
-        for item in items[:_LISTED]
-    ]
-    return [*lines, f"and {len(items) - _LISTED:,} more"] if len(items) > _LISTED else lines
-
-
-def _table(title: str, parts: list[dict[str, Any]], whole: dict[str, Any]) -> Table:
-    def row(part: dict[str, Any]) -> tuple[str, ...]:
-        energy = percent(part["norm"] ** 2 / whole["norm"] ** 2) if whole["norm"] else ""
-        counts = (f"{part[key]:,}" for key in ("tensors", "floats"))
-        return (part["name"], *counts, *(f"{part[key]:.4g}" for key in ("norm", "largest")), energy)
-
-    headings = ["tensors", "floats", "||delta||", "largest", "energy"]
-    return table(title, headings, map(row, parts), footer=row(whole))

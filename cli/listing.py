@@ -37,7 +37,7 @@ def library_as_dict(library: Library, chosen: Sequence[LibraryEntry]) -> dict[st
             {
                 "file": str(entry.path),
                 "changed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.changed)),
-                **output.values_of(entry, "bytes", "precision", "weights", "floats"),
+                **output.values_of(entry, "bytes", "precision", "weights", "floats", "terms", "words"),
                 **metadata_as_dict(entry.metadata, entry.base_fingerprint),
             }
             for entry in chosen
@@ -59,13 +59,16 @@ def show_library(
     columns: dict[str, Callable[[LibraryEntry], str]] = {
         "prompt": lambda entry: entry.origin,
         "subset": lambda entry: entry.metadata.subset,
+        "terms": lambda entry: f"{entry.terms:,}" if entry.terms else "",
+        "word": lambda entry: ", ".join(entry.words),
         "base": lambda entry: entry.metadata.base,
         "base dtype": lambda entry: entry.metadata.base_dtype,
         "values": lambda entry: entry.precision,
         "size": lambda entry: readable(entry.bytes),
         "changed": lambda entry: time.strftime("%Y-%m-%d", time.localtime(entry.changed)),
     }
-    cells = {heading: [text(entry) for entry in chosen] for heading, text in columns.items()}
+    every = {heading: [text(entry) for entry in chosen] for heading, text in columns.items()}
+    cells = {heading: texts for heading, texts in every.items() if any(texts)}
     shared = {heading: texts[0] for heading, texts in cells.items() if len(texts) > 1 and len(set(texts)) == 1}
     if chosen:
         varied = {heading: texts for heading, texts in cells.items() if heading not in shared}
@@ -77,8 +80,8 @@ def show_library(
     size = readable(sum(entry.bytes for entry in chosen))
     part = "" if len(chosen) == len(library.entries) else f" of {len(library.entries):,}"
     yield f"{len(chosen):,}{part} shift{'' if len(library.entries) == 1 else 's'} in {root}, {size}"
-    if any(shared.values()):
-        yield "all: " + ", ".join(f"{heading} {text}" for heading, text in shared.items() if text)
+    if shared:
+        yield "all: " + ", ".join(f"{heading} {text}" for heading, text in shared.items())
     for group in (groups := duplicates(chosen))[:limit]:
         names = [_name(entry.path, root) for entry in group]
         more = f" and {len(names) - _COPIES:,} more" if len(names) > _COPIES and not everything else ""

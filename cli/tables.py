@@ -105,6 +105,11 @@ def cosine(value: float | None) -> str:
     return "" if value is None else f"{round(value, 3) + 0.0:.3f}"
 
 
+def length(value: float) -> str:
+    """A norm or distance with three digits."""
+    return f"{value:#.3g}".rstrip(".")
+
+
 def readable(count: int) -> str:
     """Bytes with three digits and a decimal unit: 850 bytes, 17.7 kB, 889 MB."""
     size = float(count)

@@ -26,6 +26,8 @@ class _Options:
 def verify(options: _Options) -> None:
     """Checks structure, values and content hash of shifts; with --base, that they were trained on it.
 
+    With --base, deltas, outer terms and words must also have its weights' sizes, and tokens must be in its vocabulary.
+
     One line for each file; exit code 1 if one fails.
     """
     from spectra.compatibility.verification import shift_files, verify

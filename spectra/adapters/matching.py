@@ -25,7 +25,7 @@ def match(
     """The model's weights that the shift names; a MismatchError if it lacks one, or has one of another length."""
     available = {target.name: target for target in targets(dict(models), ",".join(f"{part}.*" for part in models))}
     available |= {key: binding.target for key, binding in known.items()}
-    check_weights(shift, name, {key: target.delta_length for key, target in available.items()})
+    check_weights(shift, name, {key: target.weight.shape for key, target in available.items()})
     return {key: available[key] for key in shift}
 
 

@@ -1,10 +1,6 @@
-"""Distances between shifts of one base, in all and by weight: exact, from vectors alone (docs/algebra.md, 5).
+"""Distances between shifts of one base, in all and by weight: exact, from vectors alone (docs/algebra.md, 6).
 
-    ||Delta W_a - Delta W_b||_F = ||d_a - d_b||        d = ReLU(sigma + delta) - sigma
-
-Without a weight's singular values `d` is taken to be `delta`, as if no direction were clipped. That can only lengthen
-the distance, since the ReLU brings no two numbers further apart. A weight that a shift does not hold is not changed
-by it: its `d` is zero.
+A weight that a shift does not hold is not changed by it. What the cache lacks for exactness is told by `Unknown`.
 """
 
 from __future__ import annotations
@@ -14,19 +10,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
+from spectra.analysis.weight_changes import PARTS, Array, Change, Changes, OuterSum, Unknown, weight_changes
 from spectra.errors import MismatchError
 from spectra.naming.blocks import grouped
 from spectra.shift.shift import SpectralShift, check_same_base
 from spectra.shift.shift_file import read_shift
-from spectra.shift.singular_values import Sigmas, read_sigmas, singular_value_change
 from spectra.shift.sums import Vector
 
-Changes: TypeAlias = Mapping[str, Vector]
-"""`d [r]` by weight name: what a shift adds to each singular value, or to each entry of a 1-D weight."""
+_CLOSE = 1e-6
+"""Where the squared distance of two outer sums is below this part of their squares, it is taken from their difference:
+the difference of squares would have lost too many digits."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +32,17 @@ class Difference:
     Attributes:
         name: of the block, kind or weight.
         weights: that either of the two holds.
-        floats: in all of them.
         first, second: `||Delta W||_F` of each.
         distance: `||Delta W_a - Delta W_b||_F`.
         cosine: between the two changes as one long vector each; None if one of them is zero.
         mean_cosine: mean of the cosines of single weights, each weight counted alike, over those that both change
             (SVDiff, Figure 9a); None if there is none.
-        moved: coordinates that both change.
+        moved: singular values, and entries of 1-D weights, that both change.
         opposed: those of them that they change with opposite signs.
     """
 
     name: str
     weights: int
-    floats: int
     first: float
     second: float
     distance: float
@@ -73,29 +67,11 @@ class Correlation:
     distance: Vector
 
 
-def singular_value_changes(shift: SpectralShift, sigmas: Sigmas) -> dict[str, Vector]:
-    """The change of each singular value: `d = ReLU(sigma + delta) - sigma`, and `delta` where sigma is unknown.
-
-    Raises:
-        MismatchError: a weight has another number of singular values than its delta.
-    """
-    found: dict[str, Vector] = {}
-    for name, delta in shift.items():
-        sigma = sigmas.get(name)
-        if sigma is not None and sigma.shape != delta.shape:
-            raise MismatchError(
-                f"{name}: expected a delta of {sigma.size} floats, one for each singular value in the "
-                f"cache, got {delta.size}; the shift was changed by hand, or was made by another program"
-            )
-        found[name] = delta.astype(np.float64) if sigma is None else singular_value_change(sigma, delta)
-    return found
-
-
-def read_changes(files: Sequence[Path]) -> tuple[list[SpectralShift], list[Changes], set[str]]:
-    """Shift files that can be compared, with the singular values that the cache knows.
+def read_changes(files: Sequence[Path]) -> tuple[list[SpectralShift], list[Changes], Unknown]:
+    """Shift files that can be compared, and what they change.
 
     Returns:
-        The shifts; what they change; and the names of weights of which it is not known what is clipped.
+        The shifts; what they change; and of which weights the cache lacks something.
 
     Raises:
         ShiftFileError: a file that cannot be read.
@@ -103,17 +79,7 @@ def read_changes(files: Sequence[Path]) -> tuple[list[SpectralShift], list[Chang
     """
     shifts = [read_shift(file) for file in files]
     check_comparable({str(file): shift for file, shift in zip(files, shifts, strict=True)})
-    sigmas: Sigmas = {}
-    for shift in shifts:
-        sigmas |= read_sigmas(shift.metadata, shift.keys() - sigmas.keys())
-    unknown = {name for shift in shifts for name in unknown_clipping(shift, sigmas)}
-    return shifts, [singular_value_changes(shift, sigmas) for shift in shifts], unknown
-
-
-def unknown_clipping(shift: SpectralShift, sigmas: Sigmas) -> set[str]:
-    """The weights that have singular values which are not known: what the ReLU clips of them cannot be told."""
-    ndims = shift.metadata.ndims
-    return {name for name in shift if name not in sigmas and ndims.get(name) != 1}
+    return shifts, *weight_changes(shifts)
 
 
 def check_comparable(shifts: Mapping[str, SpectralShift]) -> None:
@@ -155,7 +121,17 @@ def by_group(parts: Sequence[Difference], group_of: Callable[[str], str]) -> tup
 
 def by_weight(first: Changes, second: Changes) -> tuple[Difference, ...]:
     """One difference for each weight that either of them holds, in name order."""
-    return tuple(_of_weight(name, *_rows([first, second], name)) for name in sorted(first.keys() | second.keys()))
+    return tuple(_of_weight(name, *_both([first, second], name)) for name in sorted(first.keys() | second.keys()))
+
+
+def by_part(first: Changes, second: Changes) -> tuple[Difference, ...]:
+    """The differences of deltas, of outer terms and of words (`PARTS`), each of those that either of them has."""
+    found = []
+    for part in PARTS:
+        sides = [{name: only for name, c in side.items() if (only := c.only(part)).changes} for side in (first, second)]
+        if any(sides):
+            found.append(_joined(part, by_weight(*sides)))
+    return tuple(found)
 
 
 def correlate(shifts: Sequence[Changes]) -> Correlation:
@@ -163,45 +139,72 @@ def correlate(shifts: Sequence[Changes]) -> Correlation:
     size = (len(shifts), len(shifts))
     inner, cosines, counts, squares = (np.zeros(size) for _ in range(4))
     for name in sorted({name for shift in shifts for name in shift}):
-        rows = _rows(shifts, name)
-        products = rows @ rows.T
-        lengths = np.sqrt(np.diag(products))
+        products, distances = _products(_both(shifts, name))
+        lengths = np.sqrt(np.diag(products).clip(min=0))
         both = np.outer(lengths, lengths)
         cosines += np.divide(products, both, out=np.zeros(size), where=both > 0)
         counts += both > 0
         inner += products
-        for i, row in enumerate(rows):  # not from `products`: that would lose the digits of a short distance
-            squares[i] += np.square(rows - row).sum(axis=1)
-    lengths = np.sqrt(np.diag(inner))
+        squares += distances
+    lengths = np.sqrt(np.diag(inner).clip(min=0))
     return Correlation(
         norms=lengths,
         mean_cosine=_ratio(cosines, counts),
         cosine=_ratio(inner, np.outer(lengths, lengths)),
-        distance=np.sqrt(squares),
+        distance=np.sqrt(squares.clip(min=0)),
     )
 
 
-def _rows(shifts: Sequence[Changes], name: str) -> Vector:
-    """One weight's change by each shift, `[n, r]`; zeros where a shift does not hold the weight."""
-    size = next(shift[name].size for shift in shifts if name in shift)
-    return np.stack([shift[name] if name in shift else np.zeros(size) for shift in shifts])
+def _both(shifts: Sequence[Changes], name: str) -> list[Change]:
+    """One weight's change by each shift; none where a shift does not hold the weight."""
+    size = next(shift[name].d.size for shift in shifts if name in shift)
+    return [shift[name] if name in shift else Change.zero(size) for shift in shifts]
+
+
+def _products(changes: Sequence[Change]) -> tuple[Array, Array]:
+    """The inner products of one weight's changes, each with each, and the squares of their distances: `[n, n]` both."""
+    rows, along = (np.stack([getattr(change, key) for change in changes]) for key in ("d", "along"))
+    outer = _outer_products([change.outer for change in changes])
+    crossed = rows @ along.T
+    products = rows @ rows.T + crossed + crossed.T + outer[0]
+    squares = outer[1]
+    for i, (row, projected) in enumerate(zip(rows, along, strict=True)):
+        # Not from `products`: that would lose the digits of a short distance.
+        squares[i] += ((rows - row) * (rows - row + 2 * (along - projected))).sum(axis=1)
+    return products, squares
+
+
+def _outer_products(sums: Sequence[OuterSum]) -> tuple[Array, Array]:
+    """As `_products`, of outer sums."""
+    count = len(sums)
+    everything = OuterSum.joined(sums)
+    if not len(everything):
+        return np.zeros((count, count)), np.zeros((count, count))
+    members = np.repeat(np.eye(count), [len(each) for each in sums], axis=1)
+    products: Array = members @ everything.products() @ members.T
+    lengths = np.diag(products)
+    scale = lengths[:, None] + lengths
+    squares = scale - 2 * products
+    for i, j in np.argwhere(np.triu(squares < _CLOSE * scale, k=1)):
+        squares[i, j] = squares[j, i] = (sums[i] - sums[j]).norm() ** 2
+    np.fill_diagonal(squares, 0.0)
+    return products, squares
 
 
 def _ratio(over: Vector, under: Vector) -> Vector:
     return np.clip(np.divide(over, under, out=np.full_like(over, np.nan), where=under > 0), -1.0, 1.0)
 
 
-def _of_weight(name: str, first: Vector, second: Vector) -> Difference:
-    lengths = float(np.linalg.norm(first)), float(np.linalg.norm(second))
-    cosine = _cosine(float(first @ second), *lengths)
-    signs = np.sign(first) * np.sign(second)
+def _of_weight(name: str, first: Change, second: Change) -> Difference:
+    lengths = first.norm(), second.norm()
+    cosine = _cosine(first.dot(second), *lengths)
+    signs = np.sign(first.d) * np.sign(second.d)
     return Difference(
         name=name,
         weights=1,
-        floats=first.size,
         first=lengths[0],
         second=lengths[1],
-        distance=float(np.linalg.norm(first - second)),
+        distance=(first - second).norm(),
         cosine=cosine,
         mean_cosine=cosine,
         moved=int(np.count_nonzero(signs)),
@@ -216,7 +219,6 @@ def _joined(name: str, parts: Sequence[Difference]) -> Difference:
     return Difference(
         name=name,
         weights=sum(part.weights for part in parts),
-        floats=sum(part.floats for part in parts),
         first=first,
         second=second,
         distance=math.hypot(*(part.distance for part in parts)),

@@ -19,16 +19,22 @@ from typing import Any
 from spectra.errors import InputError, ShiftFileError
 from spectra.io.safetensors_header import HeaderError, read_header_text
 from spectra.progress import SILENT, Progress, working
-from spectra.shift.metadata import FINGERPRINT_DIGITS, FORMAT, ShiftMetadata, from_strings
+from spectra.shift.metadata import FINGERPRINT_DIGITS, FORMAT, PARTS_VERSION, VERSION, ShiftMetadata, from_strings
+from spectra.shift.part_arrays import STRINGS, read_words
 from spectra.shift.shift import Precision
 from spectra.shift.shift_header import read_shift_header
 
 SUFFIX = ".safetensors"
 
+_PLAIN = (str(VERSION), str(PARTS_VERSION))
+"""Versions of files whose values stand as they are."""
 _METADATA = b'{"__metadata__":'
-_LAST = re.compile(rb'"dtype":"(F32|F16)","shape":\[\d+\],"data_offsets":\[\d+,(\d+)\]\}\} *\Z')
-_SIZES: dict[bytes, tuple[int, Precision]] = {b"F32": (4, "float32"), b"F16": (2, "float16")}
-_WEIGHTWISE = ("fingerprints", "ndims", "rounded_float16", "rounded_bfloat16")
+_LAST = re.compile(rb'"dtype":"[FU](?:32|16)","shape":\[\d+(?:,\d+)?\],"data_offsets":\[\d+,(\d+)\]\}\} *\Z')
+_PLACES = re.compile(rb'"dtype":"U(32|16)","shape":\[(\d+)\]')
+_TERMS = re.compile(rb'\.outer":\{"dtype":"F(?:32|16)","shape":\[(\d+),')
+"""Of the JSON of a header, in which a quotation mark inside of a text has a backslash before it."""
+
+_WEIGHTWISE = ("fingerprints", "ndims", "rounded_float16", "rounded_bfloat16", *STRINGS)
 """Entries of the metadata that hold something for each weight."""
 
 
@@ -39,7 +45,9 @@ class LibraryEntry:
     Attributes:
         bytes: its size.
         changed: when the file was last written, in seconds since the epoch.
-        weights, floats: how many deltas it holds, and how many numbers in them.
+        weights, floats: how many weights it changes, and how many numbers it stores for them.
+        terms: how many outer terms it holds.
+        words: the special words that it has vectors for.
         base_fingerprint: 16 hex digits, one name for all the weights that it fits.
         metadata: as `SpectralShift.metadata`, without what it says of each weight (such as `fingerprints`).
     """
@@ -50,6 +58,8 @@ class LibraryEntry:
     precision: Precision
     weights: int
     floats: int
+    terms: int
+    words: tuple[str, ...]
     base_fingerprint: str
     metadata: ShiftMetadata
 
@@ -145,19 +155,26 @@ def read_entry(path: Path) -> LibraryEntry | None:
     if strings is not None and strings.get("format") != FORMAT:
         return None
     ends = _LAST.search(text, max(0, len(text) - 200))
-    digits = (strings or {}).get("fingerprints", "")
-    if strings and ends and strings.get("version") == "1" and 8 + len(text) + int(ends[2]) == status.st_size:
-        plain = {key: text for key, text in strings.items() if key not in _WEIGHTWISE}
+    known = strings and ends and strings.get("version") in _PLAIN and 8 + len(text) + int(ends[1]) == status.st_size
+    if strings and ends and known:
+        plain = {key: value for key, value in strings.items() if key not in _WEIGHTWISE}
         metadata = from_strings(plain | {"fingerprints": ""}, ())
-        width, precision = _SIZES[ends[1]]
-        weights, floats = len(digits) // FINGERPRINT_DIGITS, int(ends[2]) // width
+        precision: Precision = "float16" if b'"dtype":"F16"' in text else "float32"
+        places = sum(int(bits) // 8 * int(count) for bits, count in _PLACES.findall(text))
+        floats = (int(ends[1]) - places) // (2 if precision == "float16" else 4)
+        weights = len(strings.get("fingerprints", "")) // FINGERPRINT_DIGITS
+        terms = sum(map(int, _TERMS.findall(text)))
+        words = tuple(dict.fromkeys(word for _, word in read_words(strings.get("words", "{}")).values()))
         fingerprint = strings["base_fingerprint"]
     else:  # laid out by another writer, of another version, or damaged: looked at closely
         header = read_shift_header(path)
         metadata = replace(header.metadata, fingerprints={}, ndims={}, rounded={})
         precision, weights, floats = header.precision, len(header.lengths), header.floats
+        terms, words = sum(header.outer.values()), tuple(dict.fromkeys(header.words.values()))
         fingerprint = header.metadata.base_fingerprint
-    return LibraryEntry(path, status.st_size, status.st_mtime, precision, weights, floats, fingerprint, metadata)
+    return LibraryEntry(
+        path, status.st_size, status.st_mtime, precision, weights, floats, terms, words, fingerprint, metadata
+    )
 
 
 def _header_text(path: Path) -> tuple[bytes, os.stat_result]:
@@ -226,6 +243,7 @@ def _all_text(entry: LibraryEntry) -> str:
     metadata = entry.metadata
     described = [dict(metadata.settings), dict(metadata.versions), metadata.recipe, list(metadata.parents)]
     plain = [entry.path, metadata.base, entry.base_fingerprint, metadata.subset, metadata.licence, entry.content_hash]
+    plain += entry.words
     return "\n".join([*map(str, plain), json.dumps(described, ensure_ascii=False)]).lower()
 
 

@@ -1,4 +1,4 @@
-"""Whether a shift fits a base: its weights are there, in its lengths, and are the ones that it was trained on.
+"""Whether a shift fits a base: its weights are there, in its sizes, and are the ones that it was trained on.
 
 Every message that a user sees for a wrong base is written here.
 """
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from spectra.compatibility.rounded_bases import EXPECTED_ERROR, BaseMatch, Fingerprints
 from spectra.errors import MismatchError
 from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.outer_terms import OuterTerms
 from spectra.shift.shift import SpectralShift
+from spectra.shift.word_vectors import WordVectors
 
 
 def delta_length(shape: Sequence[int]) -> int:
@@ -21,30 +23,55 @@ def delta_length(shape: Sequence[int]) -> int:
     return shape[0] if len(shape) == 1 else min(shape[0], math.prod(shape[1:]))
 
 
-def check_weights(shift: SpectralShift, label: str, lengths: Mapping[str, int]) -> None:
-    """Refuse a base that has not all weights that a shift names, in its lengths.
+def check_weights(shift: SpectralShift, label: str, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a base that has not all weights that a shift names, in its sizes.
 
     Args:
+        shift: deltas as long as their weights take, outer terms of their dimensions, words of their tokens.
         label: how messages call the shift.
-        lengths: length of each weight's delta, by name.
+        shapes: of each weight, by name.
 
     Raises:
-        MismatchError: a weight is missing, or of another length.
+        MismatchError: a weight is missing, or of another size.
     """
-    missing = [name for name in shift if name not in lengths]
+    missing = [name for name in shift if name not in shapes]
     remedy = f"load the base it was trained on ({shift.metadata.base})"
     if missing:
-        near = difflib.get_close_matches(missing[0], lengths, n=1, cutoff=0.8)
+        near = difflib.get_close_matches(missing[0], shapes, n=1, cutoff=0.8)
         raise MismatchError(
             f"shift {label!r} does not fit this model: {len(shift) - len(missing)} of its {len(shift)} weights are "
             f"there, {len(missing)} are not, such as {missing[0]}{f' (nearest: {near[0]})' if near else ''}; {remedy}"
         )
     for name, delta in shift.items():
-        if delta.size != lengths[name]:
-            raise MismatchError(
-                f"shift {label!r} does not fit this model: {name} takes {lengths[name]} floats, the shift has "
-                f"{delta.size}; {remedy}"
-            )
+        shape = tuple(shapes[name])
+        misfit = ""
+        if delta.size != delta_length(shape):
+            misfit = f"{name} takes {delta_length(shape)} floats, the shift has {delta.size}"
+        elif name in shift.outer:
+            misfit = _terms_misfit(name, shift.outer[name], shape)
+        if not misfit and name in shift.words:
+            misfit = _word_misfit(name, shift.words[name], shape)
+        if misfit:
+            raise MismatchError(f"shift {label!r} does not fit this model: {misfit}; {remedy}")
+
+
+def _terms_misfit(name: str, terms: OuterTerms, shape: tuple[int, ...]) -> str:
+    """Why outer terms do not fit a weight; empty if they do."""
+    sizes = tuple(side.shape[1] for side in (terms.a, terms.b, terms.kernel) if side is not None)
+    wanted = (shape[0], math.prod(shape[1:])) if terms.kernel is None else (*shape[:2], math.prod(shape[2:]))
+    if len(shape) > 1 and sizes == wanted:
+        return ""
+    return f"{name} is of shape {list(shape)}, its outer terms in the shift are of {' x '.join(map(str, sizes))}"
+
+
+def _word_misfit(name: str, word: WordVectors, shape: tuple[int, ...]) -> str:
+    """Why a word does not fit a token embedding; empty if it does."""
+    dim, last = word.vectors.shape[1], max(word.ids)
+    if len(shape) != 2 or dim != shape[1]:
+        return f"{name} is of shape {list(shape)}, the word {word.text!r} in the shift has vectors of {dim} floats"
+    if last >= shape[0]:
+        return f"{name} has {shape[0]:,} tokens, the word {word.text!r} in the shift changes token {last:,}"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from spectra.analysis.library import scan
 from spectra.bases.weight_files import base_weights
-from spectra.compatibility.base_check import check_weights, compare, delta_length
+from spectra.compatibility.base_check import check_weights, compare
 from spectra.compatibility.rounded_bases import EXPECTED_ERROR, Fingerprints
 from spectra.errors import InputError, MismatchError, ShiftFileError
 from spectra.progress import SILENT, Progress, working
@@ -78,7 +78,7 @@ def verify(
     """
     weights = None if base is None else base_weights(base, variant=variant)
     prints = {name: Fingerprints(weights, name, weights.dtype(name)) for name in weights} if weights else {}
-    lengths = {name: delta_length(weights.shape(name)) for name in weights} if weights else {}
+    shapes = {name: weights.shape(name) for name in weights} if weights else {}
     found = []
     with working(progress, "shifts", len(files)):
         for file in files:
@@ -87,7 +87,7 @@ def verify(
             except ShiftFileError as error:
                 found.append(Verdict(file, False, str(error).removeprefix(f"{file}: "), {}))
             else:
-                found.append(_sound(file, shift) if base is None else _compare(file, shift, prints, lengths))
+                found.append(_sound(file, shift) if base is None else _compare(file, shift, prints, shapes))
             progress.advance(1, file.name)
     return found
 
@@ -95,25 +95,34 @@ def verify(
 def _sound(file: Path, shift: SpectralShift) -> Verdict:
     error = stated_error(shift.metadata) if shift.precision == "packed" else None
     values = shift.precision if error is None else f"packed to {100 * error:g} %"
-    return Verdict(file, True, f"sound: {len(shift)} weights, {shift.floats:,} floats, {values}", {})
+    return Verdict(file, True, f"sound: {len(shift)} weights, {_parts(shift)}{shift.floats:,} floats, {values}", {})
+
+
+def _parts(shift: SpectralShift) -> str:
+    """The outer terms and words of a shift, if it has some."""
+    terms = sum(each.rank for each in shift.outer.values())
+    words = dict.fromkeys(each.text for each in shift.words.values())
+    told = [f"{terms:,} outer term{'s' * (terms > 1)}"] if terms else []
+    return "".join(f"{each}, " for each in (*told, *(f"the word {text!r}" for text in words)))
 
 
 def _compare(
-    file: Path, shift: SpectralShift, prints: Mapping[str, Fingerprints], lengths: Mapping[str, int]
+    file: Path, shift: SpectralShift, prints: Mapping[str, Fingerprints], shapes: Mapping[str, Sequence[int]]
 ) -> Verdict:
-    """Compare a shift with a base name by name, length by length, fingerprint by fingerprint."""
+    """Compare a shift with a base name by name, size by size, fingerprint by fingerprint."""
     metadata = shift.metadata
     try:
-        check_weights(shift, file.stem, lengths)
+        check_weights(shift, file.stem, shapes)
     except MismatchError as error:
         return Verdict(file, False, str(error), {})
     check = compare(shift, file.stem, {name: prints[name] for name in shift})
     counts = Counter[str](check.matches.values())
     if check.wrong_base:
         return Verdict(file, False, check.wrong_base, counts)
-    # What is the original once it is cast loses nothing: it is decomposed so when it is loaded.
+    # What is the original once it is cast loses nothing: it is decomposed so when it is loaded. And where no singular
+    # value is moved, no singular vectors are asked for.
     rounded = {name: match for name, match in check.matches.items() if match in EXPECTED_ERROR}
-    matrices = [name for name in rounded if metadata.ndims.get(name) != 1]
+    matrices = [name for name in rounded if metadata.ndims.get(name) != 1 and shift[name].any()]
     known = read_sigmas(metadata, matrices)
     message = replace(check, matches=rounded).rounded_copy([name for name in matrices if name not in known])
     return Verdict(file, True, message or f"fits the base, all {len(shift)} weights, in {metadata.base_dtype}", counts)

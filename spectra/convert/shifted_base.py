@@ -5,7 +5,6 @@ Here is also what the written files have in common: dtype, metadata, and tensors
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar
@@ -17,11 +16,11 @@ from torch import Tensor
 
 from spectra.bases.pipeline import BaseLocation
 from spectra.bases.weight_files import FileWeights, base_weights
-from spectra.compatibility.base_check import BaseCheck, check_weights, compare, delta_length
+from spectra.compatibility.base_check import BaseCheck, check_weights, compare
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.convert.projection import AnySpectrum
 from spectra.convert.weight_change import Visitor, WeightShift, principal_factors, visit_parts
-from spectra.errors import FormatError, MismatchError
+from spectra.errors import FormatError
 from spectra.io.dtypes import torch_dtype
 from spectra.io.safetensors_header import StoredTensor
 from spectra.io.tensor_files import write_rows
@@ -119,10 +118,9 @@ def check_fingerprints(
     Raises:
         MismatchError: a weight that the base lacks, or of another length, or whose outer terms or words do not fit.
     """
-    lengths = {name: delta_length(weights.shape(name)) for name in weights}
+    shapes = {name: weights.shape(name) for name in weights}
     for label, shift in shifts:
-        check_weights(shift, label, lengths)
-        _check_terms(shift, label, weights)
+        check_weights(shift, label, shapes)
     names = sorted({name for _, shift in shifts for name in shift})
     prints = {name: Fingerprints(weights, name, weights.dtype(name)) for name in names}
     with working(progress, "checking", len(prints)):
@@ -130,22 +128,6 @@ def check_fingerprints(
             each.digits()
             progress.advance()
     return [compare(shift, label, prints) for label, shift in shifts]
-
-
-def _check_terms(shift: SpectralShift, label: str, weights: FileWeights) -> None:
-    """Refuse outer terms and words of another shape than their weight's."""
-    for name in {**shift.outer, **shift.words}:
-        (rows, *rest), misfits = weights.shape(name), []
-        columns = math.prod(rest)
-        if (terms := shift.outer.get(name)) and terms.shape != (rows, columns):
-            misfits.append("outer terms of {} x {}".format(*terms.shape))
-        if (word := shift.words.get(name)) and (max(word.ids) >= rows or word.vectors.shape[1] != columns):
-            misfits.append(f"{word.vectors.shape[1]} floats for tokens up to {max(word.ids)}")
-        if misfits:
-            raise MismatchError(
-                f"shift {label!r} does not fit this base: {name} is {rows} x {columns} there, and the shift has "
-                f"{' and '.join(misfits)}; give the base it was trained on ({shift.metadata.base})"
-            )
 
 
 def file_metadata(metadata: ShiftMetadata) -> dict[str, str]:

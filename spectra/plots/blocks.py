@@ -6,19 +6,21 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spectra.naming.blocks import KINDS, block_of, grouped, kind_of
 from spectra.naming.target_subsets import component_of
-from spectra.plots.style import KIND_COLOURS
+from spectra.plots.style import INK, KIND_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST = 26
 """Most rows that a picture has room for; of longer series neighbours share a row."""
+_DOT_SIZES = {"o": 14, "D": 16, "*": 80}
+"""Sizes of markers, in points squared, so that they look equally large."""
 
 
 def row_labels(names: Iterable[str]) -> dict[str, str]:
@@ -51,6 +53,12 @@ def _label(blocks: list[str], main: str) -> str:
     return label if component == main else f"{component}: {label}"
 
 
+def weight_label(name: str, most: int = 40) -> str:
+    """A weight's name, or of a longer one its block and its end: `unet.up_blocks.1 … attn2.to_out.0`."""
+    end = name.split(".")[-3 if name[-1].isdigit() else -2 :]
+    return name if len(name) <= most else f"{block_of(name)} … {'.'.join(end)}"
+
+
 def draw_energy(axes: Axes, squares: Mapping[str, float], title: str) -> None:
     """Draw a bar for each row, made of the kinds of layer: each as long as its share of the sum.
 
@@ -59,12 +67,14 @@ def draw_energy(axes: Axes, squares: Mapping[str, float], title: str) -> None:
     """
     place = row_labels(squares)
     labels = list(dict.fromkeys(place.values()))
+    present = kinds(name for name, square in squares.items() if square) or kinds(squares)
     whole = sum(squares.values()) or 1.0
-    shares = {(label, kind): 0.0 for label in labels for kind in kinds(squares)}
+    shares = {(label, kind): 0.0 for label in labels for kind in present}
     for name, square in squares.items():
-        shares[place[name], kind_of(name)] += 100 * square / whole
+        if square:
+            shares[place[name], kind_of(name)] += 100 * square / whole
     ends = np.zeros(len(labels))
-    for kind in kinds(squares):
+    for kind in present:
         lengths = np.array([shares[label, kind] for label in labels])
         axes.barh(labels, lengths, left=ends, height=0.72, color=KIND_COLOURS[kind], label=kind)
         ends += lengths
@@ -73,6 +83,31 @@ def draw_energy(axes: Axes, squares: Mapping[str, float], title: str) -> None:
     axes.set(title=title, xlim=(0, 1.14 * max(ends.max(), 1e-9)), xticks=[], ylim=(len(labels) - 0.4, -0.6))
     axes.tick_params(left=False)
     axes.spines[["left", "bottom"]].set_visible(False)
+
+
+def draw_dots(axes: Axes, values: Mapping[str, float], place: Mapping[str, str], marker: str = "o") -> None:
+    """Draw a dot for each weight in the row of its block, coloured by its kind of layer.
+
+    Args:
+        axes: shares its rows with those of `draw_energy`.
+        values: where each dot lies, by weight name.
+        place: the row's label of every weight (`row_labels`).
+        marker: the dots' shape.
+    """
+    levels = {label: i for i, label in enumerate(dict.fromkeys(place.values()))}
+    # Dots of one row are spread over its height, in the order of their names.
+    heights = [levels[place[name]] + 0.3 * np.sin(2.4 * i) for i, name in enumerate(values)]
+    colours = [KIND_COLOURS[kind_of(name)] for name in values]
+    looks: dict[str, Any] = {"s": _DOT_SIZES[marker], "marker": marker, "edgecolor": INK, "lw": 0.2, "zorder": 2}
+    axes.scatter(list(values.values()), heights, color=colours, **looks)
+
+
+def draw_stripes(axes: Axes, place: Mapping[str, str]) -> None:
+    """Draw every other row's background, for dots far from their label, and leave the labels out."""
+    for row in range(0, len(set(place.values())), 2):
+        axes.axhspan(row - 0.5, row + 0.5, color="0.96", lw=0, zorder=-1)
+    axes.tick_params(left=False, labelleft=False)
+    axes.spines["left"].set_visible(False)
 
 
 def kinds(names: Iterable[str]) -> list[str]:

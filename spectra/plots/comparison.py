@@ -9,9 +9,8 @@ import numpy as np
 
 from spectra.analysis.diffing import Correlation, Difference
 from spectra.errors import InputError
-from spectra.naming.blocks import kind_of
-from spectra.plots.blocks import draw_energy, height, row_labels
-from spectra.plots.style import INK, KIND_COLOURS, new_figure, short_name
+from spectra.plots.blocks import draw_dots, draw_energy, draw_stripes, height, row_labels
+from spectra.plots.style import INK, new_figure, short_name
 from spectra.shift.sums import Vector
 
 if TYPE_CHECKING:
@@ -93,18 +92,11 @@ def draw_difference(every: Sequence[Difference], total: Difference, title: str) 
 
 def _draw_weight_cosines(axes: Axes, every: Sequence[Difference], total: Difference, place: dict[str, str]) -> None:
     known = {part.name: part.cosine for part in every if part.cosine is not None}
-    levels = {label: i for i, label in enumerate(dict.fromkeys(place.values()))}
     axes.axvline(0, color="0.6", lw=0.8)
     if total.mean_cosine is not None:
         axes.axvline(total.mean_cosine, color=INK, lw=1.0, ls="--")
-    for row in range(0, len(levels), 2):
-        axes.axhspan(row - 0.5, row + 0.5, color="0.96", lw=0, zorder=-1)
-    # Dots of one row are spread over its height, in the order of their names.
-    heights = [levels[place[name]] + 0.3 * np.sin(2.4 * i) for i, name in enumerate(known)]
-    colours = [KIND_COLOURS[kind_of(name)] for name in known]
-    axes.scatter(list(known.values()), heights, s=14, color=colours, edgecolor="white", lw=0.3, zorder=2)
+    draw_stripes(axes, place)
+    draw_dots(axes, known, place)
     widest = 1.1 * max(map(abs, known.values()), default=0.0) or 1.0
     mean = "" if total.mean_cosine is None else f" (mean {total.mean_cosine:.3f})"
     axes.set(title=f"How alike they are: cosine, weight by weight{mean}", xlim=(-widest, widest))
-    axes.tick_params(left=False, labelleft=False)
-    axes.spines["left"].set_visible(False)

@@ -1,4 +1,4 @@
-"""A picture of one shift: where it acts, and what it does to the singular values of the weights that it moves most."""
+"""A picture of one shift: where it acts, what it is made of, and the singular values that it moves most."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectra.analysis.diffing import singular_value_changes
+from spectra.analysis.weight_changes import Changes
 from spectra.naming.blocks import kind_of
-from spectra.plots.blocks import draw_energy, height, kinds, row_labels
+from spectra.plots.blocks import draw_dots, draw_energy, draw_stripes, height, kinds, row_labels, weight_label
 from spectra.plots.style import DOWN, INK, PALE, UP, new_figure
-from spectra.shift.shift import SpectralShift
 from spectra.shift.singular_values import Sigmas
 from spectra.shift.sums import Vector
 
@@ -24,28 +23,72 @@ _BARS = 160
 """Most bars in a panel; of more directions neighbours share one, which shows how far the farthest goes."""
 _TOWERING = 3.0
 """Singular values above this multiple of their 95th percentile are cut off at the top of a panel."""
+_ENERGY = "Where it acts: share of ‖ΔW‖²"
+_PART_MARKERS = {"delta": ("o", "delta"), "outer": ("D", "outer terms"), "word": ("*", "word")}
+"""How a dot of each part of `PARTS` looks, and what it is called."""
+_PANEL_HEIGHT = 1.5
+"""Inches of a panel below the rows of blocks."""
 
 
-def draw_shift(shift: SpectralShift, sigmas: Sigmas, title: str) -> Figure:
-    """The energy `||Delta W||^2` by block and kind of layer, beside the spectra of a few weights.
+def draw_shift(changes: Changes, sigmas: Sigmas, title: str) -> Figure:
+    """The energy `||Delta W||^2` by block and kind of layer, and the spectra of a few weights that delta moves.
+
+    A shift with outer terms or a word shows the norm of each part in each weight, too.
 
     Args:
-        sigmas: the base's singular values, as far as they are known (`spectra.shift.singular_values.read_sigmas`).
+        changes: what the shift adds to each weight.
+        sigmas: the base's singular values, as far as they are known (`weight_changes.known_sigmas`).
+        title: of the picture.
     """
-    moved = singular_value_changes(shift, sigmas)
-    squares = {name: float(np.square(change).sum()) for name, change in moved.items()}
-    figure = new_figure(10, max(height(len(set(row_labels(squares).values()))), 4.8))
+    squares = {name: change.norm() ** 2 for name, change in changes.items()}
+    moved = {name: change.d for name, change in changes.items() if change.d.any()}
+    chosen = most_moved(moved, {name: sigma for name, sigma in sigmas.items() if name in moved})
+    shown = {name: moved[name] for name in chosen}
+    rows = max(height(len(set(row_labels(squares).values()))), 4.8)
+    if any(len(change.outer) for change in changes.values()):
+        spectra = _PANEL_HEIGHT * -(-len(shown) // 2) + 0.9
+        figure = new_figure(10, rows + spectra if shown else rows)
+        above, below = figure, None
+        if shown:
+            above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(rows, spectra))[:, 0]
+        left, right = above.subplots(1, 2, sharey=True)
+        draw_energy(left, squares, _ENERGY)
+        _draw_parts(right, changes)
+        above.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
+        if below:
+            _draw_spectra(below, shown, sigmas, columns=2)
+    else:
+        figure = new_figure(10, rows)
+        above, below = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.1))[0]
+        left = above.subplots()
+        draw_energy(left, squares, _ENERGY)
+        above.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+        if shown:
+            _draw_spectra(below, shown, sigmas, columns=1)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.1))[0]
-    axes = left.subplots()
-    draw_energy(axes, squares, "Where it acts: share of ‖ΔW‖²")
-    left.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    _draw_spectra(right, moved, {name: sigma for name, sigma in sigmas.items() if name in moved})
     return figure
 
 
+def _draw_parts(axes: Axes, changes: Changes) -> None:
+    """The norm of each part in each weight."""
+    from matplotlib.lines import Line2D
+
+    place = row_labels(changes)
+    draw_stripes(axes, place)
+    shown = []
+    for part, (marker, label) in _PART_MARKERS.items():
+        norms = {name: change.only(part).norm() for name, change in changes.items()}
+        if any(norms.values()):
+            draw_dots(axes, {name: norm for name, norm in norms.items() if norm}, place, marker)
+            shown.append(Line2D([], [], marker=marker, ls="", color="0.4", label=label))
+    axes.set(title="What it is made of: norms, weight by weight", xscale="log")
+    axes.legend(handles=shown, loc="best", fontsize="small")
+
+
 def most_moved(moved: Mapping[str, Vector], sigmas: Sigmas, count: int = _PANELS) -> list[str]:
-    """The weight that moves most for its size, `||Delta W|| / ||W||`, in each of the kinds of layer with most energy.
+    """The weight whose singular values move most for their size, in each of the kinds of layer with most energy.
+
+    That is `||d|| / ||sigma||`.
 
     Args:
         moved: the change of each singular value, by weight name.
@@ -67,28 +110,37 @@ def _relative(change: Vector, sigma: Vector) -> float:
     return _length(change) / (_length(sigma) or 1.0)
 
 
-def _draw_spectra(figure: SubFigure, moved: Mapping[str, Vector], sigmas: Sigmas) -> None:
+def _draw_spectra(figure: SubFigure, moved: Mapping[str, Vector], sigmas: Sigmas, columns: int) -> None:
+    """A panel for each weight, in so many columns."""
     from matplotlib.patches import Patch
 
-    chosen = most_moved(moved, sigmas)
+    known = [name for name in moved if name in sigmas]
     figure.suptitle(
         "Singular values of the weights that move most for their size"
-        if sigmas
+        if known
         else "δ of the weights that move most; σ is not in the cache",
         x=0.02,
         ha="left",
         fontsize=10,
     )
-    panels = figure.subplots(len(chosen), 1, squeeze=False)[:, 0]
-    for axes, name in zip(panels, chosen, strict=True):
+    panels = figure.subplots(-(-len(moved) // columns), columns, squeeze=False)
+    for axes in panels.flat[len(moved) :]:
+        axes.remove()
+    for axes, name in zip(panels.flat, moved, strict=False):
         _draw_spectrum(axes, name, moved[name], sigmas.get(name))
-    panels[-1].set_xlabel("direction, the largest singular value first" if sigmas else "direction")
+    for axes in panels[-1, : len(moved)]:
+        axes.set_xlabel("direction, the largest singular value first" if known else "direction")
     patches = [Patch(color=colour, label=label) for colour, label in ((UP, "raised by the shift"), (DOWN, "lowered"))]
-    base = [Patch(facecolor=PALE, edgecolor=INK, lw=0.8, label="σ of the base")] if sigmas else []
+    base = [Patch(facecolor=PALE, edgecolor=INK, lw=0.8, label="σ of the base")] if known else []
     figure.legend(handles=base + patches, loc="outside lower center", ncols=3, fontsize="small")
 
 
 def _draw_spectrum(axes: Axes, name: str, change: Vector, sigma: Vector | None) -> None:
+    """The directions of one weight: those whose singular value is known, else those up to the last that is moved."""
+    from matplotlib.ticker import MaxNLocator
+
+    every = change.size
+    change = change[: int(np.flatnonzero(change)[-1]) + 1 if sigma is None else sigma.size]
     width = -(-change.size // _BARS)
     starts = np.arange(0, change.size, width)
     edges = np.append(starts, change.size) + 0.5
@@ -97,12 +149,16 @@ def _draw_spectrum(axes: Axes, name: str, change: Vector, sigma: Vector | None) 
     axes.stairs(base + np.maximum.reduceat(change, starts).clip(min=0), edges, baseline=base, fill=True, color=UP)
     axes.stairs(base + np.minimum.reduceat(change, starts).clip(max=0), edges, baseline=base, fill=True, color=DOWN)
     axes.stairs(base, edges, color=INK, lw=0.8)
-    axes.set_title(name, fontsize="small", loc="left")
+    axes.set_title(weight_label(name), fontsize="small", loc="left")
     axes.set_xlim(edges[0], edges[-1])
     axes.margins(y=0.08)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    about = [f"first {change.size:,} of {every:,}"] if change.size < every else []
+    if sigma is not None:
+        about.append(f"‖δ‖/‖σ‖ = {_relative(change, sigma):.2g}")
+    axes.set_title(", ".join(about), fontsize="small", loc="right", color="0.4")
     if sigma is None:
         return
-    axes.set_title(f"‖ΔW‖/‖W‖ = {_relative(change, sigma):.2g}", fontsize="small", loc="right", color="0.4")
     usual = sigma[sigma.size // 20]
     if sigma[0] <= _TOWERING * usual or not usual:
         axes.set_ylim(bottom=0)

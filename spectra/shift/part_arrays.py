@@ -37,7 +37,8 @@ MOST_VALUES = 1 << 24
 
 _MOST_TAPS = 1024
 FLOATS, _PLACES = ("F32", "F16"), ("U16", "U32")
-_STRINGS = ("ranks", "outer", "words")
+STRINGS = ("ranks", "outer", "words")
+"""The header's strings beside the metadata's."""
 
 
 class Sides(NamedTuple):
@@ -135,12 +136,12 @@ def describe(strings: Mapping[str, str], tensors: Mapping[str, StoredTensor]) ->
         ShiftFileError: something is missing, unknown or malformed, or strings and arrays do not fit each other.
     """
     names = sorted({key.rpartition(".")[0] for key in tensors})
-    plain = {key: value for key, value in strings.items() if key not in _STRINGS}
+    plain = {key: value for key, value in strings.items() if key not in STRINGS}
     metadata = from_strings(plain, names)
     lengths = dict(zip(names, _ranks(strings.get("ranks", ""), len(names)), strict=True))
     outer = [name for name in names if name + OUTER in tensors]
     sides = dict(zip(outer, _sides(strings.get("outer", ""), len(outer)), strict=True))
-    words = _words(strings.get("words", "{}"))
+    words = read_words(strings.get("words", "{}"))
     for name, each in sides.items():
         shape = tensors[name + OUTER].shape
         if shape[1] != sum(each):
@@ -216,7 +217,12 @@ def _sides(text: str, count: int) -> list[Sides]:
     return sides
 
 
-def _words(text: str) -> dict[str, tuple[tuple[int, ...], str]]:
+def read_words(text: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Token ids and text of each word that the string `words` tells, by weight name.
+
+    Raises:
+        ShiftFileError: it is malformed.
+    """
     found: dict[str, tuple[tuple[int, ...], str]] = {}
     try:
         for name, each in json.loads(text).items():

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectra.analysis.diffing import (
-    by_group,
-    by_weight,
-    check_comparable,
-    compare,
-    correlate,
-    singular_value_changes,
-    unknown_clipping,
-)
+from spectra.analysis.diffing import by_group, by_weight, check_comparable, compare, correlate
+from spectra.analysis.weight_changes import Change, Changes, OuterSum, weight_changes
 from spectra.errors import MismatchError
 from spectra.naming.blocks import block_of
 from spectra.shift.metadata import ShiftMetadata
@@ -29,6 +24,28 @@ def shift_of(deltas: dict[str, object], digits: str = "0" * 8, **told: object) -
     return SpectralShift(arrays, ShiftMetadata("b", dict.fromkeys(arrays, digits), **told))  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class OneSigma:
+    """Stands in for a spectrum cache that knows the singular values of every weight, or of none."""
+
+    known: np.ndarray | None
+
+    def sigma(self, digits: str) -> np.ndarray | None:
+        return self.known
+
+    def leading_vectors(self, digits: str, directions: int) -> None:
+        return None
+
+
+def of_deltas(deltas: dict[str, np.ndarray]) -> Changes:
+    nothing = OuterSum.nothing()
+    return {name: Change(d, nothing, nothing, np.zeros_like(d)) for name, d in deltas.items()}
+
+
+def changes_of(shifts: list[SpectralShift], sigma: np.ndarray | None = None) -> list[Changes]:
+    return weight_changes(shifts, cache=OneSigma(sigma))[0]  # type: ignore[arg-type]
+
+
 @settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 8), st.sampled_from([0.01, 1.0, 30.0]))
 def test_the_distance_is_that_of_the_weights_the_paper_makes(seed: int, rows: int, columns: int, size: float) -> None:
@@ -37,35 +54,36 @@ def test_the_distance_is_that_of_the_weights_the_paper_makes(seed: int, rows: in
     weight = rng.normal(size=(rows, columns)) * (rng.random(columns) < 0.7)
     left, sigma, right = np.linalg.svd(weight, full_matrices=False)
     shifts = [shift_of({A: size * rng.normal(size=sigma.size)}) for _ in range(2)]
-    first, second = (singular_value_changes(shift, {A: sigma}) for shift in shifts)
+    first, second = changes_of(shifts, sigma)
     made = [left @ np.diag(np.maximum(sigma + shift[A], 0.0)) @ right for shift in shifts]
     found = compare(first, second)
     scale = max(sigma.max(), size)
     assert found.distance == pytest.approx(np.linalg.norm(made[0] - made[1]), rel=1e-12, abs=1e-13 * scale)
     assert found.first == pytest.approx(np.linalg.norm(made[0] - weight), rel=1e-12, abs=1e-13 * scale)
-    plain = compare(singular_value_changes(shifts[0], {}), singular_value_changes(shifts[1], {}))
+    plain = compare(*changes_of(shifts))
     assert plain.distance >= found.distance * (1 - 1e-12)
 
 
 def test_a_small_delta_beside_a_large_sigma_keeps_its_digits() -> None:
     delta = np.float32(1.234567e-12)
-    assert singular_value_changes(shift_of({A: [delta]}), {A: np.array([1e9])})[A][0] == delta
+    (found,) = changes_of([shift_of({A: [delta]})], np.array([1e9]))
+    assert found[A].d[0] == delta
 
 
 def test_a_short_distance_between_long_shifts_is_exact() -> None:
     first = {A: np.full(100, 1e6)}
     second = {A: np.full(100, 1e6) + 1e-6}
     gap = float(np.linalg.norm(first[A] - second[A]))
-    assert compare(first, second).distance == gap
-    assert correlate([first, second]).distance[0, 1] == pytest.approx(gap, rel=1e-12)
+    assert compare(of_deltas(first), of_deltas(second)).distance == gap
+    assert correlate([of_deltas(first), of_deltas(second)]).distance[0, 1] == pytest.approx(gap, rel=1e-12)
 
 
 def test_a_missing_weight_is_unchanged_and_outside_the_mean() -> None:
-    first = {A: np.array([3.0, 0.0]), NORM: np.array([1.0])}
-    second = {A: np.array([0.0, 4.0]), B: np.array([12.0]), NORM: np.array([2.0])}
+    first = of_deltas({A: np.array([3.0, 0.0]), NORM: np.array([1.0])})
+    second = of_deltas({A: np.array([0.0, 4.0]), B: np.array([12.0]), NORM: np.array([2.0])})
     found = compare(first, second)
     assert found.distance == pytest.approx(np.sqrt(9 + 16 + 144 + 1))
-    assert (found.weights, found.floats) == (3, 4)
+    assert found.weights == 3
     assert found.mean_cosine == pytest.approx((0 + 1) / 2)  # B is in one of them only
     assert found.cosine == pytest.approx(2 / (np.sqrt(10) * np.sqrt(16 + 144 + 4)))
     parts = {part.name: part for part in by_weight(first, second)}
@@ -73,17 +91,18 @@ def test_a_missing_weight_is_unchanged_and_outside_the_mean() -> None:
 
 
 def test_signs_that_conflict_are_counted() -> None:
-    found = compare({A: np.array([1.0, -1.0, 0.0, 2.0])}, {A: np.array([-1.0, -2.0, 3.0, 1e-300])})
+    first, second = ({A: np.array(d)} for d in ([1.0, -1.0, 0.0, 2.0], [-1.0, -2.0, 3.0, 1e-300]))
+    found = compare(of_deltas(first), of_deltas(second))
     assert (found.moved, found.opposed) == (3, 1)
 
 
 def test_groups_add_up_to_the_whole() -> None:
     rng = np.random.default_rng(1)
     first, second = ({name: rng.normal(size=5) for name in (A, B, NORM)} for _ in range(2))
-    every = by_weight(first, second)
+    every = by_weight(of_deltas(first), of_deltas(second))
     groups = by_group(every, block_of)
     assert [group.name for group in groups] == ["unet.down_blocks.0", "unet.down_blocks.10"]
-    whole = compare(first, second)
+    whole = compare(of_deltas(first), of_deltas(second))
     assert sum(group.distance**2 for group in groups) == pytest.approx(whole.distance**2)
     assert sum(group.opposed for group in groups) == whole.opposed
     flat = [np.concatenate([side[name] for name in (A, B, NORM)]) for side in (first, second)]
@@ -99,22 +118,22 @@ def test_each_with_each_agrees_with_pairs(seed: int, count: int) -> None:
         {name: rng.normal(size=size) * (rng.random() < 0.8) for name, size in lengths.items() if rng.random() < 0.8}
         for _ in range(count)
     ]
-    found = correlate(shifts)
+    found = correlate(list(map(of_deltas, shifts)))
     for i, first in enumerate(shifts):
         for j, second in enumerate(shifts):
             if not first and not second:
                 continue
-            pair = compare(first, second)
+            pair = compare(of_deltas(first), of_deltas(second))
             assert found.distance[i, j] == pytest.approx(pair.distance)
             for got, expected in ((found.cosine[i, j], pair.cosine), (found.mean_cosine[i, j], pair.mean_cosine)):
                 assert got == pytest.approx(np.nan if expected is None else expected, nan_ok=True)
 
 
 def test_a_shift_and_itself() -> None:
-    same = {A: np.array([0.1, -0.3])}
+    same = of_deltas({A: np.array([0.1, -0.3])})
     found = compare(same, same)
     assert (found.distance, found.cosine, found.opposed) == (0.0, pytest.approx(1.0), 0)
-    zero = {A: np.zeros(2)}
+    zero = of_deltas({A: np.zeros(2)})
     assert compare(zero, zero).cosine is None
     assert np.isnan(correlate([zero, same]).cosine[0]).all()
 
@@ -134,11 +153,12 @@ def test_other_bases_are_refused_by_name_with_the_way_out() -> None:
 
 def test_what_is_not_known_is_told() -> None:
     shift = shift_of({A: [1.0], NORM: [1.0]}, ndims={A: 2, NORM: 1})
-    assert unknown_clipping(shift, {}) == {A}
-    assert unknown_clipping(shift, {A: np.ones(1)}) == set()
-    assert unknown_clipping(shift_of({A: [1.0], NORM: [1.0]}), {}) == {
-        A,
-        NORM,
-    }  # dimensions not told: it may be a matrix
+    for known, clipping in ((None, {A}), (np.ones(1), set())):
+        _, unknown = weight_changes([shift], cache=OneSigma(known))  # type: ignore[arg-type]
+        assert (unknown.clipping, unknown.cross, bool(unknown)) == (clipping, set(), bool(clipping))
+    untold = shift_of({A: [1.0], NORM: [1.0], B: [0.0]})
+    _, unknown = weight_changes([untold], cache=OneSigma(None))  # type: ignore[arg-type]
+    # Where dimensions are not told a norm may be a matrix. What does not move is not clipped.
+    assert unknown.clipping == {A, NORM}
     with pytest.raises(MismatchError, match="expected a delta of 2 floats"):
-        singular_value_changes(shift, {A: np.ones(2)})
+        changes_of([shift], np.ones(2))

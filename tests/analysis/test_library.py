@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixed_shifts import make, weights
 from safetensors.numpy import save_file
 
 from spectra.analysis.library import SORTS, duplicates, read_entry, scan, select, sort_entries
@@ -53,6 +54,28 @@ def test_an_entry_is_what_a_close_look_finds(tmp_path: Path, dtype: Any) -> None
     )
     assert entry.base_fingerprint == header.metadata.base_fingerprint
     assert (entry.metadata.seed, entry.metadata.fingerprints, entry.metadata.ndims) == (3, {}, {})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("few", [True, False])
+def test_an_entry_of_a_file_with_parts_is_what_a_close_look_finds(tmp_path: Path, dtype: Any, few: bool) -> None:
+    """Also where a prompt looks like a tensor, and where directions are chosen ones."""
+    prompt = '"unet.x.outer":{"dtype":"U16","shape":[7]'
+    shift = make(weights(), 3, directions=2, settings={"prompt": prompt})
+    deltas = {name: np.roll(delta, 3) if few else delta for name, delta in shift.items()}
+    shift = SpectralShift(deltas, shift.metadata, outer=shift.outer, words=shift.words)
+    path = tmp_path / "a.safetensors"
+    write_shift(shift, path, dtype=dtype)
+    entry, header = read_entry(path), read_shift_header(path)
+    assert entry is not None
+    assert (b".directions" in path.read_bytes()) == few
+    assert (entry.weights, entry.floats, entry.precision) == (6, shift.floats, dtype)
+    assert (entry.weights, entry.floats) == (len(header.lengths), header.floats)
+    assert entry.terms == sum(terms.rank for terms in shift.outer.values())
+    assert entry.words == ("a word",)
+    assert entry.base_fingerprint == header.metadata.base_fingerprint
+    assert (entry.metadata.settings, entry.metadata.fingerprints, entry.metadata.ndims) == ({"prompt": prompt}, {}, {})
+    assert select([entry], find="a word") == (entry,)
 
 
 def test_a_file_laid_out_by_another_writer_gives_the_same_entry(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from spectra.shift.shift_file import read_shift, write_shift
 
 def entry(name: str, *parents: str) -> LibraryEntry:
     metadata = ShiftMetadata("b", {}, parents=tuple(parents), content_hash=name)
-    return LibraryEntry(Path(name), 0, 0.0, "float32", 1, 1, "", metadata)
+    return LibraryEntry(Path(name), 0, 0.0, "float32", 1, 1, 0, (), "", metadata)
 
 
 def lines(entries: list[LibraryEntry], of: list[LibraryEntry] | None = None) -> list[str]:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mixed_shifts
 import numpy as np
 import pytest
+import torch
 
 from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
@@ -55,8 +57,6 @@ def test_people_see_tables_in_80_columns(files: list[Path], spectra_cli: Callabl
 
 
 def test_clipping_counts_where_the_cache_knows_sigma(tmp_path: Path, spectra_cli: Callable[..., Any]) -> None:
-    import torch
-
     from spectra.spectrum.fingerprint import fingerprint
 
     weight = torch.diag(torch.tensor([5.0, 1.0]))
@@ -109,3 +109,39 @@ def test_pictures(files: list[Path], tmp_path: Path, spectra_cli: Callable[..., 
     assert "--force" in again.err
     assert spectra_cli("diff", *files * 21, "--plot", tmp_path / "many.svg").code == 1
     assert not (tmp_path / "many.svg").exists()
+
+
+def test_every_part_is_compared(
+    tmp_path: Path, spectra_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against the weights by their definition, with the singular vectors of the cache."""
+    base = mixed_shifts.weights()
+    default_cache().leading({name: torch.from_numpy(weight) for name, weight in base.items()}, 3)
+    files = [tmp_path / "fox.safetensors", tmp_path / "wolf.safetensors"]
+    shifts = [mixed_shifts.make(base, seed, size=4.0) for seed in (3, 7)]
+    for file, shift in zip(files, shifts, strict=True):
+        write_shift(shift, file)
+    dense = [mixed_shifts.changes(base, shift) for shift in shifts]
+    found = json.loads(spectra_cli("diff", *files, "--json").out)
+    assert (found["exact"], found["unknown_vectors"]) == (True, 0)
+    gaps = {name: float(np.linalg.norm(dense[0][name] - dense[1][name])) for name in base}
+    assert {layer["name"]: layer["distance"] for layer in found["layers"]} == pytest.approx(gaps, rel=1e-6)
+    assert found["total"]["distance"] == pytest.approx(np.linalg.norm(list(gaps.values())), rel=1e-6)
+    flat = [np.concatenate([each[name].ravel() for name in base]) for each in dense]
+    cosine = flat[0] @ flat[1] / np.linalg.norm(flat[0]) / np.linalg.norm(flat[1])
+    assert found["total"]["cosine"] == pytest.approx(cosine, abs=1e-6)
+    assert [part["name"] for part in found["parts"]] == ["delta", "outer", "word"]
+    several = json.loads(spectra_cli("diff", *files, files[0], "--json").out)
+    assert several["distance"][0][1] == pytest.approx(found["total"]["distance"])
+    assert several["cosine"][1][2] == pytest.approx(found["total"]["cosine"])
+    ran = spectra_cli("diff", *files)
+    assert max(map(len, ran.out.splitlines())) <= 80
+    assert "outer" in ran.out
+    monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "empty"))
+    told = json.loads(spectra_cli("diff", *files, "--json").out)
+    assert not told["exact"]
+    assert told["unknown_vectors"] == sum(
+        any(shift[name].any() for shift in shifts) and any(name in {**s.outer, **s.words} for s in shifts)
+        for name in base
+    )
+    assert "inner products of delta with outer terms" in " ".join(spectra_cli("diff", *files).out.split())

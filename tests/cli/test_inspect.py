@@ -6,15 +6,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from mixed_shifts import EMBEDDING, changes, make, weights
 
 from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
-from spectra.shift.shift_file import write_shift
+from spectra.shift.shift_file import read_shift, write_shift
+from spectra.spectrum.cache.spectrum_cache import default_cache
 
 DELTAS = {
     "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q": [3.0, 0.0, 0.0],
@@ -45,7 +49,11 @@ def test_json_holds_everything(path: Path, spectra_cli: Callable[..., Any]) -> N
     assert (ran.code, ran.err) == (0, "")
     found = json.loads(ran.out)
     assert found["bytes"] == path.stat().st_size
-    assert found["total"] == {"name": "total", "tensors": 3, "floats": 10, "norm": 5.0, "largest": 4.0}
+    parts = {"delta": 5.0, "outer": 0.0, "word": 0.0}
+    counts = {"weights": 3, "directions": 2, "terms": 0, "tokens": 0}
+    assert found["total"] == {"name": "total", **counts, "norm": 5.0, **parts, "largest": 4.0}
+    assert found["stored"] == {"delta": {"part": "delta", "weights": 2, "floats": 3, "bytes": 12}}
+    assert (found["exact"], found["unknown_sigmas"], found["unknown_vectors"], found["words"]) == (False, 2, 0, {})
     assert [part["name"] for part in found["blocks"]] == ["unet.mid_block", "unet.up_blocks.0"]
     assert {part["name"]: part["norm"] for part in found["kinds"]} == {
         "cross-attention": 3.0,
@@ -100,3 +108,51 @@ def test_a_picture_of_a_shift(path: Path, tmp_path: Path, spectra_cli: Callable[
         ran = spectra_cli("inspect", path, *arguments)
         assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
     assert spectra_cli("inspect", path, "--plot", picture, "--force").code == 0
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A file with every kind of part, of a base whose leading directions are in the cache."""
+    base = weights()
+    default_cache().leading({name: torch.from_numpy(w) for name, w in base.items()}, 3)
+    write_shift(make(base, 3, size=0.3), tmp_path / "mixed.safetensors", dtype="float16")
+    return tmp_path / "mixed.safetensors"
+
+
+def test_every_part_is_shown(mixed: Path, spectra_cli: Callable[..., Any]) -> None:
+    found = json.loads(spectra_cli("inspect", mixed, "--json").out)
+    shift = read_shift(mixed)
+    dense = changes(weights(), shift)
+    assert found["exact"]
+    assert found["total"]["norm"] == pytest.approx(np.sqrt(sum(np.sum(each**2) for each in dense.values())), rel=1e-6)
+    for layer in found["layers"]:
+        assert layer["norm"] == pytest.approx(np.linalg.norm(dense[layer["name"]]), rel=1e-6)
+    assert found["words"] == {EMBEDDING: {"text": "a word", "ids": list(shift.words[EMBEDDING].ids)}}
+    assert {name: part["floats"] for name, part in found["stored"].items()}.keys() == {"delta", "outer", "word"}
+    ran = spectra_cli("inspect", mixed, "--layers", "--plot", mixed.with_suffix(".svg"))
+    for text in ("a word: 2 tokens", "outer", "1 to 3 terms", "header", "with what the ReLU clips"):
+        assert text in ran.out
+    assert max(map(len, ran.out.splitlines())) <= 80
+    drawn = mixed.with_suffix(".svg").read_text()
+    assert "outer terms" in drawn
+    assert "first 3 of 12" in drawn
+
+
+def test_what_is_left_out_of_a_norm_is_told(
+    mixed: Path, tmp_path: Path, spectra_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "empty"))
+    found = json.loads(spectra_cli("inspect", mixed, "--json").out)
+    assert (found["exact"], found["unknown_vectors"] > 0) == (False, True)
+    assert "spectra decompose BASE --directions 3" in " ".join(spectra_cli("inspect", mixed).out.split())
+
+
+def test_a_shift_without_deltas_loses_nothing_in_a_copy(mixed: Path, spectra_cli: Callable[..., Any]) -> None:
+    shift = make(weights(), 3)
+    rounded = {"float16": dict.fromkeys(shift, "0123")}
+    metadata = replace(shift.metadata, rounded=rounded)
+    for deltas in (shift, {name: np.zeros_like(delta) for name, delta in shift.items()}):
+        write_shift(SpectralShift(dict(deltas), metadata, outer=shift.outer), mixed, force=True)
+        said = json.loads(spectra_cli("inspect", mixed, "--json").out)["portability"]
+        assert ("it needs no singular vectors" in said) == (deltas is not shift)
+        assert ("0.7 to 1.7 % in float16" in said) == (deltas is shift)

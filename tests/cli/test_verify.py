@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import spectra
 from spectra.bases.pipeline import load_pipeline
+from spectra.bases.weight_files import base_weights
+from spectra.shift.metadata import ShiftMetadata
+from spectra.shift.outer_terms import OuterTerms
+from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
+from spectra.shift.word_vectors import WordVectors
+from spectra.spectrum.fingerprint import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +131,46 @@ def test_another_base_fails(path: Path, base: Path, tmp_path: Path, spectra_cli:
     assert "failed" in ran.out
     assert "does not fit this model" in ran.out
     assert spectra_cli("verify", path, "--base", tmp_path / "nowhere").code == 1
+
+
+def test_outer_terms_and_words_are_held_against_the_base(
+    base: Path, tmp_path: Path, spectra_cli: Callable[..., Any]
+) -> None:
+    """Their sizes against the weights' shapes, and token ids against the vocabulary of 64."""
+    known = base_weights(str(base))
+    (tokens,) = (name for name in known if name.endswith("token_embedding"))
+    conv = "unet.conv_in"
+    weights = {name: known[name] for name in (tokens, conv)}
+    metadata = ShiftMetadata("tiny", {name: fingerprint(weight)[:8] for name, weight in weights.items()})
+    rows, columns = weights[conv].shape[0], weights[conv][0].numel()
+    deltas = {tokens: np.zeros(24), conv: np.zeros(min(rows, columns))}
+
+    # A copy: only what moves singular values would lose something.
+    metadata = replace(metadata, ndims={tokens: 2, conv: 4}, rounded={"float16": _rounded(weights)})
+
+    def write(name: str, columns: int, token: int) -> None:
+        terms = OuterTerms(np.ones((1, rows)), np.ones((1, columns)))
+        word = WordVectors((token,), np.ones((1, 24)), "fox")
+        shift = SpectralShift(deltas, metadata, outer={conv: terms}, words={tokens: word})
+        write_shift(shift, tmp_path / f"{name}.safetensors")
+
+    write("fits", columns, 63)
+    write("wide", columns + 1, 63)
+    write("beyond", columns, 64)
+    ran = spectra_cli("verify", tmp_path)
+    assert ran.code == 0
+    assert "2 weights, 1 outer term, the word 'fox', " in ran.out
+    ran = spectra_cli("verify", tmp_path, "--base", base, "--json")
+    found = {name.split(".")[0]: each for name, each in verdicts(ran).items()}
+    assert {name: each["ok"] for name, each in found.items()} == {"fits": True, "wide": False, "beyond": False}
+    assert f"its outer terms in the shift are of {rows} x {columns + 1}" in found["wide"]["said"]
+    assert "has 64 tokens, the word 'fox' in the shift changes token 64" in found["beyond"]["said"]
+    copy = changed(base, tmp_path / "copy", lambda weight: weight.to(torch.float16))
+    shutil.copytree(base / "text_encoder", copy / "text_encoder")
+    ran = spectra_cli("verify", tmp_path / "fits.safetensors", "--base", copy)
+    assert ran.code == 0
+    assert "with the original's singular vectors, only the rounding of the weights themselves is left" in ran.out
+
+
+def _rounded(weights: dict[str, torch.Tensor]) -> dict[str, str]:
+    return {name: fingerprint(weight.to(torch.float16))[:4] for name, weight in weights.items()}

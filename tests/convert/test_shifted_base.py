@@ -38,8 +38,8 @@ def test_terms_and_words_of_another_shape_are_refused(tmp_path: Path) -> None:
     terms = {"unet.to_k": OuterTerms(np.ones((1, 12)), np.ones((1, 21)))}
     words = {"unet.token_embedding": WordVectors((3, 20), np.ones((2, 8)), "sks")}
     for outer, word, says in (
-        (terms, {}, r"unet.to_k is 12 x 20 there, and the shift has outer terms of 12 x 21; give the base"),
-        ({}, words, r"unet.token_embedding is 20 x 8 there, and the shift has 8 floats for tokens up to 20"),
+        (terms, {}, r"unet.to_k is of shape \[12, 20\], its outer terms in the shift are of 12 x 21; load the base"),
+        ({}, words, r"unet.token_embedding has 20 tokens, the word 'sks' in the shift changes token 20"),
     ):
         bad = SpectralShift(dict(good), good.metadata, outer=outer, words=word)
         for write in (write_lora, write_difference):

@@ -9,9 +9,11 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from mixed_shifts import NumpyCache, make, weights
 from PIL import Image
 
-from spectra.analysis.diffing import by_weight, correlate, singular_value_changes, total
+from spectra.analysis.diffing import by_weight, correlate, total
+from spectra.analysis.weight_changes import Change, Changes, weight_changes
 from spectra.errors import InputError, OutputError
 from spectra.naming.blocks import KINDS
 from spectra.plots import blocks, style
@@ -35,15 +37,18 @@ def made(seed: int = 0, size: int = 30) -> tuple[SpectralShift, dict[str, np.nda
     return SpectralShift(deltas, ShiftMetadata("b", dict.fromkeys(NAMES, "0" * 8))), sigmas
 
 
+def changed(seed: int) -> Changes:
+    return weight_changes([made(seed)[0]])[0][0]
+
+
 @pytest.mark.parametrize("size", [1, 30, 700])
 @pytest.mark.parametrize("known", [True, False])
 def test_a_shift_is_drawn_with_its_energy_and_spectra(size: int, known: bool) -> None:
     shift, sigmas = made(size=size)
-    figure = draw_shift(shift, sigmas if known else {}, "title")
+    (changes,), _ = weight_changes([shift])
+    figure = draw_shift(changes, sigmas if known else {}, "title")
     bars, *panels = figure.axes
-    squares = {
-        name: np.square(change).sum() for name, change in singular_value_changes(shift, sigmas if known else {}).items()
-    }
+    squares = {name: np.square(delta).sum() for name, delta in shift.items()}
     lengths = [patch.get_width() for patch in bars.patches]
     assert sum(lengths) == pytest.approx(100)
     assert max(lengths) == pytest.approx(100 * max(squares.values()) / sum(squares.values()))
@@ -54,7 +59,13 @@ def test_a_shift_is_drawn_with_its_energy_and_spectra(size: int, known: bool) ->
         "up_blocks.1",
     ]
     titles = {panel.get_title(loc="left") for panel in panels}
-    assert titles == set(sigmas if known else NAMES)
+    assert titles == {blocks.weight_label(name) for name in (sigmas if known else NAMES)}
+
+
+def test_a_long_name_keeps_its_block_and_its_end() -> None:
+    assert blocks.weight_label(NAMES[1]) == "unet.conv_in"
+    assert blocks.weight_label(NAMES[3]) == "unet.up_blocks.1 … attn2.to_q"
+    assert blocks.weight_label(f"{NAMES[3][:-5]}.to_out.0") == "unet.up_blocks.1 … attn2.to_out.0"
 
 
 def test_the_weights_that_are_shown_move_most_for_their_size() -> None:
@@ -75,19 +86,19 @@ def test_neighbours_share_a_row_where_there_are_too_many() -> None:
 
 
 def test_a_difference_shows_every_cosine() -> None:
-    first, second = (singular_value_changes(*made(seed)) for seed in (0, 1))
+    first, second = map(changed, (0, 1))
     every = by_weight(first, second)
     figure = draw_difference(every, total(every), "title")
     (dots,) = figure.axes[1].collections
     assert sorted(dots.get_offsets()[:, 0]) == pytest.approx(sorted(part.cosine for part in every))
     rows = np.round(dots.get_offsets()[:, 1])
     assert list(rows) == [0, 1, 2, 3]
-    zero = {name: np.zeros(30) for name in NAMES}
+    zero = {name: Change.zero(30) for name in NAMES}
     draw_difference(by_weight(zero, zero), total(by_weight(zero, zero)), "nothing")
 
 
 def test_a_heat_map_shows_the_mean_cosines() -> None:
-    found = correlate([singular_value_changes(*made(seed)) for seed in range(3)])
+    found = correlate([changed(seed) for seed in range(3)])
     figure = draw_correlation(found, ["a", "b", "c"])
     numbers = [text.get_text() for text in figure.axes[0].texts]
     assert len(numbers) == 6
@@ -141,3 +152,24 @@ def test_text_of_a_user_is_shown_as_it_is() -> None:
 
 def test_every_kind_has_a_colour() -> None:
     assert {kind for kind, _ in KINDS} | {"other"} == style.KIND_COLOURS.keys()
+
+
+@pytest.mark.parametrize("with_deltas", [True, False])
+def test_a_shift_of_parts_shows_the_norm_of_each(with_deltas: bool) -> None:
+    base = weights()
+    shift = make(base, 3)
+    if not with_deltas:
+        zeros = {name: np.zeros_like(delta) for name, delta in shift.items()}
+        shift = SpectralShift(zeros, shift.metadata, outer=shift.outer, words=shift.words)
+    (changes,), _ = weight_changes([shift], cache=NumpyCache(base))  # type: ignore[arg-type]
+    bars, dots, *panels = draw_shift(changes, {}, "title").axes
+    assert sum(patch.get_width() for patch in bars.patches) == pytest.approx(100)
+    drawn = [sorted(each.get_offsets()[:, 0]) for each in dots.collections]
+    deltas = sorted(np.linalg.norm(delta) for delta in shift.values() if delta.any())
+    outer = sorted(np.linalg.norm(terms.change()) for terms in shift.outer.values())
+    word = [np.linalg.norm(each.vectors) for each in shift.words.values()]
+    expected = [deltas, outer, word] if with_deltas else [outer, word]
+    assert drawn == [pytest.approx(norms) for norms in expected]
+    named = [text.get_text() for text in dots.get_legend().get_texts()]
+    assert named == ["delta", "outer terms", "word"][-len(drawn) :]
+    assert len(panels) == (4 if with_deltas else 0)  # one for each kind of layer that has a delta
