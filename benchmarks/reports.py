@@ -93,7 +93,7 @@ def draw(case: Case, record: Mapping[str, Any]) -> Figure:
         bars = axes.barh([row[case.key] for row in known], values)
         axes.bar_label(bars, [column.text(row) for row in known], padding=3)
         for bar, row in zip(bars, known, strict=True):
-            bar.set_color(style.UP if row[case.key] == "spectra" else style.PALE)
+            bar.set_color(style.UP if row[case.key] == "shift" else style.PALE)
         axes.set_title(column.title)
         axes.set_xlim(0, 1.25 * max(values, default=1))
         axes.set_xticks([])

@@ -77,9 +77,13 @@ def _measure(bench: Bench, item: str) -> Row:
 
 def written(lengths: Mapping[str, int], subset: str, dtype: Any, seed: int) -> int:
     """Bytes on disk of a shift with random deltas of these lengths, with a training's metadata."""
+    return file_bytes(gaussian_shift(lengths, dict.fromkeys(lengths, 2), subset, seed), dtype)
+
+
+def file_bytes(shift: SpectralShift, dtype: Any = "float32") -> int:
+    """Bytes on disk of a shift."""
     from spectra.shift.shift_file import write_shift
 
-    shift = gaussian_shift(lengths, dict.fromkeys(lengths, 2), subset, seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shift.safetensors"
         write_shift(shift, path, dtype=dtype)

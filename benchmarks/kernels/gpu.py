@@ -20,7 +20,7 @@ from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 from spectra.benchmarks.kernels.jobs import JOBS, Made, error_ratio, lora, results
 from spectra.benchmarks.kernels.uses import MIDDLING, NARROW, WIDE, Problem
 from spectra.benchmarks.steps import step
-from spectra.benchmarks.steps.methods import Method
+from spectra.benchmarks.steps.methods import FORM, Method
 from spectra.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,23 +114,23 @@ def _repeated(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Call
 
 
 def _step(bench: Bench, name: str, compiled: bool) -> Row:
-    """Milliseconds of a step of each method, what each took of the device's memory, and spectra's gradient's error."""
+    """Milliseconds of a step of each method, what each took of the device's memory, and our gradients' error."""
     import torch
 
-    methods = "frozen,lora,spectra" if compiled else "frozen,lora,full,paper,spectra"
+    methods = "frozen,lora-4,svdiff,shift" if compiled else "frozen,lora-4,full,paper,svdiff,shift"
     settings = {**bench.settings, "model": name, "methods": methods, "resolution": 0}
     made = step.prepared(Bench(settings, bench.progress))
     row: dict[str, Any] = {"backend": "triton" if settings["device"] == "cuda" else "torch"}
     if not compiled:
-        row["gradient_error"] = step.gradient_error(made)
+        row["gradient_error"] = max(step.gradient_error(made), step.shift_error(made["shift"]))
     else:
         made = {key: _compiled(method, str(settings["compiler"])) for key, method in made.items()}
     steps = {key: step.stepper(method) for key, method in made.items()}
     row["peak_mb"] = {key: _peak(run) for key, run in steps.items()} if settings["device"] == "cuda" else None
     times = bench.time(steps)
     row |= {f"{key}_us": round(1e6 * spread.median, 1) for key, spread in times.items()}
-    row["spectra_over_lora"] = round(times["spectra"].median / times["lora"].median, 4)
-    row["ours_us"] = row.pop("spectra_us")
+    row["shift_over_lora"] = round(times["shift"].median / times["lora-4"].median, 4)
+    row["ours_us"], row["lora_us"] = row["shift_us"], row["lora-4_us"]
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return row
@@ -156,9 +156,9 @@ def _peak(run: Callable[[], None]) -> float:
 
 def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
     checked = [row["error_ratio"] for row in rows if "error_ratio" in row]
-    steps = {row["item"]: row["spectra_over_lora"] for row in rows if "spectra_over_lora" in row}
+    steps = {row["item"]: row["shift_over_lora"] for row in rows if "shift_over_lora" in row}
     kernels = [row["plain_over_ours"] for row in rows if "plain_over_ours" in row]
-    summary: dict[str, Any] = {f"spectra_over_lora, {item}": ratio for item, ratio in steps.items()}
+    summary: dict[str, Any] = {f"shift_over_lora, {item}": ratio for item, ratio in steps.items()}
     if checked:
         summary["error_ratio"] = max(checked)
     if kernels:
@@ -179,6 +179,7 @@ CASE = Case(
         "batch": 2,
         "dtype": "bfloat16",
         "compiler": "inductor",
+        **FORM,
         "tiny": False,
         "repetitions": 10,
         "seed": 0,

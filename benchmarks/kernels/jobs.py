@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from spectra.benchmarks.kernels.uses import Problem
-from spectra.benchmarks.steps.methods import LORA_RANK
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+LORA_RANK = 4
 
 FEW = 32
 """Directions of a term that keeps few of them."""

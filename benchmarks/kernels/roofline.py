@@ -3,8 +3,8 @@
 The device is given as FLOP/s and byte/s. Every operation of a step runs on the meta device and is charged the longer of
 its arithmetic and its traffic: what it reads and writes, once each. Operations follow one another, as in eager PyTorch;
 launches cost nothing, caches save nothing, and attention is one fused operation. `fused` charges products and the
-optimizer alone, as if a compiler had fused every other operation into them. The row `spectra` uses the Triton kernels,
-`spectra-plain` PyTorch's operations. AdamW's step is one pass over parameters, gradients and state. Products in float32
+optimizer alone, as if a compiler had fused every other operation into them. The row `svdiff` uses the Triton kernels,
+`svdiff-plain` PyTorch's operations. AdamW's step is one pass over parameters, gradients and state. Products in float32
 are charged at 1/12 of the 16-bit rate (H100: 67 of 800 TFLOP/s).
 
 `spectra bench kernels` has the same projection for each kernel.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Row
 from spectra.benchmarks.steps.memory import fused_attention
-from spectra.benchmarks.steps.methods import METHODS, Method, prepare
+from spectra.benchmarks.steps.methods import FORM, METHODS, Method, prepare
 from spectra.benchmarks.steps.models import denoiser
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def project(method: Method, *, flops: float, bandwidth: float, kernels: bool = F
 
 
 def _items(bench: Bench) -> list[str]:
-    return [*METHODS, "spectra-plain"]
+    return [*METHODS, "svdiff-plain"]
 
 
 def _measure(bench: Bench, item: str) -> Row:
@@ -178,10 +178,11 @@ def _measure(bench: Bench, item: str) -> Row:
         batch=bench.integer("batch"),
         dtype=getattr(torch, str(bench.settings["dtype"])),
     )
-    method = prepare(item.partition("-")[0], model, device="cuda")
+    form = bench.integer("directions"), bench.integer("outer")
+    method = prepare(item.removesuffix("-plain"), model, None, "cuda", *form)
     method.settle()
     rates = {name: float(bench.settings[key]) * 1e12 for name, key in (("flops", "tflops"), ("bandwidth", "tbytes"))}
-    tally = project(method, **rates, kernels=item == "spectra")
+    tally = project(method, **rates, kernels=item == "svdiff")
     longest = sorted(tally.seconds.items(), key=lambda pair: -pair[1])[:8]
     milliseconds = {name: _milliseconds(seconds) for name, seconds in longest}
     return {
@@ -195,6 +196,9 @@ def _measure(bench: Bench, item: str) -> Row:
     }
 
 
+_RATIOS = (("shift", "frozen"), ("shift", "lora-4"), ("shift", "lora-16"), ("svdiff", "lora-4"), ("paper", "svdiff"))
+
+
 def _milliseconds(seconds: float) -> float:
     return float(f"{1e3 * seconds:.5g}")
 
@@ -204,7 +208,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
     return {
         f"{key.removesuffix('_ms')}_{slow}_over_{fast}": round(found[slow][key] / found[fast][key], 3)
         for key in ("projection_ms", "projection_fused_ms")
-        for slow, fast in (("spectra", "frozen"), ("spectra", "lora"), ("paper", "spectra"), ("full", "spectra"))
+        for slow, fast in _RATIOS
         if {slow, fast} <= found.keys()
     }
 
@@ -224,6 +228,7 @@ CASE = Case(
         "dtype": "bfloat16",
         "tflops": 800.0,
         "tbytes": 3.0,
+        **FORM,
     },
     columns=(
         Column("method"),

@@ -2,7 +2,8 @@
 
     weights    of the model, as far as the method keeps them (the paper's formula drops those that it makes anew)
     trained    parameters that the method adds
-    bases      frozen tensors that it adds: spectra's bases, sigmas and tails; the paper's U, sigma and V
+    bases      frozen tensors that it adds: spectra's bases, sigmas and tails, a shift's K columns of U and V; the
+               paper's U, sigma and V
     materialized  shifted weights, and whatever else its layers keep from one step to the next
     saved      storages that autograd keeps from forward to backward, each once, and none of the above
     gradients  of everything trained
@@ -11,7 +12,8 @@
 `beyond` is their sum less the frozen model's weights. Attention is PyTorch's fused one, as it runs on any device. What
 lives only for the time of one operation is not counted, nor are the spectrum cache's files, of which the bases are made
 in the base's precision, on its device. Spectra's plans are those of the setting `device`: "cuda", a data-centre GPU, or
-"cpu". `share_of_lora` compares `beyond`; both hold the base's own activations, the `frozen` row's `saved`.
+"cpu". `share_of_lora` compares `beyond` with LoRA of rank 4; both hold the base's own activations, the `frozen` row's
+`saved`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row, Value
-from spectra.benchmarks.steps.methods import METHODS, VARIANTS, Method, prepare
+from spectra.benchmarks.steps.methods import FORM, METHODS, VARIANTS, Method, prepare
 from spectra.benchmarks.steps.models import MODELS, denoiser
 
 if TYPE_CHECKING:
@@ -84,13 +86,13 @@ def _held(method: Method) -> list[Tensor]:
     from spectra.layers.singular_vectors import SingularVectors
 
     found: list[Tensor] = []
-    for layer in method.adapter.layers() if method.adapter else ():
+    for layer in method.layers():
         for holder in (layer, *(v for v in vars(layer).values() if isinstance(v, SingularVectors))):
             _collect({name: v for name, v in vars(holder).items() if name not in _NOT_OWN}, found)
     return found
 
 
-_NOT_OWN = ("module", "_module", "delta", "spectrum")
+_NOT_OWN = ("module", "_module", "delta", "change", "spectrum", "_directions", "_shifted")
 """What a layer holds that is counted elsewhere, or is a file mapped into memory."""
 
 
@@ -147,17 +149,18 @@ def _measure(bench: Bench, item: str) -> Row:
         dtype=getattr(torch, str(bench.settings["dtype"])),
     )
     weights = sum(_storages([*model.module.parameters(), *model.module.buffers()]).values())
-    parts = count(prepare(item, model, device=str(bench.settings["device"])))
+    form = bench.integer("directions"), bench.integer("outer")
+    parts = count(prepare(item, model, None, str(bench.settings["device"]), *form))
     return {"method": item, "device": bench.settings["device"], **parts, "beyond": sum(parts.values()) - weights}
 
 
 def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
     beyond = {row["method"]: row["beyond"] for row in rows}
-    if not {"spectra", "lora", "full"} <= beyond.keys():
-        return {}
     return {
-        "share_of_lora": round(beyond["spectra"] / beyond["lora"], 4),
-        "share_of_full": round(beyond["spectra"] / beyond["full"], 4),
+        f"{name}{ours}": round(beyond[method] / beyond[rival], 4)
+        for name, method in (("", "shift"), ("svdiff_", "svdiff"))
+        for ours, rival in (("share_of_lora", "lora-4"), ("share_of_full", "full"))
+        if {method, rival} <= beyond.keys()
     }
 
 
@@ -180,9 +183,13 @@ CASE = Case(
     items=lambda bench: [*METHODS, *VARIANTS],
     measure=_measure,
     summarise=_summarise,
-    settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32", "device": "cuda"},
+    settings={"model": "sd15", "resolution": 0, "batch": 2, "dtype": "float32", "device": "cuda", **FORM},
     columns=(Column("method"), Column("device"), *(_megabytes(part) for part in (*PARTS, "beyond"))),
-    goals=(Goal("share_of_lora", "<=", 1.2, _UNDER), Goal("share_of_full", "<", 0.5, _UNDER)),
+    goals=(
+        Goal("share_of_lora", "<=", 0.8, {**_UNDER, **{name: [value] for name, value in FORM.items()}}),
+        Goal("svdiff_share_of_lora", "<=", 1.2, _UNDER),
+        Goal("svdiff_share_of_full", "<", 0.5, _UNDER),
+    ),
     needs=("peft",),
 )
 """A `resolution` of 0 is the model's own."""

@@ -1,15 +1,15 @@
 """The ways to fine-tune the matrices of a model, each on a twin of it, for one step of training.
 
     frozen   nothing is trained, but a gradient flows back to the latents, as in any adapter's training
-    lora     PEFT's LoRA of rank 4 on every matrix
+    lora-4   PEFT's LoRA of rank 4 on every matrix; lora-16 of rank 16
     full     every parameter
     paper    `U diag(ReLU(sigma + delta)) V^T` in every matrix, differentiated by autograd
-    spectra  the same function by spectra's plans
+    svdiff   the same function by spectra's plans
+    shift    K directions and k outer terms of every matrix (the settings `directions` and `outer`)
 
-and `low-memory`, spectra without the frozen weights.
+and `low-memory`, svdiff without the frozen weights.
 
-A twin shares the storage of the frozen weights, so several methods can be measured in one process. On the meta device
-a matrix has no singular values; how many directions its tail has is taken from trained ones (`TYPICAL_TAIL`).
+A twin shares the storage of the frozen weights, so several methods can be measured in one process.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from spectra.benchmarks.steps.model_spectra import Spectra
 from spectra.benchmarks.steps.models import Denoiser, matrices
 from spectra.errors import InputError
 
@@ -26,15 +28,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from spectra.adapters.binding import Layer
+    from spectra.adapters.live_parameters import Form
     from spectra.adapters.training_adapter import Adapter
-    from spectra.spectrum.spectrum import Spectrum
 
-LORA_RANK = 4
+FORM: Mapping[str, int] = {"directions": 32, "outer": 1}
+"""Settings of a case that tell what a shift is of."""
+
 DEVICES = ("cpu", "cuda")
-
-TYPICAL_TAIL = ((1, 0.18), (2, 0.09))
-"""Share of a weight's directions that its tail holds, up to so many columns per row (or rows per column); none beyond.
-Measured on the embedded base's UNet: .18 of its 70 square weights, .09 of 24 up to twice as long, none of 44 others."""
 
 
 @dataclass
@@ -63,6 +64,10 @@ class Method:
         """Forward and backward."""
         self.forward().backward()
 
+    def layers(self) -> list[Layer]:
+        """What computes in the place of the model's modules."""
+        return self.adapter._layers() if self.adapter else []
+
     def settle(self) -> None:
         """A forward that leaves nothing but what a model's first one makes for good: bases that its inputs ask for."""
         if self.adapter is not None:
@@ -77,22 +82,35 @@ class Method:
         self.model.inputs[self.model.latents].grad = None
 
 
-def prepare(name: str, model: Denoiser, spectra: Spectra | None = None, device: str = "") -> Method:
+def prepare(
+    name: str,
+    model: Denoiser,
+    spectra: Spectra | None = None,
+    device: str = "",
+    directions: int = FORM["directions"],
+    outer: int = FORM["outer"],
+) -> Method:
     """The method called `name`, on a twin of `model`, which stays as it is.
 
     Args:
-        spectra: of the model's weights, to be shared by `paper` and `spectra`; made if they need it.
+        spectra: of the model's weights, to be shared by `paper`, `svdiff` and `shift`; made if they need it.
         device: for a model without values, the kind of device that spectra plans for: "cpu", or "cuda" for a
             data-centre GPU.
+        directions: of a `shift`.
+        outer: terms of a `shift`.
 
     Raises:
-        InputError: another device.
+        InputError: another device, or no such shift.
     """
     import torch
 
+    from spectra.adapters.live_parameters import Form
+
     if device and device not in DEVICES:
         raise InputError(f"device takes {' or '.join(DEVICES)}, got {device!r}")
-    method = {**METHODS, **VARIANTS}[name](twin(model), spectra or Spectra())
+    if not directions and not outer:
+        raise InputError("directions and outer are both 0: nothing would be trained; give one of them more")
+    method = {**METHODS, **VARIANTS}[name](twin(model), spectra or Spectra(), Form(directions, outer))
     if device and method.adapter is not None:
         for layer in method.adapter.layers():
             layer.planned_device = torch.device(device)
@@ -109,68 +127,20 @@ def twin(model: Denoiser) -> Denoiser:
     return replace(model, module=copy.deepcopy(model.module, shared))
 
 
-def placeholder(weight: Tensor, tail: float | None = None) -> Spectrum:
-    """A spectrum for a `weight` without values (on the meta device, or fake): for counting flops and bytes.
-
-    Args:
-        tail: share of the directions that the tail holds, 0 to 1; `TYPICAL_TAIL` by default.
-    """
-    import torch
-
-    from spectra.spectrum.spectrum import Spectrum, matrix
-
-    rows, columns = matrix(weight).shape
-    r, m = min(rows, columns), max(rows, columns)
-    if tail is None:
-        tail = next((share for ratio, share in TYPICAL_TAIL if m <= ratio * r), 0.0)
-    return Spectrum(
-        side="left" if rows <= columns else "right",
-        basis=weight.new_empty(r, r, dtype=torch.float32),
-        sigma=weight.new_empty(r, dtype=torch.float64),
-        tail=weight.new_empty(round(tail * r), m, dtype=torch.float32),
-        shape=tuple(weight.shape),
-    )
-
-
-class Spectra:
-    """Spectra of a model's weights, made when they are asked for and kept; without values where a weight has none."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, Spectrum] = {}
-        self._whole: dict[str, Spectrum] = {}
-
-    def of(self, path: str, weight: Tensor) -> Spectrum:
-        """The spectrum of the module's weight at `path`."""
-        from spectra.spectrum.decomposition import decompose
-        from spectra.spectrum.spectrum import has_no_values
-
-        if path not in self._known:
-            self._known[path] = placeholder(weight) if has_no_values(weight) else decompose(weight)
-        return self._known[path]
-
-    def whole(self, path: str, weight: Tensor) -> Spectrum:
-        """The spectrum of the module's weight at `path`, with both sides of every direction."""
-        from spectra.spectrum.shifted_weight import with_full_tail
-
-        if path not in self._whole:
-            self._whole[path] = with_full_tail(self.of(path, weight), weight)
-        return self._whole[path]
-
-
-def _frozen(model: Denoiser, spectra: Spectra) -> Method:
+def _frozen(model: Denoiser, spectra: Spectra, form: Form) -> Method:
     latents = model.inputs[model.latents].detach().requires_grad_(True)
     return Method(replace(model, inputs={**model.inputs, model.latents: latents}), {})
 
 
-def _lora(model: Denoiser, spectra: Spectra) -> Method:
+def _lora(model: Denoiser, spectra: Spectra, form: Form, *, rank: int) -> Method:
     from peft import LoraConfig, inject_adapter_in_model
 
     paths = [path for path, _ in matrices(model)]
-    inject_adapter_in_model(LoraConfig(r=LORA_RANK, target_modules=paths), model.module)
+    inject_adapter_in_model(LoraConfig(r=rank, target_modules=paths), model.module)
     return Method(model, _trained(model))
 
 
-def _full(model: Denoiser, spectra: Spectra) -> Method:
+def _full(model: Denoiser, spectra: Spectra, form: Form) -> Method:
     model.module.requires_grad_(True)
     return Method(model, _trained(model))
 
@@ -179,7 +149,7 @@ def _trained(model: Denoiser) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.module.named_parameters() if p.requires_grad}
 
 
-def _paper(model: Denoiser, spectra: Spectra) -> Method:
+def _paper(model: Denoiser, spectra: Spectra, form: Form) -> Method:
     import torch
 
     method = Method(model, {})
@@ -212,31 +182,55 @@ def _paper_forward(
     return forward
 
 
-def _spectra(model: Denoiser, spectra: Spectra, low_memory: bool = False) -> Method:
+def _svdiff(model: Denoiser, spectra: Spectra, form: Form, *, low_memory: bool = False) -> Method:
     import torch
-
-    from spectra.adapters.binding import Binding
-    from spectra.adapters.training_adapter import Adapter
-    from spectra.families import Target
 
     make = spectra.whole if low_memory else spectra.of
     known = {f"{model.component}.{path}": make(path, m.weight) for path, m in matrices(model)}  # type: ignore[arg-type]
+    method = _attached(model, known, low_memory=low_memory)
+    with torch.no_grad():
+        for name, spectrum in known.items():
+            method.parameters[f"{name}.delta"].copy_(_small(spectrum.sigma))
+    method.parameters = {f"{name}.delta": method.parameters[f"{name}.delta"] for name in known}  # in the paper's order
+    return method
+
+
+def _shift(model: Denoiser, spectra: Spectra, form: Form) -> Method:
+    import torch
+
+    known: dict[str, Any] = {f"{model.component}.{path}": None for path, _ in matrices(model)}
+    if form.directions:
+        for path, module in matrices(model):
+            known[f"{model.component}.{path}"] = spectra.leading(path, module.weight, form.directions)  # type: ignore[arg-type]
+    method = _attached(model, known, form)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for key, parameter in method.parameters.items():
+            if key.endswith(".delta"):
+                parameter.copy_(_small(known[key.removesuffix(".delta")].sigma))
+            elif key.endswith(".outer.a"):
+                parameter.copy_(0.01 * torch.randn(parameter.shape, generator=generator))
+    return method
+
+
+def _attached(
+    model: Denoiser, known: Mapping[str, Any], form: Form | None = None, *, low_memory: bool = False
+) -> Method:
+    """The model with an adapter on the weights of the spectra that are known by name."""
+    from spectra.adapters.binding import Binding
+    from spectra.adapters.live_parameters import Form
+    from spectra.adapters.training_adapter import Adapter
+    from spectra.families import Target
 
     def bind(chosen: Sequence[Target], directions: Mapping[str, int]) -> dict[str, Binding]:
         return {target.name: Binding(target, known[target.name]) for target in chosen}
 
-    adapter = Adapter({model.component: model.module}, ",".join(known), bind, low_memory=low_memory)
-    adapter.train()
-    deltas = adapter.deltas
-    with torch.no_grad():
-        for name, spectrum in known.items():
-            deltas[name].copy_(_small(spectrum.sigma))
-    parameters = {name.partition(".")[2]: deltas[name] for name in known}
-    return Method(model, parameters, adapter)
+    adapter = Adapter({model.component: model.module}, ",".join(known), bind, form or Form(), low_memory)
+    return Method(model, dict(adapter.train()), adapter)
 
 
-def _low_memory(model: Denoiser, spectra: Spectra) -> Method:
-    return _spectra(model, spectra, low_memory=True)
+def _low_memory(model: Denoiser, spectra: Spectra, form: Form) -> Method:
+    return _svdiff(model, spectra, form, low_memory=True)
 
 
 def _small(sigma: Tensor) -> Tensor:
@@ -244,13 +238,17 @@ def _small(sigma: Tensor) -> Tensor:
     return sigma / 100
 
 
-METHODS: Mapping[str, Callable[[Denoiser, Spectra], Method]] = {
+Maker = Callable[[Denoiser, Spectra, "Form"], Method]
+
+METHODS: Mapping[str, Maker] = {
     "frozen": _frozen,
-    "lora": _lora,
+    "lora-4": partial(_lora, rank=4),
+    "lora-16": partial(_lora, rank=16),
     "full": _full,
     "paper": _paper,
-    "spectra": _spectra,
+    "svdiff": _svdiff,
+    "shift": _shift,
 }
 
-VARIANTS: Mapping[str, Callable[[Denoiser, Spectra], Method]] = {"low-memory": _low_memory}
-"""Further ways to train with spectra, where they are worth a row."""
+VARIANTS: Mapping[str, Maker] = {"low-memory": _low_memory}
+"""Further ways to train all directions, where they are worth a row."""

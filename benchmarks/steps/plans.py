@@ -58,7 +58,7 @@ def _works(bench: Bench) -> tuple[int, list[Work]]:
         str(bench.settings["model"]), resolution=bench.integer("resolution"), batch=bench.integer("batch")
     )
     frozen = sum(flops.count(prepare("frozen", model)))
-    method = prepare("spectra", model, device=str(bench.settings["device"]))
+    method = prepare("svdiff", model, device=str(bench.settings["device"]))
     works: list[Work] = []
     for layer in method.adapter.layers() if method.adapter else ():
         layer.plan = "factored"  # keeps no other side

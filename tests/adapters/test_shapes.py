@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import spectra
 from spectra.adapters.binding import Binding
 from spectra.adapters.training_adapter import Adapter
-from spectra.benchmarks.steps.methods import placeholder
+from spectra.benchmarks.steps.model_spectra import placeholder
 from spectra.layers import costs
 
 TARGETS = {"clip": "text-encoder", "t5": "text-encoder"}

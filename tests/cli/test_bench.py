@@ -75,15 +75,15 @@ def test_bare_bench_compares_the_methods_in_80_columns_and_writes_a_report(
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert all(len(line) <= 80 for line in out.splitlines())
-    rows = {line.split()[0]: line.split() for line in out.splitlines()[2:7]}
-    assert list(rows) == ["frozen", "lora", "full", "paper", "spectra"]
+    rows = {line.split()[0]: line.split() for line in out.splitlines()[2:9]}
+    assert list(rows) == ["frozen", "lora-4", "lora-16", "full", "paper", "svdiff", "shift"]
     kilobytes = {name: int(row[2].replace(",", "")) for name, row in rows.items() if name != "frozen"}
-    assert 0 < kilobytes["lora"] < kilobytes["full"]
+    assert 0 < kilobytes["shift"] < kilobytes["lora-16"] < kilobytes["full"]
     assert all(int(rows[name][1].replace(",", "")) > 0 for name in kilobytes)
     text = report.read_text()
-    assert f"| spectra | {rows['spectra'][1]} |" in text
+    assert f"| shift | {rows['shift'][1]} |" in text
     assert "![file, kB, memory, MB, step, s](report.svg)" in text
-    assert report.with_suffix(".svg").read_text().count("spectra") == 3
+    assert report.with_suffix(".svg").read_text().count("svdiff") == 3
 
     record = (tmp_path / "overview.jsonl").read_text()
     assert main(arguments) == 1  # before anything is measured

@@ -115,7 +115,7 @@ def test_no_room_for_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_it_takes_less_memory() -> None:
     """Counted: what W gives up is V's, and the basis beside it is there in either case."""
     model, _ = denoiser("embedded", batch=2)
-    counted = {name: memory.count(prepare(name, model)) for name in ("spectra", "low-memory")}
+    counted = {name: memory.count(prepare(name, model)) for name in ("svdiff", "low-memory")}
     totals = {name: sum(parts.values()) for name, parts in counted.items()}
-    assert counted["low-memory"]["weights"] < 0.1 * counted["spectra"]["weights"]
-    assert totals["low-memory"] < totals["spectra"]
+    assert counted["low-memory"]["weights"] < 0.1 * counted["svdiff"]["weights"]
+    assert totals["low-memory"] < totals["svdiff"]

@@ -59,8 +59,8 @@ def test_kernels_are_charged_what_their_own_projection_is() -> None:
 def test_spectra_runs_its_kernels_and_the_plain_row_does_not() -> None:
     model, _ = denoiser("tiny", batch=64, dtype=torch.bfloat16)
     rates = {"flops": 8e14, "bandwidth": 3e12}
-    with_kernels = roofline.project(prepare("spectra", model, device="cuda"), **rates, kernels=True)
-    plain = roofline.project(prepare("spectra", model, device="cuda"), **rates)
+    with_kernels = roofline.project(prepare("svdiff", model, device="cuda"), **rates, kernels=True)
+    plain = roofline.project(prepare("svdiff", model, device="cuda"), **rates)
     assert {"low_rank_apply", "low_rank_apply_backward"} & with_kernels.seconds.keys()
     assert not {"low_rank_apply", "low_rank_apply_backward"} & plain.seconds.keys()
     assert with_kernels.bytes < plain.bytes

@@ -9,7 +9,8 @@ import torch
 
 from spectra.benchmarks import run
 from spectra.benchmarks.steps import flops, memory
-from spectra.benchmarks.steps.methods import METHODS, Spectra, prepare, twin
+from spectra.benchmarks.steps.methods import METHODS, prepare, twin
+from spectra.benchmarks.steps.model_spectra import Spectra
 from spectra.benchmarks.steps.models import MODELS, Denoiser, denoiser, matrices
 from spectra.errors import InputError
 
@@ -39,16 +40,16 @@ def test_models_are_the_published_ones(name: str, parameters: int, count: int) -
     assert len(matrices(made)) == count
 
 
-def test_the_paper_and_spectra_compute_the_same_step(model: Denoiser) -> None:
+def test_the_paper_and_svdiff_compute_the_same_step(model: Denoiser) -> None:
     spectra = Spectra()
     found: dict[str, Any] = {}
-    for name in ("paper", "spectra"):
+    for name in ("paper", "svdiff"):
         method = prepare(name, model, spectra)
         loss = method.forward()
         loss.backward()
         found[name] = (loss.detach(), {path: p.grad for path, p in method.parameters.items()})
-    torch.testing.assert_close(found["paper"][0], found["spectra"][0], rtol=1e-5, atol=0)
-    wanted, got = (torch.cat(list(found[name][1].values())) for name in ("paper", "spectra"))
+    torch.testing.assert_close(found["paper"][0], found["svdiff"][0], rtol=1e-5, atol=0)
+    wanted, got = (torch.cat(list(found[name][1].values())) for name in ("paper", "svdiff"))
     assert (got - wanted).norm() < 1e-3 * wanted.norm()
     assert wanted.norm() > 0
 
@@ -67,15 +68,23 @@ def test_every_method_trains_what_it_says(shapes: Denoiser) -> None:
     count = len(matrices(shapes))
     trained = {name: len(prepare(name, shapes).parameters) for name in METHODS}
     everything = len(list(shapes.module.parameters()))
-    assert trained == {"frozen": 0, "lora": 2 * count, "full": everything, "paper": count, "spectra": count}
+    kernels = sum(module.weight.ndim > 2 for _, module in matrices(shapes))
+    lora = {"lora-4": 2 * count, "lora-16": 2 * count}
+    ours = {"svdiff": count, "shift": 3 * count + kernels}
+    assert trained == {"frozen": 0, **lora, "full": everything, "paper": count, **ours}
+    few = prepare("shift", shapes, directions=3, outer=2).parameters
+    assert {len(p) for key, p in few.items() if key.endswith(".delta")} == {3}
+    assert {len(p) for key, p in few.items() if ".outer." in key} == {2}
+    with pytest.raises(InputError, match="directions and outer are both 0"):
+        prepare("shift", shapes, directions=0, outer=0)
 
 
-@pytest.mark.parametrize("name", ["frozen", "lora", "full", "paper"])
+@pytest.mark.parametrize("name", ["frozen", "lora-4", "full", "paper", "shift"])
 def test_counts_without_values_are_those_with_values(name: str, model: Denoiser, shapes: Denoiser) -> None:
     assert flops.count(prepare(name, shapes)) == flops.count(prepare(name, model))
 
 
-@pytest.mark.parametrize("name", ["frozen", "lora", "full"])
+@pytest.mark.parametrize("name", ["frozen", "lora-4", "lora-16", "full", "shift"])
 def test_bytes_without_values_are_those_with_values(name: str, model: Denoiser, shapes: Denoiser) -> None:
     assert memory.count(prepare(name, shapes)) == memory.count(prepare(name, model))
 
@@ -89,10 +98,11 @@ def test_the_bytes_of_a_method_are_of_its_kind(shapes: Denoiser) -> None:
     }
     assert counted["full"]["gradients"] == weights
     assert 2 * weights <= counted["full"]["optimizer"] < 2.01 * weights
-    lora, spectra = counted["lora"], counted["spectra"]
-    assert lora["gradients"] == lora["trained"] > spectra["trained"] == spectra["gradients"]
-    assert lora["bases"] == lora["materialized"] == 0
-    assert spectra["bases"] > 0
+    lora = counted["lora-4"]
+    for ours in (counted["svdiff"], counted["shift"]):
+        assert lora["gradients"] == lora["trained"] > ours["trained"] == ours["gradients"]
+        assert ours["bases"] > 0
+    assert lora["bases"] == lora["materialized"] == counted["shift"]["materialized"] == 0
     # The paper's formula keeps every weight that it made until backward.
     assert counted["paper"]["saved"] > counted["frozen"]["saved"] + held
 
@@ -118,7 +128,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], A
         for device in ("cpu", "cuda"):
             settings = {"model": "tiny", "batch": "1", "device": device}
             out = tmp_path_factory.mktemp("records")
-            found[name, device] = run.run(run.find(name), out=out, only=["frozen", "spectra"], settings=settings).record
+            found[name, device] = run.run(run.find(name), out=out, only=["frozen", "svdiff"], settings=settings).record
     return found
 
 
@@ -126,31 +136,33 @@ def test_flops_and_memory_report_an_object_by_method(records: dict[tuple[str, st
     for name, figure in (("flops", "ratio"), ("memory", "beyond")):
         record = records[name, str(run.find(name).settings["device"])]
         assert record["failures"] == []
-        assert list(record[figure]) == ["frozen", "spectra"]
-        assert record[figure]["spectra"] > record[figure]["frozen"] > 0
+        assert list(record[figure]) == ["frozen", "svdiff"]
+        assert record[figure]["svdiff"] > record[figure]["frozen"] > 0
     assert set(MODELS) >= {"sd15", "sdxl", "sd3", "flux"}
 
 
 def test_goals_are_asked_of_their_own_model_and_size() -> None:
-    def asked(model: str, resolution: int, batch: int, device: str = "cuda") -> list[float]:
-        settings = {"model": model, "resolution": resolution, "batch": batch, "device": device}
+    def asked(model: str, resolution: int, batch: int, device: str = "cuda", **form: int) -> list[float]:
+        settings = {"model": model, "resolution": resolution, "batch": batch, "device": device, **form}
         return [goal.asked for goal in flops.CASE.goals if goal.applies(settings)]
 
     assert asked("sd15", 512, 2) == [1.25]
     assert asked("sd15", 0, 8) == [1.2]
     assert not asked("sdxl", 512, 2) and not asked("sd15", 512, 2, "cpu")
+    assert asked("sd15", 512, 2, directions=32, outer=1) == [1.25, 1.05]
+    assert asked("flux", 0, 1, directions=16, outer=1) == [1]
 
 
 def test_a_cpu_spends_memory_for_flops(records: dict[tuple[str, str], Any]) -> None:
     def figure(case: str, device: str) -> float:
-        row = next(row for row in records[case, device]["rows"] if row["method"] == "spectra")
+        row = next(row for row in records[case, device]["rows"] if row["method"] == "svdiff")
         assert row["device"] == device
         return float(row["tflop" if case == "flops" else "beyond"])
 
     assert figure("flops", "cpu") <= figure("flops", "cuda")
     assert figure("memory", "cpu") > figure("memory", "cuda")
     with pytest.raises(InputError, match="device takes cpu or cuda, got 'gpu'"):
-        prepare("spectra", denoiser("tiny")[0], device="gpu")
+        prepare("svdiff", denoiser("tiny")[0], device="gpu")
 
 
 def test_a_gpu_counts_what_it_runs_in_each_precision() -> None:
@@ -158,7 +170,7 @@ def test_a_gpu_counts_what_it_runs_in_each_precision() -> None:
     counted = {}
     for dtype in (torch.float32, torch.bfloat16):
         shapes = denoiser("tiny", batch=4, dtype=dtype)[0]
-        method = prepare("spectra", shapes, device="cuda")
+        method = prepare("svdiff", shapes, device="cuda")
         assert method.adapter is not None
         for layer in method.adapter.layers():
             layer.plan = "materialized"

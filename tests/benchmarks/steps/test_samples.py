@@ -8,7 +8,7 @@ import torch
 
 from spectra.benchmarks import run
 from spectra.benchmarks.steps import samples
-from spectra.benchmarks.steps.methods import Spectra
+from spectra.benchmarks.steps.model_spectra import Spectra
 from spectra.benchmarks.steps.models import denoiser
 
 
