@@ -1,7 +1,8 @@
 """Counts the bits by which a shift of zero, or a shift that is removed again, changes a model: none.
 
 For each model the outputs and all weights are compared with those from before anything was attached. A
-control, the share of output values that a real shift changes, shows that the comparison could have failed.
+control, the share of output values that a real shift changes, shows that the comparison could have failed. Shifts are
+of all directions, and of the settings' few and outer terms, which are zero where their `a` is.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.steps.methods import FORM
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 STATES = ("zero_training", "zero_evaluated", "zero_active", "disabled", "detached", "unloaded")
-"""Columns that count differing values: with delta = 0 in training, in evaluation and served; within
-`disabled`; after
-`detach` of a trained delta and after `unload` of an active shift."""
+"""Columns that count differing values: with a shift of zero in training, in evaluation and served; within `disabled`;
+after `detach` of a trained shift and after `unload` of an active one."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,13 @@ def sd15(bench: Bench) -> Subject:
 MODELS: Mapping[str, Callable[[Bench], Subject]] = {"embedded pipeline": embedded, "SD 1.x UNet": sd15}
 
 
-def compare(subject: Subject, cache: Path, seed: int) -> dict[str, Any]:
+def compare(subject: Subject, cache: Path, seed: int, directions: int | None = None, outer: int = 0) -> dict[str, Any]:
     """How many values differ from the base's in each of `STATES`, and the share that a real shift changes.
 
     The spectra go to `cache`, which is the caller's to remove: random weights have no place in the user's
     cache.
     """
-    import numpy as np
+    import torch
 
     import spectra
     from spectra.spectrum.cache.spectrum_cache import SpectrumCache
@@ -100,16 +101,16 @@ def compare(subject: Subject, cache: Path, seed: int) -> dict[str, Any]:
         return changed if touched else changed + _changed(_weights(subject.parts), weights)
 
     found: dict[str, Any] = {}
-    adapter = spectra.attach(subject.pipe, subject.targets, cache=spectra_cache)
+    adapter = spectra.attach(subject.pipe, subject.targets, directions, outer, cache=spectra_cache)
     try:
-        deltas = adapter.train()
+        parameters = adapter.train()
         found["zero_training"] = differing(touched=False)
         adapter.eval()
         found["zero_evaluated"] = differing(touched=False)
         zero = adapter.shift(base="exact")
-        rng = np.random.default_rng(seed)
-        moved = {name: 0.05 * rng.standard_normal(delta.shape[0]) for name, delta in deltas.items()}
-        adapter.set(moved)
+        random = torch.Generator().manual_seed(seed)
+        moved = [key for key in parameters if key.endswith((".delta", ".a"))]
+        adapter.copy({key: 0.05 * torch.randn(parameters[key].shape, generator=random) for key in moved})
         shift = adapter.shift(base="exact")
         total = sum(output.numel() for output in outputs)
         found["changed_by_shift"] = round(differing(touched=True) / total, 4)
@@ -133,8 +134,8 @@ def compare(subject: Subject, cache: Path, seed: int) -> dict[str, Any]:
         spectra.unload(subject.pipe)
     found["unloaded"] = differing(touched=False)
     return {
-        "weights": len(deltas),
-        "floats": sum(delta.shape[0] for delta in deltas.values()),
+        "weights": len(shift),
+        "floats": sum(parameter.numel() for parameter in parameters.values()),
         "changed_by_shift": found["changed_by_shift"],
         **{state: found[state] for state in STATES},
     }
@@ -170,8 +171,14 @@ def _differing(outputs: Sequence[Tensor], before: Sequence[Tensor]) -> int:
 
 
 def _measure(bench: Bench, item: str) -> Row:
+    name, few, _ = item.partition(_FEW)
+    form = (bench.integer("directions"), bench.integer("outer")) if few else (None, 0)
     with tempfile.TemporaryDirectory() as folder:
-        return {"model": item, **compare(MODELS[item](bench), Path(folder), bench.seed)}
+        return {"model": item, **compare(MODELS[name](bench), Path(folder), bench.seed, *form)}
+
+
+_FEW = ", few"
+"""Ends the name of a row whose shifts are of few directions and outer terms."""
 
 
 def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
@@ -183,12 +190,12 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 CASE = Case(
     name="exact",
-    title="values that differ from the base at delta = 0 and after unload",
+    title="values that differ from the base at a shift of zero and after unload",
     key="model",
-    items=lambda bench: list(MODELS),
+    items=lambda bench: [f"{name}{form}" for name in MODELS for form in ("", _FEW)],
     measure=_measure,
     summarise=_summarise,
-    settings={"seed": 0},
+    settings={**FORM, "seed": 0},
     columns=(
         Column("model"),
         Column("weights"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.case import Bench, Case, Column, Goal, Row, Value
 from spectra.benchmarks.steps.memory import fused_attention
 from spectra.benchmarks.steps.methods import FORM, METHODS, VARIANTS, Method, prepare
 from spectra.benchmarks.steps.models import MODELS, denoiser
@@ -102,7 +102,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 def _goal(step: tuple[str, int, int], asked: float, figure: str = "svdiff", **form: int) -> Goal:
     model, resolution, batch = step
     sizes = [resolution, 0] if resolution == MODELS[model][0] else [resolution]
-    size = {"model": [model], "resolution": sizes, "batch": [batch], "device": ["cuda"]}
+    size: dict[str, Sequence[Value]] = {"model": [model], "resolution": sizes, "batch": [batch], "device": ["cuda"]}
     return Goal(figure, "<=", asked, {**size, **{name: [value] for name, value in form.items()}})
 
 

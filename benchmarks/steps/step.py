@@ -99,8 +99,8 @@ def prepared(bench: Bench) -> dict[str, Method]:
         seed=bench.seed,
     )
     spectra = Spectra()
-    form = {name: bench.integer(name) for name in FORM if name in bench.settings}
-    methods = {name: prepare(name, model, spectra, **form) for name in chosen(bench)}
+    form = bench.integer("directions"), bench.integer("outer")
+    methods = {name: prepare(name, model, spectra, "", *form) for name in chosen(bench)}
     if bench.settings.get("tune") and "svdiff" in methods:
         tune(methods["svdiff"])
     return methods

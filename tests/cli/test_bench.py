@@ -78,7 +78,7 @@ def test_bare_bench_compares_the_methods_in_80_columns_and_writes_a_report(
     rows = {line.split()[0]: line.split() for line in out.splitlines()[2:9]}
     assert list(rows) == ["frozen", "lora-4", "lora-16", "full", "paper", "svdiff", "shift"]
     kilobytes = {name: int(row[2].replace(",", "")) for name, row in rows.items() if name != "frozen"}
-    assert 0 < kilobytes["shift"] < kilobytes["lora-16"] < kilobytes["full"]
+    assert 0 < kilobytes["lora-4"] < min(kilobytes["lora-16"], kilobytes["full"])
     assert all(int(rows[name][1].replace(",", "")) > 0 for name in kilobytes)
     text = report.read_text()
     assert f"| shift | {rows['shift'][1]} |" in text

@@ -21,8 +21,9 @@ def small() -> Subject:
     return Subject(model, {"unet": model}, "unet", outputs)
 
 
-def test_nothing_differs_from_the_base(tmp_path: Path) -> None:
-    found = compare(small(), tmp_path, seed=0)
+@pytest.mark.parametrize("form", [(None, 0), (2, 1)])
+def test_nothing_differs_from_the_base(form: tuple[int | None, int], tmp_path: Path) -> None:
+    found = compare(small(), tmp_path, 0, *form)
     assert {state: found[state] for state in STATES} == dict.fromkeys(STATES, 0)
     assert found["changed_by_shift"] > 0.9
     assert found["weights"] > 50

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from spectra.benchmarks import run
@@ -13,20 +14,24 @@ from spectra.benchmarks.steps.models import denoiser
 
 
 def test_each_sample_gets_its_own_shift_at_hardly_a_flop(tmp_path: Path) -> None:
-    settings = {"model": "tiny", "batch": "3", "repetitions": "1"}
+    settings = {"model": "tiny", "batch": "3", "repetitions": "1", "directions": "0", "outer": "0"}
     record = run.run(samples.CASE, out=tmp_path, settings=settings, only=["weights, training"]).record
     assert record["failures"] == []
     (row,) = record["rows"]
     assert 1 <= row["flops_ratio"] <= 1.1
     assert row["difference"] < 1e-5
     assert record["ratio"] == {"weights, training": row["ratio"]}
+    few = run.run(samples.CASE, out=tmp_path, settings=settings | {"directions": "2", "outer": "1"}).record
+    assert few["failures"] == []
+    assert few["summary"]["difference"] < 1e-5 < 0.01 < min(row["flops_ratio"] for row in few["rows"])
 
 
-def test_the_shifts_differ_from_each_other_and_from_the_base() -> None:
+@pytest.mark.parametrize("form", [{"directions": 0, "outer": 0}, {"directions": 2, "outer": 1}])
+def test_the_shifts_differ_from_each_other_and_from_the_base(form: dict[str, int]) -> None:
     model, _ = denoiser("tiny", batch=3, device="cpu")
     model.inputs["sample"][:] = model.inputs["sample"][0]
     model.inputs["encoder_hidden_states"][:] = model.inputs["encoder_hidden_states"][0]
-    shifts = samples.Shifts(model, Spectra(), 3, norms=False, seed=0)
+    shifts = samples.Shifts(model, Spectra(), 3, norms=False, seed=0, **form)
     base, each = samples.run(model, train=False), samples.run(shifts.each(train=False), train=False)
     single, take = shifts.one(train=False)
     take(1)
