@@ -121,6 +121,22 @@ def test_the_original_of_the_copy_that_was_trained_on(dtype: torch.dtype, tmp_pa
     spectra.unload(original)
 
 
+def test_few_directions_are_the_originals(tmp_path: Path) -> None:
+    """As many as the shift has, where the cache knows no more of the original."""
+    model, _ = build("unet")
+    whole = random_shift(model, "unet-ca", 1)
+    few = {name: np.where(np.arange(len(delta)) < 2, delta, 0).astype(np.float32) for name, delta in whole.items()}
+    shift = SpectralShift(few, whole.metadata)
+    copy, _ = build("unet", torch.float16)
+    cache = SpectrumCache(tmp_path)
+    weights = {t.name: t.weight for t in targets(model, "unet-ca") if t.weight.ndim > 1}
+    cache.leading(weights, 2)
+    with pytest.warns(RoundedCopyWarning, match="of which this model is a copy in float16; with the"):
+        spectra.load(copy, shift, "dog", cache=cache)
+    spectra.unload(copy)
+    assert cache.usage.misses == len(weights)
+
+
 def test_a_half_precision_file_in_float32_is_the_same_base() -> None:
     """Weights that float16 holds: their copy in float32 loses nothing, and neither does a shift on it."""
     wide = build("unet", torch.float16)[0].float()

@@ -109,12 +109,7 @@ class SpectrumCache:
             InputError: `directions` is negative.
             As `spectrum`.
         """
-
-        def one(name: str) -> PartialSpectrum | None:
-            weight = weights[name]
-            return self._leading(weight, directions, name, device) if weight.ndim > 1 else None
-
-        found = for_each(weights, one, "leading directions", progress)
+        found = self._visit_leading(weights, directions, lambda spectrum: spectrum, progress, device)
         return {name: spectrum for name, spectrum in found.items() if spectrum is not None}
 
     def spectra(
@@ -143,7 +138,7 @@ class SpectrumCache:
         if directions is None:
             self.visit(weights, lambda name, weight, spectrum: None, "spectra", progress, device=device)
         else:
-            self.leading(weights, directions, progress, device=device)
+            self._visit_leading(weights, directions, lambda spectrum: None, progress, device)
         return self.usage.since(before)
 
     def visit(
@@ -224,6 +219,22 @@ class SpectrumCache:
             max_bytes: by default this cache's limit; 0 empties it.
         """
         return self._store.collect(self.max_bytes if max_bytes is None else max_bytes)
+
+    def _visit_leading(
+        self,
+        weights: Mapping[str, Tensor],
+        directions: int,
+        use: Callable[[PartialSpectrum], T],
+        progress: Progress,
+        device: Device,
+    ) -> dict[str, T | None]:
+        """Results of `use` by name, None for 1-D weights; as `leading` otherwise."""
+
+        def one(name: str) -> T | None:
+            weight = weights[name]
+            return use(self._leading(weight, directions, name, device)) if weight.ndim > 1 else None
+
+        return for_each(weights, one, "leading directions", progress)
 
     def _leading(self, weight: Tensor, directions: int, name: str, device: Device) -> PartialSpectrum:
         """The leading directions of one weight, on the CPU: those that are known, else computed and stored."""
