@@ -13,13 +13,17 @@ from spectra.cli.tables import percent, short_names, table
 from spectra.errors import InputError
 from spectra.settings import setting
 
+_GROUPS = {"matrices": "matrices", "vectors": "1-D weights", "words": "words"}
+
 
 @dataclass(frozen=True)
 class _Options:
     files: tuple[Path, ...] = argument("Shift files.", "FILE")
     out: Path = output_option("Output file; for several files, a folder.", metavar="PATH")
     error: float = setting(
-        0.01, "Error of Delta W that is allowed, for all matrices and for all 1-D weights: 0.01 is 1 %."
+        0.01,
+        "Error of Delta W that is allowed, for all matrices with their outer terms, for all 1-D weights and for words: "
+        "0.01 is 1 %.",
     )
     force: bool = force_option("outputs that exist")
     json: bool = json_option()
@@ -48,8 +52,10 @@ def pack(options: _Options) -> None:
         for file, target in zip(options.files, targets, strict=True):
             shift = read_shift(file)
             size = write_shift(shift, target, error=options.error, force=options.force)
-            recipe: Any = read_shift_header(target).metadata.recipe
+            header = read_shift_header(target)
+            recipe: Any = header.metadata.recipe
             row = {"file": str(file), "packed": str(target), "floats": shift.floats}
+            row |= {"outer_terms": sum(header.outer.values()), "words": list(header.words.values())}
             row |= {"bytes": file.stat().st_size, "packed_bytes": size, "errors": recipe["errors"]}
             rows.append(row)
             progress.advance(1, file.name)
@@ -82,4 +88,11 @@ def _show(rows: Sequence[dict[str, Any]], targets: Sequence[Path]) -> Iterator[o
         for name, row in zip(short_names(targets), rows, strict=True)
     ]
     yield table("packed", ("bytes", "after", "", "bits/float", "error"), lines)
+    for name, row in zip(short_names(targets), rows, strict=True):
+        if row["outer_terms"] or row["words"]:
+            words = "".join(f", the word {word!r}" for word in row["words"])
+            errors = ", ".join(
+                f"{_GROUPS[group]} {percent(error, 2)}" for group, error in row["errors"].items() if error
+            )
+            yield f"{name}: {row['outer_terms']} outer terms{words}; error of {errors}"
     yield f"in {targets[0].parent}"

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from spectra.convert.transplanting import transplant
     from spectra.errors import SpectraError
     from spectra.shift.metadata import ShiftMetadata
+    from spectra.shift.outer_terms import OuterTerms
     from spectra.shift.shift import SpectralShift
     from spectra.shift.shift_file import read_shift, write_shift
+    from spectra.shift.word_vectors import WordVectors
     from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
     from spectra.spectrum.decomposition import decompose
     from spectra.spectrum.leading import decompose_leading
@@ -35,12 +37,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter",
+    "OuterTerms",
     "PartialSpectrum",
     "ShiftMetadata",
     "SpectraError",
     "SpectralShift",
     "Spectrum",
     "SpectrumCache",
+    "WordVectors",
     "activate",
     "adjust",
     "attach",
@@ -86,6 +90,8 @@ _HOME = {
     "default_cache": "spectrum.cache.spectrum_cache",
     "SpectraError": "errors",
     "ShiftMetadata": "shift.metadata",
+    "OuterTerms": "shift.outer_terms",
+    "WordVectors": "shift.word_vectors",
     "SpectralShift": "shift.shift",
     "read_shift": "shift.shift_file",
     "write_shift": "shift.shift_file",

@@ -19,10 +19,19 @@ from typing import Any
 from spectra.errors import InputError, ShiftFileError
 from spectra.io.safetensors_header import HeaderError, read_header_text
 from spectra.progress import SILENT, Progress, working
-from spectra.shift.metadata import FINGERPRINT_DIGITS, FORMAT, PARTS_VERSION, VERSION, ShiftMetadata, from_strings
-from spectra.shift.part_arrays import STRINGS, read_words
+from spectra.shift.metadata import (
+    FINGERPRINT_DIGITS,
+    FORMAT,
+    PARTS_VERSION,
+    VERSION,
+    ShiftMetadata,
+    from_strings,
+    is_packed,
+)
+from spectra.shift.part_arrays import STRINGS
 from spectra.shift.shift import Precision
 from spectra.shift.shift_header import read_shift_header
+from spectra.shift.word_vectors import read_words
 
 SUFFIX = ".safetensors"
 
@@ -156,7 +165,7 @@ def read_entry(path: Path) -> LibraryEntry | None:
         return None
     ends = _LAST.search(text, max(0, len(text) - 200))
     known = strings and ends and strings.get("version") in _PLAIN and 8 + len(text) + int(ends[1]) == status.st_size
-    if strings and ends and known:
+    if strings and ends and known and not is_packed(strings):
         plain = {key: value for key, value in strings.items() if key not in _WEIGHTWISE}
         metadata = from_strings(plain | {"fingerprints": ""}, ())
         precision: Precision = "float16" if b'"dtype":"F16"' in text else "float32"

@@ -23,7 +23,7 @@ PACKED_VERSION = 2
 """The version of packed files (spectra.shift.packing), so that a reader that does not know them says so."""
 
 PARTS_VERSION = 3
-"""The version of files with outer terms, words or deltas without their zeros (spectra.shift.part_arrays)."""
+"""The version of files with outer terms, words or deltas without their zeros, packed or not."""
 
 FINGERPRINT_DIGITS = 8
 """Digits of each weight's fingerprint in a file: 32 bits tell which layer is wrong, all of them whether the base is."""
@@ -202,6 +202,11 @@ def check_version(strings: Mapping[str, str]) -> None:
 def version_of(strings: Mapping[str, str]) -> int:
     """The format version of a header that `check_version` has seen."""
     return int(strings["version"])
+
+
+def is_packed(strings: Mapping[str, str]) -> bool:
+    """Whether a header that `check_version` has seen is of a packed file."""
+    return version_of(strings) == PACKED_VERSION or (version_of(strings) == PARTS_VERSION and "steps" in strings)
 
 
 def _check_parents(parents: tuple[str, ...]) -> None:

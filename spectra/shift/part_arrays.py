@@ -11,7 +11,6 @@ The strings `ranks`, `outer` and `words` say what these are parts of (docs/file-
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn, TypeAlias
@@ -26,7 +25,7 @@ from spectra.shift.metadata import PARTS_VERSION, ShiftMetadata, from_strings
 from spectra.shift.outer_terms import OuterTerms
 from spectra.shift.shift import Precision, SpectralShift
 from spectra.shift.sums import Parts
-from spectra.shift.word_vectors import WordVectors
+from spectra.shift.word_vectors import WordVectors, read_words, words_text
 
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
@@ -90,12 +89,11 @@ def to_arrays(shift: SpectralShift, deltas: Mapping[str, npt.NDArray[Any]]) -> t
             arrays[name + OUTER] = _rounded_terms(terms, dtype)
         for name, words in shift.words.items():
             arrays[name + WORD] = words.vectors.astype(dtype)
-    told = {name: {"ids": list(words.ids), "text": words.text} for name, words in shift.words.items()}
     strings = {
         "version": str(PARTS_VERSION),
         "ranks": ",".join(str(delta.size) for delta in deltas.values()),
         "outer": ",".join(f"{t.a.shape[1]}x{t.b.shape[1]}x{t.taps}" for t in shift.outer.values()),
-        "words": json.dumps(told, ensure_ascii=False, separators=(",", ":")) if told else "",
+        "words": words_text(shift.words) if shift.words else "",
     }
     return {key: value for key, value in strings.items() if value}, arrays
 
@@ -215,24 +213,6 @@ def _sides(text: str, count: int) -> list[Sides]:
     if any(each.taps > _MOST_TAPS for each in sides):
         _misfit("outer", f"kernels of at most {_MOST_TAPS} taps", f"{max(each.taps for each in sides)}")
     return sides
-
-
-def read_words(text: str) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Token ids and text of each word that the string `words` tells, by weight name.
-
-    Raises:
-        ShiftFileError: it is malformed.
-    """
-    found: dict[str, tuple[tuple[int, ...], str]] = {}
-    try:
-        for name, each in json.loads(text).items():
-            ids, word = each["ids"], each["text"]
-            if len(each) != 2 or not all(type(token) is int for token in ids) or type(word) is not str:
-                raise ValueError("another kind of entry")
-            found[name] = tuple(ids), word
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        _misfit("words", 'JSON such as {"NAME": {"ids": [1], "text": "word"}}', f"{text[:40]!r}")
-    return found
 
 
 @contextlib.contextmanager

@@ -100,11 +100,10 @@ class SpectralShift(Mapping[str, Delta]):
                 raise ShiftFileError(
                     f"{name}: expected a fingerprint of {FINGERPRINT_DIGITS} hex digits, got {digits!r}"
                 )
-        changed = self.parts()
         for name in (*self.outer, *self.words):
-            if name not in changed:
+            if name not in self._deltas:
                 raise ShiftFileError(f"{name} has outer terms or words but no delta; give it one, of zeros if need be")
-            check_parts(name, changed[name], metadata.ndims.get(name))
+            check_parts(name, self._parts(name), metadata.ndims.get(name))
 
     def __getitem__(self, name: str) -> Delta:
         return self._deltas[name]
@@ -156,7 +155,10 @@ class SpectralShift(Mapping[str, Delta]):
 
     def parts(self) -> dict[str, Parts]:
         """What changes each weight, by name."""
-        return {name: Parts(delta, self.outer.get(name), self.words.get(name)) for name, delta in self.items()}
+        return {name: self._parts(name) for name in self}
+
+    def _parts(self, name: str) -> Parts:
+        return Parts(self._deltas[name], self.outer.get(name), self.words.get(name))
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:

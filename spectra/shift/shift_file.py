@@ -19,7 +19,7 @@ from spectra.io.safetensors_header import build_header
 from spectra.shift import part_arrays
 from spectra.shift.checks import check_finite
 from spectra.shift.few_directions import few
-from spectra.shift.metadata import PACKED_VERSION, PARTS_VERSION, VERSION, from_strings, to_strings, version_of
+from spectra.shift.metadata import PARTS_VERSION, VERSION, from_strings, is_packed, to_strings, version_of
 from spectra.shift.packing import arrays as packing
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_header import SUFFIX, common_precision, open_shift_file, read_array
@@ -40,7 +40,8 @@ def write_shift(
         path: of the file. It appears whole or not at all.
         dtype: of the values in the file. float16 halves the file; its smallest step is 6e-8, its largest value 65504.
         error: pack the values instead: round them to this error of Delta W (`||delta - packed|| / ||delta||`, for all
-            matrices and for all 1-D weights) and entropy-code them. 0.01 leaves a fifth of the file, 0.03 a sixth.
+            matrices with their outer terms, for all 1-D weights and for words) and entropy-code them. 0.01 leaves a
+            fifth of the file, 0.03 a sixth.
         force: replace a file that exists.
 
     Returns:
@@ -100,7 +101,7 @@ def read_shift(path: str | os.PathLike[str]) -> SpectralShift:
         tensors = {key: read_array(stream, tensor) for key, tensor in header.tensors.items()}
         if version_of(strings) != VERSION:
             check_content(strings.get("content_hash", ""), _content_hash(strings, tensors))
-        if version_of(strings) == PACKED_VERSION:
+        if is_packed(strings):
             return packing.unpack(strings, tensors)
         precision = common_precision(header.tensors.values())
         if version_of(strings) == PARTS_VERSION:

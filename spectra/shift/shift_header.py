@@ -17,12 +17,11 @@ from spectra.errors import ShiftFileError
 from spectra.io.safetensors_header import Header, HeaderError, StoredTensor, parse_header, read_header_text
 from spectra.shift import part_arrays
 from spectra.shift.metadata import (
-    PACKED_VERSION,
     PARTS_VERSION,
-    VERSION,
     ShiftMetadata,
     check_version,
     from_strings,
+    is_packed,
     version_of,
 )
 from spectra.shift.packing import arrays as packing
@@ -63,10 +62,9 @@ def read_shift_header(path: str | os.PathLike[str]) -> ShiftHeader:
         ShiftFileError: no such file, not a shift, cut short, or of a later format version.
     """
     with open_shift_file(Path(path)) as (stream, header):
-        if version_of(header.metadata) == PACKED_VERSION:
+        if is_packed(header.metadata):
             arrays = {key: read_array(stream, header.tensors[key]) for key in packing.DESCRIBED & header.tensors.keys()}
-            metadata, lengths, _ = packing.describe(header.metadata, arrays)
-            return ShiftHeader(metadata, lengths, "packed", header.file_bytes, sum(lengths.values()))
+            return _packed_header(packing.describe(header.metadata, arrays), header.file_bytes)
         precision = common_precision(header.tensors.values())
         if version_of(header.metadata) == PARTS_VERSION:
             told = part_arrays.describe(header.metadata, header.tensors)
@@ -77,6 +75,18 @@ def read_shift_header(path: str | os.PathLike[str]) -> ShiftHeader:
         lengths = {key.removesuffix(SUFFIX): tensor.shape[0] for key, tensor in header.tensors.items()}
         metadata = from_strings(header.metadata, lengths)
         return ShiftHeader(metadata, lengths, precision, header.file_bytes, sum(lengths.values()))
+
+
+def _packed_header(told: packing.Described, file_bytes: int) -> ShiftHeader:
+    return ShiftHeader(
+        metadata=told.metadata,
+        lengths=told.lengths,
+        precision="packed",
+        bytes=file_bytes,
+        floats=sum(size for weight in told.weights for size, _ in weight.pieces),
+        outer={weight.name: weight.terms.rank for weight in told.weights if weight.terms},
+        words={name: text for name, (_, text) in told.words.items()},
+    )
 
 
 @contextlib.contextmanager
@@ -97,7 +107,7 @@ def open_shift_file(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
             except HeaderError as error:
                 raise ShiftFileError(f"{error}: not a whole safetensors file; fetch or make it again") from error
             check_version(header.metadata)
-            _CHECKS[version_of(header.metadata)](header.tensors)
+            _check(header)
             yield stream, header
 
 
@@ -143,5 +153,11 @@ def _check_deltas(tensors: Mapping[str, StoredTensor]) -> None:
             raise ShiftFileError(f"{key}: expected a delta of shape [n], n > 0, got shape {list(tensor.shape)}")
 
 
-_CHECKS = {VERSION: _check_deltas, PACKED_VERSION: packing.check_arrays, PARTS_VERSION: part_arrays.check_arrays}
-"""How the arrays of a file of each version are checked."""
+def _check(header: Header) -> None:
+    """Checks keys, dtypes and shapes of a file of any version."""
+    if is_packed(header.metadata):
+        packing.check_arrays(header.tensors)
+    elif version_of(header.metadata) == PARTS_VERSION:
+        part_arrays.check_arrays(header.tensors)
+    else:
+        _check_deltas(header.tensors)

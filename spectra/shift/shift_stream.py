@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
 from spectra.shift import part_arrays
-from spectra.shift.metadata import PARTS_VERSION, VERSION, ShiftMetadata, from_strings, version_of
+from spectra.shift.metadata import PARTS_VERSION, VERSION, ShiftMetadata, from_strings, is_packed, version_of
 from spectra.shift.part_stream import PartLayouts, PartStream, open_part_stream
 from spectra.shift.shift import Precision, SpectralShift
 from spectra.shift.shift_file import ContentHash, check_content, read_shift
@@ -113,7 +113,7 @@ def open_stream(
             layout = layouts.setdefault(tuple(found.items()), found)
             precision, content = common_precision(header.tensors.values()), ContentHash(header.metadata)
             return metadata, DeltaStream(path, layout, header.data_start, precision, metadata.content_hash, content)
-        if version_of(header.metadata) == PARTS_VERSION:
+        if version_of(header.metadata) == PARTS_VERSION and not is_packed(header.metadata):
             told = part_arrays.describe(header.metadata, header.tensors)
             stream = open_part_stream(path, header, told, {} if part_layouts is None else part_layouts)
             if stream is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,3 +78,30 @@ class WordVectors:
 
     def __repr__(self) -> str:
         return f"WordVectors({self.text!r}, ids {list(self.ids)}, [{len(self.ids)}, {self.vectors.shape[1]}])"
+
+
+def words_text(words: Mapping[str, WordVectors]) -> str:
+    """Ids and texts as the string of a file's header: JSON by the embedding weight's name."""
+    told = {name: {"ids": list(each.ids), "text": each.text} for name, each in words.items()}
+    return json.dumps(told, ensure_ascii=False, separators=(",", ":"))
+
+
+def read_words(text: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Ids and texts by weight name, from `words_text`; their values are not checked yet.
+
+    Raises:
+        ShiftFileError: it is none.
+    """
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
+    try:
+        for name, each in json.loads(text).items():
+            ids, word = each["ids"], each["text"]
+            if len(each) != 2 or not all(type(token) is int for token in ids) or type(word) is not str:
+                raise ValueError("another kind of entry")
+            found[name] = tuple(ids), word
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ShiftFileError(
+            f'words: expected JSON such as {{"NAME": {{"ids": [1], "text": "word"}}}}, got {text[:40]!r}; '
+            "the file is damaged or foreign"
+        ) from error
+    return found

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shifts_with_terms import shift_with_terms
 
 from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
@@ -50,6 +51,22 @@ def test_several_files_into_a_folder(path: Path, spectra_cli: Callable[..., Any]
     assert "fox" in ran.out and "cat" in ran.out and "1.00 %" in ran.out
     assert sorted(each.name for each in path.with_name("packed").iterdir()) == ["cat.safetensors", "fox.safetensors"]
     assert all(len(line) <= 80 for line in ran.out.splitlines()[:-1])
+
+
+def test_terms_and_words_are_packed_and_told(tmp_path: Path, spectra_cli: Callable[..., Any]) -> None:
+    path, out = tmp_path / "owl.safetensors", tmp_path / "small.safetensors"
+    shift = shift_with_terms()
+    write_shift(shift, path)
+    ran = spectra_cli("pack", path, "-o", out)
+    assert ran.code == 0
+    told = " ".join(ran.out.split())
+    assert "4 outer terms, the word 'owl'; error of matrices" in told
+    ran = spectra_cli("pack", path, "-o", out, "--force", "--json")
+    (row,) = json.loads(ran.out)["files"]
+    assert (row["floats"], row["outer_terms"], row["words"]) == (shift.floats, 4, ["owl"])
+    assert row["errors"].keys() == {"matrices", "vectors", "words"}
+    assert max(row["errors"].values()) <= 0.01
+    assert read_shift(out).words.keys() == shift.words.keys()
 
 
 def test_what_cannot_be_packed_is_one_line_and_leaves_nothing(path: Path, spectra_cli: Callable[..., Any]) -> None:

@@ -56,6 +56,13 @@ def shift_with_terms(seed: int = 0, *, kernel: bool = True, **described: Any) ->
     return SpectralShift(deltas, metadata, outer={CONV: conv, LINEAR: linear}, words={EMBEDDING: word})
 
 
+def shift_with_mask() -> SpectralShift:
+    """The same, with a delta whose few directions do not lead."""
+    shift, sparse = shift_with_terms(), np.zeros(12)
+    sparse[[3, 7, 11]] = 1
+    return SpectralShift({**shift, PLAIN: sparse}, shift.metadata, outer=shift.outer, words=shift.words)
+
+
 def change(shift: SpectralShift, name: str) -> np.ndarray:
     """What the shift adds to a weight's matrix where nothing is clipped, float64, straight from the formulas."""
     if name == NORM:

@@ -129,12 +129,6 @@ def test_what_is_no_shortened_vector_is_refused(values: np.ndarray, directions: 
         lengthen(Shortened(values, directions), 3)
 
 
-def test_packing_does_not_leave_out_what_it_does_not_know(tmp_path: Path) -> None:
-    with pytest.raises(ShiftFileError, match="outer terms or words cannot be packed"):
-        write_shift(shift_with_terms(), tmp_path / "a", error=0.01)
-    assert not (tmp_path / "a").exists()
-
-
 def test_few_directions_take_few_bytes(tmp_path: Path) -> None:
     leading, chosen = np.zeros((2, 70_000), np.float32)
     leading[:32] = chosen[[7, 60_000, 69_999]] = 1

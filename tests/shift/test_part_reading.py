@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shifts_with_terms import CONV, EMBEDDING, LINEAR, PLAIN, shift_with_terms
+from shifts_with_terms import CONV, EMBEDDING, LINEAR, PLAIN, shift_with_mask, shift_with_terms
 
 from spectra.errors import ShiftFileError
 from spectra.io.safetensors_header import build_header
@@ -40,10 +40,7 @@ def taken_apart(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
 
 
 def changed(path: Path, change: Change) -> Path:
-    shift = shift_with_terms()
-    sparse = np.zeros(12)
-    sparse[[3, 7, 11]] = 1
-    write_shift(SpectralShift({**shift, PLAIN: sparse}, shift.metadata, outer=shift.outer, words=shift.words), path)
+    write_shift(shift_with_mask(), path)
     strings, arrays = taken_apart(path)
     assert f"{PLAIN}.directions" in arrays
     change(strings, arrays)

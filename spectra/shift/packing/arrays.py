@@ -1,11 +1,11 @@
-"""A shift as the arrays of a packed file, and back (docs/file-format.md, version 2)."""
+"""A shift as the arrays of a packed file, and back (docs/file-format.md)."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,36 +13,74 @@ import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
 from spectra.io.safetensors_header import StoredTensor
-from spectra.shift.metadata import JSON, PACKED_VERSION, ShiftMetadata, from_strings, to_strings
+from spectra.shift.few_directions import few
+from spectra.shift.metadata import (
+    FINGERPRINT_DIGITS,
+    JSON,
+    PACKED_VERSION,
+    PARTS_VERSION,
+    ShiftMetadata,
+    from_strings,
+    to_strings,
+    version_of,
+)
 from spectra.shift.packing import coder
+from spectra.shift.packing.pieces import parts_of, pieces_of
 from spectra.shift.packing.quantise import count_tokens, dequantise, merge_scales, quantise
 from spectra.shift.packing.tokens import COUNT, read_bits, to_tokens, write_bits
+from spectra.shift.packing.weights import GROUPS, PackedWeight, read_line, write_line
 from spectra.shift.shift import Delta, SpectralShift
+from spectra.shift.word_vectors import read_words, words_text
 
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
 DIGITS = ("fingerprints", "rounded_float16", "rounded_bfloat16")
 """Entries of the metadata whose hex digits are arrays of bytes instead, here."""
 
-DESCRIBED = {"weights", *DIGITS}
+DESCRIBED = frozenset(("weights", *DIGITS))
 """Arrays that `describe` reads."""
 
 _CODES = {"weights": "U8", "tables": "U16", "states": "U32", "words": "U16", "bits": "U8"}
+_OPTIONAL = {**dict.fromkeys(DIGITS, "U8"), "masks": "U8"}
 
 SMALLEST_ERROR, LARGEST_ERROR = 1e-5, 0.5
 MOST_VALUES = 1 << 24
 """A file that claims more is refused: what it holds must be decoded into memory. FLUX.1 has 1.4 million."""
 
-_GROUPS = ("matrices", "vectors")
-_MOST_CLASSES, _LONGEST_LINE = 256, 1024
+_MOST_CLASSES = 256
+_LONGEST_LINE = 1024
+"""Characters for each weight; a small file cannot ask for a large memory."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a packed file says before its values are decoded.
+
+    Attributes:
+        metadata: of the shift.
+        weights: what each weight has, in name order.
+        classes: of each piece of each weight; -1 if it is all zero.
+        words: token ids and text, by the names of embedding weights.
+    """
+
+    metadata: ShiftMetadata
+    weights: tuple[PackedWeight, ...]
+    classes: tuple[int, ...]
+    words: Mapping[str, tuple[tuple[int, ...], str]]
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Floats of each delta, by weight name."""
+        return {weight.name: weight.length for weight in self.weights}
 
 
 def pack(shift: SpectralShift, error: float) -> tuple[dict[str, str], Arrays]:
     """Strings and arrays of a packed file, all but the content hash.
 
     Args:
-        shift: whose deltas are rounded.
-        error: allowed, of Delta W: `||delta - packed|| / ||delta||` over all matrices, and over all 1-D weights.
+        shift: whose values are rounded.
+        error: allowed, of Delta W: `||delta - packed|| / ||delta||` over all matrices, their outer terms included, over
+            all 1-D weights, and over the vectors of words.
 
     Raises:
         ShiftFileError: an error out of range, a shift that is packed already, or metadata that cannot be written.
@@ -51,25 +89,31 @@ def pack(shift: SpectralShift, error: float) -> tuple[dict[str, str], Arrays]:
         raise ShiftFileError(f"expected an error from {SMALLEST_ERROR:g} to {LARGEST_ERROR:g}, got {error:g}")
     if shift.precision == "packed":
         raise ShiftFileError("the shift is packed already, and its errors would add up; pack the one it was made from")
-    if shift.outer or shift.words:
-        raise ShiftFileError("a shift with outer terms or words cannot be packed yet; write it as float16")
-    values = sum(delta.size for delta in shift.values())
-    if values > MOST_VALUES:
-        raise ShiftFileError(f"expected at most {MOST_VALUES:,} values, got {values:,}; write it as float16")
-    ndims = shift.metadata.ndims
-    quantised = quantise(list(shift.values()), [int(ndims.get(name) == 1) for name in shift], error)
-    coded = np.array(quantised.scales) >= 0
-    scale = np.repeat(np.array(quantised.scales)[coded], np.array([delta.size for delta in shift.values()])[coded])
+    total = sum(each.size for each in shift.values()) + sum(
+        each.floats for part in (shift.outer, shift.words) for each in part.values()
+    )
+    if total > MOST_VALUES:
+        raise ShiftFileError(f"expected at most {MOST_VALUES:,} values, got {total:,}; write it as float16")
+    deltas_only = not (shift.outer or shift.words or few(shift.values()))
+    pieces = pieces_of(shift, deltas_only=deltas_only)
+    if not pieces.values:  # nothing but zeros
+        deltas_only, pieces = True, pieces_of(SpectralShift(shift, shift.metadata), deltas_only=True)
+    groups = [group for weight in pieces.weights for _, group in weight.pieces]
+    quantised = quantise(pieces.values, groups, error, bundles=pieces.bundles, measure=pieces.measure)
+    known = np.array(quantised.scales)
+    scale = np.repeat(known[known >= 0], np.array([piece.size for piece in pieces.values])[known >= 0])
     classes, counts = merge_scales(count_tokens(quantised.k, quantised.odd, scale, max(0, *quantised.scales) + 1))
     tables = np.array([coder.scale_counts(row) for row in counts.reshape(-1, counts.shape[2])])
     states, words = coder.encode(to_tokens(quantised.k)[0], 2 * classes[scale] + quantised.odd, tables, quantised.lanes)
+    told = iter([-1 if each < 0 else int(classes[each]) for each in quantised.scales])
     lines = [
-        f"{name} {delta.size} {ndims.get(name, 0)} {'-' if each < 0 else classes[each]}"
-        for (name, delta), each in zip(shift.items(), quantised.scales, strict=True)
+        write_line(weight, [next(told) for _ in weight.pieces], deltas_only=deltas_only) for weight in pieces.weights
     ]
-    errors: dict[str, JSON] = {group: float(f"{e:.4g}") for group, e in zip(_GROUPS, quantised.errors, strict=False)}
-    strings = to_strings(_derived(shift, error, errors))
-    strings |= {"version": str(PACKED_VERSION), "steps": json.dumps(quantised.steps)}
+    if sum(map(len, lines)) + len(lines) > _LONGEST_LINE * len(lines):
+        raise ShiftFileError("the shift has too many outer terms to be packed; write it as float16, or merge to fewer")
+    errors: dict[str, JSON] = {group: float(f"{e:.4g}") for group, e in zip(GROUPS, quantised.errors, strict=False)}
+    strings = to_strings(_derived(shift, error, errors)) | {"steps": json.dumps(quantised.steps)}
+    strings["version"] = str(PACKED_VERSION if deltas_only else PARTS_VERSION)
     strings.pop("ndims", None)
     arrays: Arrays = {
         "weights": np.frombuffer(zlib.compress("\n".join(lines).encode(), 9), dtype=np.uint8),
@@ -78,6 +122,11 @@ def pack(shift: SpectralShift, error: float) -> tuple[dict[str, str], Arrays]:
         "words": words,
         "bits": write_bits(quantised.k, quantised.negative),
     }
+    if shift.words:
+        strings["words"] = words_text(shift.words)
+    if pieces.masks:
+        bits = np.packbits(np.concatenate(pieces.masks)).tobytes()
+        arrays["masks"] = np.frombuffer(zlib.compress(bits, 9), dtype=np.uint8)
     for key in DIGITS:
         if key in strings:
             arrays[key] = np.frombuffer(bytes.fromhex(strings.pop(key)), dtype=np.uint8)
@@ -111,7 +160,7 @@ def check_arrays(arrays: Mapping[str, StoredTensor]) -> None:
         ShiftFileError: one is missing, unknown or of another kind.
     """
     for key, array in arrays.items():
-        expected = "U8" if key in DIGITS else _CODES.get(key)
+        expected = (_CODES | _OPTIONAL).get(key)
         if expected is None:
             raise ShiftFileError(f"a packed shift has no {key!r}; the file is damaged or foreign")
         if array.code != expected or len(array.shape) != 1:
@@ -123,10 +172,8 @@ def check_arrays(arrays: Mapping[str, StoredTensor]) -> None:
         raise ShiftFileError(f"a packed shift needs {', '.join(missing)}; the file is damaged or foreign")
 
 
-def describe(
-    strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]]
-) -> tuple[ShiftMetadata, dict[str, int], dict[str, int]]:
-    """Metadata, and each weight's length and class in name order, of a packed file whose arrays have been checked.
+def describe(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]]) -> Described:
+    """What a packed file whose arrays have been checked says of itself.
 
     Args:
         strings: of the header.
@@ -135,43 +182,48 @@ def describe(
     Raises:
         ShiftFileError: something is unknown or malformed.
     """
-    plain = dict(strings)
-    plain.pop("steps", None)
+    plain = {key: text for key, text in strings.items() if key != "steps"}
+    deltas_only = version_of(strings) == PACKED_VERSION
+    words = {} if deltas_only else read_words(plain.pop("words", "{}"))
     for key in {"ndims", *DIGITS} & plain.keys():
         raise ShiftFileError(f"the metadata of a packed shift holds no {key!r}; the file is damaged or foreign")
     plain |= {key: arrays[key].tobytes().hex() for key in DIGITS if key in arrays}
-    lengths: dict[str, int] = {}
-    classes: dict[str, int] = {}
-    ndims = ""
     try:
-        for line in _decompress(arrays["weights"]).split("\n"):
-            name, length, ndim, each = line.split(" ")
-            lengths[name], classes[name] = int(length), -1 if each == "-" else int(each)
-            ndims += ndim
-        if list(lengths) != sorted(lengths):
+        count = 2 * len(arrays["fingerprints"]) // FINGERPRINT_DIGITS
+        lines = decompress(arrays["weights"], _LONGEST_LINE * count).decode().split("\n")
+        weights, classes = zip(*(read_line(line, deltas_only=deltas_only) for line in lines), strict=True)
+        names = [weight.name for weight in weights]
+        if names != sorted(set(names)):
             raise ValueError("names out of order")
-        if min(lengths.values()) < 1 or sum(lengths.values()) > MOST_VALUES or len(ndims) != len(lengths):
+        lengths = [weight.length for weight in weights]
+        values = sum(size for weight in weights for size, _ in weight.pieces)
+        if min(lengths) < 1 or max(sum(lengths), values) > MOST_VALUES:
             raise ValueError("lengths out of range")
-        if not all(-1 <= each < _MOST_CLASSES for each in classes.values()):
+        if not all(-1 <= each < _MOST_CLASSES for told in classes for each in told):
             raise ValueError("classes out of range")
+        if {weight.name: weight.tokens for weight in weights if weight.tokens} != {n: len(words[n][0]) for n in words}:
+            raise ValueError("words that the metadata does not tell")
     except ValueError as error:
         raise ShiftFileError(f"its list of weights cannot be read ({error}); fetch or make it again") from error
-    if "0" not in ndims:
-        plain["ndims"] = ndims
-    return from_strings(plain, lengths), lengths, classes
+    if all(weight.ndim for weight in weights):
+        plain["ndims"] = "".join(str(weight.ndim) for weight in weights)
+    return Described(from_strings(plain, names), weights, tuple(each for told in classes for each in told), words)
 
 
-def _decompress(compressed: npt.NDArray[np.uint8]) -> str:
-    """Text of at most so many bytes as names could have; a small file cannot ask for a large memory."""
-    limit = _LONGEST_LINE * max(len(compressed), 16)
+def decompress(compressed: npt.NDArray[np.uint8], limit: int) -> bytes:
+    """At most `limit` bytes.
+
+    Raises:
+        ValueError: it is damaged, incomplete or longer.
+    """
     decompressor = zlib.decompressobj()
     try:
-        text = decompressor.decompress(compressed.tobytes(), limit)
+        found = decompressor.decompress(compressed.tobytes(), limit)
     except zlib.error as error:
         raise ValueError(str(error)) from error
     if not decompressor.eof or decompressor.unused_data:
         raise ValueError("incomplete or too long")
-    return text.decode()
+    return found
 
 
 def unpack(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]]) -> SpectralShift:
@@ -180,31 +232,51 @@ def unpack(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]]) -
     Raises:
         ShiftFileError: something is unknown or malformed.
     """
-    metadata, length_of, class_of = describe(strings, arrays)
-    lengths, each = np.array(list(length_of.values())), np.array(list(class_of.values()))
+    told = describe(strings, arrays)
+    sizes, groups = np.array([piece for weight in told.weights for piece in weight.pieces]).reshape(-1, 2).T
+    each = np.array(told.classes)
     coded = each >= 0
     try:
         steps = _steps(strings.get("steps", ""))
-        tables = _tables(arrays["tables"], int(each.max()) + 1)
-        step = steps[[int(metadata.ndims.get(name) == 1) for name in length_of]]
-        tokens, odd = coder.decode(arrays["states"], arrays["words"], np.repeat(each[coded], lengths[coded]), tables)
+        tables = _tables(arrays["tables"], int(each.max(initial=-1)) + 1)
+        tokens, odd = coder.decode(arrays["states"], arrays["words"], np.repeat(each[coded], sizes[coded]), tables)
         k, negative = read_bits(tokens, arrays["bits"])
+        masks = _masks(arrays.get("masks"), told.weights)
+        values: Delta = np.zeros(int(sizes.sum()), dtype=np.float32)
+        step = np.repeat(steps[groups[coded]], sizes[coded])
+        values[np.repeat(coded, sizes)] = dequantise(k, odd, negative, step)
+        deltas, outer, words = parts_of(told.weights, values, masks, told.words)
     except (ValueError, RecursionError) as error:
         raise ShiftFileError(f"its packed values cannot be read ({error}); fetch or make it again") from error
-    values: Delta = np.zeros(int(lengths.sum()), dtype=np.float32)
-    values[np.repeat(coded, lengths)] = dequantise(k, odd, negative, np.repeat(step[coded], lengths[coded]))
-    pieces = np.split(values, np.cumsum(lengths)[:-1])
-    return SpectralShift(dict(zip(length_of, pieces, strict=True)), metadata, precision="packed")
+    return SpectralShift(deltas, told.metadata, outer=outer, words=words, precision="packed")
+
+
+def _masks(stored: npt.NDArray[np.uint8] | None, weights: Sequence[PackedWeight]) -> list[npt.NDArray[np.bool_]]:
+    """Where the values of deltas with a mask belong."""
+    masked = [weight for weight in weights if weight.masked]
+    if (stored is None) == bool(masked):
+        raise ValueError("masks that its weights do not ask for" if stored is not None else "its masks are missing")
+    if stored is None:
+        return []
+    total = sum(weight.length for weight in masked)
+    found = decompress(stored, -(-total // 8) + 1)
+    if len(found) != -(-total // 8):
+        raise ValueError(f"expected masks of {total} bits")
+    bits = np.unpackbits(np.frombuffer(found, dtype=np.uint8))[:total].astype(np.bool_)
+    masks = np.split(bits, np.cumsum([weight.length for weight in masked])[:-1])
+    if [int(mask.sum()) for mask in masks] != [weight.count for weight in masked]:
+        raise ValueError("masks of other counts")
+    return masks
 
 
 def _steps(text: str) -> npt.NDArray[np.float64]:
-    """Steps of matrices and 1-D weights."""
+    """Steps of matrices, 1-D weights and words."""
     given = json.loads(text)
-    if not isinstance(given, list) or not 1 <= len(given) <= len(_GROUPS):
-        raise ValueError("expected the steps of matrices and 1-D weights")
+    if not isinstance(given, list) or not 1 <= len(given) <= len(GROUPS):
+        raise ValueError("expected the steps of matrices, 1-D weights and words")
     if not all(isinstance(step, float) and 0 <= step < np.inf for step in given):
         raise ValueError("expected steps that are finite and not negative")
-    return np.array([*given, 0.0][: len(_GROUPS)])
+    return np.array([*given, 0.0, 0.0][: len(GROUPS)])
 
 
 def _tables(flat: npt.NDArray[np.uint16], classes: int) -> npt.NDArray[np.uint16]:

@@ -1,15 +1,17 @@
-"""Deltas to whole numbers: one step for all weights of a group, as large as the error that is allowed.
+"""Values to whole numbers: one step for all pieces of a group, as large as the error that is allowed.
 
-One step for all is reverse water-filling: every weight with more energy than the error takes the same error, and one
-with less becomes zero and costs nothing. Matrices and 1-D weights are two groups, each within the error, since the
-shifts of norms are so small beside the others that they would vanish.
+One step for all is reverse water-filling: every piece with more energy than the error takes the same error, and one
+with less becomes zero and costs nothing. A piece is a delta, a vector of an outer term, or the vectors of a word. What
+changes matrices, 1-D weights and words are groups, each within the error, since the shifts of norms are so small beside
+the others that they would vanish.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,8 @@ from spectra.errors import ShiftFileError
 from spectra.shift.packing.tokens import to_tokens
 from spectra.shift.packing.trellis import Floats, Integers, Rate, find_path, level
 from spectra.shift.shift import Delta
+
+Measure: TypeAlias = Callable[[Floats, Floats], Floats]
 
 _LANES, _SHORTEST_LANE = 256, 1024
 """Sequences at most, and values of each at least: many decode fast, each costs two or three bytes."""
@@ -40,14 +44,14 @@ _UNSEEN = 0.05
 
 @dataclass(frozen=True)
 class Quantised:
-    """Deltas as whole numbers.
+    """Pieces as whole numbers.
 
     Attributes:
         steps: of each group; 0 where all of it is zero.
-        errors: of each group, `||delta - quantised|| / ||delta||`.
-        scales: of each weight, 0, 1, ... by the size of its values, in fourths of an octave; -1 if all of it is zero.
+        errors: of each group, `||values - quantised|| / ||values||`, in what `measure` counts.
+        scales: of each piece, 0, 1, ... by the size of its values, in fourths of an octave; -1 if all of it is zero.
         lanes: sequences of the trellis: value i belongs to lane `i % lanes`.
-        k: `[n]`, of the values of all weights that are not zero, one weight after the other.
+        k: `[n]`, of the values of all pieces that are not zero, one piece after the other.
         odd: `[n]`, whether the trellis' state was odd before each.
         negative: `[n]`.
     """
@@ -69,30 +73,42 @@ def dequantise(k: Integers, odd: Integers, negative: npt.NDArray[np.bool_], step
     return rounded
 
 
-def quantise(deltas: Sequence[Delta], groups: Sequence[int], error: float) -> Quantised:
+def quantise(
+    pieces: Sequence[npt.NDArray[np.floating]],
+    groups: Sequence[int],
+    error: float,
+    *,
+    bundles: Sequence[int] | None = None,
+    measure: Measure = lambda squared, _: squared,
+) -> Quantised:
     """The cheapest whole numbers whose error is at most `error`, relative to the norm of each group.
 
     Args:
-        deltas: float32 vectors.
-        groups: of each delta: 0, 1, ...
+        pieces: vectors of floats.
+        groups: of each piece: 0, 1, ...
         error: above 0, below 1.
+        bundles: the first piece of each bundle of pieces that are zero together; by default each stands alone.
+        measure: the squared error that counts for each piece, from the squared differences of its values and from the
+            values `[n]` that are read; these differences by default. Without any value, it is what `error` is part of.
 
     Raises:
         ShiftFileError: no step was found; values of very different size can need more digits than there are.
     """
-    values, group = np.concatenate(deltas).astype(np.float64), np.array(groups)
-    weight = np.repeat(np.arange(len(deltas)), [delta.size for delta in deltas])
-    sizes, energy = np.bincount(weight), np.bincount(weight, values**2)
+    values, group = np.concatenate(pieces).astype(np.float64), np.array(groups)
+    owner = np.repeat(np.arange(len(pieces)), [piece.size for piece in pieces])
+    sizes, energy = np.bincount(owner), np.bincount(owner, values**2).astype(np.float64)
+    starts = np.arange(len(pieces)) if bundles is None else np.array(bundles)
+    together = np.diff(np.append(starts, len(pieces)))
     largest = np.maximum.reduceat(np.abs(values), np.cumsum(sizes) - sizes)
-    norms = np.sqrt(np.bincount(group, energy))
+    norms = np.sqrt(np.bincount(group, measure(energy, np.zeros(len(values)))))
     steps = error * norms / np.sqrt(_SQUARED_ERROR * np.maximum(np.bincount(group, sizes), 1))
     scales = _scales(np.sqrt(energy / sizes), steps[group])
     counts: Integers | None = None
     for search in range(1, _LAST + 1):
         # What does not reach a step becomes zero whatever the path.
-        alive = (largest >= steps[group]) & (energy > 0)
-        coded = alive[weight]
-        step, scale = steps[group[weight[coded]]], scales[weight[coded]]
+        alive = np.logical_and.reduceat((largest >= steps[group]) & (energy > 0), starts).repeat(together)
+        coded = alive[owner]
+        step, scale = steps[group[owner[coded]]], scales[owner[coded]]
         patient = search < _PATIENCE
         rate = None if counts is None or search > 2 * _PATIENCE else _rate(counts, scale)
         lanes = min(max(len(step) // _SHORTEST_LANE, 1), _LANES)
@@ -101,7 +117,8 @@ def quantise(deltas: Sequence[Delta], groups: Sequence[int], error: float) -> Qu
         counts = count_tokens(k, odd, scale, int(scales.max()) + 1)
         restored = np.zeros(len(values))
         restored[coded] = dequantise(k, odd, negative, step)
-        missed = np.sqrt(np.bincount(group, np.bincount(weight, (values - restored) ** 2)))
+        squared = np.bincount(owner, (values - restored) ** 2).astype(np.float64)
+        missed = np.sqrt(np.bincount(group, measure(squared, restored)))
         errors = missed / np.where(norms > 0, norms, 1)
         close = (errors >= _CLOSE * error) | (norms == 0) | (not patient)
         if search >= _SEARCHES and (errors <= error).all() and close.all():
@@ -113,7 +130,7 @@ def quantise(deltas: Sequence[Delta], groups: Sequence[int], error: float) -> Qu
 
 
 def _scales(rms: Floats, steps: Floats) -> Integers:
-    """The size of each weight's values in steps, in fourths of an octave from the smallest that counts."""
+    """The size of each piece's values in steps, in fourths of an octave from the smallest that counts."""
     known = np.maximum(rms, 1e-300) / np.where(steps > 0, steps, 1)
     found = np.clip(np.round(4 * np.log2(known)), -16, 120).astype(np.int64)
     smallest: Integers = found - found.min()

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from packed_by_hand import decoded
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -280,38 +281,8 @@ def test_the_document_is_enough_to_read_one(tmp_path: Path) -> None:
     found = packed(plain, tmp_path / "a", 0.003)
     strings, parts = taken_apart(tmp_path / "a")
     told = [line.split(" ") for line in zlib.decompress(parts["weights"].tobytes()).decode().split("\n")]
-    classes = 1 + max(int(each) for *_, each in told if each != "-")
-    tables = parts["tables"].reshape(classes, 2, -1).astype(int)
-    x, words = [int(state) for state in parts["states"]], [int(word) for word in parts["words"]]
-    trellis, read, coded = [0] * len(x), 0, []
-    for each in (int(each) for _, length, _, each in told if each != "-" for _ in range(int(length))):
-        lane = len(coded) % len(x)
-        odd, slot = trellis[lane] & 1, x[lane] & 4095
-        ends = np.cumsum(tables[each, odd])
-        token = int(np.searchsorted(ends, slot, side="right"))
-        frequency = int(tables[each, odd, token])
-        x[lane] = frequency * (x[lane] >> 12) + slot - (int(ends[token]) - frequency)
-        if x[lane] < 65536:
-            x[lane], read = x[lane] << 16 | words[read], read + 1
-        trellis[lane] = (trellis[lane] >> 1) ^ (33 * (trellis[lane] & 1)) ^ (10 * (token & 1))
-        coded.append((token, odd))
-    assert (read, set(x)) == (len(words), {65536})
-    bits = iter(np.unpackbits(parts["bits"]).tolist())
-    negative = [next(bits) if token else 0 for token, _ in coded]
-    widths = [0 if token < 32 else (token - 32) // 16 + 1 for token, _ in coded]
-    low = [0] * len(coded)
-    for plane in range(max(widths)):
-        for i, width in enumerate(widths):
-            low[i] |= next(bits) << plane if width > plane else 0
-    numbers = []
-    for (token, odd), between, sign in zip(coded, low, negative, strict=True):
-        octave, rest = divmod(token - 32, 16)
-        eighth, last = divmod(rest, 2)
-        k = token if token < 32 else (((8 + eighth) << (octave + 1) | between) << 1) | last
-        numbers.append((-1) ** sign * max(2 * k - odd, 0))
-    assert max(widths) > 1
-    steps, values = json.loads(strings["steps"]), iter(numbers)
-    for name, length, ndim, each in told:
-        step = steps[int(ndim == "1")]
-        expected = [0.0 if each == "-" else np.float32(next(values) * step) for _ in range(int(length))]
-        np.testing.assert_array_equal(found[name], np.array(expected, np.float32))
+    steps = json.loads(strings["steps"])
+    pieces = [(int(n), -1 if each == "-" else int(each), steps[int(ndim == "1")]) for _, n, ndim, each in told]
+    assert parts["tables"].size > 64 * (1 + max(each for _, each, _ in pieces))  # tokens that have low bits
+    for (name, *_), expected in zip(told, decoded(parts, pieces), strict=True):
+        np.testing.assert_array_equal(found[name], expected)
