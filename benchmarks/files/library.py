@@ -2,13 +2,15 @@
 
 Seconds are those of `spectra ...` from start to exit, imports included, with the files in the system's page cache; peak
 memory is the process's own. The shifts are random, and so are the singular values, which are read from a spectrum cache
-with entries of real size. The folder holds `folder` names of `many` different files.
+with entries of real size. The folder holds `folder` names of `many` different files. Shifts with terms have one outer
+term on each matrix and no deltas, in float16; `merge-terms` keeps the best four of a weight.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -50,6 +52,7 @@ COMMANDS: Mapping[str, Callable[[_Library], list[str]]] = {
     "verify": lambda library: ["verify", library.file(0)],
     "inspect-folder": lambda library: ["inspect", library.folder()],
     "merge-many": lambda library: ["merge", *library.many(), "-o", library.out, "--force"],
+    "merge-terms": lambda library: ["merge", *library.with_terms(), "--outer-rank", "4", "-o", library.out, "--force"],
 }
 """What is measured: by the name of the row, the arguments of `spectra`."""
 
@@ -87,6 +90,34 @@ class _Library:
     def many(self) -> list[str]:
         """Files of different shifts, as many as the setting `many` says."""
         return [self.file(number) for number in range(self.bench.integer("many"))]
+
+    def with_terms(self) -> list[str]:
+        """Files of different shifts with one outer term on each matrix, as many as the setting `many` says."""
+        return [self._terms_file(number) for number in range(self.bench.integer("many"))]
+
+    def _terms_file(self, number: int) -> str:
+        import numpy as np
+
+        from spectra.shift.outer_terms import OuterTerms
+        from spectra.shift.shift import SpectralShift
+        from spectra.shift.shift_file import write_shift
+
+        path = self.root / "terms" / f"{number:05}.safetensors"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            rng = np.random.default_rng((self.bench.seed, number))
+            matrices = [target for target in self.targets if target.weight.ndim > 1]
+            outer = {}
+            for target in matrices:
+                rows, columns, *kernel = target.weight.shape
+                sizes = rows, columns, *([math.prod(kernel)] if math.prod(kernel) > 1 else [])
+                outer[target.name] = OuterTerms(*(rng.standard_normal((1, n), np.float32) * 0.1 for n in sizes))
+            metadata = sd15_metadata(list(outer), str(self.bench.settings["target"]))
+            ndims = {target.name: target.weight.ndim for target in matrices}
+            deltas = {target.name: np.zeros(target.delta_length) for target in matrices}
+            shift = SpectralShift(deltas, replace(metadata, ndims=ndims), outer=outer)
+            write_shift(shift, path, dtype="float16")
+        return str(path)
 
     def folder(self) -> str:
         """A folder of those shifts under as many names as the setting `folder` says."""
@@ -161,6 +192,8 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
         "folder_seconds": seconds.get("inspect-folder"),
         "many_seconds": seconds.get("merge-many"),
         "many_peak_mb": peak.get("merge-many"),
+        "terms_seconds": seconds.get("merge-terms"),
+        "terms_peak_mb": peak.get("merge-terms"),
     }
     return {name: value for name, value in summary.items() if value is not None}
 

@@ -28,8 +28,8 @@ _NOTHING = 1e-12
 """Relative size below which a singular value is rounding."""
 
 _SWEEPS = 500
-_STILL = 1e-12
-"""Fall of the squared error in a sweep, relative to the terms' energy, at which fitting ends."""
+_STILL, _EXACT = 1e-6, 1e-14
+"""Fall of the squared error in a sweep at which fitting ends: relative to that error, and to the terms' energy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +56,8 @@ def truncated(terms: OuterTerms, rank: int) -> Truncated:
     energy = max(0.0, terms.dot(terms))
     if terms.rank <= rank:
         return Truncated(terms, energy, 0.0)
-    candidates = (
-        [_rounded(_leading(_sides(terms, expanded=True), rank))] if terms.kernel is None else _fits(terms, rank)
-    )
-    lost = [_distance(terms, each) for each in candidates]
+    candidates = _fits(terms, rank)
+    lost = [_lost(terms, energy, each) for each in candidates]
     best = int(np.argmin(lost))
     return Truncated(candidates[best], energy, lost[best])
 
@@ -133,7 +131,7 @@ def _alternate(cores: _Sides, start: _Sides) -> _Sides:
             fit[side] = cores[side] @ products @ np.linalg.pinv(among, hermitian=True)
         # The last side's equations hold: ||L - fit||^2 = ||L||^2 - <L, fit>.
         lost = energy - float(np.sum(fit[2] * (cores[2] @ products)))
-        if before - lost < _STILL * energy:
+        if before - lost <= _STILL * lost + _EXACT * energy:
             break
         before = lost
     return fit
@@ -148,11 +146,9 @@ def _energy(sides: _Sides) -> float:
     return _product(sides, sides)
 
 
-def _distance(terms: OuterTerms, other: OuterTerms | None) -> float:
-    """The squared distance of two changes."""
-    if other is None:
-        return max(0.0, terms.dot(terms))
-    return max(0.0, terms.dot(terms) - 2 * terms.dot(other) + other.dot(other))
+def _lost(terms: OuterTerms, energy: float, left: OuterTerms | None) -> float:
+    """The squared distance of terms of this energy to what is left of them."""
+    return energy if left is None else max(0.0, energy - 2 * terms.dot(left) + left.dot(left))
 
 
 def _sides(terms: OuterTerms, *, expanded: bool = False) -> _Sides:
