@@ -58,6 +58,7 @@ def adjust(options: _Options) -> None:
     """
     from spectra.analysis.diffing import compare
     from spectra.analysis.weight_changes import weight_changes
+    from spectra.cli.exactness import unknown_as_dict
     from spectra.combine import adjusting
     from spectra.io.atomic_writes import check_output
     from spectra.shift.shift_file import read_shift, write_shift
@@ -76,7 +77,7 @@ def adjust(options: _Options) -> None:
         "weights": len(adjusted.shift),
         "floats": adjusted.shift.floats,
         "distance": moved.distance / moved.first if moved.first else 0.0,
-        "exact": not unknown,
+        **unknown_as_dict(unknown),
         "steps": [
             adjusting.as_dict(effect.step) | output.values_of(effect, "weights", "changed", "energy")
             for effect in adjusted.effects
@@ -118,15 +119,16 @@ def _number(option: str, form: str, text: str, part: str) -> float:
 
 
 def _show(adjusted: Adjusted, found: dict[str, Any]) -> Iterator[output.Part]:
-    from spectra.cli.tables import percent, table
+    from spectra.cli.exactness import exactness
+    from spectra.cli.tables import facts, percent, table
 
     rows = [
         (_in_words(effect.step), f"{effect.weights:,}", f"{effect.changed:,}", percent(effect.energy))
         for effect in adjusted.effects
     ]
     yield table("edit", ("weights", "floats changed", "energy left"), rows)
-    clipped = "with what the ReLU clips" if found["exact"] else "as far as no singular value is clipped"
-    yield f"Delta W changes by {percent(found['distance'])}, {clipped}"
+    yield f"Delta W changes by {percent(found['distance'])}"
+    yield facts([exactness(found, "the change")])
     sizes = f"{found['weights']:,} weights, {found['floats']:,} floats, {found['bytes']:,} bytes"
     yield f"wrote {found['output']}: {sizes}"
 
