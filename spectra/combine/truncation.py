@@ -109,7 +109,7 @@ def _separable(sides: _Sides, rank: int) -> _Sides:
 def _folded(cores: _Sides, rank: int) -> _Sides:
     """A start: the leading pairs of the change as a matrix, each right one as its nearest product of two vectors."""
     b, kernel = cores[1:]
-    left, right = _pairs([cores[0], (b[:, None, :] * kernel[None, :, :]).reshape(-1, b.shape[1])], rank)
+    left, right = _leading([cores[0], (b[:, None, :] * kernel[None, :, :]).reshape(-1, b.shape[1])], rank)
     folded = right.T.reshape(-1, len(b), len(kernel))
     u, sigma, vt = np.linalg.svd(folded, full_matrices=False)
     return [left, (u[:, :, 0] * sigma[:, :1]).T, vt[:, 0].T]

@@ -42,7 +42,7 @@ class OneWeight:
 
 @dataclass(frozen=True, eq=False)
 class MergedToken:
-    """One token of special words: contributions `[k, dim]` and the merged vector `[dim]`, which shifts have it."""
+    """One token of special words: contributions `[k, dim]`, the merged vector `[dim]`, and which shifts it is from."""
 
     token: int
     contributions: Rows
@@ -112,11 +112,12 @@ class Merger:
             scaled = np.zeros((len(weights), next(iter(vectors.values())).size))
             having = np.zeros(len(weights), bool)
             for shift, vector in vectors.items():
-                scaled[shift] = vector * self.scales[shift]
+                scaled[shift] = np.multiply(vector, self.scales[shift], dtype=np.float64)
                 having[shift] = True
             if self.contributes(having, weights):
                 merged = self.delta(f"{weight.name}[{token}]", scaled, weights)
-                found.append(MergedToken(token, scaled * weights[:, None], merged, tuple(vectors)))
+                giving = tuple(shift for shift in vectors if weights[shift] and self.scales[shift])
+                found.append(MergedToken(token, scaled * weights[:, None], merged, giving))
         return found
 
     def _called(self, name: str, function: Any, values: Any, weights: Row, drawn: Mapping[str, Any]) -> Any:

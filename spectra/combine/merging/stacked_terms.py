@@ -129,7 +129,7 @@ def stack_terms(shifts: Sequence[OuterTerms | None], scales: Row | None = None) 
     factors = np.ones(len(shifts)) if scales is None else scales
     kernels = [terms.kernel for _, terms in held if terms.kernel is not None]
     return StackedTerms(
-        a=np.concatenate([terms.a * factors[shift] for shift, terms in held]),
+        a=np.concatenate([np.multiply(terms.a, factors[shift], dtype=np.float64) for shift, terms in held]),
         b=np.concatenate([terms.b for _, terms in held]).astype(np.float64),
         kernel=np.concatenate(kernels).astype(np.float64) if kernels else None,
         owners=np.concatenate([np.full(terms.rank, shift, np.intp) for shift, terms in held]),
