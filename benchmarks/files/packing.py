@@ -75,7 +75,7 @@ def _trained(bench: Bench) -> SpectralShift:
     from spectra.training.config import defaults
     from spectra.training.run.train import train
 
-    config = replace(defaults(""), subject=DEFAULT_SUBJECT, seed=bench.seed, validation_count=1)
+    config = replace(defaults("", "svdiff"), subject=DEFAULT_SUBJECT, seed=bench.seed, validation_count=1)
     if bench.integer("steps"):
         config = replace(config, steps=bench.integer("steps"))
     with tempfile.TemporaryDirectory() as folder:

@@ -96,7 +96,7 @@ def _stamp(bench: Bench) -> str:
 
     from spectra.training.config import defaults
 
-    return base_stamp(json.dumps(defaults("").as_dict()).encode())
+    return base_stamp(json.dumps(defaults("", "svdiff").as_dict()).encode())
 
 
 def _measure(bench: Bench, item: str) -> Row:
@@ -196,7 +196,7 @@ def _files(bench: Bench, trainings: Sequence[tuple[str, int]], steps: int, **cha
 
     given = bench.settings["shifts"]
     folder = Path(str(given)) if given else Path(bench.once("folder", tempfile.TemporaryDirectory).name)
-    common = replace(defaults(""), validation_count=0, **changed)
+    common = replace(defaults("", "svdiff"), validation_count=0, **changed)
     common = replace(common, steps=steps or common.steps)
     return trained([replace(common, subject=name, seed=seed) for name, seed in trainings], folder)
 

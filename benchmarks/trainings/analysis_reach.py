@@ -39,7 +39,7 @@ def reach(bench: Bench, kind: str, name: str) -> Row:
     from spectra.training.config import defaults
 
     base = bench.once("reached", load_pipeline)
-    config = replace(defaults(""), subject=name, seed=bench.seed)
+    config = replace(defaults("", "svdiff"), subject=name, seed=bench.seed)
     weights = _matrices(base)
     found = {"gradient": _gradient, "full": _change}[kind](base, config)
     return shares(weights, found)

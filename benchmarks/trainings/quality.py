@@ -130,7 +130,9 @@ def _trained(
 
     known = find_subject(name)
     before = bench.once(f"base {name}", lambda: draw_all(bench, base, known, bare=True))
-    config = replace(defaults(""), subject=name, seed=seed, lr=made.rate, lr_1d=made.rate / VECTORS, steps=made.steps)
+    config = replace(
+        defaults("", "svdiff"), subject=name, seed=seed, lr=made.rate, lr_1d=made.rate / VECTORS, steps=made.steps
+    )
     if made.held:
         config = replace(config, weight_decay=PULL / made.rate, prior_random_words=WORDS)
     done = finetune(method, base, config)
@@ -158,7 +160,7 @@ def _memory(method: str, base: Any) -> int:
     from spectra.training.config import defaults
 
     tuned = tuner(method, base)
-    model, _ = denoiser("embedded", batch=2 * defaults("").batch, device="cpu")
+    model, _ = denoiser("embedded", batch=2 * defaults("", "svdiff").batch, device="cpu")
     own = {name: p for name, p in tuned.parameters.items() if name.startswith("unet.")}
     parts = memory.count(Method(replace(model, module=tuned.pipe.unet), own, tuned.adapter))
     if tuned.adapter is not None:

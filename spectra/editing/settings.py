@@ -14,9 +14,15 @@ from spectra.errors import InputError
 from spectra.settings import REQUIRED, SHARE, Setting, check_ranges, declared_settings, embedded_defaults, setting
 from spectra.training.config import TrainConfig, make_config
 
-TUNING: dict[str, Any] = {"prior_weight": 0.0, "prior_unconditional": 0.0, "prior_random_words": 0.0,
-                          "validation_count": 0}  # fmt: skip
-"""What one picture with its own caption asks of a training: no class, and nothing drawn before and after."""
+TUNING: dict[str, Any] = {
+    "preset": "svdiff",
+    "prior_weight": 0.0,
+    "prior_unconditional": 0.0,
+    "prior_random_words": 0.0,
+    "validation_count": 0,
+}
+"""What one picture with its own caption asks of a training: no class, and nothing drawn before and after. A picture has
+no special word, and a diagonal leaves the rest of it where it is."""
 
 TUNING_EMBEDDED: dict[str, Any] = {"steps": 60, "lr": 1e-2, "lr_1d": 3e-3, "text_encoder": False}
 """What differs for the embedded base. The text encoder stays frozen, or it reads past what the edit says."""

@@ -13,6 +13,7 @@ from spectra.settings import check_ranges, check_types, embedded_defaults
 from spectra.training.data.prompts import check_template
 from spectra.training.declared import TrainSettings
 from spectra.training.form import check_directions, check_outer
+from spectra.training.presets import DEFAULT_PRESET, PRESETS
 
 MOST_SUBJECTS = 4
 
@@ -77,7 +78,7 @@ class TrainConfig(TrainSettings):
 
     def changed(self) -> dict[str, Any]:
         """The settings that differ from the defaults for this base, as JSON values."""
-        default = replace(defaults(self.base), base="").as_dict()
+        default = replace(defaults(self.base, self.preset), base="", preset=DEFAULT_PRESET).as_dict()
         return {name: value for name, value in self.as_dict().items() if value != default[name]}
 
     def as_dict(self) -> dict[str, Any]:
@@ -113,9 +114,11 @@ and by eye.
 """
 
 
-def defaults(base: str) -> TrainConfig:
-    """The default settings for a base; the embedded one is small, and takes larger batches and fewer class pictures."""
-    return TrainConfig(base=base, **({} if base else EMBEDDED))
+def defaults(base: str, preset: str = DEFAULT_PRESET) -> TrainConfig:
+    """The default settings for a base and a preset; the embedded base is small, and takes larger batches."""
+    chosen = PRESETS[preset]
+    own = {} if base else {**EMBEDDED, **chosen.everywhere, **chosen.embedded}
+    return TrainConfig(**{**chosen.everywhere, **own, "base": base, "preset": preset})
 
 
 def read_config(path: Path, **overrides: Any) -> TrainConfig:
@@ -136,4 +139,7 @@ def make_config(values: dict[str, Any], *, source: str = "settings") -> TrainCon
     checked = check_types(TrainConfig, values, source)
     if checked.get("base") == NAME:
         checked["base"] = ""
-    return replace(defaults(checked.get("base", "")), **checked)
+    preset = checked.get("preset", DEFAULT_PRESET)
+    if preset not in PRESETS:
+        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+    return replace(defaults(checked.get("base", ""), preset), **checked)

@@ -77,27 +77,37 @@ class TrainSettings:
         "Weights that are trained: subset names or patterns, separated by commas, such as unet-ca.",
         option="--target",
     )
+    preset: str = _training(
+        "balanced",
+        "Which settings are meant by default: balanced, for likeness at little drift from the base; likeness, for more "
+        "of it in twice the bytes; tiny, for a file of 32 kB at most; svdiff, the paper's method: all directions, no "
+        "outer terms.",
+        choices=("balanced", "likeness", "tiny", "svdiff"),
+    )
     text_encoder: bool = _training(False, "Train the text encoder too.", embedded=True)
     directions: str = _training(
         "all",
         "Singular directions of each weight that move: all, a number of the leading ones, or a number and :gradient "
         "for those that the subject's gradient asks for.",
         metavar="all|K|K:gradient",
+        default_text="the preset's",
     )
     outer: str = _training(
         "0",
         "Outer terms beside them, products of two vectors, or three for a convolution: a number for each weight, or "
         "bytes for all together, such as 64kB, which the subject's gradient shares out.",
         metavar="K|BYTES",
+        default_text="the preset's",
     )
     word: bool = _training(
         False,
         "Learn a vector for each token of the special word, which is added to the token's embedding: the word in "
         "brackets of the instance prompt, or the one that the class prompt lacks.",
+        default_text="the preset's",
     )
     steps: int = _training(500, "Number of optimizer steps.", least=1, resumable=True)
     lr: float = _training(1e-3, "Learning rate of matrices and convolutions.", least=0, embedded=3e-2)
-    lr_outer: float = _training(1e-3, "Learning rate of outer terms.", least=0, embedded=1e-2)
+    lr_outer: float = _training(3e-4, "Learning rate of outer terms.", least=0, embedded=1e-2)
     lr_word: float = _training(1e-3, "Learning rate of the special word's vectors.", least=0, embedded=3e-2)
     lr_1d: float = _training(
         1e-6,

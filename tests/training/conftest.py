@@ -35,6 +35,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(tiny_base: Path, photos: Path) -> dict[str, Any]:
     """Settings of a training of few steps, as `make_config` takes them."""
     return {
+        "preset": "svdiff",
         "base": str(tiny_base),
         "images": str(photos),
         "prompt": "a v disc",

@@ -9,6 +9,7 @@ import pytest
 
 from spectra.errors import InputError
 from spectra.training.config import EMBEDDED, TrainConfig, defaults, make_config, read_config
+from spectra.training.presets import DEFAULT_PRESET, PRESETS
 
 
 def test_toml_round_trip_keeps_every_setting(tmp_path: Path) -> None:
@@ -36,6 +37,21 @@ def test_only_what_differs_from_the_defaults_of_the_base_is_reported() -> None:
         "base": "x/y",
         "batch": EMBEDDED["batch"],
     }
+
+
+def test_a_preset_is_a_set_of_defaults() -> None:
+    for base in ("", "x/y"):
+        for preset in PRESETS:
+            chosen = make_config({"base": base, "preset": preset})
+            assert chosen == defaults(base, preset)
+            assert chosen.changed() == ({"base": base} if base else {}) | (
+                {"preset": preset} if preset != DEFAULT_PRESET else {}
+            )
+    diagonal = make_config({"preset": "svdiff"})
+    assert (diagonal.directions, diagonal.outer, diagonal.word) == ("all", "0", False)
+    assert make_config({"outer": "3"}).changed() == {"outer": "3"}
+    with pytest.raises(InputError, match="preset: expected one of balanced, likeness, tiny, svdiff, got 'small'"):
+        make_config({"preset": "small"})
 
 
 def test_given_settings_win_over_the_file(tmp_path: Path) -> None:

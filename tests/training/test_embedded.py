@@ -12,8 +12,9 @@ from spectra.training.run.train import train
 
 
 def test_the_embedded_base_takes_a_shift_of_less_than_a_hundred_kilobytes(tmp_path: Path, spectra_cli: Any) -> None:
-    # The default rate is one for hundreds of steps: its first ones overshoot.
-    few = {"steps": 3, "lr": 3e-3, "prior_count": 1, "prior_steps": 1, "validation_count": 1, "validation_steps": 1}
+    # The default rates are for hundreds of steps: their first ones overshoot.
+    rates = {"lr": 3e-3, "lr_outer": 3e-3, "lr_word": 3e-3}
+    few = {"steps": 3, **rates, "prior_count": 1, "prior_steps": 1, "validation_count": 1, "validation_steps": 1}
     summary = train(make_config({**few, "subject": "key"}), tmp_path / "key")
     assert summary.loss_after < summary.loss_before
     assert summary.bytes == (tmp_path / "key" / "key.safetensors").stat().st_size < 100_000

@@ -140,7 +140,7 @@ def test_embedded_subjects_need_only_names(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("spectra.bases.pipeline.embedded_path", lambda: tiny_base)
     few = ("--steps", 1, "--prior-count", 1, "--prior-steps", 1, "--validation-steps", 1, "--validation-count", 1)
-    short = ("--collage-prompt", "{left} {right}", "--unmix-weight", 0, "--collage", 0)
+    short = ("--preset", "svdiff", "--collage-prompt", "{left} {right}", "--unmix-weight", 0, "--collage", 0)
     ran = spectra_cli("train", "--subject", "fox=a [v] f", "--subject", "wolf=a [w] w", *short, *few, "--json")
     assert ran.code == 0, ran.err
     summary = json.loads(ran.out)
@@ -163,7 +163,7 @@ def test_a_training_can_start_from_a_shift(
     apart, _ = run({**settings, "steps": 2}, tmp_path / "apart")
     file = str(tmp_path / "apart" / "apart.safetensors")
     few = {**joint, "steps": 1, "init_shift": file}
-    kept, _ = run({**few, "lr": 0.0, "lr_1d": 0.0}, tmp_path / "kept")
+    kept, _ = run({**few, "lr": 0.0, "lr_1d": 1e-30}, tmp_path / "kept")
     assert flat(apart).any() and np.array_equal(flat(kept), flat(apart))
     assert kept.metadata.parents == (apart.metadata.content_hash,)
     moved, _ = run(few, tmp_path / "moved")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spectra.progress import SILENT, Progress
-from spectra.training.config import TrainConfig
+from spectra.training.config import TrainConfig, defaults
 from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.inputs import check_together, validate_inputs
 from spectra.training.run.report import Summary
@@ -36,7 +36,7 @@ def train(
         SpectraError: something given is wrong, the output cannot be written, or the loss became infinite. Nothing is
             left behind then, but the states that `save_every` asked for.
     """
-    concept = ConceptSpec("", config or TrainConfig(), out)
+    concept = ConceptSpec("", config or defaults(""), out)
     return train_together([concept], resume=resume, force=force, device=device, progress=progress)[0]
 
 

@@ -1,0 +1,42 @@
+"""Presets: settings that were chosen together, by what they give in likeness, drift and bytes (docs/claims.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+DEFAULT_PRESET = "balanced"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Defaults that differ from the declared ones: for every base, and for the embedded one beside them."""
+
+    everywhere: Mapping[str, Any] = field(default_factory=dict)
+    embedded: Mapping[str, Any] = field(default_factory=dict)
+
+
+_TERMS: Mapping[str, Any] = {"directions": "0", "outer": "1", "lr_1d": 0.0, "text_encoder": True}
+"""Terms alone: beside them neither a diagonal nor the scales of norms earned their bytes."""
+
+_HELD: Mapping[str, Any] = {
+    "word": True,
+    "steps": 200,
+    "lr_outer": 0.03,
+    "lr_word": 0.03,
+    "weight_decay": 1.0,
+    "prior_random_words": 0.5,
+}
+"""On the embedded base: a vector for the special word, and held to the base by weight decay, whose product with the
+rate is .03, and by half of the class pictures standing under other words."""
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "balanced": Preset(_TERMS, {**_HELD, "outer": "92kB"}),
+        "likeness": Preset({**_TERMS, "outer": "2"}, {**_HELD, "outer": "190kB"}),
+        "tiny": Preset({**_TERMS, "outer": "28kB"}, _HELD),
+        "svdiff": Preset(),
+    }
+)
