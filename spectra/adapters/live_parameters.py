@@ -175,15 +175,18 @@ def values_of(
     parameters: Mapping[str, Tensor],
     bindings: Mapping[str, Binding],
     forms: Mapping[str, WeightForm],
+    subset: str,
 ) -> dict[str, Tensor]:
     """A shift's values for the parameters of a training; of terms that it lacks, `a` is zero and the rest as it is.
+
+    `subset` is what errors call the training's weights.
 
     Raises:
         MismatchError: the shift has other weights, or a part that the training has no room for.
     """
     names = {split_key(key)[0] for key in parameters}
     if odd := sorted(names ^ set(shift)):
-        raise MismatchError(f"expected the {len(names)} weights of the training; {odd[0]} is not in both")
+        raise MismatchError(f"expected the {len(names)} weights of {subset!r}; {odd[0]} is not in both")
     found: dict[str, Tensor] = {}
     for name in shift:
         found |= _parts_of(name, shift, bindings[name].target, forms[name])

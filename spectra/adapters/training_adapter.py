@@ -231,7 +231,7 @@ class Adapter:
         Raises:
             MismatchError: other names or lengths than this adapter's, or parts that it has not; nothing is copied then.
         """
-        self.copy(values_of(shift, self.parameters, self._bindings, self._forms))
+        self.copy(values_of(shift, self.parameters, self._bindings, self._forms, self.subset))
 
     def copy(self, values: Mapping[str, Tensor]) -> None:
         """Copy `values`, by key, into the parameters of these keys."""
