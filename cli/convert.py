@@ -12,7 +12,7 @@ import typer
 from spectra.cli import output
 from spectra.cli.options import Precision, argument, command, force_option, json_option, output_option, variant_option
 from spectra.cli.tables import facts, readable, short_percent
-from spectra.errors import FormatError
+from spectra.errors import BaseError, FormatError
 from spectra.settings import SHARE, setting
 
 if TYPE_CHECKING:
@@ -191,10 +191,27 @@ def _write(shift: SpectralShift, options: _Options) -> dict[str, Any]:
 
         return asdict(write_difference(shift, out, dtype=dtype, **common))
     from spectra.convert.lora.writing import write_lora
+    from spectra.io.atomic_writes import check_output
 
     layout: Literal["peft", "kohya"] = "peft" if options.to == "lora" else "kohya"
+    words = out.with_name(f"{out.stem}-words")
+    if shift.words:
+        check_output(words, force=force, mark="*.safetensors")
     done = write_lora(shift, out, layout=layout, rank=options.rank, error=options.error, dtype=dtype, **common)
-    return {**asdict(done), "weights": len(done.ranks)}
+    found = {**asdict(done), "weights": len(done.ranks)}
+    return {**found, **_write_words(shift, words, dtype, common)} if shift.words else found
+
+
+def _write_words(shift: SpectralShift, folder: Path, dtype: Precision, common: dict[str, Any]) -> dict[str, Any]:
+    """Writes the vectors of special words beside a LoRA, which cannot hold them, and returns what is reported."""
+    from spectra.convert.embeddings import write_embeddings
+
+    try:
+        done = write_embeddings(shift, folder, dtype=dtype, **common)
+    except BaseError as error:  # a base without tokenizers does not stop the LoRA
+        output.say(f"the vectors of special words are not written: {error}")
+        return {"words": None}
+    return {"words": str(folder), "vectors": done.vectors}
 
 
 def _fit(fit: Fit) -> dict[str, Any]:
@@ -220,6 +237,8 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "rounding", f"{short_percent(written['rounding'])} of Delta W, by the file's dtype"
     for word, count in written.get("vectors", {}).items():
         yield "word", f"{word}, of {count} vector{'s' if count > 1 else ''}"
+    if folder := written.get("words"):
+        yield "embeddings", f"{folder}\nan embedding file for each special word"
     for each in written.get("left_out", ()):
         yield "left out", f"{each['weights']:,} {each['why']}; {short_percent(each['energy'])} of ||Delta W||^2"
 

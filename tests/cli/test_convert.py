@@ -7,12 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import plain_base
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import spectra
+from spectra.bases.pipeline import load_pipeline
+from spectra.bases.weight_files import base_weights
+from spectra.shift.shift import SpectralShift
+from spectra.shift.word_vectors import WordVectors
 
 Cli = Callable[..., Any]
 
@@ -148,3 +153,46 @@ def test_a_special_word_s_embedding_is_written_and_read(tmp_path: Path, spectra_
     assert torch.allclose(load_file(again)["<v1>"], rows, rtol=0, atol=1e-6)
     wrong = spectra_cli("convert", shift, "--word", "x", "--to", "embedding", "-o", again, "--force")
     assert (wrong.code, "only an embedding is read for a word" in wrong.err) == (2, True)
+
+
+@pytest.mark.parametrize("to", ["lora", "kohya"])
+def test_a_lora_has_its_words_beside_it(to: str, tiny_base: Path, tmp_path: Path, spectra_cli: Cli) -> None:
+    table = "text_encoder.embeddings.token_embedding"
+    weights = dict(base_weights(str(tiny_base)).items())
+    some = {name: each for name, each in weights.items() if name == table or name.endswith(("to_q", "q_proj"))}
+    mixed = plain_base.mixed_shift(some, 2, 1)
+    ids = load_pipeline(str(tiny_base)).tokenizer("zq", add_special_tokens=False).input_ids
+    vectors = {table: WordVectors(tuple(ids), np.ones((len(ids), some[table].shape[1]), np.float32), "zq")}
+    shift, out = tmp_path / "x.safetensors", tmp_path / "dog.safetensors"
+    spectra.write_shift(SpectralShift(dict(mixed), mixed.metadata, outer=mixed.outer, words=vectors), shift)
+    arguments = ["convert", shift, "--base", tiny_base, "--to", to, "-o", out]
+    done = spectra_cli(*arguments, "--json")
+    assert done.code == 0, done.err
+    said = json.loads(done.out)["written"]
+    assert said["words"] == str(tmp_path / "dog-words")
+    assert said["vectors"] == {"zq": len(ids)}
+    rows = load_file(tmp_path / "dog-words" / "zq.safetensors")["<zq>"]
+    assert torch.allclose(rows.double(), plain_base.shifted(some, spectra.read_shift(shift))[table][ids], atol=1e-5)
+    assert "lora_te" in " ".join(load_file(out)) or to == "lora"
+    again = spectra_cli(*arguments)
+    assert (again.code, again.err.count("\n")) == (1, 1)
+    out.unlink()
+    again = spectra_cli(*arguments)
+    assert (again.code, "dog-words" in again.err, out.exists()) == (1, True, False)
+    shown = spectra_cli(*arguments, "--force")
+    assert shown.code == 0, shown.err
+    assert "an embedding file for each special word" in " ".join(shown.out.split())
+
+
+def test_without_a_tokenizer_the_lora_is_written_alone(tmp_path: Path, spectra_cli: Cli) -> None:
+    weights = plain_base.tensors({"unet.to_q": (12, 12), "unet.token_embedding": (20, 8)})
+    base, out = plain_base.write(tmp_path, weights), tmp_path / "dog.safetensors"
+    shift = plain_base.mixed_shift(weights, 0, 1, ["unet.token_embedding"])
+    spectra.write_shift(shift, tmp_path / "x.safetensors")
+    done = spectra_cli("convert", tmp_path / "x.safetensors", "--base", base, "--to", "lora", "-o", out, "--json")
+    assert done.code == 0
+    assert "the vectors of special words are not written" in done.err
+    assert "no tokenizer" in done.err
+    assert json.loads(done.out)["written"]["words"] is None
+    assert out.is_file()
+    assert not (tmp_path / "dog-words").exists()
