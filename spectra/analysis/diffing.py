@@ -1,4 +1,4 @@
-"""Distances between shifts of one base, in all and by weight: exact, from vectors alone (docs/algebra.md, 6).
+"""Distances between shifts of one base, in all and by weight: exact, from vectors alone (docs/algebra.md, 6 and 8).
 
 A weight that a shift does not hold is not changed by it. What the cache lacks for exactness is told by `Unknown`.
 """

@@ -1,4 +1,4 @@
-"""What shifts of one base add to its weights, from their vectors and the spectrum cache alone (docs/algebra.md, 6).
+"""What shifts of one base add to its weights, from their vectors and the cache alone (docs/algebra.md, 6 and 8).
 
     Delta W = U diag(d) V^T + sum_j left_j (x) right_j        d = ReLU(sigma + delta) - sigma
 

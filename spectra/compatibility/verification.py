@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spectra.analysis.library import scan
+from spectra.analysis.weight_changes import known_sigmas
 from spectra.bases.weight_files import base_weights
 from spectra.compatibility.base_check import check_weights, compare
 from spectra.compatibility.rounded_bases import EXPECTED_ERROR, Fingerprints
@@ -20,7 +21,6 @@ from spectra.progress import SILENT, Progress, working
 from spectra.shift.packing.arrays import stated_error
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
-from spectra.shift.singular_values import read_sigmas
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,6 @@ def _compare(
     # value is moved, no singular vectors are asked for.
     rounded = {name: match for name, match in check.matches.items() if match in EXPECTED_ERROR}
     matrices = [name for name in rounded if metadata.ndims.get(name) != 1 and shift[name].any()]
-    known = read_sigmas(metadata, matrices)
+    known = known_sigmas(shift) if matrices else {}
     message = replace(check, matches=rounded).rounded_copy([name for name in matrices if name not in known])
     return Verdict(file, True, message or f"fits the base, all {len(shift)} weights, in {metadata.base_dtype}", counts)

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+import spectra
+from spectra.bases.pipeline import load_pipeline
+from spectra.bases.weight_files import base_weights
 from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import write_shift
@@ -145,3 +148,28 @@ def test_every_part_is_compared(
         for name in base
     )
     assert "inner products of delta with outer terms" in " ".join(spectra_cli("diff", *files).out.split())
+
+
+def test_shifts_of_a_live_model_are_as_far_apart_as_its_weights(
+    tiny_base: Path, tmp_path: Path, spectra_cli: Callable[..., Any]
+) -> None:
+    """Few directions, outer terms and a word of every layer of a pipeline, as training leaves them."""
+    pipe = load_pipeline(str(tiny_base))
+    (tokens,) = (name for name in base_weights(str(tiny_base)) if name.endswith("token_embedding"))
+    files, dense = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"], []
+    for seed, file in enumerate(files):
+        adapter = spectra.attach(pipe, "unet,text-encoder", directions=4, outer=seed + 1, words={tokens: [5, 6 + seed]})
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in adapter.parameters.values():
+                parameter.normal_(std=0.3, generator=generator)
+        shift = adapter.shift(base="tiny")
+        adapter.detach()
+        write_shift(shift, file)
+        base = {name: weight.numpy() for name, weight in base_weights(str(tiny_base)).items() if name in shift}
+        dense.append(mixed_shifts.changes(base, shift))
+    found = json.loads(spectra_cli("diff", *files, "--json").out)
+    assert found["exact"]
+    gaps = {name: float(np.linalg.norm(dense[0][name] - dense[1][name])) for name in dense[0]}
+    assert {layer["name"]: layer["distance"] for layer in found["layers"]} == pytest.approx(gaps, rel=1e-6)
+    assert found["total"]["distance"] == pytest.approx(np.linalg.norm(list(gaps.values())), rel=1e-6)
