@@ -128,7 +128,7 @@ def by_part(first: Changes, second: Changes) -> tuple[Difference, ...]:
     """The differences of deltas, of outer terms and of words (`PARTS`), each of those that either of them has."""
     found = []
     for part in PARTS:
-        sides = [{name: only for name, c in side.items() if (only := c.only(part)).changes} for side in (first, second)]
+        sides = [{name: only for name, c in side.items() if (only := c.only(part))} for side in (first, second)]
         if any(sides):
             found.append(_joined(part, by_weight(*sides)))
     return tuple(found)
@@ -164,13 +164,14 @@ def _both(shifts: Sequence[Changes], name: str) -> list[Change]:
 def _products(changes: Sequence[Change]) -> tuple[Array, Array]:
     """The inner products of one weight's changes, each with each, and the squares of their distances: `[n, n]` both."""
     rows, along = (np.stack([getattr(change, key) for change in changes]) for key in ("d", "along"))
-    outer = _outer_products([change.outer for change in changes])
+    moved = rows.any(axis=0)
+    rows, along = rows[:, moved], along[:, moved]
+    products, squares = _outer_products([change.outer for change in changes])
     crossed = rows @ along.T
-    products = rows @ rows.T + crossed + crossed.T + outer[0]
-    squares = outer[1]
+    products += rows @ rows.T + crossed + crossed.T
     for i, (row, projected) in enumerate(zip(rows, along, strict=True)):
-        # Not from `products`: that would lose the digits of a short distance.
-        squares[i] += ((rows - row) * (rows - row + 2 * (along - projected))).sum(axis=1)
+        apart = rows - row  # and not from `products`, which would lose the digits of a short distance
+        squares[i] += (apart * (apart + 2 * (along - projected))).sum(axis=1)
     return products, squares
 
 
@@ -204,7 +205,7 @@ def _of_weight(name: str, first: Change, second: Change) -> Difference:
         weights=1,
         first=lengths[0],
         second=lengths[1],
-        distance=(first - second).norm(),
+        distance=first.distance(second),
         cosine=cosine,
         mean_cosine=cosine,
         moved=int(np.count_nonzero(signs)),

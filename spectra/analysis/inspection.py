@@ -50,12 +50,10 @@ def by_weight(shift: SpectralShift, changes: Changes) -> tuple[ChangeSummary, ..
             name=name,
             weights=1,
             directions=int(np.count_nonzero(delta)),
-            terms=len(changes[name].terms),
-            tokens=len(changes[name].word),
+            terms=shift.outer[name].rank if name in shift.outer else 0,
+            tokens=len(shift.words[name].ids) if name in shift.words else 0,
             norm=changes[name].norm(),
-            delta=float(np.linalg.norm(changes[name].d)),
-            outer=changes[name].terms.norm(),
-            word=changes[name].word.norm(),
+            **{part: changes[name].only(part).norm() for part in PARTS},
             largest=float(np.abs(delta).max()),
         )
         for name, delta in shift.items()

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import MismatchError
+from spectra.shift.outer_terms import OuterTerms
 from spectra.shift.shift import SpectralShift
 from spectra.shift.singular_values import singular_value_change
 from spectra.shift.sums import Parts, Vector
@@ -47,8 +48,15 @@ class OuterSum:
         return cls(np.zeros((0, 0)), np.zeros((0, 0)))
 
     @classmethod
-    def of_word(cls, word: WordVectors) -> OuterSum:
+    def of_terms(cls, terms: OuterTerms | None) -> OuterSum:
+        """The outer terms of a weight."""
+        return cls.nothing() if terms is None else cls(terms.a, terms.right)
+
+    @classmethod
+    def of_word(cls, word: WordVectors | None) -> OuterSum:
         """A word's vectors, as outer products with the rows of its tokens."""
+        if word is None:
+            return cls.nothing()
         left = np.zeros((len(word.ids), max(word.ids) + 1), dtype=np.float32)
         left[np.arange(len(word.ids)), word.ids] = 1.0
         return cls(left, word.vectors)
@@ -75,7 +83,7 @@ class OuterSum:
 
     def norm(self) -> float:
         """`||sum||_F`, by QR of both sides: a short sum of long products keeps its digits."""
-        if not len(self):
+        if not (self.left.any() and self.right.any()):
             return 0.0
         left, right = (_triangular(side) for side in (self.left, self.right))
         return float(np.linalg.norm(left @ right.T))
@@ -116,26 +124,33 @@ class Change:
     """
 
     d: Vector
-    terms: OuterSum
-    word: OuterSum
+    terms: OuterTerms | None
+    word: WordVectors | None
     along: Vector
+
+    @classmethod
+    def zero(cls, directions: int) -> Change:
+        """No change, of a weight with so many directions."""
+        return cls(np.zeros(directions), None, None, np.zeros(directions))
+
+    def __bool__(self) -> bool:
+        """Whether there is anything in it."""
+        return bool(self.d.any()) or self.terms is not None or self.word is not None
 
     @property
     def outer(self) -> OuterSum:
         """Terms and word together."""
-        return OuterSum.joined([self.terms, self.word])
-
-    @property
-    def changes(self) -> bool:
-        """Whether there is anything in it."""
-        return bool(self.d.any() or len(self.terms) or len(self.word))
-
-    def __sub__(self, other: Change) -> Change:
-        return Change(self.d - other.d, self.terms - other.terms, self.word - other.word, self.along - other.along)
+        return OuterSum.joined([OuterSum.of_terms(self.terms), OuterSum.of_word(self.word)])
 
     def norm(self) -> float:
         """`||Delta W||_F`."""
-        return math.sqrt(max(0.0, self.outer.norm() ** 2 + float(self.d @ self.d) + 2 * float(self.d @ self.along)))
+        return _norm(self.d, self.outer, self.along)
+
+    def distance(self, other: Change) -> float:
+        """The norm of the difference of two changes of one weight."""
+        terms = OuterSum.of_terms(self.terms) - OuterSum.of_terms(other.terms)
+        word = OuterSum.of_word(self.word) - OuterSum.of_word(other.word)
+        return _norm(self.d - other.d, OuterSum.joined([terms, word]), self.along - other.along)
 
     def dot(self, other: Change) -> float:
         """The inner product of two changes of one weight."""
@@ -144,18 +159,16 @@ class Change:
 
     def only(self, part: str) -> Change:
         """One of the `PARTS` of the change."""
-        nothing, zeros = OuterSum.nothing(), np.zeros_like(self.d)
         return Change(
-            self.d if part == "delta" else zeros,
-            self.terms if part == "outer" else nothing,
-            self.word if part == "word" else nothing,
-            zeros,
+            self.d if part == "delta" else np.zeros_like(self.d),
+            self.terms if part == "outer" else None,
+            self.word if part == "word" else None,
+            np.zeros_like(self.d),
         )
 
-    @classmethod
-    def zero(cls, directions: int) -> Change:
-        """No change, of a weight with so many directions."""
-        return cls(np.zeros(directions), OuterSum.nothing(), OuterSum.nothing(), np.zeros(directions))
+
+def _norm(d: Vector, outer: OuterSum, along: Vector) -> float:
+    return math.sqrt(max(0.0, outer.norm() ** 2 + float(d @ d) + 2 * float(d @ along)))
 
 
 PARTS = ("delta", "outer", "word")
@@ -209,9 +222,8 @@ def weight_changes(
     for name in sorted({name for shift in shifts for name in shift}):
         holders = [i for i, shift in enumerate(shifts) if name in shift]
         metadata = shifts[holders[0]].metadata
-        sums = {i: _outer_sums(parts[i][name]) for i in holders}
         moved = max(parts[i][name].directions for i in holders)
-        crossing = bool(moved) and any(len(each) for pair in sums.values() for each in pair)
+        crossing = bool(moved) and any(parts[i][name].outer or parts[i][name].words for i in holders)
         is_vector = metadata.ndims.get(name) == 1
         sigma, vectors = None, None
         if moved and not is_vector:
@@ -221,8 +233,7 @@ def weight_changes(
             clipping |= {name} if sigma is None else set()
             cross |= {name: moved} if crossing and vectors is None else {}
         for i in holders:
-            d = _singular_value_change(name, parts[i][name], sigma)
-            changes[i][name] = Change(d, *sums[i], _along(name, d.size, OuterSum.joined(sums[i]), vectors))
+            changes[i][name] = _change(name, parts[i][name], sigma, vectors)
     return list(changes), Unknown(frozenset(clipping), frozenset(cross), max(cross.values(), default=0))
 
 
@@ -251,14 +262,6 @@ def read_sigma(cache: SpectrumCache, digits: str, directions: int) -> Vector | N
     return sigma if leading is None else leading.sigma
 
 
-def _outer_sums(parts: Parts) -> tuple[OuterSum, OuterSum]:
-    terms, word = parts.outer, parts.words
-    return (
-        OuterSum.nothing() if terms is None else OuterSum(terms.a, terms.right),
-        OuterSum.nothing() if word is None else OuterSum.of_word(word),
-    )
-
-
 def _singular_value_change(name: str, parts: Parts, sigma: Vector | None) -> Vector:
     d = parts.delta.astype(np.float64)
     if sigma is None:
@@ -272,16 +275,17 @@ def _singular_value_change(name: str, parts: Parts, sigma: Vector | None) -> Vec
     return d
 
 
-def _along(name: str, directions: int, outer: OuterSum, vectors: LeadingVectors | None) -> Vector:
-    """`u_i outer v_i` for the directions whose vectors are known, and zeros: `[r]`."""
-    along = np.zeros(directions)
+def _change(name: str, parts: Parts, sigma: Vector | None, vectors: LeadingVectors | None) -> Change:
+    d = _singular_value_change(name, parts, sigma)
+    change = Change(d, parts.outer, parts.words, along=np.zeros_like(d))
+    outer = change.outer
     if vectors is None or not len(outer):
-        return along
+        return change
     size, known = (outer.left.shape[1], outer.right.shape[1]), (len(vectors.left), len(vectors.right))
     if size[0] > known[0] or size[1] != known[1]:
         raise MismatchError(
             f"{name}: its outer terms or word are of {size[0]} rows and {size[1]} columns, the weight in the cache "
             f"has {known[0]} and {known[1]}; the shift was changed by hand, or was made by another program"
         )
-    along[: vectors.sigma.size] = outer.along(vectors.left, vectors.right)
-    return along
+    change.along[: vectors.sigma.size] = outer.along(vectors.left, vectors.right)
+    return change

@@ -45,7 +45,7 @@ def draw_shift(changes: Changes, sigmas: Sigmas, title: str) -> Figure:
     chosen = most_moved(moved, {name: sigma for name, sigma in sigmas.items() if name in moved})
     shown = {name: moved[name] for name in chosen}
     rows = max(height(len(set(row_labels(squares).values()))), 4.8)
-    if any(len(change.outer) for change in changes.values()):
+    if any(change.terms or change.word for change in changes.values()):
         spectra = _PANEL_HEIGHT * -(-len(shown) // 2) + 0.9
         figure = new_figure(10, rows + spectra if shown else rows)
         above, below = figure, None

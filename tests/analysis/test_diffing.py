@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectra.analysis.diffing import by_group, by_weight, check_comparable, compare, correlate
-from spectra.analysis.weight_changes import Change, Changes, OuterSum, weight_changes
+from spectra.analysis.weight_changes import Change, Changes, weight_changes
 from spectra.errors import MismatchError
 from spectra.naming.blocks import block_of
 from spectra.shift.metadata import ShiftMetadata
@@ -38,8 +38,7 @@ class OneSigma:
 
 
 def of_deltas(deltas: dict[str, np.ndarray]) -> Changes:
-    nothing = OuterSum.nothing()
-    return {name: Change(d, nothing, nothing, np.zeros_like(d)) for name, d in deltas.items()}
+    return {name: Change(d, None, None, np.zeros_like(d)) for name, d in deltas.items()}
 
 
 def changes_of(shifts: list[SpectralShift], sigma: np.ndarray | None = None) -> list[Changes]:
