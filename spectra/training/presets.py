@@ -32,11 +32,20 @@ _HELD: Mapping[str, Any] = {
 """On the embedded base: a vector for the special word, and held to the base by weight decay, whose product with the
 rate is .03, and by half of the class pictures standing under other words."""
 
+_TIME = "unet.*time_emb*,unet.add_embedding*"
+_TEXT = "unet.encoder_hid_proj*,unet.*attn2.to_k,unet.*attn2.to_v"
+_CONVOLUTIONS = "unet.*resnets.*conv*,unet.*samplers*,unet.conv_in,unet.conv_out"
+_CHANNELS = "unet.*proj_in,unet.*proj_out,unet.*ff.net.2"
+"""Layers of a UNet: what it knows of time and prompt, its convolutions, and what maps an image's channels on."""
+
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "balanced": Preset(_TERMS, {**_HELD, "outer": "92kB"}),
-        "likeness": Preset({**_TERMS, "outer": "2"}, {**_HELD, "outer": "190kB"}),
-        "tiny": Preset({**_TERMS, "outer": "28kB"}, _HELD),
+        "balanced": Preset(_TERMS, {**_HELD, "targets": f"{_TIME},{_TEXT},{_CONVOLUTIONS},{_CHANNELS}"}),
+        "likeness": Preset({**_TERMS, "outer": "2"}, {**_HELD, "outer": "1"}),
+        "tiny": Preset(
+            {**_TERMS, "outer": "28kB"},
+            {**_HELD, "outer": "1", "targets": f"text_encoder.*self_attn*,{_TIME}", "text_encoder": False},
+        ),
         "svdiff": Preset(),
     }
 )
