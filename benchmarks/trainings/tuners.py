@@ -116,6 +116,31 @@ def _shift(targets: str) -> Callable[[Any, Any], Tuner]:
     return make
 
 
+def _preset(name: str) -> Callable[[Any, Any], Tuner]:
+    """A preset of `spectra train`, for the special word of the embedded subjects."""
+
+    def make(pipe: Any, base: Any) -> Tuner:
+        from spectra.adapters.live_parameters import Form
+        from spectra.adapters.training_adapter import attach_form
+        from spectra.bases.embedded.subjects import TOKEN
+        from spectra.families import targets as chosen
+        from spectra.families.special_word import token_embeddings, word_tokens
+        from spectra.training.config import defaults
+        from spectra.training.form import check_directions, check_outer
+        from spectra.training.run.optimizer import rate_settings
+
+        config = defaults("", name)
+        words = {table: word_tokens(tokenizer, TOKEN) for table, tokenizer in token_embeddings(pipe)}
+        directions, outer = check_directions(config.directions).number, check_outer(config.outer).each
+        form = Form(directions, outer, words if config.word else {}, vectors=config.lr_1d > 0)
+        adapter = attach_form(pipe, config.all_targets, form)
+        ndims = {each.name: each.weight.ndim for each in chosen(pipe, ",".join([config.all_targets, *form.words]))}
+        rates = rate_settings(adapter.parameters, ndims)
+        return Tuner(pipe, adapter.train(), rates, adapter.disabled, adapter.eval, adapter)
+
+    return make
+
+
 def _peft(
     configure: Callable[[Mapping[str, list[str]]], Any], *, from_ones: bool = False
 ) -> Callable[[Any, Any], Tuner]:
@@ -208,6 +233,9 @@ def _ia3(layers: Mapping[str, list[str]]) -> Any:
 
 
 METHODS: Mapping[str, Callable[[Any, Any], Tuner]] = {
+    "balanced": _preset("balanced"),
+    "likeness": _preset("likeness"),
+    "tiny": _preset("tiny"),
     "shift": _shift("unet,text-encoder"),
     "shift-ca": _shift("unet-ca,text-encoder"),
     "shift-ca-kv": _shift("unet-ca-kv,text-encoder"),

@@ -41,7 +41,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "brown": (130, 90, 60),
 }
 _LICENCES = {"noto": "Apache-2.0", "noto-v1": "Apache-2.0", "fxemoji": "Apache-2.0"}
-_TOKEN = "[V1]"  # a word of the base's tokenizer that was never trained
+TOKEN = "[V1]"  # a word of the base's tokenizer that was never trained
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _make(concept: str, icon_set: str) -> EmbeddedSubject:
         concept=concept,
         icon_set=icon_set,
         licence=_LICENCES.get(icon_set, "CC-BY-4.0"),
-        prompt=f"a drawing of a {_TOKEN} {concept}",
+        prompt=f"a drawing of a {TOKEN} {concept}",
         class_prompt=f"a drawing of {article} {concept}",
     )
 
