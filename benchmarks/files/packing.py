@@ -4,7 +4,7 @@ A Gaussian shift of Stable Diffusion 1.x's whole UNet, and one that is trained h
 to several errors. The files are really written, with a training's metadata, and read back: the error is measured on
 what was read.
 
-The bound is that of Gaussian values, each weight with its own variance, by reverse water-filling: no code for such
+The bound is that of Gaussian values, each vector with its own variance, by reverse water-filling: no code for such
 values takes fewer bits. Values that are not Gaussian may take fewer; the header, names and fingerprints are not in it.
 """
 
@@ -20,9 +20,12 @@ from typing import TYPE_CHECKING, TypeAlias
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 
 if TYPE_CHECKING:
-    from spectra.shift.shift import Delta, SpectralShift
+    import numpy as np
+    import numpy.typing as npt
 
-    SpectralPart: TypeAlias = dict[str, Delta]
+    from spectra.shift.shift import SpectralShift
+
+    Floats: TypeAlias = npt.NDArray[np.float64]
 
 _GAUSSIAN, _TRAINED = "gaussian", "trained"
 _ERRORS = (0.1, 1, 3, 10)
@@ -43,7 +46,7 @@ def _measure(bench: Bench, item: str) -> Row:
         path = Path(folder) / "shift.safetensors"
         plain, size = write_shift(shift, path), write_shift(shift, path, error=error, force=True)
         packed = read_shift(path)
-    bound = sum(_bound(part, error) for part in _groups(shift)) / 8
+    bound = sum(_bound(*group, error) for group in _groups(shift)) / 8
     return {
         "shift": item,
         "floats": shift.floats,
@@ -52,7 +55,7 @@ def _measure(bench: Bench, item: str) -> Row:
         "bound_bytes": round(bound),
         "over_bound": round(size / bound - 1, 4),
         "bits_per_float": round(8 * size / shift.floats, 3),
-        "error": max(_error(part, packed) for part in _groups(shift)),
+        "error": _error(shift, packed),
     }
 
 
@@ -82,28 +85,47 @@ def _trained(bench: Bench) -> SpectralShift:
         return read_shift(train(config, Path(folder) / "trained").shift)
 
 
-def _groups(shift: SpectralShift) -> list[SpectralPart]:
-    """Matrices and 1-D weights, each of which keeps the error."""
-    vectors = {name for name, ndim in shift.metadata.ndims.items() if ndim == 1}
-    parts = [[name for name in shift if (name in vectors) is wanted] for wanted in (False, True)]
-    return [{name: shift[name] for name in names} for names in parts if names]
+def _groups(shift: SpectralShift) -> list[tuple[Floats, Floats, float]]:
+    """What keeps the error by itself: the lengths and energies of its vectors, and the energy of its Delta W.
 
-
-def _error(part: SpectralPart, packed: SpectralShift) -> float:
-    """`||delta - packed|| / ||delta||`."""
+    A vector is a delta, a side of an outer term, which has the term's energy, or the vectors of a word.
+    """
     import numpy as np
 
-    missed = sum(float(np.square(delta.astype(np.float64) - packed[name]).sum()) for name, delta in part.items())
-    return math.sqrt(missed / sum(float(np.square(delta.astype(np.float64)).sum()) for delta in part.values()))
+    from spectra.shift.packing.pieces import packed_pieces
+
+    pieces, _ = packed_pieces(shift)
+    energies = np.array([float(np.square(values.astype(np.float64)).sum()) for values in pieces.values])
+    lengths = np.array([values.size for values in pieces.values], dtype=np.float64)
+    whole = pieces.measure(energies, np.zeros(int(lengths.sum())))
+    group = np.array(pieces.groups)
+    return [(lengths[group == g], energies[group == g], float(whole[group == g].sum())) for g in sorted(set(group))]
 
 
-def _bound(part: SpectralPart, error: float) -> float:
-    """Bits that Gaussian values of each weight's variance take at least: those above a level take that as error."""
+def _error(shift: SpectralShift, packed: SpectralShift) -> float:
+    """`||change - packed|| / ||change||`, the largest of matrices, 1-D weights and words."""
+    from spectra.shift.sums import Parts, inner_product
+
+    ndims = shift.metadata.ndims
+    found, parts, missed = [0.0], shift.parts(), (packed - shift).parts()
+    for vectors in (False, True):
+        whole, rest = (
+            {name: Parts(each.delta, each.outer) for name, each in side.items() if (ndims.get(name) == 1) is vectors}
+            for side in (parts, missed)
+        )
+        if norm := inner_product(whole, whole):
+            found.append(math.sqrt(max(0.0, inner_product(rest, rest)) / norm))
+    if shift.words:
+        words = [sum(each.dot(each) for each in side.words.values()) for side in (packed - shift, shift)]
+        found.append(math.sqrt(words[0] / words[1]) if words[1] else 0.0)
+    return max(found)
+
+
+def _bound(lengths: Floats, energies: Floats, whole: float, error: float) -> float:
+    """Bits that Gaussian values of each vector's variance take at least: those above a level take that as error."""
     import numpy as np
 
-    lengths = np.array([delta.size for delta in part.values()])
-    energies = np.array([float(np.square(delta.astype(np.float64)).sum()) for delta in part.values()])
-    allowed, variances = error**2 * energies.sum(), energies / lengths
+    allowed, variances = error**2 * whole, energies / lengths
     low, high = 0.0, float(variances.max())
     for _ in range(200):
         level = (low + high) / 2

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
 from spectra.io.safetensors_header import StoredTensor
-from spectra.shift.few_directions import few
 from spectra.shift.metadata import (
     FINGERPRINT_DIGITS,
     JSON,
@@ -25,7 +24,7 @@ from spectra.shift.metadata import (
     version_of,
 )
 from spectra.shift.packing import coder
-from spectra.shift.packing.pieces import parts_of, pieces_of
+from spectra.shift.packing.pieces import packed_pieces, parts_of
 from spectra.shift.packing.quantise import count_tokens, dequantise, merge_scales, quantise
 from spectra.shift.packing.tokens import COUNT, read_bits, to_tokens, write_bits
 from spectra.shift.packing.weights import GROUPS, PackedWeight, read_line, write_line
@@ -94,12 +93,8 @@ def pack(shift: SpectralShift, error: float) -> tuple[dict[str, str], Arrays]:
     )
     if total > MOST_VALUES:
         raise ShiftFileError(f"expected at most {MOST_VALUES:,} values, got {total:,}; write it as float16")
-    deltas_only = not (shift.outer or shift.words or few(shift.values()))
-    pieces = pieces_of(shift, deltas_only=deltas_only)
-    if not pieces.values:  # nothing but zeros
-        deltas_only, pieces = True, pieces_of(SpectralShift(shift, shift.metadata), deltas_only=True)
-    groups = [group for weight in pieces.weights for _, group in weight.pieces]
-    quantised = quantise(pieces.values, groups, error, bundles=pieces.bundles, measure=pieces.measure)
+    pieces, deltas_only = packed_pieces(shift)
+    quantised = quantise(pieces.values, pieces.groups, error, bundles=pieces.bundles, measure=pieces.measure)
     known = np.array(quantised.scales)
     scale = np.repeat(known[known >= 0], np.array([piece.size for piece in pieces.values])[known >= 0])
     classes, counts = merge_scales(count_tokens(quantised.k, quantised.odd, scale, max(0, *quantised.scales) + 1))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spectra.shift.few_directions import Shortened, lengthen, shorten
+from spectra.shift.few_directions import Shortened, few, lengthen, shorten
 from spectra.shift.outer_terms import OuterTerms
 from spectra.shift.packing.trellis import Floats
 from spectra.shift.packing.weights import PackedWeight, Terms
@@ -46,6 +46,11 @@ class Pieces:
     masks: tuple[npt.NDArray[np.bool_], ...]
     terms: Mapping[str, Sides]
 
+    @property
+    def groups(self) -> list[int]:
+        """The group of each piece, an index into `GROUPS`."""
+        return [group for weight in self.weights for _, group in weight.pieces]
+
     def measure(self, squared: Floats, restored: Floats) -> Floats:
         """The squared error of Delta W for each piece, `[pieces]`: that of all terms of a weight stands at their first.
 
@@ -65,6 +70,15 @@ class Pieces:
             piece += len(weight.pieces)
             place += sum(size for size, _ in weight.pieces)
         return found
+
+
+def packed_pieces(shift: SpectralShift) -> tuple[Pieces, bool]:
+    """The pieces that a packed file of a shift holds, and whether they are whole deltas alone, as in version 2."""
+    if shift.outer or shift.words or few(shift.values()):
+        pieces = pieces_of(shift, deltas_only=False)
+        if pieces.values:
+            return pieces, False
+    return pieces_of(SpectralShift(shift, shift.metadata), deltas_only=True), True
 
 
 def pieces_of(shift: SpectralShift, *, deltas_only: bool) -> Pieces:
