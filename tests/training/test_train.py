@@ -17,6 +17,7 @@ from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config, read_config
 from spectra.training.run.concepts import ConceptSpec
+from spectra.training.run.gradient_probe import NAME_BYTES, WeightGradient, share_out
 from spectra.training.run.lr_schedule import lr_factor
 from spectra.training.run.outputs import STATE, Outputs
 from spectra.training.run.train import train, train_together
@@ -341,7 +342,8 @@ def test_bytes_are_shared_out_by_the_gradient(settings: dict[str, Any], tmp_path
         assert 0.6 * int(budget[:-2]) * 1000 < size < int(budget[:-2]) * 1000 + 3000
         assert not any("norm" in name for name in shift)
     small, large = (set(shift.outer) for shift, _ in shifts.values())
-    assert small < large or max(terms.rank for terms in shifts["16kB"][0].outer.values()) > 1
+    assert small < large
+    assert {terms.rank for shift, _ in shifts.values() for terms in shift.outer.values()} <= {1, 2}
     with pytest.raises(InputError, match="expected bytes for one term at least"):
         train(make_config({**settings, "outer": "10B"}), tmp_path / "none")
 
@@ -352,3 +354,18 @@ def test_directions_are_chosen_by_the_gradient(settings: dict[str, Any], tmp_pat
     assert all(len(numbers) == 2 for numbers in moved.values())
     assert any(numbers != [0, 1] for numbers in moved.values())
     assert all(max(numbers) < 8 for numbers in moved.values())
+
+
+def test_weights_have_a_term_each_before_any_has_a_second() -> None:
+    found = {
+        "unet.strong": WeightGradient(None, [9.0, 8.0], 10),
+        "unet.weak": WeightGradient(None, [1.0, 0.5], 10),
+        "unet.huge": WeightGradient(None, [100.0, 90.0], 10_000),
+    }
+    one, more = 2 * 10 + len("unet.weak") + NAME_BYTES, 2 * 10
+    assert share_out(found, one + 2) == {"unet.strong": 1}
+    assert share_out(found, 2 * one + 2) == {"unet.strong": 1, "unet.weak": 1}
+    assert share_out(found, 2 * one + 2 + more) == {"unet.strong": 2, "unet.weak": 1}
+    assert share_out(found, 10**6) == dict.fromkeys(found, 2)
+    with pytest.raises(InputError, match="expected bytes for one term at least, 119 here, got 100"):
+        share_out(found, 100)

@@ -135,7 +135,10 @@ def _strongest(delta: Tensor | None, count: int) -> list[int]:
 
 
 def share_out(found: Mapping[str, WeightGradient], budget: int) -> dict[str, int]:
-    """How many terms each weight gets of `budget` bytes, by name: always the one with the most energy for its bytes.
+    """How many terms each weight gets of `budget` bytes, by name.
+
+    The next is always that with the most energy for its bytes among the weights with the fewest terms: many weights
+    with a term each drift less from the base than few with many.
 
     Raises:
         InputError: not one fits.
@@ -147,7 +150,9 @@ def share_out(found: Mapping[str, WeightGradient], budget: int) -> dict[str, int
         fitting = {name: cost for name, cost in fitting.items() if counts[name] < len(found[name].energy)}
         if not fitting:
             break
-        best = max(fitting, key=lambda name: found[name].energy[counts[name]] / fitting[name])
+        fewest = min(counts[name] for name in fitting)
+        rivals = [name for name in fitting if counts[name] == fewest]
+        best = max(rivals, key=lambda name: found[name].energy[fewest] / fitting[name])
         counts[best] += 1
         left -= fitting[best]
     if not any(counts.values()):
