@@ -50,6 +50,10 @@ def test_rows_and_goals(tmp_path: Path) -> None:
                 assert all(roundoff / 30 < errors[state][name] < 100 * roundoff for name in ("paper", *PLANS))
             ratios = [max(e[plan] for plan in PLANS) / e["paper"] for e in errors.values()]
             assert row[f"{label}_ratio"] == pytest.approx(max(ratios), rel=1e-3)
+            few = row[f"{label}_few_errors"]
+            assert {"delta, zero", "a, zero", "delta, moved", "a, moved", "b, moved"} <= few.keys()
+            assert all(roundoff / 100 < error < 100 * roundoff for pair in few.values() for error in pair)
+            assert row[f"{label}_few_ratio"] == pytest.approx(max(a / b for a, b in few.values()), rel=1e-3)
     assert record["summary"]["bf16_worst"] == max(row["bf16_ratio"] for row in record["rows"])
 
 
@@ -60,6 +64,15 @@ def test_a_wrong_gradient_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(layers, "singular_value_change", lambda sigma, delta: right(sigma, delta) * 1.5)
     record = run.run(CASE, out=tmp_path, only=["blocks.1._project_conv"]).record
     assert record["rows"][0]["fp32_ratio"] > 1e3
+
+
+def test_a_wrong_gradient_of_a_term_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spectra.layers.frozen_operators import ConvOperator
+
+    right = ConvOperator.right_gradient
+    monkeypatch.setattr(ConvOperator, "right_gradient", lambda self, x, p: right(self, x, p) * 1.5)
+    record = run.run(CASE, out=tmp_path, only=["blocks.1._project_conv"]).record
+    assert record["rows"][0]["fp32_few_ratio"] > 1e3 > record["rows"][0]["fp32_ratio"]
 
 
 def test_directions_that_float64_cannot_tell_apart_are_left_out() -> None:
