@@ -50,7 +50,7 @@ class WeightForm(NamedTuple):
         directions: numbers of its singular directions, ascending; None for all of them, and for a 1-D weight.
         terms: the number of its outer terms.
         ids: the special word's tokens.
-        taps: of each term's kernel; 0 for terms without.
+        taps: of each term's kernel; 0 for terms without, as of matrices and pointwise convolutions.
     """
 
     directions: list[int] | None = None
@@ -101,8 +101,8 @@ class Form:
         if target.weight.ndim == 1:
             return WeightForm(None if self.vectors else [])
         terms = (0 if embedding else self.outer) if isinstance(self.outer, int) else self.outer.get(target.name, 0)
-        taps = math.prod(target.weight.shape[2:]) if self.separable and target.weight.ndim > 2 else 0
-        return WeightForm(self._chosen(target), terms, ids, taps)
+        taps = math.prod(target.weight.shape[2:]) if self.separable else 0
+        return WeightForm(self._chosen(target), terms, ids, taps if taps > 1 else 0)
 
     def _chosen(self, target: Target) -> list[int] | None:
         if self.directions is None:

@@ -67,21 +67,21 @@ def _terms(operator: Operator, x: Tensor, change: Change, index: Tensor) -> Tens
         t = (a @ x.flatten(2)).reshape(len(x), -1, *x.shape[2:])
         return _transposed(operator, t, change.right[index])
     if isinstance(operator, ConvOperator):
-        t = (
-            _separable(operator, x, change, index)
-            if change.kernel is not None
-            else _filtered(operator, x, change, index)
-        )
+        t = _bottleneck(operator, x, change, index)
         return (a.mT @ t.flatten(2)).reshape(len(x), -1, *t.shape[2:])
     rows = x.reshape(len(x), -1, x.shape[-1])
     return (rows @ change.right[index].mT @ a).reshape(*x.shape[:-1], -1)
 
 
-def _separable(operator: ConvOperator, x: Tensor, change: Change, index: Tensor) -> Tensor:
-    """Channels first, then the kernel on what is left: `[batch, k, ...]`."""
-    b, kernel = change.b[index], change.kernel[index]  # type: ignore[index]
-    t = (b @ x.flatten(2)).reshape(1, -1, *x.shape[2:])  # every sample and term is a channel of its own
-    made = _conv(operator, t, kernel.reshape(-1, 1, *operator.kernel), t.shape[1])
+def _bottleneck(operator: ConvOperator, x: Tensor, change: Change, index: Tensor) -> Tensor:
+    """What each sample's terms make of the input of a convolution, `[batch, k, ...]`."""
+    if change.kernel is None and not operator.pointwise:
+        return _filtered(operator, x, change, index)
+    t = change.b[index] @ x.flatten(2)  # type: ignore[index]
+    if change.kernel is None:
+        return t.reshape(len(x), -1, *x.shape[2:])
+    alone = t.reshape(1, -1, *x.shape[2:])  # every sample and term is a channel of its own
+    made = _conv(operator, alone, change.kernel[index].reshape(-1, 1, *operator.kernel), alone.shape[1])
     return made.reshape(len(x), -1, *made.shape[2:])
 
 

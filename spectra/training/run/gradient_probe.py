@@ -8,6 +8,7 @@ singular value decomposition of G (Halko, Martinsson and Tropp, arXiv:0909.4061)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -120,7 +121,7 @@ def _energies(projected: Tensor, shape: torch.Size) -> tuple[list[float], int]:
         shape: of the weight.
     """
     _, sigma, right = torch.linalg.svd(projected.double(), full_matrices=False)
-    if len(shape) == 2:
+    if math.prod(shape[2:]) == 1:
         return sigma.square().tolist(), shape[1]
     kernels = right.reshape(len(right), shape[1], -1)
     separable = torch.linalg.svdvals(kernels)[:, 0].square()
