@@ -34,13 +34,13 @@ rate is .03, and by half of the class pictures standing under other words."""
 
 _TIME = "unet.*time_emb*,unet.add_embedding*"
 _TEXT = "unet.encoder_hid_proj*,unet.*attn2.to_k,unet.*attn2.to_v"
-_CONVOLUTIONS = "unet.*resnets.*conv*,unet.*samplers*,unet.conv_in,unet.conv_out"
-_CHANNELS = "unet.*proj_in,unet.*proj_out,unet.*ff.net.2"
-"""Layers of a UNet: what it knows of time and prompt, its convolutions, and what maps an image's channels on."""
+_CONVOLUTIONS = "unet.*resnets.*conv1,unet.*resnets.*conv2,unet.*samplers*,unet.conv_in,unet.conv_out"
+_FEED_FORWARD = "unet.*ff.net.*"
+"""Layers of a UNet: what it knows of time and prompt, convolutions of more than one tap, feed-forwards."""
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "balanced": Preset(_TERMS, {**_HELD, "targets": f"{_TIME},{_TEXT},{_CONVOLUTIONS},{_CHANNELS}"}),
+        "balanced": Preset(_TERMS, {**_HELD, "targets": f"{_TIME},{_TEXT},{_CONVOLUTIONS},{_FEED_FORWARD}"}),
         "likeness": Preset({**_TERMS, "outer": "2"}, {**_HELD, "outer": "1"}),
         "tiny": Preset(
             {**_TERMS, "outer": "28kB"},
