@@ -16,6 +16,7 @@ from spectra.errors import InputError, OutputError, SpectraError
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config, read_config
+from spectra.training.run import gradient_probe
 from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.gradient_probe import NAME_BYTES, WeightGradient, share_out
 from spectra.training.run.lr_schedule import lr_factor
@@ -334,7 +335,10 @@ def test_an_interrupted_training_says_how_to_go_on(
     assert f"continue with: spectra train --resume -o '{out}'" in ran.err
 
 
-def test_bytes_are_shared_out_by_the_gradient(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_bytes_are_shared_out_by_the_gradient(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gradient_probe, "SAMPLES", 4)
     settings = {**settings, "directions": "0", "lr_1d": 0.0, "steps": 1, "file_dtype": "float16"}
     shifts = {budget: run({**settings, "outer": budget}, tmp_path / budget) for budget in ("8kB", "16kB")}
     for budget, (shift, _) in shifts.items():
@@ -348,7 +352,10 @@ def test_bytes_are_shared_out_by_the_gradient(settings: dict[str, Any], tmp_path
         train(make_config({**settings, "outer": "10B"}), tmp_path / "none")
 
 
-def test_directions_are_chosen_by_the_gradient(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_directions_are_chosen_by_the_gradient(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gradient_probe, "SAMPLES", 4)
     shift, _ = run({**settings, "directions": "2:gradient", "lr_1d": 0.0, "steps": 2}, tmp_path / "a")
     moved = {name: delta.nonzero()[0].tolist() for name, delta in shift.items()}
     assert all(len(numbers) == 2 for numbers in moved.values())
