@@ -119,7 +119,7 @@ def _number(option: str, form: str, text: str, part: str) -> float:
 
 
 def _show(adjusted: Adjusted, found: dict[str, Any]) -> Iterator[output.Part]:
-    from spectra.cli.exactness import exactness
+    from spectra.cli.exactness import exactness_line
     from spectra.cli.tables import facts, percent, table
 
     rows = [
@@ -128,7 +128,7 @@ def _show(adjusted: Adjusted, found: dict[str, Any]) -> Iterator[output.Part]:
     ]
     yield table("edit", ("weights", "floats changed", "energy left"), rows)
     yield f"Delta W changes by {percent(found['distance'])}"
-    yield facts([exactness(found, "the change")])
+    yield facts([exactness_line(found, "the change")])
     sizes = f"{found['weights']:,} weights, {found['floats']:,} floats, {found['bytes']:,} bytes"
     yield f"wrote {found['output']}: {sizes}"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from spectra.cli import output
-from spectra.cli.exactness import exactness, unknown_as_dict
+from spectra.cli.exactness import exactness_line, unknown_as_dict
 from spectra.cli.options import argument, command, force_option, json_option, layers_option, plot_option
 from spectra.cli.tables import NAME_WIDTH, cosine, facts, length, percent, short_names, spaced, table
 
@@ -136,7 +136,7 @@ def _tables_of_two(found: dict[str, Any], every_layer: bool) -> Iterator[Table]:
         ("||A - B||", f"{total['distance']:.4g}{relative}"),
         ("cosine", f"{cosine(total['cosine'])}; mean of the cosines of weights {cosine(total['mean_cosine'])}"),
         ("opposed signs", opposed),
-        exactness(found, "lengths and distances"),
+        exactness_line(found, "lengths and distances"),
     ]
     yield facts(about)
     if len(found["parts"]) > 1:
@@ -165,7 +165,7 @@ def _tables_of_several(found: dict[str, Any]) -> Iterator[Table]:
     """The matrix of cosines where it fits the terminal, else the pairs at its ends."""
     labels, cosines = _labels(found), found["mean_cosine"]
     numbers = range(len(labels))
-    yield facts([("base", _bases(found)), exactness(found, "lengths and distances")])
+    yield facts([("base", _bases(found)), exactness_line(found, "lengths and distances")])
     if NAME_WIDTH + 7 + 8 * len(labels) <= shutil.get_terminal_size().columns:
         lengths = [length(norm) for norm in found["norms"]]
         rows = [

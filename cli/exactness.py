@@ -16,7 +16,7 @@ def unknown_as_dict(unknown: Unknown) -> dict[str, Any]:
     return {"exact": not unknown, **counts, "directions_needed": unknown.directions}
 
 
-def exactness(found: dict[str, Any], what: str = "norms") -> tuple[str, str]:
+def exactness_line(found: dict[str, Any], what: str = "norms") -> tuple[str, str]:
     """A heading and what the norms are, from what `unknown_as_dict` gave."""
     if found["exact"]:
         return "exact", f"{what} of Delta W, with what the ReLU clips"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from spectra.cli.exactness import exactness
+from spectra.cli.exactness import exactness_line
 from spectra.cli.tables import facts, length, percent, plural, readable, table
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def tables(found: dict[str, Any], headings: list[str], every_layer: bool) -> Ite
         for name, word in found["words"].items()
     ]
     about += [(key.replace("_", " "), _text(found[key])) for key in headings if found[key] is not None]
-    yield facts([*about, exactness(found)])
+    yield facts([*about, exactness_line(found)])
     yield _parts(found)
     yield _table("block", found["blocks"], found)
     yield _table("kind", found["kinds"], found)

@@ -48,10 +48,10 @@ def _training(bench: Bench, subjects: Sequence[int], *, exact: bool = False) -> 
         # Class pictures need not be drawn for this: any will do, the same ones for all.
         for number, picture in enumerate(instance_pictures(SUBJECTS[-1], count=8)):
             picture.save(Path(folder) / f"{number}.png")
-        common = {"class_images": folder}
+        common = {"class_images": folder, "preset": bench.settings["preset"]}
         inputs = []
         for n in subjects:
-            config = make_config({"subject": SUBJECTS[n].name, "seed": bench.seed + n, **common})
+            config = make_config({**common, "subject": SUBJECTS[n].name, "seed": bench.seed + n})
             inputs.append(validate_inputs(ConceptSpec(str(n), config, Path(folder) / str(n))))
     training = Training(inputs)
     if exact:
@@ -128,7 +128,7 @@ CASE = Case(
     items=_items,
     measure=_measure,
     summarise=_summarise,
-    settings={"repetitions": 10, "seed": 0},
+    settings={"repetitions": 10, "seed": 0, "preset": "balanced"},
     columns=(
         Column("concepts"),
         Column("together_s", "together, s", ".3f"),

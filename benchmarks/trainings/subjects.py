@@ -51,7 +51,10 @@ def _stamp(bench: Bench) -> str:
     from spectra.training.config import defaults
 
     pictures = [picture for known in SUBJECTS for picture in instance_pictures(known, seed=bench.seed)]
-    return base_stamp(json.dumps(defaults("").as_dict()).encode(), *(picture.tobytes() for picture in pictures))
+    return base_stamp(
+        json.dumps(defaults("", str(bench.settings["preset"])).as_dict()).encode(),
+        *(picture.tobytes() for picture in pictures),
+    )
 
 
 def _measure(bench: Bench, item: str) -> Row:
@@ -104,7 +107,7 @@ def _train(bench: Bench, name: str, folder: Path) -> Summary:
     from spectra.training.config import defaults
     from spectra.training.run.train import train
 
-    config = replace(defaults(""), subject=name, seed=bench.seed, validation_count=1)
+    config = replace(defaults("", str(bench.settings["preset"])), subject=name, seed=bench.seed, validation_count=1)
     if bench.integer("steps"):
         config = replace(config, steps=bench.integer("steps"))
     return train(config, folder)
@@ -134,7 +137,7 @@ CASE = Case(
     measure=_measure,
     summarise=_summarise,
     stamp=_stamp,
-    settings={"seed": 0, "steps": 0, "pictures": 16, "drawing_steps": 25, "guidance": GUIDANCE},
+    settings={"preset": "balanced", "seed": 0, "steps": 0, "pictures": 16, "drawing_steps": 25, "guidance": GUIDANCE},
     columns=(
         Column("subject"),
         Column("similarity_base", "base", ".2f"),

@@ -82,7 +82,9 @@ def _config(bench: Bench, pair: Sequence[str], method: str) -> TrainConfig:
     """The defaults of `spectra train` but for what the method leaves out, and for what is drawn to be looked at."""
     from spectra.training.config import defaults
 
-    config = replace(defaults(""), subjects=tuple(pair), seed=bench.seed, validation_count=0)
+    config = replace(
+        defaults("", str(bench.settings["preset"])), subjects=tuple(pair), seed=bench.seed, validation_count=0
+    )
     if bench.integer("steps"):
         config = replace(config, steps=bench.integer("steps"))
     if method != "unmix":
@@ -241,7 +243,15 @@ CASE = Case(
     measure=_measure,
     summarise=_summarise,
     stamp=_stamp,
-    settings={"seed": 0, "steps": 0, "pictures": 32, "drawing_steps": 25, "guidance": 2.0, "sheets": ""},
+    settings={
+        "preset": "balanced",
+        "seed": 0,
+        "steps": 0,
+        "pictures": 32,
+        "drawing_steps": 25,
+        "guidance": 2.0,
+        "sheets": "",
+    },
     columns=(
         Column("item"),
         Column("both", form=".0f"),

@@ -109,6 +109,7 @@ def test_whitening_changes_latents_and_not_reconstructions() -> None:
     torch.testing.assert_close(latents.std, deviation / spread.view(1, -1, 1, 1), rtol=0.05, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_decoder_learns_and_latents_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     trainer = mixed.MixedTrainer(vae.build_vae(), weight_decay=0.0)

@@ -79,7 +79,7 @@ def test_every_row_is_drawn_with_the_shift_it_names(judged: list[list[config.Tra
     ]
     assert [together[0].steps for together in judged] == [2, 2, 1, 1, 1]
     limited, subset = judged[3][0], judged[4][0]
-    assert (limited.directions, limited.text_encoder, subset.all_targets) == (1, True, "mid-block")
+    assert (limited.directions, limited.text_encoder, subset.all_targets) == ("1", True, "mid-block")
 
     rows = {row["item"]: row for row in record["rows"]}
     base, whole = rows["scale 0"]["similarity"], rows["scale 1"]["similarity"]

@@ -126,6 +126,7 @@ def test_the_balanced_preset_is_held_against_its_rivals() -> None:
     assert quality._summarise(None, rows) == {"similarity_behind": 0.1, "drift_of_lora": 1.25}  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_every_row_is_measured(base: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "RATES", {"shift": (0.01, 0.1), "lora-4": (0.01,), "full": (0.01,)})
     monkeypatch.setattr(quality, "SEARCHED", ("owl-emojione",))

@@ -24,7 +24,7 @@ from spectra.training import config
 
 Pictures = Sequence[Image.Image]
 NAMES = [subject.name for subject in SUBJECTS[:2]]
-SHORT = {"steps": 3, "pictures": 2, "drawing_steps": 2}
+SHORT = {"preset": "svdiff", "steps": 3, "pictures": 2, "drawing_steps": 2}
 
 
 class Judged:

@@ -16,7 +16,7 @@ from spectra.benchmarks.trainings import judge, unmix
 from spectra.training import config
 
 CASE = replace(unmix.CASE, stamp=lambda bench: "")
-SHORT = {"steps": 1, "pictures": 4, "drawing_steps": 1}
+SHORT = {"preset": "svdiff", "steps": 1, "pictures": 4, "drawing_steps": 1}
 
 
 def colour(images: Sequence[Image.Image]) -> judge.Array:
