@@ -9,19 +9,15 @@ from torch import Tensor
 
 from spectra.adapters.binding import ALL, Binding
 from spectra.layers.change import Change
-from spectra.shift.outer_terms import OuterTerms
 from spectra.shift.shift import SpectralShift
-from spectra.shift.sums import scaled_sum, sum_terms, sum_words
+from spectra.shift.sums import Parts, scaled_sum, sum_terms, sum_words
 from spectra.spectrum.spectrum import Spectrum
 
 
 def needed_directions(shift: SpectralShift) -> dict[str, int]:
     """How many leading directions of each weight a shift changes, for `binding.bind`; `ALL` if it is most."""
-    found = {}
-    for name, delta in shift.items():
-        used = int(delta.nonzero()[0].max(initial=-1)) + 1
-        found[name] = ALL if 2 * used > len(delta) else used
-    return found
+    used = {name: Parts(delta).directions for name, delta in shift.items()}
+    return {name: ALL if 2 * used[name] > len(delta) else used[name] for name, delta in shift.items()}
 
 
 def has_directions(binding: Binding | None, needed: int) -> bool:
@@ -37,21 +33,11 @@ def total_changes(terms: Iterable[tuple[float, SpectralShift]]) -> dict[str, Cha
     chosen = list(terms)
     made = {}
     for name, delta in scaled_sum(chosen).items():
-        change = Change(torch.from_numpy(delta).to(torch.float32) if delta.any() else None)
         outer = sum_terms([(scale, shift.outer[name]) for scale, shift in chosen if name in shift.outer])
-        if outer is not None:
-            change = _with_terms(change, outer)
         words = [(scale, shift.words[name]) for scale, shift in chosen if name in shift.words]
-        if words:
-            word = sum_words(words)
-            change = Change(change.delta, change.a, change.b, change.kernel, torch.tensor(word.vectors), word.ids)
-        made[name] = change
+        own = torch.from_numpy(delta).to(torch.float32) if delta.any() else None
+        made[name] = Change.of_parts(own, outer, sum_words(words) if words else None)
     return made
-
-
-def _with_terms(change: Change, outer: OuterTerms) -> Change:
-    kernel = None if outer.kernel is None else torch.tensor(outer.kernel)
-    return Change(change.delta, torch.tensor(outer.a), torch.tensor(outer.b), kernel)
 
 
 def stacked(rows: Sequence[Change], device: torch.device) -> Change:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -97,12 +97,7 @@ class WeightShift:
         delta = self.delta.to(torch.float32)
         if weight.ndim == 1:
             return shifted_vector(wide, delta)
-        change = Change(None if spectrum is None else delta[: len(spectrum.sigma)])
-        if self.outer is not None:
-            kernel = None if self.outer.kernel is None else torch.tensor(self.outer.kernel)
-            change = replace(change, a=torch.tensor(self.outer.a), b=torch.tensor(self.outer.b), kernel=kernel)
-        if self.word is not None:
-            change = replace(change, word=torch.tensor(self.word.vectors), ids=self.word.ids)
+        change = Change.of_parts(None if spectrum is None else delta[: len(spectrum.sigma)], self.outer, self.word)
         return changed_weight(wide, spectrum, change)
 
     def best_factors(

@@ -8,7 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from spectra.shift.outer_terms import OuterTerms
+from spectra.shift.word_vectors import WordVectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,17 @@ class Change:
     kernel: Tensor | None = None
     word: Tensor | None = None
     ids: tuple[int, ...] = ()
+
+    @classmethod
+    def of_parts(cls, delta: Tensor | None, outer: OuterTerms | None, word: WordVectors | None) -> Change:
+        """What a shift holds of one weight; `delta` as the attribute."""
+        a = b = kernel = None
+        if outer is not None:
+            a, b = torch.tensor(outer.a), torch.tensor(outer.b)
+            kernel = None if outer.kernel is None else torch.tensor(outer.kernel)
+        if word is None:
+            return cls(delta, a, b, kernel)
+        return cls(delta, a, b, kernel, torch.tensor(word.vectors), word.ids)
 
     def tensors(self) -> Iterator[Tensor]:
         """Those that are there."""
