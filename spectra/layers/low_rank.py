@@ -78,11 +78,13 @@ class _LowRank(torch.autograd.Function):
         operator, weight, bias, left, right = FrozenLayer(*frozen)  # type: ignore[assignment]
         ctx.operator, ctx.shape, ctx.directions = operator, x.shape, len(d)
         learns_d, learns_left, learns_right = ctx.needs_input_grad[1:4]
-        scaled_left = _joined(_scaled(left, d), left_terms)
-        made = None if weight is None else _made(operator, weight, x, scaled_left, right, right_terms)
+        scaled_left, all_right = _joined(_scaled(left, d), left_terms), _joined(right, right_terms)
+        made = None
+        if weight is not None and _making_pays(weight, left.dtype, operator.bottleneck_rows(x), weight[0].numel()):
+            made = _changed(weight, scaled_left, all_right)
         t = None
         if made is None or learns_d or learns_left:
-            t = operator.encode(x, _joined(left, left_terms), _joined(right, right_terms))
+            t = operator.encode(x, all_right, all_right)  # these operators encode with the right side alone
         saved = None
         ctx.made = None
         if learns_right:
@@ -101,11 +103,13 @@ class _LowRank(torch.autograd.Function):
         needs_x, learns_d, learns_left, learns_right = ctx.needs_input_grad[:4]
         grad = grad.to(left.dtype)
         made = None
-        if needs_x and weight is not None:
-            made = _made_back(operator, weight, grad, _joined(_scaled(left, d), left_terms), right, right_terms)
+        rows = grad.numel() // max(grad.shape[operator.dim], 1)
+        if needs_x and weight is not None and _making_pays(weight, left.dtype, rows, len(weight)):
+            made = _changed(weight, _joined(_scaled(left, d), left_terms), _joined(right, right_terms))
         p = None
         if (needs_x and made is None) or learns_d or learns_right:
-            p = operator.adjoint(grad, _joined(left, left_terms), _joined(right, right_terms))
+            all_left = _joined(left, left_terms)
+            p = operator.adjoint(grad, all_left, all_left)  # and decode with the left one alone
         grad_x = grad_d = grad_left = grad_right = None
         if made is not None:
             grad_x = operator.input_gradient(grad, ctx.shape, made)
@@ -139,23 +143,16 @@ def _channels(t: Any, start: int, stop: int | None, dim: int) -> Any:
     return t[..., start:stop] if dim == -1 else t[:, start:stop]
 
 
-def _made(
-    operator: TermOperator, weight: Tensor, x: Tensor, scaled_left: Tensor, right: Tensor, right_terms: Tensor
-) -> Tensor | None:
-    """The weight with its change, where that is fewer products than the change's own way to the output."""
-    if weight.dtype != scaled_left.dtype or operator.bottleneck_rows(x) <= weight[0].numel():
-        return None
-    return _changed(weight, scaled_left, _joined(right, right_terms))
+def _making_pays(weight: Tensor, dtype: torch.dtype, rows: int, side: int) -> bool:
+    """Whether the weight with its change is fewer products than the change's own way.
 
-
-def _made_back(
-    operator: TermOperator, weight: Tensor, grad: Tensor, scaled_left: Tensor, right: Tensor, right_terms: Tensor
-) -> Tensor | None:
-    """The same on the way back: where it is fewer products than the change's own way to the input."""
-    rows = grad.numel() // max(grad.shape[operator.dim], 1)
-    if weight.dtype != scaled_left.dtype or rows <= weight.shape[0]:
-        return None
-    return _changed(weight, scaled_left, _joined(right, right_terms))
+    Args:
+        weight: the frozen one; one of another dtype is not made anew.
+        dtype: in which the layer computes.
+        rows: of the activation at that way's end.
+        side: what making the weight has in their place: its columns for the output, its rows for the input.
+    """
+    return weight.dtype == dtype and rows > side
 
 
 def _changed(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
