@@ -57,6 +57,7 @@ def bake(options: _Options) -> None:
         "weights": done.weights,
         "dtypes": list(done.dtypes),
         "rounding": done.rounding,
+        "averages": done.averages,
         "left_out": list(done.left_out),
         "seconds": round(time.perf_counter() - start, 3),
     }
@@ -71,3 +72,5 @@ def _show(found: dict[str, Any]) -> Iterator[output.Part]:
         yield f"  {each['file']} at scale {each['scale']:g}"
     rounding = short_percent(found["rounding"], 2) if found["rounding"] else "nothing"
     yield f"{found['weights']:,} weights shifted; stored in {', '.join(found['dtypes'])}, which costs {rounding}"
+    if found["averages"]:
+        yield f"so are the moving averages (model_ema) of {found['averages']:,} of them"

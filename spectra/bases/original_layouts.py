@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spectra.errors import BaseError
 from spectra.io.safetensors_header import StoredTensor
-from spectra.io.tensor_files import Spans, read_rows, write_rows
+from spectra.io.tensor_files import Spans, read_rows, rounded_rows, write_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Stored: TypeAlias = Mapping[str, StoredTensor]
 
 _PREFIX = "model.diffusion_model."
+
+_AVERAGED = "model_ema."
 
 _TEXT_ENCODERS = {
     "cond_stage_model.transformer.": ("text_encoder", "clip"),
@@ -61,13 +63,23 @@ class Place:
             shape = (sum(stop - start for start, stop in self.spans), *shape[1:])
         return shape[::-1] if self.transposed else shape
 
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype that `read` returns: the file's, or float32 for values with a scale."""
+        return self.stored.dtype if self.stored.scale is None else "float32"
+
     def read(self) -> Tensor:
-        """The model's tensor, in the file's dtype."""
+        """The model's tensor."""
         tensor = read_rows(self.stored, self.spans)
         return tensor.T.contiguous() if self.transposed else tensor
 
+    def rounded(self, exact: Tensor) -> Tensor:
+        """What `read` would return, had the file this tensor instead: rounded to what the file can hold."""
+        tensor = rounded_rows(self.stored, exact.T if self.transposed else exact, self.spans)
+        return tensor.T.contiguous() if self.transposed else tensor
+
     def write(self, tensor: Tensor, copy: Path) -> None:
-        """Overwrite the model's tensor in a copy of the file."""
+        """Overwrite the model's tensor in a copy of the file, with one that `rounded` made."""
         write_rows(self.stored._replace(path=copy), tensor.T if self.transposed else tensor, self.spans)
 
 
@@ -94,6 +106,17 @@ def original_layout(stored: Stored) -> dict[str, dict[str, Place]]:
             found[component] = _converted(tensors, partial(_open_clip, stored, prefix))
         else:
             found[component] = {key: Place(tensor) for key, tensor in tensors.items()}
+    return found
+
+
+def averaged_copies(stored: Stored) -> dict[str, StoredTensor]:
+    """The moving averages (EMA) of its denoiser's tensors that a checkpoint holds too, by the key of those."""
+    found = {}
+    for key, tensor in stored.items():
+        if key.startswith("model."):
+            average = stored.get(_AVERAGED + key.removeprefix("model.").replace(".", ""))
+            if average is not None and average.shape == tensor.shape:
+                found[key] = average
     return found
 
 

@@ -57,7 +57,12 @@ class FileWeights(Mapping[str, "Tensor"]):
 
     def dtype(self, name: str) -> str:
         """Name of the dtype that the tensor has when it is read, such as "float16"."""
-        return self.cast_to or self.places[name][0].stored.dtype
+        return self.cast_to or self.places[name][0].dtype
+
+    def rounded(self, name: str, exact: Tensor) -> Tensor:
+        """What reading a tensor would return, had its file this one instead."""
+        tensor = self.places[name][0].rounded(exact)
+        return tensor.to(torch_dtype(self.cast_to)) if self.cast_to else tensor
 
     def only(self, wanted: Callable[[str], bool]) -> FileWeights:
         """The tensors whose name is wanted."""
@@ -134,8 +139,8 @@ def component_name(path: Path) -> str:
 
 def folder_tensors(folder: Path, component: str, variant: str | None = None) -> FileWeights:
     """The tensors of a folder that holds one component alone, as `save_pretrained` of a model writes it."""
-    files = _weight_files(folder, variant)
-    return _named(component, {key: Place(tensor) for path in files for key, tensor in stored_tensors(path).items()})
+    stored = stored_tensors(*_weight_files(folder, variant))
+    return _named(component, {key: Place(tensor) for key, tensor in stored.items()})
 
 
 def _folder_parts(folder: Path, components: Sequence[str], variant: str | None) -> dict[str, FileWeights]:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from spectra.bases.original_layouts import Place, averaged_copies
 from spectra.bases.pipeline import find_base, local_folder
 from spectra.bases.weight_files import FileWeights, base_tensors
 from spectra.convert.projection import AnySpectrum
@@ -22,7 +24,7 @@ from spectra.convert.shifted_base import check_fingerprints
 from spectra.convert.weight_change import WeightShift, known_spectrum, spectrum_for
 from spectra.errors import InputError, OutputError, RoundedCopyWarning
 from spectra.io.atomic_writes import atomic_folder, atomic_write, check_output
-from spectra.io.dtypes import torch_dtype
+from spectra.io.tensor_files import stored_tensors
 from spectra.naming.target_subsets import component_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift, combine
@@ -47,12 +49,14 @@ class Baked:
 
     Attributes:
         rounding: `||stored - exact|| / ||Delta W||` over all weights, which their dtype costs.
+        averages: so many of the weights have a moving average (EMA) in the file, which got the same change.
         left_out: files of the base that were not copied, since they hold its weights unshifted.
     """
 
     weights: int
     dtypes: tuple[str, ...]
     rounding: float
+    averages: int
     left_out: tuple[str, ...]
 
 
@@ -69,7 +73,8 @@ def bake(
     """Write a base with shifts folded in: `U diag(ReLU(sigma + sum of scale * delta)) V^T` in the base's own dtype.
 
     The weights are those that `spectra.load` and `spectra.activate` would put in force, with outer terms and the
-    vectors of special words, rounded once to the dtype of the file.
+    vectors of special words, rounded once to the dtype of the file; fp8 with a scale keeps its scale. Moving averages
+    (`model_ema.*`) of shifted weights in a single file get the same change.
 
     Args:
         base: as `find_base` takes it.
@@ -98,6 +103,7 @@ def bake(
     weights, cache = tensors.weights(), cache or default_cache()
     originals = _check_base(shifts, weights, cache, progress)
     shifted = weights.only(parts.__contains__)
+    averages = averaged_copies(stored_tensors(root)) if root.is_file() else {}
     with _copied(root, left_out, out, force) as copy:
 
         def write(name: str) -> tuple[float, float]:
@@ -106,10 +112,12 @@ def bake(
             exact = part.applied(weight, originals.get(name) or spectrum_for(name, weight, part.directions, cache))
             lost = 0.0
             for place in shifted.places[name]:
-                stored = exact.to(torch_dtype(place.stored.dtype))
-                place.write(stored, copy / place.stored.path.relative_to(root))
-                lost = float((stored.to(exact.dtype) - exact).norm())
-            return lost**2, float((exact - weight).norm()) ** 2
+                rounded = place.rounded(exact)
+                place.write(rounded, copy / place.stored.path.relative_to(root))
+                lost = float((rounded.to(exact.dtype) - exact).norm())
+                if place.stored.key in averages:
+                    _change_average(replace(place, stored=averages[place.stored.key]), weight, exact, copy)
+            return lost**2, float((exact - weight.to(exact.dtype)).norm()) ** 2
 
         errors = for_each(shifted, write, "baking", progress)
     norms = torch.tensor(list(errors.values()), dtype=torch.float64).sum(0)
@@ -117,8 +125,16 @@ def bake(
         weights=len(shifted),
         dtypes=tuple(sorted({place.stored.dtype for places in shifted.places.values() for place in places})),
         rounding=float((norms[0] / norms[1]).sqrt()) if norms[1] else 0.0,
+        averages=sum(place.stored.key in averages for places in shifted.places.values() for place in places),
         left_out=tuple(sorted(str(path.relative_to(root)) for path in left_out)),
     )
+
+
+def _change_average(average: Place, weight: Tensor, exact: Tensor, copy: Path) -> None:
+    """Overwrite the moving average of a weight in a copy of its file with what the weight's change makes of it."""
+    mean = average.read().to(exact.dtype)
+    wide = weight.to(exact.dtype)
+    average.write(average.rounded(exact if torch.equal(mean, wide) else mean + (exact - wide)), copy)
 
 
 def _check_base(

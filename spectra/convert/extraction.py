@@ -32,6 +32,7 @@ from spectra.convert.file_kinds import holds_lora
 from spectra.convert.lora.reading import ChangeFile, read_lora
 from spectra.convert.module_names import is_embedding
 from spectra.errors import BaseError, MismatchError
+from spectra.io.dtypes import computing_dtype
 from spectra.io.tensor_files import stored_tensors
 from spectra.naming.target_subsets import component_of, matching, path_of
 from spectra.progress import SILENT, Progress, working
@@ -170,8 +171,8 @@ def _check_shape(file: ChangeFile, name: str, found: Sequence[int], weight: Tens
 def _difference(model: FileWeights, name: str, weight: Tensor) -> Tensor:
     """The change that makes a base's weight the model's, `W' - W`."""
     trained = model[name]
-    wide = torch.promote_types(torch.promote_types(trained.dtype, weight.dtype), torch.float32)
-    return trained.to(wide).sub_(weight)  # read for this alone, so it may be overwritten
+    wide = computing_dtype(trained.dtype, weight.dtype)
+    return trained.to(wide).sub_(weight.to(wide))  # read for this alone, so it may be overwritten
 
 
 def _model_changes(
@@ -209,8 +210,7 @@ def _check_same_shapes(model: str, base: str, ours: FileWeights, theirs: FileWei
 def _differing(base: FileWeights, model: FileWeights, progress: Progress) -> Iterator[str]:
     """The names of a base's tensors that the model has otherwise, in the precision that it stores them in."""
     for name in base:
-        trained = model[name]
-        if not torch.equal(base[name].to(trained.dtype), trained):
+        if not torch.equal(model.rounded(name, base[name]), model[name]):
             yield name
         progress.advance()
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from spectra.convert.projection import AnySpectrum, delta_weight, singular_vectors
+from spectra.io.dtypes import computing_dtype
 from spectra.layers.change import Change
 from spectra.layers.changed_weight import changed_weight
 from spectra.progress import SILENT, Progress
@@ -93,7 +94,7 @@ class WeightShift:
 
     def applied(self, weight: Tensor, spectrum: AnySpectrum | None) -> Tensor:
         """The shifted weight as serving makes it, of the weight's shape, in float32 or wider."""
-        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        wide = weight.to(computing_dtype(weight.dtype))
         delta = self.delta.to(torch.float32)
         if weight.ndim == 1:
             return shifted_vector(wide, delta)

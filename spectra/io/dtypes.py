@@ -41,6 +41,13 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def computing_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """The dtype to compute in with floating-point tensors of these: float64 if one of them is, otherwise float32."""
+    import torch
+
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
 def torch_dtype(name: str) -> torch.dtype:
     """The torch dtype of a name such as "float16"."""
     import torch

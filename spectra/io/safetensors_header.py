@@ -28,7 +28,9 @@ class HeaderError(ValueError):
 
 
 class StoredTensor(NamedTuple):
-    """One tensor of a file: the code of its dtype ("F16"), its first byte in the file and the one after its last."""
+    """One tensor of a file: the code of its dtype ("F16"), its first byte in the file and the one after its last, and
+    the tensor that its values are to be multiplied with, if there is one (`spectra.io.scaled_tensors`).
+    """
 
     path: Path
     key: str
@@ -36,6 +38,7 @@ class StoredTensor(NamedTuple):
     shape: tuple[int, ...]
     start: int
     stop: int
+    scale: StoredTensor | None = None
 
     @property
     def dtype(self) -> str:

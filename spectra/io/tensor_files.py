@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectra.errors import BaseError
-from spectra.io.dtypes import BYTES, FLOATS, dtype_name, torch_dtype
+from spectra.io.dtypes import BYTES, FLOATS, computing_dtype, dtype_name, torch_dtype
 from spectra.io.safetensors_header import HeaderError, StoredTensor, build_header, read_header
+from spectra.io.scaled_tensors import ScaleError, attach_scales, multiply, scale_of_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,27 +22,51 @@ if TYPE_CHECKING:
 Spans = Sequence[tuple[int, int]]
 
 
-def stored_tensors(path: Path) -> dict[str, StoredTensor]:
-    """The floating-point tensors of a file by key, in the order of the header; no values are read.
+def stored_tensors(*paths: Path) -> dict[str, StoredTensor]:
+    """The floating-point tensors of a file, or of several, by key, in the order of the headers; no values are read.
+
+    Those that have a scale (`spectra.io.scaled_tensors`) hold it, and it is none of them.
 
     Raises:
-        BaseError: it cannot be read, or is not a whole safetensors file.
+        BaseError: one cannot be read, is not a whole safetensors file, or has quantised weights other than fp8.
     """
+    tensors: dict[str, StoredTensor] = {}
+    for path in paths:
+        try:
+            tensors |= read_header(path).tensors
+        except (OSError, HeaderError) as error:
+            raise BaseError(
+                f"{path}: cannot be read as safetensors ({error}); the file is damaged or incomplete"
+            ) from error
     try:
-        tensors = read_header(path).tensors
-    except (OSError, HeaderError) as error:
-        raise BaseError(
-            f"{path}: cannot be read as safetensors ({error}); the file is damaged or incomplete"
-        ) from error
+        tensors = attach_scales(tensors)
+    except ScaleError as error:
+        raise BaseError(f"{paths[0]}: {error}") from error
     return {key: tensor for key, tensor in tensors.items() if tensor.dtype in FLOATS}
 
 
 def read_rows(stored: StoredTensor, spans: Spans = ()) -> Tensor:
-    """The tensor, or some of its rows, one span `(start, stop)` after the other.
+    """The tensor, or some of its rows, one span `(start, stop)` after the other; float32 if it has a scale.
 
     Raises:
         BaseError: the file cannot be read any more.
     """
+    values, scale = _read_values(stored, spans), _scale(stored, spans)
+    return values if scale is None else multiply(values, scale)
+
+
+def rounded_rows(stored: StoredTensor, exact: Tensor, spans: Spans = ()) -> Tensor:
+    """What `read_rows` would return, had `exact`, floats of its shape, been written; what fp8 cannot hold is cut off.
+
+    No scale is changed: it may be that of other rows too.
+    """
+    scale = _scale(stored, spans)
+    if scale is None:
+        return _cast(exact, stored.dtype)
+    return multiply(_divided(stored, exact, scale), scale)
+
+
+def _read_values(stored: StoredTensor, spans: Spans) -> Tensor:
     import torch
 
     places = _byte_spans(stored, spans)
@@ -86,6 +111,9 @@ def write_rows(stored: StoredTensor, tensor: Tensor, spans: Spans = ()) -> None:
     """Overwrites the tensor, or some of its rows, in the file, with what `read_rows` would return."""
     import torch
 
+    scale = _scale(stored, spans)
+    if scale is not None:
+        tensor = _divided(stored, tensor, scale)
     places = _byte_spans(stored, spans)
     size = sum(stop - start for start, stop in places)
     if tensor.dtype != torch_dtype(stored.dtype) or tensor.nbytes != size:
@@ -98,6 +126,32 @@ def write_rows(stored: StoredTensor, tensor: Tensor, spans: Spans = ()) -> None:
             stream.seek(stored.start + start)
             stream.write(data[written : written + stop - start])
             written += stop - start
+
+
+def _scale(stored: StoredTensor, spans: Spans) -> Tensor | None:
+    """The scale of a tensor's rows, or of some of them: float32 `[rows, c]`; None if it has none."""
+    import torch
+
+    if stored.scale is None:
+        return None
+    scale = scale_of_rows(_read_values(stored.scale, ()), stored.shape[0] if stored.shape else 1)
+    return torch.cat([scale[start:stop] for start, stop in spans]) if spans else scale
+
+
+def _divided(stored: StoredTensor, tensor: Tensor, scale: Tensor) -> Tensor:
+    """A tensor's values without their scale, in the file's dtype; zero where the scale is."""
+    return _cast(multiply(tensor, (1 / scale).nan_to_num(posinf=0.0, neginf=0.0)), stored.dtype)
+
+
+def _cast(tensor: Tensor, dtype: str) -> Tensor:
+    """A tensor in the dtype of a file. Torch makes NaN or infinity of what is too large for fp8; here it is cut off."""
+    import torch
+
+    wanted = torch_dtype(dtype)
+    if dtype.startswith("float8") and tensor.dtype != wanted:
+        largest = torch.finfo(wanted).max
+        tensor = tensor.to(computing_dtype(tensor.dtype)).clamp(-largest, largest)
+    return tensor.to(wanted)
 
 
 def _byte_spans(stored: StoredTensor, spans: Spans) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from spectra.io.dtypes import computing_dtype
 from spectra.layers.change import Change
 from spectra.spectrum.shifted_weight import shifted_weight, singular_value_change
 from spectra.spectrum.spectrum import Spectrum, matrix
@@ -54,7 +55,7 @@ def changed_weight(weight: Tensor, directions: Spectrum | Directions | None, cha
     """
     if not any(tensor.requires_grad for tensor in change.tensors()) and change.changes_nothing:
         return weight
-    dtype = torch.promote_types(weight.dtype, torch.float32)
+    dtype = computing_dtype(weight.dtype)
     wide = weight.to(dtype)
     if change.delta is not None and isinstance(directions, Spectrum):
         wide = shifted_weight(wide, directions, change.delta)

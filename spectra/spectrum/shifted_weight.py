@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spectra import kernels
+from spectra.io.dtypes import computing_dtype
 from spectra.spectrum.spectrum import Side, Spectrum, matrix
 
 
@@ -25,7 +26,7 @@ def shifted_weight(weight: Tensor, spectrum: Spectrum, delta: Tensor) -> Tensor:
     """
     if not delta.requires_grad and not bool(delta.any()):
         return weight
-    dtype = torch.promote_types(weight.dtype, torch.float32)
+    dtype = computing_dtype(weight.dtype)
     sigma, basis, tail = (v.to(weight.device, dtype) for v in (spectrum.sigma, spectrum.basis, spectrum.tail))
     d, one_sided, other_side = singular_value_change(sigma, delta.to(dtype)), spectrum.one_sided, tail.T
     stored_side = basis[:, one_sided:]

@@ -16,6 +16,7 @@ import pytest
 import small_models
 import tiny_base
 import torch
+from fp8_checkpoint import scaled_fp8
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from spectra.bases.weight_files import base_weights
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.convert.baking import Baked, NamedShift, bake
 from spectra.errors import BaseError, InputError, MismatchError, OutputError, RoundedCopyWarning
+from spectra.families import targets
 from spectra.io.tensor_files import read_rows, stored_tensors
 from spectra.shift.metadata import ROUNDED
 from spectra.shift.shift import SpectralShift, combine
@@ -172,6 +174,70 @@ def test_an_original_single_file(shifts: list[NamedShift], tmp_path: Path) -> No
     expected, found = original.original_checkpoint(pipe), load_file(tmp_path / "out.safetensors")
     assert list(stored_tensors(tmp_path / "out.safetensors")) == list(stored_tensors(tmp_path / "v1.safetensors"))
     assert all(close(found[key], expected[key]) for key in expected)
+
+
+def test_moving_averages_in_a_file_get_the_same_change(
+    shifts: list[NamedShift], tmp_path: Path, spectra_cli: Any
+) -> None:
+    pipe = tiny_base.build()
+    before = original.original_checkpoint(pipe)
+    generator = torch.Generator().manual_seed(5)
+    averages = {}
+    for key, value in original.original_unet(pipe.unet).items():
+        noise = 0 if "middle_block" in key else 0.01 * torch.randn(value.shape, generator=generator)
+        averages["model_ema." + key.removeprefix("model.").replace(".", "")] = value + noise
+    before |= averages | {"model_ema.decay": torch.tensor(0.999), "model_ema.num_updates": torch.tensor(7)}
+    save_file(before, tmp_path / "v1.safetensors")
+    done = bake_files(tmp_path / "v1.safetensors", shifts[:1], tmp_path / "out.safetensors")
+    assert done.averages == sum(name.startswith("unet.") for name in shifts[0].shift)
+    found = load_file(tmp_path / "out.safetensors")
+    changed = 0
+    for key in original.original_unet(pipe.unet):
+        mean = "model_ema." + key.removeprefix("model.").replace(".", "")
+        if "middle_block" in key:
+            assert torch.equal(found[mean], found[key]), key
+        change = found[key].double() - before[key].double()
+        assert torch.allclose(found[mean].double() - before[mean].double(), change, atol=1e-6), key
+        changed += bool(change.any())
+    assert changed == done.averages
+    assert float(found["model_ema.decay"]) == pytest.approx(0.999)
+    write_shift(shifts[0].shift, tmp_path / "all.safetensors")
+    ran = spectra_cli(
+        "bake", tmp_path / "v1.safetensors", "--shift", tmp_path / "all.safetensors", "-o", tmp_path / "2.safetensors"
+    )
+    assert f"moving averages (model_ema) of {done.averages} of them" in ran.out
+
+
+@pytest.mark.parametrize("form", ["tensor", "row"])
+def test_fp8_with_scales_keeps_its_scales(form: str, tmp_path: Path) -> None:
+    """Of joined, split and swapped weights too; what is stored is the nearest to the exact that the scale allows."""
+    models = {"transformer": small_models.build("sd3")[0]}
+    file, meant = scaled_fp8(original.original_sd3(models["transformer"]), original.DENOISER, form=form)
+    save_file(file, tmp_path / "sd3.safetensors")
+    weights = base_weights(str(tmp_path / "sd3.safetensors"))
+    for target in targets(models, "transformer"):
+        with torch.no_grad():
+            target.weight.copy_(weights[target.name])
+    restored = original.original_sd3(models["transformer"])
+    assert all(torch.equal(restored[key], meant[key]) for key in restored)
+    shift = small_models.random_shift(models, "transformer", 4)
+    done = bake_files(tmp_path / "sd3.safetensors", [NamedShift("x", shift, 0.3)], tmp_path / "out.safetensors")
+    assert done.dtypes == ("float32", "float8_e4m3fn")
+    assert 0 < done.rounding < 1
+    found = load_file(tmp_path / "out.safetensors")
+    exact = original.original_sd3(served(models, [NamedShift("x", shift, 0.3)])["transformer"])
+    assert found.keys() == file.keys()
+    for key, value in file.items():
+        module = key.removesuffix(".weight")
+        if f"{module}.scale_weight" not in file or key == module:
+            assert close(found[key], exact[key]) if key in exact else torch.equal(found[key].float(), value.float()), (
+                key
+            )
+            continue
+        scale = file[f"{module}.scale_weight"].reshape(-1, *[1] * (value.ndim - 1))
+        wanted = (exact[key] / scale).clamp(-448, 448)
+        step = 2.0 ** (wanted.abs().clamp_min(2**-6).log2().floor() - 3)
+        assert float(((found[key].float() - wanted).abs() / step).max()) < 0.5 + 1e-4, key
 
 
 def test_split_swapped_transposed_and_tied_weights(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import small_models
 import tiny_base
 import torch
+from fp8_checkpoint import scaled_fp8
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
@@ -92,6 +93,38 @@ def test_from_shards_a_single_file_and_one_component(base: Path, shift: Spectral
         found = extract(str(tmp_path / "v1.safetensors"), str(model)).shift
         assert found.keys() == only.keys()
         assert max(np.abs(found[name] - only[name]).max() for name in only) < 1e-6
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_fine_tune_in_fp8(scaled: bool, tmp_path: Path) -> None:
+    """Of weights that rounding alone tells from the base's nothing is extracted; of the others what was trained."""
+    pipe = tiny_base.build()
+    before = {key: value.clone() for key, value in original.original_checkpoint(pipe).items()}
+    save_file(before, tmp_path / "base.safetensors")
+    torch.manual_seed(3)
+    trained = ("mid_block.attentions.0.proj_in", "conv_in")
+    with torch.no_grad():
+        for name in trained:
+            weight = pipe.unet.get_submodule(name).weight
+            weight.add_(0.5 * weight.std() * torch.randn_like(weight))
+    after = original.original_checkpoint(pipe)
+    if scaled:
+        file, meant = scaled_fp8(after, "model.diffusion_model.")
+    else:
+        file = {key: value.to(torch.float8_e4m3fn) if value.ndim > 1 else value for key, value in after.items()}
+        meant = {key: value.float() for key, value in file.items()}
+    save_file(file, tmp_path / "tuned.safetensors")
+    found = extract(str(tmp_path / "base.safetensors"), str(tmp_path / "tuned.safetensors"), outer=99)
+    assert set(found.shift) == {f"unet.{name}" for name in trained}
+    assert found.total.energy > 0.9999
+    keys = {
+        "unet.conv_in": "input_blocks.0.0.weight",
+        "unet.mid_block.attentions.0.proj_in": "middle_block.1.proj_in.weight",
+    }
+    for layer in found.layers:
+        key = f"model.diffusion_model.{keys[layer.name]}"
+        change = (meant[key].double() - before[key].double()).square().sum()
+        assert layer.change == pytest.approx(float(change), rel=1e-5)
 
 
 def test_a_fine_tuned_model_and_what_no_shift_holds(base: Path, tmp_path: Path) -> None:

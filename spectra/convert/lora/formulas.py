@@ -11,7 +11,7 @@ Every change is `[rows, columns]`, the matrix of `spectrum.matrix`. `scale` is a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -32,6 +32,16 @@ METHODS = (
 )
 """The parts that are enough for a change, by method."""
 
+_FACTORS = (
+    ("up", "down", "mid"),
+    ("values", "rows", ""),
+    ("hada_w1_a", "hada_w1_b", "hada_t1"),
+    ("hada_w2_a", "hada_w2_b", "hada_t2"),
+    ("lokr_w1_a", "lokr_w1_b", ""),
+    ("lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+)
+"""Two parts whose product is taken, and what a convolution may have between them."""
+
 
 def pairs_of(parts: Parts) -> tuple[Tensor, Tensor]:
     """Up `[rows, m]` and down `[m, columns]` of a LoRA, whose product is Delta W without its scale."""
@@ -41,6 +51,19 @@ def pairs_of(parts: Parts) -> tuple[Tensor, Tensor]:
     if "mid" in parts:
         down = torch.einsum("mn...,nj->mj...", parts["mid"], down).flatten(1)
     return up, down
+
+
+def misfit(shapes: Mapping[str, Sequence[int]]) -> str:
+    """The parts of one weight that cannot be multiplied, given the shapes of all, in words; empty if all can."""
+    for first, second, middle in _FACTORS:
+        if not {first, second} <= shapes.keys():
+            continue
+        tucker = middle in shapes and middle != "mid"  # its first factor is the other way round
+        inner = [*shapes[first][0 if tucker else 1 :][:1], *shapes[second][:1]]
+        if inner != list(shapes[middle][:2]) if middle in shapes else len(set(inner)) != 1:
+            parts = [f"{part} {list(shapes[part])}" for part in (first, middle, second) if part in shapes]
+            return f"{' and '.join(parts)} have no common rank"
+    return ""
 
 
 def scaled_rank(parts: Parts) -> int | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from spectra.convert.file_kinds import header_of
-from spectra.convert.lora.formulas import METHODS, Parts, change_of, pairs_of, scaled_rank
+from spectra.convert.lora.formulas import METHODS, Parts, change_of, misfit, pairs_of, scaled_rank
 from spectra.convert.lora.keys import METADATA_KEY, split_key
 from spectra.convert.module_names import aliases
 from spectra.errors import FormatError
@@ -117,6 +117,9 @@ def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
     for name, parts in found.items():
         if not any(method <= parts.keys() for method in METHODS):
             raise FormatError(f"{path}: {name} has only {', '.join(sorted(parts))}; the file is not whole")
+        wrong = misfit({part: tensor.shape for part, tensor in parts.items()})
+        if wrong:
+            raise FormatError(f"{path}: {name}: {wrong}; the file is damaged: fetch or make it again")
     if not (found or biases):
         raise FormatError(f"{path}: no LoRA, LoHa, LoKr or difference in it")
     return ChangeFile(path, dict(sorted(found.items())), tuple(sorted(biases)), _peft_config(path, header.metadata))

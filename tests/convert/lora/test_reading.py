@@ -191,6 +191,26 @@ def test_differences_biases_and_norms(tmp_path: Path) -> None:
         ({"lora_unet_x.dora_scale": (1, 3)}, "DoRA"),
         ({"unet.y.lora_A.weight": (2, 3)}, "1 modules that the base does not have, such as unet.y"),
         ({"unet.x.oft_blocks": (2, 3, 3)}, "of no method that is known"),
+        (
+            {"unet.x.lora_down.weight": (4, 3), "unet.x.lora_up.weight": (3, 7)},
+            r"unet.x: up \[3, 7\] and down \[4, 3\] have no common rank; .*damaged",
+        ),
+        (
+            {
+                "unet.x.lora_A.weight": (2, 3, 1, 1),
+                "unet.x.lora_B.weight": (3, 2),
+                "unet.x.lora_mid.weight": (2, 3, 3, 3),
+            },
+            "up .* and mid .* and down .* have no common rank",
+        ),
+        (
+            {f"unet.x.hada_w{i}_{side}": (2, 4) for i in (1, 2) for side in "ab"},
+            r"hada_w1_a \[2, 4\] and hada_w1_b \[2, 4\] have no common rank",
+        ),
+        (
+            {"unet.x.lokr_w1": (2, 2), "unet.x.lokr_w2_a": (3, 2), "unet.x.lokr_w2_b": (3, 2)},
+            "lokr_w2_a .* and lokr_w2_b",
+        ),
         ({}, "no LoRA"),
     ],
 )
