@@ -14,6 +14,7 @@ from spectra.version import __version__ as __version__
 if TYPE_CHECKING:
     from spectra.adapters.loaded_shifts import activate, disabled, load, loaded, per_sample, unload
     from spectra.adapters.plan_tuning import tune
+    from spectra.adapters.spectra_from import spectra_from
     from spectra.adapters.training_adapter import Adapter, attach
     from spectra.combine.adjusting import adjust
     from spectra.combine.merging import merge
@@ -61,6 +62,7 @@ __all__ = [
     "merge",
     "per_sample",
     "read_shift",
+    "spectra_from",
     "transplant",
     "tune",
     "unload",
@@ -85,6 +87,7 @@ _HOME = {
     "loaded": "adapters.loaded_shifts",
     "merge": "combine.merging",
     "per_sample": "adapters.loaded_shifts",
+    "spectra_from": "adapters.spectra_from",
     "unload": "adapters.loaded_shifts",
     "SpectrumCache": "spectrum.cache.spectrum_cache",
     "default_cache": "spectrum.cache.spectrum_cache",

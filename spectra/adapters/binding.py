@@ -1,11 +1,13 @@
-"""One weight of a live model, bound to what a shift needs to change it and to what undoes the change."""
+"""One weight of a live model, bound to what a shift needs to change it and to what undoes the change.
+
+A plain weight is replaced by its changed value where one change serves all samples. A quantised one is never: there the
+change is a term beside the module's own product, in a patched forward.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TypeAlias
 
 from torch import Tensor, nn
@@ -23,13 +25,12 @@ from spectra.layers.sampled_low_rank import SampledLowRankLayer
 from spectra.layers.shifted_layer import ShiftedLayer
 from spectra.layers.shifted_vector import ShiftedVector
 from spectra.layers.weight_offload import WeightOffload
-from spectra.progress import SILENT, Progress
-from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.partial import PartialSpectrum
 from spectra.spectrum.shifted_weight import shifted_vector
 from spectra.spectrum.spectrum import Spectrum, has_no_values
 
 WeightSpectrum: TypeAlias = Spectrum | PartialSpectrum
+Prepared: TypeAlias = nn.Parameter | Change
 Layer: TypeAlias = LowRankLayer | ShiftedLayer | ShiftedVector
 
 
@@ -41,7 +42,7 @@ class Binding:
         spectrum: the weight's own, or that of the weight it is a rounded copy of: whole, or as many directions as the
             deltas have; None for a 1-D weight, and where no direction changes.
         fingerprints: of the frozen weight.
-        applied: the parameter that `apply` put in force, None if there is none.
+        applied: what `apply` put in force, a parameter or, beside a quantised weight, a change; None if nothing.
         layers: what computes in the modules' place, if they are patched.
     """
 
@@ -50,8 +51,8 @@ class Binding:
     ) -> None:
         self.target = target
         self.spectrum: WeightSpectrum | SomeDirections | None = spectrum
-        self.fingerprints = fingerprints or Fingerprints.of(target.weight, target.name)
-        self.applied: nn.Parameter | None = None
+        self.fingerprints = fingerprints or target_fingerprints(target, spectrum)
+        self.applied: Prepared | None = None
         self.layers: list[Layer] = []
         self._patches: list[ForwardPatch] = []
         self._offload: WeightOffload | None = None
@@ -82,7 +83,13 @@ class Binding:
 
     def take_over(self, other: Binding) -> None:
         """Know of the same weight what another binding has put in force: this one takes its place."""
-        self.applied, self.fingerprints = other.applied, other.fingerprints
+        self.fingerprints = other.fingerprints
+        self._patches, self.layers, self.applied = other._patches, other.layers, other.applied
+        if isinstance(self.applied, Change) and self.applied.delta is not None:
+            delta = self.applied.delta  # of the leading directions that the other one knew
+            longer = delta.new_zeros(len(self.spectrum.sigma) if self.spectrum else 0)
+            longer[: len(delta)] = delta
+            self.applied = replace(self.applied, delta=longer)
 
     def changed(self, change: Change) -> Tensor:
         """The weight with its change, in its own shape and dtype; the frozen parameter where nothing changes."""
@@ -93,27 +100,33 @@ class Binding:
             return weight
         return shifted_vector(weight, change.delta)
 
-    def prepare(self, change: Change) -> nn.Parameter:
-        """The parameter that `apply` will put in force for a change without samples; nothing changes yet.
+    def prepare(self, change: Change) -> Prepared:
+        """What `apply` will put in force for a change without samples; nothing changes yet.
 
-        It requires a gradient if the frozen one does, for which a compiled graph would be made again.
+        A parameter requires a gradient if the frozen one does, for which a compiled graph would be made again.
         """
         weight = self.target.weight
+        if self.target.quantised:
+            return weight if change.changes_nothing else change.map(lambda tensor: tensor.to(weight.device))
         changed = self.changed(change.map(lambda tensor: tensor.to(weight.device)))
         if changed is weight:
             return weight
         return nn.Parameter(changed.detach().to(self.current.device), weight.requires_grad)
 
-    def apply(self, prepared: nn.Parameter) -> None:
+    def apply(self, prepared: Prepared) -> None:
         """Put what `prepare` made in force, in place of whatever was; `restore` undoes it."""
         self.restore()
-        if prepared is not self.target.weight:
+        if prepared is self.target.weight:
+            return
+        if isinstance(prepared, Change):
+            self.patch(prepared)
+        else:
             self._put(prepared)
-            self.applied = prepared
+        self.applied = prepared
 
     def restore(self) -> None:
         """Give the modules their frozen parameter and their own forward back: the same objects, the same bits."""
-        if self.applied is not None:
+        if isinstance(self.applied, nn.Parameter):
             frozen, current = self.target.weight, self.current
             if (frozen.device, frozen.dtype) != (current.device, current.dtype):
                 # The model was moved or cast meanwhile; the frozen weight follows.
@@ -137,7 +150,8 @@ class Binding:
             and change.word is None
             and all(operator_of(module) is not None for module in self.target.modules)
         )
-        lent = (lambda: self.changed(change)) if samples is None and not without_weight else None
+        lendable = samples is None and not without_weight and not self.target.quantised
+        lent = (lambda: self.changed(change)) if lendable else None
         for module in self.target.modules:
             layers = self._layers(module, change, samples, without_weight)
             patch = patch_forward(module, layers[0].forward, lent)
@@ -199,86 +213,24 @@ class Binding:
             module._parameters["weight"] = parameter
 
 
-ALL = -1
-"""Directions of a weight whose delta may be of any of them."""
+class TargetValues(Mapping[str, Tensor]):
+    """What weights are to a shift (`Target.values`), by name, each made or read when it is asked for."""
 
-
-def bind(
-    targets: Iterable[Target],
-    directions: Mapping[str, int] = MappingProxyType({}),
-    cache: SpectrumCache | None = None,
-    progress: Progress = SILENT,
-    originals: Mapping[str, WeightSpectrum] = MappingProxyType({}),
-) -> dict[str, Binding]:
-    """Bindings by name, with spectra from the cache, or with the `originals` where a weight is a rounded copy.
-
-    Args:
-        directions: how many of a weight's leading directions change, by name; `ALL` by default, 0 for none.
-
-    Raises:
-        WeightError: a weight that is not plain floating point in memory, or not finite.
-    """
-    chosen = {target.name: target for target in targets}
-    for name, target in chosen.items():
-        check_plain(name, target.weight)
-    matrices = {name: t.weight for name, t in chosen.items() if t.weight.ndim > 1 and name not in originals}
-    spectra = find_spectra(matrices, directions, cache, progress)
-    prints = {name: Fingerprints.of(t.weight, name, spectra.get(name)) for name, t in chosen.items()}
-    # Now, while each weight has the base's dtype; a spectrum knows its weight's.
-    unknown = [prints[name] for name, target in chosen.items() if target.weight.ndim == 1 or name not in spectra]
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(Fingerprints.digits, unknown))
-    return {
-        name: Binding(target, originals.get(name, spectra.get(name)), prints[name]) for name, target in chosen.items()
-    }
-
-
-def find_spectra(
-    weights: Mapping[str, Tensor],
-    directions: Mapping[str, int],
-    cache: SpectrumCache | None = None,
-    progress: Progress = SILENT,
-) -> dict[str, WeightSpectrum]:
-    """Spectra by name, as much of each as `directions` ask for (see `bind`); weights that need none are left out."""
-    cache = cache or default_cache()
-    by_count: dict[int, list[str]] = {}
-    for name in weights:
-        by_count.setdefault(directions.get(name, ALL), []).append(name)
-    found: dict[str, WeightSpectrum] = {}
-    for count, names in sorted(by_count.items()):
-        some = _Some(weights, names)
-        if count == ALL:
-            found |= cache.spectra(some, progress)
-        elif count:
-            found |= cache.leading(some, count, progress)
-    return found
-
-
-class _Some(Mapping[str, Tensor]):
-    """Some of a mapping's tensors, each still taken when it is asked for."""
-
-    def __init__(self, weights: Mapping[str, Tensor], names: list[str]) -> None:
-        self._weights, self._names = weights, names
+    def __init__(self, targets: Mapping[str, Target]) -> None:
+        self._targets = targets
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._weights[name]
+        return self._targets[name].values()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._targets)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._targets)
 
 
-def check_plain(name: str, weight: Tensor) -> None:
-    """Refuse what cannot be shifted: meta tensors of an offloaded model, quantised weights."""
-    if weight.device.type == "meta":
-        raise WeightError(
-            f"{name}: the weight is on the meta device and has no values; load the base first, and turn on "
-            "sequential offloading after the shift is active"
-        )
-    if not weight.dtype.is_floating_point or type(weight.data) is not Tensor:
-        raise WeightError(
-            f"{name}: expected a plain floating-point weight, got {type(weight.data).__name__} of {weight.dtype}; "
-            "load the base unquantised"
-        )
+def target_fingerprints(target: Target, spectrum: WeightSpectrum | None = None) -> Fingerprints:
+    """The fingerprints of what a weight is to a shift; its `spectrum`, if there is one, knows the first."""
+    known = spectrum.fingerprint if spectrum else ""
+    quantised = "" if target.has_original else target.quantised
+    return Fingerprints(TargetValues({target.name: target}), target.name, target.dtype, known, quantised)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spectra.adapters.binding import ALL, Binding
+from spectra.adapters.bind import ALL
+from spectra.adapters.binding import Binding
 from spectra.errors import InputError, MismatchError
 from spectra.families import Target
 from spectra.layers.change import Change
@@ -93,7 +94,7 @@ class Form:
             InputError: directions or tokens that the weight has not.
         """
         ids = tuple(int(each) for each in self.words.get(target.name, ()))
-        rows, embedding = target.weight.shape[0], isinstance(target.modules[0], nn.Embedding)
+        rows, embedding = target.shape[0], isinstance(target.modules[0], nn.Embedding)
         if target.name in self.words and not (embedding and ids and all(0 <= each < rows for each in ids)):
             raise InputError(f"{target.name}: expected an embedding and tokens below {rows} of it, got {list(ids)}")
         if word_only:
@@ -101,7 +102,7 @@ class Form:
         if target.weight.ndim == 1:
             return WeightForm(None if self.vectors else [])
         terms = (0 if embedding else self.outer) if isinstance(self.outer, int) else self.outer.get(target.name, 0)
-        taps = math.prod(target.weight.shape[2:]) if self.separable else 0
+        taps = math.prod(target.shape[2:]) if self.separable else 0
         return WeightForm(self._chosen(target), terms, ids, taps if taps > 1 else 0)
 
     def _chosen(self, target: Target) -> list[int] | None:
@@ -118,7 +119,7 @@ class Form:
 
 
 def leading(forms: Mapping[str, WeightForm]) -> dict[str, int]:
-    """How many leading directions of each weight are needed, as `binding.bind` takes it."""
+    """How many leading directions of each weight are needed, as `bind` takes it."""
     return {
         name: ALL if form.directions is None else max(form.directions, default=-1) + 1 for name, form in forms.items()
     }
@@ -132,21 +133,21 @@ def make_parameters(targets: Iterable[Target], forms: Mapping[str, WeightForm]) 
     made: dict[str, nn.Parameter] = {}
     generator = torch.Generator().manual_seed(0)
     for target in targets:
-        weight, form = target.weight, forms[target.name]
+        shape, device, form = target.shape, target.weight.device, forms[target.name]
         start: dict[str, Tensor] = {}
         length = target.delta_length if form.directions is None else len(form.directions)
         if length:
             start["delta"] = torch.zeros(length)
         if form.terms:
-            start["outer.a"] = torch.zeros(form.terms, weight.shape[0])
-            columns = weight.shape[1] if form.taps else weight[0].numel()
+            start["outer.a"] = torch.zeros(form.terms, shape[0])
+            columns = shape[1] if form.taps else math.prod(shape[1:])
             start["outer.b"] = (2 * torch.rand(form.terms, columns, generator=generator) - 1) / math.sqrt(columns)
             if form.taps:
                 start["outer.kernel"] = torch.zeros(form.terms, form.taps)
                 start["outer.kernel"][:, form.taps // 2] = 1
         if form.ids:
-            start["word"] = torch.zeros(len(form.ids), weight.shape[1])
-        made |= {f"{target.name}.{part}": nn.Parameter(value.to(weight.device)) for part, value in start.items()}
+            start["word"] = torch.zeros(len(form.ids), shape[1])
+        made |= {f"{target.name}.{part}": nn.Parameter(value.to(device)) for part, value in start.items()}
     return made
 
 

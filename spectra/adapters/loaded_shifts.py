@@ -6,7 +6,8 @@
     spectra.unload(pipe)                                  # the base, bit for bit
 
 While shifts are active each touched weight is replaced by its shifted value, made once: a forward costs what the
-base's costs. The frozen weights are kept beside, and unloading puts the very same tensors back.
+base's costs. The frozen weights are kept beside, and unloading puts the very same tensors back. Beside a quantised
+weight, which stays as it is, the shift is a term of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import torch
 from torch import nn
 
-from spectra.adapters.binding import Binding, bind
+from spectra.adapters.bind import bind
+from spectra.adapters.binding import Binding
 from spectra.adapters.matching import check_base, match, original_spectra, warn_of_rounding
 from spectra.adapters.model_use import claim, release
 from spectra.adapters.served_changes import has_directions, needed_directions, stacked, total_changes
@@ -129,7 +131,8 @@ def load(
     """Check a shift against a model and keep it ready under a name; `activate` puts it in force.
 
     Args:
-        pipe: a diffusers pipeline, a mapping of components, or a bare model, with plain weights in memory.
+        pipe: a diffusers pipeline, a mapping of components, or a bare model, with its weights in memory, plain or
+            quantised.
         shift: a shift or its file.
         name: to call it by; the file's stem by default.
         strict: refuse a shift whose fingerprints are not this model's. False warns instead. A copy of the shift's
@@ -153,7 +156,7 @@ def load(
     if name in loaded.shifts:
         raise MismatchError(f"a shift named {name!r} is loaded already; choose another name or unload it first")
     chosen = match(shift, name, models, loaded.bindings)
-    check = check_base(shift, name, chosen, loaded.bindings, strict)
+    check = check_base(shift, name, chosen, loaded.bindings, strict, cache)
     parts = dict.fromkeys(component_of(key) for key in shift)
     fresh_models = {part: models[part] for part in parts if part not in loaded.models}
     claim(fresh_models, "serving")

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from spectra.adapters.binding import ALL, Binding
+from spectra.adapters.bind import ALL
+from spectra.adapters.binding import Binding
 from spectra.layers.change import Change
 from spectra.shift.shift import SpectralShift
 from spectra.shift.sums import Parts, scaled_sum, sum_terms, sum_words
@@ -15,7 +16,7 @@ from spectra.spectrum.spectrum import Spectrum
 
 
 def needed_directions(shift: SpectralShift) -> dict[str, int]:
-    """How many leading directions of each weight a shift changes, for `binding.bind`; `ALL` if it is most."""
+    """How many leading directions of each weight a shift changes, for `bind.bind`; `ALL` if it is most."""
     used = {name: Parts(delta).directions for name, delta in shift.items()}
     return {name: ALL if 2 * used[name] > len(delta) else used[name] for name, delta in shift.items()}
 

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from spectra.adapters.binding import Binding, Layer, bind
+from spectra.adapters.bind import bind, warn_of_quantised_spectra
+from spectra.adapters.binding import Binding, Layer
 from spectra.adapters.live_parameters import (
     Form,
     changes,
@@ -36,10 +37,9 @@ from spectra.adapters.live_parameters import (
 )
 from spectra.adapters.model_use import claim, release
 from spectra.compatibility.base_check import BaseCheck, compare
-from spectra.compatibility.rounded_bases import Fingerprints
+from spectra.compatibility.rounded_bases import Fingerprints, base_dtype
 from spectra.errors import InputError
 from spectra.families import Target, components, targets
-from spectra.io.dtypes import dtype_name
 from spectra.layers.per_sample import Samples
 from spectra.layers.saved_elsewhere import watch
 from spectra.layers.shifted_layer import ShiftedLayer
@@ -53,7 +53,7 @@ from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 
 Bind: TypeAlias = Callable[[Sequence[Target], Mapping[str, int]], dict[str, Binding]]
-"""Makes bindings of targets, with as many directions of each weight as are asked for: `binding.bind`."""
+"""Makes bindings of targets, with as many directions of each weight as are asked for: `bind.bind`."""
 
 
 def attach(
@@ -140,6 +140,7 @@ class Adapter:
             self._bindings = bind([each for each in chosen if each.name in trained], leading(self._forms))
             for name, binding in self._bindings.items():
                 binding.choose(self._forms[name].directions)
+            warn_of_quantised_spectra(self._bindings)
             self._in_use: Mapping[str, Tensor] = self.parameters
             for parameter, _ in self._required:
                 parameter.requires_grad_(False)
@@ -156,8 +157,12 @@ class Adapter:
         return {name: self.parameters[key] for key, (name, part) in keys.items() if part == "delta"}
 
     def weight(self, name: str) -> Tensor:
-        """The frozen weight of this name."""
+        """The frozen weight of this name, as it is stored."""
         return self._bindings[name].target.weight
+
+    def shape(self, name: str) -> torch.Size:
+        """The shape of this weight."""
+        return self._bindings[name].target.shape
 
     def patch(self, parameters: Mapping[str, Tensor] | None = None, samples: Samples | None = None) -> None:
         """Let the model compute with `parameters`, the adapter's own by default.
@@ -251,15 +256,15 @@ class Adapter:
             metadata: fields of `ShiftMetadata`: base, settings, seed, versions, licence, parents. Fingerprints,
                 dtype and subset are filled in.
         """
-        weights = {name: binding.target.weight for name, binding in self._bindings.items()}
+        weights = {name: binding.target for name, binding in self._bindings.items()}
         prints = {name: binding.fingerprints for name, binding in self._bindings.items()}
         with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
             rounded = dict(zip(prints, pool.map(Fingerprints.rounded, prints.values()), strict=True))
         known = {
             "base": "",
             "fingerprints": {name: each.digits()[:FINGERPRINT_DIGITS] for name, each in prints.items()},
-            "base_dtype": dtype_name(next(iter(weights.values())).dtype),
-            "ndims": {name: weight.ndim for name, weight in weights.items()},
+            "base_dtype": base_dtype(prints.values()),
+            "ndims": {name: target.weight.ndim for name, target in weights.items()},
             "rounded": {dtype: {name: each[dtype] for name, each in rounded.items()} for dtype in ROUNDED},
             "subset": self.subset,
         }

@@ -10,7 +10,14 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from spectra.compatibility.rounded_bases import EXPECTED_ERROR, BaseMatch, Fingerprints
+from spectra.compatibility.rounded_bases import (
+    EXPECTED_ERROR,
+    BaseMatch,
+    Fingerprints,
+    base_dtype,
+    expected_error,
+    is_quantised_kind,
+)
 from spectra.errors import MismatchError
 from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.outer_terms import OuterTerms
@@ -82,7 +89,7 @@ class BaseCheck:
         metadata: of the shift.
         label: how messages call the shift.
         matches: what each of its weights is in this base, by name.
-        dtype: of the base.
+        dtype: of the base, or the kind of its quantised weights.
     """
 
     metadata: ShiftMetadata
@@ -111,6 +118,8 @@ class BaseCheck:
         rounded = next((match for match in self.matches.values() if match != "same"), "")
         if rounded:
             copy = "cast from another precision" if rounded == "cast" else f"rounded to {rounded}"
+            if rounded in ("quantised", "unknown"):
+                copy = f"one of the two in {self.quantised}"
             raise MismatchError(
                 f"this base is a copy of the one that shift {self.label!r} was trained on, {copy}: its singular "
                 f"vectors are others; {remedy}"
@@ -122,6 +131,8 @@ class BaseCheck:
         For the weights `other_vectors` the original's singular vectors are not in use.
         """
         trained, matches = self.metadata.base_dtype, set(self.matches.values())
+        if self.quantised and matches & {"quantised", "unknown"}:
+            return self._quantised_copy(other_vectors)
         copy = f"shift {self.label!r} was trained on {self._trained_on}, of which this model is a copy in {self.dtype}"
         if other_vectors:
             coarse = "bfloat16" if "bfloat16" in {*matches, trained, self.dtype} else "float16"
@@ -135,6 +146,25 @@ class BaseCheck:
         return ""
 
     @property
+    def quantised(self) -> str:
+        """The kind of the base's quantised weights, or of those that the shift was trained on; empty for neither."""
+        return next((each for each in (self.dtype, self.metadata.base_dtype) if is_quantised_kind(each)), "")
+
+    def _quantised_copy(self, other_vectors: Collection[str]) -> str:
+        known = "unknown" not in self.matches.values()
+        copy = f"shift {self.label!r} was trained on {self._trained_on}, of which this model in {self.dtype} "
+        copy += "is a copy" if known else "may be a copy: no weight says so where one of the two is quantised"
+        remedy = "give the full-precision base (--spectra-from FOLDER, or spectra.spectra_from)"
+        if not is_quantised_kind(self.dtype):
+            remedy = f"take the base in {self.quantised}"
+        if other_vectors:
+            return (
+                f"{copy}; for {len(other_vectors)} of its weights the original's singular vectors are not in use, "
+                f"which changes Delta W by about {expected_error(self.quantised)}; {remedy}"
+            )
+        return copy if known else f"{copy}; to have it held against the original, {remedy}"
+
+    @property
     def _trained_on(self) -> str:
         return f"{self.metadata.base or 'an unnamed base'} in {self.metadata.base_dtype}"
 
@@ -142,4 +172,4 @@ class BaseCheck:
 def compare(shift: SpectralShift, label: str, prints: Mapping[str, Fingerprints]) -> BaseCheck:
     """Compare the weights of a base, by name, with the ones that a shift was trained on; others are passed over."""
     matches = {name: prints[name].base_match(shift.metadata, name) for name in shift if name in prints}
-    return BaseCheck(shift.metadata, label, matches, next(iter(prints.values())).dtype)
+    return BaseCheck(shift.metadata, label, matches, base_dtype(prints.values()))

@@ -121,7 +121,7 @@ def _compare(
         return Verdict(file, False, check.wrong_base, counts)
     # What is the original once it is cast loses nothing: it is decomposed so when it is loaded. And where no singular
     # value is moved, no singular vectors are asked for.
-    rounded = {name: match for name, match in check.matches.items() if match in EXPECTED_ERROR}
+    rounded = {name: match for name, match in check.matches.items() if match in (*EXPECTED_ERROR, "unknown")}
     matrices = [name for name in rounded if metadata.ndims.get(name) != 1 and shift[name].any()]
     known = known_sigmas(shift) if matrices else {}
     message = replace(check, matches=rounded).rounded_copy([name for name in matrices if name not in known])

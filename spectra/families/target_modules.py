@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from spectra.compatibility.base_check import delta_length
-from spectra.errors import BaseError, TargetError
+from spectra.errors import BaseError, TargetError, WeightError
+from spectra.families.full_precision import FullPrecision, noted
+from spectra.io.dtypes import dtype_name
 from spectra.layers.frozen_operators import has_spectrum
+from spectra.layers.quantised_weights import dequantised, quantised_kind, weight_shape
 from spectra.naming.target_subsets import DENOISERS, TEXT_ENCODERS, matcher, path_of, weight_name
 
 
@@ -50,16 +54,58 @@ class Target:
         name: `<component>.<module path>`, a shift file's key without `.delta`.
         modules: the modules that hold the weight; several where it is tied.
         weight: the parameter, frozen.
+        full_precision: the weights of which this model is a quantised copy, if they are known.
     """
 
     name: str
     modules: tuple[nn.Module, ...]
     weight: nn.Parameter
+    full_precision: FullPrecision | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the weight, or of the one that a quantised weight stands for."""
+        return weight_shape(self.weight)
 
     @property
     def delta_length(self) -> int:
         """Length of this weight's delta."""
-        return delta_length(self.weight.shape)
+        return delta_length(self.shape)
+
+    @property
+    def quantised(self) -> str:
+        """How the weight is quantised, such as "nf4"; empty if it is not.
+
+        Raises:
+            WeightError: in a way that is not known.
+        """
+        try:
+            return quantised_kind(self.weight)
+        except WeightError as error:
+            raise WeightError(f"{self.name}: {error}") from error
+
+    @property
+    def has_original(self) -> bool:
+        """Whether a quantised weight's full-precision one is known."""
+        return self.full_precision is not None and self.name in self.full_precision
+
+    def values(self) -> Tensor:
+        """What the weight is to a shift: itself; of a quantised one its original in float32, else what it stands for.
+
+        Raises:
+            MismatchError: what was given as its original is another weight.
+        """
+        if not self.quantised:
+            return self.weight
+        copy = dequantised(self.modules[0])
+        if self.full_precision is None or self.name not in self.full_precision:
+            return copy
+        return self.full_precision.weight(self.name, copy)
+
+    @property
+    def dtype(self) -> str:
+        """The name of the dtype of `values`."""
+        return "float32" if self.quantised else dtype_name(self.weight.dtype)
 
 
 def targets(pipe: Any, pattern: str = "denoiser") -> tuple[Target, ...]:
@@ -100,7 +146,7 @@ def _targets(model: nn.Module, component: str, holds: Callable[[str, str, int], 
         if weight is not None and (weight.ndim == 1 or has_spectrum(module)):
             found.setdefault(weight, (weight_name(component, path), []))[1].append(module)
     return [
-        Target(name, tuple(modules), weight)
+        Target(name, tuple(modules), weight, noted(model))
         for weight, (name, modules) in found.items()
         if holds(component, path_of(name), weight.ndim)
     ]

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv1d_input, conv1d_weight, conv2d_input, conv2d_weight, conv3d_input, conv3d_weight
 
 from spectra import kernels
+from spectra.layers.quantised_weights import is_quantised
 
 Place = Literal["input", "output"]
 
@@ -259,7 +260,7 @@ def operator_of(module: nn.Module) -> Operator | None:
     rare in diffusion models, and still correct, at the cost of a gradient through the weight.
     """
     kind = type(module).forward
-    if kind is nn.Linear.forward:
+    if kind is nn.Linear.forward or (isinstance(module, nn.Linear) and is_quantised(module.weight)):
         return LinearOperator()
     if isinstance(module, nn.Embedding) and kind is nn.Embedding.forward and module.max_norm is None:
         return EmbeddingOperator(padding_idx=module.padding_idx)

@@ -13,7 +13,7 @@ def with_parameters(
     module: nn.Module, parameters: Mapping[str, Tensor | nn.Module | None], *args: Any, **kwargs: Any
 ) -> Tensor:
     """The module's own forward with some parameters, or inner modules, replaced; the module itself stays untouched."""
-    out: Tensor = type(module).forward(_View(module, parameters), *args, **kwargs)
+    out: Tensor = type(module).forward(_View(module, parameters) if parameters else module, *args, **kwargs)
     return out
 
 

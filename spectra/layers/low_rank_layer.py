@@ -2,10 +2,13 @@
 
 Like `shifted_layer`, it computes what the module's forward would with the changed weight, and changes no module. It
 needs no decomposition but the K directions'. At zero the result is the frozen module's, bit for bit.
+
+A quantised weight keeps its own product, and the change is a term of its own beside it.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +19,7 @@ from spectra.layers.changed_weight import Directions, changed_weight
 from spectra.layers.frozen_operators import operator_of
 from spectra.layers.functional_call import cast_for_compute, with_parameters
 from spectra.layers.low_rank import FrozenLayer, low_rank_layer
+from spectra.layers.quantised_weights import is_quantised, weight_shape
 from spectra.spectrum.shifted_weight import singular_value_change
 from spectra.spectrum.spectrum import Spectrum
 
@@ -48,6 +52,7 @@ class LowRankLayer:
     ) -> None:
         self.module, self.change, self.spectrum = module, change, spectrum
         self.operator = operator_of(module)
+        self.quantised, self.shape = is_quantised(module.weight), weight_shape(module.weight)  # type: ignore[arg-type]
         self.made_once = False
         self._directions = None if isinstance(spectrum, Spectrum) else spectrum
         self._shifted = shifted
@@ -57,15 +62,16 @@ class LowRankLayer:
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the module returns for `x` with the changed weight."""
         weight: Tensor = self.module.weight  # type: ignore[assignment]
-        if self.made_once and self._shifted is None and not torch.compiler.is_compiling():
+        made_once = self.made_once and self._shifted is None and not self.quantised
+        if made_once and not torch.compiler.is_compiling():
             return with_parameters(self.module, {"weight": self._changed_once(weight)}, x, *args, **kwargs)
         if self.operator is None or args or kwargs:
             return self._through_weight(x, *args, **kwargs)
-        if self._shifted is None and self._low_rank:
+        if self._shifted is None and self._low_rank and not self.quantised:
             y = self._apply(weight, x)
         else:
             y = with_parameters(self.module, {}, x) if self._shifted is None else self._shifted.forward(x)
-            if self.change.a is not None:
+            if self._low_rank:
                 y = y + self._apply(None, x).to(y.dtype)
         return add_word(y, x, self.change)
 
@@ -75,37 +81,45 @@ class LowRankLayer:
 
     def _apply(self, weight: Tensor | None, x: Tensor) -> Tensor:
         """The module with its directions and terms changed, or without `weight` what the terms alone give."""
-        frozen: Tensor = self.module.weight  # type: ignore[assignment]
-        x, dtype = cast_for_compute(x, frozen)
+        x, dtype = self._for_compute(x)
         bias = getattr(self.module, "bias", None)
-        left, right = self._sides_in(dtype, frozen)
+        left, right = self._sides_in(dtype, x.device)
         layer = FrozenLayer(self.operator, weight, bias, left, right)  # type: ignore[arg-type]
-        change = self.change
+        change = self._change_on(x.device)
         terms = (None, None) if change.a is None else (change.a, change.right)
-        return low_rank_layer(layer, x, self._d(frozen), *terms)
+        return low_rank_layer(layer, x, self._d(x.device), *terms)
 
-    def _d(self, weight: Tensor) -> Tensor:
+    def _for_compute(self, x: Tensor) -> tuple[Tensor, torch.dtype]:
+        """`x` in the dtype in which the layer computes, and that dtype: beside a quantised weight, its own."""
+        weight: Tensor = self.module.weight  # type: ignore[assignment]
+        return cast_for_compute(x, x if self.quantised else weight)
+
+    def _change_on(self, device: torch.device) -> Change:
+        """The change where the layer computes: an offloaded model's weights come there for the time being."""
+        return self.change.map(lambda tensor: tensor.to(device))
+
+    def _d(self, device: torch.device) -> Tensor:
         """`[K]`: how far each singular value is from the frozen one."""
         if self._directions is None or self.change.delta is None:
-            return torch.zeros(0, device=weight.device)
-        sigma = self._directions.sigma
-        return singular_value_change(
-            sigma.to(weight.device, torch.promote_types(weight.dtype, torch.float32)), self.change.delta
-        )
+            return torch.zeros(0, device=device)
+        weight: Tensor = self.module.weight  # type: ignore[assignment]
+        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        return singular_value_change(self._directions.sigma.to(device, wide), self.change.delta.to(device))
 
-    def _sides_in(self, dtype: torch.dtype, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """`U [rows, K]` and `V [columns, K]` where the weight is, in `dtype`; K is 0 without directions."""
-        key = (dtype, weight.device)
+    def _sides_in(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """`U [rows, K]` and `V [columns, K]` on a device, in `dtype`; K is 0 without directions."""
+        key = (dtype, device)
         if key in self._sides:
             return self._sides[key]
         if self._directions is None:
-            rows, columns = weight.shape[0], weight[0].numel()
-            sides = weight.new_empty(rows, 0, dtype=dtype), weight.new_empty(columns, 0, dtype=dtype)
+            sides = tuple(
+                torch.empty(n, 0, dtype=dtype, device=device) for n in (self.shape[0], math.prod(self.shape[1:]))
+            )
         else:
-            sides = tuple(side.to(weight.device, dtype) for side in (self._directions.left, self._directions.right))  # type: ignore[assignment]
+            sides = tuple(side.to(device, dtype) for side in (self._directions.left, self._directions.right))
         if not torch.compiler.is_compiling():
-            self._sides[key] = sides
-        return sides
+            self._sides[key] = sides  # type: ignore[assignment]
+        return sides  # type: ignore[return-value]
 
     def _changed_once(self, weight: Tensor) -> Tensor:
         """The changed weight, made once for each value of the change: an optimizer's step changes its versions."""

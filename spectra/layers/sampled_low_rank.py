@@ -12,7 +12,7 @@ from spectra.layers.change import Change
 from spectra.layers.changed_weight import Directions, changed_weight
 from spectra.layers.delta_gradients import add_low_rank_term
 from spectra.layers.frozen_operators import ConvOperator, ConvTransposeOperator, EmbeddingOperator, Operator
-from spectra.layers.functional_call import cast_for_compute, with_parameters
+from spectra.layers.functional_call import with_parameters
 from spectra.layers.low_rank_layer import Computing, LowRankLayer, add_word
 from spectra.layers.per_sample import Samples
 from spectra.spectrum.spectrum import Spectrum
@@ -37,13 +37,12 @@ class SampledLowRankLayer(LowRankLayer):
         x, index = self._samples.match(x)
         if self.operator is None or args or kwargs:
             return self._one_by_one(index, x, *args, **kwargs)
-        weight: Tensor = self.module.weight  # type: ignore[assignment]
-        x, dtype = cast_for_compute(x, weight)
+        x, dtype = self._for_compute(x)
         y = with_parameters(self.module, {}, x) if self._shifted is None else self._shifted.forward(x)
         if self._directions is not None:
-            y = add_low_rank_term(self.operator, x, y, self._sides_in(dtype, weight), self._d(weight), index)
+            y = add_low_rank_term(self.operator, x, y, self._sides_in(dtype, x.device), self._d(x.device), index)
         if self.change.a is not None:
-            y = y + _terms(self.operator, x, self.change.map(lambda tensor: tensor.to(dtype)), index)
+            y = y + _terms(self.operator, x, self.change.map(lambda tensor: tensor.to(x.device, dtype)), index)
         return add_word(y, x, self.change, index)
 
     def _one_by_one(self, index: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

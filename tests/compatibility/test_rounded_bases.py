@@ -13,7 +13,8 @@ from small_models import build, random_shift
 from torch import nn
 
 import spectra
-from spectra.adapters.binding import Binding, bind
+from spectra.adapters.bind import bind
+from spectra.adapters.binding import Binding
 from spectra.adapters.matching import check_base, original_spectra
 from spectra.compatibility.rounded_bases import Fingerprints, cast
 from spectra.errors import MismatchError, RoundedCopyWarning

@@ -99,7 +99,7 @@ def _probe(
         loop.take_gradient(SAMPLES)
         found = {}
         for name, a in left.items():
-            energy, numbers = _energies(_gradient(parameters[f"{name}.outer.b"]), adapter.weight(name).shape)
+            energy, numbers = _energies(_gradient(parameters[f"{name}.outer.b"]), adapter.shape(name))
             found[name] = WeightGradient(deltas.get(name), energy, numbers + a.shape[1])
         return found
     finally:

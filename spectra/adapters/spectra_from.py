@@ -1,0 +1,45 @@
+"""Which full-precision base a live model's quantised weights are copies of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spectra.bases.pipeline import BaseLocation
+from spectra.bases.weight_files import base_weights
+from spectra.errors import BaseError
+from spectra.families import components, targets
+from spectra.families.full_precision import FullPrecision, note
+from spectra.layers.quantised_weights import is_quantised
+from spectra.naming.target_subsets import component_of
+
+
+def spectra_from(pipe: Any, base: str | BaseLocation) -> None:
+    """Take spectra and fingerprints of a model's quantised weights from the base that they are copies of.
+
+    A shift that is trained then is one of that base, and one of that base is held against it. Each weight is read when
+    it is needed, and held against its copy.
+
+    Args:
+        pipe: a pipeline, a mapping of components, or a bare model.
+        base: the full-precision base, as `spectra.bases.pipeline.find_base` takes it.
+
+    Raises:
+        BaseError: the base is missing or damaged, or lacks a quantised weight.
+    """
+    parts = components(pipe)
+    quantised = [
+        target for target in targets(parts, ",".join(f"{part}.*" for part in parts)) if is_quantised(target.weight)
+    ]
+    if not quantised:
+        return
+    named = sorted({component_of(target.name) for target in quantised})
+    weights = base_weights(base, named, dtype="float32")
+    missing = [target.name for target in quantised if target.name not in weights]
+    if missing:
+        raise BaseError(
+            f"{base}: no {missing[0]}, of which the model has a quantised copy; give the one it was made of"
+        )
+    known = FullPrecision(weights, str(base))
+    for name, model in parts.items():
+        if name in named:
+            note(model, known)
