@@ -10,7 +10,7 @@ import numpy.typing as npt
 from spectra.errors import ShiftFileError
 from spectra.shift.sums import Parts
 
-_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+")
+_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 
 
 def checked_delta(name: str, delta: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:

@@ -66,6 +66,17 @@ def test_a_bad_delta_is_refused(name: str, delta: np.ndarray, message: str) -> N
         SpectralShift({name: delta}, ShiftMetadata("b", {name: "0" * 8}))
 
 
+@pytest.mark.parametrize("error", [None, 0.01])
+def test_a_name_may_have_hyphens(error: float | None, tmp_path: Path) -> None:
+    """As Z-Image's modules have, which are called after their patch sizes."""
+    name = "transformer.all_final_layer.2-1.linear"
+    shift = SpectralShift({name: np.linspace(-1, 1, 40)}, ShiftMetadata("b", {name: "0" * 8}))
+    write_shift(shift, tmp_path / "a.safetensors", error=error)
+    read = read_shift(tmp_path / "a.safetensors")
+    assert list(read) == [name]
+    assert np.abs(read[name] - shift[name]).max() < 0.05
+
+
 def test_fingerprints_belong_to_exactly_the_deltas() -> None:
     with pytest.raises(ShiftFileError, match=r"unet\.b has only one"):
         SpectralShift({"unet.a": np.ones(3)}, ShiftMetadata("b", {"unet.a": "0" * 8, "unet.b": "0" * 8}))
