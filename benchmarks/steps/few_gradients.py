@@ -13,39 +13,41 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from spectra.layers.changed_weight import SomeDirections
+
 _SIZE = 0.05
 """Of a change, relative to the weight."""
 
 
 def errors(
-    module: nn.Module, x: Tensor, grad: Tensor, *, directions: int, outer: int, moved: bool, seed: int
+    module: nn.Module, known: SomeDirections, x: Tensor, grad: Tensor, *, outer: int, moved: bool, seed: int
 ) -> dict[str, tuple[float, float]]:
     """`||g - g64|| / ||g64||` of each part's gradient, by its name: ours, and the plain formula's.
 
     Args:
         module: a layer in the dtype that is asked about.
+        known: the directions of its weight that change, float64.
         x: its input.
         grad: the gradient of its output.
+        outer: how many terms there are.
         moved: at a change as of a trained shift; else where the deltas and `a` are zero. Then `b` and its kernel have
             no gradient, and are left out.
     """
     import torch
 
     weight: Tensor = module.weight  # type: ignore[assignment]
-    u, sigma, vt = torch.linalg.svd(weight.double().flatten(1), full_matrices=False)
-    sides = u[:, :directions], vt[:directions].T, sigma[:directions]
-    parts = _parameters(weight, sides[2], outer, torch.Generator().manual_seed(seed))
+    parts = _parameters(weight, known.sigma, outer, torch.Generator().manual_seed(seed))
     if not moved:
         parts = {name: torch.zeros_like(each) if name in ("delta", "a") else each for name, each in parts.items()}
-    reference = _plain(module, x, grad, sides, parts, torch.float64)
-    plain = _plain(module, x, grad, sides, parts, weight.dtype)
-    ours = _ours(module, x, grad, sides, parts)
-    known = [name for name, each in reference.items() if bool(each.any())]
+    reference = _plain(module, x, grad, known, parts, torch.float64)
+    plain = _plain(module, x, grad, known, parts, weight.dtype)
+    ours = _ours(module, x, grad, known, parts)
+    reached = [name for name, each in reference.items() if bool(each.any())]
 
     def error(found: Tensor, wanted: Tensor) -> float:
         return float(f"{float((found.double() - wanted).norm() / wanted.norm()):.4g}")
 
-    return {name: (error(ours[name], reference[name]), error(plain[name], reference[name])) for name in known}
+    return {name: (error(ours[name], reference[name]), error(plain[name], reference[name])) for name in reached}
 
 
 def _parameters(weight: Tensor, sigma: Tensor, outer: int, generator: Any) -> dict[str, Tensor]:
@@ -75,7 +77,7 @@ def _plain(
     module: nn.Module,
     x: Tensor,
     grad: Tensor,
-    sides: tuple[Tensor, ...],
+    known: SomeDirections,
     parts: Mapping[str, Tensor],
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
@@ -84,10 +86,10 @@ def _plain(
     weight: Tensor = module.weight  # type: ignore[assignment]
     wide = torch.promote_types(dtype, torch.float32)
     leaves = {name: each.to(wide, copy=True).requires_grad_(True) for name, each in parts.items()}
-    left, right = (side.to(dtype) for side in sides[:2])
+    left, right = (side.to(dtype) for side in known[:2])
     changed = weight.detach().to(dtype).flatten(1)
     if "delta" in leaves:
-        sigma = sides[2].to(wide)
+        sigma = known.sigma.to(wide)
         d = torch.relu(sigma + leaves["delta"]) - sigma
         changed = changed + (left * d.to(dtype)) @ right.T
     if "a" in leaves:
@@ -99,13 +101,12 @@ def _plain(
 
 
 def _ours(
-    module: nn.Module, x: Tensor, grad: Tensor, sides: tuple[Tensor, ...], parts: Mapping[str, Tensor]
+    module: nn.Module, x: Tensor, grad: Tensor, known: SomeDirections, parts: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     from spectra.layers.change import Change
-    from spectra.layers.changed_weight import SomeDirections
     from spectra.layers.low_rank_layer import LowRankLayer
 
     leaves = {name: each.clone().requires_grad_(True) for name, each in parts.items()}
-    known = SomeDirections(sides[0].float(), sides[1].float(), sides[2]) if "delta" in leaves else None
+    directions = known._replace(left=known.left.float(), right=known.right.float()) if "delta" in leaves else None
     change = Change(leaves.get("delta"), leaves.get("a"), leaves.get("b"), leaves.get("kernel"))
-    return _gradients(LowRankLayer(module, change, known).forward(x), leaves, grad)
+    return _gradients(LowRankLayer(module, change, directions).forward(x), leaves, grad)

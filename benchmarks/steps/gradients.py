@@ -28,6 +28,9 @@ from spectra.benchmarks.steps.methods import FORM
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from spectra.layers.changed_weight import SomeDirections
+    from spectra.spectrum.spectrum import Spectrum
+
 DTYPES = ("fp32", "bf16", "fp16")
 PLANS = ("factored", "materialized", "two-sided", "materialized, both sides")
 BOTH_SIDES = ", both sides"
@@ -48,34 +51,47 @@ def _measure(bench: Bench, item: str) -> Row:
     seed = bench.seed + zlib.crc32(item.encode())
     made = item in matrices.CONSTRUCTED
     weight = matrices.constructed(item, bench.seed) if made else bench.once("real", matrices.real)[item]
-    row: dict[str, Any] = {
-        "matrix": item,
-        "kind": "constructed" if made else "real",
-        "shape": "x".join(map(str, weight.shape)),
-        "condition": _condition(weight.float()),
-    }
+    shape = "x".join(map(str, weight.shape))
+    row: dict[str, Any] = {"matrix": item, "kind": "constructed" if made else "real", "shape": shape}
+    row["condition"] = _condition(torch.linalg.svdvals(weight.float().double().flatten(1)))
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     for label, dtype in dtypes.items():
         module = matrices.layer(item, weight.to(dtype))
-        moved = [_typical(module, bench, shifted, seed) for shifted in (False, True)]
+        known = _decompositions(module)
+        moved = [_typical(module, known, bench, shifted, seed) for shifted in (False, True)]
         row[f"{label}_errors"] = {"zero": moved[0], "moved": moved[1]}
         row[f"{label}_ratio"] = round(max(max(e[plan] for plan in PLANS) / e["paper"] for e in moved), 4)
-        few = row[f"{label}_few_errors"] = _few(module, bench, seed)
+        few = row[f"{label}_few_errors"] = _few(module, known[0], bench, seed)
         row[f"{label}_few_ratio"] = round(max(ours / plain for ours, plain in few.values()), 4)
     return row
 
 
-def _few(module: nn.Module, bench: Bench, seed: int) -> dict[str, tuple[float, float]]:
+def _decompositions(module: nn.Module) -> tuple[SomeDirections, Spectrum]:
+    """All directions of a layer's weight, in float64 for the plain formula, and as our plans take them."""
+    import torch
+
+    from spectra.layers.changed_weight import SomeDirections
+    from spectra.spectrum.decomposition import decompose
+
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    u, sigma, vt = torch.linalg.svd(weight.double().flatten(1), full_matrices=False)
+    return SomeDirections(u, vt.T, sigma), decompose(weight)
+
+
+def _few(module: nn.Module, known: SomeDirections, bench: Bench, seed: int) -> dict[str, tuple[float, float]]:
     """Root mean squares of `few_gradients.errors` over several draws, by part, at zero and moved."""
     import torch
 
-    form = {name: bench.integer(name) for name in FORM}
+    count = min(bench.integer("directions"), len(known.sigma))
+    leading = known.of(known, range(count))
     found: dict[str, list[tuple[float, float]]] = {}
     for draw in range(bench.integer("draws")):
         generator = torch.Generator().manual_seed(seed + draw)
         x, grad = _activations(module, bench.integer("rows"), generator)
         for moved in (False, True):
-            errors = few_gradients.errors(module, x, grad, **form, moved=moved, seed=seed + draw)
+            errors = few_gradients.errors(
+                module, leading, x, grad, outer=bench.integer("outer"), moved=moved, seed=seed + draw
+            )
             for part, pair in errors.items():
                 found.setdefault(f"{part}, {'moved' if moved else 'zero'}", []).append(pair)
     return {
@@ -96,37 +112,37 @@ def _activations(module: nn.Module, rows: int, generator: Any) -> tuple[Tensor, 
     return x, torch.randn(module(x).shape, generator=generator).to(weight.dtype)
 
 
-def _condition(weight: Tensor) -> float:
-    """sigma[0] / sigma[-1] of the float32 weight; 0 where the smallest is 0."""
-    import torch
-
-    sigma = torch.linalg.svdvals(weight.double().flatten(1))
+def _condition(sigma: Tensor) -> float:
+    """sigma[0] / sigma[-1]; 0 where the smallest is 0."""
     return float(f"{float(sigma[0] / sigma[-1]):.3g}") if float(sigma[-1]) > 0 else 0.0
 
 
-def _typical(module: nn.Module, bench: Bench, moved: bool, seed: int) -> dict[str, float]:
+def _typical(
+    module: nn.Module, known: tuple[SomeDirections, Spectrum], bench: Bench, moved: bool, seed: int
+) -> dict[str, float]:
     """Root mean square of `_errors` over several draws: near rounding a single one says little."""
-    draws = [_errors(module, bench.integer("rows"), moved, seed + i) for i in range(bench.integer("draws"))]
+    draws = [_errors(module, *known, bench.integer("rows"), moved, seed + i) for i in range(bench.integer("draws"))]
     return {name: _root_mean([draw[name] for draw in draws]) for name in draws[0]}
 
 
-def _errors(module: nn.Module, rows: int, moved: bool, seed: int) -> dict[str, float]:
+def _errors(
+    module: nn.Module, known: SomeDirections, spectrum: Spectrum, rows: int, moved: bool, seed: int
+) -> dict[str, float]:
     """Relative error `||g - g64|| / ||g64||` of delta's gradient: of the paper's formula and of each plan."""
     import torch
 
     from spectra.layers.shifted_layer import ShiftedLayer
-    from spectra.spectrum.decomposition import decompose
 
     weight: Tensor = module.weight  # type: ignore[assignment]
     generator = torch.Generator().manual_seed(seed)
     x, grad = _activations(module, rows, generator)
-    u, sigma, vt = torch.linalg.svd(weight.double().flatten(1), full_matrices=False)
+    u, v, sigma = known
     delta = _moved(sigma, generator) if moved else torch.zeros_like(sigma)
 
     def paper(dtype: torch.dtype) -> Tensor:
         def forward(d: Tensor) -> Tensor:
             s = torch.relu(sigma.to(d.dtype) + d).to(dtype)
-            shifted = ((u.to(dtype) * s) @ vt.to(dtype)).reshape(weight.shape)
+            shifted = ((u.to(dtype) * s) @ v.to(dtype).T).reshape(weight.shape)
             out: Tensor = torch.func.functional_call(module, {"weight": shifted}, (x.to(dtype),))
             return out
 
@@ -144,12 +160,11 @@ def _errors(module: nn.Module, rows: int, moved: bool, seed: int) -> dict[str, f
 
         return _gradient(forward, delta.float(), grad)
 
-    spectrum = decompose(weight)
     reference = paper(torch.float64)
-    known = _determined(sigma)
-    scale = reference[known].norm()
+    apart = _determined(sigma)
+    scale = reference[apart].norm()
     found = {"paper": paper(weight.dtype)} | {plan: ours(plan) for plan in PLANS}
-    errors = {name: (value.double() - reference)[known].norm() / scale for name, value in found.items()}
+    errors = {name: (value.double() - reference)[apart].norm() / scale for name, value in found.items()}
     return {name: float(f"{float(error):.4g}") for name, error in errors.items()}
 
 

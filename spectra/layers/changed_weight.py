@@ -64,7 +64,9 @@ def changed_weight(weight: Tensor, directions: Spectrum | Directions | None, cha
         left, right, sigma = (
             each.to(weight.device, dtype) for each in (directions.left, directions.right, directions.sigma)
         )
-        w = w + left @ (right * singular_value_change(sigma, change.delta.to(dtype))).T
+        d = singular_value_change(sigma, change.delta.to(dtype))
+        # The long side takes d: its gradient is then summed over that side pairwise, not in one long product.
+        w = w + ((left * d) @ right.T if len(left) > len(right) else left @ (right * d).T)
     if change.a is not None:
         w = w + change.a.to(dtype).T @ change.right.to(dtype)
     if change.word is not None:
