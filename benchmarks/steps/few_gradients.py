@@ -61,9 +61,12 @@ def _parameters(weight: Tensor, sigma: Tensor, outer: int, generator: Any) -> di
     if outer:
         norm = float(weight.double().norm())
         parts["a"] = _SIZE * norm * random(outer, len(weight)) / (outer * len(weight)) ** 0.5
-        parts["b"] = random(outer, weight.shape[1]) / weight.shape[1] ** 0.5
-        if weight.ndim > 2 and weight[0, 0].numel() > 1:  # a pointwise convolution has no kernel
-            parts["kernel"] = random(outer, weight[0, 0].numel()) / weight[0, 0].numel() ** 0.5
+        columns, taps = weight.shape[1], weight[0, 0].numel()
+        separable = min(columns, taps) > 1  # not a pointwise or a depthwise convolution
+        columns = columns if separable else columns * taps
+        parts["b"] = random(outer, columns) / columns**0.5
+        if separable:
+            parts["kernel"] = random(outer, taps) / taps**0.5
     return parts
 
 

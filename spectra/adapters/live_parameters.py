@@ -51,7 +51,7 @@ class WeightForm(NamedTuple):
         directions: numbers of its singular directions, ascending; None for all of them, and for a 1-D weight.
         terms: the number of its outer terms.
         ids: the special word's tokens.
-        taps: of each term's kernel; 0 for terms without, as of matrices and pointwise convolutions.
+        taps: of each term's kernel; 0 for terms without, as of matrices, pointwise and depthwise convolutions.
     """
 
     directions: list[int] | None = None
@@ -102,7 +102,8 @@ class Form:
         if target.weight.ndim == 1:
             return WeightForm(None if self.vectors else [])
         terms = (0 if embedding else self.outer) if isinstance(self.outer, int) else self.outer.get(target.name, 0)
-        taps = math.prod(target.shape[2:]) if self.separable else 0
+        # Beside a `b` of one number, as of a depthwise convolution, a kernel's length would be trained twice.
+        taps = math.prod(target.shape[2:]) if self.separable and target.shape[1] > 1 else 0
         return WeightForm(self._chosen(target), terms, ids, taps if taps > 1 else 0)
 
     def _chosen(self, target: Target) -> list[int] | None:

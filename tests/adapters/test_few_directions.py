@@ -11,8 +11,9 @@ from small_models import MODELS, build
 from torch import nn
 
 import spectra
+from spectra.adapters.live_parameters import Form, make_parameters
 from spectra.errors import InputError, MismatchError
-from spectra.families import targets
+from spectra.families import Target, targets
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.spectrum import matrix
 
@@ -181,6 +182,25 @@ def test_a_word_alone_changes_its_rows_alone() -> None:
         assert torch.equal(call(), base)
     with pytest.raises(InputError, match="tokens below 50"):
         spectra.attach(model, "text_encoder.*q_proj", words={embedding: [50]})
+
+
+def test_a_kernel_is_trained_beside_vectors_of_more_than_one_number_alone() -> None:
+    shapes = {"plain": (6, 4, 3), "pointwise": (6, 4, 1), "depthwise": (6, 1, 3)}
+    forms = {}
+    for name, (rows, columns, size) in shapes.items():
+        conv = nn.Conv2d(6, rows, size, groups=6 // columns if columns == 1 else 1)
+        conv.weight = nn.Parameter(torch.randn(rows, columns, size, size))
+        target = Target(name, (conv,), conv.weight)
+        forms |= make_parameters([target], {name: Form(0, 1).of(target)})
+    assert {key: tuple(value.shape) for key, value in forms.items()} == {
+        "plain.outer.a": (1, 6),
+        "plain.outer.b": (1, 4),
+        "plain.outer.kernel": (1, 9),
+        "pointwise.outer.a": (1, 6),
+        "pointwise.outer.b": (1, 4),
+        "depthwise.outer.a": (1, 6),
+        "depthwise.outer.b": (1, 9),
+    }
 
 
 def test_forms_that_cannot_be() -> None:

@@ -36,6 +36,11 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "embedding": (nn.Embedding(30, 12), (3, 7)),
 }
 
+EXACT_CASES = list(CASES)[:5]
+
+DEPTHWISE = nn.Conv2d(1152, 1152, 3, padding=1, groups=1152, bias=False), (4, 1152, 8, 8)
+"""Long enough for the order of a sum to tell."""
+
 
 def make_input(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if isinstance(module, nn.Embedding):
@@ -127,13 +132,14 @@ def test_output_and_gradients(case: str, directions: int, terms: int, kernel: bo
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("case", ["linear, many rows", "linear, few rows", "convolution", "convolution, few pixels"])
+@pytest.mark.parametrize("case", [*EXACT_CASES, "depthwise"])
 def test_error_is_at_most_twice_the_plain_formulas(case: str, dtype: torch.dtype) -> None:
     torch.manual_seed(1)
-    module, shape = copy.deepcopy(CASES[case][0]).to(dtype), CASES[case][1]
-    ours, plain = [], []
-    for _ in range(8):
-        x, some, change = make_input(module, shape, dtype), leading(module, 3), make_change(module, 3, 1)
+    module, shape = (copy.deepcopy(CASES[case][0]), CASES[case][1]) if case in CASES else DEPTHWISE
+    module, ours, plain = module.to(dtype), [], []
+    for _ in range(8 if case in CASES else 3):
+        x, some = make_input(module, shape, dtype), leading(module, 3)
+        change = make_change(module, 3, 1, kernel=case in CASES)
         grad = torch.randn(module(x).shape).to(dtype)
         right = in_float64(module, change, some, x, grad)
         layers: list[Any] = [LowRankLayer(module, change, some), PlainFormula(module, change, some)]
@@ -156,6 +162,46 @@ def test_at_zero_it_is_the_frozen_layer(case: str, dtype: torch.dtype) -> None:
     assert torch.equal(LowRankLayer(module, change, leading(module, 3)).forward(x), module(x))
     frozen: Tensor = module.weight  # type: ignore[assignment]
     assert changed_weight(frozen, leading(module, 3), change.map(Tensor.detach)) is frozen
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("case", EXACT_CASES)
+def test_error_of_a_samples_own_directions_is_at_most_twice_the_plain_formulas(case: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(5)
+    module, shape = copy.deepcopy(CASES[case][0]).to(dtype), CASES[case][1]
+    ours, plain = [], []
+    for _ in range(8):
+        x, some = make_input(module, shape, dtype), leading(module, 3)
+        changes = make_change(module, 3, 1, kernel=False, rows=3)  # a kernel's gradient is PyTorch's depthwise one
+        grad = torch.randn(module(x).shape).to(dtype)
+        own = [changes.map(lambda tensor, n=n: tensor.detach()[n].requires_grad_()) for n in range(3)]
+        apart = [(module, own[n], some, x[n : n + 1], grad[n : n + 1]) for n in range(3)]
+        right = [in_float64(*each) for each in apart]
+        formula = [computed(PlainFormula(module, change, some), change, xn, gn) for _, change, _, xn, gn in apart]
+        layer = SampledLowRankLayer(module, changes, Samples(torch.arange(3)), some)
+        (y, *of_change, of_x) = computed(layer, changes, x, grad)
+        together = [[y[n : n + 1], *(each[n] for each in of_change), of_x[n : n + 1]] for n in range(3)]
+        for found, errors in ((together, ours), (formula, plain)):
+            for mine, wanted in zip(found, right, strict=True):
+                errors.append([error(*pair) for pair in zip(mine, wanted, strict=True)])
+    for mine, theirs in zip(torch.tensor(ours).mean(0), torch.tensor(plain).mean(0), strict=True):
+        assert mine <= 2 * theirs
+
+
+def test_directions_of_small_values_are_not_divided_by_them() -> None:
+    torch.manual_seed(6)
+    module, x = nn.Linear(24, 24), torch.randn(3, 5, 24)
+    u, sigma, vt = torch.linalg.svd(module.weight.detach())
+    sigma[-2:] = 0
+    with torch.no_grad():
+        module.weight.copy_((u * sigma) @ vt)
+    some = SomeDirections(u[:, [0, 23]], vt[[0, 23]].T, sigma[[0, 23]])
+    changes = make_change(module, 2, 0, rows=3)
+    y = SampledLowRankLayer(module, changes, Samples(torch.arange(3)), some).forward(x)
+    each = [
+        LowRankLayer(module, changes.map(lambda tensor, n=n: tensor[n]), some).forward(x[n : n + 1]) for n in range(3)
+    ]
+    assert torch.allclose(y, torch.cat(each), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -121,8 +121,8 @@ def _energies(projected: Tensor, shape: torch.Size) -> tuple[list[float], int]:
         shape: of the weight.
     """
     _, sigma, right = torch.linalg.svd(projected.double(), full_matrices=False)
-    if math.prod(shape[2:]) == 1:
-        return sigma.square().tolist(), shape[1]
+    if math.prod(shape[2:]) == 1 or shape[1] == 1:
+        return sigma.square().tolist(), right.shape[1]
     kernels = right.reshape(len(right), shape[1], -1)
     separable = torch.linalg.svdvals(kernels)[:, 0].square()
     return (sigma.square() * separable).tolist(), shape[1] + kernels.shape[2]
