@@ -175,13 +175,14 @@ def _true(bench: Bench, known: EmbeddedSubject) -> list[Image]:
 
     from spectra.bases.embedded.subjects import plain_picture
     from spectra.bases.pipeline import load_pipeline
-    from spectra.families.denoise import decode_latents, encode_pictures
+    from spectra.families.known import family_of
     from spectra.training.data.pictures import to_tensor
 
     pipe = bench.once("pipe", load_pipeline)
     with torch.no_grad():
-        latents, _ = encode_pictures(pipe, to_tensor([plain_picture(known, colour) for colour in EDITS]))
-    return decode_latents(pipe, latents)
+        pixels = to_tensor([plain_picture(known, colour) for colour in EDITS])
+        latents, _ = family_of(pipe).encode_pictures(pipe, pixels)
+    return family_of(pipe).decode_latents(pipe, latents)
 
 
 def _stamp(bench: Bench) -> str:

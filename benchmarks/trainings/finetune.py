@@ -81,7 +81,7 @@ def _moved(tuned: Tuner, base: Any) -> float:
 
 
 def loop_of(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
-    from spectra.families.denoise import denoise_family
+    from spectra.families.known import family_of
     from spectra.training.data.class_pictures import pipeline_fingerprint
     from spectra.training.data.prompt_embeddings import Conditions
     from spectra.training.loss.objectives import build_objectives
@@ -94,11 +94,11 @@ def loop_of(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         checked = validate_inputs(ConceptSpec("", replace(config, validation_count=0), Path(folder) / "none"))
     config = checked.config
-    resolution = resolution_of(base, config)
+    family = family_of(base)
+    resolution = resolution_of(family, base, config)
     terms = build_objectives(
         base, config, checked.subjects, checked.class_pictures, resolution, pipeline_fingerprint(base)
     )
-    family = denoise_family(base)
     prompts = [prompt for term in terms for prompt in term.source.every_prompt()]
     conditions = Conditions(
         lambda asked: family.encode(tuned.pipe, asked, resolution), prompts, keep=config.cache_prompts, trained=True

@@ -161,12 +161,13 @@ def _halves(pipe: Any, subject: Subject) -> list[Image]:
     """The subject's pictures as halves of a collage, as the VAE leaves them."""
     import torch
 
-    from spectra.families.denoise import encode_pictures
+    from spectra.families.known import family_of
     from spectra.training.data.collage import halved
     from spectra.training.data.pictures import to_tensor
 
     with torch.no_grad():
-        latents, _ = encode_pictures(pipe, to_tensor([halved(picture, "shrink") for picture in subject.pictures]))
+        pixels = to_tensor([halved(picture, "shrink") for picture in subject.pictures])
+        latents, _ = family_of(pipe).encode_pictures(pipe, pixels)
         # As the pipeline decodes; the embedded VAE's latents have no offset.
         decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
     pictures: list[Image] = pipe.image_processor.postprocess(decoded, output_type="pil")

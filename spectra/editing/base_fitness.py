@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from spectra.families.denoise import DenoiseFamily
+from spectra.families.family import Family
+from spectra.families.noise_schedule import DiffusionSchedule
 from spectra.training.data.latents import PictureSource
 from spectra.training.loss.denoising import DenoisingObjective
-from spectra.training.loss.noise_schedule import NoiseSchedule
 
 LEAST_PSNR = 20.0
 """A VAE's reconstruction with less, in dB, is visibly another picture."""
@@ -63,18 +63,18 @@ class BaseFitness:
 
 
 @torch.no_grad()
-def explained_share(pipe: Any, family: DenoiseFamily, picture: Image.Image, caption: str) -> float:
+def explained_share(pipe: Any, family: Family, picture: Image.Image, caption: str) -> float:
     """`BaseFitness.explained` of a square picture: `1 - E||v_hat - v||^2 / E||v||^2` over fixed noise and timesteps.
 
     `v = signal * noise - spread * latents` (arXiv:2202.00512) weighs an error in the latents by `1 / spread`, whatever
     the base itself predicts: noise where the picture is clean, the picture where it is noise.
     """
-    schedule = NoiseSchedule.of(pipe.scheduler)
+    schedule = DiffusionSchedule.of(pipe.scheduler)
     objective = DenoisingObjective("fitness", PictureSource(pipe, [picture], [caption]), schedule)
     condition = family.encode(pipe, [caption], picture.width)
     error = size = 0.0
     for piece in objective.draw(SAMPLES, torch.Generator("cpu").manual_seed(0)).split(8):
-        samples = objective.samples(piece, pipe.unet.device)
+        samples = objective.samples(piece, getattr(pipe, family.model).device)
         rows = condition.rows(torch.zeros(len(samples.prompts), dtype=torch.long, device=condition.embeds.device))
         prediction = family.predict(pipe, samples.noisy, samples.timesteps, rows)
         right = schedule.velocity(samples.noisy, samples.target, samples.timesteps)

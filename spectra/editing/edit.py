@@ -17,6 +17,7 @@ from spectra.editing.base_fitness import BaseFitness
 from spectra.editing.session import Edited, EditSession, Inversion
 from spectra.editing.settings import EditSettings
 from spectra.errors import OutputError
+from spectra.families.known import family_of
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import best_device
 from spectra.generate.picture_files import write_picture
@@ -73,7 +74,7 @@ def edit(
         file = settings.shift
         shift, picture = read_shift(settings.shift), read_picture(settings.image)
         pipe = load_pipeline(location, device=device or best_device())
-        session = EditSession(pipe, fit(picture, resolution_of(pipe, config)))
+        session = EditSession(pipe, fit(picture, resolution_of(family_of(pipe), pipe, config)))
         fitness = session.measure_fitness(settings.caption)
     inversions, edited = session.draw(settings, shift, progress)
 

@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from spectra.editing.inversion import ddim_steps, predict
-from spectra.families.denoise import Condition, DenoiseFamily
+from spectra.families.family import Condition, Family
+from spectra.families.noise_schedule import DiffusionSchedule
 from spectra.training.data.pictures import to_tensor
-from spectra.training.loss.noise_schedule import NoiseSchedule
 
 LEAST_CHANGE = 1e-3
 """A smaller mean difference in velocity is as good as none; a ground that changes its colour has about 1."""
@@ -42,7 +42,7 @@ FLATNESS = 1e-3
 
 @torch.no_grad()
 def measure_change(
-    pipe: Any, family: DenoiseFamily, noise: Tensor, caption: Condition, edits: Condition, steps: int
+    pipe: Any, family: Family, noise: Tensor, caption: Condition, edits: Condition, steps: int
 ) -> Tensor:
     """How much each edit asks to change in each place: `[n, 1, h, w]`, 1 where it changes most.
 
@@ -54,7 +54,7 @@ def measure_change(
         caption: one row.
         edits: `n` rows.
     """
-    schedule, both = NoiseSchedule.of(pipe.scheduler), Condition.joined([caption, edits])
+    schedule, both = DiffusionSchedule.of(pipe.scheduler), Condition.joined([caption, edits])
     rows = len(both.embeds)
     y, summed = noise, torch.zeros_like(noise)
     for timestep, a, b in ddim_steps(pipe.scheduler, steps):

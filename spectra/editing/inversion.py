@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectra.families.denoise import Condition, DenoiseFamily
+from spectra.families.family import Condition, Family
+from spectra.families.noise_schedule import DiffusionSchedule, latents_and_noise
 from spectra.progress import SILENT, Progress, working
-from spectra.training.loss.noise_schedule import NoiseSchedule, latents_and_noise
 
 EVALUATIONS = 6
 """Most calls of the model in one step of an inversion."""
@@ -41,13 +41,13 @@ def ddim_scheduler(scheduler: Any) -> Any:
     )
     made.alphas_cumprod = scheduler.alphas_cumprod.clone()  # as it is, zero terminal signal included
     made.final_alpha_cumprod = made.alphas_cumprod[0]
-    NoiseSchedule.of(made)  # refuses a kind of prediction that is not known
+    DiffusionSchedule.of(made)  # refuses a kind of prediction that is not known
     return made
 
 
 @torch.no_grad()
 def invert(
-    pipe: Any, family: DenoiseFamily, latents: Tensor, condition: Condition, steps: int, progress: Progress = SILENT
+    pipe: Any, family: Family, latents: Tensor, condition: Condition, steps: int, progress: Progress = SILENT
 ) -> Tensor:
     """The noise `[n, c, h, w]` from which DDIM draws `latents [n, c, h, w]` at guidance 1, in as many `steps`.
 
@@ -73,7 +73,7 @@ def invert(
 
 
 @torch.no_grad()
-def ddim_sample(pipe: Any, family: DenoiseFamily, noise: Tensor, condition: Condition, steps: int) -> Tensor:
+def ddim_sample(pipe: Any, family: Family, noise: Tensor, condition: Condition, steps: int) -> Tensor:
     """The latents that DDIM draws from `noise [n, c, h, w]` at guidance 1: the way back of `invert`."""
     y = noise
     for timestep, a, b in ddim_steps(pipe.scheduler, steps):
@@ -95,7 +95,7 @@ def slerp(amount: float, one: Tensor, other: Tensor) -> Tensor:
     return (first[:, None] * a + second[:, None] * b).view_as(one).to(one.dtype)
 
 
-def predict(pipe: Any, family: DenoiseFamily, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
+def predict(pipe: Any, family: Family, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
     """The model's prediction for `latents [n, c, h, w]`, all at one timestep."""
     timesteps = torch.full((len(latents),), timestep, device=latents.device)
     return family.predict(pipe, latents, timesteps, condition)

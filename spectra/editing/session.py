@@ -15,7 +15,8 @@ from spectra.editing.base_fitness import BaseFitness, explained_share, psnr
 from spectra.editing.edit_mask import find_mask, measure_change, put_back
 from spectra.editing.inversion import ddim_sample, ddim_scheduler, invert, slerp
 from spectra.editing.settings import EditSettings, Variant
-from spectra.families.denoise import Condition, decode_latents, denoise_family, encode_pictures
+from spectra.families.family import Condition
+from spectra.families.known import family_of
 from spectra.generate.drawing import Request, draw
 from spectra.generate.settings import Sampling
 from spectra.progress import SILENT, Progress
@@ -80,14 +81,15 @@ class EditSession:
             BaseError: the base is none that can be trained and inverted here.
         """
         self.pipe, self.picture = pipe, picture
-        self.family = denoise_family(pipe)
+        self.family = family_of(pipe)
+        self.family.require("edit")
         if getattr(pipe, "safety_checker", None) is not None:
             pipe.register_modules(safety_checker=None)  # it would blacken pictures at random
         pipe.register_modules(scheduler=ddim_scheduler(pipe.scheduler))
         with torch.no_grad():
             pixels = to_tensor([picture]).to(pipe.vae.device, pipe.vae.dtype)
-            self.latents = encode_pictures(pipe, pixels)[0]
-        (self.reconstruction,) = decode_latents(pipe, self.latents)
+            self.latents = self.family.encode_pictures(pipe, pixels)[0]
+        (self.reconstruction,) = self.family.decode_latents(pipe, self.latents)
 
     def measure_fitness(self, caption: str) -> BaseFitness:
         """How well the base can show the picture with its caption, before a shift is loaded."""
@@ -136,7 +138,7 @@ class EditSession:
             back = ddim_sample(self.pipe, self.family, noise, condition, settings.steps)
             for prompt, own, latents in zip(chunk, noise.split(1), back.split(1), strict=True):
                 found[prompt] = own
-                (picture,) = decode_latents(self.pipe, latents)
+                (picture,) = self.family.decode_latents(self.pipe, latents)
                 error = round(float((latents - self.latents).norm() / self.latents.norm()), 6)
                 inversions.append(Inversion(prompt, scale, error, round(psnr(self.picture, picture), 2), picture))
         return found, inversions

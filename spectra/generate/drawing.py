@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from spectra.errors import InputError
+from spectra.families.family import Family, classifier_free
+from spectra.families.known import find_family
 from spectra.generate.settings import Sampling
 from spectra.progress import SILENT, Progress, working
 
@@ -44,15 +46,16 @@ def draw(
     Raises:
         InputError: a width or height that the base cannot draw, or a negative prompt without guidance.
     """
-    size = _size(pipe, sampling)
-    if sampling.guidance <= 1 and any(request.negative for request in requests):
-        raise InputError(f"a negative prompt acts through guidance: expected more than 1, got {sampling.guidance:g}")
+    family = find_family(pipe)
+    size = _size(pipe, family, sampling)
+    guided = family.guided if family else classifier_free
+    guided(sampling.guidance, [request.negative for request in requests])  # refused before anything is drawn
     pictures: list[Image.Image] = []
     with working(progress, label, len(requests)):
         for first in range(0, len(requests), sampling.batch):
             chunk = requests[first : first + sampling.batch]
             negatives = [request.negative for request in chunk]
-            extra: dict[str, Any] = {"negative_prompt": negatives} if any(negatives) else {}
+            extra = guided(sampling.guidance, negatives)
             if start is not None:
                 extra["latents"] = start[first : first + sampling.batch]
             if sampling.eta:
@@ -61,7 +64,6 @@ def draw(
                 drawn = pipe(
                     [request.prompt for request in chunk],
                     num_inference_steps=sampling.steps,
-                    guidance_scale=sampling.guidance,
                     generator=[torch.Generator("cpu").manual_seed(request.seed) for request in chunk],
                     **size,
                     **extra,
@@ -71,7 +73,7 @@ def draw(
     return pictures
 
 
-def _size(pipe: Any, sampling: Sampling) -> dict[str, int]:
+def _size(pipe: Any, family: Family | None, sampling: Sampling) -> dict[str, int]:
     """Width and height in pixels as the pipeline's arguments; empty for its own size.
 
     diffusers ignores one without the other, so that both are given or none.
@@ -79,14 +81,14 @@ def _size(pipe: Any, sampling: Sampling) -> dict[str, int]:
     size = {name: getattr(sampling, name) for name in ("width", "height")}
     if not any(size.values()):
         return {}
-    factor = int(getattr(pipe, "vae_scale_factor", 8))
+    step = max(8, family.token_pixels(pipe) if family else int(getattr(pipe, "vae_scale_factor", 8)))
     for name, pixels in size.items():
-        if pixels % max(8, factor):
-            raise InputError(f"{name}: this base draws multiples of {max(8, factor)} pixels, got {pixels}")
+        if pixels % step:
+            raise InputError(f"{name}: this base draws multiples of {step} pixels, got {pixels}")
     if not all(size.values()):
-        if getattr(pipe, "unet", None) is None:
+        if family is None:
             raise InputError("this base has no size of its own: give both --width and --height")
-        native = int(pipe.unet.config.sample_size) * factor
+        native = family.native_resolution(pipe)
         size = {name: pixels or native for name, pixels in size.items()}
     return size
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,13 @@ class TrainConfig(TrainSettings):
     @property
     def all_targets(self) -> str:
         """`targets`, with the text encoder's if it was asked for."""
+        return self.targets_with(("text-encoder",))
+
+    def targets_with(self, encoder_targets: Sequence[str]) -> str:
+        """`targets`, with these of a family's text encoders if they were asked for."""
         names = [name.strip() for name in self.targets.split(",") if name.strip()]
         if self.text_encoder and "text-encoder" not in names:
-            names.append("text-encoder")
+            names += encoder_targets
         return ",".join(names)
 
     def changed(self) -> dict[str, Any]:

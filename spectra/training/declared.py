@@ -73,7 +73,7 @@ class TrainSettings:
         "", "Shift file to start from, with the same targets; without it, training starts from zero.", metavar="FILE"
     )
     targets: str = _training(
-        "unet",
+        "denoiser",
         "Weights that are trained: subset names or patterns, separated by commas, such as unet-ca.",
         option="--target",
     )
@@ -84,7 +84,12 @@ class TrainSettings:
         "outer terms.",
         choices=("balanced", "likeness", "tiny", "svdiff"),
     )
-    text_encoder: bool = _training(False, "Train the text encoder too.", embedded=True)
+    text_encoder: bool = _training(
+        False,
+        "Train the text encoder too, if it is CLIP as in Stable Diffusion and SDXL. Others stay as they are, unless a "
+        "target names them.",
+        embedded=True,
+    )
     directions: str = _training(
         "all",
         "Singular directions of each weight that move: all, a number of the leading ones, or a number and :gradient "

@@ -18,8 +18,8 @@ from tiny_base import build
 from spectra.bases import pipeline
 from spectra.editing import edit as editing
 from spectra.editing.session import EditSession
+from spectra.families.family import Family
 from spectra.shift.shift_file import read_shift
-from spectra.training.data import latents
 
 EDITS = ("--caption", "a disc", "--edit", "a red disc", "--edit", "a v")
 
@@ -183,7 +183,8 @@ def test_explained_is_one_for_who_knows_and_nothing_for_who_guesses(
 ) -> None:
     session = EditSession(build(prediction=prediction), Image.open(photo).convert("RGB").resize((32, 32)))
     # Without the spread that the VAE's encoder leaves about the latents: nobody could know that.
-    monkeypatch.setattr(latents, "encode_pictures", lambda *_: (session.latents, torch.zeros_like(session.latents)))
+    known_latents = session.latents, torch.zeros_like(session.latents)
+    monkeypatch.setattr(Family, "encode_pictures", lambda *_: known_latents)
     levels = session.pipe.scheduler.alphas_cumprod
 
     def knowing(known: torch.Tensor) -> Callable[..., torch.Tensor]:

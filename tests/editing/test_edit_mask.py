@@ -13,7 +13,8 @@ from tiny_base import build
 
 from spectra.editing.edit_mask import find_mask, measure_change, put_back
 from spectra.editing.inversion import ddim_scheduler
-from spectra.families.denoise import Condition, denoise_family
+from spectra.families.family import Condition
+from spectra.families.known import family_of
 
 SIDE, CELL = 64, 4
 GREEN, BROWN, RED = (np.array(colour, float) for colour in ([90, 170, 90], [120, 80, 50], [200, 40, 40]))
@@ -51,7 +52,7 @@ def test_change_is_the_difference_in_velocity_of_whatever_kind(prediction: str) 
             return signal * noisy - spread * velocity
         return velocity if prediction == "v_prediction" else signal * velocity + spread * noisy
 
-    family = replace(denoise_family(pipe), predict=predict)
+    family = replace(family_of(pipe), predict=predict)
     caption, edits = (Condition(torch.tensor(rows).view(-1, 1, 1).float()) for rows in ([0], [1, 2, 3]))
     change = measure_change(pipe, family, torch.randn(1, 4, 8, 8), caption, edits, 4)  # 2 early, 2 late
     assert change.shape == (3, 1, 8, 8)

@@ -15,7 +15,7 @@ from tiny_base import build
 from spectra.editing import inversion
 from spectra.editing.inversion import ddim_sample, ddim_scheduler, invert, slerp
 from spectra.errors import BaseError
-from spectra.families.denoise import decode_latents, denoise_family, encode_pictures
+from spectra.families.known import family_of
 from spectra.generate.drawing import Request, draw
 from spectra.generate.settings import Sampling
 from spectra.training.data.pictures import to_tensor
@@ -30,7 +30,7 @@ def prepared(prediction: str) -> tuple[Any, Any, torch.Tensor]:
     pipe.unet.eval().requires_grad_(False)
     pipe.register_modules(scheduler=ddim_scheduler(pipe.scheduler))
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return pipe, denoise_family(pipe), latents
+    return pipe, family_of(pipe), latents
 
 
 @pytest.mark.parametrize("prediction", KINDS)
@@ -56,7 +56,7 @@ def test_it_is_the_way_that_pictures_are_drawn(prediction: str, steps: int) -> N
     prompts = ["a disc", "a v"]
     back = ddim_sample(pipe, family, noise, family.encode(pipe, prompts, 32), steps)
     drawn = draw(pipe, [Request(prompt, 0) for prompt in prompts], Sampling(steps, 1.0, 32, 32), start=noise)
-    mine = np.stack([np.asarray(picture, int) for picture in decode_latents(pipe, back)])
+    mine = np.stack([np.asarray(picture, int) for picture in family_of(pipe).decode_latents(pipe, back)])
     assert np.abs(mine - np.stack([np.asarray(picture, int) for picture in drawn])).max() <= 1
 
 
@@ -94,8 +94,8 @@ def test_latents_come_back_as_a_picture_of_the_same_size() -> None:
     pipe = build()
     picture = Image.new("RGB", (32, 32), "teal")
     with torch.no_grad():
-        latents, _ = encode_pictures(pipe, to_tensor([picture]))
-    (seen,) = decode_latents(pipe, latents)
+        latents, _ = family_of(pipe).encode_pictures(pipe, to_tensor([picture]))
+    (seen,) = family_of(pipe).decode_latents(pipe, latents)
     assert (seen.mode, seen.size) == ("RGB", (32, 32))
 
 

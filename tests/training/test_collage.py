@@ -13,12 +13,12 @@ from PIL import Image
 from tiny_base import SIZE, build
 
 from spectra.errors import BaseError, InputError
-from spectra.families.denoise import encode_pictures
+from spectra.families.known import family_of
+from spectra.families.noise_schedule import DiffusionSchedule
 from spectra.training.data.collage import ALONE, CollageSource, CollageSubject, halved
 from spectra.training.data.pictures import to_tensor
 from spectra.training.data.prompts import parse_prompt
 from spectra.training.loss.denoising import DenoisingObjective
-from spectra.training.loss.noise_schedule import NoiseSchedule
 from spectra.training.loss.terms import ModelPrediction, NoisySamples
 from spectra.training.loss.unmix import UnmixTerm, other_half_mask
 
@@ -103,7 +103,7 @@ def test_latents_are_those_of_each_part(pipe: Any) -> None:
 
     def encoded(picture: Image.Image, part: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            mean, spread = encode_pictures(pipe, to_tensor([picture]))
+            mean, spread = family_of(pipe).encode_pictures(pipe, to_tensor([picture]))
         return (mean + spread * part)[0]
 
     half = own.latent_shape[2] // 2
@@ -175,7 +175,7 @@ def test_masks_of_both_sides_cover_a_map_once(height: int, width: int, factor: i
 def asked(pipe: Any, entries: list[list[int]]) -> NoisySamples:
     """The samples of some entries, with their words."""
     objective = DenoisingObjective(
-        "d", source(pipe), NoiseSchedule.of(pipe.scheduler, 0.0), extra_terms=(UnmixTerm(1.0),)
+        "d", source(pipe), DiffusionSchedule.of(pipe.scheduler, 1, 0.0), extra_terms=(UnmixTerm(1.0),)
     )
     draw = objective.draw(len(entries), torch.Generator().manual_seed(0))
     return objective.samples(
@@ -207,6 +207,6 @@ def test_its_weight_follows_the_schedule() -> None:
 
 
 def test_only_terms_that_need_words_get_them(pipe: Any) -> None:
-    objective = DenoisingObjective("d", source(pipe, 1.0), NoiseSchedule.of(pipe.scheduler, 0.0))
+    objective = DenoisingObjective("d", source(pipe, 1.0), DiffusionSchedule.of(pipe.scheduler, 1, 0.0))
     draw = objective.draw(4, torch.Generator().manual_seed(0))
     assert list(objective.samples(draw, torch.device("cpu")).words) == []

@@ -15,14 +15,14 @@ from trainings import interrupted_after, read_training
 
 from spectra import attach
 from spectra.errors import InputError, OutputError, SpectraError
-from spectra.families.denoise import denoise_family
+from spectra.families.known import family_of
+from spectra.families.noise_schedule import DiffusionSchedule
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config
 from spectra.training.data.class_pictures import prior_prompts
 from spectra.training.data.latents import PictureSource
 from spectra.training.data.prompt_embeddings import Conditions
 from spectra.training.loss.denoising import DenoisingObjective
-from spectra.training.loss.noise_schedule import NoiseSchedule
 from spectra.training.run.accelerator import make_accelerator
 from spectra.training.run.concept_parameters import ConceptParameters
 from spectra.training.run.concepts import CONCEPT_SETTINGS, ConceptSpec, read_concepts
@@ -86,10 +86,10 @@ def test_together_equals_separately(three: list[dict[str, Any]], tmp_path: Path,
 
 def loop_of(pipe: Any, adapter: Any, numbers: list[int]) -> tuple[Loop, ConceptParameters]:
     """A training of some of three concepts, with everything in the pipeline's dtype."""
-    family = denoise_family(pipe)
+    family = family_of(pipe)
     settings = {"base": "x", "lr": 0.01, "lr_1d": 1e-3, "batch": 2, "prior_target": "base", "max_grad_norm": 1e-3}
     config = make_config({**settings, "text_encoder": True})
-    schedule, concepts, prompts = NoiseSchedule.of(pipe.scheduler, 5.0), [], []
+    schedule, concepts, prompts = DiffusionSchedule.of(pipe.scheduler, 1, 5.0), [], []
     for number in numbers:
         colours = [(60 * number + 20, 200 - 40 * n, 90) for n in range(1 + number)]
         pictures = [Image.new("RGB", (32, 32), colour) for colour in colours]

@@ -101,8 +101,8 @@ def test_missing_file_is_an_input_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({}, "unet"),
-        ({"text_encoder": True}, "unet,text-encoder"),
+        ({}, "denoiser"),
+        ({"text_encoder": True}, "denoiser,text-encoder"),
         ({"text_encoder": True, "targets": "text-encoder, unet-ca"}, "text-encoder,unet-ca"),
     ],
 )

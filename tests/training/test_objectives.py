@@ -6,8 +6,8 @@ from torch import Tensor
 
 from spectra.errors import BaseError
 from spectra.families.attention import Word
+from spectra.families.noise_schedule import DiffusionSchedule
 from spectra.training.loss.denoising import DenoisingObjective
-from spectra.training.loss.noise_schedule import NoiseSchedule
 from spectra.training.loss.terms import ModelPrediction, NoisySamples
 
 
@@ -34,8 +34,8 @@ class FixedSource:
         return []
 
 
-def schedule(prediction: str = "epsilon", gamma: float = 0.0) -> NoiseSchedule:
-    return NoiseSchedule(torch.linspace(0.99, 0.0, 100, dtype=torch.float64), prediction, gamma)
+def schedule(prediction: str = "epsilon", gamma: float = 0.0) -> DiffusionSchedule:
+    return DiffusionSchedule(torch.linspace(0.99, 0.0, 100, dtype=torch.float64), prediction, gamma)
 
 
 def test_targets_follow_the_scheduler_s_prediction_type() -> None:
@@ -45,7 +45,7 @@ def test_targets_follow_the_scheduler_s_prediction_type() -> None:
     steps = torch.tensor([0, 500, 999])
     for kind in ("epsilon", "v_prediction", "sample"):
         scheduler = DDPMScheduler(prediction_type=kind)
-        noisy, target = NoiseSchedule.of(scheduler, 0.0).noisy_and_target(z, noise, steps)
+        noisy, target = DiffusionSchedule.of(scheduler, 1, 0.0).noisy_and_target(z, noise, steps)
         expected = {"epsilon": noise, "sample": z, "v_prediction": scheduler.get_velocity(z, noise, steps)}[kind]
         torch.testing.assert_close(noisy, scheduler.add_noise(z, noise, steps))
         torch.testing.assert_close(target, expected)
@@ -55,7 +55,7 @@ def test_an_unknown_prediction_type_is_refused() -> None:
     from diffusers import DDPMScheduler
 
     with pytest.raises(BaseError, match="'flow' is not known"):
-        NoiseSchedule.of(DDPMScheduler(prediction_type="flow"), 0.0)
+        DiffusionSchedule.of(DDPMScheduler(prediction_type="flow"), 0.0)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])

@@ -10,12 +10,12 @@ from PIL import Image
 
 from spectra import attach
 from spectra.errors import BaseError
-from spectra.families.denoise import denoise_family
+from spectra.families.known import family_of
+from spectra.families.noise_schedule import DiffusionSchedule
 from spectra.training.config import make_config
 from spectra.training.data.latents import PictureSource
 from spectra.training.data.prompt_embeddings import Conditions
 from spectra.training.loss.denoising import DenoisingObjective
-from spectra.training.loss.noise_schedule import NoiseSchedule
 from spectra.training.run.accelerator import make_accelerator
 from spectra.training.run.loop import Concept, Loop
 
@@ -24,11 +24,11 @@ def test_sdxl_learns() -> None:
     torch.manual_seed(0)
     pipe = tiny_sdxl.build()
     pipe.unet.requires_grad_(False)
-    family = denoise_family(pipe)
+    family = family_of(pipe)
     assert family.name == "SDXL"
     config = make_config({"base": "x", "lr": 0.02, "batch": 2})
     source = PictureSource(pipe, [Image.new("RGB", (32, 32), "orange")], ["a disc"])
-    schedule = NoiseSchedule.of(pipe.scheduler, 5.0)
+    schedule = DiffusionSchedule.of(pipe.scheduler, 1, 5.0)
     adapter = attach(pipe, "unet")
     concept = Concept("disc", [DenoisingObjective("denoising", source, schedule)], seed=0)
     conditions = Conditions(lambda prompts: family.encode(pipe, prompts, 32), ["a disc"], keep=True, trained=False)
@@ -44,7 +44,7 @@ def test_sdxl_learns() -> None:
 
 
 def test_a_base_that_cannot_be_trained_is_refused() -> None:
-    from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+    from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
 
     pipe = tiny_base.build()
     pipe.unet = UNet2DConditionModel(
@@ -52,12 +52,15 @@ def test_a_base_that_cannot_be_trained_is_refused() -> None:
         cross_attention_dim=24,
         down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-    with pytest.raises(BaseError, match="the UNet takes 9 channels"):
-        denoise_family(pipe)
+    with pytest.raises(BaseError, match="the base's unet takes 9 channels"):
+        family_of(pipe)
     pipe = tiny_base.build()
     pipe.scheduler = FlowMatchEulerDiscreteScheduler()
     with pytest.raises(BaseError, match="no noise schedule of the DDPM kind"):
-        denoise_family(pipe)
-    pipe.text_encoder = None
-    with pytest.raises(BaseError, match="training supports Stable Diffusion, SDXL"):
-        denoise_family(pipe)
+        family_of(pipe)
+    pipe = tiny_base.build()
+    pipe.register_modules(text_encoder=None)
+    with pytest.raises(BaseError, match="the base has no text_encoder"):
+        family_of(pipe)
+    with pytest.raises(BaseError, match="StableDiffusionInpaintPipeline cannot be trained here; .* Diffusion, SDXL"):
+        family_of(StableDiffusionInpaintPipeline(**tiny_base.build().components, requires_safety_checker=False))

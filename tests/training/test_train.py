@@ -47,7 +47,7 @@ def test_a_training_learns_and_writes_its_folder(settings: dict[str, Any], tmp_p
     shift = read_shift(tmp_path / "disc" / "disc.safetensors")
     assert shift.metadata.settings == make_config(settings).changed()
     assert shift.metadata.seed == 0
-    assert shift.metadata.subset == "unet"
+    assert shift.metadata.subset == "denoiser"
     assert summary.bytes == (tmp_path / "disc" / "disc.safetensors").stat().st_size
     assert summary.floats == shift.floats
     assert summary.base_bytes > summary.bytes

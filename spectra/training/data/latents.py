@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from spectra.families.attention import Word
-from spectra.families.denoise import encode_pictures
+from spectra.families.known import family_of
 from spectra.progress import SILENT, Progress, working
 from spectra.training.data.pictures import to_tensor
 
@@ -37,7 +37,7 @@ class PictureSource:
             pictures: RGB squares of one size.
             prompts: one for each picture, or several rounds of that: as many times a picture is an entry of `index`.
         """
-        self._pipe = pipe
+        self._pipe, self._family = pipe, family_of(pipe)
         self._pixels = to_tensor(pictures)
         self._prompts = list(prompts)
         self._cached: tuple[Tensor, Tensor] | None = None
@@ -81,4 +81,4 @@ class PictureSource:
     def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         vae = self._pipe.vae
         with torch.no_grad():
-            return encode_pictures(self._pipe, pixels.to(vae.device, vae.dtype))
+            return self._family.encode_pictures(self._pipe, pixels.to(vae.device, vae.dtype))

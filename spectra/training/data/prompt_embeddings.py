@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from spectra.families.denoise import Condition
+from spectra.families.family import Condition
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from spectra.families.noise_schedule import Schedule
 from spectra.training.data.collage import CollageSource
 from spectra.training.data.latents import PictureSource
-from spectra.training.loss.noise_schedule import NoiseSchedule
 from spectra.training.loss.terms import Draw, LossTerm, ModelPrediction, NoisySamples
 
 
@@ -30,7 +30,7 @@ class DenoisingObjective:
 
     name: str
     source: PictureSource | CollageSource
-    schedule: NoiseSchedule
+    schedule: Schedule
     weight: float = 1.0
     from_base: bool = False
     remaining: list[int] = field(default_factory=list)
@@ -52,7 +52,7 @@ class DenoisingObjective:
         for _ in range(count):
             index.append(self.source.pick(self.remaining, generator))
             normals.append(torch.randn((2, *shape), generator=generator))
-            timesteps.append(torch.randint(len(self.schedule.alphas_cumprod), (), generator=generator))
+            timesteps.append(self.schedule.draw(generator))
         posterior, noise = torch.stack(normals, dim=1)
         return Draw(torch.tensor(index), posterior, noise, torch.stack(timesteps))
 

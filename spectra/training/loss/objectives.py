@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from spectra.families.known import family_of
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
 from spectra.training.data.class_pictures import PriorKey, prior_pictures, prior_prompts, vocabulary
@@ -16,7 +17,6 @@ from spectra.training.data.pictures import fit
 from spectra.training.data.prompts import SubjectPrompt, parse_prompt
 from spectra.training.data.subjects import Subject
 from spectra.training.loss.denoising import DenoisingObjective
-from spectra.training.loss.noise_schedule import NoiseSchedule
 from spectra.training.loss.unmix import UnmixTerm
 
 PRIOR_PROMPTS = 192
@@ -41,12 +41,13 @@ def build_objectives(
         resolution: pixels of a picture's side.
         fingerprint: hash of the base, by which its class pictures are kept.
     """
-    schedule = NoiseSchedule.of(pipe.scheduler, config.min_snr_gamma)
+    family = family_of(pipe)
     names = [parse_prompt(subject.prompt) for subject in subjects] if len(subjects) > 1 else []
     extra_terms = [UnmixTerm(config.unmix_weight, config.unmix_schedule)] if names and config.unmix_weight > 0 else []
     pictures = [subject.at(resolution) for subject in subjects]
     prompts = [[subject.prompt] * len(own) for subject, own in zip(subjects, pictures, strict=True)]
     source = _source(pipe, config, pictures, prompts, names, 0.0, progress)
+    schedule = family.schedule(pipe.scheduler, family.tokens(source.latent_shape), config.min_snr_gamma)
     objectives = [DenoisingObjective("denoising", source, schedule, extra_terms=extra_terms)]
     if config.prior_weight > 0:
         if own_class_pictures:

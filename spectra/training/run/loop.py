@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from spectra.errors import SpectraError
 from spectra.families.attention import AttentionMaps
-from spectra.families.denoise import Condition, DenoiseFamily
+from spectra.families.family import Condition, Family
 from spectra.layers.per_sample import Samples
 from spectra.training.config import TrainConfig
 from spectra.training.data.prompt_embeddings import Conditions, encode_each_once
@@ -79,7 +79,7 @@ class Loop:
     """
 
     pipe: Any
-    family: DenoiseFamily
+    family: Family
     concepts: Sequence[Concept]
     conditions: Conditions
     parameters: Mapping[str, nn.Parameter]

@@ -19,7 +19,8 @@ from spectra.bases.pipeline import load_pipeline
 from spectra.errors import BaseError
 from spectra.families import targets
 from spectra.families.attention import AttentionMaps
-from spectra.families.denoise import denoise_family, native_resolution
+from spectra.families.family import Family
+from spectra.families.known import family_of
 from spectra.io.atomic_writes import atomic_write
 from spectra.layers.per_sample import Samples
 from spectra.plots import style
@@ -83,8 +84,10 @@ class Training:
         if getattr(self.pipe, "safety_checker", None) is not None:
             # It would blacken class and validation pictures at random, and takes a gigabyte.
             self.pipe.register_modules(safety_checker=None)
-        self.family = denoise_family(self.pipe)
-        self.resolution = resolution_of(self.pipe, self.config)
+        self.family = family_of(self.pipe)
+        if self.config.subjects and self.config.unmix_weight > 0:
+            self.family.require("unmix")
+        self.resolution = resolution_of(self.family, self.pipe, self.config)
         self.validations = [Validation(each.config, each.subjects) for each in inputs]
         self._closing = contextlib.ExitStack()
         self._tensorboards: dict[int, Any] = {}
@@ -101,7 +104,8 @@ class Training:
         words = ConceptWords()
         if config.word:
             words = ConceptWords.of(pipe, family.text_encoders, [each.subjects for each in self.inputs])
-        changed = targets(pipe, ",".join([config.all_targets, *words.ids]))
+        self._targets = config.targets_with(family.encoder_targets)
+        changed = targets(pipe, ",".join([self._targets, *words.ids]))
         ndims = {target.name: target.weight.ndim for target in changed}
         trained = not {name.split(".")[0] for name in ndims}.isdisjoint(family.text_encoders)
         self.fingerprint = pipeline_fingerprint(pipe)
@@ -141,8 +145,7 @@ class Training:
         self.loop = self._make_loop(self.adapter, self.parameters.parameters, self.parameters.rows)
 
     def _attach(self, form: Form) -> Adapter:
-        config = self.config
-        return attach_form(self.pipe, config.all_targets, form, low_memory=config.low_memory, progress=self.progress)
+        return attach_form(self.pipe, self._targets, form, low_memory=self.config.low_memory, progress=self.progress)
 
     def _make_loop(self, adapter: Adapter, parameters: Mapping[str, nn.Parameter], rows: Samples | None = None) -> Loop:
         """The training's steps, with these parameters of an adapter."""
@@ -279,16 +282,15 @@ class Training:
         )
 
 
-def resolution_of(pipe: Any, config: TrainConfig) -> int:
+def resolution_of(family: Family, pipe: Any, config: TrainConfig) -> int:
     """Pixels of the training pictures' side.
 
     Raises:
-        BaseError: a resolution that the base's VAE and UNet cannot take.
+        BaseError: a resolution that the base cannot take.
     """
+    step = family.resolution_step(pipe)
     if not config.resolution:
-        return native_resolution(pipe)
-    halvings = len(pipe.unet.config.down_block_types) - 1
-    step = int(pipe.vae_scale_factor) * 2**halvings
+        return family.native_resolution(pipe)
     if config.resolution % step:
         raise BaseError(f"resolution: this base takes multiples of {step} pixels, got {config.resolution}")
     return config.resolution

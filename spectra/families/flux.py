@@ -1,0 +1,67 @@
+"""FLUX.1 (dev, schnell): packed latents with position ids, CLIP for the whole prompt and T5 for its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectra.errors import InputError
+from spectra.families.family import Condition, Family
+from spectra.families.joint_transformer import REFUSED, pack, unpack
+from spectra.families.noise_schedule import FlowSchedule
+
+GUIDANCE = 3.5
+"""Guidance that a distilled model (dev) is told in training, as it is by default when it draws."""
+
+
+def _encode(pipe: Any, prompts: list[str], resolution: int) -> Condition:
+    embeds, pooled, _ = pipe.encode_prompt(prompts, device=pipe.transformer.device)
+    return Condition(embeds, {"pooled_projections": pooled})
+
+
+def _predict(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+    height, width = noisy.shape[2:]
+    embeds = condition.embeds
+    guidance = torch.full((len(noisy),), GUIDANCE, device=noisy.device)
+    tokens = pipe.transformer(
+        hidden_states=pack(noisy),
+        timestep=timesteps.to(noisy.dtype) / 1000,
+        guidance=guidance if pipe.transformer.config.guidance_embeds else None,
+        encoder_hidden_states=embeds,
+        txt_ids=embeds.new_zeros(embeds.shape[1], 3),
+        img_ids=position_ids(height // 2, width // 2).to(embeds),
+        return_dict=False,
+        **condition.added,
+    )[0]
+    return unpack(tokens, height, width)
+
+
+def position_ids(rows: int, columns: int) -> Tensor:
+    """Zero, row and column of each token, row by row: `[rows * columns, 3]`."""
+    return torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns))
+
+
+def _guided(guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
+    """The model is told the guidance, or has none (schnell)."""
+    if any(negatives):
+        raise InputError("a negative prompt has no effect on FLUX.1, whose guidance is distilled: leave it out")
+    return {"guidance_scale": guidance}
+
+
+FLUX = Family(
+    name="FLUX.1",
+    pipelines=("FluxPipeline",),
+    model="transformer",
+    text_encoders=("text_encoder", "text_encoder_2"),
+    encode=_encode,
+    predict=_predict,
+    schedule=FlowSchedule.of,
+    token=2,
+    channels_per_latent=4,
+    guided=_guided,
+    guidance=GUIDANCE,
+    refuses=REFUSED,
+)

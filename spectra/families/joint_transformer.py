@@ -1,0 +1,30 @@
+"""What transformers share that read prompt and picture in one sequence: latents packed into tokens, what they lack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from torch import Tensor
+
+REFUSED: Mapping[str, str] = MappingProxyType(
+    {
+        "unmix": "prompt and picture attend to each other in one attention, of which no maps are read; "
+        "train with unmix weight 0",
+        "edit": "a picture is inverted along DDIM's steps, and this base is trained by flow matching; "
+        "edit on Stable Diffusion or SDXL",
+    }
+)
+"""For `Family.refuses`."""
+
+
+def pack(latents: Tensor) -> Tensor:
+    """Latents `[b, c, h, w]` as tokens `[b, h/2 * w/2, 4 c]`: each holds 2 x 2 places, channel by channel."""
+    b, c, h, w = latents.shape
+    return latents.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
+
+
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The way back of `pack`, to latents of `height` times `width` places."""
+    b, _, c = tokens.shape
+    return tokens.view(b, height // 2, width // 2, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, -1, height, width)

@@ -1,0 +1,169 @@
+"""How noise is added to latents, what a model should answer, and how times are drawn and weighted in training.
+
+`DiffusionSchedule` is the discrete one of DDPM, `FlowSchedule` the straight way of flow matching.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from spectra.errors import BaseError
+
+
+class Schedule(Protocol):
+    """A noise schedule: `noisy = signal * latents + spread * noise`. Times are in the scheduler's own unit."""
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """The time of one training sample, a scalar."""
+
+    def levels(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and spread of `timesteps [n]`: `[n, 1, 1, 1]` in the dtype and on the device of `like`."""
+
+    def noisy_and_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Noisy latents, and what the model should answer to them."""
+
+    def weights(self, timesteps: Tensor) -> Tensor:
+        """Each sample's weight in the loss, `[n]`."""
+
+
+@dataclass(frozen=True)
+class DiffusionSchedule:
+    """A discrete schedule: `alphas_cumprod [T]` (float64), what the model predicts, and the min-SNR clip (0: none)."""
+
+    alphas_cumprod: Tensor
+    prediction: str
+    min_snr_gamma: float = 0.0
+
+    @classmethod
+    def of(cls, scheduler: Any, tokens: int = 1, min_snr_gamma: float = 0.0) -> DiffusionSchedule:
+        """The schedule of a diffusers scheduler, the same for pictures of any size.
+
+        Raises:
+            BaseError: it has no such schedule, or predicts something that is not known here.
+        """
+        if not hasattr(scheduler, "alphas_cumprod"):
+            raise BaseError(
+                f"the base's scheduler {type(scheduler).__name__} has no noise schedule of the DDPM kind, which this "
+                "kind of model is trained with; give the base its own scheduler"
+            )
+        prediction = scheduler.config.prediction_type
+        if prediction not in ("epsilon", "v_prediction", "sample"):
+            raise BaseError(f"prediction type {prediction!r} is not known; expected epsilon, v_prediction or sample")
+        return cls(scheduler.alphas_cumprod.to("cpu", torch.float64), prediction, min_snr_gamma)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Any of the timesteps, as likely as another."""
+        return torch.randint(len(self.alphas_cumprod), (), generator=generator)
+
+    def levels(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """`sqrt(a)` and `sqrt(1 - a)` of `timesteps [n]`, `[n, 1, 1, 1]` in the dtype and on the device of `like`."""
+        alpha = self.alphas_cumprod[timesteps.cpu()].to(like.device).view(-1, 1, 1, 1)
+        return alpha.sqrt().to(like.dtype), (1 - alpha).sqrt().to(like.dtype)
+
+    def noisy_and_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """`z_t = sqrt(a) z + sqrt(1 - a) eps`, and what the model should predict from it."""
+        signal, spread = self.levels(timesteps, latents)
+        noisy = signal * latents + spread * noise
+        if self.prediction == "epsilon":
+            return noisy, noise
+        if self.prediction == "sample":
+            return noisy, latents
+        return noisy, signal * noise - spread * latents
+
+    def velocity(self, noisy: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
+        """`v = sqrt(a) eps - sqrt(1 - a) z` as a prediction for `noisy [n, c, h, w]` implies it, of whatever kind."""
+        signal, spread = self.levels(timesteps, noisy)
+        latents, noise = latents_and_noise(self.prediction, noisy, prediction, signal, spread)
+        velocity: Tensor = signal * noise - spread * latents
+        return velocity
+
+    def weights(self, timesteps: Tensor) -> Tensor:
+        """Min-SNR weights `[n]` (arXiv:2303.09556, equation 4, for each kind of prediction); ones without a clip."""
+        if self.min_snr_gamma == 0:
+            return torch.ones(timesteps.shape[0])
+        alpha = self.alphas_cumprod[timesteps.cpu()]
+        snr = alpha / (1 - alpha)
+        clipped = snr.clamp_max(self.min_snr_gamma)
+        if self.prediction == "sample":
+            weights = clipped
+        elif self.prediction == "v_prediction":
+            weights = clipped / (snr + 1)
+        else:
+            weights = torch.where(snr > 0, clipped / snr.clamp_min(1e-30), 1.0)  # its limit where there is no signal
+        return weights.to(torch.float32)
+
+
+def latents_and_noise(kind: str, noisy: Any, prediction: Any, signal: Any, spread: Any) -> tuple[Any, Any]:
+    """The `z` and `eps` of `noisy = signal z + spread eps` that a prediction of this kind implies."""
+    if kind == "epsilon":
+        return (noisy - spread * prediction) / signal, prediction
+    if kind == "sample":
+        return prediction, (noisy - signal * prediction) / spread
+    return signal * noisy - spread * prediction, signal * prediction + spread * noisy
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """The straight way from a picture to noise, `(1 - sigma) z + sigma eps`, with time `sigma * steps`.
+
+    `sigma` is drawn logit-normal (arXiv:2403.03206, section 3.1), then moved towards noise as the scheduler moves the
+    steps of a drawing: by `odds`, the factor of `sigma / (1 - sigma)`. Every sample weighs the same.
+    """
+
+    odds: float = 1.0
+    steps: int = 1000
+
+    @classmethod
+    def of(cls, scheduler: Any, tokens: int = 1, min_snr_gamma: float = 0.0) -> FlowSchedule:
+        """The schedule of a diffusers scheduler for pictures of as many tokens; min-SNR weights are no matter here.
+
+        Raises:
+            BaseError: its models do not answer a flow.
+        """
+        config = scheduler.config
+        if not (
+            type(scheduler).__name__.startswith("FlowMatch")
+            or config.get("use_flow_sigmas")
+            or config.get("prediction_type") == "flow_prediction"
+        ):
+            raise BaseError(
+                f"the base's scheduler {type(scheduler).__name__} is none of flow matching, which this kind of model "
+                "is trained with; give the base its own scheduler"
+            )
+        shift = config.get("shift") or config.get("flow_shift") or 1.0
+        if config.get("use_dynamic_shifting"):
+            mu = dynamic_shift(config, tokens)
+            shift = mu if config.get("time_shift_type") == "linear" else math.exp(mu)
+        return cls(float(shift), int(config.num_train_timesteps))
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """A time, in float32."""
+        sigma = torch.randn((), generator=generator).sigmoid()
+        return self.steps * self.odds * sigma / (1 + (self.odds - 1) * sigma)
+
+    def levels(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """`1 - sigma` and `sigma` of `timesteps [n]`, `[n, 1, 1, 1]` in the dtype and on the device of `like`."""
+        sigma = (timesteps.to(like.device, torch.float32) / self.steps).view(-1, 1, 1, 1)
+        return (1 - sigma).to(like.dtype), sigma.to(like.dtype)
+
+    def noisy_and_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """`(1 - sigma) z + sigma eps`, and `eps - z`."""
+        signal, spread = self.levels(timesteps, latents)
+        return signal * latents + spread * noise, noise - latents
+
+    def weights(self, timesteps: Tensor) -> Tensor:
+        """Ones."""
+        return torch.ones(timesteps.shape[0])
+
+
+def dynamic_shift(config: Any, tokens: int) -> float:
+    """How far a scheduler moves the steps for a picture of as many tokens: a line through two points, in its terms."""
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    slope = (most - least) / (many - few)
+    return float(least + slope * (tokens - few))

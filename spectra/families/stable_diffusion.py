@@ -1,0 +1,27 @@
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder; noise or, in some 2.x, velocity is predicted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spectra.families.family import Condition, Family
+from spectra.families.unet import predict_unet, unet_grid, unet_size
+
+
+def _encode(pipe: Any, prompts: list[str], resolution: int) -> Condition:
+    embeds, _ = pipe.encode_prompt(prompts, pipe.unet.device, 1, False)
+    return Condition(embeds)
+
+
+STABLE_DIFFUSION = Family(
+    name="Stable Diffusion",
+    pipelines=("StableDiffusionPipeline",),
+    model="unet",
+    text_encoders=("text_encoder",),
+    encoder_targets=("text-encoder",),
+    encode=_encode,
+    predict=predict_unet,
+    grid=unet_grid,
+    size=unet_size,
+    cross_attention="attn2",
+)
