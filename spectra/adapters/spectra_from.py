@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from spectra.bases.pipeline import BaseLocation
@@ -26,20 +27,37 @@ def spectra_from(pipe: Any, base: str | BaseLocation) -> None:
     Raises:
         BaseError: the base is missing or damaged, or lacks a quantised weight.
     """
+    missing = _note(pipe, base, str(base.name if isinstance(base, BaseLocation) else base))
+    if missing:
+        raise BaseError(f"{base}: has no {missing}, of which the model has a quantised copy; give the original")
+
+
+def find_originals(pipe: Any, base: BaseLocation, given: str = "") -> None:
+    """Take spectra of a pipeline's quantised weights from the base that is `given`, else from its own, if it has them.
+
+    Raises:
+        BaseError: as `spectra_from`, of what is given.
+    """
+    if given:
+        spectra_from(pipe, given)
+        return
+    with suppress(BaseError):  # the denoiser came from elsewhere
+        _note(pipe, base, base.name)
+
+
+def _note(pipe: Any, base: str | BaseLocation, source: str) -> str:
+    """Note where the originals of all quantised weights are; if one is not there, return its name and note nothing."""
     parts = components(pipe)
     quantised = [
         target for target in targets(parts, ",".join(f"{part}.*" for part in parts)) if is_quantised(target.weight)
     ]
     if not quantised:
-        return
+        return ""
     named = sorted({component_of(target.name) for target in quantised})
     weights = base_weights(base, named, dtype="float32")
-    missing = [target.name for target in quantised if target.name not in weights]
-    if missing:
-        raise BaseError(
-            f"{base}: no {missing[0]}, of which the model has a quantised copy; give the one it was made of"
-        )
-    known = FullPrecision(weights, str(base))
-    for name, model in parts.items():
-        if name in named:
-            note(model, known)
+    for target in quantised:
+        if target.name not in weights:
+            return target.name
+    for name in named:
+        note(parts[name], FullPrecision(weights, source))
+    return ""

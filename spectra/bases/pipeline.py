@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spectra.bases.embedded import NAME
 from spectra.bases.embedded import path as embedded_path
-from spectra.errors import BaseError
+from spectra.bases.quantisation import Quantisation, find_denoiser, parse_quantisation, read_gguf
+from spectra.errors import BaseError, InputError
 from spectra.io.tensor_files import stored_tensors
 
 if TYPE_CHECKING:
@@ -71,17 +72,25 @@ def load_pipeline(
     base: str | BaseLocation = "",
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    quantize: str = "",
 ) -> Any:
     """Load the pipeline of a base (`diffusers.DiffusionPipeline`), in evaluation mode, without bars of its own.
 
     Args:
         base: as `find_base` takes it; empty is the embedded base.
         dtype: of the weights; float32 by default, since shifts are exact on that.
+        quantize: how the denoiser is quantised, as `quantisation.parse_quantisation` takes it; a base that is stored
+            quantised is loaded as it is.
 
     Raises:
         BaseError: the base is missing, damaged, or cannot be fetched.
+        InputError: it cannot be quantised so here.
     """
-    location = find_base(base)
+    location, quantisation = find_base(base), parse_quantisation(quantize)
+    if quantisation is not None:
+        quantisation.require()
+        if location.kind == "file":
+            raise InputError(f"{location.name}: --quantize takes a diffusers folder or a hub id, this is a single file")
     import torch
     from diffusers import DiffusionPipeline
 
@@ -92,9 +101,13 @@ def load_pipeline(
                 pipe = _single_file(location, dtype)
             else:
                 pipe = DiffusionPipeline.from_pretrained(
-                    location.target, dtype=dtype, use_safetensors=True, local_files_only=location.kind == "folder"
+                    location.target,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    local_files_only=location.kind == "folder",
+                    **({} if quantisation is None else _quantised(location, quantisation, dtype)),
                 )
-    except BaseError:
+    except InputError:
         raise
     except Exception as error:  # diffusers, transformers, safetensors and the hub each raise kinds of their own
         raise BaseError(_why(location, error)) from error
@@ -103,6 +116,14 @@ def load_pipeline(
         if isinstance(component, torch.nn.Module):
             component.eval().requires_grad_(False)
     return pipe.to(device)
+
+
+def _quantised(location: BaseLocation, quantisation: Quantisation, dtype: torch.dtype) -> dict[str, Any]:
+    """What `from_pretrained` is given for a quantised denoiser: its configuration, or the model itself."""
+    folder = local_folder(location)
+    if quantisation.file is not None:
+        return read_gguf(quantisation.file, folder, dtype)
+    return {"quantization_config": quantisation.pipeline_config(find_denoiser(folder)[0], dtype)}
 
 
 @contextlib.contextmanager

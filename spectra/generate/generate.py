@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.adapters.loaded_shifts import activate, load
+from spectra.adapters.spectra_from import find_originals
 from spectra.bases.pipeline import find_base, load_pipeline
+from spectra.bases.quantisation import parse_quantisation
 from spectra.errors import InputError
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import best_device, draw, requests_for
@@ -57,11 +59,15 @@ def generate(
         raise InputError('nothing to draw: give --prompt "..." or --prompts FILE')
     check_output(out, force=force, mark=INDEX)
     location = find_base(settings.base)
+    if quantisation := parse_quantisation(settings.quantize):
+        quantisation.require()
     scaled = [parse_scales(text) for text in settings.shifts]
     strip = _strip([scales for _, scales in scaled])
     shifts = [(path, read_shift(path)) for path, _ in scaled]
 
-    pipe = load_pipeline(location, getattr(torch, settings.dtype), device or best_device())
+    pipe = load_pipeline(location, getattr(torch, settings.dtype), device or best_device(), settings.quantize)
+    if shifts:
+        find_originals(pipe, location, settings.spectra_from)
     names = [
         load(pipe, shift, name=f"{path.stem}-{number}", progress=progress)
         for number, (path, shift) in enumerate(shifts)
@@ -73,6 +79,8 @@ def generate(
             activate(pipe, dict(zip(names, scales, strict=True)))
         drawn.append(draw(pipe, requests, settings.sampling, progress=progress))
     common = {"base": location.name, "dtype": settings.dtype, "versions": versions()}
+    if settings.quantize:
+        common["quantize"] = settings.quantize
     listed = []
     sheet: dict[str, tuple[list[Image], list[str]]] = {}  # pictures and captions by heading
     with atomic_folder(out, force=force) as temporary:

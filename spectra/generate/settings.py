@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.bases.embedded import GUIDANCE, NAME
+from spectra.bases.quantisation import QUANTIZE, SPECTRA_FROM, parse_quantisation
 from spectra.settings import check_ranges, declared_settings, embedded_defaults, setting
 
 
@@ -56,10 +57,13 @@ class GenerateSettings:
         "Precision of the weights; a shift that was trained in another acts on a rounded copy of its base.",
         choices=("float32", "float16", "bfloat16"),
     )
+    quantize: str = setting(**QUANTIZE)
+    spectra_from: str = setting(**SPECTRA_FROM)
 
     def __post_init__(self) -> None:
-        """Refuse an unknown precision by an InputError."""
+        """Refuse an unknown precision or quantisation by an InputError."""
         check_ranges(self)
+        parse_quantisation(self.quantize)
 
 
 def make_generate_settings(*, base: str = "", **given: Any) -> GenerateSettings:

@@ -81,6 +81,14 @@ def dequantised(module: nn.Module) -> Tensor:
     return plain.as_subclass(Tensor)
 
 
+def stored_parts(weight: Tensor) -> list[Tensor]:
+    """The plain tensors that a weight, or an entry of a `state_dict`, is stored as: itself, or values and scales."""
+    data: Any = weight.detach()
+    if hasattr(data, "__tensor_flatten__"):
+        return [part for name in data.__tensor_flatten__()[0] for part in stored_parts(getattr(data, name))]
+    return [data.as_subclass(Tensor)]
+
+
 def _class(weight: Tensor) -> str:
     """The name of a weight's class, with its module where that is torchao's."""
     kinds = type(weight), type(weight.data)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.bases.embedded import NAME
+from spectra.bases.quantisation import parse_quantisation
 from spectra.errors import InputError
 from spectra.io.toml_files import read_toml, toml_value
 from spectra.settings import check_ranges, check_types, embedded_defaults
@@ -32,6 +33,8 @@ class TrainConfig(TrainSettings):
         check_ranges(self)
         check_directions(self.directions)
         check_outer(self.outer)
+        if parse_quantisation(self.quantize) is not None:
+            self._check_quantised()
         if self.low_memory and (self.directions, self.outer, self.word) != ("all", "0", False):
             raise InputError(
                 "low memory keeps both sides of all directions in place of the weights: leave it out, or directions, "
@@ -54,6 +57,15 @@ class TrainConfig(TrainSettings):
             raise InputError("give either an embedded subject or a folder of pictures (--images), not both")
         if self.images and not self.prompt:
             raise InputError('--images needs --prompt, an instance prompt with a rare token such as "a [V1] dog"')
+
+    def _check_quantised(self) -> None:
+        if self.directions == "all":
+            raise InputError(
+                f"--quantize {self.quantize} cannot move all directions of a weight: expected a few (--directions 32) "
+                "or outer terms alone (--preset balanced)"
+            )
+        if not self.base:
+            raise InputError("--quantize is for a base of yours (--base): the embedded one is small enough as it is")
 
     def _check_subjects(self) -> None:
         if not 2 <= len(self.subjects) <= MOST_SUBJECTS:

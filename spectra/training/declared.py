@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from spectra.bases.embedded import GUIDANCE
+from spectra.bases.quantisation import QUANTIZE, SPECTRA_FROM
 from spectra.settings import SHARE, setting
 
 _pictures = partial(setting, panel="Pictures")
@@ -177,6 +178,8 @@ class TrainSettings:
     tune: bool = _cost(
         False, "Measure how each layer computes fastest before the first step; the result is remembered."
     )
+    quantize: str = _cost(**QUANTIZE)
+    spectra_from: str = _cost(**SPECTRA_FROM)
     mixed_precision: str = _cost("no", "Precision of the forward and backward pass.", choices=("no", "fp16", "bf16"))
     cache_latents: bool = _cost(True, "Encode the pictures once, ahead of the steps.")
     cache_prompts: bool = _cost(

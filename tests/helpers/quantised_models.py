@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spectra.layers.quantised_weights import dequantised, is_quantised
+from spectra.layers.quantised_weights import dequantised, is_quantised, stored_parts
 
 KINDS = ("nf4", "bnb8", "int8", "float8", "gguf")
 """bitsandbytes in 4 and 8 bit, torchao in int8 and float8, and GGUF's Q4_0."""
@@ -126,15 +126,7 @@ def stored_bytes(model: nn.Module) -> dict[str, bytes]:
     """All bytes of a model's weights as they are stored, by name: packed values and scales."""
     found: dict[str, bytes] = {}
     for name, weight in model.named_parameters():
-        for number, tensor in enumerate(_parts(weight)):
-            plain = tensor.detach().as_subclass(torch.Tensor).contiguous().flatten()
-            found[f"{name}.{number}"] = plain.view(torch.uint8).numpy().tobytes()
+        state = getattr(weight, "quant_state", None)
+        for number, part in enumerate([*stored_parts(weight), *([] if state is None else [state.absmax])]):
+            found[f"{name}.{number}"] = part.contiguous().flatten().view(torch.uint8).numpy().tobytes()
     return found
-
-
-def _parts(weight: Any) -> list[torch.Tensor]:
-    if hasattr(weight, "quant_state"):
-        return [weight.data, weight.quant_state.absmax]
-    if hasattr(weight.data, "__tensor_flatten__"):
-        return [getattr(weight.data, name) for name in weight.data.__tensor_flatten__()[0]]
-    return [weight.data]

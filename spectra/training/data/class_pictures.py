@@ -23,6 +23,7 @@ from spectra.generate.drawing import Request, draw
 from spectra.generate.picture_files import save_png
 from spectra.generate.settings import Sampling
 from spectra.io.atomic_writes import atomic_folder
+from spectra.layers.quantised_weights import stored_parts
 from spectra.progress import SILENT, Progress
 from spectra.spectrum.cache.environment import prior_root
 from spectra.training.data.pictures import read_pictures
@@ -54,9 +55,10 @@ def pipeline_fingerprint(pipe: Any) -> str:
     for name, component in sorted(pipe.components.items()):
         if isinstance(component, torch.nn.Module):
             for key, weight in component.state_dict().items():
-                flat = weight.detach().cpu().contiguous().reshape(-1)
                 digest.update(f"{name}.{key} {weight.dtype} {tuple(weight.shape)}\n".encode())
-                digest.update(memoryview(flat.view(torch.uint8).numpy()))
+                for part in stored_parts(weight):
+                    flat = part.cpu().contiguous().reshape(-1)
+                    digest.update(flat.view(torch.uint8).numpy().data)
     settings = {k: v for k, v in pipe.scheduler.config.items() if isinstance(v, (str, int, float, bool, type(None)))}
     digest.update(json.dumps([type(pipe.scheduler).__name__, settings], sort_keys=True).encode())
     return digest.hexdigest()[:16]

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from spectra.bases.pipeline import BaseLocation, find_base
+from spectra.bases.quantisation import parse_quantisation
 from spectra.errors import InputError, OutputError
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
@@ -53,6 +54,8 @@ def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool =
     outputs = Outputs(concept.out or Path("out") / (name or "subject"))
     outputs.check(force=force, resume=resume)
     base = find_base(config.base)
+    if quantisation := parse_quantisation(config.quantize):
+        quantisation.require()
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
     class_pictures: tuple[Image.Image, ...] = ()

@@ -14,6 +14,7 @@ from torch import nn
 
 from spectra.adapters.live_parameters import Form
 from spectra.adapters.plan_tuning import tune
+from spectra.adapters.spectra_from import find_originals
 from spectra.adapters.training_adapter import Adapter, attach_form
 from spectra.bases.pipeline import load_pipeline
 from spectra.errors import BaseError
@@ -80,7 +81,8 @@ class Training:
         self.inputs, self.progress = inputs, progress
         self.config = inputs[0].config
         self.accelerator = make_accelerator(self.config, device)
-        self.pipe = load_pipeline(inputs[0].base, device=self.accelerator.device)
+        self.pipe = load_pipeline(inputs[0].base, device=self.accelerator.device, quantize=self.config.quantize)
+        find_originals(self.pipe, inputs[0].base, self.config.spectra_from)
         if getattr(self.pipe, "safety_checker", None) is not None:
             # It would blacken class and validation pictures at random, and takes a gigabyte.
             self.pipe.register_modules(safety_checker=None)

@@ -1,0 +1,152 @@
+"""`--quantize` in training and drawing, on the tiny base: torchao and GGUF, and a folder that is stored quantised."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import quantised_models
+import torch
+from PIL import Image
+from trainings import quick_outputs as quick_outputs
+
+from spectra.adapters.loaded_shifts import activate, load, unload
+from spectra.adapters.spectra_from import find_originals
+from spectra.bases import quantisation
+from spectra.bases.pipeline import find_base, load_pipeline
+from spectra.errors import InputError, RoundedCopyWarning
+from spectra.layers.quantised_weights import is_quantised
+from spectra.shift.shift import SpectralShift
+from spectra.shift.shift_file import read_shift
+from spectra.training.config import make_config
+from spectra.training.run.train import train
+
+
+@pytest.fixture(scope="module")
+def gguf(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base's UNet as a GGUF file."""
+    file = tmp_path_factory.mktemp("gguf") / "unet.gguf"
+    quantised_models.write_gguf(load_pipeline(str(tiny_base)).unet, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def stored_quantised(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base with a UNet that is stored in torchao's int8."""
+    folder = tmp_path_factory.mktemp("stored") / "tiny-int8"
+    load_pipeline(str(tiny_base), quantize="int8").save_pretrained(folder)
+    return folder
+
+
+def learnt(base: Path, out: Path, **settings: Any) -> SpectralShift:
+    """The shift of three steps on a red picture."""
+    images = out.parent / "images"
+    images.mkdir(exist_ok=True)
+    Image.new("RGB", (32, 32), "red").save(images / "red.png")
+    given = {
+        "base": str(base), "images": str(images), "prompt": "a un", "prior_weight": 0.0, "steps": 3,
+        "validation_count": 0, "text_encoder": False, "lr_outer": 0.1,
+    }  # fmt: skip
+    train(make_config(given | settings), out, device="cpu")
+    return read_shift(out / f"{out.name}.safetensors")
+
+
+def picture(pipe: Any) -> torch.Tensor:
+    drawn: torch.Tensor = pipe(
+        "a un", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt"
+    ).images
+    return drawn
+
+
+def test_a_shift_of_a_base_quantised_at_loading_is_one_of_the_base(tiny_base: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shift = learnt(tiny_base, tmp_path / "q", quantize="int8", directions="4")
+        plain = learnt(tiny_base, tmp_path / "p", directions="4")
+    assert shift.metadata.fingerprints == plain.metadata.fingerprints
+    assert shift.metadata.base_dtype == "float32"
+    assert shift.metadata.settings["quantize"] == "int8"
+    for kind in ("int8", "fp8", ""):
+        pipe = load_pipeline(str(tiny_base), quantize=kind)
+        before = picture(pipe)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            find_originals(pipe, find_base(str(tiny_base)))
+            load(pipe, shift, "it")
+        activate(pipe, "it")
+        assert not torch.equal(picture(pipe), before)
+        unload(pipe)
+        assert torch.equal(picture(pipe), before)
+
+
+def test_a_gguf_file_is_the_denoiser_of_a_base(tiny_base: Path, gguf: Path, tmp_path: Path) -> None:
+    pipe = load_pipeline(str(tiny_base), quantize=str(gguf))
+    assert any(is_quantised(weight) for weight in pipe.unet.parameters())
+    shift = learnt(tiny_base, tmp_path / "q", quantize=str(gguf), directions="2")
+    assert shift.metadata.base_dtype == "float32"
+
+
+def test_a_folder_that_is_stored_quantised_is_trained_as_it_is(
+    tiny_base: Path, stored_quantised: Path, tmp_path: Path
+) -> None:
+    with pytest.warns(RoundedCopyWarning, match=r"quantised copy \(int8\).*--spectra-from"):
+        shift = learnt(stored_quantised, tmp_path / "q", directions="2")
+    assert shift.metadata.base_dtype == "int8"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        known = learnt(stored_quantised, tmp_path / "known", directions="2", spectra_from=str(tiny_base))
+    assert known.metadata.base_dtype == "float32"
+
+
+def test_a_quantised_base_draws_with_a_shift_from_the_command_line(
+    tiny_base: Path, stored_quantised: Path, tmp_path: Path, spectra_cli: Callable[..., Any]
+) -> None:
+    learnt(tiny_base, tmp_path / "q")
+    common = ("--shift", tmp_path / "q" / "q.safetensors", "--prompt", "a un", "--steps", "2", "--device", "cpu")
+    ran = spectra_cli("generate", "--base", tiny_base, "--quantize", "fp8", *common, "-o", tmp_path / "one")
+    assert ran.code == 0, ran.err
+    ran = spectra_cli("generate", "--base", stored_quantised, *common, "-o", tmp_path / "two")
+    assert ran.code == 0, ran.err
+    assert "of which this model in int8 is a copy" in ran.err
+    ran = spectra_cli(
+        "generate", "--base", stored_quantised, "--spectra-from", tiny_base, *common, "-o", tmp_path / "three"
+    )
+    assert ran.code == 0, ran.err
+    assert "a copy" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"quantize": "int3"}, "expected one of nf4, bnb-int8, int8, fp8, FILE.gguf, got 'int3'"),
+        ({"quantize": "nf4", "preset": "svdiff"}, "cannot move all directions of a weight.*--directions 32"),
+        ({"quantize": "nf4", "base": ""}, "the embedded one is small enough"),
+        ({"quantize": "nowhere.gguf"}, "nowhere.gguf: no such file"),
+        ({"quantize": "nf4"}, "on a GPU only, and here is none; on a CPU use int8 or fp8"),
+    ],
+)
+def test_what_cannot_be_quantised_is_refused_in_one_line(
+    settings: dict[str, Any], said: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    if settings == {"quantize": "nf4"} and torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    base = settings.pop("base", tiny_base)
+    with pytest.raises(InputError, match=said) as caught:
+        learnt(base, tmp_path / "out", **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_package_is_told_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantisation.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="--quantize fp8 needs the package torchao: pip install torchao"):
+        load_pipeline(quantize="fp8")
+
+
+def test_a_single_file_is_not_quantised(tmp_path: Path) -> None:
+    file = tmp_path / "base.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match="takes a diffusers folder or a hub id, this is a single file"):
+        load_pipeline(str(file), quantize="int8")
