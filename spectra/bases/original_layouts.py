@@ -25,6 +25,8 @@ Stored: TypeAlias = Mapping[str, StoredTensor]
 
 _PREFIX = "model.diffusion_model."
 
+_SD3 = "joint_blocks.0.x_block.attn.qkv.weight"
+
 _AVERAGED = "model_ema."
 
 _TEXT_ENCODERS = {
@@ -92,15 +94,17 @@ def original_layout(stored: Stored) -> dict[str, dict[str, Place]]:
         BaseError: an original layout, with tensors missing.
     """
     found: dict[str, dict[str, Place]] = {}
-    tensors = {key.removeprefix(_PREFIX): tensor for key, tensor in stored.items() if key.startswith(_PREFIX)} or stored
+    denoiser = {
+        key.removeprefix(_PREFIX): tensor for key, tensor in stored.items() if key.startswith(_PREFIX)
+    } or stored
     for mark, (component, convert) in _DENOISERS.items():
-        if mark in tensors:
-            found[component] = _converted(tensors, partial(convert, stored))
+        if mark in denoiser:
+            found[component] = _converted(denoiser, partial(convert, stored))
     for prefix, (component, kind) in _TEXT_ENCODERS.items():
         tensors = {key.removeprefix(prefix): tensor for key, tensor in stored.items() if key.startswith(prefix)}
         if not tensors:
             continue
-        if kind == "t5" and "text_encoder_2" not in found:
+        if kind == "t5" and "text_encoder_2" not in found and _SD3 not in denoiser:
             component = "text_encoder_2"  # Flux has one CLIP, SD3 has two
         if kind == "open_clip":
             found[component] = _converted(tensors, partial(_open_clip, stored, prefix))
@@ -185,7 +189,7 @@ def _open_clip(stored: Stored, prefix: str, tensors: dict[str, Tensor]) -> Any:
 
 _DENOISERS: dict[str, tuple[str, Callable[[Stored, dict[str, Tensor]], Any]]] = {
     "input_blocks.0.0.weight": ("unet", _unet),
-    "joint_blocks.0.x_block.attn.qkv.weight": ("transformer", _sd3),
+    _SD3: ("transformer", _sd3),
     "double_blocks.0.img_attn.qkv.weight": ("transformer", _flux),
 }
 """The key by which an original denoiser is recognised, its component and its conversion."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spectra.bases.embedded import NAME
 from spectra.bases.embedded import path as embedded_path
+from spectra.bases.prediction import AUTO, marked_prediction, with_prediction
 from spectra.bases.quantisation import Quantisation, find_denoiser, parse_quantisation, read_gguf
+from spectra.bases.single_file import configuration_folder, load_single_file
+from spectra.bases.text_to_image import text_to_image
 from spectra.errors import BaseError, InputError
-from spectra.io.tensor_files import stored_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -21,11 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BaseLocation:
-    """A base that was found: what the user called it, of which kind it is, and the path or hub id that loads it."""
+    """A base that was found: what the user called it, of which kind it is, and the path or hub id that loads it.
+
+    Attributes:
+        components_from: the diffusers folder that has what a single file lacks; empty for that beside it.
+        prediction_type: of the model, one of `PREDICTIONS`, where the user knows better; or what the base says.
+    """
 
     name: str
     kind: Literal["folder", "file", "hub"]
     target: str
+    components_from: str = ""
+    prediction_type: str = AUTO
 
     @property
     def bytes(self) -> int:
@@ -37,14 +46,25 @@ class BaseLocation:
         return sum(file.stat().st_size for file in files)
 
 
-def find_base(base: str | BaseLocation) -> BaseLocation:
+def find_base(base: str | BaseLocation, components_from: str = "", prediction_type: str = AUTO) -> BaseLocation:
     """Find what `base` names, without loading it; empty is the embedded base, and a location is itself.
 
     Raises:
-        BaseError: nothing there, or something that is not a base.
+        BaseError: nothing there, something that is not a base, or components for one that is not a single file.
     """
     if isinstance(base, BaseLocation):
         return base
+    found = _find(base)
+    if components_from:
+        if found.kind != "file":
+            raise BaseError(
+                f"{found.name}: components from a folder are for a base that is a single file; leave it out"
+            )
+        configuration_folder(Path(found.target), components_from)
+    return replace(found, components_from=components_from, prediction_type=prediction_type)
+
+
+def _find(base: str) -> BaseLocation:
     if base in ("", NAME):
         return _folder(NAME, embedded_path())
     path = Path(base)
@@ -98,7 +118,7 @@ def load_pipeline(
     try:
         with _no_bars():
             if location.kind == "file":
-                pipe = _single_file(location, dtype)
+                pipe = load_single_file(Path(location.target), location.components_from, dtype)
             else:
                 pipe = DiffusionPipeline.from_pretrained(
                     location.target,
@@ -107,6 +127,8 @@ def load_pipeline(
                     local_files_only=location.kind == "folder",
                     **({} if quantisation is None else _quantised(location, quantisation, dtype)),
                 )
+        _set_prediction(pipe, location)
+        pipe = text_to_image(pipe, location.name)
     except InputError:
         raise
     except Exception as error:  # diffusers, transformers, safetensors and the hub each raise kinds of their own
@@ -124,6 +146,14 @@ def _quantised(location: BaseLocation, quantisation: Quantisation, dtype: torch.
     if quantisation.file is not None:
         return read_gguf(quantisation.file, folder, dtype)
     return {"quantization_config": quantisation.pipeline_config(find_denoiser(folder)[0], dtype)}
+
+
+def _set_prediction(pipe: Any, location: BaseLocation) -> None:
+    """Make the scheduler one for what the base's model predicts, where its file or its user says so."""
+    marked, zero_snr = marked_prediction(Path(location.target)) if location.kind == "file" else ("", False)
+    kind = marked if location.prediction_type == AUTO else location.prediction_type
+    if kind:
+        pipe.register_modules(scheduler=with_prediction(pipe.scheduler, kind, zero_snr))
 
 
 @contextlib.contextmanager
@@ -158,28 +188,6 @@ def local_folder(location: BaseLocation, variant: str | None = None) -> Path:
         raise BaseError(_why(location, error)) from error
 
 
-def _single_file(location: BaseLocation, dtype: torch.dtype) -> Any:
-    """A single file holds weights only: configuration and tokenizer come from a folder beside it, or from the hub."""
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-
-    path = Path(location.target)
-    keys = stored_tensors(path)
-    kinds = (
-        ("conditioner.embedders.1.", StableDiffusionXLPipeline),
-        ("model.diffusion_model.input_blocks.", StableDiffusionPipeline),
-    )
-    kind = next((kind for prefix, kind in kinds if any(key.startswith(prefix) for key in keys)), None)
-    if kind is None:
-        raise BaseError(
-            f"{path}: not a Stable Diffusion or SDXL checkpoint "
-            "(no model.diffusion_model.* weights); give a diffusers folder instead"
-        )
-    config = path.with_suffix("")
-    if (config / "model_index.json").is_file():
-        return kind.from_single_file(str(path), config=str(config), dtype=dtype, local_files_only=True)
-    return kind.from_single_file(str(path), dtype=dtype)
-
-
 def _why(location: BaseLocation, error: Exception) -> str:
     """What failed and what to do, in one line."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -191,7 +199,8 @@ def _why(location: BaseLocation, error: Exception) -> str:
     if location.kind == "file":
         beside = Path(location.target).with_suffix("")
         return (
-            f"{location.name}: could not be loaded ({reason}); a single file has no configuration of its own: "
-            f"where there is no network, put the pipeline's configuration and tokenizer into the folder {beside}"
+            f"{location.name}: could not be loaded ({reason}); a single file has no configuration of its own: where "
+            "there is no network, name a diffusers folder that has it and the tokenizer with --components-from DIR, or "
+            f"put the pipeline's configuration and tokenizer into the folder {beside}"
         )
     return f"{location.name}: could not be loaded as a pipeline ({reason}); the folder may be damaged or incomplete"

@@ -60,7 +60,7 @@ def edit(
     """
     began = time.perf_counter()
     check_output(out, force=force, mark=INDEX)
-    config, location = settings.config, find_base(settings.base)
+    config, location = settings.config, find_base(settings.base, settings.components_from, settings.prediction_type)
     summary: Summary | None = None
     if settings.shift is None:
         inputs = validate_inputs(ConceptSpec("", config, _unfinished(out, force=force)), force=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from spectra.bases.embedded import NAME
+from spectra.bases.prediction import PREDICTION_TYPE
+from spectra.bases.single_file import COMPONENTS_FROM
 from spectra.errors import InputError
 from spectra.settings import REQUIRED, SHARE, Setting, check_ranges, declared_settings, embedded_defaults, setting
 from spectra.training.config import TrainConfig, make_config
@@ -92,6 +94,8 @@ class EditSettings:
     base: str = setting(
         "", "Base model: a diffusers folder, a .safetensors checkpoint or a hub id.", default_text="embedded"
     )
+    components_from: str = setting(**COMPONENTS_FROM)
+    prediction_type: str = setting(**PREDICTION_TYPE)
     shift: Path | None = setting(
         None, "Shift file that was learnt from the picture before; nothing is trained.", panel=_LEARNING, metavar="FILE"
     )
@@ -157,7 +161,8 @@ class EditSettings:
             InputError: an unknown setting, or a value out of range.
         """
         own = TUNING | ({} if self.base else TUNING_EMBEDDED)
-        given = {"base": self.base, "images": str(self.image), "prompt": self.caption}
+        loading = {"components_from": self.components_from, "prediction_type": self.prediction_type}
+        given = {**loading, "base": self.base, "images": str(self.image), "prompt": self.caption}
         return make_config(own | self.training | given, source="edit")
 
 

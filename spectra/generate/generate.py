@@ -58,7 +58,7 @@ def generate(
     if not prompts:
         raise InputError('nothing to draw: give --prompt "..." or --prompts FILE')
     check_output(out, force=force, mark=INDEX)
-    location = find_base(settings.base)
+    location = find_base(settings.base, settings.components_from, settings.prediction_type)
     if quantisation := parse_quantisation(settings.quantize):
         quantisation.require()
     scaled = [parse_scales(text) for text in settings.shifts]

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from spectra.bases.embedded import GUIDANCE, NAME
+from spectra.bases.prediction import PREDICTION_TYPE
 from spectra.bases.quantisation import QUANTIZE, SPECTRA_FROM, parse_quantisation
+from spectra.bases.single_file import COMPONENTS_FROM
 from spectra.settings import check_ranges, declared_settings, embedded_defaults, setting
 
 
@@ -38,6 +40,8 @@ class GenerateSettings:
     base: str = setting(
         "", "Base model: a diffusers folder, a .safetensors checkpoint or a hub id.", default_text="embedded"
     )
+    components_from: str = setting(**COMPONENTS_FROM)
+    prediction_type: str = setting(**PREDICTION_TYPE)
     shifts: tuple[str, ...] = setting(
         (),
         "A shift to use; repeatable. With several scales each picture becomes a strip of them; those of several shifts "

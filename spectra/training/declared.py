@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from spectra.bases.embedded import GUIDANCE
+from spectra.bases.prediction import PREDICTION_TYPE
 from spectra.bases.quantisation import QUANTIZE, SPECTRA_FROM
+from spectra.bases.single_file import COMPONENTS_FROM
 from spectra.settings import SHARE, setting
 
 _pictures = partial(setting, panel="Pictures")
@@ -24,6 +26,8 @@ class TrainSettings:
     base: str = _pictures(
         "", "Base model: a diffusers folder, a .safetensors checkpoint or a hub id.", default_text="embedded"
     )
+    components_from: str = _pictures(**COMPONENTS_FROM)
+    prediction_type: str = _pictures(**PREDICTION_TYPE)
     subject: str = _pictures("", "Name of an embedded subject (spectra subjects lists them).", option="--subject")
     subjects: tuple[str, ...] = _pictures(
         (),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 UNET_TOP = {
@@ -20,6 +23,14 @@ ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_ou
 
 
 State = dict[str, Tensor]
+
+
+def write(folder: Path, state: State, configuration: Path, **metadata: str) -> Path:
+    """A checkpoint, with the configuration of a pipeline's folder in the folder of its name."""
+    path = folder / "model.safetensors"
+    save_file({key: value.contiguous() for key, value in state.items()}, path, metadata or None)
+    shutil.copytree(configuration, folder / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    return path
 
 
 def original_checkpoint(pipe: Any) -> State:

@@ -53,7 +53,7 @@ def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool =
     name = "-and-".join(subject.name.replace(" ", "-") for subject in subjects)
     outputs = Outputs(concept.out or Path("out") / (name or "subject"))
     outputs.check(force=force, resume=resume)
-    base = find_base(config.base)
+    base = find_base(config.base, config.components_from, config.prediction_type)
     if quantisation := parse_quantisation(config.quantize):
         quantisation.require()
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
