@@ -55,7 +55,7 @@ def check_base(
     check = replace(check, matches={**check.matches, **_told_by_spectra(check, chosen, cache or default_cache())})
     if strict:
         load = "load that base" if check.dtype == trained else f"load that base in {trained}"
-        check.require_base(f"{load}, or pass strict=False if it is the same base rounded")
+        check.require_base(f"{load}, or carry the shift over to this one (spectra transplant)")
     elif check.wrong_base:
         warnings.warn(check.wrong_base, stacklevel=3)
     return check

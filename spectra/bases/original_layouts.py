@@ -97,14 +97,15 @@ def original_layout(stored: Stored) -> dict[str, dict[str, Place]]:
     denoiser = {
         key.removeprefix(_PREFIX): tensor for key, tensor in stored.items() if key.startswith(_PREFIX)
     } or stored
-    for mark, (component, convert) in _DENOISERS.items():
-        if mark in denoiser:
-            found[component] = _converted(denoiser, partial(convert, stored))
+    mark = next((mark for mark in _DENOISERS if mark in denoiser), None)
+    if mark:
+        component, convert = _DENOISERS[mark]
+        found[component] = _converted(denoiser, partial(convert, stored))
     for prefix, (component, kind) in _TEXT_ENCODERS.items():
         tensors = {key.removeprefix(prefix): tensor for key, tensor in stored.items() if key.startswith(prefix)}
         if not tensors:
             continue
-        if kind == "t5" and "text_encoder_2" not in found and _SD3 not in denoiser:
+        if kind == "t5" and "text_encoder_2" not in found and mark != _SD3:
             component = "text_encoder_2"  # Flux has one CLIP, SD3 has two
         if kind == "open_clip":
             found[component] = _converted(tensors, partial(_open_clip, stored, prefix))
@@ -180,6 +181,22 @@ def _flux(stored: Stored, tensors: dict[str, Tensor]) -> Any:
     return convert_flux_transformer_checkpoint_to_diffusers(tensors)
 
 
+def _flux2(stored: Stored, tensors: dict[str, Tensor]) -> Any:
+    from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
+
+    return convert_flux2_transformer_checkpoint_to_diffusers(tensors)
+
+
+def _z_image(stored: Stored, tensors: dict[str, Tensor]) -> Any:
+    from diffusers.loaders.single_file_utils import convert_z_image_transformer_checkpoint_to_diffusers
+
+    return convert_z_image_transformer_checkpoint_to_diffusers(tensors)
+
+
+def _qwen_image(stored: Stored, tensors: dict[str, Tensor]) -> Any:
+    return tensors  # its makers publish it with diffusers' keys
+
+
 def _open_clip(stored: Stored, prefix: str, tensors: dict[str, Tensor]) -> Any:
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 
@@ -190,6 +207,9 @@ def _open_clip(stored: Stored, prefix: str, tensors: dict[str, Tensor]) -> Any:
 _DENOISERS: dict[str, tuple[str, Callable[[Stored, dict[str, Tensor]], Any]]] = {
     "input_blocks.0.0.weight": ("unet", _unet),
     _SD3: ("transformer", _sd3),
+    "single_stream_modulation.lin.weight": ("transformer", _flux2),
     "double_blocks.0.img_attn.qkv.weight": ("transformer", _flux),
+    "layers.0.adaLN_modulation.0.weight": ("transformer", _z_image),
+    "transformer_blocks.0.img_mod.1.weight": ("transformer", _qwen_image),
 }
-"""The key by which an original denoiser is recognised, its component and its conversion."""
+"""The key by which an original denoiser is recognised, its component and its conversion; the first that is there."""

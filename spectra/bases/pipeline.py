@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,10 @@ from spectra.errors import BaseError, InputError
 
 if TYPE_CHECKING:
     import torch
+
+
+_FILES = (".safetensors", ".gguf", ".ckpt", ".bin", ".pt")
+"""Endings of files, which no hub id has."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,17 @@ def _find(base: str) -> BaseLocation:
                 f"{path.suffix or 'this kind of'} files are not read (a pickle can run code)"
             )
         return BaseLocation(base, "file", str(path))
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not base.startswith((".", "~")):
+    near = _nearest(path)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and base[0] not in ".~" and not near and path.suffix not in _FILES:
         return BaseLocation(base, "hub", base)
-    raise BaseError(f"{base}: no base there; expected a diffusers folder, a .safetensors file or a hub id (owner/name)")
+    expected = "expected a diffusers folder, a .safetensors file or a hub id (owner/name)"
+    raise BaseError(f"{base}: no base there; {f'did you mean {near}?' if near else expected}")
+
+
+def _nearest(path: Path) -> str:
+    """What lies in the same folder and has nearly the same name, or empty."""
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    return "".join(str(path.with_name(name)) for name in difflib.get_close_matches(path.name, beside, 1, cutoff=0.8))
 
 
 def _folder(name: str, path: Path) -> BaseLocation:

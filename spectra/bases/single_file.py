@@ -72,8 +72,8 @@ def load_single_file(path: Path, components_from: str, dtype: torch.dtype) -> An
     }
     if not set(DENOISERS) & readers.keys():
         raise BaseError(
-            f"{path}: not a checkpoint of Stable Diffusion, SDXL, SD3 or Flux (it has no weights of a denoiser in the "
-            "layout of theirs); give a diffusers folder instead"
+            f"{path}: not a checkpoint of Stable Diffusion, SDXL, SD3, Flux, Flux.2, Qwen-Image or Z-Image (it has no "
+            "denoiser in the layout of theirs); give a diffusers folder instead"
         )
     folder = configuration_folder(path, components_from) or _published_configuration(stored)
     if any(key.startswith(_VAE) for key in stored):

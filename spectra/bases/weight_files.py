@@ -96,8 +96,8 @@ def base_weights(
 
     Args:
         base: a diffusers folder, a `.safetensors` file, a hub id (fetched if it is not here yet), or empty for the
-            embedded base. A single file may have an original layout (Stable Diffusion, SDXL, SD3, Flux); its weights
-            have the names of diffusers' modules all the same.
+            embedded base. A single file may have an original layout (`original_layouts`); its weights have the names of
+            diffusers' modules all the same.
         components: which to take, such as `("unet", "text_encoder")`; by default all that can carry a shift.
         variant: of the files, such as `fp16` for `diffusion_pytorch_model.fp16.safetensors`.
         dtype: to cast to, such as "float32"; the files' own by default.

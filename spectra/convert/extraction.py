@@ -47,7 +47,8 @@ class Extracted:
 
     Attributes:
         layers: what the shift captures of each weight's change, in name order.
-        others: tensors that were changed too and that no shift can hold: biases, free parameters, new ones.
+        others: tensors that were changed too and that no shift can hold: biases, free parameters, new ones; and
+            embeddings that are bundled with a LoRA.
         rest: what the shift leaves of each weight, at the rank that was asked for; without embeddings, for which no
             tool loads a LoRA.
     """
@@ -119,7 +120,7 @@ def extract(
         changes: Mapping[str, ChangeOf] = {
             name: partial(_stored_change, file, name) for name in chosen if name not in pairs
         }
-        others = tuple(f"{name}.bias" for name in file.biases)
+        others = tuple(f"{name}.bias" for name in file.biases) + file.embeddings
     else:
         changes, others = _model_changes(location, model, weights, variant, progress)
     if not (changes or pairs):
@@ -129,7 +130,10 @@ def extract(
     found |= take_pairs(weights.only(pairs.__contains__), pairs, progress)
     found = {name: found[name] for name in sorted(found)}
     layers = tuple(each.captured for each in found.values())
-    recipe = {"method": "extract", "from": Path(model).name, "energy": round(summed("total", layers).energy, 6)}
+    total = summed("total", layers)
+    if not total.change:
+        raise MismatchError(f"{model}: it changes no weight (a LoRA of alpha 0?); there is nothing to extract")
+    recipe = {"method": "extract", "from": Path(model).name, "energy": round(total.energy, 6)}
     return Extracted(
         shift=shift_of_parts(found, base=location.name, base_dtype=dtype, subset=target, recipe=recipe),
         layers=layers,

@@ -189,7 +189,10 @@ def check_version(strings: Mapping[str, str]) -> None:
         ShiftFileError: it is one of these.
     """
     if strings.get("format") != FORMAT:
-        raise ShiftFileError(f"expected a spectral shift (format {FORMAT!r} in its metadata), this is another file")
+        raise ShiftFileError(
+            f"expected a spectral shift (format {FORMAT!r} in its metadata), this is another file; spectra extract "
+            "makes a shift of a LoRA or a fine-tuned model, spectra convert of other SVDiff files and embeddings"
+        )
     version = strings.get("version", "")
     if not re.fullmatch(r"[0-9]{1,9}", version) or int(version) < 1:
         _malformed("version", "a whole number", version)

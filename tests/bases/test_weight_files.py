@@ -11,6 +11,7 @@ import pytest
 import small_models
 import tiny_base
 import torch
+from diffusers import Flux2Transformer2DModel, QwenImageTransformer2DModel, ZImageTransformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -118,6 +119,35 @@ def test_flux_by_shapes_alone() -> None:
     assert found["norm_out.linear.weight"].spans == ((3072, 6144), (0, 3072))
     for key, value in model.state_dict().items():
         assert found[key].shape[0] == value.shape[0]
+
+
+def test_flux2_z_image_and_qwen_image(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    flux2 = Flux2Transformer2DModel(
+        in_channels=8, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=12, timestep_guidance_channels=8, axes_dims_rope=(2, 2, 2, 2),
+    )  # fmt: skip
+    z_image = ZImageTransformer2DModel(
+        in_channels=4, dim=16, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=12,
+        axes_dims=[4, 2, 2], axes_lens=[16, 8, 8],
+    )  # fmt: skip
+    qwen = QwenImageTransformer2DModel(
+        in_channels=8, out_channels=2, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=12, axes_dims_rope=(4, 2, 2),
+    )  # fmt: skip
+    states = {
+        "flux2": (flux2, original.original_flux2(flux2)),
+        "z-image": (z_image, original.original_z_image(z_image)),
+        "qwen": (qwen, {original.DENOISER + key: value for key, value in qwen.state_dict().items()}),
+    }
+    for name, (model, state) in states.items():
+        for prefix in (original.DENOISER, ""):
+            path = tmp_path / f"{name}{len(prefix)}.safetensors"
+            save_file(
+                {key.replace(original.DENOISER, prefix): value.contiguous() for key, value in state.items()}, path
+            )
+            check(base_weights(str(path)), {"transformer": model})
+            assert len(base_tensors(str(path))) == len(model.state_dict()), name
 
 
 def test_an_original_file_with_tensors_missing_is_one_line() -> None:

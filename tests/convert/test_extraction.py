@@ -302,6 +302,31 @@ def test_shift_and_rest_together_are_the_model(base: Path, tmp_path: Path, spect
         assert torch.allclose(pipe.unet.get_parameter(f"{name}.weight"), expected, atol=1e-5), name
 
 
+def test_a_lora_of_alpha_zero_and_one_with_an_embedding(base: Path, tmp_path: Path, spectra_cli: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    module = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    lora = {
+        f"{module}.lora_down.weight": torch.randn(4, 32, generator=generator),
+        f"{module}.lora_up.weight": torch.randn(32, 4, generator=generator),
+    }
+    save_file(lora | {f"{module}.alpha": torch.tensor(0.0)}, tmp_path / "zero.safetensors")
+    with pytest.raises(MismatchError, match=r"changes no weight \(a LoRA of alpha 0\?\); there is nothing to extract"):
+        extract(str(base), str(tmp_path / "zero.safetensors"))
+    bundled = {"bundle_emb.fox.clip_l": torch.ones(2, 24), "bundle_emb.fox.string_to_param.*": torch.ones(2, 24)}
+    save_file(lora | bundled, tmp_path / "bundle.safetensors")
+    save_file(lora, tmp_path / "plain.safetensors")
+    found = extract(str(base), str(tmp_path / "bundle.safetensors"))
+    (term,) = found.shift.outer.values()
+    (plain,) = extract(str(base), str(tmp_path / "plain.safetensors")).shift.outer.values()
+    assert np.array_equal(term.change(), plain.change())
+    assert found.others == ("bundle_emb.fox",)
+    ran = spectra_cli("extract", base, tmp_path / "bundle.safetensors", "-o", tmp_path / "x.safetensors")
+    assert "held by no shift: bundle_emb.fox" in ran.err
+    ran = spectra_cli("generate", "--base", base, "--shift", tmp_path / "plain.safetensors", "--prompt", "a sun")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "spectra extract makes a shift of a LoRA" in ran.err
+
+
 def test_what_cannot_be_extracted_is_said(base: Path, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="DoRA"):
         extract(str(base), str(lora(base, tmp_path / "dora", r=2, use_dora=True)))

@@ -93,6 +93,16 @@ def original_flux(transformer: Any) -> State:
     return {key.removeprefix(DENOISER): value for key, value in state.items()}
 
 
+def original_flux2(transformer: Any) -> State:
+    """Flux.2's transformer: like Flux's, with one modulation for all blocks."""
+    return _original(transformer.state_dict(), FLUX2, ("final_layer.adaLN",))
+
+
+def original_z_image(transformer: Any) -> State:
+    """Z-Image's transformer: q, k and v in one."""
+    return _original(transformer.state_dict(), Z_IMAGE, ())
+
+
 def _original(state: State, table: dict[str, str], swapped: tuple[str, ...]) -> State:
     made: dict[str, list[Tensor]] = {}
     for ours, theirs in table.items():
@@ -101,7 +111,7 @@ def _original(state: State, table: dict[str, str], swapped: tuple[str, ...]) -> 
             if not match:
                 continue
             name = match.expand(theirs) + match.groups()[-1]
-            made.setdefault(re.sub(r"_norm\.weight", "_norm.scale", name), []).append(state[key])
+            made.setdefault(re.sub(r"(query|key)_norm\.weight", r"\1_norm.scale", name), []).append(state[key])
     joined = {key: torch.cat(parts) if len(parts) > 1 else parts[0] for key, parts in made.items()}
     for key, value in joined.items():
         if key.startswith(swapped):
@@ -180,6 +190,35 @@ FLUX = {
     rf"{_SINGLE}proj_out": r"single_blocks.\1.linear2",
     r"proj_out": "final_layer.linear",
     r"norm_out\.linear": "final_layer.adaLN_modulation.1",
+}
+FLUX2 = {
+    r"time_guidance_embed\.timestep_embedder\.linear_1": "time_in.in_layer",
+    r"time_guidance_embed\.timestep_embedder\.linear_2": "time_in.out_layer",
+    r"time_guidance_embed\.guidance_embedder\.linear_1": "guidance_in.in_layer",
+    r"time_guidance_embed\.guidance_embedder\.linear_2": "guidance_in.out_layer",
+    r"(double_stream_modulation_img|double_stream_modulation_txt|single_stream_modulation)\.linear": r"\1.lin",
+    **{ours: theirs for ours, theirs in FLUX.items() if "attn" in ours and ours.startswith(_JOINT)},
+    r"context_embedder": "txt_in",
+    r"x_embedder": "img_in",
+    rf"{_JOINT}ff\.linear_in": r"double_blocks.\1.img_mlp.0",
+    rf"{_JOINT}ff\.linear_out": r"double_blocks.\1.img_mlp.2",
+    rf"{_JOINT}ff_context\.linear_in": r"double_blocks.\1.txt_mlp.0",
+    rf"{_JOINT}ff_context\.linear_out": r"double_blocks.\1.txt_mlp.2",
+    rf"{_SINGLE}attn\.to_qkv_mlp_proj": r"single_blocks.\1.linear1",
+    rf"{_SINGLE}attn\.to_out": r"single_blocks.\1.linear2",
+    rf"{_SINGLE}attn\.norm_q": r"single_blocks.\1.norm.query_norm",
+    rf"{_SINGLE}attn\.norm_k": r"single_blocks.\1.norm.key_norm",
+    r"proj_out": "final_layer.linear",
+    r"norm_out\.linear": "final_layer.adaLN_modulation.1",
+}
+Z_IMAGE = {
+    **{rf"(.+)\.attention\.to_{part}": r"\1.attention.qkv" for part in "qkv"},
+    r"(.+)\.attention\.to_out\.0": r"\1.attention.out",
+    r"(.+)\.attention\.norm_([qk])": r"\1.attention.\2_norm",
+    r"all_final_layer\.2-1\.(.+?)": r"final_layer.\1",
+    r"all_x_embedder\.2-1": "x_embedder",
+    r"((?:layers|noise_refiner|context_refiner)\.\d+\.(?!attention\.).+?|t_embedder.+?|cap_embedder.+?)": r"\1",
+    r"(x_pad_token|cap_pad_token)": r"\1",
 }
 
 

@@ -59,7 +59,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
-    with pytest.raises(BaseError, match="not a Stable Diffusion or SDXL checkpoint"):
+    with pytest.raises(BaseError, match="not a checkpoint of Stable Diffusion, SDXL, SD3, Flux"):
         load_pipeline(str(tmp_path / "x.safetensors"))
     (tmp_path / "y.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(BaseError, match=r"y\.safetensors: cannot be read as safetensors"):

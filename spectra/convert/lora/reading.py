@@ -25,6 +25,9 @@ from spectra.errors import FormatError
 from spectra.io.safetensors_header import StoredTensor
 from spectra.io.tensor_files import read_rows
 
+_EMBEDDING = "bundle_emb."
+"""What the keys of an embedding begin with that is bundled with a LoRA; its name follows."""
+
 _NAMES_IN_FOLDERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
@@ -35,12 +38,14 @@ class ChangeFile(Mapping[str, Tensor]):
     Attributes:
         stored: the file's tensors, by weight name and part.
         biases: modules whose bias it changes too, which is not part of any weight.
+        embeddings: what it calls the vectors of special words that are bundled with it, and are none of its change.
         config: PEFT's configuration, as far as the file has one.
     """
 
     path: Path
     stored: Mapping[str, Mapping[str, StoredTensor]]
     biases: tuple[str, ...]
+    embeddings: tuple[str, ...]
     config: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> Tensor:
@@ -92,8 +97,12 @@ def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
     known = aliases(names)
     found: dict[str, dict[str, StoredTensor]] = {}
     biases: set[str] = set()
+    embeddings: set[str] = set()
     strangers = []
     for key, stored in header.tensors.items():
+        if key.startswith(_EMBEDDING):
+            embeddings.add(".".join(key.split(".")[:2]))
+            continue
         try:
             module, part = split_key(key)
         except FormatError as error:
@@ -122,7 +131,8 @@ def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
             raise FormatError(f"{path}: {name}: {wrong}; the file is damaged: fetch or make it again")
     if not (found or biases):
         raise FormatError(f"{path}: no LoRA, LoHa, LoKr or difference in it")
-    return ChangeFile(path, dict(sorted(found.items())), tuple(sorted(biases)), _peft_config(path, header.metadata))
+    config = _peft_config(path, header.metadata)
+    return ChangeFile(path, dict(sorted(found.items())), tuple(sorted(biases)), tuple(sorted(embeddings)), config)
 
 
 def _scale(parts: Parts, key: str, config: Mapping[str, Any]) -> float:
