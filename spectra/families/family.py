@@ -148,7 +148,8 @@ class Family:
         optional_encoders: those that a base may lack.
         guided: `(guidance, negative prompts) -> dict`: the pipeline's arguments for guidance.
         guidance: at which the pipeline draws with just what `predict` answers.
-        refuses: by feature (`edit`, `unmix`), what a user is told who asks for it.
+        refuses: by feature, what a user is told who asks for it: `edit`; `unmix`, maps of attention; `concepts`,
+            several trained together, for which samples must stay apart in every layer.
     """
 
     name: str

@@ -49,18 +49,22 @@ def special_word(
         of_class = {token: prompt for prompt in class_prompts for token in _read(tokenizer, prompt)}
         own: list[int] = []
         for prompt, word in words.items():
-            tokens = word_tokens(tokenizer, word)
+            read = _read(tokenizer, prompt)
+            # Byte-pair tokenizers such as Qwen's read a word behind a blank by other tokens than at the beginning.
+            readings = [word_tokens(tokenizer, text) for text in (word, f" {word}")]
+            tokens = next((each for each in readings if _within(each, read)), None)
+            if tokens is None:
+                raise InputError(
+                    f"prompt {prompt!r}: {word!r} is not read as a word; put blanks around it, and no more before it "
+                    f"than the text encoder reads ({tokenizer.model_max_length} tokens)"
+                )
+            # T5's may put a token that only marks the beginning before a word: any word has it.
+            tokens = [token for token in tokens if tokenizer.decode([token]).strip()]
             shared = [token for token in tokens if token in of_class]
             if shared:
                 raise InputError(
                     f"special word {word!r}: its token {tokenizer.convert_ids_to_tokens(shared[0])!r} is in the class "
                     f"prompt {of_class[shared[0]]!r}, too, which would change with it; choose a rarer word"
-                )
-            read = _read(tokenizer, prompt)
-            if not any(read[start : start + len(tokens)] == tokens for start in range(len(read))):
-                raise InputError(
-                    f"prompt {prompt!r}: {word!r} is not read as a word; put blanks around it, and no more before it "
-                    f"than the text encoder reads ({tokenizer.model_max_length} tokens)"
                 )
             own += tokens
         ids[name] = tuple(dict.fromkeys(own))
@@ -90,6 +94,11 @@ def token_embeddings(pipe: Any, encoders: Iterable[str] = TEXT_ENCODERS) -> Iter
             table = model.get_input_embeddings()
             [name] = [each.name for each in targets({encoder: model}, f"{encoder}.*") if table in each.modules]
             yield name, tokenizer
+
+
+def _within(tokens: list[int], read: list[int]) -> bool:
+    """Whether the tokens stand in a prompt, one after another."""
+    return any(read[start : start + len(tokens)] == tokens for start in range(len(read)))
 
 
 def _read(tokenizer: Any, prompt: str) -> list[int]:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 KINDS = (
     ("cross-attention", ("attn2.", "cross_attn.")),
     ("self-attention", ("attn1.", "self_attn.", "SelfAttention.")),
-    ("joint attention", ("attn.",)),
+    ("joint attention", ("attn.", "attention.")),
     ("norm", ("norm",)),
-    ("feed-forward", ("ff.", "ff_context.", "mlp", "DenseReluDense.")),
+    ("feed-forward", ("ff.", "ff_context.", "mlp", "feed_forward.", "DenseReluDense.")),
     ("embedding", ("emb",)),
     ("convolution", ("conv", "downsample", "upsample")),
     ("projection", ("proj",)),

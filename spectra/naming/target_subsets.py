@@ -75,9 +75,12 @@ SUBSETS: dict[str, Subset] = {
     "transformer-1d": Subset(("transformer", "transformer_2"), ndim=1),
     "transformer-2d": Subset(("transformer", "transformer_2"), ndim=2),
     "denoiser": Subset(DENOISERS),
+    "attention": Subset(DENOISERS, r"(^|\.)(attn\d?|attention)\.(?!norm)"),
+    "feed-forward": Subset(DENOISERS, r"(^|\.)(ff\w*|\w+_mlp|feed_forward)\.(?!norm)|\.proj_mlp$"),
     "text-encoder": Subset(TEXT_ENCODERS),
 }
-"""The twelve rows of the paper's Table 1, the same idea for transformers, and the text encoders."""
+"""The twelve rows of the paper's Table 1, the same idea for transformers and for denoisers of any family, and the text
+encoders."""
 
 
 def matcher(item: str) -> Callable[[str, str, int], bool]:

@@ -27,6 +27,8 @@ UNET = "unet.down_blocks.1.attentions.0."
         ("text_encoder.text_model.embeddings.token_embedding", "embedding"),
         ("transformer.single_transformer_blocks.12.attn.to_q", "joint attention"),
         ("transformer.single_transformer_blocks.12.proj_mlp", "feed-forward"),
+        ("transformer.layers.3.attention.norm_q", "joint attention"),
+        ("transformer.layers.3.feed_forward.w1", "feed-forward"),
         ("unet.something_else", "other"),
     ],
 )

@@ -21,6 +21,7 @@ NDIMS = {
         ("unet", {"unet.conv_in", "unet.conv_norm_out", "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"}),
         ("unet-ca-kv", {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"}),
         ("unet-4d", {"unet.conv_in"}),
+        ("attention", {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"}),
         ("*norm*", {"unet.conv_norm_out", "text_encoder.final_layer_norm"}),
         ("unet.mid_block", {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"}),
         ("unet-4d, text-encoder", {"unet.conv_in", "text_encoder.final_layer_norm"}),

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spectra.errors import BaseError
 from spectra.families.attention import Word, word_tokens
+from spectra.families.known import family_of
 from spectra.progress import SILENT, Progress
 from spectra.training.data.latents import PictureSource
 from spectra.training.data.prompts import SubjectPrompt, pair_prompt
@@ -159,11 +160,12 @@ def _prompts(
 ) -> dict[tuple[int, int, int], _Prompt]:
     """Prompts by left subject, right subject and template; the last template is the empty prompt."""
     found: dict[tuple[int, int, int], _Prompt] = {}
+    mapped = family_of(pipe).cross_attention  # only then is attention to words read
     for left, right in permutations(range(len(names)), 2):
         for number, template in enumerate(templates):
             prompt = pair_prompt(template, names[left], names[right])
             words = [names[subject].word for subject in (left, right)]
-            tokens = tuple(word_tokens(pipe.tokenizer, prompt, word) for word in words if word)
+            tokens = tuple(word_tokens(pipe.tokenizer, prompt, word) for word in words if word and mapped)
             found[left, right, number] = prompt, tokens
         found[left, right, len(templates)] = "", ()
     return found

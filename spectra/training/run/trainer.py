@@ -87,6 +87,8 @@ class Training:
             # It would blacken class and validation pictures at random, and takes a gigabyte.
             self.pipe.register_modules(safety_checker=None)
         self.family = family_of(self.pipe)
+        if len(inputs) > 1:
+            self.family.require("concepts")
         if self.config.subjects and self.config.unmix_weight > 0:
             self.family.require("unmix")
         self.resolution = resolution_of(self.family, self.pipe, self.config)

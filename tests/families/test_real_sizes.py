@@ -1,0 +1,48 @@
+"""The models as they are in full size, on the meta device: what of them a shift finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from spectra.families import targets
+from spectra.naming.blocks import kind_of
+
+SIZES: dict[str, tuple[str, dict[str, Any], float, int, int]] = {
+    "SD3 medium": (
+        "SD3Transformer2DModel",
+        {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192},
+        2.0e9, 23 * 14 + 11 + 8, 24,
+    ),
+    "SD3.5 large": (
+        "SD3Transformer2DModel",
+        {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "pos_embed_max_size": 192,
+         "qk_norm": "rms_norm"},
+        8.0e9, 37 * 18 + 15 + 8, 38,
+    ),
+    "FLUX.1": ("FluxTransformer2DModel", {"guidance_embeds": True}, 11.9e9, 19 * 18 + 38 * 8 + 10, 57),
+}  # fmt: skip
+"""Class, configuration, parameters, weights that a shift can act on (blocks times weights of each, the last block,
+and those beside them), blocks."""
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_shift_finds_nearly_all_of_a_model(name: str) -> None:
+    kind, config, parameters, count, blocks = SIZES[name]
+    with torch.device("meta"):
+        model = getattr(diffusers, kind)(**config)
+    found = targets({"transformer": model})
+    total = sum(each.numel() for each in model.parameters())
+    assert total == pytest.approx(parameters, rel=0.02)
+    assert sum(each.weight.numel() for each in found) > 0.99 * total
+    assert len(found) == count
+    matrices = [each.name for each in found if each.weight.ndim > 1]
+    assert not [each for each in matrices if "blocks" in each and kind_of(each) == "other"]
+    attention = {each.name for each in targets({"transformer": model}, "attention")}
+    within = {".".join(each.split(".")[:3]) for each in attention}
+    assert len(within) == blocks
+    assert {kind_of(each) for each in attention} == {"joint attention"}
+    assert {kind_of(each.name) for each in targets({"transformer": model}, "feed-forward")} == {"feed-forward"}
