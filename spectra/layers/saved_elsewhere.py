@@ -7,6 +7,9 @@ make the input again: the same bits. Fused attention keeps its output.
     norm            keeps its input                  group, layer and RMS norms
     activation      keeps its input                  SiLU, GELU, Mish; CLIP's quick GELU and its kin
     gated           keeps its projection's output    GEGLU, SwiGLU and the other activations of diffusers' feed-forward
+
+What such a module keeps itself may have been made by another: an activation keeps a norm's output, a gated one its
+gate's, a modulated norm its norm's. Each of these lets go of it, too, and makes it again on the way back.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spectra.layers.functional_call import with_parameters
 
@@ -33,6 +37,9 @@ OTHER_ACTIVATIONS = frozenset(
 
 PROJECTING = "diffusers.models.activations"
 """Where the activations are whose first step is their own layer `proj`, of which they keep what it returns."""
+
+MODULATED = "diffusers.models.normalization"
+"""Where the norms are whose output is scaled and shifted by what a layer makes of the time."""
 
 _MADE, _KEPT = "_spectra_made", "_spectra_kept"
 """Attributes of the tensors that a watched module returned and took; they end with the tensors."""
@@ -61,6 +68,8 @@ def watch(models: Iterable[nn.Module], *, norms: bool = True) -> Callable[[], No
             hooks.callback(module.register_forward_hook(_mark_called).remove)
         elif type(module).__module__ == PROJECTING and isinstance(getattr(module, "proj", None), nn.Module):
             _watch_projection(module, module.proj, hooks)  # type: ignore[arg-type]
+        if _keeps_input(module) or type(module).__module__ in (PROJECTING, MODULATED):
+            _let_go(module, hooks)
     return hooks.close
 
 
@@ -91,6 +100,54 @@ def _watch_projection(module: nn.Module, projection: nn.Module, hooks: ExitStack
     hooks.callback(module.register_forward_hook(mark).remove)
 
 
+def _let_go(module: nn.Module, hooks: ExitStack) -> None:
+    """Let autograd keep, of what the module's forward saves, that of which a watched module made it."""
+    within: list[torch.autograd.graph.saved_tensors_hooks] = []
+
+    def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
+        if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+            within.append(_SavedSources())
+            within[-1].__enter__()
+
+    def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not torch.compiler.is_compiling() and within:
+            within.pop().__exit__()
+
+    hooks.callback(module.register_forward_pre_hook(enter).remove)
+    hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
+
+
+class _SavedSources(torch.autograd.graph.saved_tensors_hooks):
+    """Saves what `to_save` tells in place of a tensor, by the hooks that were in force already, if there were any."""
+
+    def __init__(self) -> None:
+        outer = torch._C._autograd._top_saved_tensors_default_hooks(True)  # checkpoints, or offloading to the CPU
+        pack, unpack = outer or (Tensor.detach, None)
+
+        def save(x: Tensor) -> Saved:
+            source, remake = to_save(x)
+            return Saved(pack(source), source._version, remake)
+
+        def restore(saved: Saved) -> Tensor:
+            source = saved.held if unpack is None else unpack(saved.held)
+            if unpack is None and source._version != saved.version:
+                raise RuntimeError(
+                    "a tensor that the gradient needs has been modified by an inplace operation: it is at version "
+                    f"{source._version}, expected version {saved.version}"
+                )
+            return recompute(saved.remake, source)
+
+        super().__init__(save, restore)
+
+
+class Saved(NamedTuple):
+    """What is held for a saved tensor: its source, as an outer hook packed it, and how it is made of that."""
+
+    held: Any
+    version: int
+    remake: Remake | None
+
+
 def _mark_called(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
     # In half precision an RMS norm that is no single kernel keeps a copy of its input in float32.
     keeps_a_copy = isinstance(module, nn.RMSNorm) and output.element_size() < 4 and "Fused" not in str(output.grad_fn)
@@ -105,9 +162,11 @@ def _mark(output: Tensor, source: Tensor, remake: Remake) -> None:
     if torch.compiler.is_compiling() or not output.requires_grad or changed_in_place or keeps_a_copy:
         return
     setattr(source, _KEPT, source._version)
-    # Detached, it shares its version.
-    made = Made(_under_the_same_autocast(remake, source), source.detach(), source._version, output._version)
-    setattr(output, _MADE, made)
+    kept = source.detach()  # which shares its version
+    earlier = how_made(source)
+    if earlier is not None:
+        setattr(kept, _MADE, earlier)
+    setattr(output, _MADE, Made(_under_the_same_autocast(remake, source), kept, source._version, output._version))
 
 
 def _under_the_same_autocast(remake: Remake, source: Tensor) -> Remake:
@@ -139,16 +198,38 @@ def _from_attention(x: Tensor) -> bool:
 
 def how_made(x: Tensor) -> Made | None:
     """How a watched module made `x`; None if none did, or if `x` or its source was changed in place since."""
-    made: Made | None = None if torch.compiler.is_compiling() else getattr(x, _MADE, None)
+    if torch.compiler.is_compiling():
+        return None
+    made: Made | None = getattr(x, _MADE, None) or _made_by_gelu(x)
     if made is None or (made.version, made.source_version) != (x._version, made.source._version):
         return None
     return made
 
 
+def _made_by_gelu(x: Tensor) -> Made | None:
+    """How `x` was made, if that was by the function that a feed-forward's gate goes through, which keeps its input."""
+    node = x.grad_fn
+    if node is None or node.name() != "GeluBackward0":
+        return None
+    try:
+        source: Tensor = node._saved_self  # type: ignore[attr-defined]
+    except RuntimeError:  # changed in place since
+        return None
+    remake = partial(F.gelu, approximate=node._saved_approximate)  # type: ignore[attr-defined]
+    return Made(remake, source.detach(), source._version, x._version)
+
+
 def to_save(x: Tensor) -> tuple[Tensor, Remake | None]:
     """What a layer saves for `x`, and how `x` is made of it again, if not as it is; see `recompute`."""
     made = how_made(x)
-    return (x, None) if made is None else (made.source, made.remake)
+    if made is None:
+        return x, None
+    source, remake = to_save(made.source)
+    return source, made.remake if remake is None else _one_after_the_other(remake, made.remake)
+
+
+def _one_after_the_other(first: Remake, second: Remake) -> Remake:
+    return lambda saved: second(first(saved))
 
 
 def recompute(remake: Remake | None, saved: Tensor) -> Tensor:
