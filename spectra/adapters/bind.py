@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import MappingProxyType
 
 from torch import Tensor
 
-from spectra.adapters.binding import Binding, TargetValues, WeightSpectrum, target_fingerprints
+from spectra.adapters.binding import Binding, WeightSpectrum, target_fingerprints
+from spectra.adapters.lazy_values import LazyValues
 from spectra.compatibility.rounded_bases import Fingerprints, expected_error
 from spectra.errors import RoundedCopyWarning, WeightError
 from spectra.families import Target
@@ -39,8 +41,8 @@ def bind(
     chosen = {target.name: target for target in targets}
     for name, target in chosen.items():
         check_target(target, directions.get(name, ALL))
-    matrices = {name: t for name, t in chosen.items() if t.weight.ndim > 1 and name not in originals}
-    spectra = find_spectra(TargetValues(matrices), directions, cache, progress)
+    matrices = {name: t.values for name, t in chosen.items() if t.weight.ndim > 1 and name not in originals}
+    spectra = find_spectra(LazyValues(matrices), directions, cache, progress)
     prints = {name: target_fingerprints(t, spectra.get(name)) for name, t in chosen.items()}
     # Now, while each weight has the base's dtype; a spectrum knows its weight's.
     unknown = [prints[name] for name, target in chosen.items() if target.weight.ndim == 1 or name not in spectra]
@@ -64,28 +66,12 @@ def find_spectra(
         by_count.setdefault(directions.get(name, ALL), []).append(name)
     found: dict[str, WeightSpectrum] = {}
     for count, names in sorted(by_count.items()):
-        some = _Some(weights, names)
+        some = LazyValues({name: partial(weights.__getitem__, name) for name in names})
         if count == ALL:
             found |= cache.spectra(some, progress)
         elif count:
             found |= cache.leading(some, count, progress)
     return found
-
-
-class _Some(Mapping[str, Tensor]):
-    """Some of a mapping's tensors, each still taken when it is asked for."""
-
-    def __init__(self, weights: Mapping[str, Tensor], names: list[str]) -> None:
-        self._weights, self._names = weights, names
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._weights[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def check_target(target: Target, directions: int = 0) -> None:

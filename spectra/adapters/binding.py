@@ -6,13 +6,13 @@ change is a term beside the module's own product, in a patched forward.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
 from torch import Tensor, nn
 
 from spectra.adapters.forward_patch import ForwardPatch, patch_forward, unpatch
+from spectra.adapters.lazy_values import LazyValues
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.errors import WeightError
 from spectra.families import Target
@@ -213,24 +213,8 @@ class Binding:
             module._parameters["weight"] = parameter
 
 
-class TargetValues(Mapping[str, Tensor]):
-    """What weights are to a shift (`Target.values`), by name, each made or read when it is asked for."""
-
-    def __init__(self, targets: Mapping[str, Target]) -> None:
-        self._targets = targets
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._targets[name].values()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._targets)
-
-    def __len__(self) -> int:
-        return len(self._targets)
-
-
 def target_fingerprints(target: Target, spectrum: WeightSpectrum | None = None) -> Fingerprints:
     """The fingerprints of what a weight is to a shift; its `spectrum`, if there is one, knows the first."""
     known = spectrum.fingerprint if spectrum else ""
     quantised = "" if target.has_original else target.quantised
-    return Fingerprints(TargetValues({target.name: target}), target.name, target.dtype, known, quantised)
+    return Fingerprints(LazyValues({target.name: target.values}), target.name, target.dtype, known, quantised)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections import UserDict
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spectra.adapters.bind import ALL, check_target, find_spectra
 from spectra.adapters.binding import Binding, WeightSpectrum, target_fingerprints
+from spectra.adapters.lazy_values import LazyValues
 from spectra.compatibility.base_check import BaseCheck, check_weights, compare
 from spectra.compatibility.rounded_bases import EXPECTED_ERROR, BaseMatch, cast
 from spectra.errors import RoundedCopyWarning
@@ -85,8 +86,9 @@ def original_spectra(
     found: dict[str, WeightSpectrum] = {
         key: each for key, each in rounded.items() if each and each.shape == tuple(matrices[key].shape)
     }
-    casts = _Cast({key: t.values() for key, t in matrices.items() if matches[key] == "cast"}, shift.metadata.base_dtype)
-    return found | find_spectra(casts, directions, cache, progress)
+    dtype = shift.metadata.base_dtype
+    casts = {key: partial(cast, t.values(), dtype) for key, t in matrices.items() if matches[key] == "cast"}
+    return found | find_spectra(LazyValues(casts), directions, cache, progress)
 
 
 def _told_by_spectra(check: BaseCheck, chosen: Mapping[str, Target], cache: SpectrumCache) -> dict[str, BaseMatch]:
@@ -110,17 +112,6 @@ def _holds(spectrum: WeightSpectrum, weight: Tensor) -> bool:
     if isinstance(spectrum, PartialSpectrum):
         return abs(float(through @ spectrum.right[:, 0].to(w)) - sigma) <= MOST_ERROR * sigma
     return abs(float(through.norm()) - sigma) <= MOST_ERROR * sigma
-
-
-class _Cast(UserDict[str, Tensor]):
-    """Weights in another dtype, each made when it is asked for."""
-
-    def __init__(self, weights: Mapping[str, Tensor], dtype: str) -> None:
-        super().__init__(weights)
-        self._dtype = dtype
-
-    def __getitem__(self, name: str) -> Tensor:
-        return cast(self.data[name], self._dtype)
 
 
 def warn_of_rounding(check: BaseCheck, bindings: Mapping[str, Binding]) -> None:
