@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from packed_by_hand import decoded
-from safetensors import safe_open
 from safetensors.numpy import save_file
+from shift_bytes import taken_apart
 
 from spectra.errors import ShiftFileError
 from spectra.shift import shift_file
@@ -164,35 +164,6 @@ def test_packing_twice_is_refused(tmp_path: Path) -> None:
 def whole() -> tuple[dict[str, str], packing.Arrays]:
     """Strings and arrays of a small packed shift."""
     return packing.pack(example(count=400), 0.03)
-
-
-def taken_apart(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    with safe_open(path, framework="numpy") as file:
-        return dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}
-
-
-def test_no_truncation_is_read(tmp_path: Path) -> None:
-    packed(example(count=400), tmp_path / "a")
-    data = (tmp_path / "a").read_bytes()
-    for length in [*range(0, len(data), 211), len(data) - 1]:
-        (tmp_path / "a").write_bytes(data[:length])
-        for read in (read_shift, read_shift_header):
-            with pytest.raises(ShiftFileError):
-                read(tmp_path / "a")
-
-
-@settings(max_examples=60)
-@given(position=st.integers(0, 2**31), bit=st.integers(0, 7))
-def test_no_flipped_bit_is_read_as_another_shift(position: int, bit: int, tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    if not path.exists():
-        packed(example(count=400), path)
-        (tmp_path / "whole").write_bytes(path.read_bytes())
-    data = bytearray((tmp_path / "whole").read_bytes())
-    data[position % len(data)] ^= 1 << bit
-    path.write_bytes(data)
-    with contextlib.suppress(ShiftFileError):
-        assert read_shift(path) == read_shift(tmp_path / "whole")
 
 
 @settings(max_examples=150)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packed_by_hand import decoded
-from safetensors import safe_open
+from shift_bytes import taken_apart
 from shifts_with_terms import CONV, EMBEDDING, LINEAR, shift_with_mask, shift_with_terms
 
 from spectra.analysis.library import read_entry
@@ -150,11 +150,6 @@ def test_terms_that_are_zero_are_left_out(tmp_path: Path) -> None:
     nothing = packed(of_terms(x=OuterTerms(np.zeros((1, 5)), np.ones((1, 4)))), tmp_path / "a")
     assert nothing.outer == {}
     assert not nothing["unet.x"].any()
-
-
-def taken_apart(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    with safe_open(path, framework="numpy") as file:
-        return dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}
 
 
 def test_the_document_is_enough_to_read_one(tmp_path: Path) -> None:
