@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spectra.bases.prediction import PREDICTION_TYPE
 from spectra.cli import output
 from spectra.cli.options import argument, command, force_option, json_option, output_option, variant_option
 from spectra.cli.tables import readable, short_percent
@@ -22,6 +23,7 @@ class _Options:
     shift: tuple[str, ...] = setting(REQUIRED, "A shift to fold in; repeatable.", metavar="FILE[:SCALE]")
     out: Path = output_option("Folder to write, or file if the base is one.", metavar="PATH")
     variant: str | None = variant_option()
+    prediction_type: str = setting(**PREDICTION_TYPE)
     force: bool = force_option()
     json: bool = json_option()
 
@@ -44,7 +46,13 @@ def bake(options: _Options) -> None:
         for path, scale in (parse_shift(text) for text in options.shift)
     ]
     done = baking.bake(
-        options.base, shifts, options.out, variant=options.variant, force=options.force, progress=output.progress()
+        options.base,
+        shifts,
+        options.out,
+        variant=options.variant,
+        prediction_type=options.prediction_type,
+        force=options.force,
+        progress=output.progress(),
     )
     found = {
         "base": find_base(options.base).name,

@@ -42,6 +42,12 @@ class BaseLocation:
     prediction_type: str = AUTO
 
     @property
+    def options(self) -> tuple[str, ...]:
+        """What the command line takes, beside `--base`, to load it so."""
+        folder = ("--components-from", self.components_from) if self.components_from else ()
+        return folder + (() if self.prediction_type == AUTO else ("--prediction-type", self.prediction_type))
+
+    @property
     def bytes(self) -> int:
         """Bytes of the base's weights on disk; 0 for a hub id."""
         if self.kind == "hub":

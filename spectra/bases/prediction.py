@@ -8,12 +8,14 @@ nothing else tells.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from spectra.errors import BaseError
 from spectra.io.safetensors_header import HeaderError, read_header
+from spectra.io.tensor_files import change_header
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 """What diffusers' schedulers call them."""
@@ -73,3 +75,31 @@ def with_prediction(scheduler: Any, kind: str, zero_snr: bool = False) -> Any:
         made = DDIMScheduler
         changes |= {"clip_sample": False, "set_alpha_to_one": False}
     return made.from_config(scheduler.config, **changes)
+
+
+def mark_prediction(base: Path, kind: str) -> None:
+    """Write what a base predicts into its files: a folder's scheduler configuration, or the marks of a single file.
+
+    Raises:
+        BaseError: a folder without such a configuration, or a file that is to predict the sample, for which no mark is
+            known.
+    """
+    if base.is_dir():
+        path = base / "scheduler" / "scheduler_config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BaseError(f"{path}: cannot be read ({error}); leave --prediction-type out") from error
+        changes = {"prediction_type": kind} | ({"rescale_betas_zero_snr": False} if kind == "epsilon" else {})
+        path.write_text(json.dumps({**config, **changes}, indent=2) + "\n", encoding="utf-8")
+        return
+    if kind not in _MODELSPEC.values():
+        raise BaseError(f"prediction type {kind}: no mark of a single file says so; expected epsilon or v_prediction")
+    marks = {"v_pred": ("float32", (0,))}
+    said = next(word for word, meant in _MODELSPEC.items() if meant == kind)
+    change_header(
+        base,
+        {"modelspec.prediction_type": said},
+        add=marks if kind == "v_prediction" else {},
+        drop=() if kind == "v_prediction" else ("v_pred", "ztsnr"),
+    )

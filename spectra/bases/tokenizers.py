@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.bases.pipeline import BaseLocation, find_base, local_folder
+from spectra.bases.single_file import configuration_folder
 from spectra.errors import BaseError
 from spectra.naming.target_subsets import TEXT_ENCODERS
 
@@ -22,7 +23,11 @@ def base_tokenizers(base: str | BaseLocation = "") -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     location = find_base(base)
-    folder = Path(location.target).with_suffix("") if location.kind == "file" else local_folder(location)
+    if location.kind == "file":
+        path = Path(location.target)
+        folder = configuration_folder(path, location.components_from) or path.with_suffix("")
+    else:
+        folder = local_folder(location)
     found = {}
     for encoder in TEXT_ENCODERS:
         path = folder / encoder.replace("text_encoder", "tokenizer")

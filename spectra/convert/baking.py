@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spectra.bases.original_layouts import Place, averaged_copies
 from spectra.bases.pipeline import find_base, local_folder
+from spectra.bases.prediction import AUTO, mark_prediction
 from spectra.bases.weight_files import FileWeights, base_tensors
 from spectra.convert.projection import AnySpectrum
 from spectra.convert.shifted_base import check_fingerprints
@@ -66,6 +67,7 @@ def bake(
     out: Path | str,
     *,
     variant: str | None = None,
+    prediction_type: str = AUTO,
     force: bool = False,
     cache: SpectrumCache | None = None,
     progress: Progress = SILENT,
@@ -81,6 +83,7 @@ def bake(
         shifts: one as it is, or several with their names and scales; all of this base.
         out: the folder to write, or, of a single-file base, the file.
         variant: of the weight files to read and to write, such as "fp16".
+        prediction_type: that the output says of its model; by default what the base says.
         force: replace an earlier output.
 
     Raises:
@@ -120,6 +123,8 @@ def bake(
             return lost**2, float((exact - weight.to(exact.dtype)).norm()) ** 2
 
         errors = for_each(shifted, write, "baking", progress)
+        if prediction_type != AUTO:
+            mark_prediction(copy, prediction_type)
     norms = torch.tensor(list(errors.values()), dtype=torch.float64).sum(0)
     return Baked(
         weights=len(shifted),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spectra.adapters.loaded_shifts import activate, load
 from spectra.adapters.spectra_from import find_originals
 from spectra.bases.pipeline import find_base, load_pipeline
+from spectra.bases.prediction import AUTO
 from spectra.bases.quantisation import parse_quantisation
 from spectra.errors import InputError
 from spectra.generate.contact_sheet import Section, contact_sheet
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from spectra.shift.shift import SpectralShift
+
+_LOADING = ("components_from", "prediction_type", "quantize")
+"""Settings of how the base is loaded that a picture records where they are given."""
 
 INDEX = "pictures.json"
 """List of the pictures and their settings; a folder that lacks it is not one of ours, and is never replaced."""
@@ -78,9 +82,8 @@ def generate(
         if names:
             activate(pipe, dict(zip(names, scales, strict=True)))
         drawn.append(draw(pipe, requests, settings.sampling, progress=progress))
-    common = {"base": location.name, "dtype": settings.dtype, "versions": versions()}
-    if settings.quantize:
-        common["quantize"] = settings.quantize
+    common: dict[str, Any] = {"base": location.name, "dtype": settings.dtype, "versions": versions()}
+    common |= {name: value for name in _LOADING if (value := getattr(settings, name)) not in ("", AUTO)}
     listed = []
     sheet: dict[str, tuple[list[Image], list[str]]] = {}  # pictures and captions by heading
     with atomic_folder(out, force=force) as temporary:

@@ -7,6 +7,7 @@ that a walk over a model holds one tensor at a time. Overwriting keeps header, o
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,6 +106,32 @@ def create_file(
         stream.write(header)
         stream.truncate(len(header) + sum(math.prod(shape) * BYTES[dtype] for dtype, shape in tensors.values()))
     return stored_tensors(path)
+
+
+def change_header(
+    path: Path,
+    metadata: Mapping[str, str],
+    *,
+    add: Mapping[str, tuple[str, tuple[int, ...]]],
+    drop: Sequence[str] = (),
+) -> None:
+    """Give a file other metadata, and empty tensors more or fewer; all values stay as they lie.
+
+    Args:
+        path: of the file, which is written anew beside itself and then replaced.
+        metadata: what is set; the rest stays.
+        add: dtype and shape of empty tensors, by key.
+        drop: keys of empty tensors that go.
+    """
+    header = read_header(path)
+    kept = sorted(header.tensors.values(), key=lambda tensor: (tensor.start, tensor.stop))
+    stay = {each.key: (each.dtype, each.shape) for each in kept if each.key not in drop or each.bytes}
+    new = path.with_name(f"{path.name}.header")
+    with path.open("rb") as old, new.open("wb") as stream:
+        stream.write(build_header({**header.metadata, **metadata}, {**add, **stay}))
+        old.seek(header.data_start)
+        shutil.copyfileobj(old, stream, 1 << 24)
+    new.replace(path)
 
 
 def write_rows(stored: StoredTensor, tensor: Tensor, spans: Spans = ()) -> None:

@@ -10,10 +10,12 @@ import pytest
 import tiny_base as tiny
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
+from safetensors.torch import load_file
 
 from spectra.bases.pipeline import find_base, load_pipeline
-from spectra.bases.prediction import with_prediction
+from spectra.bases.prediction import mark_prediction, marked_prediction, with_prediction
 from spectra.errors import BaseError
+from spectra.io.safetensors_header import read_header
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +74,22 @@ def test_a_scheduler_for_v_and_zero_signal(kind: Any) -> None:
 def test_flow_matching_has_no_choice_of_prediction() -> None:
     with pytest.raises(BaseError, match="FlowMatchEulerDiscreteScheduler has no choice.*--prediction-type"):
         with_prediction(FlowMatchEulerDiscreteScheduler(), "v_prediction")
+
+
+def test_what_is_said_of_a_copy(plain: dict[str, torch.Tensor], tiny_base: Path, tmp_path: Path) -> None:
+    path = original.write(tmp_path, plain, tiny_base, made_by="someone")
+    mark_prediction(path, "v_prediction")
+    assert marked_prediction(path) == ("v_prediction", False)
+    assert read_header(path).metadata == {"made_by": "someone", "modelspec.prediction_type": "v"}
+    assert all(torch.equal(value, plain[key]) for key, value in load_file(path).items() if key != "v_pred")
+    assert load_pipeline(str(path)).scheduler.config.prediction_type == "v_prediction"
+    mark_prediction(path, "epsilon")
+    assert marked_prediction(path) == ("epsilon", False)
+    assert load_file(path).keys() == plain.keys()
+    with pytest.raises(BaseError, match="no mark of a single file says so"):
+        mark_prediction(path, "sample")
+    folder = tmp_path / "model"
+    mark_prediction(folder, "sample")
+    assert DDIMScheduler.from_pretrained(folder / "scheduler").config.prediction_type == "sample"
+    with pytest.raises(BaseError, match="scheduler_config.json: cannot be read"):
+        mark_prediction(tmp_path, "epsilon")

@@ -69,6 +69,7 @@ def test_a_marked_file_is_trained_edited_baked_and_drawn_as_v(
     marked = train(make_config({**settings, "base": str(path), "steps": 2}), tmp_path / "v")
     other = {**settings, "base": str(path), "steps": 2, "prediction_type": "epsilon"}
     overridden = train(make_config(other), tmp_path / "e")
+    assert "--prediction-type epsilon" in overridden.next_commands()[0]
     assert np.isfinite(marked.loss_after)
     assert marked.loss_after != overridden.loss_after
     shift = tmp_path / "v" / "v.safetensors"
@@ -76,6 +77,14 @@ def test_a_marked_file_is_trained_edited_baked_and_drawn_as_v(
     assert ran.code == 0, ran.err
     assert marked_prediction(tmp_path / "baked.safetensors") == ("v_prediction", True)
     assert list(read_header(tmp_path / "baked.safetensors").tensors) == list(read_header(path).tensors)
+    for kind, expected in (("epsilon", ("epsilon", False)), ("v_prediction", ("v_prediction", True))):
+        other = tmp_path / f"{kind}.safetensors"
+        ran = spectra_cli("bake", path, "--shift", shift, "--prediction-type", kind, "-o", other)
+        assert ran.code == 0, ran.err
+        assert marked_prediction(other) == expected
+        ours, theirs = load_file(other), load_file(tmp_path / "baked.safetensors")
+        assert set(ours) == set(theirs) - ({"v_pred", "ztsnr"} if kind == "epsilon" else set())
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     given = ["--base", path, "--shift", shift, "--prompt", "a sun", "--steps", 3, "-o"]
     assert spectra_cli("generate", *given, tmp_path / "as-v").code == 0
     assert spectra_cli("generate", *given, tmp_path / "as-e", "--prediction-type", "epsilon").code == 0

@@ -26,7 +26,8 @@ WINDOW = 20
 class Summary:
     """What was learnt, what it cost, and where it is.
 
-    `loss_before` and `loss_after` are the denoising loss of the instance pictures at the same fixed noise.
+    `loss_before` and `loss_after` are the denoising loss of the instance pictures at the same fixed noise,
+    `base_options` what the command line takes beside `--base` to load the base as it was.
     """
 
     subject: str
@@ -49,6 +50,7 @@ class Summary:
     loss_after: float
     train_seconds: float
     total_seconds: float = 0.0
+    base_options: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as JSON values."""
@@ -62,7 +64,7 @@ class Summary:
 
     def next_commands(self) -> list[str]:
         """Commands to try next, to be copied into a shell."""
-        base = "" if self.base == NAME else f" --base {shlex.quote(self.base)}"
+        base = "" if self.base == NAME else f" {shlex.join(['--base', self.base, *self.base_options])}"
         shift, prompt = shlex.quote(self.shift), shlex.quote(self.prompt)
         pictures = shlex.quote(self.folder + "-pictures")
         return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from spectra.progress import SILENT, Progress
@@ -61,4 +62,4 @@ def train_together(
         for each in inputs:
             each.outputs.clear_unfinished()
     with contextlib.closing(Training(inputs, device=device, progress=progress)) as training:
-        return training.run(force=force)
+        return [replace(each, base_options=inputs[0].base.options) for each in training.run(force=force)]
