@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import checkpoint
 
 from spectra.layers.functional_call import with_parameters
 
@@ -43,6 +44,9 @@ MODULATED = "diffusers.models.normalization"
 
 _MADE, _KEPT = "_spectra_made", "_spectra_kept"
 """Attributes of the tensors that a watched module returned and took; they end with the tensors."""
+
+_COMPUTED_AGAIN = "_spectra_computed_again"
+"""Attribute of our own hooks: whether checkpointing, beneath them, keeps nothing of what they save."""
 
 Remake = Callable[[Tensor], Tensor]
 
@@ -137,7 +141,13 @@ class _SavedSources(torch.autograd.graph.saved_tensors_hooks):
                 )
             return recompute(saved.remake, source)
 
+        save.__dict__[_COMPUTED_AGAIN] = outer is not None and _is_checkpointing(outer[0])
         super().__init__(save, restore)
+
+
+def _is_checkpointing(pack: Any) -> bool:
+    """Whether a hook is that of PyTorch's checkpointing, or ours over it."""
+    return getattr(pack, _COMPUTED_AGAIN, getattr(pack, "__module__", "") == checkpoint.__name__)
 
 
 class Saved(NamedTuple):
@@ -211,6 +221,9 @@ def _made_by_gelu(x: Tensor) -> Made | None:
     node = x.grad_fn
     if node is None or node.name() != "GeluBackward0":
         return None
+    in_force = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if in_force is not None and _is_checkpointing(in_force[0]):
+        return None  # to ask what the node has saved would compute the whole block once more, and keep it
     try:
         source: Tensor = node._saved_self  # type: ignore[attr-defined]
     except RuntimeError:  # changed in place since

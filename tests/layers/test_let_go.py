@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from spectra.layers.saved_elsewhere import watch
+from spectra.layers.saved_elsewhere import to_save, watch
 
 FEATURES = 16
 
@@ -113,6 +113,28 @@ def test_hooks_that_were_there_get_what_is_kept(case: str) -> None:
     close = watch([model])
     for mine, right in zip(run(model, x, offloaded)[0], wanted, strict=True):
         assert torch.equal(mine, right)
+    close()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_checkpointing_computes_nothing_again_before_the_backward_pass(case: str) -> None:
+    make, shape, _ = CASES[case]
+    model, x = make(), torch.randn(shape, requires_grad=True)
+    calls: list[int] = []
+    last = nn.Linear(shape[-1] if case != "gated" else 24, 4)
+    close = watch([model])
+
+    def block(x: Tensor) -> Tensor:
+        calls.append(1)
+        y = model(x)
+        to_save(y)  # as a layer behind it does
+        out: Tensor = last(y)
+        return out
+
+    y = checkpoint(block, x, use_reentrant=False)
+    assert len(calls) == 1
+    y.sum().backward()
+    assert len(calls) == 2
     close()
 
 
