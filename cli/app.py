@@ -16,6 +16,7 @@ from spectra.io.atomic_writes import REASONS
 
 COMMANDS = (
     "train",
+    "plan",
     "generate",
     "edit",
     "mix",

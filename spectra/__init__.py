@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from spectra.convert.svdiff.conversion import export_svdiff, import_svdiff
     from spectra.convert.transplanting import transplant
     from spectra.errors import SpectraError
+    from spectra.planning.plan import plan
+    from spectra.planning.request import PlanRequest
     from spectra.shift.metadata import ShiftMetadata
     from spectra.shift.outer_terms import OuterTerms
     from spectra.shift.shift import SpectralShift
@@ -40,6 +42,7 @@ __all__ = [
     "Adapter",
     "OuterTerms",
     "PartialSpectrum",
+    "PlanRequest",
     "ShiftMetadata",
     "SpectraError",
     "SpectralShift",
@@ -61,6 +64,7 @@ __all__ = [
     "loaded",
     "merge",
     "per_sample",
+    "plan",
     "read_shift",
     "spectra_from",
     "transplant",
@@ -92,6 +96,8 @@ _HOME = {
     "SpectrumCache": "spectrum.cache.spectrum_cache",
     "default_cache": "spectrum.cache.spectrum_cache",
     "SpectraError": "errors",
+    "PlanRequest": "planning.request",
+    "plan": "planning.plan",
     "ShiftMetadata": "shift.metadata",
     "OuterTerms": "shift.outer_terms",
     "WordVectors": "shift.word_vectors",

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Row
-from spectra.benchmarks.steps.memory import fused_attention
+from spectra.benchmarks.steps.memory import attention_as_on_a_device
 from spectra.benchmarks.steps.methods import FORM, METHODS, Method, prepare
 from spectra.benchmarks.steps.models import denoiser
 
@@ -157,7 +157,7 @@ def project(method: Method, *, flops: float, bandwidth: float, kernels: bool = F
         kernels: whether the Triton kernels take the place of PyTorch's operations.
     """
     tally = Tally(flops, bandwidth)
-    with _as_on_a_gpu(kernels), fused_attention(method), tally.listen():
+    with _as_on_a_gpu(kernels), attention_as_on_a_device(method), tally.listen():
         method.step()
     # AdamW reads a parameter, its gradient and two moments, and writes all but the gradient.
     trained = sum(parameter.nbytes for parameter in method.parameters.values())

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row, Value
-from spectra.benchmarks.steps.memory import fused_attention
+from spectra.benchmarks.steps.memory import attention_as_on_a_device
 from spectra.benchmarks.steps.methods import FORM, METHODS, VARIANTS, Method, prepare
 from spectra.benchmarks.steps.models import MODELS, denoiser
 
@@ -42,7 +42,7 @@ def count(method: Method) -> tuple[int, int]:
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     }
     method.settle()
-    with fused_attention(method):
+    with attention_as_on_a_device(method):
         with FlopCounterMode(display=False, custom_mapping=fused) as forward:
             loss = method.forward()
         with FlopCounterMode(display=False, custom_mapping=fused) as backward:

@@ -19,8 +19,8 @@ in the base's precision, on its device. Spectra's plans are those of the setting
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row, Value
 from spectra.benchmarks.steps.methods import FORM, METHODS, VARIANTS, Method, prepare
@@ -36,26 +36,29 @@ def count(method: Method) -> dict[str, int]:
     """Bytes of one step, by `PARTS`. Leaves gradients on the method's parameters."""
     import torch
 
+    from spectra.planning.held_tensors import held_tensors
+    from spectra.planning.saved_tensors import storages
+
     method.settle()
     parameters = list(method.parameters.values())
     own = {id(parameter) for parameter in parameters}
     module = method.model.module
-    frozen = _storages(v for v in [*module.parameters(), *module.buffers()] if id(v) not in own)
-    trained = _storages(parameters)
-    bases = _storages([*method.constants, *_held(method)])
+    frozen = storages(v for v in [*module.parameters(), *module.buffers()] if id(v) not in own)
+    trained = storages(parameters)
+    bases = storages([*method.constants, *held_tensors(method.layers())])
     known = frozen | trained | bases
 
     saved: list[Tensor] = []
     with (
-        fused_attention(method),
+        attention_as_on_a_device(method),
         torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t),  # type: ignore[func-returns-value]
     ):
         loss = method.forward()
-    kept = _storages(_held(method))
-    at_forward = {key: size for key, size in _storages(saved).items() if key not in known | kept}
+    kept = storages(held_tensors(method.layers()))
+    at_forward = {key: size for key, size in storages(saved).items() if key not in known | kept}
     loss.backward()
     # A backward may leave something behind as well; what autograd saved and freed is not held.
-    kept = {key: size for key, size in _storages(_held(method)).items() if key not in known}
+    kept = {key: size for key, size in storages(held_tensors(method.layers())).items() if key not in known}
 
     if parameters:
         optimizer = torch.optim.AdamW(parameters, lr=0.0)
@@ -70,77 +73,24 @@ def count(method: Method) -> dict[str, int]:
         "bases": sum(bases.values()),
         "materialized": sum(kept.values()),
         "saved": sum(at_forward.values()),
-        "gradients": sum(_storages(p.grad for p in parameters if p.grad is not None).values()),
-        "optimizer": sum(_storages(state).values()),
+        "gradients": sum(storages(p.grad for p in parameters if p.grad is not None).values()),
+        "optimizer": sum(storages(state).values()),
     }
 
 
-def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
-    """Bytes of each storage under the tensors, once."""
-    found = (tensor.untyped_storage() for tensor in tensors)
-    return {storage._cdata: storage.nbytes() for storage in found}
-
-
-def _held(method: Method) -> list[Tensor]:
-    """Every tensor that spectra's layers hold, delta, the module's own and the cache's files apart."""
-    from spectra.layers.singular_vectors import SingularVectors
-
-    found: list[Tensor] = []
-    for layer in method.layers():
-        for holder in (layer, *(v for v in vars(layer).values() if isinstance(v, SingularVectors))):
-            _collect({name: v for name, v in vars(holder).items() if name not in _NOT_OWN}, found)
-    return found
-
-
-_NOT_OWN = ("module", "_module", "delta", "change", "spectrum", "_directions", "_shifted")
-"""What a layer holds that is counted elsewhere, or is a file mapped into memory."""
-
-
-def _collect(value: Any, found: list[Tensor]) -> None:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        found.append(value)
-    elif isinstance(value, dict):
-        for inner in value.values():
-            _collect(inner, found)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            _collect(inner, found)
-    elif hasattr(value, "__dataclass_fields__"):
-        _collect(vars(value), found)
-
-
 @contextlib.contextmanager
-def fused_attention(method: Method) -> Iterator[None]:
-    """On the meta device PyTorch would write attention out, with its probabilities: no real device does."""
-    from unittest import mock
+def attention_as_on_a_device(method: Method) -> Iterator[None]:
+    """Fused attention, which the meta device has not by itself."""
+    from spectra.planning.saved_tensors import fused_attention
 
-    import torch
-
-    def fused(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        out: Tensor = attend(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
-        return out
-
-    if not next(iter(method.model.inputs.values())).is_meta:
-        yield
-        return
-    with mock.patch("torch.nn.functional.scaled_dot_product_attention", fused):
+    with fused_attention() if next(iter(method.model.inputs.values())).is_meta else contextlib.nullcontext():
         yield
 
 
 def _measure(bench: Bench, item: str) -> Row:
     import torch
+
+    from spectra.planning.saved_tensors import storages
 
     model, _ = denoiser(
         str(bench.settings["model"]),
@@ -148,7 +98,7 @@ def _measure(bench: Bench, item: str) -> Row:
         batch=bench.integer("batch"),
         dtype=getattr(torch, str(bench.settings["dtype"])),
     )
-    weights = sum(_storages([*model.module.parameters(), *model.module.buffers()]).values())
+    weights = sum(storages([*model.module.parameters(), *model.module.buffers()]).values())
     form = bench.integer("directions"), bench.integer("outer")
     parts = count(prepare(item, model, None, str(bench.settings["device"]), *form))
     return {"method": item, "device": bench.settings["device"], **parts, "beyond": sum(parts.values()) - weights}

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from spectra.benchmarks.steps.model_spectra import Spectra
 from spectra.benchmarks.steps.models import Denoiser, matrices
 from spectra.errors import InputError
+from spectra.spectrum.placeholders import Spectra
 
 if TYPE_CHECKING:
     import torch

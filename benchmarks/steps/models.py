@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from spectra.bases.published import PUBLISHED
 from spectra.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ def denoiser(
     """
     import torch
 
+    from spectra.planning.step_inputs import cast_inputs
+
     if name not in MODELS:
         raise InputError(f"no model is called {name!r}; there are: {', '.join(MODELS)}")
     own, make = MODELS[name]
@@ -82,7 +86,7 @@ def denoiser(
     with torch.device(device):
         made = make(shape)
     torch.nn.Module.to(made.module.eval().requires_grad_(False), dtype or torch.float32)  # without diffusers' advice
-    inputs = {key: _cast(value, dtype or torch.float32) for key, value in made.inputs.items()}
+    inputs = {key: cast_inputs(value, dtype or torch.float32) for key, value in made.inputs.items()}
     return Denoiser(made.module, made.component, made.latents, inputs), shape
 
 
@@ -98,101 +102,19 @@ def matrices(model: Denoiser) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    if isinstance(value, dict):
-        return {key: _cast(inner, dtype) for key, inner in value.items()}
-    return value.to(dtype) if value.is_floating_point() else value
-
-
-def _sd15(shape: Shape) -> Denoiser:
-    """859,520,964 parameters, 282 matrices."""
-    return _unet(shape, tokens=77, cross_attention_dim=768)
-
-
-def _sdxl(shape: Shape) -> Denoiser:
-    """2,567,463,684 parameters."""
+def _published(name: str, shape: Shape) -> Denoiser:
+    """The denoiser of a published base, on the device in force."""
     import torch
 
-    made = _unet(
-        shape,
-        tokens=77,
-        block_out_channels=(320, 640, 1280),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 10),
-        attention_head_dim=(5, 10, 20),
-        cross_attention_dim=2048,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=2816,
-    )
-    added = {"text_embeds": torch.randn(shape.batch, 1280), "time_ids": torch.randn(shape.batch, 6)}
-    return Denoiser(made.module, made.component, made.latents, {**made.inputs, "added_cond_kwargs": added})
+    from spectra.bases.shapes import build
+    from spectra.naming.target_subsets import DENOISERS
+    from spectra.planning.step_inputs import StepShape, step_inputs
 
-
-def _unet(shape: Shape, *, tokens: int, **config: Any) -> Denoiser:
-    import torch
-    from diffusers import UNet2DConditionModel
-
-    make: Any = UNet2DConditionModel  # diffusers is untyped here
-    module: nn.Module = make(**config)
-    side = shape.resolution // 8
-    inputs = {
-        "sample": torch.randn(shape.batch, 4, side, side),
-        "timestep": _timesteps(shape.batch),
-        "encoder_hidden_states": torch.randn(shape.batch, tokens, config["cross_attention_dim"]),
-    }
-    return Denoiser(module, "unet", "sample", inputs)
-
-
-def _sd3(shape: Shape) -> Denoiser:
-    """Stable Diffusion 3 medium; 77 tokens of CLIP and 256 of T5."""
-    import torch
-    from diffusers import SD3Transformer2DModel
-
-    make: Any = SD3Transformer2DModel
-    module = make(
-        sample_size=128,
-        patch_size=2,
-        in_channels=16,
-        num_layers=24,
-        attention_head_dim=64,
-        num_attention_heads=24,
-        joint_attention_dim=4096,
-        caption_projection_dim=1536,
-        pooled_projection_dim=2048,
-        out_channels=16,
-        pos_embed_max_size=192,
-    )
-    side = shape.resolution // 8
-    inputs = {
-        "hidden_states": torch.randn(shape.batch, 16, side, side),
-        "encoder_hidden_states": torch.randn(shape.batch, 333, 4096),
-        "pooled_projections": torch.randn(shape.batch, 2048),
-        "timestep": _timesteps(shape.batch),
-    }
-    return Denoiser(module, "transformer", "hidden_states", inputs)
-
-
-def _flux(shape: Shape) -> Denoiser:
-    """FLUX.1-dev, 11,901,408,320 parameters; 512 tokens of T5."""
-    import torch
-    from diffusers import FluxTransformer2DModel
-
-    make: Any = FluxTransformer2DModel
-    module = make(guidance_embeds=True)  # the defaults are FLUX.1's
-    tokens = (shape.resolution // 16) ** 2
-    inputs = {
-        "hidden_states": torch.randn(shape.batch, tokens, 64),
-        "encoder_hidden_states": torch.randn(shape.batch, 512, 4096),
-        "pooled_projections": torch.randn(shape.batch, 768),
-        "timestep": torch.rand(shape.batch),
-        "guidance": torch.full((shape.batch,), 3.5),
-        "img_ids": torch.zeros(tokens, 3),
-        "txt_ids": torch.zeros(512, 3),
-    }
-    return Denoiser(module, "transformer", "hidden_states", inputs)
+    parts, device = PUBLISHED[name].parts, str(torch.empty(0).device)
+    component = next(each for each in DENOISERS if each in parts)
+    module = build(parts[component], device)
+    made = step_inputs(module, StepShape(shape.resolution // 8, shape.batch), device=device)
+    return Denoiser(module, component, made.latents, made.arguments)
 
 
 def _embedded(shape: Shape) -> Denoiser:
@@ -201,6 +123,7 @@ def _embedded(shape: Shape) -> Denoiser:
     from diffusers import UNet2DConditionModel
 
     from spectra.bases.pipeline import find_base
+    from spectra.planning.step_inputs import StepShape, step_inputs
 
     loader: Any = UNet2DConditionModel
     folder = f"{find_base('').target}/unet"
@@ -208,26 +131,12 @@ def _embedded(shape: Shape) -> Denoiser:
         module = loader.from_config(loader.load_config(folder))
     else:
         module = loader.from_pretrained(folder)
-    side = shape.resolution // 4
-    inputs = {
-        "sample": torch.randn(shape.batch, 4, side, side),
-        "timestep": _timesteps(shape.batch),
-        "encoder_hidden_states": torch.randn(shape.batch, 24, module.config.encoder_hid_dim),
-    }
-    return Denoiser(module, "unet", "sample", inputs)
-
-
-def _timesteps(batch: int) -> Tensor:
-    import torch
-
-    return torch.full((batch,), 500)
+    made = step_inputs(module, StepShape(shape.resolution // 4, shape.batch, 24), device=str(torch.empty(0).device))
+    return Denoiser(module, "unet", made.latents, made.arguments)
 
 
 MODELS: Mapping[str, tuple[int, Callable[[Shape], Denoiser]]] = {
-    "sd15": (512, _sd15),
-    "sdxl": (1024, _sdxl),
-    "sd3": (1024, _sd3),
-    "flux": (1024, _flux),
+    **{name: (PUBLISHED[name].resolution, partial(_published, name)) for name in ("sd15", "sdxl", "sd3", "flux")},
     "embedded": (64, _embedded),
 }
 """Name to the resolution it was made for and how it is built."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from spectra.benchmarks.case import Bench, Case, Column, Row
 from spectra.benchmarks.steps import flops
-from spectra.benchmarks.steps.memory import fused_attention
+from spectra.benchmarks.steps.memory import attention_as_on_a_device
 from spectra.benchmarks.steps.methods import prepare
 from spectra.benchmarks.steps.models import denoiser
 
@@ -63,7 +63,7 @@ def _works(bench: Bench) -> tuple[int, list[Work]]:
     for layer in method.adapter.layers() if method.adapter else ():
         layer.plan = "factored"  # keeps no other side
         layer.observer = lambda _layer, _x, work: works.append(work)
-    with fused_attention(method):
+    with attention_as_on_a_device(method):
         method.forward()
     return frozen, works
 

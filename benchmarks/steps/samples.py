@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 from spectra.benchmarks.steps.methods import FORM, twin
-from spectra.benchmarks.steps.model_spectra import Spectra
 from spectra.benchmarks.steps.models import Denoiser, denoiser
+from spectra.spectrum.placeholders import Spectra
 
 if TYPE_CHECKING:
     from torch import Tensor

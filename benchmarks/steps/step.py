@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row, Value
 from spectra.benchmarks.steps.methods import FORM, METHODS, VARIANTS, Method, prepare
-from spectra.benchmarks.steps.model_spectra import Spectra
 from spectra.benchmarks.steps.models import denoiser
 from spectra.errors import InputError
+from spectra.spectrum.placeholders import Spectra
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -151,7 +151,7 @@ def load_pipeline(
     except InputError:
         raise
     except Exception as error:  # diffusers, transformers, safetensors and the hub each raise kinds of their own
-        raise BaseError(_why(location, error)) from error
+        raise BaseError(why_not_loaded(location, error)) from error
     pipe.set_progress_bar_config(disable=True)
     for component in pipe.components.values():
         if isinstance(component, torch.nn.Module):
@@ -204,10 +204,10 @@ def local_folder(location: BaseLocation, variant: str | None = None) -> Path:
     try:
         return Path(DiffusionPipeline.download(location.target, variant=variant, use_safetensors=True))
     except Exception as error:  # diffusers and the hub raise many kinds
-        raise BaseError(_why(location, error)) from error
+        raise BaseError(why_not_loaded(location, error)) from error
 
 
-def _why(location: BaseLocation, error: Exception) -> str:
+def why_not_loaded(location: BaseLocation, error: Exception) -> str:
     """What failed and what to do, in one line."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     if location.kind == "hub":

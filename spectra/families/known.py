@@ -21,8 +21,13 @@ FAMILIES: tuple[Family, ...] = (
 
 def find_family(pipe: Any) -> Family | None:
     """The family whose pipeline this is, if one is known."""
-    classes = [each.__name__ for each in type(pipe).__mro__]
-    return next((family for family in FAMILIES for name in classes if name in family.pipelines), None)
+    found = (find_family_of_class(each.__name__) for each in type(pipe).__mro__)
+    return next((family for family in found if family is not None), None)
+
+
+def find_family_of_class(pipeline: str) -> Family | None:
+    """The family whose pipelines are of a class of that name, if one is known."""
+    return next((family for family in FAMILIES if pipeline in family.pipelines), None)
 
 
 def family_of(pipe: Any) -> Family:

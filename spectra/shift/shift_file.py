@@ -51,15 +51,22 @@ def write_shift(
         ShiftFileError: a value that float16 cannot hold, metadata that JSON cannot, or an error out of range.
         OutputError: the file exists and `force` is not given, or cannot be written.
     """
+    data = encode_shift(shift, dtype, error)
+    with atomic_write(Path(path), force=force) as temporary:
+        temporary.write_bytes(data)
+    return len(data)
+
+
+def encode_shift(
+    shift: SpectralShift, dtype: Literal["float32", "float16"] = "float32", error: float | None = None
+) -> bytes:
+    """The bytes that `write_shift` writes; arguments and errors are its own."""
     strings, tensors = _plain(shift, dtype) if error is None else packing.pack(shift, error)
     strings["content_hash"] = _content_hash(strings, tensors)
     # Laid out here: safetensors orders the metadata at random, and a shift should give the same bytes each time.
     keys = sorted(tensors, key=lambda key: (-tensors[key].itemsize, key))  # so that every array is aligned
     header = build_header(strings, {key: (tensors[key].dtype.name, tensors[key].shape) for key in keys})
-    data = header + b"".join(tensors[key].tobytes() for key in keys)
-    with atomic_write(Path(path), force=force) as temporary:
-        temporary.write_bytes(data)
-    return len(data)
+    return header + b"".join(tensors[key].tobytes() for key in keys)
 
 
 def _plain(shift: SpectralShift, dtype: str) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:

@@ -23,7 +23,7 @@ TOLERANCE = 1e-5
 _EACH = 1e-6
 """The residual of each, over the largest sigma, at which the search ends; rounding to float32 leaves 1e-7 to 1e-6."""
 
-_SHARE = 8
+SHARE = 8
 """A weight of fewer than this many times the wanted directions is decomposed in full: that is as quick."""
 
 _SMALLEST = 1e-2
@@ -66,7 +66,7 @@ def decompose_leading(
     weight = weight.detach().to("cpu") if weight.device.type == "mps" else weight.detach()
     exponent = _exponent(weight, name)
     rank = min(matrix(weight).shape)
-    if 0 < directions <= rank // _SHARE:
+    if 0 < directions <= rank // SHARE:
         found = _found(weight, directions, start, exponent)
         if found is not None:
             return found

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from spectra.errors import InputError
 
+CANDIDATES = 4
+"""Directions that the gradient chooses are chosen among so many times as many leading ones."""
+
 _UNITS = {"B": 1, "kB": 1_000, "MB": 1_000_000}
 
 

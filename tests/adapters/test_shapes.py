@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import spectra
 from spectra.adapters.binding import Binding
 from spectra.adapters.training_adapter import Adapter
-from spectra.benchmarks.steps.model_spectra import placeholder
 from spectra.layers import costs
+from spectra.spectrum.placeholders import placeholder
 
 TARGETS = {"clip": "text-encoder", "t5": "text-encoder"}
 

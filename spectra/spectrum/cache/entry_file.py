@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from spectra.io.dtypes import BYTES, torch_dtype
-from spectra.io.safetensors_header import StoredTensor, parse_header, read_header_text
+from spectra.io.safetensors_header import StoredTensor, build_header, parse_header, read_header_text
 
 if TYPE_CHECKING:
     import torch
@@ -92,17 +92,26 @@ def encode_entry(kind: EntryKind, header: EntryHeader, arrays: Mapping[str, np.n
     """The whole file of an entry; of the header, what is known before there are tensors."""
     from safetensors.numpy import save
 
-    metadata = {
-        "format": kind.format,
-        "version": kind.version,
-        "fingerprint": header.fingerprint,
-        "shape": json.dumps(header.shape),
-        **header.facts,
-    }
+    metadata = _metadata(kind, header)
     for name, array in arrays.items():
         payload = array.reshape(-1).view(np.uint8)
         metadata[f"checksum.{name}"] = kind.checksum(header, name, array.shape, payload)
     return save(dict(arrays), metadata)
+
+
+def entry_bytes(kind: EntryKind, header: EntryHeader, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Size of the file of an entry whose tensors have these shapes."""
+    metadata = _metadata(kind, header) | {f"checksum.{name}": "0" * 64 for name in shapes}
+    tensors = {name: (kind.dtypes[name], shape) for name, shape in shapes.items()}
+    values = sum(math.prod(shape) * BYTES[kind.dtypes[name]] for name, shape in shapes.items())
+    return len(build_header(metadata, tensors)) + values
+
+
+def _metadata(kind: EntryKind, header: EntryHeader) -> dict[str, str]:
+    """The strings of an entry, its checksums apart."""
+    shape = json.dumps(header.shape)
+    own = {"format": kind.format, "version": kind.version, "fingerprint": header.fingerprint, "shape": shape}
+    return own | dict(header.facts)
 
 
 def read_arrays(kind: EntryKind, path: Path, *names: str) -> tuple[EntryHeader, dict[str, np.ndarray]]:

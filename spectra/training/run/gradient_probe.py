@@ -19,7 +19,7 @@ from torch import Tensor
 from spectra.adapters.live_parameters import Form, split_key
 from spectra.adapters.training_adapter import Adapter
 from spectra.errors import InputError
-from spectra.training.form import ChosenDirections, ChosenTerms
+from spectra.training.form import CANDIDATES, ChosenDirections, ChosenTerms
 from spectra.training.run.loop import Loop
 
 SAMPLES = 64
@@ -27,9 +27,6 @@ SAMPLES = 64
 
 WIDTH = 8
 """Outer terms that read it: so many singular triplets are found, the last of them roughly."""
-
-CANDIDATES = 4
-"""Directions are chosen among so many times as many leading ones."""
 
 NAME_BYTES = 90
 """Bytes that a file has of a weight beside its name and numbers: in its header, and its fingerprints."""

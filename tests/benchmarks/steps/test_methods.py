@@ -10,9 +10,9 @@ import torch
 from spectra.benchmarks import run
 from spectra.benchmarks.steps import flops, memory
 from spectra.benchmarks.steps.methods import METHODS, prepare, twin
-from spectra.benchmarks.steps.model_spectra import Spectra
 from spectra.benchmarks.steps.models import MODELS, Denoiser, denoiser, matrices
 from spectra.errors import InputError
+from spectra.spectrum.placeholders import Spectra
 
 
 @pytest.fixture(scope="module")

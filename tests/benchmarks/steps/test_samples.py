@@ -9,8 +9,8 @@ import torch
 
 from spectra.benchmarks import run
 from spectra.benchmarks.steps import samples
-from spectra.benchmarks.steps.model_spectra import Spectra
 from spectra.benchmarks.steps.models import denoiser
+from spectra.spectrum.placeholders import Spectra
 
 
 def test_each_sample_gets_its_own_shift_at_hardly_a_flop(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from spectra import kernels
 from spectra.benchmarks import run
 from spectra.benchmarks.steps import step
 from spectra.benchmarks.steps.methods import METHODS, prepare
-from spectra.benchmarks.steps.model_spectra import Spectra
 from spectra.benchmarks.steps.models import denoiser
 from spectra.errors import InputError
+from spectra.spectrum.placeholders import Spectra
 
 SETTINGS = {"model": "tiny", "resolution": "64", "batch": "1", "repetitions": "1"}
 

@@ -1,4 +1,4 @@
-"""Spectra of the matrices of a model that is measured; on the meta device their shapes alone.
+"""Spectra of a model's matrices for what is counted or measured; of weights without values their shapes alone.
 
 A matrix without values has no singular values; how many directions its tail has is taken from trained ones.
 """
@@ -18,6 +18,12 @@ TYPICAL_TAIL = ((1, 0.18), (2, 0.09))
 Measured on the embedded base's UNet: .18 of its 70 square weights, .09 of 24 up to twice as long, none of 44 others."""
 
 
+def typical_tail(rows: int, columns: int) -> int:
+    """Directions in the tail of a trained matrix of this size, by `TYPICAL_TAIL`."""
+    r, m = min(rows, columns), max(rows, columns)
+    return round(next((share for ratio, share in TYPICAL_TAIL if m <= ratio * r), 0.0) * r)
+
+
 def placeholder(weight: Tensor, tail: float | None = None) -> Spectrum:
     """A spectrum for a `weight` without values (on the meta device, or fake): for counting flops and bytes.
 
@@ -30,13 +36,12 @@ def placeholder(weight: Tensor, tail: float | None = None) -> Spectrum:
 
     rows, columns = matrix(weight).shape
     r, m = min(rows, columns), max(rows, columns)
-    if tail is None:
-        tail = next((share for ratio, share in TYPICAL_TAIL if m <= ratio * r), 0.0)
+    count = typical_tail(rows, columns) if tail is None else round(tail * r)
     return Spectrum(
         side="left" if rows <= columns else "right",
         basis=weight.new_empty(r, r, dtype=torch.float32),
         sigma=weight.new_empty(r, dtype=torch.float64),
-        tail=weight.new_empty(round(tail * r), m, dtype=torch.float32),
+        tail=weight.new_empty(count, m, dtype=torch.float32),
         shape=tuple(weight.shape),
     )
 

@@ -1,0 +1,96 @@
+"""`spectra plan`: what a training will take, before anything is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from spectra.bases.published import find_published
+from spectra.cli import output
+from spectra.cli.options import command, json_option
+from spectra.errors import InputError
+from spectra.settings import declared_settings, setting
+from spectra.training.config import TrainConfig, make_config
+
+_PLANNED = (
+    *("base", "targets", "preset", "text_encoder", "directions", "outer", "word", "lr_1d", "resolution"),
+    *("batch", "accumulation", "prior_weight", "gradient_checkpointing", "low_memory", "quantize"),
+    *("file_dtype", "cache_latents", "cache_prompts"),
+)
+"""The settings of a training that a plan depends on."""
+
+_NOT_NEEDED = ("bitsandbytes", "peft", "torchao")
+"""Packages that diffusers imports where they are installed: that takes longer than counting."""
+
+
+@dataclass(frozen=True)
+class _Options:
+    family: str = setting(
+        "",
+        "Name of a published base, in place of --base: sd15, sdxl, sd3, flux, flux2-klein, qwen-image or z-image.",
+        metavar="NAME",
+        panel="Pictures",
+    )
+    vram: str = setting(
+        "",
+        "Memory of the card, such as 24GB: says whether a step fits, and which settings make it fit.",
+        metavar="SIZE",
+    )
+    precision: Literal["stored", "float32", "bfloat16"] = setting(
+        "stored",
+        "Precision of the base's weights in memory: stored is bfloat16 where the denoiser's files are, else float32.",
+        panel="Cost",
+    )
+    json: bool = json_option()
+
+
+@command(
+    _Options,
+    "spectra plan --family flux --vram 24GB",
+    "spectra plan --base ./sdxl --preset svdiff --resolution 768 --vram 16GB --json",
+    library={name: each for name, each in declared_settings(TrainConfig).items() if name in _PLANNED},
+)
+def plan(options: _Options, given: dict[str, Any]) -> None:
+    """Says what a training will take: floats, bytes, spectra, memory by part; with --vram, how it fits a card.
+
+    Nothing is loaded but configurations. What is estimated, and not counted, is marked so.
+    """
+    from spectra.cli import plan_view
+    from spectra.planning.request import PlanRequest, read_memory
+
+    if options.family:
+        if given.get("base"):
+            raise InputError(f"give either --base ({given['base']}) or --family ({options.family}), not both")
+        given["base"] = find_published(options.family).hub_id
+    config = make_config(given, source="command line")
+    vram = read_memory(options.vram) if options.vram else 0
+    request = PlanRequest(config, options.family, options.precision, vram)
+    with _quick_imports():
+        from spectra.planning.fitting import fit
+        from spectra.planning.plan import Planner
+
+        planner = Planner(request.shapes())
+        found = planner.plan(request)
+        fitting = fit(planner, request) if vram else None
+    output.result(plan_view.as_dict(found, fitting), json=options.json, human=lambda: plan_view.show(found, fitting))
+
+
+@contextlib.contextmanager
+def _quick_imports() -> Iterator[None]:
+    """Within the block, what diffusers imports for nothing is not found, and no garbage is collected."""
+    find = importlib.util.find_spec
+
+    def found(name: str, package: str | None = None) -> Any:
+        return None if name.partition(".")[0] in _NOT_NEEDED else find(name, package)
+
+    importlib.util.find_spec = found
+    gc.disable()
+    try:
+        yield
+    finally:
+        importlib.util.find_spec = find
+        gc.enable()
