@@ -39,9 +39,6 @@ OTHER_ACTIVATIONS = frozenset(
 PROJECTING = "diffusers.models.activations"
 """Where the activations are whose first step is their own layer `proj`, of which they keep what it returns."""
 
-MODULATED = "diffusers.models.normalization"
-"""Where the norms are whose output is scaled and shifted by what a layer makes of the time."""
-
 _MADE, _KEPT = "_spectra_made", "_spectra_kept"
 """Attributes of the tensors that a watched module returned and took; they end with the tensors."""
 
@@ -72,7 +69,7 @@ def watch(models: Iterable[nn.Module], *, norms: bool = True) -> Callable[[], No
             hooks.callback(module.register_forward_hook(_mark_called).remove)
         elif type(module).__module__ == PROJECTING and isinstance(getattr(module, "proj", None), nn.Module):
             _watch_projection(module, module.proj, hooks)  # type: ignore[arg-type]
-        if _keeps_input(module) or type(module).__module__ in (PROJECTING, MODULATED):
+        if _keeps_input(module) or type(module).__module__ == PROJECTING or _modulates(module):
             _let_go(module, hooks)
     return hooks.close
 
@@ -85,6 +82,11 @@ def _is_one_of(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> bool:
 def _keeps_input(module: nn.Module) -> bool:
     kind = type(module)
     return _is_one_of(module, ACTIVATIONS) or f"{kind.__module__}.{kind.__qualname__}" in OTHER_ACTIVATIONS
+
+
+def _modulates(module: nn.Module) -> bool:
+    """Whether it has a norm without a scale, which it scales itself by what it knows of time and prompt."""
+    return any(isinstance(child, nn.LayerNorm) and not child.elementwise_affine for child in module.children())
 
 
 def _watch_projection(module: nn.Module, projection: nn.Module, hooks: ExitStack) -> None:
