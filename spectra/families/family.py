@@ -130,7 +130,7 @@ class Family:
         pipelines: class names of the diffusers pipelines that draw pictures from prompts alone. Pipelines that edit or
             inpaint have others.
         model: the component that answers, `unet` or `transformer`.
-        text_encoders: components that `encode` runs through. A token of a prompt is at the same place for all.
+        text_encoders: components that `encode` runs through.
         encode: `(pipe, prompts, resolution) -> Condition` with a row per prompt; differentiable.
         predict: `(pipe, noisy [b, c, h, w], timesteps [b], condition) -> [b, c, h, w]`: the model's answer as its
             scheduler takes it.
@@ -141,8 +141,8 @@ class Family:
         grid: `(pipe) -> int`: in training, sides of the latents are multiples of it; of `token` by default.
         channels_per_latent: channels that the model takes for each channel of the VAE.
         size: `(pipe, model) -> int`: places in a side of the VAE's latents of a picture of the base's own size.
-        cross_attention: what the paths of `model`'s layers end in that attend to the prompt's tokens alone; empty
-            where there are none.
+        cross_attention: what the paths of `model`'s layers end in that attend to the prompt's tokens alone, a token
+            being at the same place for all encoders; empty where there are none.
         encoder_targets: what the setting `text_encoder` adds to the targets; nothing where an encoder is a language
             model, which is better encoded with once and put away.
         optional_encoders: those that a base may lack.

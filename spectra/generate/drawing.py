@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,12 +45,15 @@ def draw(
         label: names the progress, which advances with each picture.
 
     Raises:
-        InputError: a width or height that the base cannot draw, or a negative prompt without guidance.
+        InputError: a width or height that the base cannot draw, a negative prompt without guidance, or fresh noise in
+            steps that take none.
     """
     family = find_family(pipe)
     size = _size(pipe, family, sampling)
     guided = family.guided if family else classifier_free
     guided(sampling.guidance, [request.negative for request in requests])  # refused before anything is drawn
+    if sampling.eta and "eta" not in inspect.signature(pipe.__call__).parameters:
+        raise InputError(f"eta: the steps of {type(pipe).__name__} take no fresh noise; leave it at 0")
     pictures: list[Image.Image] = []
     with working(progress, label, len(requests)):
         for first in range(0, len(requests), sampling.batch):

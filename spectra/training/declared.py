@@ -134,7 +134,8 @@ class TrainSettings:
     )
     min_snr_gamma: float = _training(
         5.0,
-        "Clip of the signal-to-noise ratio in the loss weights (Min-SNR, arXiv:2303.09556); 0 switches it off.",
+        "Clip of the signal-to-noise ratio in the loss weights (Min-SNR, arXiv:2303.09556); 0 switches it off. Flow "
+        "matching weighs all times the same.",
         least=0,
         embedded=0.0,
     )

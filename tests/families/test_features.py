@@ -102,12 +102,14 @@ def test_several_concepts_are_refused_where_samples_cannot_be_kept_apart(
         train_together(specs, device="cpu")
 
 
-def test_a_negative_prompt_is_refused_where_it_has_no_effect() -> None:
+def test_what_a_pipeline_cannot_draw_is_refused() -> None:
     request = Request("a sun", 0, "z")
     with pytest.raises(InputError, match=r"no effect on FLUX\.1"):
         draw(tiny_families.build("flux-dev"), [request], Sampling(1, width=32, height=32))
     with pytest.raises(InputError, match="acts through guidance"):
         draw(tiny_families.build("sd3"), [request], Sampling(1, guidance=1.0))
+    with pytest.raises(InputError, match="eta: the steps of StableDiffusion3Pipeline take no fresh noise"):
+        draw(tiny_families.build("sd3"), [Request("a sun", 0)], Sampling(1, eta=0.5))
     with pytest.raises(InputError, match="this base draws multiples of 8 pixels, got 36"):
         draw(tiny_families.build("sd3"), [Request("a sun", 0)], Sampling(1, width=36))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import tiny_base
+import tiny_parts
 import tiny_sdxl
 import torch
 
@@ -112,3 +113,25 @@ def test_a_word_that_the_tokenizer_does_not_know_is_refused() -> None:
 def test_a_base_without_text_encoder_has_no_word() -> None:
     with pytest.raises(BaseError, match="needs a text encoder with a tokenizer"):
         special_word({"unet": tiny_base.build().unet}, {"a z sun": "z"}, ["a sun"])
+
+
+def byte_level_tokenizer() -> Any:
+    """One of Qwen's kind: a blank belongs to the word behind it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [*"abcdefghijklmnopqrstuvwxyz", "\u0120", "\u0120s", "\u0120a", "<|endoftext|>"]
+    vocabulary = {token: number for number, token in enumerate(letters)}
+    made = Tokenizer(models.BPE(vocabulary, merges=[("\u0120", "s"), ("\u0120", "a")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|endoftext|>", model_max_length=32)
+
+
+def test_a_word_behind_a_blank_is_found_where_the_blank_belongs_to_it() -> None:
+    tokenizer = byte_level_tokenizer()
+    parts = {"text_encoder": tiny_parts.clip(12, projected=False), "tokenizer": tokenizer}
+    [behind] = special_word(parts, {"a skq fox": "skq"}, ["a fox"]).ids.values()
+    assert tokenizer.convert_ids_to_tokens(list(behind)) == ["\u0120s", "k", "q"]
+    [first] = special_word(parts, {"skq": "skq"}, ["a fox"]).ids.values()
+    assert tokenizer.convert_ids_to_tokens(list(first)) == ["s", "k", "q"]

@@ -175,7 +175,7 @@ def test_masks_of_both_sides_cover_a_map_once(height: int, width: int, factor: i
 def asked(pipe: Any, entries: list[list[int]]) -> NoisySamples:
     """The samples of some entries, with their words."""
     objective = DenoisingObjective(
-        "d", source(pipe), DiffusionSchedule.of(pipe.scheduler, 1, 0.0), extra_terms=(UnmixTerm(1.0),)
+        "d", source(pipe), DiffusionSchedule.of(pipe.scheduler), extra_terms=(UnmixTerm(1.0),)
     )
     draw = objective.draw(len(entries), torch.Generator().manual_seed(0))
     return objective.samples(
@@ -207,6 +207,6 @@ def test_its_weight_follows_the_schedule() -> None:
 
 
 def test_only_terms_that_need_words_get_them(pipe: Any) -> None:
-    objective = DenoisingObjective("d", source(pipe, 1.0), DiffusionSchedule.of(pipe.scheduler, 1, 0.0))
+    objective = DenoisingObjective("d", source(pipe, 1.0), DiffusionSchedule.of(pipe.scheduler))
     draw = objective.draw(4, torch.Generator().manual_seed(0))
     assert list(objective.samples(draw, torch.device("cpu")).words) == []

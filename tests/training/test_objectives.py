@@ -45,7 +45,7 @@ def test_targets_follow_the_scheduler_s_prediction_type() -> None:
     steps = torch.tensor([0, 500, 999])
     for kind in ("epsilon", "v_prediction", "sample"):
         scheduler = DDPMScheduler(prediction_type=kind)
-        noisy, target = DiffusionSchedule.of(scheduler, 1, 0.0).noisy_and_target(z, noise, steps)
+        noisy, target = DiffusionSchedule.of(scheduler).noisy_and_target(z, noise, steps)
         expected = {"epsilon": noise, "sample": z, "v_prediction": scheduler.get_velocity(z, noise, steps)}[kind]
         torch.testing.assert_close(noisy, scheduler.add_noise(z, noise, steps))
         torch.testing.assert_close(target, expected)
@@ -55,7 +55,7 @@ def test_an_unknown_prediction_type_is_refused() -> None:
     from diffusers import DDPMScheduler
 
     with pytest.raises(BaseError, match="'flow' is not known"):
-        DiffusionSchedule.of(DDPMScheduler(prediction_type="flow"), 0.0)
+        DiffusionSchedule.of(DDPMScheduler(prediction_type="flow"))
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
