@@ -47,13 +47,15 @@ class Condition:
     @staticmethod
     def joined(parts: Sequence[Condition]) -> Condition:
         """Several along the batch; the shorter ones are padded."""
-        names, masks = parts[0].added, [part.mask for part in parts if part.mask is not None]
-        tokens = max(part.embeds.shape[1] for part in parts)
-        return Condition(
-            torch.cat([F.pad(part.embeds, (0, 0, 0, tokens - part.embeds.shape[1])) for part in parts]),
-            {name: torch.cat([part.added[name] for part in parts]) for name in names},
-            torch.cat([F.pad(mask, (0, tokens - mask.shape[1])) for mask in masks]) if masks else None,
-        )
+        lengths = [part.embeds.shape[1] for part in parts]
+        padded = [F.pad(part.embeds, (0, 0, 0, max(lengths) - n)) for part, n in zip(parts, lengths, strict=True)]
+        added = {name: torch.cat([part.added[name] for part in parts]) for name in parts[0].added}
+        if len(set(lengths)) == 1 and all(part.mask is None for part in parts):
+            return Condition(torch.cat(padded), added)
+        whole = (part.embeds.new_ones(part.embeds.shape[:2], dtype=torch.bool) for part in parts)
+        masks = [every if part.mask is None else part.mask for part, every in zip(parts, whole, strict=True)]
+        masks = [F.pad(mask, (0, max(lengths) - mask.shape[1])) for mask in masks]
+        return Condition(torch.cat(padded), added, torch.cat(masks))
 
     @staticmethod
     def of_lists(embeds: Sequence[Tensor]) -> Condition:

@@ -7,15 +7,19 @@ from typing import Any
 from spectra.errors import BaseError
 from spectra.families.family import Family
 from spectra.families.flux import FLUX
+from spectra.families.qwen_image import QWEN_IMAGE
 from spectra.families.sd3 import SD3
 from spectra.families.sdxl import SDXL
 from spectra.families.stable_diffusion import STABLE_DIFFUSION
+from spectra.families.z_image import Z_IMAGE
 
 FAMILIES: tuple[Family, ...] = (
     STABLE_DIFFUSION,
     SDXL,
     SD3,
     FLUX,
+    QWEN_IMAGE,
+    Z_IMAGE,
 )
 
 

@@ -65,7 +65,7 @@ class Knowing:
 
     def __init__(self, family: Family, pipe: Any, clean: Tensor) -> None:
         self.family, self.pipe, self.clean = family, pipe, clean
-        self.condition = family.encode(pipe, PROMPTS, HEIGHT)
+        self.condition = family.encode(pipe, list(PROMPTS), HEIGHT)
         self.calls: list[Arguments] = []
         self.noisy: list[Tensor] = []
         numbers = torch.arange(1, clean.numel() + 1, dtype=clean.dtype)
@@ -109,7 +109,7 @@ def drawn(name: str, steps: int, changed: Change = lambda family: family) -> tup
     knowing = Knowing(family, pipe, torch.randn(shape, generator=torch.Generator().manual_seed(1)))
     with standing_in(getattr(pipe, family.model), knowing), seen_by_vae(pipe) as seen:
         pipe(
-            PROMPTS,
+            list(PROMPTS),  # which some change
             height=HEIGHT,
             width=WIDTH,
             num_inference_steps=steps,

@@ -8,8 +8,10 @@ from typing import Any
 
 import tiny_base
 import tiny_flux
+import tiny_qwen_image
 import tiny_sd3
 import tiny_sdxl
+import tiny_z_image
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ TINY: dict[str, Tiny] = {
     "sd3-without-t5": Tiny(lambda: tiny_sd3.build(t5=False, use_dynamic_shifting=True), saved=False),
     "flux-dev": Tiny(tiny_flux.build),
     "flux-schnell": Tiny(lambda: tiny_flux.build(guidance=False)),
+    "qwen-image": Tiny(tiny_qwen_image.build),
+    "z-image": Tiny(tiny_z_image.build),
 }
 
 

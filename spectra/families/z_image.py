@@ -1,0 +1,66 @@
+"""Z-Image: latents and prompts in lists, a clock that runs towards the picture, an answer of the other sign."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectra.errors import InputError
+from spectra.families.family import Condition, Family
+from spectra.families.joint_transformer import REFUSED
+from spectra.families.noise_schedule import FlowSchedule
+
+RESOLUTION = 1024
+"""Pixels of the side of a picture by default; no configuration says so."""
+
+
+def _encode(pipe: Any, prompts: list[str], resolution: int) -> Condition:
+    # The pipeline puts its chat template into the very list that it is given.
+    embeds, _ = pipe.encode_prompt(list(prompts), pipe.transformer.device, do_classifier_free_guidance=False)
+    return Condition.of_lists(embeds)
+
+
+def _predict(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+    answers = pipe.transformer(
+        x=list(noisy.unsqueeze(2)),  # one frame
+        t=(1000 - timesteps) / 1000,
+        cap_feats=condition.lists(),
+        return_dict=False,
+    )[0]
+    return -torch.stack(answers).squeeze(2)
+
+
+def _guided(guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
+    """The pipeline adds the guidance to 1: there is none at 0.
+
+    Raises:
+        InputError: a negative prompt without guidance.
+    """
+    if not any(negatives):
+        return {"guidance_scale": guidance}
+    if guidance <= 0:
+        raise InputError(f"a negative prompt acts through guidance: expected more than 0, got {guidance:g}")
+    return {"guidance_scale": guidance, "negative_prompt": list(negatives)}
+
+
+def _size(pipe: Any, model: Any) -> int:
+    return RESOLUTION // int(pipe.vae_scale_factor)
+
+
+Z_IMAGE = Family(
+    name="Z-Image",
+    pipelines=("ZImagePipeline",),
+    model="transformer",
+    text_encoders=("text_encoder",),
+    encode=_encode,
+    predict=_predict,
+    schedule=FlowSchedule.of,
+    token=2,
+    size=_size,
+    guided=_guided,
+    guidance=0.0,
+    refuses=REFUSED,
+)
