@@ -32,6 +32,7 @@ from spectra.errors import MismatchError
 from spectra.families import components
 from spectra.layers.change import Change
 from spectra.layers.per_sample import Samples
+from spectra.naming.blocks import sees_one_sequence
 from spectra.naming.target_subsets import component_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
@@ -97,10 +98,10 @@ class LoadedShifts:
         for name, binding in self.bindings.items():
             if not any(name in total for total in totals):
                 continue
-            if "relative_attention_bias" in name:
+            if sees_one_sequence(name):
                 raise MismatchError(
-                    f"{name} is a table of relative positions, of which a batch has one for all samples; activate one "
-                    "shift at a time, or train without that weight"
+                    f"{name} computes once for all samples of a batch, none of which can have its own change there; "
+                    "activate one shift at a time, or train without that weight"
                 )
             rows = [total.get(name, Change()) for total in totals]
             change = stacked(rows, binding.current.device)
@@ -208,8 +209,8 @@ def per_sample(pipe: Any, scales: Sequence[Mapping[str, float] | str], *, images
         images_per_prompt: as the pipeline's `num_images_per_prompt`.
 
     Raises:
-        MismatchError: a name that is not loaded, a weight that a batch shares (T5's table of relative positions), or,
-            by a forward, a batch that is no multiple of the samples.
+        MismatchError: a name that is not loaded, a weight that a batch shares (T5's table of relative positions,
+            Z-Image's embedders), or, by a forward, a batch that is no multiple of the samples.
     """
     loaded = _loaded(components(pipe))
     checked = [loaded.scales(each) for each in scales]

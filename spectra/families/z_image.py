@@ -62,5 +62,9 @@ Z_IMAGE = Family(
     size=_size,
     guided=_guided,
     guidance=0.0,
-    refuses=REFUSED,
+    refuses={
+        **REFUSED,
+        "concepts": "its embedders take the tokens of all samples as one sequence, in which none can have a change of "
+        "its own; train one concept at a time",
+    },
 )

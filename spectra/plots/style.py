@@ -20,6 +20,7 @@ KIND_COLOURS = {
     "self-attention": "#0072B2",
     "joint attention": "#D55E00",
     "feed-forward": "#009E73",
+    "modulation": "#CC79A7",
     "convolution": "#CC79A7",
     "projection": "#E69F00",
     "embedding": "#F0E442",
@@ -28,7 +29,7 @@ KIND_COLOURS = {
 }
 """Colour of each kind of layer (`spectra.naming.blocks.KINDS`), by Okabe and Ito (jfly.uni-koeln.de/color).
 
-Cross-attention and joint attention share one: no model has both.
+Cross-attention and joint attention share one, and so do convolutions and modulations: no model has both.
 """
 
 UP, DOWN, INK, PALE = "#0072B2", "#D55E00", "0.2", "0.75"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spectra.families import targets
-from spectra.naming.blocks import kind_of
+from spectra.naming.blocks import block_of, kind_of
 
 SIZES: dict[str, tuple[str, dict[str, Any], float, int, int]] = {
     "SD3 medium": (
@@ -23,6 +23,8 @@ SIZES: dict[str, tuple[str, dict[str, Any], float, int, int]] = {
          "qk_norm": "rms_norm"},
         8.0e9, 37 * 18 + 15 + 8, 38,
     ),
+    "Qwen-Image": ("QwenImageTransformer2DModel", {}, 20.4e9, 60 * 18 + 7, 60),
+    "Z-Image": ("ZImageTransformer2DModel", {}, 6.15e9, 32 * 14 + 2 * 13 + 7, 34),
     "FLUX.1": ("FluxTransformer2DModel", {"guidance_embeds": True}, 11.9e9, 19 * 18 + 38 * 8 + 10, 57),
 }  # fmt: skip
 """Class, configuration, parameters, weights that a shift can act on (blocks times weights of each, the last block,
@@ -40,7 +42,8 @@ def test_a_shift_finds_nearly_all_of_a_model(name: str) -> None:
     assert sum(each.weight.numel() for each in found) > 0.99 * total
     assert len(found) == count
     matrices = [each.name for each in found if each.weight.ndim > 1]
-    assert not [each for each in matrices if "blocks" in each and kind_of(each) == "other"]
+    assert not [each for each in matrices if kind_of(each) == "other"]
+    assert len({block_of(each) for each in matrices}) == blocks + 1
     attention = {each.name for each in targets({"transformer": model}, "attention")}
     within = {".".join(each.split(".")[:3]) for each in attention}
     assert len(within) == blocks

@@ -114,7 +114,7 @@ def test_what_cannot_be_is_refused() -> None:
         call()
     assert torch.equal(call(), base)
     t5, _ = shifted("t5", "text-encoder")
-    with pytest.raises(MismatchError, match="table of relative positions"), spectra.per_sample(t5, ["dog", "style"]):
+    with pytest.raises(MismatchError, match="once for all samples"), spectra.per_sample(t5, ["dog", "style"]):
         pass
 
 

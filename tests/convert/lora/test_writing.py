@@ -13,6 +13,7 @@ import plain_base
 import pytest
 import small_models
 import tiny_base
+import tiny_families
 import tiny_sdxl
 import torch
 from hypothesis import given, settings
@@ -223,6 +224,28 @@ def test_without_loss_the_embedded_base_draws_the_same(few: bool, tmp_path: Path
     pipe.load_lora_weights(tmp_path / "lora.safetensors")
     assert np.abs(ours - before).max() > 0.1
     assert np.abs(draw() - ours).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-dev", "qwen-image", "z-image"])
+def test_pipelines_of_transformers_load_the_same_change(name: str, tmp_path: Path) -> None:
+    pipe = tiny_families.build(name)
+    pipe.save_pretrained(tmp_path / "base")
+    base = weights(pipe, "transformer")
+    shift = plain_base.mixed_shift({name: each.float() for name, each in base.items()}, directions=2, terms=1)
+    ours = shifted(pipe, shift, "transformer")
+    file = tmp_path / "lora.safetensors"
+    done = write_lora(shift, file, base=str(tmp_path / "base"))
+    pipe.load_lora_weights(file)
+    pipe.fuse_lora(components=["transformer"])
+    pipe.unload_lora_weights()
+    theirs = weights(pipe, "transformer")
+    able = [name for name in shift if base[name].ndim > 1]
+    assert set(done.ranks) == set(able)
+    assert {name for name in base if not torch.equal(theirs[name], base[name])} == set(able)
+    assert distance(theirs, ours, able) < 1e-5 * distance(ours, base, able)
+    read = read_lora(file, base)
+    changes = {name: read[name].double().view_as(base[name]) + base[name] for name in able}
+    assert distance(changes, ours, able) < 1e-5 * distance(ours, base, able)
 
 
 @pytest.mark.parametrize("kind", ["sd3", "flux"])
