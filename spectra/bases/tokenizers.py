@@ -11,6 +11,11 @@ from spectra.errors import BaseError
 from spectra.naming.target_subsets import TEXT_ENCODERS
 
 
+def text_tokenizer(part: Any) -> Any:
+    """A pipeline's tokenizer, which some have in a processor that takes pictures too (FLUX.2 dev)."""
+    return getattr(part, "tokenizer", part)
+
+
 def base_tokenizers(base: str | BaseLocation = "") -> dict[str, Any]:
     """The tokenizer of each text encoder of a base, by the encoder's component name.
 

@@ -105,7 +105,7 @@ class LatentSpace:
     patch: int = 1
 
 
-def classifier_free(guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
+def classifier_free(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
     """A pipeline's arguments for guidance away from the negative prompts; up to 1 there is none.
 
     Raises:
@@ -148,7 +148,7 @@ class Family:
         encoder_targets: what the setting `text_encoder` adds to the targets; nothing where an encoder is a language
             model, which is better encoded with once and put away.
         optional_encoders: those that a base may lack.
-        guided: `(guidance, negative prompts) -> dict`: the pipeline's arguments for guidance.
+        guided: `(pipe, guidance, negative prompts) -> dict`: the pipeline's arguments for guidance.
         guidance: at which the pipeline draws with just what `predict` answers.
         refuses: by feature, what a user is told who asks for it: `edit`; `unmix`, maps of attention; `concepts`,
             several trained together, for which samples must stay apart in every layer.
@@ -169,7 +169,7 @@ class Family:
     cross_attention: str = ""
     encoder_targets: tuple[str, ...] = ()
     optional_encoders: tuple[str, ...] = ()
-    guided: Callable[[float, Sequence[str]], dict[str, Any]] = classifier_free
+    guided: Callable[[Any, float, Sequence[str]], dict[str, Any]] = classifier_free
     guidance: float = 1.0
     refuses: Mapping[str, str] = field(default_factory=dict)
 

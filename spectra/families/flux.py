@@ -44,7 +44,7 @@ def position_ids(rows: int, columns: int) -> Tensor:
     return torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns))
 
 
-def _guided(guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
+def _guided(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
     """The model is told the guidance, or has none (schnell)."""
     if any(negatives):
         raise InputError("a negative prompt has no effect on FLUX.1, whose guidance is distilled: leave it out")

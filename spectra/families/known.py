@@ -7,6 +7,7 @@ from typing import Any
 from spectra.errors import BaseError
 from spectra.families.family import Family
 from spectra.families.flux import FLUX
+from spectra.families.flux2 import FLUX2_DEV, FLUX2_KLEIN
 from spectra.families.qwen_image import QWEN_IMAGE
 from spectra.families.sd3 import SD3
 from spectra.families.sdxl import SDXL
@@ -18,6 +19,8 @@ FAMILIES: tuple[Family, ...] = (
     SDXL,
     SD3,
     FLUX,
+    FLUX2_DEV,
+    FLUX2_KLEIN,
     QWEN_IMAGE,
     Z_IMAGE,
 )

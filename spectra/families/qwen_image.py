@@ -48,9 +48,9 @@ def _scale(vae: Any) -> tuple[Tensor, Tensor]:
     return mean, 1 / std
 
 
-def _guided(guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
+def _guided(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
     """The pipeline guides only away from a prompt, if only from a blank."""
-    arguments = classifier_free(guidance, negatives)
+    arguments = classifier_free(pipe, guidance, negatives)
     arguments["true_cfg_scale"] = arguments.pop("guidance_scale")
     return arguments if guidance <= 1 else {**arguments, "negative_prompt": [each or " " for each in negatives]}
 

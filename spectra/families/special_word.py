@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from spectra.bases.tokenizers import text_tokenizer
 from spectra.errors import BaseError, InputError
 from spectra.families.target_modules import targets
 from spectra.naming.target_subsets import TEXT_ENCODERS
@@ -93,7 +94,7 @@ def token_embeddings(pipe: Any, encoders: Iterable[str] = TEXT_ENCODERS) -> Iter
         if model is not None and tokenizer is not None:
             table = model.get_input_embeddings()
             [name] = [each.name for each in targets({encoder: model}, f"{encoder}.*") if table in each.modules]
-            yield name, tokenizer
+            yield name, text_tokenizer(tokenizer)
 
 
 def _within(tokens: list[int], read: list[int]) -> bool:

@@ -33,7 +33,7 @@ def _predict(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) 
     return -torch.stack(answers).squeeze(2)
 
 
-def _guided(guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
+def _guided(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
     """The pipeline adds the guidance to 1: there is none at 0.
 
     Raises:

@@ -51,22 +51,23 @@ def draw(
     family = find_family(pipe)
     size = _size(pipe, family, sampling)
     guided = family.guided if family else classifier_free
-    guided(sampling.guidance, [request.negative for request in requests])  # refused before anything is drawn
     if sampling.eta and "eta" not in inspect.signature(pipe.__call__).parameters:
         raise InputError(f"eta: the steps of {type(pipe).__name__} take no fresh noise; leave it at 0")
+    negatives = list(dict.fromkeys(request.negative for request in requests))
+    guided(pipe, sampling.guidance, negatives)  # refused before anything is drawn
     pictures: list[Image.Image] = []
     with working(progress, label, len(requests)):
         for first in range(0, len(requests), sampling.batch):
             chunk = requests[first : first + sampling.batch]
             negatives = [request.negative for request in chunk]
-            extra = guided(sampling.guidance, negatives)
+            extra = guided(pipe, sampling.guidance, negatives)
             if start is not None:
                 extra["latents"] = start[first : first + sampling.batch]
             if sampling.eta:
                 extra["eta"] = sampling.eta
             with torch.no_grad():
                 drawn = pipe(
-                    [request.prompt for request in chunk],
+                    prompt=[request.prompt for request in chunk],  # which comes second in some
                     num_inference_steps=sampling.steps,
                     generator=[torch.Generator("cpu").manual_seed(request.seed) for request in chunk],
                     **size,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spectra.layers.change import Change
 from spectra.layers.changed_weight import Directions, changed_weight
-from spectra.layers.frozen_operators import operator_of
+from spectra.layers.frozen_operators import EmbeddingOperator, Operator, operator_of
 from spectra.layers.functional_call import cast_for_compute, with_parameters
 from spectra.layers.low_rank import FrozenLayer, low_rank_layer
 from spectra.layers.quantised_weights import is_quantised, weight_shape
@@ -73,7 +73,7 @@ class LowRankLayer:
             y = with_parameters(self.module, {}, x) if self._shifted is None else self._shifted.forward(x)
             if self._low_rank:
                 y = y + self._apply(None, x).to(y.dtype)
-        return add_word(y, x, self.change)
+        return add_word(self.operator, y, x, self.change)
 
     @property
     def _low_rank(self) -> bool:
@@ -141,14 +141,19 @@ class LowRankLayer:
         self._made = None
 
 
-def add_word(y: Tensor, ids: Tensor, change: Change, index: Tensor | None = None) -> Tensor:
-    """What an embedding returned for `ids [batch, ...]`, with the special word's vectors added where they stand.
+def add_word(operator: Operator, y: Tensor, x: Tensor, change: Change, index: Tensor | None = None) -> Tensor:
+    """What an embedding returned for ids `x [batch, ...]`, with the special word's vectors added where they stand.
+
+    The head of a language model, which is often tied to the embedding, gains what it makes of these vectors.
 
     Args:
         index: `[batch]`, the row of `change.word [shifts, n, dim]` that each sample takes.
     """
     if change.word is None:
         return y
-    stands = ids.unsqueeze(-1) == torch.tensor(change.ids, device=ids.device)  # [batch, ..., n]
+    ids = torch.tensor(change.ids, device=x.device)
     word = change.word.to(y.dtype) if index is None else change.word[index].to(y.dtype)
-    return y + stands.to(y.dtype) @ word
+    if isinstance(operator, EmbeddingOperator):
+        stands = x.unsqueeze(-1) == ids  # [batch, ..., n]
+        return y + stands.to(y.dtype) @ word
+    return y.index_add(-1, ids, x.to(y.dtype) @ word.mT)

@@ -62,7 +62,7 @@ class SampledLowRankLayer(LowRankLayer):
                 y = add_low_rank_term(self.operator, x, y, self._sides_in(dtype, x.device), self._d(x.device), index)
         if self.change.a is not None:
             y = y + _terms(self.operator, x, self.change.map(lambda tensor: tensor.to(x.device, dtype)), index)
-        return add_word(y, x, self.change, index)
+        return add_word(self.operator, y, x, self.change, index)
 
     def _factored(self, operator: Operator, x: Tensor, dtype: torch.dtype, index: Tensor) -> Tensor:
         """The frozen layer, what the smaller side meets changed for each sample by that side's vectors."""

@@ -109,12 +109,12 @@ def drawn(name: str, steps: int, changed: Change = lambda family: family) -> tup
     knowing = Knowing(family, pipe, torch.randn(shape, generator=torch.Generator().manual_seed(1)))
     with standing_in(getattr(pipe, family.model), knowing), seen_by_vae(pipe) as seen:
         pipe(
-            list(PROMPTS),  # which some change
+            prompt=list(PROMPTS),  # which some change
             height=HEIGHT,
             width=WIDTH,
             num_inference_steps=steps,
             generator=[torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))],
-            **family.guided(family.guidance, [""] * len(PROMPTS)),
+            **family.guided(pipe, family.guidance, [""] * len(PROMPTS)),
             **tiny_families.TINY[name].call,
         )
     return knowing, seen[0]
@@ -224,7 +224,7 @@ WRONG: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("name", ["sd3", "flux-dev"])
+@pytest.mark.parametrize("name", ["sd3", "flux-dev", "flux2-klein"])
 def test_these_checks_notice_what_is_wrong(name: str, wrong: str) -> None:
     def check() -> None:
         knowing, decoded = drawn(name, 1, WRONG[wrong])

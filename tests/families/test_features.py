@@ -23,7 +23,7 @@ from spectra.training.run import trainer
 from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.train import train, train_together
 
-TRANSFORMERS = ("sd3", "flux-dev", "qwen-image", "z-image")
+TRANSFORMERS = ("sd3", "flux-dev", "flux2-dev", "flux2-klein", "qwen-image", "z-image")
 
 
 @pytest.fixture

@@ -26,6 +26,18 @@ SIZES: dict[str, tuple[str, dict[str, Any], float, int, int]] = {
     "Qwen-Image": ("QwenImageTransformer2DModel", {}, 20.4e9, 60 * 18 + 7, 60),
     "Z-Image": ("ZImageTransformer2DModel", {}, 6.15e9, 32 * 14 + 2 * 13 + 7, 34),
     "FLUX.1": ("FluxTransformer2DModel", {"guidance_embeds": True}, 11.9e9, 19 * 18 + 38 * 8 + 10, 57),
+    "FLUX.2 dev": ("Flux2Transformer2DModel", {}, 32.2e9, 8 * 16 + 48 * 4 + 11, 56),
+    "FLUX.2 klein 4B": (
+        "Flux2Transformer2DModel",
+        {"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680,
+         "guidance_embeds": False},
+        3.9e9, 5 * 16 + 20 * 4 + 9, 25,
+    ),
+    "FLUX.2 klein 9B": (
+        "Flux2Transformer2DModel",
+        {"num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288, "guidance_embeds": False},
+        9.1e9, 8 * 16 + 24 * 4 + 9, 32,
+    ),
 }  # fmt: skip
 """Class, configuration, parameters, weights that a shift can act on (blocks times weights of each, the last block,
 and those beside them), blocks."""

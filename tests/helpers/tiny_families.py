@@ -8,6 +8,7 @@ from typing import Any
 
 import tiny_base
 import tiny_flux
+import tiny_flux2
 import tiny_qwen_image
 import tiny_sd3
 import tiny_sdxl
@@ -51,6 +52,8 @@ TINY: dict[str, Tiny] = {
     "sd3-without-t5": Tiny(lambda: tiny_sd3.build(t5=False, use_dynamic_shifting=True), saved=False),
     "flux-dev": Tiny(tiny_flux.build),
     "flux-schnell": Tiny(lambda: tiny_flux.build(guidance=False)),
+    "flux2-dev": Tiny(tiny_flux2.build_dev),
+    "flux2-klein": Tiny(tiny_flux2.build_klein),
     "qwen-image": Tiny(tiny_qwen_image.build),
     "z-image": Tiny(tiny_z_image.build),
 }

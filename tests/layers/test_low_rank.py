@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -246,6 +247,20 @@ def test_directions_keep_no_input(saved: list[Tensor]) -> None:
     LowRankLayer(module, change, leading(module, 3)).forward(x)
     activations = [t for t in saved if t.numel() >= 400 and t.shape[0] == 4]
     assert [tuple(t.shape) for t in activations] == [(4, 100, 3)]
+
+
+def test_a_head_that_is_tied_to_its_embedding_gains_the_special_word_s_vectors() -> None:
+    head, x = nn.Linear(12, 8), torch.randn(3, 4, 12)
+    word = torch.randn(2, 12)
+    changed = head.weight.index_add(0, torch.tensor((5, 2)), word)
+    torch.testing.assert_close(
+        LowRankLayer(head, Change(word=word, ids=(5, 2))).forward(x), F.linear(x, changed, head.bias)
+    )
+    words = torch.randn(3, 2, 12)
+    y = SampledLowRankLayer(head, Change(word=words, ids=(5, 2)), Samples(torch.tensor([2, 0, 1]))).forward(x)
+    for sample, row in enumerate((2, 0, 1)):
+        changed = head.weight.index_add(0, torch.tensor((5, 2)), words[row])
+        torch.testing.assert_close(y[sample], F.linear(x[sample], changed, head.bias))
 
 
 def test_the_special_word_has_vectors_of_its_own() -> None:

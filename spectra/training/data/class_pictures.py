@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from spectra.bases.tokenizers import text_tokenizer
 from spectra.errors import BaseError, OutputError, PictureError
 from spectra.generate.drawing import Request, draw
 from spectra.generate.picture_files import save_png
@@ -126,6 +127,7 @@ def vocabulary(tokenizer: Any) -> list[str]:
     Raises:
         BaseError: a tokenizer that marks no ends of words.
     """
+    tokenizer = text_tokenizer(tokenizer)
     tokens = (token.removesuffix("</w>") for token in tokenizer.get_vocab() if token.endswith("</w>"))
     found = sorted(token for token in tokens if token.isalpha() and token.isascii() and len(token) > 2)
     if not found:

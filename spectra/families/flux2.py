@@ -1,0 +1,101 @@
+"""FLUX.2 (dev, klein): latents packed and normed by the VAE, positions on four axes, layers of a language model.
+
+dev is told the guidance; klein is not, and is guided away from a negative prompt unless it is distilled to few steps.
+Pictures that these pipelines take as references are for editing, and left out here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spectra.errors import InputError
+from spectra.families.family import Condition, Family, LatentSpace, classifier_free, decode, gaussian
+from spectra.families.joint_transformer import REFUSED
+from spectra.families.noise_schedule import FlowSchedule
+
+GUIDANCE = 4.0
+"""Guidance that dev is told in training, as it is by default when it draws."""
+
+
+def _encode(pipe: Any, prompts: list[str], resolution: int) -> Condition:
+    return Condition(pipe.encode_prompt(prompts, device=pipe.transformer.device)[0])
+
+
+def _predict(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+    samples, _, rows, columns = noisy.shape
+    embeds = condition.embeds
+    guidance = torch.full((samples,), GUIDANCE, device=noisy.device)
+    tokens: Tensor = pipe.transformer(
+        hidden_states=noisy.flatten(2).transpose(1, 2),
+        timestep=timesteps.to(noisy.dtype) / 1000,
+        guidance=guidance if pipe.transformer.config.guidance_embeds else None,
+        encoder_hidden_states=embeds,
+        txt_ids=position_ids(1, 1, embeds.shape[1]).expand(samples, -1, -1).to(embeds.device),
+        img_ids=position_ids(rows, columns, 1).expand(samples, -1, -1).to(noisy.device),
+        return_dict=False,
+    )[0]
+    return tokens.transpose(1, 2).reshape(noisy.shape)
+
+
+def position_ids(rows: int, columns: int, words: int) -> Tensor:
+    """Zero, row, column and place in the prompt of each token: `[rows * columns * words, 4]`."""
+    return torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns), torch.arange(words))
+
+
+def _posterior(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    mean, std = gaussian(vae, pixels)
+    return F.pixel_unshuffle(mean, 2), F.pixel_unshuffle(std, 2)
+
+
+def _decoded(vae: Any, latents: Tensor) -> Tensor:
+    return decode(vae, F.pixel_shuffle(latents, 2))
+
+
+def _scale(vae: Any) -> tuple[Tensor, Tensor]:
+    """Mean and reciprocal deviation of each packed channel, as the batch norm has them from the VAE's own training."""
+    variance = vae.bn.running_var + vae.config.batch_norm_eps
+    return vae.bn.running_mean.view(-1, 1, 1), variance.rsqrt().view(-1, 1, 1)
+
+
+def _told(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
+    if any(negatives):
+        raise InputError("a negative prompt has no effect on FLUX.2 dev, whose guidance is distilled: leave it out")
+    return {"guidance_scale": guidance}
+
+
+def _guided(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
+    """The pipeline takes a negative prompt as embeddings alone, and no guidance where it is distilled to few steps."""
+    if pipe.config.is_distilled:
+        if any(negatives):
+            raise InputError("a negative prompt has no effect on this FLUX.2 klein, which is distilled: leave it out")
+        return {"guidance_scale": 1.0}
+    arguments = classifier_free(pipe, guidance, negatives)
+    if "negative_prompt" in arguments:
+        arguments["negative_prompt_embeds"] = _encode(pipe, arguments.pop("negative_prompt"), 0).embeds
+    return arguments
+
+
+FLUX2_DEV = Family(
+    name="FLUX.2 dev",
+    pipelines=("Flux2Pipeline",),
+    model="transformer",
+    text_encoders=("text_encoder",),
+    encode=_encode,
+    predict=_predict,
+    # The pipeline moves the steps of a drawing further towards noise the fewer they are; with many (200) by the same
+    # line as FLUX.1, which is in the scheduler's configuration.
+    schedule=FlowSchedule.of,
+    latents=LatentSpace(posterior=_posterior, decoded=_decoded, scale=_scale, patch=2),
+    channels_per_latent=4,
+    guided=_told,
+    guidance=GUIDANCE,
+    refuses=REFUSED,
+)
+
+FLUX2_KLEIN = replace(FLUX2_DEV, name="FLUX.2 klein", pipelines=("Flux2KleinPipeline",), guided=_guided, guidance=1.0)
