@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json as _json
+import logging
 import os
 import sys
 import warnings
@@ -30,6 +31,10 @@ def prepare() -> None:
     """
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
+    for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):  # of which diffusers imports what is installed
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.ERROR)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

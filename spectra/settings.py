@@ -151,6 +151,10 @@ def check_types(declared: type, values: Mapping[str, Any], source: str) -> dict[
 
 
 def _typed(value: Any, wanted: Any, name: str) -> Any:
+    if type(None) in get_args(wanted):
+        if value is None:
+            return None
+        wanted = get_args(wanted)[0]
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if get_args(wanted):  # tuple[str, ...]

@@ -87,9 +87,8 @@ def loop_of(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
     from spectra.training.loss.objectives import build_objectives
     from spectra.training.run.accelerator import make_accelerator
     from spectra.training.run.concepts import ConceptSpec
-    from spectra.training.run.inputs import validate_inputs
+    from spectra.training.run.inputs import resolution_of, validate_inputs
     from spectra.training.run.loop import Concept, Loop
-    from spectra.training.run.trainer import resolution_of
 
     with tempfile.TemporaryDirectory() as folder:
         checked = validate_inputs(ConceptSpec("", replace(config, validation_count=0), Path(folder) / "none"))

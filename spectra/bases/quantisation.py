@@ -22,9 +22,9 @@ _CHOICES = (*(kind for kind in _PACKAGE if kind != "gguf"), "FILE.gguf")
 
 QUANTIZE: Mapping[str, Any] = {
     "default": "",
-    "help": "Quantise the base's denoiser when it is loaded, by bitsandbytes (nf4, bnb-int8) or torchao (int8, fp8), "
-    "or take it from a GGUF file. Shifts of few directions or outer terms act beside it.",
-    "metavar": "|".join(_CHOICES),
+    "help": "Quantise the denoiser when it is loaded: nf4, bnb-int8 (bitsandbytes), int8, fp8 (torchao); or take "
+    "it from a GGUF file. Shifts of few directions or outer terms act beside it.",
+    "metavar": "KIND|FILE",
     "default_text": "as stored",
 }
 SPECTRA_FROM: Mapping[str, Any] = {

@@ -26,9 +26,9 @@ from spectra.progress import SILENT, Progress
 from spectra.shift.shift_file import read_shift
 from spectra.training.data.pictures import fit, read_picture
 from spectra.training.run.concepts import ConceptSpec
-from spectra.training.run.inputs import validate_inputs
+from spectra.training.run.inputs import resolution_of, validate_inputs
 from spectra.training.run.report import Summary
-from spectra.training.run.trainer import Training, resolution_of
+from spectra.training.run.trainer import Training
 from spectra.version import versions
 
 INDEX = "edit.json"

@@ -44,6 +44,11 @@ class Condition:
             embeds, mask = embeds[:, :tokens], mask[:, :tokens]
         return Condition(embeds, {name: value[index] for name, value in self.added.items()}, mask)
 
+    def to(self, dtype: torch.dtype) -> Condition:
+        """The same in the dtype in which the model computes."""
+        added = {name: value.to(dtype) if value.is_floating_point() else value for name, value in self.added.items()}
+        return Condition(self.embeds.to(dtype), added, self.mask)
+
     @staticmethod
     def joined(parts: Sequence[Condition]) -> Condition:
         """Several along the batch; the shorter ones are padded."""

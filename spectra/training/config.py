@@ -104,11 +104,12 @@ class TrainConfig(TrainSettings):
 
     def to_toml(self) -> str:
         """Every setting as TOML, one a line; those changed from the defaults come first."""
-        changed = self.changed()
+        given = {name: value for name, value in self.as_dict().items() if value is not None}
+        changed = {name: given[name] for name in self.changed() if name in given}
         lines = ["# spectra train --config THIS_FILE -o OUT   repeats this training."]
         lines += [f"{name} = {toml_value(value)}" for name, value in changed.items()]
         lines += ["", "# As by default:"]
-        lines += [f"{name} = {toml_value(value)}" for name, value in self.as_dict().items() if name not in changed]
+        lines += [f"{name} = {toml_value(value)}" for name, value in given.items() if name not in changed]
         return "\n".join(lines) + "\n"
 
 

@@ -178,7 +178,17 @@ class TrainSettings:
         embedded=4,
     )
     accumulation: int = _cost(1, "Forward passes for each optimizer step.", least=1)
-    gradient_checkpointing: bool = _cost(False, "Recompute activations in the backward pass: less memory, more time.")
+    precision: str = _cost(
+        "stored",
+        "Precision of the base's weights in memory: stored is bfloat16 where the denoiser's files are, else float32.",
+        choices=("stored", "float32", "bfloat16"),
+        embedded="float32",
+    )
+    gradient_checkpointing: bool | None = _cost(
+        None,
+        "Recompute activations in the backward pass: less memory, more time.",
+        default_text="where activations would take more memory than the weights",
+    )
     low_memory: bool = _cost(False, "Keep both sides of each weight's spectrum in place of the weight: less memory.")
     tune: bool = _cost(
         False, "Measure how each layer computes fastest before the first step; the result is remembered."

@@ -119,6 +119,8 @@ def dequantise(model: nn.Module, plain: nn.Module) -> nn.Module:
             weight = module._parameters.get("weight")
             if weight is not None and is_quantised(weight):
                 own[name].weight.copy_(dequantised(module))  # type: ignore[operator, union-attr]
+                if module._parameters.get("bias") is not None:
+                    own[name].bias.copy_(module.bias)  # type: ignore[operator, union-attr, arg-type]
     return plain
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import quantised_models
+import tiny_families
 import torch
 from PIL import Image
 from trainings import quick_outputs as quick_outputs
@@ -22,6 +23,7 @@ from spectra.layers.quantised_weights import is_quantised
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config
+from spectra.training.run import trainer
 from spectra.training.run.train import train
 
 
@@ -56,7 +58,7 @@ def learnt(base: Path, out: Path, **settings: Any) -> SpectralShift:
 
 def picture(pipe: Any) -> torch.Tensor:
     drawn: torch.Tensor = pipe(
-        "a un", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt"
+        "a un", num_inference_steps=2, height=32, width=32, generator=torch.Generator().manual_seed(0), output_type="pt"
     ).images
     return drawn
 
@@ -99,6 +101,39 @@ def test_a_folder_that_is_stored_quantised_is_trained_as_it_is(
         warnings.simplefilter("error")
         known = learnt(stored_quantised, tmp_path / "known", directions="2", spectra_from=str(tiny_base))
     assert known.metadata.base_dtype == "float32"
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-dev"])
+@pytest.mark.parametrize("kind", ["nf4", "int8", "gguf"])
+def test_flow_transformers_train_draw_and_unload(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    tiny_families.build(name).save_pretrained(base)
+    quantize = "int8" if kind == "int8" else ""
+    if kind == "gguf":
+        quantize = str(tmp_path / "model.gguf")
+        quantised_models.write_gguf(load_pipeline(str(base)).transformer, Path(quantize))
+
+    def loaded(*arguments: Any) -> Any:
+        pipe = load_pipeline(*arguments)
+        if kind == "nf4":  # by diffusers itself on a GPU only
+            pipe.transformer = quantised_models.quantise(pipe.transformer, kind, tmp_path)
+        return pipe
+
+    monkeypatch.setattr(trainer, "load_pipeline", loaded)
+    shift = learnt(base, tmp_path / "q", quantize=quantize, steps=20, resolution=32, directions="2", outer="1")
+    assert shift.metadata.base_dtype == "float32"
+    pipe = loaded(str(base), None, "cpu", quantize)
+    find_originals(pipe, find_base(str(base)))
+    stored, before = quantised_models.stored_bytes(pipe.transformer), picture(pipe)
+    assert any(is_quantised(weight) for weight in pipe.transformer.parameters())
+    load(pipe, shift, "it")
+    activate(pipe, "it")
+    assert not torch.equal(picture(pipe), before)
+    unload(pipe)
+    assert torch.equal(picture(pipe), before)
+    assert quantised_models.stored_bytes(pipe.transformer) == stored
 
 
 def test_a_quantised_base_draws_with_a_shift_from_the_command_line(

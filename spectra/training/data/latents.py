@@ -81,4 +81,5 @@ class PictureSource:
     def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         vae = self._pipe.vae
         with torch.no_grad():
-            return self._family.encode_pictures(self._pipe, pixels.to(vae.device, vae.dtype))
+            mean, std = self._family.encode_pictures(self._pipe, pixels.to(vae.device, vae.dtype))
+        return mean.float(), std.float()

@@ -34,6 +34,11 @@ class Conditions:
             with torch.no_grad():
                 self._kept = encode(list(self._row))
 
+    @property
+    def kept(self) -> bool:
+        """Whether no text encoder is asked any more."""
+        return self._kept is not None and not self.trained
+
     def frozen(self, prompts: Sequence[str]) -> Condition:
         """What the base makes of `prompts`, a row each; if nothing is kept, the model must be the base now."""
         if self._kept is None:

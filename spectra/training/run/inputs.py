@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.bases.quantisation import parse_quantisation
-from spectra.errors import InputError, OutputError
+from spectra.errors import BaseError, InputError, OutputError
+from spectra.families.family import Family
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import TrainConfig
@@ -102,3 +104,17 @@ def check_together(concepts: Sequence[ValidatedInputs]) -> None:
                 raise OutputError(
                     f"{one.name} and {other.name} would both write into {mine}; give each a folder of its own"
                 )
+
+
+def resolution_of(family: Family, pipe: Any, config: TrainConfig) -> int:
+    """Pixels of the training pictures' side.
+
+    Raises:
+        BaseError: a resolution that the base cannot take.
+    """
+    step = family.resolution_step(pipe)
+    if not config.resolution:
+        return family.native_resolution(pipe)
+    if config.resolution % step:
+        raise BaseError(f"resolution: this base takes multiples of {step} pixels, got {config.resolution}")
+    return config.resolution

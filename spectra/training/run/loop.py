@@ -225,7 +225,8 @@ class Loop:
         if self.maps is not None:
             before = itertools.accumulate(sizes, initial=0)
             self.maps.request([word.after(n) for each, n in zip(samples, before, strict=False) for word in each.words])
-        outputs = self.family.predict(self.pipe, noisy, timesteps, condition).split(sizes)
+        dtype: torch.dtype = getattr(self.pipe, self.family.model).dtype
+        outputs = self.family.predict(self.pipe, noisy.to(dtype), timesteps, condition.to(dtype)).split(sizes)
         # Each layer's maps are in the order of the words: cut them as the words were joined.
         layers = [iter(layer) for layer in self.maps.collect()] if self.maps is not None else []
         return [

@@ -17,17 +17,14 @@ from spectra.adapters.plan_tuning import tune
 from spectra.adapters.spectra_from import find_originals
 from spectra.adapters.training_adapter import Adapter, attach_form
 from spectra.bases.pipeline import load_pipeline
-from spectra.errors import BaseError
 from spectra.families import targets
 from spectra.families.attention import AttentionMaps
-from spectra.families.family import Family
 from spectra.families.known import family_of
 from spectra.io.atomic_writes import atomic_write
 from spectra.layers.per_sample import Samples
 from spectra.plots import style
 from spectra.progress import SILENT, Progress, working
 from spectra.shift.shift_file import write_shift
-from spectra.training.config import TrainConfig
 from spectra.training.data.class_pictures import pipeline_fingerprint
 from spectra.training.data.prompt_embeddings import Conditions
 from spectra.training.data.subjects import pair_prompts, pictures_digest
@@ -37,8 +34,9 @@ from spectra.training.run.accelerator import make_accelerator
 from spectra.training.run.concept_parameters import ConceptParameters
 from spectra.training.run.concept_words import ConceptWords
 from spectra.training.run.gradient_probe import choose_form
-from spectra.training.run.inputs import ValidatedInputs
+from spectra.training.run.inputs import ValidatedInputs, resolution_of
 from spectra.training.run.loop import Concept, Loop
+from spectra.training.run.memory import Encoders, checkpoints, load_dtype
 from spectra.training.run.optimizer import rate_settings
 from spectra.training.run.outputs import LOG, LOSS_CURVE, PROGRESS, SHEET, STATE
 from spectra.training.run.report import Summary, draw_loss_curve, write_log
@@ -81,8 +79,9 @@ class Training:
         self.inputs, self.progress = inputs, progress
         self.config = inputs[0].config
         self.accelerator = make_accelerator(self.config, device)
-        self.pipe = load_pipeline(inputs[0].base, device=self.accelerator.device, quantize=self.config.quantize)
-        find_originals(self.pipe, inputs[0].base, self.config.spectra_from)
+        base, dtype = inputs[0].base, load_dtype(self.config.precision, inputs[0].base)
+        self.pipe = load_pipeline(base, dtype, self.accelerator.device, self.config.quantize)
+        find_originals(self.pipe, base, self.config.spectra_from)
         if getattr(self.pipe, "safety_checker", None) is not None:
             # It would blacken class and validation pictures at random, and takes a gigabyte.
             self.pipe.register_modules(safety_checker=None)
@@ -117,8 +116,6 @@ class Training:
         if config.subjects and config.unmix_weight > 0:
             maps = AttentionMaps(getattr(pipe, family.model), family.cross_attention, config.unmix_layers)
             self._closing.callback(maps.close)
-        if config.gradient_checkpointing:
-            getattr(pipe, family.model).enable_gradient_checkpointing()
         # The class pictures are drawn before anything is attached: by the frozen base.
         concepts, prompts = [], []
         for each in self.inputs:
@@ -133,6 +130,14 @@ class Training:
             trained=trained,
         )
         self._pieces = _LoopPieces(concepts, conditions, ndims, maps, words)
+        sources = [objective.source for each in concepts for objective in each.objectives]
+        with self.accelerator.autocast():
+            if checkpoints(config, pipe, family, conditions, sources):
+                getattr(pipe, family.model).enable_gradient_checkpointing()
+        done = [*(["vae"] if config.cache_latents else []), *(family.text_encoders if conditions.kept else ())]
+        self._encoders = Encoders(pipe, done, self.accelerator.device)
+        self._closing.callback(self._encoders.bring_back)
+        self._encoders.put_away()
         form = choose_form(
             check_directions(config.directions),
             check_outer(config.outer),
@@ -234,7 +239,7 @@ class Training:
         """Draw every concept's validation pictures, and write them at once."""
         step = self.loop.step
         for number, (each, validation) in enumerate(zip(self.inputs, self.validations, strict=True)):
-            with self.parameters.drawing(number):
+            with self._encoders.back(), self.parameters.drawing(number):
                 sheet = validation.sheet(validation.draw(self.pipe, "drawing"), f"After {step} steps")
             each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
             sheet.save(each.outputs.unfinished / f"step-{step:06d}.png")
@@ -244,7 +249,8 @@ class Training:
     def _draw(self, number: int, label: str) -> PicturesByPrompt:
         """A concept's validation pictures as the model draws them now."""
         name = self.inputs[number].name
-        return self.validations[number].draw(self.pipe, f"{label}: {name}" if name else label, self.progress)
+        with self._encoders.back():
+            return self.validations[number].draw(self.pipe, f"{label}: {name}" if name else label, self.progress)
 
     def _write(
         self, number: int, folder: Path, before: PicturesByPrompt, after: PicturesByPrompt, **measured: Any
@@ -284,17 +290,3 @@ class Training:
             base_bytes=inputs.base.bytes,
             **measured,
         )
-
-
-def resolution_of(family: Family, pipe: Any, config: TrainConfig) -> int:
-    """Pixels of the training pictures' side.
-
-    Raises:
-        BaseError: a resolution that the base cannot take.
-    """
-    step = family.resolution_step(pipe)
-    if not config.resolution:
-        return family.native_resolution(pipe)
-    if config.resolution % step:
-        raise BaseError(f"resolution: this base takes multiples of {step} pixels, got {config.resolution}")
-    return config.resolution
