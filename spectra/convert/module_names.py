@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
-from spectra.naming.target_subsets import component_of, path_of
+from spectra.naming.target_subsets import DENOISERS, component_of, path_of
 
 _KOHYA_PREFIXES = {
     "unet": ("lora_unet",),
@@ -131,5 +131,7 @@ def _aliases_of(name: str, names: set[str]) -> set[str]:
     # diffusers before 0.22 kept the layers of attention in a processor, and called CLIP's after the UNet's.
     old = {re.sub(r"\.(attn\d?)\.(to_\w+?)(\.0)?$", r".\1.processor.\2", p) for p in paths}
     old |= {re.sub(r"self_attn\.(q|k|v|out)_proj$", r"self_attn.to_\1", p) for p in paths}
+    old |= {re.sub(r"\.attention\.to_out\.0$", ".attention.out", p) for p in paths}  # Z-Image's own
     dotted = paths | old
-    return flat | dotted | {f"{component}.{p}" for p in dotted}
+    prefixes = {component, "diffusion_model"} if component in DENOISERS else {component}  # the second is ComfyUI's
+    return flat | dotted | {f"{prefix}.{p}" for prefix in prefixes for p in dotted}

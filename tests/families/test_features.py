@@ -8,16 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_models
 import tiny_families
+import torch
 from PIL import Image
 from trainings import quick_outputs, read_training  # noqa: F401 - a fixture
 
+import spectra
 from spectra.editing.session import EditSession
-from spectra.errors import BaseError, InputError
+from spectra.errors import BaseError, InputError, MismatchError
+from spectra.families import targets
 from spectra.families.known import family_of
 from spectra.families.special_word import special_word
 from spectra.generate.drawing import Request, draw
 from spectra.generate.settings import Sampling
+from spectra.naming.blocks import sees_one_sequence
 from spectra.training.config import make_config
 from spectra.training.run import trainer
 from spectra.training.run.concepts import ConceptSpec
@@ -79,6 +84,41 @@ def test_every_encoder_learns_the_word(name: str, settings: dict[str, Any], tmp_
     encoders = family_of(tiny_families.build(name)).text_encoders
     assert {table.split(".")[0] for table in shift.words} == set(encoders)
     assert all(np.abs(word.vectors).max() > 0.01 for word in shift.words.values())
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_samples_of_a_batch_take_shifts_of_their_own(name: str) -> None:
+    pipe = tiny_families.build(name)
+    family = family_of(pipe)
+    every = {each.name for each in targets(pipe, "transformer-2d")}
+    apart = sorted(each for each in every if not sees_one_sequence(each))
+    with torch.no_grad():
+        condition = family.encode(pipe, ["a sun", "a sks sun by z"], 32)
+        shape = family.encode_pictures(pipe, torch.zeros(1, 3, 32, 32))[0].shape[1:]
+    noisy, times = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)), torch.tensor([300, 800])
+
+    def answer() -> torch.Tensor:
+        with torch.no_grad():
+            return family.predict(pipe, noisy, times, condition)
+
+    before = answer()
+    parts = {"a": ",".join(apart), "b": ",".join(apart), "whole": "transformer"}
+    shifts = {each: small_models.random_shift(pipe, names, seed) for seed, (each, names) in enumerate(parts.items())}
+    for each, shift in shifts.items():
+        spectra.load(pipe, shift, name=each)
+    alone = []
+    for each in "ab":
+        spectra.activate(pipe, each)
+        alone.append(answer())
+    with spectra.per_sample(pipe, ["a", "b"]):
+        together = answer()
+    torch.testing.assert_close(together, torch.stack([alone[0][0], alone[1][1]]), rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(alone[0], alone[1], rtol=1e-2, atol=1e-2)
+    assert not torch.allclose(alone[0], before, rtol=1e-2, atol=1e-2)
+    if name == "z-image":
+        assert every - {*apart} == {f"transformer.{each}" for each in ("all_x_embedder.2-1", "cap_embedder.1")}
+        with pytest.raises(MismatchError, match="once for all samples"), spectra.per_sample(pipe, ["a", "whole"]):
+            pass
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
