@@ -84,6 +84,26 @@ _QWEN3_4B = _transformers(
 )
 """huggingface.co/Qwen/Qwen3-4B; 4,022,468,096 weights."""
 
+_MISTRAL_SMALL = _transformers(
+    "Mistral3ForConditionalGeneration",
+    text_config={
+        "model_type": "mistral",
+        "hidden_size": 5120,
+        "intermediate_size": 32768,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 131072,
+        "tie_word_embeddings": False,
+    },
+    vision_config={"model_type": "pixtral", "hidden_size": 1024, "intermediate_size": 4096, "patch_size": 14},
+    spatial_merge_size=2,
+    multimodal_projector_bias=False,
+    tie_word_embeddings=False,
+)
+"""huggingface.co/mistralai/Mistral-Small-3.2-24B-Instruct-2506; 24,011,361,280 weights."""
+
 _VAE = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -166,6 +186,18 @@ PUBLISHED: Mapping[str, PublishedBase] = MappingProxyType(
                 "text_encoder": _transformers("CLIPTextModel", **_CLIP_L),
                 "text_encoder_2": _T5_XXL,
                 "vae": _VAE_16,
+            },
+        ),
+        # dev: diffusers' defaults, 32,223,281,152 weights; Mistral Small's layers 10, 20 and 30 side by side.
+        "flux2-dev": PublishedBase(
+            "black-forest-labs/FLUX.2-dev",
+            "Flux2Pipeline",
+            1024,
+            "bfloat16",
+            {
+                "transformer": _diffusers("Flux2Transformer2DModel"),
+                "text_encoder": _MISTRAL_SMALL,
+                "vae": _diffusers("AutoencoderKLFlux2"),
             },
         ),
         # klein 4B: 5 double and 20 single blocks of 3072, Qwen3-4B's layers 9, 18 and 27 side by side (3 x 2560), no

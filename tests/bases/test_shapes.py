@@ -20,6 +20,7 @@ WEIGHTS = {
     "sd15": 859_520_964,
     "sdxl": 2_567_463_684,
     "flux": 11_901_408_320,
+    "flux2-dev": 32_223_281_152,
     "flux2-klein": 3_875_544_576,
     "qwen-image": 20_430_401_088,
     "z-image": 6_154_908_736,
@@ -100,3 +101,5 @@ def test_published_models_have_as_many_weights_as_they_are_known_for(name: str) 
     if name == "sd3":
         assert 2.0e9 < counts[denoiser] < 2.1e9
         assert counts["text_encoder_3"] == 4_762_310_656
+    if name == "flux2-dev":
+        assert counts["text_encoder"] == 24_011_361_280
