@@ -141,8 +141,8 @@ def _trained(
     config = replace(defaults("", preset), subject=name, seed=seed, steps=made.steps)
     if method not in PRESETS:
         config = replace(config, lr=made.rate, lr_1d=made.rate / VECTORS)
-    if made.held:
-        config = replace(config, weight_decay=PULL / made.rate, prior_random_words=WORDS)
+        if made.held:
+            config = replace(config, weight_decay=PULL / made.rate, prior_random_words=WORDS)
     done = finetune(method, base, config)
     drawn = draw_all(bench, done.pipe, known, short=short)
     figures = score_pictures(drawn, before, known, instance_pictures(known, count=INSTANCE_COUNT, seed=seed))
@@ -225,7 +225,7 @@ def _stamp(bench: Bench) -> str:
     pictures = [
         p.tobytes() for name in (*SEARCHED, *SUBJECTS) for p in instance_pictures(find_subject(name), seed=bench.seed)
     ]
-    varied = ("lr", "lr_1d", "lr_outer", "lr_word", "steps")
+    varied = ("lr", "lr_1d", "lr_outer", "lr_word", "loraplus_lr_ratio", "steps")
     own = {name: value for name, value in EMBEDDED.items() if name not in varied}
     return base_stamp(json.dumps([PULL, WORDS, own]).encode(), *pictures)
 

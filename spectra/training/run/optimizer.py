@@ -13,15 +13,21 @@ from spectra.training.config import TrainConfig
 
 
 def make_optimizer(parameters: Mapping[str, nn.Parameter], rates: Mapping[str, str], config: TrainConfig) -> Any:
-    """AdamW with the learning rate of `config` that `rates` names for each parameter, by key."""
-    groups: dict[str, list[nn.Parameter]] = {}
+    """AdamW with the learning rate of `config` that `rates` names for each parameter, by key.
+
+    `b` and kernel of an outer term learn `loraplus_lr_ratio` times slower than `a`, and decay as fast: where all decay by
+    their own rate, `b` stays large, and the base's other answers drift.
+    """
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for key, parameter in parameters.items():
-        groups.setdefault(rates[key], []).append(parameter)
-    by_rate = [(group, getattr(config, rate)) for rate, group in groups.items()]
-    return torch.optim.AdamW(
-        [{"params": group, "lr": rate, "initial_lr": rate} for group, rate in by_rate],
-        weight_decay=config.weight_decay,
-    )
+        slower = rates[key] == "lr_outer" and split_key(key)[1] != "outer.a"
+        groups.setdefault((rates[key], slower), []).append(parameter)
+    made = []
+    for (setting, slower), group in groups.items():
+        ratio = config.loraplus_lr_ratio if slower else 1.0
+        rate = getattr(config, setting) / ratio
+        made.append({"params": group, "lr": rate, "initial_lr": rate, "weight_decay": config.weight_decay * ratio})
+    return torch.optim.AdamW(made)
 
 
 def rate_settings(parameters: Iterable[str], ndims: Mapping[str, int]) -> dict[str, str]:
