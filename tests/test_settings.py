@@ -82,4 +82,4 @@ def test_the_page_of_settings_is_current(spectra_cli: Callable[..., Any]) -> Non
     for command, (_, settings) in module.COMMANDS.items():
         shown = spectra_cli(command, "--help").out
         for name, declared in settings.items():
-            assert f"{module.option_names(name, declared)} "[:17] in shown, (command, name)
+            assert f"{module.option_names(name, declared)} "[:16] in shown, (command, name)
