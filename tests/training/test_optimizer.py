@@ -24,7 +24,7 @@ def test_other_vectors_of_a_term_learn_slower_and_decay_as_fast() -> None:
     optimizer = make_optimizer(parameters, rates, config)
     keys = {id(parameter): key for key, parameter in parameters.items()}
     found = {keys[id(each)]: group["lr"] for group in optimizer.param_groups for each in group["params"]}
-    assert list(found[key] for key in KEYS) == pytest.approx([0.5, 0.25, 0.2, 0.02, 0.02, 0.125])
+    assert [found[key] for key in KEYS] == pytest.approx([0.5, 0.25, 0.2, 0.02, 0.02, 0.125])
 
     for parameter in parameters.values():
         parameter.grad = torch.zeros(3)
