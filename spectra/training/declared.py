@@ -117,7 +117,9 @@ class TrainSettings:
     )
     steps: int = _training(500, "Number of optimizer steps.", least=1, resumable=True)
     lr: float = _training(1e-3, "Learning rate of matrices and convolutions.", least=0, embedded=3e-2)
-    lr_outer: float = _training(1e-3, "Learning rate of outer terms, of the first vector of each.", least=0, embedded=0.2)
+    lr_outer: float = _training(
+        1e-3, "Learning rate of outer terms, of the first vector of each.", least=0, embedded=0.2
+    )
     loraplus_lr_ratio: float = _training(
         16.0,
         "By how many times their other vectors learn slower (LoRA+, arXiv:2402.12354); 1 for one rate.",

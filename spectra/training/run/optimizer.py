@@ -15,8 +15,8 @@ from spectra.training.config import TrainConfig
 def make_optimizer(parameters: Mapping[str, nn.Parameter], rates: Mapping[str, str], config: TrainConfig) -> Any:
     """AdamW with the learning rate of `config` that `rates` names for each parameter, by key.
 
-    `b` and kernel of an outer term learn `loraplus_lr_ratio` times slower than `a`, and decay as fast: where all decay by
-    their own rate, `b` stays large, and the base's other answers drift.
+    `b` and kernel of an outer term learn `loraplus_lr_ratio` times slower than `a`, and decay as fast: where each
+    decays by its own rate, `b` stays large, and the base's other answers drift.
     """
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for key, parameter in parameters.items():
