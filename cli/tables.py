@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+TERMINAL = 80
+"""Columns of a terminal that every table fits into."""
+
 NAME_WIDTH = 30
 """Columns for names; a longer one, as a weight's mostly is, goes on in the next line after a dot."""
 
@@ -33,10 +36,14 @@ def table(
         rows: their cells, the name first.
         footer: one more row, set apart.
         texts: headings of columns that hold text, which stands on the left.
-        name_width: columns for the names; None for as many as they and the terminal take.
+        name_width: columns for the names, more where that spares the longest a second line; None for as many as they
+            and the terminal take.
     """
     from rich.table import Table
 
+    rows = [*rows]
+    if name_width == NAME_WIDTH:
+        name_width = _room(headings, [*rows, footer] if footer else rows)
     made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_footer=bool(footer), header_style="bold")
     made.add_column(title, footer=plain(footer[0] if footer else ""), width=name_width, overflow="fold")
     for i, heading in enumerate(headings, 1):
@@ -48,8 +55,15 @@ def table(
             overflow="fold",
         )
     for name, *cells in rows:
-        made.add_row(plain(folded(name) if name_width else name), *map(plain, cells))
+        made.add_row(plain(folded(name, name_width) if name_width else name), *map(plain, cells))
     return made
+
+
+def _room(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Columns for the names of these rows: as many as the longest has, if a terminal takes that beside the numbers."""
+    longest = max((len(row[0]) for row in rows), default=0)
+    beside = sum(2 + max(map(len, column)) for column in zip(headings, *(row[1:] for row in rows), strict=False))
+    return longest if NAME_WIDTH < longest <= TERMINAL - beside else NAME_WIDTH
 
 
 def spaced(tables: Iterable[Table]) -> Iterator[Table | str]:

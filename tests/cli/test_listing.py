@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -12,10 +13,11 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from spectra.analysis.library import SORTS
 from spectra.cli.inspect import Sort
-from spectra.cli.tables import folded, short_names
+from spectra.cli.tables import folded, short_names, table
 from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
@@ -121,6 +123,15 @@ def test_a_name_that_is_no_text_is_shown_all_the_same(tmp_path: Path) -> None:
         assert (ran.returncode, ran.stderr) == (0, "")
         assert "odd\\udcff" in ran.stdout
     assert json.loads(ran.stdout)["shifts"][0]["file"].endswith("odd\udcff.safetensors")
+
+
+def test_names_have_the_room_that_numbers_leave() -> None:
+    name = "transformer.single_transformer_blocks.37"
+    for number, lines in (("1", [name]), ("1" * 40, ["transformer.", "single_transformer_blocks.37"])):
+        console = Console(width=80, file=io.StringIO())
+        console.print(table("block", ["norm"], [(name, number)]))
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert [line.split()[0] for line in shown.splitlines()[1:]] == lines
 
 
 def test_names_for_tables() -> None:
