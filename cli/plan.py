@@ -7,7 +7,7 @@ import gc
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from spectra.bases.published import find_published
 from spectra.cli import output
@@ -18,7 +18,7 @@ from spectra.training.config import TrainConfig, make_config
 
 _PLANNED = (
     *("base", "targets", "preset", "text_encoder", "directions", "outer", "word", "lr_1d", "resolution"),
-    *("batch", "accumulation", "prior_weight", "gradient_checkpointing", "low_memory", "quantize"),
+    *("batch", "accumulation", "prior_weight", "gradient_checkpointing", "low_memory", "quantize", "precision"),
     *("file_dtype", "cache_latents", "cache_prompts"),
 )
 """The settings of a training that a plan depends on."""
@@ -40,11 +40,6 @@ class _Options:
         "",
         "Memory of the card, such as 24GB: says whether a step fits, and which settings make it fit.",
         metavar="SIZE",
-    )
-    precision: Literal["stored", "float32", "bfloat16"] = setting(
-        "stored",
-        "Precision of the base's weights in memory: stored is bfloat16 where the denoiser's files are, else float32.",
-        panel="Cost",
     )
     json: bool = json_option()
 
@@ -69,7 +64,7 @@ def plan(options: _Options, given: dict[str, Any]) -> None:
         given["base"] = find_published(options.family).hub_id
     config = make_config(given, source="command line")
     vram = read_memory(options.vram) if options.vram else 0
-    request = PlanRequest(config, options.family, options.precision, vram)
+    request = PlanRequest(config, options.family, vram)
     with _quick_imports():
         from spectra.planning.fitting import fit
         from spectra.planning.plan import Planner

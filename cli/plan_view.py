@@ -72,9 +72,10 @@ def _fit(fitting: Fit) -> dict[str, Any]:
         "changes": list(fitting.changes),
         "total": fitting.total,
         "memory": _memory(fitting.memory),
-        "precision": request.precision,
+        "precision": request.config.precision,
         "quantize": request.config.quantize or None,
-        **output.values_of(request.config, "batch", "directions", "gradient_checkpointing"),
+        "gradient_checkpointing": fitting.checkpointing,
+        **output.values_of(request.config, "batch", "directions"),
     }
 
 
@@ -91,8 +92,6 @@ def train_command(request: PlanRequest) -> str:
             words.append(option if value else option.replace("--", "--no-", 1))
         else:
             words += [option, str(value)]
-    if request.precision != "stored":
-        words += ["--precision", request.precision]
     text = shlex.join(words)
     if config.base and not config.images:
         text += ' --images DIR --prompt "a photo of a [V1] dog"'

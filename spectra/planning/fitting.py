@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spectra.planning.memory import Memory
+from spectra.planning.memory import Memory, checkpoints
 from spectra.planning.plan import Planner
 from spectra.planning.request import PlanRequest
 
@@ -32,7 +32,7 @@ def _checkpointing(request: PlanRequest) -> Mapping[str, Any]:
 
 
 def _half(request: PlanRequest) -> Mapping[str, Any]:
-    return {} if request.precision == "bfloat16" else {"precision": "bfloat16"}
+    return {} if request.config.precision == "bfloat16" else {"precision": "bfloat16"}
 
 
 def _encoders_leave(request: PlanRequest) -> Mapping[str, Any]:
@@ -95,7 +95,12 @@ class Fit:
     @property
     def total(self) -> int:
         """Bytes of a step, what is estimated included."""
-        return self.memory.total(checkpointing=bool(self.request.config.gradient_checkpointing))
+        return self.memory.total(checkpointing=self.checkpointing)
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether blocks are computed once more in the backward pass."""
+        return checkpoints(self.request, self.memory)
 
 
 def fit(planner: Planner, request: PlanRequest) -> Fit:
@@ -121,5 +126,5 @@ def _with(planner: Planner, request: PlanRequest, changes: list[Change]) -> Fit:
     for change in changes:
         changed = changed.changed(**change.makes(changed))
     memory = planner.memory(changed)
-    total = memory.total(checkpointing=bool(changed.config.gradient_checkpointing))
+    total = memory.total(checkpointing=checkpoints(changed, memory))
     return Fit(tuple(change.name for change in changes), changed, memory, total <= request.vram)

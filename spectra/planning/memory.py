@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from spectra.naming.target_subsets import DENOISERS
+from spectra.training.run.memory import SMALL
+
+if TYPE_CHECKING:
+    from spectra.planning.request import PlanRequest
 
 CONTEXT = 600_000_000
 """Bytes that CUDA and its libraries take for themselves; estimated."""
@@ -45,3 +52,11 @@ class Memory:
     def total(self, *, checkpointing: bool) -> int:
         """Both."""
         return self.counted(checkpointing=checkpointing) + self.other(checkpointing=checkpointing)
+
+
+def checkpoints(request: PlanRequest, memory: Memory) -> bool:
+    """Whether blocks are computed once more in the backward pass: as was asked for, or as a training decides."""
+    if request.config.gradient_checkpointing is not None:
+        return request.config.gradient_checkpointing
+    denoiser = sum(size for name, size in memory.weights.items() if name in DENOISERS)
+    return memory.activations > denoiser >= SMALL

@@ -19,7 +19,7 @@ from spectra.errors import BaseError
 from spectra.families import Target, targets
 from spectra.naming.target_subsets import TEXT_ENCODERS, component_of
 from spectra.planning.base_weights import weight_bytes
-from spectra.planning.memory import Memory
+from spectra.planning.memory import Memory, checkpoints
 from spectra.planning.request import PlanRequest, denoiser_of
 from spectra.planning.shift_size import shift_file_bytes
 from spectra.planning.step_inputs import StepShape, check_resolution
@@ -93,7 +93,7 @@ class Plan:
     @property
     def checkpointing(self) -> bool:
         """Whether blocks are computed once more in the backward pass."""
-        return bool(self.request.config.gradient_checkpointing)
+        return checkpoints(self.request, self.memory)
 
     @property
     def fits(self) -> bool | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from spectra.bases.shapes import BaseShapes, base_shapes, published_shapes
 from spectra.errors import InputError
@@ -12,8 +11,6 @@ from spectra.families.known import find_family_of_class
 from spectra.naming.target_subsets import DENOISERS
 from spectra.training.config import TrainConfig, defaults
 from spectra.training.form import CANDIDATES, check_directions, check_outer
-
-Precision = Literal["stored", "float32", "bfloat16"]
 
 _UNITS = {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20}
 
@@ -25,14 +22,11 @@ class PlanRequest:
     Attributes:
         config: the training, as `spectra train` takes it.
         family: name of a published base, of which `config.base` is the hub id; empty for any other.
-        precision: of the base's weights in memory, in which a step computes; `stored` is bfloat16 where the denoiser's
-            files are, else float32.
         vram: bytes of the card, 0 for none in particular.
     """
 
     config: TrainConfig = field(default_factory=lambda: defaults(""))
     family: str = ""
-    precision: Precision = "stored"
     vram: int = 0
 
     def shapes(self) -> BaseShapes:
@@ -70,9 +64,9 @@ class PlanRequest:
         return each or int(bool(budget))
 
     def dtype(self, shapes: BaseShapes) -> str:
-        """The dtype that `precision` means for a base."""
-        if self.precision != "stored":
-            return self.precision
+        """The dtype in which a training holds this base's weights and computes."""
+        if self.config.precision != "stored":
+            return self.config.precision
         return "bfloat16" if shapes.dtypes.get(denoiser_of(shapes)) == frozenset({"bfloat16"}) else "float32"
 
     def targets(self, pipeline: str) -> str:

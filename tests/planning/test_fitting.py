@@ -10,6 +10,7 @@ import pytest
 from spectra.bases.published import PUBLISHED
 from spectra.bases.shapes import published_shapes
 from spectra.planning.fitting import CHANGES, Fit, fit
+from spectra.planning.memory import checkpoints
 from spectra.planning.plan import Planner
 from spectra.planning.request import PlanRequest
 from spectra.training.config import make_config
@@ -21,7 +22,8 @@ def planner() -> Planner:
 
 
 def fitted(planner: Planner, vram: float, **settings: Any) -> Fit:
-    config = make_config({"base": PUBLISHED["flux2-klein"].hub_id, "resolution": 512, **settings})
+    common = {"base": PUBLISHED["flux2-klein"].hub_id, "resolution": 512, "gradient_checkpointing": False}
+    config = make_config(common | settings)
     return fit(planner, PlanRequest(config, "flux2-klein", vram=int(vram * 1e9)))
 
 
@@ -40,12 +42,20 @@ def test_the_fewest_changes_are_made(planner: Planner) -> None:
         changes = [change for change in CHANGES if change.name in found.changes]
         for left_out in changes:
             request = PlanRequest(
-                make_config({"base": PUBLISHED["flux2-klein"].hub_id, "resolution": 512, "batch": 4}), "flux2-klein"
+                make_config(
+                    {
+                        "base": PUBLISHED["flux2-klein"].hub_id,
+                        "resolution": 512,
+                        "batch": 4,
+                        "gradient_checkpointing": False,
+                    }
+                ),
+                "flux2-klein",
             )
             for change in changes:
                 if change is not left_out:
                     request = request.changed(**change.makes(request))
-            total = planner.memory(request).total(checkpointing=bool(request.config.gradient_checkpointing))
+            total = planner.memory(request).total(checkpointing=checkpoints(request, planner.memory(request)))
             assert total > vram * 1e9, left_out.name
 
 

@@ -148,9 +148,9 @@ def test_encoders_leave_unless_they_are_trained_or_encode_in_each_step(folders: 
 def test_batch_precision_and_quantising_count_for_what_they_are(folders: dict[str, Path]) -> None:
     planner = Planner(base_shapes(str(folders["flux-dev"])))
 
-    def memory(precision: Any = "stored", **settings: Any) -> Any:
-        config = make_config({"base": "x", "resolution": 32, "outer": "1", "directions": "0", **settings})
-        return planner.memory(PlanRequest(config, precision=precision))
+    def memory(precision: str = "stored", **settings: Any) -> Any:
+        common = {"base": "x", "resolution": 32, "outer": "1", "directions": "0", "precision": precision}
+        return planner.memory(PlanRequest(make_config(common | settings)))
 
     plain, two, half = memory(), memory(batch=2), memory("bfloat16")
     assert 1.9 < two.activations / plain.activations <= 2
