@@ -22,7 +22,7 @@ train: $(READY)
 	@echo "To use spectra yourself:  . $(BIN)/activate"
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 slow: $(READY)
 	$(BIN)/pytest -m slow
