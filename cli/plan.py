@@ -31,8 +31,8 @@ _NOT_NEEDED = ("bitsandbytes", "peft", "torchao")
 class _Options:
     family: str = setting(
         "",
-        "Name of a published base, in place of --base: sd15, sdxl, sd3, flux, flux2-dev, flux2-klein, qwen-image or "
-        "z-image.",
+        "Name of a published base, in place of --base: sd15, sdxl, sd3, flux, flux2-dev, flux2-klein, chroma, "
+        "qwen-image or z-image.",
         metavar="NAME",
         panel="Pictures",
     )

@@ -220,6 +220,14 @@ PUBLISHED: Mapping[str, PublishedBase] = MappingProxyType(
                 "vae": _diffusers("AutoencoderKLFlux2"),
             },
         ),
+        # Defaults of diffusers, 8,899,983,424 weights; T5 and the VAE are FLUX.1's.
+        "chroma": PublishedBase(
+            "lodestones/Chroma1-HD",
+            "ChromaPipeline",
+            1024,
+            "bfloat16",
+            {"transformer": _diffusers("ChromaTransformer2DModel"), "text_encoder": _T5_XXL, "vae": _VAE_16},
+        ),
         # Defaults of diffusers, 20,430,401,088 weights; Qwen2.5-VL-7B-Instruct (arXiv:2502.13923, table 1) reads.
         "qwen-image": PublishedBase(
             "Qwen/Qwen-Image",

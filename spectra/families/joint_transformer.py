@@ -1,9 +1,11 @@
-"""What transformers share that read prompt and picture in one sequence: latents packed into tokens, what they lack."""
+"""What transformers share that read prompt and picture in one sequence: packed latents, masks, what they lack."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
@@ -28,3 +30,16 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     """The way back of `pack`, to latents of `height` times `width` places."""
     b, _, c = tokens.shape
     return tokens.view(b, height // 2, width // 2, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, -1, height, width)
+
+
+def with_mask(checkpoint: Callable[..., Any], mask: Tensor) -> Callable[..., Any]:
+    """A function for gradient checkpointing that hands `mask` to blocks which are called without theirs.
+
+    Chroma's single blocks are by diffusers, so that its model would answer something else with checkpointing on.
+    """
+
+    def masked(block: Any, *given: Any) -> Any:
+        left_out = list(inspect.signature(block.forward).parameters)[len(given) :]
+        return checkpoint(block, *given, *([mask] if left_out[:1] == ["attention_mask"] else []))
+
+    return masked

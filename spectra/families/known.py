@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spectra.errors import BaseError
+from spectra.families.chroma import CHROMA
 from spectra.families.family import Family
 from spectra.families.flux import FLUX
 from spectra.families.flux2 import FLUX2_DEV, FLUX2_KLEIN
@@ -21,6 +22,7 @@ FAMILIES: tuple[Family, ...] = (
     FLUX,
     FLUX2_DEV,
     FLUX2_KLEIN,
+    CHROMA,
     QWEN_IMAGE,
     Z_IMAGE,
 )

@@ -9,7 +9,18 @@ KINDS = (
     ("cross-attention", ("attn2.", "cross_attn.")),
     ("self-attention", ("attn1.", "self_attn.", "SelfAttention.")),
     ("joint attention", ("attn.", "attention.")),
-    ("modulation", ("_mod.", "modulation", "norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear")),
+    (
+        "modulation",
+        (
+            "_mod.",
+            "modulation",
+            "norm.linear",
+            "norm1.linear",
+            "norm1_context.linear",
+            "norm_out.linear",
+            "distilled_guidance_layer.",
+        ),
+    ),
     ("norm", ("norm",)),
     ("embedding", ("emb", "img_in", "txt_in")),
     ("feed-forward", ("ff.", "ff_context.", "mlp", "feed_forward.", "DenseReluDense.")),
@@ -19,7 +30,8 @@ KINDS = (
 """Kinds of layer, each with the parts of a name that tell it, in the order they are tried.
 
 The names are those of diffusers' and transformers' modules. A norm of queries or keys (`attn.norm_q`) counts as the
-attention's own; what makes a norm's scale and offset of the time is a modulation.
+attention's own; what makes a norm's scale and offset of the time is a modulation, as all of Chroma's
+`distilled_guidance_layer` is, which makes them for all blocks.
 """
 
 _SERIES = re.compile("block|layer|refiner")

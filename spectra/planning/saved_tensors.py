@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spectra.families.joint_transformer import with_mask
+
 Storages = dict[int, int]
 
 
@@ -235,14 +237,16 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 @contextlib.contextmanager
-def blocks_by(recorder: Recorder, model: nn.Module) -> Iterator[None]:
+def blocks_by(recorder: Recorder, model: nn.Module, mask: Tensor | None = None) -> Iterator[None]:
     """Let a model call its blocks through a recorder.
 
     A denoiser of diffusers says by its checkpointing what they are; of another model they are the members of its lists.
+    `mask` is for blocks that checkpointing calls without theirs.
     """
     enable: Any = getattr(model, "_set_gradient_checkpointing", None)
     if getattr(model, "_supports_gradient_checkpointing", False) and hasattr(model, "enable_gradient_checkpointing"):
-        enable(enable=True, gradient_checkpointing_func=recorder.block)
+        call = recorder.block if mask is None else with_mask(recorder.block, mask)
+        enable(enable=True, gradient_checkpointing_func=call)
         try:
             yield
         finally:
@@ -287,6 +291,7 @@ def saved_bytes(
     recorder = Recorder(known, kind, every_block)
     hooks = torch.autograd.graph.saved_tensors_hooks(recorder.save, lambda tensor: tensor)
     on_meta = next(model.parameters()).is_meta
-    with blocks_by(recorder, model), fused_attention() if on_meta else contextlib.nullcontext(), hooks:
+    mask = arguments.get("attention_mask")
+    with blocks_by(recorder, model, mask), fused_attention() if on_meta else contextlib.nullcontext(), hooks:
         model(**arguments)
     return recorder.result()

@@ -148,9 +148,18 @@ def _flux2(config: Any, shape: StepShape, axes: int = 4) -> StepInputs:
         "img_ids": torch.zeros(tokens, axes),
         "txt_ids": torch.zeros(words, axes),
     }
-    if config.guidance_embeds:
+    if config.get("guidance_embeds"):
         arguments["guidance"] = torch.full((n,), 3.5)
     return StepInputs("hidden_states", arguments)
+
+
+def _chroma(config: Any, shape: StepShape) -> StepInputs:
+    """512 tokens of T5 with a mask, which goes over the picture's too."""
+    import torch
+
+    made = _flux2(config, shape, axes=3)
+    tokens = sum(made.arguments[each].shape[0] for each in ("txt_ids", "img_ids"))
+    return StepInputs(made.latents, {**made.arguments, "attention_mask": torch.ones(shape.samples, tokens)})
 
 
 def _qwen_image(config: Any, shape: StepShape) -> StepInputs:
@@ -184,6 +193,7 @@ MAKERS: Mapping[str, Callable[[Any, StepShape], StepInputs]] = {
     "SD3Transformer2DModel": _sd3,
     "FluxTransformer2DModel": _flux,
     "Flux2Transformer2DModel": _flux2,
+    "ChromaTransformer2DModel": _chroma,
     "QwenImageTransformer2DModel": _qwen_image,
     "ZImageTransformer2DModel": _z_image,
 }

@@ -66,7 +66,7 @@ def test_the_embedded_base_is_planned_without_a_word(spectra_cli: Callable[..., 
     [
         (
             ["--family", "sd16"],
-            "family: expected one of sd15, sdxl, sd3, flux, flux2-dev, flux2-klein, qwen-image, z-image",
+            "family: expected one of sd15, sdxl, sd3, flux, flux2-dev, flux2-klein, chroma, qwen-image, z-image",
         ),
         (["--family", "sd15", "--base", "a/b"], "give either --base (a/b) or --family (sd15), not both"),
         (["--family", "sd15", "--vram", "much"], "vram: expected a size such as 24GB, got 'much'"),

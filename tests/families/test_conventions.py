@@ -174,6 +174,24 @@ def check_calls(knowing: Knowing) -> None:
             compare(argument, ours.get(argument), theirs.get(argument))
 
 
+@pytest.mark.parametrize("name", tiny_families.TINY)
+def test_blocks_that_are_computed_again_answer_the_same(name: str) -> None:
+    pipe = tiny_families.build(name)
+    family = family_of(pipe)
+    with torch.no_grad():
+        condition = family.encode(pipe, list(PROMPTS), HEIGHT)
+        noisy = family.encode_pictures(pipe, torch.rand(len(PROMPTS), 3, HEIGHT, WIDTH))[0]
+
+    def answer_and_gradient() -> tuple[Tensor, Tensor]:
+        given = noisy.clone().requires_grad_()
+        answer = family.predict(pipe, given, torch.tensor([300, 800]), condition)
+        return answer.detach(), torch.autograd.grad(answer.square().sum(), given)[0]
+
+    whole = answer_and_gradient()
+    getattr(pipe, family.model).enable_gradient_checkpointing()
+    torch.testing.assert_close(answer_and_gradient(), whole)
+
+
 def compare(name: str, ours: Any, theirs: Any) -> None:
     """Equal tensors; what is empty or None counts as left out, and one time for all as each sample's."""
     if isinstance(theirs, Tensor):

@@ -28,7 +28,7 @@ from spectra.training.run import trainer
 from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.train import train, train_together
 
-TRANSFORMERS = ("sd3", "flux-dev", "flux2-dev", "flux2-klein", "qwen-image", "z-image")
+TRANSFORMERS = ("sd3", "flux-dev", "flux2-dev", "flux2-klein", "chroma", "qwen-image", "z-image")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tiny_base
+import tiny_chroma
 import tiny_flux
 import tiny_flux2
 import tiny_qwen_image
@@ -54,6 +55,7 @@ TINY: dict[str, Tiny] = {
     "flux-schnell": Tiny(lambda: tiny_flux.build(guidance=False)),
     "flux2-dev": Tiny(tiny_flux2.build_dev),
     "flux2-klein": Tiny(tiny_flux2.build_klein),
+    "chroma": Tiny(tiny_chroma.build),
     "qwen-image": Tiny(tiny_qwen_image.build),
     "z-image": Tiny(tiny_z_image.build),
 }

@@ -80,12 +80,28 @@ QWEN = Part(
         "axes_dims_rope": (2, 2, 4),
     },
 )
+CHROMA = Part(
+    "diffusers",
+    "ChromaTransformer2DModel",
+    {
+        "in_channels": 8,
+        "num_layers": 4,
+        "num_single_layers": 5,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 12,
+        "axes_dims_rope": (2, 2, 4),
+        "approximator_num_channels": 8,
+        "approximator_hidden_dim": 16,
+        "approximator_layers": 4,
+    },
+)
 CLIP = Part(
     "transformers",
     "CLIPTextModel",
     {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 5, "num_attention_heads": 2},
 )
-MODELS = {"flux": FLUX, "sdxl": SDXL, "z-image": Z_IMAGE, "qwen-image": QWEN}
+MODELS = {"flux": FLUX, "sdxl": SDXL, "z-image": Z_IMAGE, "qwen-image": QWEN, "chroma": CHROMA}
 FORMS = {"terms": Form(0, 1, vectors=False), "few": Form(3, 1), "all": Form()}
 SHAPE = StepShape(8, 2, 7)
 

@@ -227,7 +227,7 @@ def test_without_loss_the_embedded_base_draws_the_same(few: bool, tmp_path: Path
     assert np.abs(draw() - ours).max() < 1e-3
 
 
-@pytest.mark.parametrize("name", ["sd3", "flux-dev", "qwen-image", "z-image"])
+@pytest.mark.parametrize("name", ["sd3", "flux-dev", "chroma", "qwen-image", "z-image"])
 def test_pipelines_of_transformers_load_the_same_change(name: str, tmp_path: Path) -> None:
     pipe = tiny_families.build(name)
     pipe.save_pretrained(tmp_path / "base")
