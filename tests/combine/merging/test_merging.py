@@ -181,9 +181,11 @@ def test_a_sum_draws_what_its_shifts_draw_together() -> None:
 
 
 def test_prediction_by_hand() -> None:
-    metadata = ShiftMetadata("b", {"unet.a": "0" * 8, "unet.b.0.x": "1" * 8}, ndims={"unet.a": 2, "unet.b.0.x": 2})
-    a = SpectralShift({"unet.a": np.array([1.0, -2.0, 0.0]), "unet.b.0.x": np.array([2.0])}, metadata)
-    b = SpectralShift({"unet.a": np.array([-1.0, -2.0, 3.0]), "unet.b.0.x": np.array([2.0])}, metadata)
+    metadata = ShiftMetadata(
+        "b", {"unet.a": "0" * 8, "unet.down_blocks.0.x": "1" * 8}, ndims={"unet.a": 2, "unet.down_blocks.0.x": 2}
+    )
+    a = SpectralShift({"unet.a": np.array([1.0, -2.0, 0.0]), "unet.down_blocks.0.x": np.array([2.0])}, metadata)
+    b = SpectralShift({"unet.a": np.array([-1.0, -2.0, 3.0]), "unet.down_blocks.0.x": np.array([2.0])}, metadata)
     recipe = Recipe("add", (Parent(), Parent()))
     found = replay([a, b], recipe, sigmas={"unet.a": np.array([5.0, 3.0, 0.5])}).prediction
     first = found.as_dict()["blocks"][0]
