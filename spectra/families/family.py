@@ -7,6 +7,7 @@ answer of the other sign) happens inside its family's `predict`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,6 +124,11 @@ def classifier_free(pipe: Any, guidance: float, negatives: Sequence[str]) -> dic
     return {"guidance_scale": guidance, "negative_prompt": list(negatives)}
 
 
+def pipeline_guidance(pipe: Any, argument: str = "guidance_scale") -> float:
+    """The guidance that a pipeline draws with where it is told none."""
+    return float(inspect.signature(pipe.__call__).parameters[argument].default)
+
+
 def sample_size(pipe: Any, model: Any) -> int:
     """Places in a side of the VAE's latents of a picture of the base's own size."""
     return int(getattr(pipe, "default_sample_size", 0) or model.config.sample_size)
@@ -154,6 +160,8 @@ class Family:
             model, which is better encoded with once and put away.
         optional_encoders: those that a base may lack.
         guided: `(pipe, guidance, negative prompts) -> dict`: the pipeline's arguments for guidance.
+        default_guidance: `(pipe) -> float`: what its pictures are drawn with where the user gives none: the pipeline's
+            own default, or none where the model is distilled.
         guidance: at which the pipeline draws with just what `predict` answers.
         refuses: by feature, what a user is told who asks for it: `edit`; `unmix`, maps of attention; `concepts`,
             several trained together, for which samples must stay apart in every layer.
@@ -175,6 +183,7 @@ class Family:
     encoder_targets: tuple[str, ...] = ()
     optional_encoders: tuple[str, ...] = ()
     guided: Callable[[Any, float, Sequence[str]], dict[str, Any]] = classifier_free
+    default_guidance: Callable[[Any], float] = pipeline_guidance
     guidance: float = 1.0
     refuses: Mapping[str, str] = field(default_factory=dict)
 

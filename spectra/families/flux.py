@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spectra.errors import InputError
-from spectra.families.family import Condition, Family
+from spectra.families.family import Condition, Family, pipeline_guidance
 from spectra.families.joint_transformer import REFUSED, pack, unpack
 from spectra.families.noise_schedule import FlowSchedule
 
@@ -51,6 +51,11 @@ def _guided(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, A
     return {"guidance_scale": guidance}
 
 
+def _default_guidance(pipe: Any) -> float:
+    """None for schnell, which is told none."""
+    return pipeline_guidance(pipe) if pipe.transformer.config.guidance_embeds else 0.0
+
+
 FLUX = Family(
     name="FLUX.1",
     pipelines=("FluxPipeline",),
@@ -62,6 +67,7 @@ FLUX = Family(
     token=2,
     channels_per_latent=4,
     guided=_guided,
+    default_guidance=_default_guidance,
     guidance=GUIDANCE,
     refuses=REFUSED,
 )

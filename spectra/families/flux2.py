@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spectra.errors import InputError
-from spectra.families.family import Condition, Family, LatentSpace, classifier_free, decode, gaussian
+from spectra.families.family import Condition, Family, LatentSpace, classifier_free, decode, gaussian, pipeline_guidance
 from spectra.families.joint_transformer import REFUSED
 from spectra.families.noise_schedule import FlowSchedule
 
@@ -81,6 +81,10 @@ def _guided(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, A
     return arguments
 
 
+def _default_guidance(pipe: Any) -> float:
+    return 1.0 if pipe.config.is_distilled else pipeline_guidance(pipe)
+
+
 FLUX2_DEV = Family(
     name="FLUX.2 dev",
     pipelines=("Flux2Pipeline",),
@@ -98,4 +102,11 @@ FLUX2_DEV = Family(
     refuses=REFUSED,
 )
 
-FLUX2_KLEIN = replace(FLUX2_DEV, name="FLUX.2 klein", pipelines=("Flux2KleinPipeline",), guided=_guided, guidance=1.0)
+FLUX2_KLEIN = replace(
+    FLUX2_DEV,
+    name="FLUX.2 klein",
+    pipelines=("Flux2KleinPipeline",),
+    guided=_guided,
+    default_guidance=_default_guidance,
+    guidance=1.0,
+)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectra.families.family import Condition, Family, LatentSpace, classifier_free, decode, gaussian
+from spectra.families.family import Condition, Family, LatentSpace, classifier_free, decode, gaussian, pipeline_guidance
 from spectra.families.joint_transformer import REFUSED, pack, unpack
 from spectra.families.noise_schedule import FlowSchedule
 
@@ -55,6 +55,10 @@ def _guided(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, A
     return arguments if guidance <= 1 else {**arguments, "negative_prompt": [each or " " for each in negatives]}
 
 
+def _default_guidance(pipe: Any) -> float:
+    return pipeline_guidance(pipe, "true_cfg_scale")
+
+
 QWEN_IMAGE = Family(
     name="Qwen-Image",
     pipelines=("QwenImagePipeline",),
@@ -67,5 +71,6 @@ QWEN_IMAGE = Family(
     token=2,
     channels_per_latent=4,
     guided=_guided,
+    default_guidance=_default_guidance,
     refuses=REFUSED,
 )

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from spectra.errors import InputError
-from spectra.families.family import Condition, Family
+from spectra.families.family import Condition, Family, pipeline_guidance
 from spectra.families.joint_transformer import REFUSED
 from spectra.families.noise_schedule import FlowSchedule
 
 RESOLUTION = 1024
 """Pixels of the side of a picture by default; no configuration says so."""
+
+TURBO_SHIFT = 3.0
+"""Shift of the noise schedule of the distilled Turbo, by which alone its files differ from the others' (6)."""
 
 
 def _encode(pipe: Any, prompts: list[str], resolution: int) -> Condition:
@@ -46,6 +49,11 @@ def _guided(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, A
     return {"guidance_scale": guidance, "negative_prompt": list(negatives)}
 
 
+def _default_guidance(pipe: Any) -> float:
+    """None for Turbo."""
+    return 0.0 if pipe.scheduler.config.shift == TURBO_SHIFT else pipeline_guidance(pipe)
+
+
 def _size(pipe: Any, model: Any) -> int:
     return RESOLUTION // int(pipe.vae_scale_factor)
 
@@ -61,6 +69,7 @@ Z_IMAGE = Family(
     token=2,
     size=_size,
     guided=_guided,
+    default_guidance=_default_guidance,
     guidance=0.0,
     refuses={
         **REFUSED,

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from spectra.errors import InputError
-from spectra.families.family import Family, classifier_free
+from spectra.families.family import Family, classifier_free, pipeline_guidance
 from spectra.families.known import find_family
 from spectra.generate.settings import Sampling
 from spectra.progress import SILENT, Progress, working
@@ -50,17 +50,17 @@ def draw(
     """
     family = find_family(pipe)
     size = _size(pipe, family, sampling)
-    guided = family.guided if family else classifier_free
+    guided, guidance = family.guided if family else classifier_free, guidance_of(pipe, sampling.guidance)
     if sampling.eta and "eta" not in inspect.signature(pipe.__call__).parameters:
         raise InputError(f"eta: the steps of {type(pipe).__name__} take no fresh noise; leave it at 0")
     negatives = list(dict.fromkeys(request.negative for request in requests))
-    guided(pipe, sampling.guidance, negatives)  # refused before anything is drawn
+    guided(pipe, guidance, negatives)  # refused before anything is drawn
     pictures: list[Image.Image] = []
     with working(progress, label, len(requests)):
         for first in range(0, len(requests), sampling.batch):
             chunk = requests[first : first + sampling.batch]
             negatives = [request.negative for request in chunk]
-            extra = guided(pipe, sampling.guidance, negatives)
+            extra = guided(pipe, guidance, negatives)
             if start is not None:
                 extra["latents"] = start[first : first + sampling.batch]
             if sampling.eta:
@@ -76,6 +76,14 @@ def draw(
             pictures += [picture.convert("RGB") for picture in drawn]
             progress.advance(len(chunk))
     return pictures
+
+
+def guidance_of(pipe: Any, given: float | None) -> float:
+    """The guidance that was given, or else the one that the base's pictures are drawn with."""
+    if given is not None:
+        return given
+    family = find_family(pipe)
+    return family.default_guidance(pipe) if family else pipeline_guidance(pipe)
 
 
 def _size(pipe: Any, family: Family | None, sampling: Sampling) -> dict[str, int]:

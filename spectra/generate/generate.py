@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from spectra.bases.prediction import AUTO
 from spectra.bases.quantisation import parse_quantisation
 from spectra.errors import InputError
 from spectra.generate.contact_sheet import Section, contact_sheet
-from spectra.generate.drawing import best_device, draw, requests_for
+from spectra.generate.drawing import best_device, draw, guidance_of, requests_for
 from spectra.generate.picture_files import write_picture
 from spectra.generate.settings import GenerateSettings
 from spectra.io.atomic_writes import atomic_folder, check_output
@@ -77,11 +78,12 @@ def generate(
         for number, (path, shift) in enumerate(shifts)
     ]
     requests = requests_for(prompts, settings.seeds, settings.negative)
+    sampling = replace(settings.sampling, guidance=guidance_of(pipe, settings.sampling.guidance))
     drawn: list[list[Image]] = []  # one list of pictures for each step of the strip
     for scales in strip:
         if names:
             activate(pipe, dict(zip(names, scales, strict=True)))
-        drawn.append(draw(pipe, requests, settings.sampling, progress=progress))
+        drawn.append(draw(pipe, requests, sampling, progress=progress))
     common: dict[str, Any] = {"base": location.name, "dtype": settings.dtype, "versions": versions()}
     common |= {name: value for name in _LOADING if (value := getattr(settings, name)) not in ("", AUTO)}
     listed = []
@@ -95,7 +97,7 @@ def generate(
                 for scale, (path, shift) in zip(scales, shifts, strict=True)
             ]
             recorded = {**common, "shifts": active}
-            listed.append(write_picture(temporary, number, picture, request, settings.sampling, recorded))
+            listed.append(write_picture(temporary, number, picture, request, sampling, recorded))
             heading, caption = request.prompt, f"seed {request.seed}"
             if len(strip) > 1:
                 heading = f"{heading}, {caption}"

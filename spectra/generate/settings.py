@@ -12,13 +12,16 @@ from spectra.bases.quantisation import QUANTIZE, SPECTRA_FROM, parse_quantisatio
 from spectra.bases.single_file import COMPONENTS_FROM
 from spectra.settings import check_ranges, declared_settings, embedded_defaults, setting
 
+OWN_GUIDANCE = f"what the base's pipeline draws with, none for a distilled one; embedded base: {GUIDANCE:g}"
+"""The guidance by default, as settings say it."""
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How pictures are drawn."""
 
     steps: int = setting(25, "Denoising steps.", least=1, most=1000)
-    guidance: float = setting(5.0, "Guidance scale.", least=0, embedded=GUIDANCE)
+    guidance: float | None = setting(None, "Guidance scale.", least=0, embedded=GUIDANCE, default_text=OWN_GUIDANCE)
     width: int = setting(0, "Width of the pictures in pixels.", least=0, default_text="the base's own")
     height: int = setting(0, "Height of the pictures in pixels.", least=0, default_text="the base's own")
     batch: int = setting(8, "Number of pictures drawn at once.", least=1)

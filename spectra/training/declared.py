@@ -9,6 +9,7 @@ from spectra.bases.embedded import GUIDANCE
 from spectra.bases.prediction import PREDICTION_TYPE
 from spectra.bases.quantisation import QUANTIZE, SPECTRA_FROM
 from spectra.bases.single_file import COMPONENTS_FROM
+from spectra.generate.settings import OWN_GUIDANCE
 from spectra.settings import SHARE, setting
 
 _pictures = partial(setting, panel="Pictures")
@@ -176,8 +177,12 @@ class TrainSettings:
     )
     prior_count: int = _prior(200, "Number of class pictures that the base draws.", least=1, embedded=24)
     prior_steps: int = _prior(25, "Denoising steps of each drawn class picture.", least=1, most=1000, embedded=20)
-    prior_guidance: float = _prior(
-        5.0, "Guidance scale of the class pictures that the base draws.", least=0, embedded=GUIDANCE
+    prior_guidance: float | None = _prior(
+        None,
+        "Guidance scale of the class pictures that the base draws.",
+        least=0,
+        embedded=GUIDANCE,
+        default_text=OWN_GUIDANCE,
     )
     batch: int = _cost(
         1,
@@ -232,8 +237,13 @@ class TrainSettings:
     validation_steps: int = _watching(
         25, "Denoising steps of a validation picture.", least=1, most=1000, resumable=True
     )
-    validation_guidance: float = _watching(
-        5.0, "Guidance scale of validation pictures.", least=0, embedded=GUIDANCE, resumable=True
+    validation_guidance: float | None = _watching(
+        None,
+        "Guidance scale of validation pictures.",
+        least=0,
+        embedded=GUIDANCE,
+        default_text=OWN_GUIDANCE,
+        resumable=True,
     )
     save_every: int = _watching(
         0, "Save the training's state every so many steps, for --resume; 0 saves none.", least=0, resumable=True

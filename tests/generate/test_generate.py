@@ -84,6 +84,12 @@ def test_pictures_carry_their_settings(spectra_cli: Any, tiny_base: Path, tiny_s
         assert "spectra" not in sheet.info
 
 
+def test_guidance_that_was_not_given_is_recorded_as_drawn(spectra_cli: Any, tiny_base: Path, tmp_path: Path) -> None:
+    ran = spectra_cli("generate", "--base", tiny_base, "--prompt", "a", "--steps", 1, "-o", tmp_path / "out", "--json")
+    [picture] = json.loads(ran.out)["pictures"]
+    assert picture["guidance"] == 7.5  # StableDiffusionPipeline's
+
+
 def test_a_negative_prompt_needs_guidance(spectra_cli: Any, tiny_base: Path, tmp_path: Path) -> None:
     ran = spectra_cli(
         "generate", "--base", tiny_base, "--prompt", "a", "--negative", "b", "--guidance", 1, "-o", tmp_path / "out"

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from spectra.families.known import family_of
+from spectra.generate.drawing import guidance_of
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
 from spectra.training.data.class_pictures import PriorKey, prior_pictures, prior_prompts, vocabulary
@@ -53,7 +54,8 @@ def build_objectives(
         if own_class_pictures:
             pictures = [[fit(picture, resolution) for picture in own_class_pictures]] * len(subjects)
         else:
-            drawn = config.prior_count, resolution, config.prior_steps, config.prior_guidance
+            guidance = guidance_of(pipe, config.prior_guidance)
+            drawn = config.prior_count, resolution, config.prior_steps, guidance
             keys = [PriorKey(fingerprint, each.class_prompt, config.seed, *drawn) for each in subjects]
             pictures = [prior_pictures(pipe, key, progress=progress) for key in keys]
         prompts = _class_prompts(pipe, config, subjects, [len(own) for own in pictures])
