@@ -48,6 +48,7 @@ def training_settings() -> dict[str, Setting]:
             panel=_LEARNING,
             default=TUNING.get(name, known[name].default),
             embedded=TUNING_EMBEDDED.get(name, known[name].embedded),
+            default_text="" if name in TUNING_EMBEDDED else known[name].default_text,
         )
         for option, name in TRAINING_OPTIONS.items()
     }

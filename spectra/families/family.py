@@ -163,8 +163,9 @@ class Family:
         default_guidance: `(pipe) -> float`: what its pictures are drawn with where the user gives none: the pipeline's
             own default, or none where the model is distilled.
         guidance: at which the pipeline draws with just what `predict` answers.
-        refuses: by feature, what a user is told who asks for it: `edit`; `unmix`, maps of attention; `concepts`,
-            several trained together, for which samples must stay apart in every layer.
+        refuses: by feature, what a user is told who asks for it: `edit`; `unmix`, maps of attention; `text encoder`,
+            where there are no `encoder_targets`; `concepts`, several trained together, for which samples must stay
+            apart in every layer.
     """
 
     name: str

@@ -13,6 +13,8 @@ REFUSED: Mapping[str, str] = MappingProxyType(
     {
         "unmix": "prompt and picture attend to each other in one attention, of which no maps are read; "
         "train with unmix weight 0",
+        "text encoder": "it stays as it is, as language models do; leave it out, or name it as a target "
+        "(--targets denoiser,text-encoder)",
         "edit": "a picture is inverted along DDIM's steps, and this base is trained by flow matching; "
         "edit on Stable Diffusion or SDXL",
     }

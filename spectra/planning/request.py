@@ -70,9 +70,8 @@ class PlanRequest:
         return "bfloat16" if shapes.dtypes.get(denoiser_of(shapes)) == frozenset({"bfloat16"}) else "float32"
 
     def targets(self, pipeline: str) -> str:
-        """What is trained of a base whose pipeline is of that class."""
-        family = find_family_of_class(pipeline)
-        return self.config.targets_with(family.encoder_targets if family else ())
+        """What is trained of a base whose pipeline is of that class; errors as `TrainConfig.targets_of`."""
+        return self.config.targets_of(find_family_of_class(pipeline))
 
     def changed(self, **changes: object) -> PlanRequest:
         """The same with other values, of this or of its configuration."""

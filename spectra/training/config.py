@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spectra.bases.embedded import NAME
 from spectra.bases.quantisation import parse_quantisation
@@ -16,6 +16,9 @@ from spectra.training.data.prompts import check_template
 from spectra.training.declared import TrainSettings
 from spectra.training.form import check_directions, check_outer
 from spectra.training.presets import DEFAULT_PRESET, PRESETS
+
+if TYPE_CHECKING:
+    from spectra.families.family import Family
 
 MOST_SUBJECTS = 4
 
@@ -83,13 +86,25 @@ class TrainConfig(TrainSettings):
 
     @property
     def all_targets(self) -> str:
-        """`targets`, with the text encoder's if it was asked for."""
-        return self.targets_with(("text-encoder",))
+        """`targets`, with the text encoder's if it takes part."""
+        return self._targets_with(("text-encoder",))
 
-    def targets_with(self, encoder_targets: Sequence[str]) -> str:
-        """`targets`, with these of a family's text encoders if they were asked for."""
-        names = [name.strip() for name in self.targets.split(",") if name.strip()]
-        if self.text_encoder and "text-encoder" not in names:
+    def targets_of(self, family: Family | None) -> str:
+        """`targets`, with those of the family's text encoders if they take part.
+
+        Raises:
+            BaseError: they were asked for, and are none that take part.
+        """
+        if family is not None and self.text_encoder and "text-encoder" not in self._target_names():
+            family.require("text encoder")
+        return self._targets_with(family.encoder_targets if family else ())
+
+    def _target_names(self) -> list[str]:
+        return [name.strip() for name in self.targets.split(",") if name.strip()]
+
+    def _targets_with(self, encoder_targets: Sequence[str]) -> str:
+        names = self._target_names()
+        if self.text_encoder is not False and "text-encoder" not in names:
             names += encoder_targets
         return ",".join(names)
 

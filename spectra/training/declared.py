@@ -90,11 +90,12 @@ class TrainSettings:
         "outer terms.",
         choices=("balanced", "likeness", "tiny", "svdiff"),
     )
-    text_encoder: bool = _training(
+    text_encoder: bool | None = _training(
         False,
-        "Train the text encoder too, if it is CLIP as in Stable Diffusion and SDXL. Others stay as they are, unless a "
-        "target names them.",
+        "Train the text encoder too, CLIP as in Stable Diffusion and SDXL. Those of other bases stay as they are, "
+        "unless a target names them.",
         embedded=True,
+        default_text="the preset's",
     )
     directions: str = _training(
         "all",

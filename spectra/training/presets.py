@@ -18,7 +18,7 @@ class Preset:
     embedded: Mapping[str, Any] = field(default_factory=dict)
 
 
-_TERMS: Mapping[str, Any] = {"directions": "0", "outer": "1", "lr_1d": 0.0, "text_encoder": True}
+_TERMS: Mapping[str, Any] = {"directions": "0", "outer": "1", "lr_1d": 0.0, "text_encoder": None}
 """Terms alone: beside them neither a diagonal nor the scales of norms earned their bytes."""
 
 _HELD: Mapping[str, Any] = {

@@ -53,6 +53,12 @@ def test_a_table_fits_eighty_columns_and_ends_with_what_to_do(
     assert words[words.index("--outer") + 1] == "2"
 
 
+def test_a_text_encoder_that_cannot_take_part_is_refused_in_a_line(spectra_cli: Callable[..., Any]) -> None:
+    ran = spectra_cli("plan", "--family", "z-image", "--text-encoder")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert ran.err.startswith("error: text encoder: it stays as it is")
+
+
 def test_the_embedded_base_is_planned_without_a_word(spectra_cli: Callable[..., Any]) -> None:
     ran = spectra_cli("plan", "--json")
     assert ran.code == 0, ran.err

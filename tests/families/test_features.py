@@ -18,12 +18,13 @@ import spectra
 from spectra.editing.session import EditSession
 from spectra.errors import BaseError, InputError, MismatchError
 from spectra.families import targets
-from spectra.families.known import family_of
+from spectra.families.family import Family
+from spectra.families.known import FAMILIES, family_of
 from spectra.families.special_word import special_word
 from spectra.generate.drawing import Request, draw
 from spectra.generate.settings import Sampling
 from spectra.naming.blocks import sees_one_sequence
-from spectra.training.config import make_config
+from spectra.training.config import defaults, make_config
 from spectra.training.run import trainer
 from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.train import train, train_together
@@ -125,6 +126,22 @@ def test_samples_of_a_batch_take_shifts_of_their_own(name: str) -> None:
 def test_editing_is_refused_in_a_line(name: str) -> None:
     with pytest.raises(BaseError, match="edit: a picture is inverted along DDIM's steps") as caught:
         EditSession(tiny_families.build(name), Image.new("RGB", (32, 32)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_text_encoders_train_by_default_or_are_refused_in_a_line(family: Family) -> None:
+    config = defaults("x/y")
+    encoders = ",".join(family.encoder_targets)
+    asked = replace(config, text_encoder=True)
+    assert config.targets_of(family) == ",".join(filter(None, ["denoiser", encoders]))
+    assert replace(config, text_encoder=False).targets_of(family) == "denoiser"
+    assert replace(asked, targets="text-encoder").targets_of(family) == "text-encoder"
+    if encoders:
+        assert asked.targets_of(family) == config.targets_of(family)
+        return
+    with pytest.raises(BaseError, match=f"text encoder: it stays as it is.*the base is {family.name}") as caught:
+        asked.targets_of(family)
     assert "\n" not in str(caught.value)
 
 

@@ -43,7 +43,7 @@ class Measured:
         pipe = load_pipeline(str(folder))
         family = family_of(pipe)
         form = Form(request.directions, request.terms, vectors=config.lr_1d > 0)
-        names = config.targets_with(family.encoder_targets)
+        names = config.targets_of(family)
         adapter = attach_form(pipe, names, form, cache=SpectrumCache(cache))
         parameters = adapter.train()
         for layer in adapter.layers():

@@ -104,6 +104,7 @@ def test_missing_file_is_an_input_error(tmp_path: Path) -> None:
     [
         ({}, "denoiser"),
         ({"text_encoder": True}, "denoiser,text-encoder"),
+        ({"text_encoder": None}, "denoiser,text-encoder"),
         ({"text_encoder": True, "targets": "text-encoder, unet-ca"}, "text-encoder,unet-ca"),
     ],
 )

@@ -90,6 +90,7 @@ class Training:
             self.family.require("concepts")
         if self.config.subjects and self.config.unmix_weight > 0:
             self.family.require("unmix")
+        self._targets = self.config.targets_of(self.family)
         self.resolution = resolution_of(self.family, self.pipe, self.config)
         self.validations = [Validation(each.config, each.subjects) for each in inputs]
         self._closing = contextlib.ExitStack()
@@ -107,7 +108,6 @@ class Training:
         words = ConceptWords()
         if config.word:
             words = ConceptWords.of(pipe, family.text_encoders, [each.subjects for each in self.inputs])
-        self._targets = config.targets_with(family.encoder_targets)
         changed = targets(pipe, ",".join([self._targets, *words.ids]))
         ndims = {target.name: target.weight.ndim for target in changed}
         trained = not {name.split(".")[0] for name in ndims}.isdisjoint(family.text_encoders)
