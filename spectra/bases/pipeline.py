@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spectra.bases.embedded import NAME
 from spectra.bases.embedded import path as embedded_path
+from spectra.bases.missing_packages import missing_package
 from spectra.bases.prediction import AUTO, marked_prediction, with_prediction
 from spectra.bases.quantisation import Quantisation, find_denoiser, parse_quantisation, read_gguf
 from spectra.bases.single_file import configuration_folder, load_single_file
@@ -207,9 +208,21 @@ def local_folder(location: BaseLocation, variant: str | None = None) -> Path:
         raise BaseError(why_not_loaded(location, error)) from error
 
 
+def _index(location: BaseLocation) -> Path:
+    """The pipeline's index, of a hub id where it has been fetched; nothing is there of a single file."""
+    if location.kind != "hub":
+        return Path(location.target) / "model_index.json"
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(location.target, "model_index.json")
+    return Path(found if isinstance(found, str) else "model_index.json of no folder")
+
+
 def why_not_loaded(location: BaseLocation, error: Exception) -> str:
     """What failed and what to do, in one line."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    if lacks := missing_package(_index(location)):
+        return f"{location.name}: {lacks}"
     if location.kind == "hub":
         return (
             f"{location.name}: could not be fetched from the hub ({reason}); "
