@@ -34,6 +34,7 @@ def as_dict(found: Plan, fitting: Fit | None) -> dict[str, Any]:
         **{"targets": found.targets, "preset": config.preset, "directions": config.directions, "outer": config.outer},
         **{"dtype": found.dtype, "quantize": config.quantize or None},
         **{"resolution": found.resolution, "batch": config.batch, "samples": request.samples},
+        "assumed_tokens": found.assumed_tokens or None,
         "gradient_checkpointing": found.checkpointing,
         "weights": sum(found.layers.values()),
         "layers": dict(found.layers),
@@ -103,10 +104,12 @@ def show(found: Plan, fitting: Fit | None) -> Iterator[output.Part]:
     """The plan for people."""
     request, config = found.request, found.request.config
     yield plain(f"{found.base}: {found.pipeline}", "bold")
+    assumed = f"of {found.assumed_tokens} tokens each, which is assumed: they have as many as they need"
     samples = f"batch {config.batch}" + (f" and {config.batch} of the class" if config.prior_weight else "")
     yield facts(
         (
             ("step", f"{found.resolution} px, {samples}, {_precision(found)}"),
+            *([("prompts", assumed)] if found.assumed_tokens else []),
             (
                 "trained",
                 f"{found.targets}: {', '.join(plural(n, _SINGULAR[kind]) for kind, n in found.layers.items())}",

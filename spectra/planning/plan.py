@@ -22,7 +22,7 @@ from spectra.planning.base_weights import weight_bytes
 from spectra.planning.memory import Memory, checkpoints
 from spectra.planning.request import PlanRequest, denoiser_of
 from spectra.planning.shift_size import shift_file_bytes
-from spectra.planning.step_inputs import StepShape, check_resolution
+from spectra.planning.step_inputs import StepShape, assumed_tokens, check_resolution
 from spectra.planning.step_memory import StepMemory, attach_shapes, step_memory
 from spectra.spectrum.costs import FLOPS_PER_SECOND, decomposition_flops, stored_bytes
 from spectra.training.form import check_outer
@@ -55,6 +55,7 @@ class Plan:
         targets: what is trained.
         dtype: in which the step computes.
         resolution: pixels of a picture's side.
+        assumed_tokens: of each prompt; 0 where their number is fixed, and not assumed.
         layers: touched weights by kind: matrices, convolutions, embeddings, vectors.
         floats: trained.
         file_bytes: of the shift file.
@@ -69,6 +70,7 @@ class Plan:
     targets: str
     dtype: str
     resolution: int
+    assumed_tokens: int
     layers: Mapping[str, int]
     floats: int
     file_bytes: int
@@ -142,6 +144,7 @@ class Planner:
             targets=request.targets(self.shapes.pipeline),
             dtype=request.dtype(self.shapes),
             resolution=self.resolution(request),
+            assumed_tokens=assumed_tokens(self.models[self.denoiser]),
             layers=_kinds(weights),
             floats=floats,
             file_bytes=size,

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+CAPTION_TOKENS = 128
+"""Of a long caption: what is assumed where a prompt has as many tokens as it needs."""
+
 
 @dataclass(frozen=True)
 class StepShape:
@@ -20,7 +23,8 @@ class StepShape:
     Attributes:
         latents: places of a side of the VAE's latents.
         samples: of the batch.
-        tokens: of a prompt, as the denoiser gets it; 0 for as many as the family's prompts have at most.
+        tokens: of a prompt, as the denoiser gets it; 0 for as many as the family's prompts have at most, or
+            `CAPTION_TOKENS` where that is not fixed.
     """
 
     latents: int
@@ -79,6 +83,11 @@ def _places(config: Any) -> int:
     return int(config.patch_size) if "sample_size" in config else 2
 
 
+def assumed_tokens(denoiser: nn.Module) -> int:
+    """Tokens that a prompt is assumed to have; 0 where all prompts have the same number."""
+    return CAPTION_TOKENS if type(denoiser).__name__ in _CAPTIONED else 0
+
+
 def cast_inputs(value: Any, dtype: torch.dtype) -> Any:
     """An argument with everything in it that is floating point in another precision."""
     import torch
@@ -131,13 +140,22 @@ def _flux(config: Any, shape: StepShape) -> StepInputs:
     """512 tokens of T5; one token of the picture is 2 x 2 latents."""
     import torch
 
-    made = _flux2(config, shape, axes=3)
+    from spectra.families.flux import GUIDANCE
+
+    made = _with_positions(config, shape, 3, GUIDANCE)
     pooled = torch.randn(shape.samples, config.pooled_projection_dim)
     return StepInputs(made.latents, {**made.arguments, "pooled_projections": pooled})
 
 
-def _flux2(config: Any, shape: StepShape, axes: int = 4) -> StepInputs:
+def _flux2(config: Any, shape: StepShape) -> StepInputs:
     """512 tokens of the language model."""
+    from spectra.families.flux2 import GUIDANCE
+
+    return _with_positions(config, shape, 4, GUIDANCE)
+
+
+def _with_positions(config: Any, shape: StepShape, axes: int, guidance: float | None = None) -> StepInputs:
+    """Tokens of picture and prompt, each with its position on so many axes."""
     import torch
 
     n, tokens, words = shape.samples, (shape.latents // 2) ** 2, shape.tokens or 512
@@ -148,8 +166,8 @@ def _flux2(config: Any, shape: StepShape, axes: int = 4) -> StepInputs:
         "img_ids": torch.zeros(tokens, axes),
         "txt_ids": torch.zeros(words, axes),
     }
-    if config.get("guidance_embeds"):
-        arguments["guidance"] = torch.full((n,), 3.5)
+    if guidance is not None and config.guidance_embeds:
+        arguments["guidance"] = torch.full((n,), guidance)
     return StepInputs("hidden_states", arguments)
 
 
@@ -157,19 +175,19 @@ def _chroma(config: Any, shape: StepShape) -> StepInputs:
     """512 tokens of T5 with a mask, which goes over the picture's too."""
     import torch
 
-    made = _flux2(config, shape, axes=3)
+    made = _with_positions(config, shape, 3)
     tokens = sum(made.arguments[each].shape[0] for each in ("txt_ids", "img_ids"))
     return StepInputs(made.latents, {**made.arguments, "attention_mask": torch.ones(shape.samples, tokens)})
 
 
 def _qwen_image(config: Any, shape: StepShape) -> StepInputs:
-    """As many tokens as a prompt has; 128 are a long caption."""
+    """As many tokens as a prompt has."""
     import torch
 
     n, side = shape.samples, shape.latents // 2
     arguments = {
         "hidden_states": torch.randn(n, side**2, config.in_channels),
-        "encoder_hidden_states": torch.randn(n, shape.tokens or 128, config.joint_attention_dim),
+        "encoder_hidden_states": torch.randn(n, shape.tokens or CAPTION_TOKENS, config.joint_attention_dim),
         "timestep": torch.rand(n),
         "img_shapes": [[(1, side, side)]] * n,
     }
@@ -177,13 +195,13 @@ def _qwen_image(config: Any, shape: StepShape) -> StepInputs:
 
 
 def _z_image(config: Any, shape: StepShape) -> StepInputs:
-    """As many tokens as a prompt has; 128 are a long caption."""
+    """As many tokens as a prompt has."""
     import torch
 
     arguments = {
         "x": [torch.randn(config.in_channels, 1, shape.latents, shape.latents) for _ in range(shape.samples)],
         "t": torch.rand(shape.samples),
-        "cap_feats": [torch.randn(shape.tokens or 128, config.cap_feat_dim) for _ in range(shape.samples)],
+        "cap_feats": [torch.randn(shape.tokens or CAPTION_TOKENS, config.cap_feat_dim) for _ in range(shape.samples)],
     }
     return StepInputs("x", arguments)
 
@@ -198,3 +216,6 @@ MAKERS: Mapping[str, Callable[[Any, StepShape], StepInputs]] = {
     "ZImageTransformer2DModel": _z_image,
 }
 """By the class of the denoiser."""
+
+_CAPTIONED = ("QwenImageTransformer2DModel", "ZImageTransformer2DModel")
+"""Denoisers that take prompts without padding."""

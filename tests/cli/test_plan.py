@@ -53,6 +53,13 @@ def test_a_table_fits_eighty_columns_and_ends_with_what_to_do(
     assert words[words.index("--outer") + 1] == "2"
 
 
+def test_tokens_that_are_assumed_are_said(spectra_cli: Callable[..., Any]) -> None:
+    ran = spectra_cli("plan", "--family", "z-image")
+    assert ran.code == 0, ran.err
+    assert "of 128 tokens each, which is assumed" in " ".join(ran.out.split())
+    assert "assumed" not in spectra_cli("plan").out
+
+
 def test_a_text_encoder_that_cannot_take_part_is_refused_in_a_line(spectra_cli: Callable[..., Any]) -> None:
     ran = spectra_cli("plan", "--family", "z-image", "--text-encoder")
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)

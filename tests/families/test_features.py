@@ -129,6 +129,16 @@ def test_editing_is_refused_in_a_line(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["qwen-image", "flux2-dev"])
+def test_a_text_encoder_is_what_prompts_run_through(name: str) -> None:
+    pipe = tiny_families.build(name)
+    found = {each.name for each in targets(pipe, "text-encoder")}
+    left = {each.name for each in targets(pipe, "text_encoder.*")} - found
+    assert {each.split(".")[2] for each in found if each.startswith("text_encoder.model.")} == {"language_model"}
+    assert any("vis" in each for each in left)
+    assert all("vis" in each or "projector" in each or each == "text_encoder.lm_head" for each in left)
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_text_encoders_train_by_default_or_are_refused_in_a_line(family: Family) -> None:
     config = defaults("x/y")

@@ -19,7 +19,7 @@ from spectra.training.loss import objectives
 
 OWN = {
     "sd": 7.5, "sdxl": 5.0, "sd3": 7.0, "flux-dev": 3.5, "flux-schnell": 0.0, "flux2-dev": 4.0, "flux2-klein": 4.0,
-    "qwen-image": 4.0, "z-image": 0.0,
+    "qwen-image": 4.0, "z-image": 0.0, "chroma": 5.0,
 }  # fmt: skip
 """As the signatures of diffusers' pipelines have it; the tiny Z-Image has Turbo's noise schedule."""
 

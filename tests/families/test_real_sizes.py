@@ -2,53 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
-import diffusers
 import pytest
-import torch
 
+from spectra.bases.published import PUBLISHED, Part
+from spectra.bases.shapes import build
 from spectra.families import targets
 from spectra.naming.blocks import block_of, kind_of
 
-SIZES: dict[str, tuple[str, dict[str, Any], float, int, int]] = {
-    "SD3 medium": (
-        "SD3Transformer2DModel",
-        {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192},
-        2.0e9, 23 * 14 + 11 + 8, 24,
-    ),
+
+def _published(name: str, **changed: object) -> Part:
+    part = PUBLISHED[name].parts["transformer"]
+    return replace(part, config={**part.config, **changed})
+
+
+SIZES: dict[str, tuple[Part, float, int, int]] = {
+    "SD3 medium": (_published("sd3"), 2.0e9, 23 * 14 + 11 + 8, 24),
     "SD3.5 large": (
-        "SD3Transformer2DModel",
-        {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "pos_embed_max_size": 192,
-         "qk_norm": "rms_norm"},
+        _published(
+            "sd3", num_layers=38, num_attention_heads=38, caption_projection_dim=2432, qk_norm="rms_norm"
+        ),
         8.0e9, 37 * 18 + 15 + 8, 38,
     ),
-    "Qwen-Image": ("QwenImageTransformer2DModel", {}, 20.4e9, 60 * 18 + 7, 60),
-    "Z-Image": ("ZImageTransformer2DModel", {}, 6.15e9, 32 * 14 + 2 * 13 + 7, 34),
-    "FLUX.1": ("FluxTransformer2DModel", {"guidance_embeds": True}, 11.9e9, 19 * 18 + 38 * 8 + 10, 57),
-    "Chroma": ("ChromaTransformer2DModel", {}, 8.9e9, 19 * 16 + 38 * 7 + 20, 57),
-    "FLUX.2 dev": ("Flux2Transformer2DModel", {}, 32.2e9, 8 * 16 + 48 * 4 + 11, 56),
-    "FLUX.2 klein 4B": (
-        "Flux2Transformer2DModel",
-        {"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680,
-         "guidance_embeds": False},
-        3.9e9, 5 * 16 + 20 * 4 + 9, 25,
-    ),
+    "Qwen-Image": (_published("qwen-image"), 20.4e9, 60 * 18 + 7, 60),
+    "Z-Image": (_published("z-image"), 6.15e9, 32 * 14 + 2 * 13 + 7, 34),
+    "FLUX.1": (_published("flux"), 11.9e9, 19 * 18 + 38 * 8 + 10, 57),
+    "Chroma": (_published("chroma"), 8.9e9, 19 * 16 + 38 * 7 + 20, 57),
+    "FLUX.2 dev": (_published("flux2-dev"), 32.2e9, 8 * 16 + 48 * 4 + 11, 56),
+    "FLUX.2 klein 4B": (_published("flux2-klein"), 3.9e9, 5 * 16 + 20 * 4 + 9, 25),
     "FLUX.2 klein 9B": (
-        "Flux2Transformer2DModel",
-        {"num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288, "guidance_embeds": False},
+        _published(
+            "flux2-klein", num_layers=8, num_single_layers=24, num_attention_heads=32, joint_attention_dim=12288
+        ),
         9.1e9, 8 * 16 + 24 * 4 + 9, 32,
     ),
 }  # fmt: skip
-"""Class, configuration, parameters, weights that a shift can act on (blocks times weights of each, the last block,
+"""Shape, parameters, weights that a shift can act on (blocks times weights of each, the last block,
 and those beside them), blocks."""
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_shift_finds_nearly_all_of_a_model(name: str) -> None:
-    kind, config, parameters, count, blocks = SIZES[name]
-    with torch.device("meta"):
-        model = getattr(diffusers, kind)(**config)
+    part, parameters, count, blocks = SIZES[name]
+    model = build(part)
     found = targets({"transformer": model})
     total = sum(each.numel() for each in model.parameters())
     assert total == pytest.approx(parameters, rel=0.02)
