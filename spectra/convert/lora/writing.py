@@ -168,6 +168,8 @@ def _why_not(shift: SpectralShift, name: str, change: WeightChange, layout: Lora
         return "vectors of a special word, which go into an embedding file"
     if is_embedding(name):
         return "embeddings, of which the tools load no LoRA"
+    if not change.d.any():
+        return "unchanged, as what got no gradient in training is"
     return ""
 
 

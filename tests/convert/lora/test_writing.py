@@ -194,6 +194,19 @@ def test_what_cannot_go_into_a_lora_is_told(tmp_path: Path) -> None:
         assert told[why].energy == pytest.approx(float(exact[name].norm()) ** 2 / total, rel=1e-5)
 
 
+def test_weights_that_stayed_as_they_are_are_told(tmp_path: Path) -> None:
+    pipe = load_pipeline()
+    shift = small_models.random_shift(pipe, "unet.mid_block*to_?,unet.conv_in", seed=3)
+    still = [name for name in shift if name.endswith("to_q")]
+    assert still
+    deltas = {name: np.zeros_like(delta) if name in still else delta for name, delta in shift.items()}
+    done = write_lora(SpectralShift(deltas, shift.metadata), tmp_path / "lora.safetensors", rank=1)
+    (left,) = done.left_out
+    assert left.why.startswith("unchanged")
+    assert (left.weights, left.energy) == (len(still), 0.0)
+    assert set(done.ranks) == set(shift) - set(still)
+
+
 @pytest.mark.parametrize("few", [False, True], ids=["all directions", "few directions and terms"])
 def test_without_loss_the_embedded_base_draws_the_same(few: bool, tmp_path: Path) -> None:
     pipe = load_pipeline()
