@@ -111,17 +111,31 @@ class LatentSpace:
     patch: int = 1
 
 
-def classifier_free(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
-    """A pipeline's arguments for guidance away from the negative prompts; up to 1 there is none.
+def classifier_free(pipe: Any, guidance: float, negatives: Sequence[str], none: float = 1.0) -> dict[str, Any]:
+    """A pipeline's arguments for guidance away from the negative prompts; up to `none` there is none.
 
     Raises:
         InputError: a negative prompt without guidance.
     """
     if not any(negatives):
         return {"guidance_scale": guidance}
-    if guidance <= 1:
-        raise InputError(f"a negative prompt acts through guidance: expected more than 1, got {guidance:g}")
+    if guidance <= none:
+        raise InputError(f"a negative prompt acts through guidance: expected more than {none:g}, got {guidance:g}")
     return {"guidance_scale": guidance, "negative_prompt": list(negatives)}
+
+
+def without_negatives(guidance: float, negatives: Sequence[str], model: str) -> dict[str, Any]:
+    """The arguments of a pipeline whose model is told its guidance, or has none, and so takes no negative prompt.
+
+    Args:
+        model: which that is, and why, for the message.
+
+    Raises:
+        InputError: a negative prompt.
+    """
+    if any(negatives):
+        raise InputError(f"a negative prompt has no effect on {model}: leave it out")
+    return {"guidance_scale": guidance}
 
 
 def pipeline_guidance(pipe: Any, argument: str = "guidance_scale") -> float:

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectra.errors import InputError
-from spectra.families.family import Condition, Family, pipeline_guidance
+from spectra.families.family import Condition, Family, pipeline_guidance, without_negatives
 from spectra.families.joint_transformer import REFUSED, pack, unpack
 from spectra.families.noise_schedule import FlowSchedule
 
@@ -46,9 +45,7 @@ def position_ids(rows: int, columns: int) -> Tensor:
 
 def _guided(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
     """The model is told the guidance, or has none (schnell)."""
-    if any(negatives):
-        raise InputError("a negative prompt has no effect on FLUX.1, whose guidance is distilled: leave it out")
-    return {"guidance_scale": guidance}
+    return without_negatives(guidance, negatives, "FLUX.1, whose guidance is distilled")
 
 
 def _default_guidance(pipe: Any) -> float:

@@ -14,8 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spectra.errors import InputError
-from spectra.families.family import Condition, Family, LatentSpace, classifier_free, decode, gaussian, pipeline_guidance
+from spectra.families.family import (
+    Condition,
+    Family,
+    LatentSpace,
+    classifier_free,
+    decode,
+    gaussian,
+    pipeline_guidance,
+    without_negatives,
+)
 from spectra.families.joint_transformer import REFUSED
 from spectra.families.noise_schedule import FlowSchedule
 
@@ -64,17 +72,13 @@ def _scale(vae: Any) -> tuple[Tensor, Tensor]:
 
 
 def _told(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
-    if any(negatives):
-        raise InputError("a negative prompt has no effect on FLUX.2 dev, whose guidance is distilled: leave it out")
-    return {"guidance_scale": guidance}
+    return without_negatives(guidance, negatives, "FLUX.2 dev, whose guidance is distilled")
 
 
 def _guided(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
     """The pipeline takes a negative prompt as embeddings alone, and no guidance where it is distilled to few steps."""
     if pipe.config.is_distilled:
-        if any(negatives):
-            raise InputError("a negative prompt has no effect on this FLUX.2 klein, which is distilled: leave it out")
-        return {"guidance_scale": 1.0}
+        return without_negatives(1.0, negatives, "this FLUX.2 klein, which is distilled")
     arguments = classifier_free(pipe, guidance, negatives)
     if "negative_prompt" in arguments:
         arguments["negative_prompt_embeds"] = _encode(pipe, arguments.pop("negative_prompt"), 0).embeds

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectra.errors import InputError
-from spectra.families.family import Condition, Family, pipeline_guidance
+from spectra.families.family import Condition, Family, classifier_free, pipeline_guidance
 from spectra.families.joint_transformer import REFUSED
 from spectra.families.noise_schedule import FlowSchedule
 
@@ -37,16 +36,8 @@ def _predict(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) 
 
 
 def _guided(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, Any]:
-    """The pipeline adds the guidance to 1: there is none at 0.
-
-    Raises:
-        InputError: a negative prompt without guidance.
-    """
-    if not any(negatives):
-        return {"guidance_scale": guidance}
-    if guidance <= 0:
-        raise InputError(f"a negative prompt acts through guidance: expected more than 0, got {guidance:g}")
-    return {"guidance_scale": guidance, "negative_prompt": list(negatives)}
+    """The pipeline adds the guidance to 1: there is none at 0."""
+    return classifier_free(pipe, guidance, negatives, none=0.0)
 
 
 def _default_guidance(pipe: Any) -> float:
