@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -30,14 +30,29 @@ class Schedule(Protocol):
     def weights(self, timesteps: Tensor) -> Tensor:
         """Each sample's weight in the loss, `[n]`."""
 
+    def sampled(self, how: str) -> Schedule:
+        """The same schedule, its times drawn otherwise.
+
+        Args:
+            how: "uniform", all times alike; "sigmoid", logit-normal: mostly middle ones; "shift", that moved towards
+                noise as the scheduler moves the steps of a drawing; or "auto", as the kind of schedule is trained.
+
+        Raises:
+            BaseError: its times cannot be drawn so.
+        """
+
 
 @dataclass(frozen=True)
 class DiffusionSchedule:
-    """A discrete schedule: `alphas_cumprod [T]` (float64), what the model predicts, and the min-SNR clip (0: none)."""
+    """A discrete schedule: `alphas_cumprod [T]` (float64), what the model predicts, and the min-SNR clip (0: none).
+
+    `sampling` says how times are drawn, see `Schedule.sampled`: "auto" is all times alike.
+    """
 
     alphas_cumprod: Tensor
     prediction: str
     min_snr_gamma: float = 0.0
+    sampling: str = "auto"
 
     @classmethod
     def of(cls, scheduler: Any, tokens: int = 1, min_snr_gamma: float = 0.0) -> DiffusionSchedule:
@@ -57,8 +72,20 @@ class DiffusionSchedule:
         return cls(scheduler.alphas_cumprod.to("cpu", torch.float64), prediction, min_snr_gamma)
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Any of the timesteps, as likely as another."""
-        return torch.randint(len(self.alphas_cumprod), (), generator=generator)
+        """Any of the timesteps, as likely as another; or those in the middle more likely."""
+        count = len(self.alphas_cumprod)
+        if self.sampling == "sigmoid":
+            return (torch.randn((), generator=generator).sigmoid() * count).long().clamp_max(count - 1)
+        return torch.randint(count, (), generator=generator)
+
+    def sampled(self, how: str) -> DiffusionSchedule:
+        """The same, its times drawn as `how` says; the steps of a drawing are not moved here."""
+        if how == "shift":
+            raise BaseError(
+                'timestep sampling "shift" is for flow matching, and this base has a discrete noise schedule; use '
+                "uniform or sigmoid"
+            )
+        return replace(self, sampling=how)
 
     def levels(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """`sqrt(a)` and `sqrt(1 - a)` of `timesteps [n]`, `[n, 1, 1, 1]` in the dtype and on the device of `like`."""
@@ -112,11 +139,13 @@ class FlowSchedule:
     """The straight way from a picture to noise, `(1 - sigma) z + sigma eps`, with time `sigma * steps`.
 
     `sigma` is drawn logit-normal (arXiv:2403.03206, section 3.1), then moved towards noise as the scheduler moves the
-    steps of a drawing: by `odds`, the factor of `sigma / (1 - sigma)`. Every sample weighs the same.
+    steps of a drawing: by `odds`, the factor of `sigma / (1 - sigma)`. Every sample weighs the same. That is how
+    times are drawn for a `sampling` of "shift", or "auto", see `Schedule.sampled`.
     """
 
     odds: float = 1.0
     steps: int = 1000
+    sampling: str = "auto"
 
     @classmethod
     def of(cls, scheduler: Any, tokens: int = 1, min_snr_gamma: float = 0.0) -> FlowSchedule:
@@ -143,8 +172,15 @@ class FlowSchedule:
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """A time, in float32."""
+        if self.sampling == "uniform":
+            return self.steps * torch.rand((), generator=generator)
         sigma = torch.randn((), generator=generator).sigmoid()
-        return self.steps * self.odds * sigma / (1 + (self.odds - 1) * sigma)
+        odds = 1.0 if self.sampling == "sigmoid" else self.odds
+        return self.steps * odds * sigma / (1 + (odds - 1) * sigma)
+
+    def sampled(self, how: str) -> FlowSchedule:
+        """The same, its times drawn as `how` says."""
+        return replace(self, sampling=how)
 
     def levels(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """`1 - sigma` and `sigma` of `timesteps [n]`, `[n, 1, 1, 1]` in the dtype and on the device of `like`."""

@@ -13,7 +13,7 @@ from spectra.errors import InputError
 from spectra.io.toml_files import read_toml, toml_value
 from spectra.settings import check_ranges, check_types, embedded_defaults
 from spectra.training.data.prompts import check_template
-from spectra.training.declared import TrainSettings
+from spectra.training.declared_steps import TrainSettings
 from spectra.training.form import check_directions, check_outer
 from spectra.training.presets import DEFAULT_PRESET, PRESETS
 
@@ -54,6 +54,10 @@ class TrainConfig(TrainSettings):
                 "prior unconditional and prior random words are shares of the same pictures: expected a sum of at most "
                 f"1, got {self.prior_unconditional + self.prior_random_words:g}"
             )
+        if self.lr_warmup_steps >= self.steps:
+            raise InputError(f"lr warmup steps: expected fewer than the {self.steps} steps, got {self.lr_warmup_steps}")
+        if self.ema_decay and self.optimizer == "adamwschedulefree":
+            raise InputError("adamwschedulefree writes an average of its own: leave ema decay out")
         if self.subjects:
             self._check_subjects()
         if self.subject and self.images:

@@ -42,6 +42,21 @@ def test_draws_are_logit_normal_and_moved_as_the_scheduler_moves_its_steps(name:
     assert float(logits.std()) == pytest.approx(1, abs=0.05)
 
 
+def test_times_are_drawn_as_asked_for() -> None:
+    def drawn(how: str) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        schedule = FlowSchedule(3.0).sampled(how)
+        return torch.stack([schedule.draw(generator) for _ in range(3000)]) / 1000
+
+    assert torch.equal(drawn("auto"), drawn("shift"))
+    logits = {how: drawn(how).logit() for how in ("shift", "sigmoid")}
+    torch.testing.assert_close(logits["shift"], logits["sigmoid"] + math.log(3), rtol=1e-3, atol=1e-3)
+    assert float(logits["sigmoid"].mean()) == pytest.approx(0, abs=0.06)
+    even = drawn("uniform")
+    assert float(even.mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(even.std()) == pytest.approx(12**-0.5, abs=0.01)
+
+
 def test_the_shift_by_resolution_is_the_pipelines_own() -> None:
     config = FlowMatchEulerDiscreteScheduler().config
     for tokens in (16, 256, 1024, 4096, 16384):

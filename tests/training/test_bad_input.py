@@ -86,15 +86,33 @@ def test_outputs_in_the_way(spectra_cli: Any, given: dict[str, Any], tmp_path: P
     assert (precious / "thesis.txt").read_text() == "years"
 
 
-def test_tensorboard_is_asked_for_by_name(spectra_cli: Any, given: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "value", "package"),
+    [
+        ("--report-to", "tensorboard", "tensorboard"),
+        ("--report-to", "wandb", "wandb"),
+        ("--optimizer", "prodigy", "prodigyopt"),
+        ("--optimizer", "adamw8bit", "bitsandbytes"),
+        ("--optimizer", "adamwschedulefree", "schedulefree"),
+    ],
+)
+def test_what_is_not_installed_is_asked_for_by_name(
+    spectra_cli: Any,
+    given: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    value: str,
+    package: str,
+) -> None:
     import importlib.util
 
-    if importlib.util.find_spec("tensorboard"):
-        pytest.skip("tensorboard is installed")
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == package else real(name, *a))
     arguments = [part for option in given.items() for part in option]
-    ran = spectra_cli("train", *arguments, "--tensorboard", tmp_path / "log", "-o", tmp_path / "x")
+    ran = spectra_cli("train", *arguments, option, value, "-o", tmp_path / "x")
     assert ran.code == 1
-    assert "pip install tensorboard" in ran.err
+    assert f"pip install {package}" in ran.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -56,10 +56,18 @@ def together(each: list[dict[str, Any]], out: Path, **more: Any) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"text_encoder": True, "prior_target": "base", "prior_unconditional": 0.5, "lr_schedule": "cosine"},
-        {"gradient_checkpointing": True, "accumulation": 2, "batch": 1, "weight_decay": 0.5, "cache_prompts": False},
+        {"text_encoder": True, "prior_target": "base", "prior_unconditional": 0.5, "lr_scheduler": "cosine"},
+        {"optimizer": "adamwschedulefree", "noise_offset": 0.1},
+        {
+            "gradient_checkpointing": True,
+            "accumulation": 2,
+            "batch": 1,
+            "weight_decay": 0.5,
+            "cache_prompts": False,
+            "ema_decay": 0.9,
+        },
     ],
-    ids=["text encoder", "checkpointed"],
+    ids=["text encoder", "schedule-free", "checkpointed"],
 )
 def test_together_equals_separately(three: list[dict[str, Any]], tmp_path: Path, more: dict[str, Any]) -> None:
     """Losses and shifts within rounding, with gradients that are clipped; and the same files around them."""
@@ -226,8 +234,8 @@ def test_a_file_s_paths_start_at_its_folder(place: Path) -> None:
     assert second.config.base == str(place / "tiny")
     (place / "pets.toml").write_text(FILE.replace('"tiny"', '"owner/name"'))
     assert read_concepts(place / "pets.toml", place)[0].config.base == "owner/name"
-    (place / "pets.toml").write_text('tensorboard = "log"\n' + FILE)
-    assert read_concepts(place / "pets.toml")[1].config.tensorboard == str(place / "log" / "dot")
+    (place / "pets.toml").write_text('logging_dir = "log"\n' + FILE)
+    assert read_concepts(place / "pets.toml")[1].config.logging_dir == str(place / "log")
 
 
 def test_the_command_writes_a_folder_for_each(spectra_cli: Any, place: Path) -> None:

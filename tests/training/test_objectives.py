@@ -88,6 +88,33 @@ def test_a_draw_is_the_same_however_it_is_cut() -> None:
         assert torch.equal(torch.cat([getattr(p, name) for p in whole.split(3)]), joint)
 
 
+def test_an_offset_moves_each_channel_of_the_noise_as_a_whole() -> None:
+    """The same draw with and without it differs by one number for each sample and channel, of the offset's spread."""
+    draws = {}
+    for offset in (0.0, 0.5):
+        objective = DenoisingObjective("d", FixedSource(), schedule(), noise_offset=offset)
+        draws[offset] = [objective.draw(1, torch.Generator().manual_seed(n)) for n in range(500)]
+    offsets = torch.cat([b.noise - a.noise for a, b in zip(draws[0.0], draws[0.5], strict=True)])
+    torch.testing.assert_close(offsets, offsets[..., :1, :1].expand_as(offsets))
+    assert float(offsets[..., 0, 0].std()) == pytest.approx(0.5, abs=0.05)
+    assert float(offsets[..., 0, 0].mean()) == pytest.approx(0, abs=0.05)
+
+
+def test_times_are_drawn_as_asked_for() -> None:
+    def drawn(how: str) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.stack([schedule().sampled(how).draw(generator) for _ in range(3000)])
+
+    assert torch.equal(drawn("auto"), drawn("uniform"))
+    assert torch.bincount(drawn("uniform"), minlength=100).min() > 0
+    middle = drawn("sigmoid")
+    logits = ((middle + 0.5) / 100).logit()
+    assert float(logits.mean()) == pytest.approx(0, abs=0.06)
+    assert float(logits.std()) == pytest.approx(1, abs=0.06)
+    with pytest.raises(BaseError, match='"shift" is for flow matching'):
+        schedule().sampled("shift")
+
+
 def test_every_picture_comes_once_in_a_round() -> None:
     objective = DenoisingObjective("d", FixedSource(), schedule())
     generator = torch.Generator().manual_seed(0)

@@ -114,10 +114,25 @@ def test_a_training_starts_from_a_shift_with_terms(settings: dict[str, Any], tmp
     [
         {},
         {"accumulation": 2, "batch": 1, "text_encoder": True, "gradient_checkpointing": True, "lr_1d": 1e-3},
-        {"lr_schedule": "cosine"},
+        {"lr_scheduler": "cosine"},
         {"directions": "3", "outer": "2", "text_encoder": True},
+        {"ema_decay": 0.9},
+        {"lr_warmup_steps": 3, "lr_scheduler": "linear", "noise_offset": 0.1, "timestep_sampling": "sigmoid"},
+        {"optimizer": "adamw8bit", "directions": "0", "outer": "64"},
+        {"optimizer": "prodigy", "lr_scheduler": "cosine"},
+        {"optimizer": "adamwschedulefree", "lr_warmup_steps": 2},
     ],
-    ids=["plain", "accumulated", "cosine", "few directions"],
+    ids=[
+        "plain",
+        "accumulated",
+        "cosine",
+        "few directions",
+        "average",
+        "warm-up, offset, sigmoid",
+        "8 bit",
+        "prodigy",
+        "schedule-free",
+    ],
 )
 def test_an_interrupted_training_continues_exactly(
     settings: dict[str, Any], tmp_path: Path, more: dict[str, Any]
@@ -147,18 +162,59 @@ def test_a_finished_training_can_go_on(settings: dict[str, Any], tmp_path: Path)
     assert longer[1] == whole[1]
     assert equal(longer[0], whole[0])
     # The rates of a falling schedule depend on where it ends.
-    falling = {**settings, "lr_schedule": "cosine", "steps": 2, "save_every": 2}
+    falling = {**settings, "lr_scheduler": "cosine", "steps": 2, "save_every": 2}
     run(falling, tmp_path / "falling")
     with pytest.raises(InputError, match="steps was 2 when the state was saved and is 4 now"):
         train(make_config({**falling, "steps": 4}), tmp_path / "falling", resume=True, force=True)
 
 
-def test_a_cosine_schedule_falls_from_the_rate_to_zero() -> None:
-    config = make_config({"steps": 10, "lr_schedule": "cosine"})
-    factors = [lr_factor(config, step) for step in range(10)]
-    assert factors[0] == 1 and factors[5] == pytest.approx(0.5) and 0 < factors[9] < 0.03
-    assert factors == sorted(factors, reverse=True)
-    assert lr_factor(make_config({"steps": 10, "lr_schedule": "constant"}), 9) == 1
+def test_rates_rise_over_the_warm_up_and_fall_as_the_schedule_says() -> None:
+    def factors(**more: Any) -> list[float]:
+        config = make_config({"steps": 10, **more})
+        return [lr_factor(config, step) for step in range(10)]
+
+    cosine = factors(lr_scheduler="cosine")
+    assert cosine[0] == 1 and cosine[5] == pytest.approx(0.5) and 0 < cosine[9] < 0.03
+    assert cosine == sorted(cosine, reverse=True)
+    assert factors(lr_scheduler="constant") == [1.0] * 10
+    assert factors(lr_scheduler="linear") == pytest.approx([1 - step / 10 for step in range(10)])
+    warm = factors(lr_scheduler="linear", lr_warmup_steps=4)
+    assert warm == pytest.approx([0.25, 0.5, 0.75, 1, 1, 5 / 6, 4 / 6, 0.5, 2 / 6, 1 / 6])
+    assert factors(lr_scheduler="cosine", optimizer="adamwschedulefree", lr_warmup_steps=2) == [0.5] + [1.0] * 9
+
+
+def test_what_is_written_can_be_the_average_of_the_steps(settings: dict[str, Any], tmp_path: Path) -> None:
+    """The same steps with and without: the average lies behind the last step, and is the one that is written."""
+    settings = {**settings, "steps": 4, "lr_1d": 0.0}
+    last, losses = run(settings, tmp_path / "last")
+    average, others = run({**settings, "ema_decay": 0.999}, tmp_path / "average")
+    assert losses == others
+    states = [run({**settings, "steps": n}, tmp_path / str(n))[0] for n in (1, 2, 3)] + [last]
+    expected = np.zeros_like(flat(last))
+    for step, state in enumerate(states, 1):
+        expected = expected + (1 - step / (step + 9)) * (flat(state) - expected)
+    np.testing.assert_allclose(flat(average), expected, atol=1e-7)
+    assert not np.allclose(flat(average), flat(last), atol=1e-3)
+
+
+def test_prodigy_finds_one_rate_for_all_but_those_of_zero(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**settings, "optimizer": "prodigy", "directions": "4", "outer": "1", "lr_1d": 0.0, "steps": 8}
+    shift, losses = run(settings, tmp_path / "a")
+    assert losses[-1]["loss"] != losses[0]["loss"]
+    assert all(delta.any() for delta in shift.values())
+    other, _ = run({**settings, "lr": 7.0, "lr_outer": 3.0}, tmp_path / "b")
+    assert equal(shift, other)
+    frozen, _ = run({**settings, "lr": 0.0}, tmp_path / "c")
+    assert not any(delta.any() for delta in frozen.values())
+
+
+@pytest.mark.parametrize("optimizer", ["prodigy", "adamw8bit"])
+def test_some_optimizers_would_not_keep_concepts_apart(
+    settings: dict[str, Any], tmp_path: Path, optimizer: str
+) -> None:
+    config = make_config({**settings, "optimizer": optimizer})
+    with pytest.raises(InputError, match=f"optimizer {optimizer} trains one concept at a time, got 2"):
+        train_together([ConceptSpec(str(n), replace(config, seed=n), tmp_path / str(n)) for n in range(2)])
 
 
 def test_cost_settings_change_no_result(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -275,39 +331,6 @@ def test_a_damaged_state_or_another_base_is_refused(
         train(longer, tmp_path / "x", resume=True, force=True)
 
 
-def test_tensorboard_gets_losses_and_pictures(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The package is not installed here: a stand-in with its two methods records what it is given."""
-    import importlib.util
-    import sys
-    import types
-
-    seen: list[tuple[str, int]] = []
-
-    class Writer:
-        def __init__(self, folder: str) -> None:
-            self.folder = folder
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            seen.append((name, step))
-
-        def add_image(self, name: str, picture: Any, step: int, dataformats: str) -> None:
-            assert picture.ndim == len(dataformats)
-            seen.append((name, step))
-
-        def close(self) -> None:
-            seen.append(("closed", 0))
-
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: name == "tensorboard" or real(name, *a))
-    stand_in = types.ModuleType("torch.utils.tensorboard")
-    stand_in.SummaryWriter = Writer  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
-    run({**settings, "steps": 2, "validation_count": 1, "validation_every": 2, "tensorboard": "log"}, tmp_path / "x")
-    assert {("loss", 1), ("prior", 2), ("validation", 2), ("closed", 0)} <= set(seen)
-
-
 def test_plans_are_measured_first(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same samples are drawn as without, and what was fastest is remembered."""
     monkeypatch.setattr("spectra.adapters.plan_tuning.default_root", lambda: tmp_path / "cache")
@@ -376,3 +399,56 @@ def test_weights_have_a_term_each_before_any_has_a_second() -> None:
     assert share_out(found, 10**6) == dict.fromkeys(found, 2)
     with pytest.raises(InputError, match="expected bytes for one term at least, 119 here, got 100"):
         share_out(found, 100)
+
+
+def test_trackers_get_numbers_and_pictures(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The packages are not installed here: stand-ins for accelerate's two trackers record what they are given."""
+    import importlib.util
+
+    from accelerate import tracking
+
+    seen: dict[str, list[Any]] = {"tensorboard": [], "wandb": []}
+
+    class Tracker(tracking.GeneralTracker):
+        name = "tensorboard"
+        requires_logging_directory = True
+        tracker = None
+
+        def __init__(self, run_name: str, **more: Any) -> None:
+            super().__init__()
+            seen[self.name].append((run_name, more))
+
+        def start(self) -> None:
+            pass
+
+        def store_init_configuration(self, values: dict[str, Any]) -> None:
+            assert all(isinstance(value, (str, int, float, bool)) for value in values.values())
+            seen[self.name].append(values["steps"])
+
+        def log(self, values: dict[str, float], step: int) -> None:
+            seen[self.name].append((set(values), step))
+
+        def log_images(self, values: dict[str, Any], step: int, **more: Any) -> None:
+            assert values["validation"].ndim == 4
+            seen[self.name].append((more, step))
+
+        def finish(self) -> None:
+            seen[self.name].append("finished")
+
+    class Project(Tracker):
+        name = "wandb"
+        requires_logging_directory = False
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: name in seen or real(name, *a))
+    monkeypatch.setattr(tracking, "LOGGER_TYPE_TO_CLASS", {"tensorboard": Tracker, "wandb": Project})
+    more = {"validation_count": 1, "validation_every": 2, "report_to": ["tensorboard", "wandb"]}
+    run({**settings, "steps": 2, **more}, tmp_path / "x")
+    names = {"loss", "denoising", "prior", "seconds", "lr"}
+    assert seen["tensorboard"] == [
+        ("x", {"logging_dir": str(tmp_path / "x.progress" / "logs")}), 2, (names, 1), (names, 2),
+        ({"dataformats": "NHWC"}, 2), "finished",
+    ]  # fmt: skip
+    assert seen["wandb"] == [("spectra", {"name": "x"}), 2, (names, 1), (names, 2), ({}, 2), "finished"]

@@ -24,6 +24,8 @@ class DenoisingObjective:
     Attributes:
         from_base: the target is what the frozen base predicts for the same samples, instead of the noise in them. That
             has not the noise's variance, and nothing pulls where nothing has changed.
+        noise_offset: spread of what is added to each channel of the noise as a whole, so that pictures may become
+            darker or brighter than the base draws them; 0 for none.
         remaining: pictures not yet drawn in this round; the only state, saved and restored with a training.
         extra_terms: further terms, of the same samples and prediction.
     """
@@ -33,6 +35,7 @@ class DenoisingObjective:
     schedule: Schedule
     weight: float = 1.0
     from_base: bool = False
+    noise_offset: float = 0.0
     remaining: list[int] = field(default_factory=list)
     extra_terms: Sequence[LossTerm] = ()
 
@@ -51,7 +54,10 @@ class DenoisingObjective:
         index, normals, timesteps = [], [], []
         for _ in range(count):
             index.append(self.source.pick(self.remaining, generator))
-            normals.append(torch.randn((2, *shape), generator=generator))
+            own = torch.randn((2, *shape), generator=generator)
+            if self.noise_offset:
+                own[1] += self.noise_offset * torch.randn((shape[0], 1, 1), generator=generator)
+            normals.append(own)
             timesteps.append(self.schedule.draw(generator))
         posterior, noise = torch.stack(normals, dim=1)
         return Draw(torch.tensor(index), posterior, noise, torch.stack(timesteps))

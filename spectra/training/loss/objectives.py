@@ -49,7 +49,9 @@ def build_objectives(
     prompts = [[subject.prompt] * len(own) for subject, own in zip(subjects, pictures, strict=True)]
     source = _source(pipe, config, pictures, prompts, names, 0.0, progress)
     schedule = family.schedule(pipe.scheduler, family.tokens(source.latent_shape), config.min_snr_gamma)
-    objectives = [DenoisingObjective("denoising", source, schedule, extra_terms=extra_terms)]
+    schedule = schedule.sampled(config.timestep_sampling)
+    offset = config.noise_offset
+    objectives = [DenoisingObjective("denoising", source, schedule, noise_offset=offset, extra_terms=extra_terms)]
     if config.prior_weight > 0:
         if own_class_pictures:
             pictures = [[fit(picture, resolution) for picture in own_class_pictures]] * len(subjects)
@@ -62,7 +64,9 @@ def build_objectives(
         classes = [name.as_class for name in names]
         source = _source(pipe, config, pictures, prompts, classes, config.prior_unconditional, progress)
         from_base = config.prior_target == "base"
-        objectives.append(DenoisingObjective("prior", source, schedule, config.prior_weight, from_base))
+        objectives.append(
+            DenoisingObjective("prior", source, schedule, config.prior_weight, from_base, noise_offset=offset)
+        )
     return objectives
 
 

@@ -4,8 +4,9 @@ concepts        several concepts from a TOML file
 inputs          everything given, checked before anything slow
 training        the parts of a training, in order
 loop            the steps
-optimizer       AdamW, clipping
+optimizer       the optimizers by name, clipping
 lr_schedule     learning rates over the steps
+averages        what the training gives, where that is an average of its steps
 accelerator     device and precision
 concept_parameters  the parameters of all concepts, on one base
 state           saving and resuming exactly

@@ -15,7 +15,7 @@ Paths in the file start at the file's folder.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ CONCEPT_SETTINGS = ("subject", "images", "prompt", "class_prompt", "class_images
 UNSHARED_SETTINGS = ("subject", "images", "prompt")
 """Settings of a concept that no two concepts share."""
 
-_PATHS = ("images", "class_images", "tensorboard", "base")
+_PATHS = ("images", "class_images", "logging_dir", "base")
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,6 @@ def read_concepts(path: Path, out: Path | None = None, **overrides: Any) -> list
                     why = f"{setting} is common to all concepts: put it above the first [[concept]]"
                 raise InputError(f"{source}: {why}; a concept has name, output, {', '.join(CONCEPT_SETTINGS)}")
         config = make_config({**common, **_located(table, path.parent)}, source=source)
-        if config.tensorboard:
-            config = replace(config, tensorboard=str(Path(config.tensorboard) / name))
         specs.append(ConceptSpec(name, config, path.parent / output if output else (out or Path("out")) / name))
     return specs
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -22,8 +21,10 @@ from spectra.training.data.pictures import read_pictures
 from spectra.training.data.prompts import rare_word
 from spectra.training.data.subjects import Subject, fill_in_subjects, pictures_digest, read_subjects
 from spectra.training.run.concepts import CONCEPT_SETTINGS, ConceptSpec
+from spectra.training.run.optimizer import ONE_CONCEPT, check_optimizer
 from spectra.training.run.outputs import Outputs
 from spectra.training.run.state import SavedState, check_resumable, read_state
+from spectra.training.run.trackers import check_trackers
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool =
     base = find_base(config.base, config.components_from, config.prediction_type)
     if quantisation := parse_quantisation(config.quantize):
         quantisation.require()
-    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
+    check_optimizer(config.optimizer)
+    check_trackers(config)
     class_pictures: tuple[Image.Image, ...] = ()
     if config.class_images and config.prior_weight > 0:
         class_pictures = tuple(read_pictures(Path(config.class_images)))
@@ -86,12 +87,17 @@ def check_together(concepts: Sequence[ValidatedInputs]) -> None:
     first = concepts[0].config
     for each in concepts:
         for name, value in each.config.as_dict().items():
-            if name not in (*CONCEPT_SETTINGS, "tensorboard") and value != first.as_dict()[name]:
+            if name not in CONCEPT_SETTINGS and value != first.as_dict()[name]:
                 raise InputError(f"{each.name}: {name} is common to all concepts, got {value!r} for this one alone")
     if first.mixed_precision == "fp16":
         raise InputError(
             "mixed precision fp16 scales one loss, and would skip the steps of all concepts when one overflows; "
             "use bf16 or no"
+        )
+    if first.optimizer in ONE_CONCEPT:
+        raise InputError(
+            f"optimizer {first.optimizer} trains one concept at a time, got {len(concepts)}; use adamw or "
+            "adamwschedulefree"
         )
     if first.low_memory:
         raise InputError(f"low memory trains one concept at a time, got {len(concepts)}; leave low_memory out")

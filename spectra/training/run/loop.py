@@ -27,6 +27,7 @@ from spectra.training.config import TrainConfig
 from spectra.training.data.prompt_embeddings import Conditions, encode_each_once
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.terms import Draw, ModelPrediction, NoisySamples
+from spectra.training.run.averages import Result
 from spectra.training.run.concept_words import ConceptWords
 from spectra.training.run.lr_schedule import set_learning_rates
 from spectra.training.run.optimizer import clip_by_concept, make_optimizer
@@ -74,6 +75,7 @@ class Loop:
         frozen: context in which the model computes as the base.
         rows: which row of the parameters each sample takes; None for one concept.
         words: whose tokens the rows of the special words' vectors are.
+        result: the parameters that the training gives, where they are not those of its last step.
         maps: reads the cross-attention that terms need; None where none does.
         step: optimizer steps done.
     """
@@ -94,8 +96,14 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(self.parameters, self.rates, self.config))
+        self.result = Result(self.parameters, self.optimizer, self.config)
         keys = {id(parameter): key for key, parameter in self.parameters.items()}
         self.optimized = [keys[id(each)] for group in self.optimizer.param_groups for each in group["params"]]
+
+    @property
+    def rate(self) -> float:
+        """The largest of the learning rates of the last step."""
+        return max(float(group["lr"] * group.get("d", 1.0)) for group in self.optimizer.param_groups)
 
     def row(self, key: str, values: Tensor, concept: int) -> Tensor:
         """One concept's part of a parameter, or of what the optimizer keeps for it, as if it were trained alone."""
@@ -150,6 +158,7 @@ class Loop:
                     + (", or without mixed precision" if config.mixed_precision != "no" else "")
                 )
         self.step += 1
+        self.result.update(self.step)
         for concept, record in zip(self.concepts, records, strict=True):
             concept.history.append({**record, "seconds": time.perf_counter() - began})
         return sum(record["loss"] for record in records) / len(records)

@@ -1,4 +1,4 @@
-"""The learning rates over the steps: constant, or falling to zero along a cosine."""
+"""The learning rates over the steps: a warm-up, then constant or falling to zero, in a line or along a cosine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ def set_learning_rates(optimizer: Any, config: TrainConfig, step: int) -> None:
 
 
 def lr_factor(config: TrainConfig, step: int) -> float:
-    """The factor of all learning rates in the step after `step` steps, from 1 to 0."""
-    if config.lr_schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    """The factor of all learning rates in the step after `step` steps, from 0 to 1."""
+    warmup = config.lr_warmup_steps
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / (config.steps - warmup)
+    return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[scheduler(config)]
+
+
+def scheduler(config: TrainConfig) -> str:
+    """The schedule that is followed; an optimizer that needs none follows none."""
+    return "constant" if config.optimizer == "adamwschedulefree" else config.lr_scheduler

@@ -1,7 +1,7 @@
 """A training's state in one safetensors file: saved on the way, and continued exactly.
 
-It holds the shift, the optimizer's moments, the states of torch's generators, the rest of each round of pictures,
-the step and the history. Nothing is pickled.
+It holds the parameters, those that the training gives where they are others, what the optimizer keeps, the states of
+torch's generators, the rest of each round of pictures, the step and the history. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from spectra.errors import InputError
 from spectra.settings import declared_settings
 from spectra.training.config import TrainConfig, make_config
 from spectra.training.run.loop import Loop
+from spectra.training.run.lr_schedule import scheduler
 
-FORMAT = {"format": "spectra-training-state", "version": "2"}
+FORMAT = {"format": "spectra-training-state", "version": "3"}
 
 CHANGEABLE_ON_RESUME = frozenset(name for name, each in declared_settings(TrainConfig).items() if each.resumable)
 """Settings that may change on resuming: none of them moves a parameter."""
@@ -47,10 +48,17 @@ def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, pict
     """
     concept = loop.concepts[number]
     tensors = {f"shift/{key}": loop.row(key, value, number).detach().cpu() for key, value in loop.parameters.items()}
-    for parameter, moments in loop.optimizer.state_dict()["state"].items():
-        for name, value in moments.items():
-            own = loop.row(loop.optimized[parameter], torch.as_tensor(value), number)
-            tensors[f"optimizer/{parameter}/{name}"] = own.cpu()
+    if loop.result.differs:
+        with loop.result.in_place():
+            for key, value in loop.parameters.items():
+                tensors[f"result/{key}"] = loop.row(key, value, number).detach().cpu().clone()
+    numbers: dict[str, dict[str, float]] = {}  # what the optimizer keeps of a parameter that is no tensor
+    for place, (key, kept) in enumerate(zip(loop.optimized, optimizer_states(loop), strict=True)):
+        for name, value in kept.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{place}/{name}"] = loop.row(key, value, number).cpu().clone()
+            else:
+                numbers.setdefault(str(place), {})[name] = value
     tensors["random/torch"] = torch.get_rng_state()
     tensors["random/draws"] = concept.generator.get_state()
     for device in range(torch.cuda.device_count()):
@@ -61,10 +69,23 @@ def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, pict
         "history": concept.history,
         "remaining": {objective.name: objective.remaining for objective in concept.objectives},
         "scaler": scaler.state_dict() if scaler is not None else None,
+        "optimizer": numbers,
+        "groups": [_numbers(group) for group in loop.optimizer.param_groups],
     }
     header = {"config": json.dumps(config.as_dict()), "progress": json.dumps(progress)}
     header |= {**FORMAT, "subject": pictures, "base": base}
     save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata=header)
+
+
+def optimizer_states(loop: Loop) -> list[dict[str, Any]]:
+    """What the optimizer keeps of each parameter, in the order of `loop.optimized`."""
+    parameters = [each for group in loop.optimizer.param_groups for each in group["params"]]
+    return [loop.optimizer.state.get(each, {}) for each in parameters]
+
+
+def _numbers(group: dict[str, Any]) -> dict[str, float]:
+    """The numbers among an optimizer's settings of a group: some of them change with the steps."""
+    return {name: value for name, value in group.items() if isinstance(value, (int, float))}
 
 
 def read_state(path: Path) -> SavedState:
@@ -94,7 +115,7 @@ def check_resumable(saved: SavedState, config: TrainConfig, pictures: str) -> No
         InputError: a setting or the pictures changed, or the steps are done already.
     """
     # A rate or a weight that falls or rises over the steps is another at every step if their number changes.
-    scheduled = {config.lr_schedule, config.unmix_schedule if config.subjects else "constant"} != {"constant"}
+    scheduled = {scheduler(config), config.unmix_schedule if config.subjects else "constant"} != {"constant"}
     free = CHANGEABLE_ON_RESUME - {"steps"} if scheduled else CHANGEABLE_ON_RESUME
     same = replace(config, **{name: getattr(saved.config, name) for name in free})
     if same != saved.config:
@@ -139,12 +160,16 @@ def restore_state(loop: Loop, states: Sequence[SavedState], *, base: str) -> Non
     with torch.no_grad():
         for key, value in loop.parameters.items():
             value.copy_(joined(f"shift/{key}", key))
-    moments: dict[int, dict[str, Tensor]] = {}
+        for key, average in loop.result.average.items():
+            average.copy_(joined(f"result/{key}", key))
+    kept: dict[int, dict[str, Any]] = {int(n): dict(own) for n, own in first.progress["optimizer"].items()}
     for name in first.tensors:
         if name.startswith("optimizer/"):
-            _, parameter, moment = name.split("/", 2)
-            moments.setdefault(int(parameter), {})[moment] = joined(name, loop.optimized[int(parameter)])
-    loop.optimizer.load_state_dict({**loop.optimizer.state_dict(), "state": moments})
+            _, place, what = name.split("/", 2)
+            kept.setdefault(int(place), {})[what] = joined(name, loop.optimized[int(place)])
+    loop.optimizer.load_state_dict({**loop.optimizer.state_dict(), "state": kept})
+    for group, numbers in zip(loop.optimizer.param_groups, first.progress["groups"], strict=True):
+        group.update(numbers)
     loop.step = first.progress["step"]
     for concept, saved in zip(loop.concepts, states, strict=True):
         concept.history[:] = saved.progress["history"]

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch import nn
 
 from spectra.adapters.live_parameters import Form
@@ -41,6 +40,7 @@ from spectra.training.run.optimizer import rate_settings
 from spectra.training.run.outputs import LOG, LOSS_CURVE, PROGRESS, SHEET, STATE
 from spectra.training.run.report import Summary, draw_loss_curve, write_log
 from spectra.training.run.state import restore_state, save_state
+from spectra.training.run.trackers import Trackers
 from spectra.training.run.validation import PicturesByPrompt, Validation
 from spectra.version import versions
 
@@ -94,13 +94,9 @@ class Training:
         self.resolution = resolution_of(self.family, self.pipe, self.config)
         self.validations = [Validation(each.config, each.subjects) for each in inputs]
         self._closing = contextlib.ExitStack()
-        self._tensorboards: dict[int, Any] = {}
-        for number, each in enumerate(inputs):
-            if each.config.tensorboard:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._tensorboards[number] = SummaryWriter(each.config.tensorboard)
-                self._closing.callback(self._tensorboards[number].close)
+        self._trackers = [Trackers(each.config, each.outputs.name, each.outputs.unfinished) for each in inputs]
+        for each in self._trackers:
+            self._closing.callback(each.close)
 
     def prepare(self) -> None:
         """Draw class pictures, encode, attach: everything that comes before the first step."""
@@ -190,20 +186,28 @@ class Training:
                 tune(self.adapter, loop.dry_run)
         started = time.perf_counter()
         self._take_steps()
-        train_seconds = time.perf_counter() - started
-        losses_after = loop.measure()
-        after = []
+        cost = {"resumed_at": resumed_at, "train_seconds": time.perf_counter() - started}
+        for each in self._trackers:
+            each.close()  # their files move with the folder
+        with loop.result.in_place():
+            summaries = self._finish(losses_before, before, force=force, **cost)
+        return [replace(each, total_seconds=time.perf_counter() - self.began) for each in summaries]
+
+    def _finish(
+        self, losses_before: Sequence[float], before: Sequence[PicturesByPrompt], *, force: bool, **cost: Any
+    ) -> list[Summary]:
+        """Measure and draw what was learnt, and write every concept's folder."""
+        losses_after, after = self.loop.measure(), []
         for number in range(len(self.inputs)):
             with self.parameters.drawing(number):
                 after.append(self._draw(number, "drawing after"))
-        cost = {"steps": loop.step, "resumed_at": resumed_at, "train_seconds": train_seconds}
         summaries = []
         with contextlib.ExitStack() as folders:
             for number, each in enumerate(self.inputs):
                 folder = folders.enter_context(each.outputs.finished(force=force))
                 losses = {"loss_before": losses_before[number], "loss_after": losses_after[number]}
                 summaries.append(self._write(number, folder, before[number], after[number], **losses, **cost))
-        return [replace(each, total_seconds=time.perf_counter() - self.began) for each in summaries]
+        return summaries
 
     def close(self) -> None:
         """Give the model back, whatever happened."""
@@ -216,10 +220,8 @@ class Training:
             self.progress.advance(loop.step)
             while loop.step < config.steps:
                 loss = loop.advance()
-                for number, board in self._tensorboards.items():
-                    for name, value in loop.concepts[number].history[-1].items():
-                        if name != "step":
-                            board.add_scalar(name, value, loop.step)
+                for concept, trackers in zip(loop.concepts, self._trackers, strict=True):
+                    trackers.log({**concept.history[-1], "lr": loop.rate})
                 self.progress.advance(1, f"loss {loss:.4f}")
                 if config.save_every and (loop.step % config.save_every == 0 or loop.step == config.steps):
                     self._save()
@@ -239,12 +241,11 @@ class Training:
         """Draw every concept's validation pictures, and write them at once."""
         step = self.loop.step
         for number, (each, validation) in enumerate(zip(self.inputs, self.validations, strict=True)):
-            with self._encoders.back(), self.parameters.drawing(number):
+            with self._encoders.back(), self.loop.result.in_place(), self.parameters.drawing(number):
                 sheet = validation.sheet(validation.draw(self.pipe, "drawing"), f"After {step} steps")
             each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
             sheet.save(each.outputs.unfinished / f"step-{step:06d}.png")
-            if number in self._tensorboards:
-                self._tensorboards[number].add_image("validation", np.asarray(sheet), step, dataformats="HWC")
+            self._trackers[number].show(sheet, step)
 
     def _draw(self, number: int, label: str) -> PicturesByPrompt:
         """A concept's validation pictures as the model draws them now."""
@@ -282,6 +283,7 @@ class Training:
             shift=str(outputs.folder / shift_name),
             sheet=str(outputs.folder / SHEET),
             config=str(outputs.folder / config_name),
+            steps=self.loop.step,
             loss_curve=str(outputs.folder / LOSS_CURVE),
             state=str(outputs.folder / PROGRESS / STATE) if config.save_every else None,
             tensors=len(shift),
