@@ -240,7 +240,7 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if folder := written.get("words"):
         yield "embeddings", f"{folder}\nan embedding file for each special word"
     for each in written.get("left_out", ()):
-        yield "left out", f"{each['weights']:,} {each['why']}; {short_percent(each['energy'])} of ||Delta W||^2"
+        yield "left out", f"{each['weights']:,} {each['why']}; {short_percent(each['error'])} of ||Delta W||"
 
 
 def _fit_rows(fit: dict[str, Any]) -> Iterator[tuple[str, str]]:

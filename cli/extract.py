@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.captured_energy import LITTLE, as_dict, show_captured
+from spectra.cli.captured_change import LITTLE_LEFT, as_dict, show_captured
 from spectra.cli.options import (
     Precision,
     argument,
@@ -20,7 +20,7 @@ from spectra.cli.options import (
     output_option,
     variant_option,
 )
-from spectra.cli.tables import percent
+from spectra.cli.tables import short_percent
 from spectra.settings import setting
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def extract(options: _Options) -> None:
     """Finds the shift that is closest to a fully fine-tuned model, or to a LoRA, LoHa or LoKr.
 
     It captures u_i^T (W' - W) v_i of the change of each weight, with --outer also the best pairs of what that leaves.
-    The energy says how much of it that is. A LoRA's own pairs are outer terms, and are taken as they are.
+    The error is what is left of it, as a part of ||W' - W||. A LoRA's own pairs are outer terms, and are taken as they
+    are.
     """
     from spectra.convert.extraction import extract as run
     from spectra.io.atomic_writes import check_output
@@ -102,7 +103,7 @@ def extract(options: _Options) -> None:
     if done.others and not options.json:
         more = f" and {len(done.others) - 3} more" if len(done.others) > 3 else ""
         output.say(f"changed too, but held by no shift: {', '.join(done.others[:3])}{more}")
-    if done.total.energy < LITTLE:
+    if done.total.error > LITTLE_LEFT:
         output.say(
             "the shift holds little of this change, which hardly lies along the base's singular vectors; "
             "--outer takes the best outer terms too, --rest writes what is left as a LoRA"
@@ -117,7 +118,7 @@ def _write_rest(done: Extracted, path: Path, options: _Options) -> dict[str, Any
         output.say(f"{path} is not written: the shift leaves nothing that a LoRA could hold")
         return None
     size = write_factors(done.rest, path, force=options.force)
-    return {"file": str(path), "bytes": size, "rank": options.rank, "energy": done.energy_with_rest}
+    return {"file": str(path), "bytes": size, "rank": options.rank, "error": done.error_with_rest}
 
 
 def _show(found: dict[str, Any], every_layer: bool) -> Iterator[output.Part]:
@@ -126,4 +127,4 @@ def _show(found: dict[str, Any], every_layer: bool) -> Iterator[output.Part]:
     yield f"{found['out']}: {terms}{found['floats']:,} floats, {found['bytes']:,} bytes"
     if rest := found["rest_file"]:
         yield f"{rest['file']}: LoRA of rank {rest['rank']}, {rest['bytes']:,} bytes"
-        yield f"with it {percent(rest['energy'])} is captured"
+        yield f"with it the error is {short_percent(rest['error'])}"

@@ -1,4 +1,4 @@
-"""`spectra transplant`: carries a shift over to a related base, with a score."""
+"""`spectra transplant`: carries a shift over to a related base, with its error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.cli import output
-from spectra.cli.captured_energy import LITTLE, as_dict, show_captured
+from spectra.cli.captured_change import LITTLE_LEFT, as_dict, show_captured
 from spectra.cli.options import (
     Precision,
     argument,
@@ -20,7 +20,7 @@ from spectra.cli.options import (
     output_option,
     variant_option,
 )
-from spectra.cli.tables import percent
+from spectra.cli.tables import short_percent
 from spectra.settings import REQUIRED, SHARE, setting
 
 
@@ -40,7 +40,9 @@ class _Options:
         None, "Precision in which the new base will be loaded.", default_text="as the shift's"
     )
     variant: str | None = variant_option("the new base")
-    min_score: float = setting(0.0, "Refuse a result that keeps less of the energy than this share.", **SHARE)
+    max_error: float | None = setting(
+        None, "Refuse a result whose relative error of Delta W is larger, such as 0.5.", default_text="any", **SHARE
+    )
     layers: bool = layers_option()
     force: bool = force_option()
     json: bool = json_option(", every weight in it")
@@ -54,7 +56,8 @@ class _Options:
 def transplant(options: _Options) -> None:
     """Carries a shift over to a related base, or to a rounded copy of its own.
 
-    On the new base it is the shift whose change of the weights is closest; the score says how much of it is kept.
+    On the new base it is the shift whose change of the weights is closest; the error says how far that is from the old
+    one, as a part of ||Delta W||.
     """
     from spectra.convert.transplanting import transplant as run
     from spectra.io.atomic_writes import check_output
@@ -68,7 +71,7 @@ def transplant(options: _Options) -> None:
         source=options.source,
         dtype=options.dtype or "",
         variant=options.variant,
-        min_score=options.min_score,
+        max_error=options.max_error,
         progress=output.progress(),
     )
     size = write_shift(done.shift, options.out, force=options.force)
@@ -78,7 +81,7 @@ def transplant(options: _Options) -> None:
         "out": str(options.out),
         "bytes": size,
         "floats": done.shift.floats,
-        "score": done.score,
+        "matrices_error": done.error,
         **as_dict(done.layers),
         "missing": list(done.missing),
         "seconds": round(time.perf_counter() - start, 3),
@@ -86,11 +89,11 @@ def transplant(options: _Options) -> None:
     output.result(found, json=options.json, human=lambda: _show(found, options.layers))
     if done.missing and not options.json:
         output.say(f"{len(done.missing)} weights stay behind, which the new base has not, such as {done.missing[0]}")
-    if done.score < LITTLE:
+    if done.error > LITTLE_LEFT:
         output.say("little of this shift is left: these bases are hardly related, train it on the new one")
 
 
 def _show(found: dict[str, Any], every_layer: bool) -> Iterator[output.Part]:
     yield from show_captured(found, every_layer)
-    yield f"score {percent(found['score'])}: the energy kept of the matrices; norms go over as they are"
+    yield f"error {short_percent(found['matrices_error'])} of Delta W in the matrices; norms go over as they are"
     yield f"{found['out']}: {found['floats']:,} floats, {found['bytes']:,} bytes"

@@ -59,7 +59,7 @@ def _measure(bench: Bench, item: str) -> Row:
         "weights": len(report["layers"]),
         **row,
         "floats": report["floats"],
-        "energy": report["energy"],
+        "captured_error": report["error"],
         "error": error,
         "worst_error": worst,
     }
@@ -139,7 +139,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
     by_command = {row["command"]: row for row in rows}
     return {
         "error": by_command["extract"]["error"],
-        "energy": by_command["extract"]["energy"],
+        "captured_error": by_command["extract"]["captured_error"],
         "extract_peak_gb": by_command["extract"]["peak_gb"],
         "bake_peak_gb": by_command["bake"]["peak_gb"],
     }
@@ -160,7 +160,7 @@ CASE = Case(
         Column("cpu_s", "CPU, s", ".0f"),
         Column("error", form=".1e"),
         Column("worst_error", "worst", ".1e"),
-        Column("energy", "captured", ".6f"),
+        Column("captured_error", "of Delta W", ".1e"),
     ),
     goals=(Goal("error", "<=", 1e-5), Goal("extract_peak_gb", "<=", 1.5), Goal("bake_peak_gb", "<=", 1.5)),
 )

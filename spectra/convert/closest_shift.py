@@ -20,7 +20,7 @@ from spectra.compatibility.base_check import delta_length
 from spectra.compatibility.rounded_bases import Fingerprints
 from spectra.convert.best_terms import Fit, best_fit, outer_terms
 from spectra.convert.projection import AnySpectrum, project
-from spectra.convert.weight_change import product_square, spectrum_for
+from spectra.convert.weight_change import WeightShift, product_square, spectrum_for
 from spectra.errors import InputError, WeightError
 from spectra.progress import SILENT, Progress
 from spectra.shift.metadata import FINGERPRINT_DIGITS, ROUNDED, ShiftMetadata
@@ -30,8 +30,11 @@ from spectra.shift.word_vectors import WordVectors
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.cache.workers import for_each
 from spectra.spectrum.leading import cut
-from spectra.spectrum.spectrum import Spectrum
+from spectra.spectrum.spectrum import Spectrum, matrix
 from spectra.version import versions
+
+_CANCELLED = 1e-4
+"""Below this share of `||D||^2` what is left is measured, not computed from the squares."""
 
 ChangeOf: TypeAlias = Callable[[Tensor], Tensor]
 """Gives the change of a base's weight, of its shape or its matrix's, float32 or wider."""
@@ -56,11 +59,6 @@ class Captured:
     rest: float
     clipped: int = 0
     clipped_rest: float = 0.0
-
-    @property
-    def energy(self) -> float:
-        """The part of the change that is captured, 0 to 1."""
-        return 1 - self.rest / self.change if self.change else 1.0
 
     @property
     def error(self) -> float:
@@ -183,6 +181,9 @@ def closest_part(
         fit = Fit(torch.maximum(c, lowest), c)
     lost = (fit.unclipped - fit.d).square()
     missed = max(square - float(c.square().sum()) + float((c - fit.d).square().sum()) - fit.taken, 0.0)
+    if missed < _CANCELLED * square:  # a difference of nearly equal squares has no digits left
+        made = WeightShift(name, fit.d, fit.outer).change(weight, spectrum)
+        missed = _square(matrix(change) - made)
     captured = Captured(name, square, missed, int((fit.unclipped < lowest).sum()), float(lost.sum()))
     factors = Factors.of(*fit.rest.low_rank(rank), tuple(weight.shape)) if rank and fit.rest and missed else None
     delta = torch.cat([fit.d, fit.d.new_zeros(length - directions)])

@@ -7,6 +7,7 @@ and are taken as they are unless another form is asked for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -64,10 +65,10 @@ class Extracted:
         return summed("total", self.layers)
 
     @property
-    def energy_with_rest(self) -> float:
-        """The part of the change that shift and rest hold together, 0 to 1."""
+    def error_with_rest(self) -> float:
+        """`||D - Delta W - rest|| / ||D||` over all weights: what is left when the rest is taken, too."""
         total = self.total
-        return total.energy + sum(each.square for each in self.rest.values()) / total.change
+        return math.sqrt(max(total.rest - sum(each.square for each in self.rest.values()), 0) / total.change)
 
 
 def extract(
@@ -133,7 +134,7 @@ def extract(
     total = summed("total", layers)
     if not total.change:
         raise MismatchError(f"{model}: it changes no weight (a LoRA of alpha 0?); there is nothing to extract")
-    recipe = {"method": "extract", "from": Path(model).name, "energy": round(total.energy, 6)}
+    recipe = {"method": "extract", "from": Path(model).name, "error": round(total.error, 6)}
     return Extracted(
         shift=shift_of_parts(found, base=location.name, base_dtype=dtype, subset=target, recipe=recipe),
         layers=layers,

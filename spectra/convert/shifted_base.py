@@ -53,11 +53,13 @@ class WeightChange:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Weights whose change another format cannot hold, and their share of the whole shift's `||Delta W||^2`."""
+    """Weights whose change another format cannot hold, and `||Delta W||` of theirs by that of the whole shift: the
+    relative error that leaving them out makes.
+    """
 
     why: str
     weights: int
-    energy: float
+    error: float
 
 
 class ShiftedBase:

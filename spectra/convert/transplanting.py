@@ -37,13 +37,14 @@ class Transplanted:
     Attributes:
         layers: what is captured of each weight's `Delta W`; nothing of a weight that is missing.
         missing: weights that the new base lacks, or has in another shape.
-        score: the energy that is kept of the matrices, 0 to 1; vectors (norms) are carried over as they are.
+        error: `||Delta W there - Delta W here|| / ||Delta W here||` over the matrices; vectors (norms) are carried over
+            as they are.
     """
 
     shift: SpectralShift
     layers: tuple[Captured, ...]
     missing: tuple[str, ...]
-    score: float
+    error: float
 
 
 def transplant(
@@ -53,7 +54,7 @@ def transplant(
     source: str | None = None,
     dtype: str = "",
     variant: str | None = None,
-    min_score: float = 0.0,
+    max_error: float | None = None,
     cache: SpectrumCache | None = None,
     progress: Progress = SILENT,
 ) -> Transplanted:
@@ -65,11 +66,11 @@ def transplant(
         source: the base it was trained on; by default the one that it names.
         dtype: in which the new base will be loaded; by default the shift's.
         variant: of the new base's weight files.
-        min_score: refuse a result of a lower score, 0 to 1.
+        max_error: refuse a result of a larger error, such as .5.
 
     Raises:
         BaseError: a base is missing or damaged.
-        MismatchError: `source` is not the shift's base, no weight is in both bases, or the score is too low.
+        MismatchError: `source` is not the shift's base, no weight is in both bases, or the error is too large.
     """
     label = "given"
     if not isinstance(shift, SpectralShift):
@@ -98,11 +99,11 @@ def transplant(
     layers = {name: each.captured for name, each in found.items()}
     if missing:
         layers |= {name: Captured(name, lost.energy, lost.energy) for name, lost in old.changes(missing).items()}
-    score = summed("matrices", (layers[name] for name in shift if len(old.weights.shape(name)) > 1)).energy
-    if score < min_score:
+    error = summed("matrices", (layers[name] for name in shift if len(old.weights.shape(name)) > 1)).error
+    if max_error is not None and error > max_error:
         raise MismatchError(
-            f"shift {label!r} keeps {score:.1%} of its energy on {location.name}, less than the asked "
-            f"{min_score:.1%}; train it there, or lower --min-score"
+            f"shift {label!r} has an error of {error:.1%} of Delta W on {location.name}, more than the allowed "
+            f"{max_error:.1%}; train it there, or raise --max-error"
         )
     carried = shift_of_parts(
         found,
@@ -112,9 +113,9 @@ def transplant(
         subset=metadata.subset,
         licence=metadata.licence,
         parents=(metadata.content_hash,) if metadata.content_hash else metadata.parents,
-        recipe={"method": "transplant", "from": metadata.base, "score": round(score, 6)},
+        recipe={"method": "transplant", "from": metadata.base, "error": round(error, 6)},
     )
-    return Transplanted(carried, tuple(layers[name] for name in shift), missing, score)
+    return Transplanted(carried, tuple(layers[name] for name in shift), missing, error)
 
 
 def _carried(part: WeightShift, weight: Tensor, new_weight: Tensor, cache: SpectrumCache) -> ClosestPart:

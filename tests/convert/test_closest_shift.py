@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from unittest import mock
 
@@ -96,7 +97,7 @@ def test_one_dimension_takes_any_change() -> None:
     weight, change = torch.ones(5), torch.linspace(-3, 3, 5)
     found = find_closest({"n": weight}, {"n": lambda w: change}, cache=SpectrumCache())["n"]
     assert torch.equal(found.delta, change)
-    assert (found.captured.energy, found.ndim) == (1.0, 1)
+    assert (found.captured.error, found.ndim) == (0.0, 1)
 
 
 def test_what_is_clipped_and_summed_up() -> None:
@@ -107,11 +108,11 @@ def test_what_is_clipped_and_summed_up() -> None:
     )
     assert found["a"].delta.tolist() == [-3.0, 1.0]
     assert (found["a"].captured.clipped, found["a"].captured.clipped_rest) == (1, pytest.approx(4))
-    assert found["a"].captured.energy == pytest.approx(1 - 4 / 26)
-    assert found["b"].captured.energy == pytest.approx(0)
+    assert found["a"].captured.error == pytest.approx(math.sqrt(4 / 26))
+    assert found["b"].captured.error == pytest.approx(1)
     assert isinstance(found["b"].rest, Factors)
     assert torch.allclose(found["b"].rest.up @ found["b"].rest.down, changes["b"])
-    assert summed("both", (each.captured for each in found.values())).energy == pytest.approx(1 - 5 / 27)
+    assert summed("both", (each.captured for each in found.values())).error == pytest.approx(math.sqrt(5 / 27))
 
 
 def test_a_change_that_is_not_finite_is_refused() -> None:
@@ -177,9 +178,9 @@ def test_what_consists_of_directions_and_terms_is_found_whole(tmp_path: Path) ->
     found = find_closest({"w": weight}, {"w": lambda w: change}, form, cache=SpectrumCache(tmp_path))["w"]
     rest, terms, _ = left_over(change, weight, found)
     assert float((rest - terms).norm()) < 1e-3 * float(change.norm())
-    assert found.captured.energy > 1 - 1e-6
+    assert found.captured.error < 1e-5
     alone = find_closest({"w": weight}, {"w": lambda w: change}, ShiftForm(5), cache=SpectrumCache(tmp_path))["w"]
-    assert alone.captured.energy < 0.3
+    assert alone.captured.error > 0.8
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 3, 3), (40, 2, 3, 3)])
@@ -241,7 +242,7 @@ def test_pairs_are_taken_as_they_are(tmp_path: Path) -> None:
         assert float((torch.from_numpy(shift.outer[name].change()) - exact).norm()) < 1e-7 * float(exact.norm())
         assert shift.outer[name].kernel is None
         assert found[name].captured.change == pytest.approx(float(exact.square().sum()))
-        assert found[name].captured.energy == 1
+        assert found[name].captured.error == 0
     [alike] = take_pairs({"unet.a": weights["unet.a"]}, {"unet.a": lambda w: (up, split)}).values()
     assert alike.outer is not None
     assert alike.outer.kernel is not None

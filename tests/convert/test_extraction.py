@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_what_was_baked_comes_back(base: Path, shift: SpectralShift, tmp_path: P
     spectra.bake(str(base), shift, str(tmp_path / "model"))
     found = spectra.extract(str(base), str(tmp_path / "model"))
     assert apart(found.shift, shift) < 1e-5
-    assert found.total.energy > 1 - 1e-5
+    assert found.total.error < 2e-6
     assert (found.others, found.total.clipped) == ((), 0)
     assert found.shift.metadata.fingerprints == shift.metadata.fingerprints
     assert found.shift.metadata.ndims == shift.metadata.ndims
@@ -76,7 +77,7 @@ def test_what_was_clipped_comes_back_as_zero(base: Path, tmp_path: Path) -> None
     bake(str(base), [NamedShift("x", found.shift)], again)
     for name, weight in base_weights(str(again), ["unet"]).items():
         assert torch.allclose(weight, base_weights(str(tmp_path / "model"), ["unet"])[name], atol=2e-6), name
-    assert found.total.energy > 1 - 1e-6
+    assert found.total.error < 1e-5
 
 
 def test_from_shards_a_single_file_and_one_component(base: Path, shift: SpectralShift, tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_a_fine_tune_in_fp8(scaled: bool, tmp_path: Path) -> None:
     save_file(file, tmp_path / "tuned.safetensors")
     found = extract(str(tmp_path / "base.safetensors"), str(tmp_path / "tuned.safetensors"), outer=99)
     assert set(found.shift) == {f"unet.{name}" for name in trained}
-    assert found.total.energy > 0.9999
+    assert found.total.error < 0.01
     keys = {
         "unet.conv_in": "input_blocks.0.0.weight",
         "unet.mid_block.attentions.0.proj_in": "middle_block.1.proj_in.weight",
@@ -139,11 +140,11 @@ def test_a_fine_tuned_model_and_what_no_shift_holds(base: Path, tmp_path: Path) 
     found = extract(str(base), str(tmp_path / "unet"), rank=2)
     assert set(found.shift) == {"unet.mid_block.attentions.0.proj_in", "unet.conv_norm_out", "unet.conv_in"}
     assert found.others == ("unet.conv_in.bias",)
-    energies = {layer.name: layer.energy for layer in found.layers}
-    assert energies["unet.conv_norm_out"] == 1
-    assert 0 < energies["unet.conv_in"] < 0.5  # 16 of 576 directions of noise
+    errors = {layer.name: layer.error for layer in found.layers}
+    assert errors["unet.conv_norm_out"] == 0
+    assert 0.7 < errors["unet.conv_in"] < 1  # 16 of 576 directions of noise
     assert set(found.rest) == {"unet.mid_block.attentions.0.proj_in", "unet.conv_in"}
-    assert found.shift.metadata.recipe == {"method": "extract", "from": "unet", "energy": round(found.total.energy, 6)}
+    assert found.shift.metadata.recipe == {"method": "extract", "from": "unet", "error": round(found.total.error, 6)}
     half = extract(str(base), str(tmp_path / "unet"), target="unet.conv_norm_out,unet.mid_block.*")
     assert "unet.conv_in" not in half.shift
 
@@ -208,7 +209,7 @@ def test_a_lora_comes_in_without_loss(base: Path, tmp_path: Path, targets: list[
         exact = adapter.unet.get_submodule(name.removeprefix("unet.")).get_delta_weight("it").detach().double()
         assert float((change - matrix(exact)).norm()) < 1e-6 * float(change.norm()), name
         assert float((change - file[name].double()).norm()) < 1e-6 * float(change.norm()), name
-    assert found.total.energy == 1
+    assert found.total.error == 0
     assert found.total.change == pytest.approx(sum(t.dot(t) for t in found.shift.outer.values()))
     # Read from its file and baked, it is what diffusers merges.
     write_shift(found.shift, tmp_path / "x.safetensors")
@@ -240,9 +241,9 @@ def test_a_lora_in_another_form(base: Path, tmp_path: Path) -> None:
     diagonal = extract(str(base), str(path), outer=0)
     whole = extract(str(base), str(tmp_path / "merged"))
     assert apart(diagonal.shift, whole.shift) < 1e-4
-    assert diagonal.total.energy == pytest.approx(whole.total.energy, rel=1e-3)
+    assert diagonal.total.error == pytest.approx(whole.total.error, rel=1e-3)
     assert not (diagonal.shift.outer or whole.shift.outer)
-    energies = [diagonal.total.energy]
+    errors = [diagonal.total.error]
     weights = {n: w for n, w in base_weights(str(base), ["unet"]).items() if n in diagonal.shift}
     exact = read_lora(path, list(weights))
     for directions, outer in ((4, 0), (0, 1), (4, 1), (0, 2)):
@@ -251,10 +252,10 @@ def test_a_lora_in_another_form(base: Path, tmp_path: Path) -> None:
         assert {terms.rank for terms in found.shift.outer.values()} == ({outer} if outer else set())
         made = plain_base.shifted(weights, found.shift)
         missed = sum(float((matrix(made[n] - w.double()) - exact[n]).square().sum()) for n, w in weights.items())
-        assert found.total.energy == pytest.approx(1 - missed / found.total.change, abs=1e-6)
-        energies.append(found.total.energy)
-    assert energies[1] < energies[0] < energies[2] < energies[3] < energies[4]
-    assert energies[4] == pytest.approx(1, abs=1e-6)
+        assert found.total.error == pytest.approx(math.sqrt(missed / found.total.change), abs=1e-6)
+        errors.append(found.total.error)
+    assert errors[1] > errors[0] > errors[2] > errors[3] > errors[4]
+    assert errors[4] < 1e-5
 
 
 def test_a_model_as_directions_and_terms(base: Path, tmp_path: Path) -> None:
@@ -262,8 +263,8 @@ def test_a_model_as_directions_and_terms(base: Path, tmp_path: Path) -> None:
     mixed = plain_base.mixed_shift(weights, 2, 1)
     bake(str(base), mixed, tmp_path / "model")
     found = extract(str(base), str(tmp_path / "model"), directions=2, outer=1)
-    assert found.total.energy > 0.999
-    assert found.total.energy > extract(str(base), str(tmp_path / "model")).total.energy
+    assert found.total.error < 0.03
+    assert found.total.error < extract(str(base), str(tmp_path / "model")).total.error
     norms = [name for name, weight in weights.items() if weight.ndim == 1]
     assert max(np.abs(found.shift[name] - mixed[name]).max() for name in norms) < 1e-6
     assert not set(norms) & set(found.shift.outer)
@@ -288,9 +289,9 @@ def test_shift_and_rest_together_are_the_model(base: Path, tmp_path: Path, spect
     ran = spectra_cli(*given, "--rest", tmp_path / "rest.safetensors", "--rank", 64)
     assert ran.code == 0, ran.err
     told = json.loads(ran.out)
-    assert told["rest_file"]["energy"] == pytest.approx(1, abs=1e-6)
+    assert told["rest_file"]["error"] < 1e-3
     few = spectra_cli(*given, "--rest", tmp_path / "rest.safetensors", "--rank", 2, "--force")
-    assert told["energy"] < json.loads(few.out)["rest_file"]["energy"] < 0.999
+    assert told["error"] > json.loads(few.out)["rest_file"]["error"] > 0.03
     spectra_cli(*given, "--rest", tmp_path / "rest.safetensors", "--rank", 64, "--force")
     bake(str(base), [NamedShift("x", read_shift(tmp_path / "x.safetensors"))], tmp_path / "baked")
     pipe = load_pipeline(str(tmp_path / "baked"))
@@ -353,7 +354,7 @@ def test_the_command(base: Path, shift: SpectralShift, tmp_path: Path, spectra_c
     assert (ran.code, ran.err) == (0, "")
     found = json.loads(ran.out)
     assert found["others"] == ["unet.conv_in.bias"]
-    assert found["energy"] == pytest.approx(1, abs=1e-5)
+    assert found["error"] < 1e-5
     assert len(found["layers"]) == len(shift)
     assert apart(read_shift(out), shift) < 1e-5
     again = spectra_cli("extract", base, tmp_path / "model", "-o", out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,15 @@ def shift() -> SpectralShift:
 
 def test_to_its_own_base_it_is_what_it_was(bases: Path, shift: SpectralShift) -> None:
     done = transplant(shift, str(bases / "old"), source=str(bases / "old"))
-    assert done.score > 1 - 1e-6
+    assert done.error < 1e-6
     assert done.shift.metadata.fingerprints == shift.metadata.fingerprints
     for name, delta in shift.items():
         assert np.abs(done.shift[name] - delta).max() <= 1e-6 * np.abs(delta).max() + 1e-7, name
 
 
-def test_the_formula_and_the_score(bases: Path, shift: SpectralShift) -> None:
+def test_the_formula_and_the_error(bases: Path, shift: SpectralShift) -> None:
     done = transplant(shift, str(bases / "near"), source=str(bases / "old"))
-    energies = {layer.name: layer.energy for layer in done.layers}
+    errors = {layer.name: layer.error for layer in done.layers}
     old, new = (base_weights(str(bases / base), ["unet"]) for base in ("old", "near"))
     for name in ("unet.conv_in", "unet.up_blocks.0.attentions.0.proj_in", "unet.down_blocks.1.resnets.0.conv1"):
         spectrum = default_cache().spectrum(old[name])
@@ -72,9 +73,9 @@ def test_the_formula_and_the_score(bases: Path, shift: SpectralShift) -> None:
             torch.from_numpy(done.shift[name].astype(float)), expected, atol=1e-5 * float(change.norm())
         )
         made = (u.T * expected) @ v
-        assert energies[name] == pytest.approx(1 - float((change - made).norm() / change.norm()) ** 2, abs=1e-5)
-    assert 0.5 < done.score < 1
-    assert energies["unet.conv_norm_out"] == 1  # a norm takes any change
+        assert errors[name] == pytest.approx(float((change - made).norm() / change.norm()), abs=1e-5)
+    assert 0 < done.error < 0.7
+    assert errors["unet.conv_norm_out"] == 0  # a norm takes any change
     pipe = near(tiny_base.build(), 0.01)
     spectra.load(pipe, done.shift, name="x")
 
@@ -82,8 +83,8 @@ def test_the_formula_and_the_score(bases: Path, shift: SpectralShift) -> None:
 def test_a_rounded_copy_keeps_nearly_all(bases: Path, shift: SpectralShift) -> None:
     half = transplant(shift, str(bases / "old"), source=str(bases / "old"), dtype="float16")
     coarse = transplant(shift, str(bases / "old"), source=str(bases / "old"), dtype="bfloat16")
-    assert 1 > half.score > coarse.score > 0.9
-    assert half.score > 0.999
+    assert 0 < half.error < coarse.error < 0.3
+    assert half.error < 0.03
     pipe = tiny_base.build()
     torch.nn.Module.to(pipe.unet, torch.float16)
     spectra.load(pipe, half.shift, name="x")
@@ -100,8 +101,8 @@ def test_to_a_base_that_lacks_weights(bases: Path, shift: SpectralShift, tmp_pat
     done = transplant(shift, str(tmp_path / "wider"), source=str(bases / "old"))
     assert done.missing == ("unet.conv_in",)
     assert set(done.shift) == set(shift) - {"unet.conv_in"}
-    assert {layer.name: layer.energy for layer in done.layers}["unet.conv_in"] == 0
-    assert done.score < 1 - 1e-4
+    assert {layer.name: layer.error for layer in done.layers}["unet.conv_in"] == 1
+    assert done.error > 0.01
 
 
 def test_outer_terms_and_words_are_carried_over_as_they_are(bases: Path) -> None:
@@ -126,9 +127,9 @@ def test_outer_terms_and_words_are_carried_over_as_they_are(bases: Path) -> None
         assert found[name].change == pytest.approx(size, rel=1e-4), name
         assert found[name].rest == pytest.approx(missed, abs=1e-4 * size), name
         change, rest = change + size, rest + missed
-    assert done.score == pytest.approx(1 - rest / change, abs=1e-4)
+    assert done.error == pytest.approx(math.sqrt(rest / change), abs=1e-4)
     alone = SpectralShift({n: 0 * d for n, d in shift.items()}, shift.metadata, outer=shift.outer, words=shift.words)
-    assert transplant(alone, str(bases / "far"), source=str(bases / "old")).score == 1
+    assert transplant(alone, str(bases / "far"), source=str(bases / "old")).error == 0
 
 
 def test_what_cannot_be_carried_over_is_said(bases: Path, shift: SpectralShift) -> None:
@@ -136,8 +137,8 @@ def test_what_cannot_be_carried_over_is_said(bases: Path, shift: SpectralShift) 
         transplant(shift, str(bases / "near"), source=str(bases / "far"))
     with pytest.raises(BaseError, match=r"trained on test, which is not there; its weights are needed.*--from"):
         transplant(shift, str(bases / "near"))
-    with pytest.raises(MismatchError, match=r"keeps \d.*--min-score"):
-        transplant(shift, str(bases / "far"), source=str(bases / "old"), min_score=0.5)
+    with pytest.raises(MismatchError, match=r"has an error of \d.*--max-error"):
+        transplant(shift, str(bases / "far"), source=str(bases / "old"), max_error=0.5)
     flux = small_models.random_shift(small_models.build("flux")[0], "transformer", 1)
     with pytest.raises(BaseError, match="no component"):
         transplant(flux, str(bases / "near"), source=str(bases / "old"))
@@ -151,10 +152,10 @@ def test_the_command(bases: Path, shift: SpectralShift, tmp_path: Path, spectra_
     found = json.loads(ran.out)
     done = read_shift(tmp_path / "y.safetensors")
     assert done.metadata.parents == (read_shift(tmp_path / "x.safetensors").metadata.content_hash,)
-    assert done.metadata.recipe == {"method": "transplant", "from": "test", "score": round(found["score"], 6)}
+    assert done.metadata.recipe == {"method": "transplant", "from": "test", "error": round(found["matrices_error"], 6)}
     shown = spectra_cli(*given, "--to", bases / "far", "--force")
     assert shown.code == 0
     assert max(map(len, shown.out.splitlines()[:-1])) <= 80
     assert "little of this shift is left" in shown.err
-    refused = spectra_cli(*given, "--to", bases / "far", "--force", "--min-score", "0.9")
+    refused = spectra_cli(*given, "--to", bases / "far", "--force", "--max-error", "0.1")
     assert (refused.code, refused.err.count("\n")) == (1, 1)

@@ -176,10 +176,10 @@ def _why_not(shift: SpectralShift, name: str, change: WeightChange, layout: Lora
 def _left_out(changes: Mapping[str, WeightChange], reasons: Mapping[str, str]) -> tuple[LeftOut, ...]:
     """The weights of a shift that are left out, given the reason of each, together by reason."""
     total = sum(each.energy for each in changes.values()) or 1.0
-    energies: dict[str, list[float]] = {}
+    squares: dict[str, list[float]] = {}
     for name, why in reasons.items():
-        energies.setdefault(why, []).append(changes[name].energy)
-    return tuple(LeftOut(why, len(some), sum(some) / total) for why, some in energies.items())
+        squares.setdefault(why, []).append(changes[name].energy)
+    return tuple(LeftOut(why, len(some), math.sqrt(sum(some) / total)) for why, some in squares.items())
 
 
 class _LoraFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,7 +147,7 @@ def export_svdiff(
         for norm in (True, False)
     )
     error, worst = _errors(matrices)
-    lost = summed("norms", norms).rest / (summed("all", norms + matrices).change or 1.0)
+    lost = math.sqrt(summed("norms", norms).rest / (summed("all", norms + matrices).change or 1.0))
     left_out = (LeftOut("norms, each now one factor times its vector", len(norms), lost),) if norms else ()
     return Fit("svdiff-pytorch", "first-dim", len(found), error, worst, left_out)
 

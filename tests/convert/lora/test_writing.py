@@ -191,7 +191,7 @@ def test_what_cannot_go_into_a_lora_is_told(tmp_path: Path) -> None:
     assert set(told) == {"norms", "vectors of a special word"}
     for why, name in (("norms", "unet.norm"), ("vectors of a special word", words[0])):
         assert told[why].weights == 1
-        assert told[why].energy == pytest.approx(float(exact[name].norm()) ** 2 / total, rel=1e-5)
+        assert told[why].error == pytest.approx(float(exact[name].norm()) / total**0.5, rel=1e-5)
 
 
 def test_weights_that_stayed_as_they_are_are_told(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_weights_that_stayed_as_they_are_are_told(tmp_path: Path) -> None:
     done = write_lora(SpectralShift(deltas, shift.metadata), tmp_path / "lora.safetensors", rank=1)
     (left,) = done.left_out
     assert left.why.startswith("unchanged")
-    assert (left.weights, left.energy) == (len(still), 0.0)
+    assert (left.weights, left.error) == (len(still), 0.0)
     assert set(done.ranks) == set(shift) - set(still)
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli.output import Part
-from spectra.cli.tables import percent, short_percent, table
+from spectra.cli.tables import short_percent, table
 
 if TYPE_CHECKING:
     from spectra.convert.closest_shift import Captured
 
-LITTLE = 0.1
-"""A shift that captures less of a change does not stand for it."""
-_NOTICED = 5e-4
-"""A smaller share of the change is not worth a line."""
+LITTLE_LEFT = 0.95
+"""A shift with a larger error does not stand for the change."""
+_NOTICED = 0.02
+"""A smaller part of the change is not worth a line."""
 
 
 def as_dict(layers: Sequence[Captured]) -> dict[str, Any]:
-    """What is captured, as JSON values: in all, by block and by weight. Norms are `||Delta W||`."""
+    """What is captured, as JSON values: in all, by block and by weight. Norms are `||Delta W||`, errors
+    parts of them.
+    """
     from spectra.convert.closest_shift import summed
     from spectra.naming.blocks import block_of, grouped
 
@@ -39,23 +42,23 @@ def _row(captured: Captured, weights: int) -> dict[str, Any]:
         "weights": weights,
         "change": captured.change**0.5,
         "rest": captured.rest**0.5,
-        "energy": captured.energy,
+        "error": captured.error,
         "clipped": captured.clipped,
-        "clipped_energy": captured.clipped_rest / captured.change if captured.change else 0.0,
+        "clipped_error": math.sqrt(captured.clipped_rest / captured.change) if captured.change else 0.0,
     }
 
 
 def show_captured(found: dict[str, Any], every_layer: bool) -> Iterator[Part]:
     """A table of blocks, or of every weight, with the sum; and what the ReLU takes."""
     rows = found["layers" if every_layer else "blocks"]
-    headings = ("weights", "||change||", "||left||", "captured")
+    headings = ("weights", "||change||", "||left||", "error")
     yield table("weight" if every_layer else "block", headings, map(_cells, rows), _cells(found))
-    if found["clipped_energy"] > _NOTICED:
-        lost = short_percent(found["clipped_energy"], 2)
+    if found["clipped_error"] > _NOTICED:
+        lost = short_percent(found["clipped_error"], 2)
         count = f"{found['clipped']:,} directions"
-        yield f"{count} would go below zero and stop there: {lost} of the change is lost to that"
+        yield f"{count} would go below zero and stop there: {lost} of ||change|| is lost to that"
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     norms = (f"{row[key]:.4g}" for key in ("change", "rest"))
-    return (row.get("name", "total"), f"{row['weights']:,}", *norms, percent(row["energy"]))
+    return (row.get("name", "total"), f"{row['weights']:,}", *norms, short_percent(row["error"]))
