@@ -73,7 +73,7 @@ def _measure(bench: Bench, item: str) -> Row:
     from spectra.bases.embedded.subjects import find_subject, plain_picture
     from spectra.editing.edit import edit
     from spectra.editing.settings import make_edit_settings
-    from spectra.training.data.pictures import read_picture
+    from spectra.training.data.reading import read_picture
 
     name, kind = item.rsplit(" ", 1)
     known = find_subject(name)

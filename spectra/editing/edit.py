@@ -24,7 +24,8 @@ from spectra.generate.picture_files import write_picture
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift_file import read_shift
-from spectra.training.data.pictures import fit, read_picture
+from spectra.training.data.pictures import fit
+from spectra.training.data.reading import read_picture
 from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.inputs import resolution_of, validate_inputs
 from spectra.training.run.report import Summary

@@ -17,7 +17,7 @@ def read_toml(path: Path, option: str) -> dict[str, Any]:
         InputError: no such file, or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows marks the beginning of a text
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {option} expects a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -94,6 +94,11 @@ def test_bad_settings_are_named(tmp_path: Path, text: str, says: str) -> None:
         read_config(path)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbfsteps = 7\r\n")
+    assert read_config(tmp_path / "marked.toml").steps == 7
+
+
 def test_missing_file_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_config(tmp_path / "none.toml")
