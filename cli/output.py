@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spectra.errors import CacheWarning, RoundedCopyWarning
 from spectra.progress import SILENT, Progress
+from spectra.visible_text import one_line, visible, visible_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,13 +48,13 @@ def line(text: str) -> None:
 
 def say(message: str) -> None:
     """A message to the user, on stderr; wrapped to the terminal, never mixed with a result."""
-    sys.stderr.write(message + "\n")
+    sys.stderr.write(visible(message, keep="\n") + "\n")
     sys.stderr.flush()
 
 
 def failure(message: str) -> None:
     """Why a command failed: exactly one line on stderr."""
-    say("error: " + " ".join(message.split()))
+    say(f"error: {one_line(message)}")
 
 
 def result(obj: Any, *, json: bool, human: Callable[[], Iterable[Part]]) -> None:
@@ -66,7 +67,7 @@ def result(obj: Any, *, json: bool, human: Callable[[], Iterable[Part]]) -> None
             fitted to the terminal.
     """
     if json:
-        line(_json.dumps(obj, ensure_ascii=False, allow_nan=False))
+        line(visible_json(_json.dumps(obj, ensure_ascii=False, allow_nan=False)))
         return
     from rich.console import Console
     from rich.text import Text
@@ -74,7 +75,7 @@ def result(obj: Any, *, json: bool, human: Callable[[], Iterable[Part]]) -> None
     console = Console(file=sys.stdout, highlight=False)
     for part in human():
         if isinstance(part, str):
-            console.print(Text(part), soft_wrap=True)
+            console.print(Text(visible(part, keep="\n")), soft_wrap=True)
         else:
             console.print(part)
 
@@ -99,20 +100,20 @@ class _Bar:
 
         self.finish()
         self._rich = rich_progress.Progress(
-            rich_progress.TextColumn("{task.description}"),
+            rich_progress.TextColumn("{task.description}", markup=False),
             rich_progress.BarColumn(),
             rich_progress.MofNCompleteColumn(),
             rich_progress.TimeRemainingColumn(),
-            rich_progress.TextColumn("{task.fields[note]}"),
+            rich_progress.TextColumn("{task.fields[note]}", markup=False),
             console=Console(file=sys.stderr),
             transient=True,
         )
-        self._rich.add_task(label, total=total, note="")
+        self._rich.add_task(visible(label), total=total, note="")
         self._rich.start()
 
     def advance(self, n: int = 1, note: str = "") -> None:
         if self._rich is not None:
-            changed: dict[str, Any] = {"note": note} if note else {}
+            changed: dict[str, Any] = {"note": visible(note)} if note else {}
             self._rich.update(self._rich.task_ids[0], advance=n, **changed)
 
     def finish(self) -> None:
@@ -131,17 +132,13 @@ _OURS = (CacheWarning, RoundedCopyWarning)
 
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
-    """The library's warnings inside the block are shown without the place in our source that Python shows."""
+    """Warnings inside the block are one line each, without the place in the source that Python shows."""
     with warnings.catch_warnings():
         for category in _OURS:
             warnings.simplefilter("always", category)
-        before = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-            if issubclass(category, _OURS):
-                say(f"warning: {message}")
-            else:
-                before(message, category, *place, **more)
+        def show(message: Warning | str, *place: Any, **more: Any) -> None:
+            say(f"warning: {one_line(str(message))}")
 
         warnings.showwarning = show
         yield

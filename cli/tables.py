@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spectra.visible_text import visible
+
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
@@ -45,10 +47,10 @@ def table(
     if name_width == NAME_WIDTH:
         name_width = _room(headings, [*rows, footer] if footer else rows)
     made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_footer=bool(footer), header_style="bold")
-    made.add_column(title, footer=plain(footer[0] if footer else ""), width=name_width, overflow="fold")
+    made.add_column(plain(title), footer=plain(footer[0] if footer else ""), width=name_width, overflow="fold")
     for i, heading in enumerate(headings, 1):
         made.add_column(
-            heading,
+            plain(heading),
             footer=plain(footer[i] if footer else ""),
             justify="left" if heading in texts else "right",
             no_wrap=name_width is not None,
@@ -61,7 +63,7 @@ def table(
 
 def _room(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     """Columns for the names of these rows: as many as the longest has, if a terminal takes that beside the numbers."""
-    longest = max((len(row[0]) for row in rows), default=0)
+    longest = max((len(visible(row[0])) for row in rows), default=0)
     beside = sum(2 + max(map(len, column)) for column in zip(headings, *(row[1:] for row in rows), strict=False))
     return longest if NAME_WIDTH < longest <= TERMINAL - beside else NAME_WIDTH
 
@@ -88,10 +90,12 @@ def facts(rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Text that is shown as it is, wrapped between words: prompts hold square brackets, which are rich's markup."""
+    """Text that is shown as it is, wrapped between words: prompts hold square brackets, which are rich's markup, and
+    names and metadata of strangers what a terminal would obey.
+    """
     from rich.text import Text
 
-    return Text(text, style=style)
+    return Text(visible(text, keep="\n"), style=style)
 
 
 def folded(name: str, width: int = NAME_WIDTH) -> str:

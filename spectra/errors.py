@@ -22,9 +22,17 @@ is and exits with 1; anything else that reaches it is a bug and keeps its traceb
 
 from __future__ import annotations
 
+from spectra.visible_text import one_line
+
 
 class SpectraError(Exception):
-    """Base class of every error that spectra raises on purpose."""
+    """Base class of every error that spectra raises on purpose.
+
+    What a message quotes of a file or its name may be of strangers: it is shortened, and has no control characters.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class InputError(SpectraError, ValueError):

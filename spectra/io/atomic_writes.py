@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,10 +38,11 @@ def check_output(path: Path | str, *, force: bool = False, mark: str = "") -> Pa
             holds something, and none of these, is never replaced.
 
     Raises:
-        OutputError: it exists and `force` is not given, is none of our folders, or its nearest existing folder cannot
-            be written.
+        OutputError: it exists and `force` is not given, is a link or a device, is none of our folders, or its nearest
+            existing folder cannot be written.
     """
     target = Path(path)
+    _check_kind(target)
     if not force and os.path.lexists(target):
         raise _exists(target)
     if mark and target.is_dir() and any(target.iterdir()) and not any(target.glob(mark)):
@@ -55,6 +57,26 @@ def check_output(path: Path | str, *, force: bool = False, mark: str = "") -> Pa
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write {target}: permission denied in {folder}; choose another place")
     return target
+
+
+def _check_kind(target: Path) -> None:
+    """Refuses to replace what is neither a file nor a folder: the rename would put a file in its place.
+
+    Raises:
+        OutputError: it is a link, a device, a pipe or a socket, or no name that a file can have.
+    """
+    try:
+        mode = target.lstat().st_mode
+    except ValueError as error:
+        raise OutputError(f"cannot write {target}: {error}; choose another name") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OutputError(f"cannot write {target}: {REASONS[error.errno]}") from error
+        return
+    if stat.S_ISLNK(mode):
+        raise OutputError(f"cannot write {target}: it is a link; name what it points to, or another file")
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OutputError(f"cannot write {target}: it is no regular file but a device or a pipe; name a file")
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ FOLDERS = {"spectra": "spectra", "kernels": "spectra.kernels", "cli": "spectra.c
 """Folders of the repository, and as what each is installed."""
 
 FLOORS = {
-    "ground": ("kernels", "version", "errors", "progress", "settings", "io"),
+    "ground": ("kernels", "version", "visible_text", "errors", "progress", "settings", "io"),
     "shifts as data": ("naming", "spectrum", "shift", "analysis", "combine"),
     "models": ("bases", "layers", "compatibility", "families", "adapters"),
     "what users do": ("convert", "generate", "plots", "training", "planning", "editing"),

@@ -179,3 +179,33 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
         (temporary / "new").write_text("2")
     assert [file.name for file in target.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_links_devices_and_pipes_are_never_replaced(tmp_path: Path) -> None:
+    real, folder = tmp_path / "real", tmp_path / "folder"
+    real.write_text("kept")
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(real)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder-link").symlink_to(folder)
+    os.mkfifo(tmp_path / "pipe")
+    before = {path.name: path.lstat().st_ino for path in tmp_path.iterdir()}
+    for name, why in (
+        *((name, "a link") for name in ("link", "dangling", "folder-link")),
+        *((name, "no regular file") for name in ("pipe", "/dev/null")),
+    ):
+        target = tmp_path / name
+        for write in (atomic_write, atomic_folder):
+            with pytest.raises(OutputError, match=why), write(target, force=True):
+                pytest.fail("nothing may be made")
+        with pytest.raises(OutputError, match=why):
+            check_output(target, force=False)
+    assert {path.name: path.lstat().st_ino for path in tmp_path.iterdir()} == before
+    assert real.read_text() == "kept"
+
+
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(OutputError, match="null"):
+        check_output("a\0b")
+    with pytest.raises(OutputError, match="too long"), atomic_write("a" * 5000):
+        pass
