@@ -103,7 +103,7 @@ def compare(subject: Subject, cache: Path, seed: int, directions: int | None = N
     found: dict[str, Any] = {}
     adapter = spectra.attach(subject.pipe, subject.targets, directions, outer, cache=spectra_cache)
     try:
-        parameters = adapter.train()
+        parameters = adapter.train().by_key
         found["zero_training"] = differing(touched=False)
         adapter.eval()
         found["zero_evaluated"] = differing(touched=False)

@@ -226,7 +226,7 @@ def _attached(
         return {target.name: Binding(target, known[target.name]) for target in chosen}
 
     adapter = Adapter({model.component: model.module}, ",".join(known), bind, form or Form(), low_memory)
-    return Method(model, dict(adapter.train()), adapter)
+    return Method(model, dict(adapter.train().by_key), adapter)
 
 
 def _low_memory(model: Denoiser, spectra: Spectra, form: Form) -> Method:

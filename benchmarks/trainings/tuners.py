@@ -110,8 +110,8 @@ def _shift(targets: str) -> Callable[[Any, Any], Tuner]:
 
         ndims = {target.name: target.weight.ndim for target in chosen(pipe, targets)}
         adapter = spectra.attach(pipe, targets)
-        rates = rate_settings(adapter.parameters, ndims)
-        return Tuner(pipe, adapter.train(), rates, adapter.disabled, adapter.eval, adapter)
+        rates = rate_settings(adapter.by_key, ndims)
+        return Tuner(pipe, adapter.train().by_key, rates, adapter.disabled, adapter.eval, adapter)
 
     return make
 
@@ -135,8 +135,8 @@ def _preset(name: str) -> Callable[[Any, Any], Tuner]:
         form = Form(directions, outer, words if config.word else {}, vectors=config.lr_1d > 0)
         adapter = attach_form(pipe, config.all_targets, form)
         ndims = {each.name: each.weight.ndim for each in chosen(pipe, ",".join([config.all_targets, *form.words]))}
-        rates = rate_settings(adapter.parameters, ndims)
-        return Tuner(pipe, adapter.train(), rates, adapter.disabled, adapter.eval, adapter)
+        rates = rate_settings(adapter.by_key, ndims)
+        return Tuner(pipe, adapter.train().by_key, rates, adapter.disabled, adapter.eval, adapter)
 
     return make
 

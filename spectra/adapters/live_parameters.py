@@ -152,6 +152,16 @@ def make_parameters(targets: Iterable[Target], forms: Mapping[str, WeightForm]) 
     return made
 
 
+def register(root: nn.Module, key: str, parameter: nn.Parameter) -> None:
+    """Make a parameter one of `root`'s under a name with dots, as a parameter of modules within modules."""
+    *path, name = key.split(".")
+    for piece in path:
+        if piece not in root._modules:
+            root.add_module(piece, nn.Module())
+        root = root._modules[piece]  # type: ignore[assignment]
+    root.register_parameter(name, parameter)
+
+
 def to_shift_parts(
     bindings: Mapping[str, Binding], parameters: Mapping[str, Tensor], forms: Mapping[str, WeightForm], text: str
 ) -> tuple[dict[str, Delta], dict[str, OuterTerms], dict[str, WordVectors]]:

@@ -1,8 +1,8 @@
 """Training on a live model: deltas that are parameters, with which the model computes.
 
     adapter = spectra.attach(pipe, "unet-ca", directions=32, outer=1)
-    parameters = adapter.train()             # key -> nn.Parameter; the model is still the base
-    ...                                      # any optimizer, any loop
+    optimizer = AdamW(adapter.parameters())  # an nn.Module, with the deltas as its parameters
+    ...                                      # any loop that calls the model; nothing changes before the first step
     shift = adapter.shift(subset="unet-ca")
     adapter.detach()                         # the base, bit for bit
 
@@ -17,12 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from spectra.adapters.bind import bind, warn_of_quantised_spectra
 from spectra.adapters.binding import Binding, Layer
@@ -31,6 +30,7 @@ from spectra.adapters.live_parameters import (
     changes,
     leading,
     make_parameters,
+    register,
     split_key,
     to_shift_parts,
     values_of,
@@ -44,7 +44,7 @@ from spectra.layers.per_sample import Samples
 from spectra.layers.saved_elsewhere import watch
 from spectra.layers.shifted_layer import ShiftedLayer
 from spectra.layers.shifted_vector import ShiftedVector
-from spectra.layers.value_watch import watch_values
+from spectra.layers.value_watch import watch_steps, watch_values
 from spectra.layers.weight_offload import WeightOffload
 from spectra.naming.target_subsets import component_of
 from spectra.progress import SILENT, Progress
@@ -105,11 +105,15 @@ def attach_form(
     return Adapter(pipe, targets, partial(bind, cache=cache, progress=progress), form, low_memory)
 
 
-class Adapter:
+class Adapter(nn.Module):
     """Parameters bound to a live model. The model computes with them until `detach`.
 
+    A module beside the model, which stays as it is: `parameters()`, `state_dict()` and `to(device)` are those of the
+    deltas alone, under the names of a shift file. Called, it calls the model (a pipeline's denoiser), so that what
+    wraps a module in training, as `accelerator.prepare`, can wrap this one.
+
     Attributes:
-        parameters: float32, by `<weight name>.<part>` (see `live_parameters`); all change nothing at first.
+        by_key: the parameters, float32, by `<weight name>.<part>` (see `live_parameters`); all change nothing at first.
         deltas: those of them that are deltas, by weight name.
         subset: the targets as they were given.
     """
@@ -122,6 +126,7 @@ class Adapter:
         form: Form = Form(),  # noqa: B008
         low_memory: bool = False,
     ) -> None:
+        super().__init__()
         self.subset = subset
         parts = components(pipe)
         by_subset = {target.name for target in targets(pipe, subset)}
@@ -133,15 +138,17 @@ class Adapter:
         self._bindings: dict[str, Binding] = {}
         self._watches = ExitStack()
         claim(self._models, "training")
-        self._step_watch = weakref.finalize(self, _watch_steps(weakref.WeakMethod(self.changed)))
+        self._step_watch = weakref.finalize(self, watch_steps(weakref.WeakMethod(self.changed)))
         try:
-            self.parameters = make_parameters(chosen, self._forms)
-            trained = {split_key(key)[0] for key in self.parameters}
+            self.by_key = make_parameters(chosen, self._forms)
+            for key, parameter in self.by_key.items():
+                register(self, key, parameter)
+            trained = {split_key(key)[0] for key in self.by_key}
             self._bindings = bind([each for each in chosen if each.name in trained], leading(self._forms))
             for name, binding in self._bindings.items():
                 binding.choose(self._forms[name].directions)
             warn_of_quantised_spectra(self._bindings)
-            self._in_use: Mapping[str, Tensor] = self.parameters
+            self._in_use: Mapping[str, Tensor] = self.by_key
             for parameter, _ in self._required:
                 parameter.requires_grad_(False)
             self._offload = WeightOffload() if low_memory else None
@@ -153,8 +160,8 @@ class Adapter:
     @property
     def deltas(self) -> dict[str, nn.Parameter]:
         """The deltas among the parameters, by weight name."""
-        keys = {key: split_key(key) for key in self.parameters}
-        return {name: self.parameters[key] for key, (name, part) in keys.items() if part == "delta"}
+        keys = {key: split_key(key) for key in self.by_key}
+        return {name: self.by_key[key] for key, (name, part) in keys.items() if part == "delta"}
 
     def weight(self, name: str) -> Tensor:
         """The frozen weight of this name, as it is stored."""
@@ -171,7 +178,7 @@ class Adapter:
             parameters: by key, shaped like the adapter's, or with a row for each shift and `samples`.
             samples: which row each sample of a batch takes.
         """
-        self._in_use = parameters or self.parameters
+        self._in_use = parameters or self.by_key
         self._watches.close()
         # A norm that asks whose sample it has cannot be called again later.
         self._watches.callback(watch(self._models.values(), norms=samples is None))
@@ -188,14 +195,18 @@ class Adapter:
         """Say that deltas have other values. Fused optimizers need it: they leave a tensor's version as it is."""
         increment_version(list(self._in_use.values()))
 
-    def train(self) -> dict[str, nn.Parameter]:
-        """Turn gradients on, and let the cost model choose each layer's plan. Returns `parameters`."""
-        self._mode(training=True)
-        return self.parameters
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the first of the models, a pipeline's denoiser, returns."""
+        return next(iter(self._models.values()))(*args, **kwargs)
 
-    def eval(self) -> Adapter:
-        """Turn gradients off, and make each changed weight once instead of computing the change in every forward."""
-        self._mode(training=False)
+    def train(self, mode: bool = True) -> Self:
+        """Turn gradients on, and let the cost model choose each layer's plan.
+
+        With `mode` False, as `eval()` calls it, turn them off, and make each changed weight once instead of computing
+        the change in every forward.
+        """
+        super().train(mode)
+        self._mode(training=mode)
         return self
 
     def layers(self) -> list[ShiftedLayer]:
@@ -206,7 +217,7 @@ class Adapter:
         return [layer for binding in self._bindings.values() for layer in binding.layers]
 
     def _mode(self, *, training: bool) -> None:
-        for parameter in self.parameters.values():
+        for parameter in self.by_key.values():
             parameter.requires_grad_(training)
         for layer in self._layers():
             if isinstance(layer, ShiftedVector):
@@ -236,13 +247,13 @@ class Adapter:
         Raises:
             MismatchError: other names or lengths than this adapter's, or parts that it has not; nothing is copied then.
         """
-        self.copy(values_of(shift, self.parameters, self._bindings, self._forms, self.subset))
+        self.copy(values_of(shift, self.by_key, self._bindings, self._forms, self.subset))
 
     def copy(self, values: Mapping[str, Tensor]) -> None:
         """Copy `values`, by key, into the parameters of these keys."""
         with torch.no_grad():
             for key, value in values.items():
-                self.parameters[key].copy_(value)
+                self.by_key[key].copy_(value)
 
     def compare(self, shift: SpectralShift, label: str) -> BaseCheck:
         """How this model's weights compare with those that a shift was trained on, for the deltas that both have."""
@@ -271,7 +282,7 @@ class Adapter:
         unknown = set(metadata) - {field.name for field in fields(ShiftMetadata)}
         if unknown:
             raise TypeError(f"unknown metadata: {', '.join(sorted(unknown))}")
-        deltas, outer, words = to_shift_parts(self._bindings, self.parameters, self._forms, word)
+        deltas, outer, words = to_shift_parts(self._bindings, self.by_key, self._forms, word)
         return SpectralShift(deltas, ShiftMetadata(**{**known, **metadata}), outer=outer, words=words)
 
     def detach(self) -> None:
@@ -285,14 +296,3 @@ class Adapter:
         self._watches.close()
         release(self._models)
         self._models = {}  # detached again, it must not end the use that another has begun
-
-
-def _watch_steps(changed: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
-    """Call `changed`, as long as it lives, after every optimizer's step, until what is returned is called."""
-
-    def stepped(*_: Any) -> None:
-        if (call := changed()) is not None:
-            call()
-
-    remove: Callable[[], None] = register_optimizer_step_post_hook(stepped).remove
-    return remove

@@ -7,12 +7,15 @@ model whose deltas have kept their versions since the last: a training with one 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from spectra.spectrum.spectrum import has_no_values
 
@@ -59,3 +62,14 @@ class _Watch:
     def _differ(self, values: Mapping[torch.device, Tensor]) -> bool:
         known = self._values
         return known.keys() != values.keys() or not all(torch.equal(known[device], values[device]) for device in values)
+
+
+def watch_steps(changed: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
+    """Call `changed`, as long as it lives, after every optimizer's step, until what is returned is called."""
+
+    def stepped(*_: Any) -> None:
+        if (call := changed()) is not None:
+            call()
+
+    remove: Callable[[], None] = register_optimizer_step_post_hook(stepped).remove
+    return remove

@@ -130,9 +130,9 @@ class Planner:
         """
         with self._attached(request) as (adapter, models):
             step = self._count(request, adapter, models)
-            names = {split_key(key)[0] for key in adapter.parameters}
+            names = {split_key(key)[0] for key in adapter.by_key}
             weights = [adapter._bindings[name].target for name in names]
-            floats = sum(parameter.numel() for parameter in adapter.parameters.values())
+            floats = sum(parameter.numel() for parameter in adapter.by_key.values())
             size = shift_file_bytes(adapter, request.config)
         budget = check_outer(request.config.outer).budget
         if budget:

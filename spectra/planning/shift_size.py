@@ -22,7 +22,7 @@ _WORD = "[V1]"
 
 def shift_file_bytes(adapter: Adapter, config: TrainConfig) -> int:
     """Bytes of the file that a training writes of what an adapter has, in the precision that the settings say."""
-    ones = {key: torch.ones(parameter.shape) for key, parameter in adapter.parameters.items()}
+    ones = {key: torch.ones(parameter.shape) for key, parameter in adapter.by_key.items()}
     bindings = adapter._bindings
     deltas, outer, words = to_shift_parts(bindings, ones, adapter._forms, _WORD)
     metadata = ShiftMetadata(

@@ -100,7 +100,7 @@ def step_memory(
         for layer in adapter.layers():
             layer.forget()
     found = {name: count(name, model) for name, model in models.items()}
-    parameters = list(adapter.parameters.values())
+    parameters = list(adapter.by_key.values())
     stood_for = {block: like for saved in found.values() for block, like in saved.stood_for.items()}
     held = _held(adapter, stood_for)
     weights = {name: sum(storages(_own(model)).values()) for name, model in models.items()}
@@ -138,7 +138,7 @@ def _saved(
         )
         return type(block), weights, trained
 
-    known = [*_own(model), *adapter.parameters.values(), *held_tensors(adapter._layers())]
+    known = [*_own(model), *adapter.by_key.values(), *held_tensors(adapter._layers())]
     return saved_bytes(model, _arguments(name, model, shape, prompts), known, kind, every_block=every_block)
 
 

@@ -34,7 +34,7 @@ def trained(model: nn.Module, pattern: str, form: dict[str, Any], seed: int, siz
     adapter = spectra.attach(model, pattern, **form)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for key, value in adapter.parameters.items():
+        for key, value in adapter.by_key.items():
             if key.endswith((".delta", ".outer.a", ".word")):
                 value.copy_(size * torch.randn(value.shape, generator=generator))
     shift = adapter.shift(base="test", word="[V]" if form.get("words") else "")
@@ -103,7 +103,7 @@ def test_training_computes_what_serving_does(kind: str, form: str) -> None:
     adapter.train()
     y = call()
     y.square().mean().backward()
-    for key, value in adapter.parameters.items():
+    for key, value in adapter.by_key.items():
         assert value.grad is not None and bool(torch.isfinite(value.grad).all()), key
     with torch.no_grad():
         drawn = adapter.eval() and call()

@@ -134,7 +134,7 @@ class Training:
 
     def __init__(self, model: nn.Module) -> None:
         self.adapter = spectra.attach({"unet": model}, "*")
-        self.deltas = self.adapter.train()
+        self.deltas = self.adapter.train().by_key
         self.adapter.set(shifts()[0])
         self.expected = [shifted(shifts()[0])] * 2
 

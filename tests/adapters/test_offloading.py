@@ -67,7 +67,7 @@ def test_offloading_after_a_shift_is_active(kind: str, way: str, tmp_path: Path)
     base = model(kind, tmp_path)
     adapter = spectra.attach(base, "transformer.*attn*", directions=2, outer=1)
     with torch.no_grad():
-        for parameter in adapter.parameters.values():
+        for parameter in adapter.by_key.values():
             parameter.fill_(0.05)
     shift = adapter.shift(base="test")
     adapter.detach()
@@ -95,7 +95,7 @@ def test_training_with_offloading(kind: str, way: str, tmp_path: Path) -> None:
         adapter = spectra.attach(base, "transformer.*attn*", directions=2, outer=1)
         if number:
             OFFLOADING[way](base)
-        parameters = adapter.train()
+        parameters = adapter.train().by_key
         optimizer = torch.optim.SGD(parameters.values(), lr=1e-1)
         for _ in range(3):
             loss = base(**quantised_models.inputs()).sample.square().mean()

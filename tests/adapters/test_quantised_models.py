@@ -61,7 +61,7 @@ def output(model: Any) -> Tensor:
 def learnt(model: nn.Module, targets: str = "denoiser", steps: int = 20, **form: Any) -> SpectralShift:
     """The shift of a training towards random outputs, during which the model's answers came nearer to them."""
     adapter = spectra.attach(model, targets, **form)
-    parameters = adapter.train()
+    parameters = adapter.train().by_key
     optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
     wanted = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     losses = []
@@ -81,7 +81,7 @@ def random_shift(model: nn.Module, seed: int, targets: str = ATTENTION, **form: 
     adapter = spectra.attach(model, targets, **form)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in adapter.parameters.values():
+        for parameter in adapter.by_key.values():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     shift = adapter.shift(base="test")
     adapter.detach()
@@ -129,7 +129,7 @@ def test_the_training_of_a_quantised_base_takes_the_gradients_of_the_dequantised
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RoundedCopyWarning)
             adapter = spectra.attach(each, ATTENTION, directions=4, outer=2)
-        parameters = adapter.train()
+        parameters = adapter.train().by_key
         with torch.no_grad():
             for number, parameter in enumerate(parameters.values()):
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))

@@ -31,7 +31,7 @@ def attach_shapes(model: nn.Module, targets: str, tail: float) -> Adapter:
 
 def counted(adapter: Any, call: Any) -> int:
     """Of a step with a delta, after one that settles which sides are kept."""
-    deltas = adapter.train()
+    deltas = adapter.train().by_key
     with torch.no_grad():
         for delta in deltas.values():
             delta += 1e-7

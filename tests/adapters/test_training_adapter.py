@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate import Accelerator
 from small_models import MODELS, build
 from torch import nn
 
@@ -54,7 +55,7 @@ def test_every_delta_learns(kind: str) -> None:
     model, call = build(kind)
     torch.manual_seed(3)
     adapter = spectra.attach(model, subset(kind))
-    parameters = adapter.train()
+    parameters = adapter.train().by_key
     optimizer = torch.optim.SGD(parameters.values(), lr=1e-3)
     losses = []
     goal = torch.randn_like(call())
@@ -74,7 +75,7 @@ def test_training_and_serving_give_the_same_pictures() -> None:
     """What was trained through the plans is what the file gives when its weights are merged."""
     model, call = build("unet")
     adapter = spectra.attach(model, "unet")
-    parameters = adapter.train()
+    parameters = adapter.train().by_key
     torch.manual_seed(5)
     with torch.no_grad():
         for delta in parameters.values():
@@ -104,7 +105,7 @@ def test_a_step_of_any_optimizer_reaches_rebuilt_weights(fused: bool) -> None:
     """A fused one leaves the version of what it changes as it was."""
     model = nn.Linear(6, 4)
     adapter = spectra.attach({"unet": model}, "*")
-    deltas = list(adapter.train().values())
+    deltas = list(adapter.train().by_key.values())
     for layer in adapter.layers():
         layer.plan = "materialized"
     optimizer, x = torch.optim.AdamW(deltas, lr=0.1, fused=fused), torch.ones(3, 6)
@@ -159,7 +160,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         if checkpointed:
             model.enable_gradient_checkpointing()
         adapter = spectra.attach(model, "unet")
-        parameters = adapter.train()
+        parameters = adapter.train().by_key
         call().square().mean().backward()
         gradients.append([delta.grad for delta in parameters.values()])
         adapter.detach()
@@ -178,7 +179,7 @@ def test_half_precision_bases_train_float32_shifts(dtype: torch.dtype) -> None:
     with torch.no_grad():
         base = call()
     adapter = spectra.attach(model, "unet")
-    parameters = adapter.train()
+    parameters = adapter.train().by_key
     assert torch.equal(call(), base)
     call().float().square().mean().backward()
     assert all(delta.dtype == torch.float32 and bool(torch.isfinite(delta.grad).all()) for delta in parameters.values())
@@ -270,3 +271,37 @@ def test_a_shift_knows_its_rounded_bases_in_low_memory_too() -> None:
         found.append(adapter.shift(base="test").metadata)
         adapter.detach()
     assert found[0].fingerprints == found[1].fingerprints and found[0].rounded == found[1].rounded
+
+
+def test_a_loop_as_those_of_diffusers_trains_it() -> None:
+    """The adapter is a module: its parameters, in accelerate's hands, are the deltas under a shift file's names."""
+    model, call = build("unet")
+    frozen = {name: value.clone() for name, value in model.state_dict().items()}
+    model.requires_grad_(False)
+    adapter = spectra.attach(model, "unet-ca", directions=4, outer=1)
+    assert dict(adapter.named_parameters()).keys() == adapter.by_key.keys() == adapter.state_dict().keys()
+    optimizer = torch.optim.AdamW(filter(lambda p: p.requires_grad, adapter.parameters()), lr=1e-2)
+    accelerator = Accelerator(cpu=True)
+    trained, optimizer = accelerator.prepare(adapter, optimizer)
+    adapter.train()
+    losses = []
+    for _ in range(3):
+        with accelerator.accumulate(trained):
+            loss = call().square().mean()
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(trained.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[2] < losses[0]
+    state = {key: value.clone() for key, value in adapter.state_dict().items()}
+    shift = adapter.shift(base="test")
+    assert torch.equal(torch.tensor(shift[next(iter(shift))][:4]), state[f"{next(iter(shift))}.delta"])
+    adapter.detach()
+    assert all(torch.equal(value, frozen[name]) for name, value in model.state_dict().items())
+    again = spectra.attach(model, "unet-ca", directions=4, outer=1)
+    again.load_state_dict(state)
+    assert again.shift(base="test") == shift
+    x, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 12)
+    assert torch.equal(again(x, torch.tensor([3, 500]), text).sample, model(x, torch.tensor([3, 500]), text).sample)
+    again.detach()

@@ -161,7 +161,7 @@ def test_shifts_of_a_live_model_are_as_far_apart_as_its_weights(
         adapter = spectra.attach(pipe, "unet,text-encoder", directions=4, outer=seed + 1, words={tokens: [5, 6 + seed]})
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for parameter in adapter.parameters.values():
+            for parameter in adapter.by_key.values():
                 parameter.normal_(std=0.3, generator=generator)
         shift = adapter.shift(base="tiny")
         adapter.detach()

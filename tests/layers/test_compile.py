@@ -35,7 +35,7 @@ def test_training_is_one_graph(subset: str, form: dict[str, Any]) -> None:
     model, _ = build("unet")
     x, text, step = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 12), torch.tensor([3, 500])
     adapter = spectra.attach(model, subset, **form)
-    parameters = adapter.train()
+    parameters = adapter.train().by_key
     fast = compiled(model)
     optimizer = torch.optim.AdamW(parameters.values(), lr=0.05)
     for _ in range(2):

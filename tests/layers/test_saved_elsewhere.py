@@ -52,7 +52,7 @@ def gradients(kind: str, plan: Plan, run: Callable[..., Tensor], *, watched: boo
     adapter = spectra.attach({"unet": model}, "unet.*")
     if not watched:
         adapter._watches.close()
-    deltas = adapter.train()
+    deltas = adapter.train().by_key
     with torch.no_grad():
         for delta in deltas.values():
             delta += 0.01 * torch.randn(delta.shape)

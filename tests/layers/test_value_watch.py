@@ -53,7 +53,7 @@ def test_switching_modes_after_a_change_through_data() -> None:
 
 def test_a_moving_average_is_put_in_and_taken_out() -> None:
     model, adapter, x = attached()
-    parameters = list(adapter.train().values())
+    parameters = list(adapter.train().by_key.values())
     average = EMAModel(parameters, decay=0.5)
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     for _ in range(3):
@@ -77,7 +77,7 @@ def test_a_moving_average_is_put_in_and_taken_out() -> None:
 
 def test_one_forward_per_step_compares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, adapter, x = attached()
-    optimizer = torch.optim.AdamW(adapter.train().values(), fused=True)
+    optimizer = torch.optim.AdamW(adapter.train().by_key.values(), fused=True)
     compared = []
     equal = torch.equal
     monkeypatch.setattr("spectra.layers.value_watch.torch.equal", lambda a, b: compared.append(1) or equal(a, b))

@@ -45,7 +45,7 @@ class Measured:
         form = Form(request.directions, request.terms, vectors=config.lr_1d > 0)
         names = config.targets_of(family)
         adapter = attach_form(pipe, names, form, cache=SpectrumCache(cache))
-        parameters = adapter.train()
+        parameters = adapter.train().by_key
         for layer in adapter.layers():
             layer.planned_device = torch.device("cuda")
         self.floats = sum(parameter.numel() for parameter in parameters.values())

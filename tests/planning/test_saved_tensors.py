@@ -164,7 +164,7 @@ def _trained(kind: str) -> Iterator[tuple[nn.Module, dict[str, Any], set[int], i
     torch.manual_seed(0)
     model = build(MODELS[kind], "cpu")
     adapter = spectra.attach({"unet" if kind == "sdxl" else "transformer": model}, "denoiser", 3, 1)
-    parameters = adapter.train()
+    parameters = adapter.train().by_key
     arguments = {**step_inputs(model, StepShape(16, 2, 7), device="cpu").arguments, "return_dict": False}
     model(**arguments)  # layers make their vectors in the first
     layers = held_tensors(adapter._layers())
@@ -179,7 +179,7 @@ def _counted(kind: str) -> Any:
     adapter = attach_shapes({name: model}, "denoiser", Form(3, 1))
     arguments = step_inputs(model, StepShape(16, 2, 7)).arguments
     model(**arguments)  # layers make their vectors in the first
-    known = [*model.parameters(), *model.buffers(), *adapter.parameters.values(), *held_tensors(adapter._layers())]
+    known = [*model.parameters(), *model.buffers(), *adapter.by_key.values(), *held_tensors(adapter._layers())]
     return saved_bytes(model, arguments, known, lambda block: id(block))
 
 

@@ -33,8 +33,8 @@ def test_sdxl_learns() -> None:
     concept = Concept("disc", [DenoisingObjective("denoising", source, schedule)], seed=0)
     conditions = Conditions(lambda prompts: family.encode(pipe, prompts, 32), ["a disc"], keep=True, trained=False)
     loop = Loop(
-        pipe, family, [concept], conditions, adapter.train(),
-        dict.fromkeys(adapter.parameters, "lr"), config, make_accelerator(config, "cpu"), adapter.disabled,
+        pipe, family, [concept], conditions, adapter.train().by_key,
+        dict.fromkeys(adapter.by_key, "lr"), config, make_accelerator(config, "cpu"), adapter.disabled,
     )  # fmt: skip
     before = loop.measure()
     for _ in range(12):

@@ -29,11 +29,11 @@ class ConceptParameters:
         self.adapter = adapter
         self.words = words or ConceptWords()
         self.rows = Samples(torch.arange(concepts)) if concepts > 1 else None
-        self.parameters = adapter.parameters
+        self.parameters = adapter.by_key
         if self.rows is not None:
             self.parameters = {
                 key: nn.Parameter(own.detach().expand(concepts, *own.shape).clone())
-                for key, own in adapter.parameters.items()
+                for key, own in adapter.by_key.items()
             }
             self.words.keep_apart(self.parameters)
         self.train()
@@ -51,7 +51,7 @@ class ConceptParameters:
         self.adapter.set(shift)
         if self.rows is not None:
             with torch.no_grad():
-                for key, own in self.adapter.parameters.items():
+                for key, own in self.adapter.by_key.items():
                     self.parameters[key][concept] = own
 
     def train(self) -> None:

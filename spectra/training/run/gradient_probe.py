@@ -81,7 +81,7 @@ def _probe(
 ) -> dict[str, WeightGradient]:
     adapter = attach(form)
     try:
-        parameters, loop = adapter.train(), make_loop(adapter)
+        parameters, loop = adapter.train().by_key, make_loop(adapter)
         loop.take_gradient(SAMPLES)
         deltas = {split_key(key)[0]: _gradient(value) for key, value in parameters.items() if key.endswith(".delta")}
         left = {

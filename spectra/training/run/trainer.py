@@ -138,7 +138,7 @@ class Training:
             check_directions(config.directions),
             check_outer(config.outer),
             self._attach,
-            lambda adapter: self._make_loop(adapter, adapter.parameters),
+            lambda adapter: self._make_loop(adapter, adapter.by_key),
             vectors=config.lr_1d > 0,
         )
         self.adapter = self._attach(replace(form, words=words.ids))
