@@ -41,7 +41,6 @@ app = typer.Typer(
     name="spectra",
     help="Spectral shifts: fine-tunings of a diffusion model that are a vector per layer.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -29,9 +29,9 @@ class _Options:
 @command(
     _Options,
     'spectra generate --prompt "a drawing of a fox" --count 4 -o foxes',
-    'spectra generate --shift out/fox/fox.safetensors:0.8 --prompt "a drawing of a \\[V1] fox" --seed 7 -o pictures',
+    'spectra generate --shift out/fox/fox.safetensors:0.8 --prompt "a drawing of a [V1] fox" --seed 7 -o pictures',
     "spectra generate --shift fox.safetensors:1,.5,0 --shift wolf.safetensors:0,.5,1 "
-    '--prompt "a drawing of a \\[V1] fox" -o from-fox-to-wolf',
+    '--prompt "a drawing of a [V1] fox" -o from-fox-to-wolf',
     library=SETTINGS,
 )
 def generate(options: _Options, given: dict[str, Any]) -> None:

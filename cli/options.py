@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from typer.models import CommandInfo
 
+from spectra.cli.help import HelpfulCommand, Page, opposite, option_names, show_everything, value_name
 from spectra.errors import InputError
 from spectra.settings import REQUIRED, Setting, declared_settings, setting
 
@@ -30,14 +31,14 @@ def output_option(help: str, default: Any = REQUIRED, metavar: str = "FILE", pan
     return setting(default, help, option="--out -o", metavar=metavar, panel=panel)
 
 
-def force_option(replaced: str = "an earlier output", panel: str = "") -> Any:
+def force_option(replaced: str = "an earlier output", panel: str = "", brief: str = "") -> Any:
     """The setting `force`: that something may be replaced."""
-    return setting(False, f"Replace {replaced}.", panel=panel)
+    return setting(False, f"Replace {replaced}.", panel=panel, brief=brief)
 
 
-def json_option(more: str = "", panel: str = "") -> Any:
+def json_option(more: str = "", panel: str = "", brief: str = "") -> Any:
     """The setting `json`: output for programs."""
-    return setting(False, f"Print one JSON object{more}.", panel=panel)
+    return setting(False, f"Print one JSON object{more}.", panel=panel, brief=brief)
 
 
 def variant_option(base: str = "the base") -> Any:
@@ -90,75 +91,68 @@ def command(
             decide, and so is what is out of range.
     """
     own, others = declared_settings(options), library or {}
+    switches = {key for key, each in others.items() if _single(each) is bool}
+    switches |= {key for key, each in own.items() if _single(each) is bool and each.default is not False}
+    page = Page({**others, **own}, frozenset(switches), examples)
 
     def made(run: Callable[..., None]) -> CommandInfo:
         def call(**values: Any) -> None:
+            values.pop("help_all", None)
             given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
             given = {key: value for key, value in given.items() if value is not None}
             chosen = options(**{key: given.pop(key) for key in own if key in given})
             run(chosen, *([given] if others else []))
 
-        parameters = [_parameter(key, each, known=key in own) for key, each in {**others, **own}.items()]
+        parameters = [
+            _parameter(key, each, known=key in own, switch=key in switches) for key, each in page.settings.items()
+        ]
+        parameters += [_HELP_ALL] if page.brief else []
         call.__dict__["__signature__"] = inspect.Signature(parameters)
-        epilog = "Example:  " + "     |     ".join(examples)
-        return CommandInfo(run.__name__, callback=call, help=run.__doc__, epilog=epilog)
+        shaped = type(run.__name__, (HelpfulCommand,), {"page": page})
+        return CommandInfo(run.__name__, cls=shaped, callback=call, help=run.__doc__)
 
     return made
 
 
-def _parameter(name: str, declared: Setting, *, known: bool) -> inspect.Parameter:
-    """One option as typer reads it; one whose default is not known here is None where it is not given."""
+_HELP_ALL = inspect.Parameter(
+    "help_all",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[bool, typer.Option("--help-all", is_eager=True, callback=show_everything)],
+)
+
+
+def _single(declared: Setting) -> Any:
+    """The type of a setting's value, or of one of several."""
     values = get_args(declared.type)
-    single = values[0] if values else declared.type
+    return values[0] if values else declared.type
+
+
+def _parameter(name: str, declared: Setting, *, known: bool, switch: bool) -> inspect.Parameter:
+    """One option as typer reads it; one whose default is not known here is None where it is not given."""
+    single = _single(declared)
     kind = GenericAlias(list, single) if get_origin(declared.type) is tuple else declared.type
     default = declared.default if known or declared.default is REQUIRED else None
     if default in (None, ()):
         kind, default = kind | None, None
-    typed = f"<{single.__name__ if isinstance(single, type) else 'str'}>"
-    shown: dict[str, Any] = {
-        "help": _help(declared),
-        "metavar": declared.metavar or (typed if declared.choices or single in (str, int, float) else None),
-        "show_default": False,
-        "rich_help_panel": declared.panel or None,
-    }
+    shown: dict[str, Any] = {"metavar": value_name(declared) or None, "show_default": False}
+    if declared.choices:
+        shown["autocompletion"] = _completing(declared.choices)
     if known and single in (int, float):
         shown |= {"min": declared.least, "max": declared.most}
     if declared.positional:
         about = typer.Argument(**shown)
     else:
         option = option_names(name, declared)
-        if single is bool and not (known and default is False):
-            option += f"/--no-{option.removeprefix('--')}"
-        about = typer.Option(*option.split(), **shown)
+        about = typer.Option(*(option + (f"/{opposite(option)}" if switch else "")).split(), **shown)
     empty = inspect.Parameter.empty if default is REQUIRED else default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=empty, annotation=Annotated[kind, about])
 
 
-def option_names(name: str, declared: Setting) -> str:
-    """What a setting is called on the command line; several names stand with blanks between them."""
-    return name if declared.positional else declared.option or f"--{name.replace('_', '-')}"
+def _completing(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """What a shell completes an unfinished word to: the choices that begin with it."""
 
+    def starting(incomplete: str) -> list[str]:
+        return [each for each in choices if each.startswith(incomplete)]
 
-def _help(declared: Setting) -> str:
-    """Help, choices and default, with square brackets as rich shows them."""
-    default = default_text(declared)
-    choices = " or ".join(filter(None, (", ".join(declared.choices[:-1]), *declared.choices[-1:])))
-    remarks = "; ".join(filter(None, (choices, f"default: {default}" if default else "")))
-    return (declared.help + (f" [{remarks}]" if remarks else "")).replace("[", "\\[")
-
-
-def default_text(declared: Setting) -> str:
-    """The default as `--help` and documents say it; empty where that is nothing, zero or off."""
-    if declared.default_text or declared.default is REQUIRED:
-        return declared.default_text
-    if declared.embedded not in (None, declared.default):
-        return f"{_text(declared.default)}; embedded base: {_text(declared.embedded)}"
-    return _text(declared.default) if declared.default else ""
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, tuple):
-        return "; ".join(map(_text, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return starting

@@ -54,7 +54,7 @@ def say(message: str) -> None:
 
 def failure(message: str) -> None:
     """Why a command failed: exactly one line on stderr."""
-    say(f"error: {one_line(message)}")
+    say(f"error: {visible(' '.join(message.split()))}")
 
 
 def result(obj: Any, *, json: bool, human: Callable[[], Iterable[Part]]) -> None:

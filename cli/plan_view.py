@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.options import option_names
+from spectra.cli.help import option_names
 from spectra.cli.tables import facts, plain, plural, readable
 from spectra.settings import declared_settings
 from spectra.training.config import TrainConfig, defaults

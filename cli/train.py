@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spectra.cli import output
 from spectra.cli.options import check_device, command, device_option, force_option, json_option
 from spectra.cli.tables import plain, readable
-from spectra.errors import InputError
+from spectra.errors import InputError, Mistakes
 from spectra.settings import declared_settings, setting
 from spectra.training.config import TrainConfig, make_config, read_config
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 _SETTINGS = declared_settings(TrainConfig)
+_FILES = ("base", "components_from", "images", "prompt", "class_prompt", "class_images", "init_shift")
+"""Settings of what is read from the disk."""
 del _SETTINGS["subject"]  # --subject sets `subjects`, or `subject` where it is given once
 
 
@@ -31,15 +33,34 @@ class _Options:
         "Train several concepts together: settings, then a table [[concept]] for each with its name, images (or "
         "subject), prompt, class_prompt, seed and output.",
         panel="Pictures",
+        brief="Several trainings in one pass, a folder each.",
         metavar="FILE.toml",
     )
     device: str = device_option("train on", panel="Cost")
-    resume: bool = setting(False, "Continue from the state saved in the output folder.", panel="Watching and resuming")
-    config: Path | None = setting(
-        None, "Read settings from a TOML file.", panel="Watching and resuming", metavar="FILE.toml"
+    resume: bool = setting(
+        False,
+        "Continue from the state saved in the output folder.",
+        panel="Watching and resuming",
+        brief="Continue from the state in the output folder.",
+        elsewhere="resume_from_checkpoint",
     )
-    out: Path | None = setting(None, "Output folder.", option="--out -o", metavar="DIR")
-    force: bool = force_option("an earlier training's folder")
+    config: Path | None = setting(
+        None,
+        "Read settings from a TOML file.",
+        panel="Watching and resuming",
+        brief="Read settings from a TOML file.",
+        metavar="FILE.toml",
+        elsewhere="config_file",
+    )
+    out: Path | None = setting(
+        None,
+        "Output folder.",
+        option="--out -o",
+        brief="Output folder; out/NAME by itself.",
+        metavar="DIR",
+        elsewhere="output_dir output",
+    )
+    force: bool = force_option("an earlier training's folder", brief="Replace an earlier training's folder.")
     json: bool = json_option(" with the summary")
 
 
@@ -98,7 +119,18 @@ def _settings(options: _Options, given: dict[str, Any]) -> TrainConfig:
             raise InputError("--resume needs -o DIR, the output folder of the training to continue")
         saved = read_state(Outputs(options.out).find_state()).config
         return make_config({**saved.as_dict(), **given}, source="command line")
-    return make_config(given, source="command line")
+    mistakes = Mistakes()
+    with mistakes.noted():
+        return make_config(given, source="command line")
+    # Pictures and base are looked at all the same, so that everything wrong is told at once.
+    with mistakes.noted():
+        from spectra.training.run.concepts import ConceptSpec
+        from spectra.training.run.inputs import validate_inputs
+
+        files = {name: value for name, value in given.items() if name in _FILES}
+        validate_inputs(ConceptSpec("", make_config(files), options.out), force=options.force)
+    mistakes.tell()
+    raise AssertionError("a mistake was noted")
 
 
 def _interrupted(folders: list[Path | None], options: _Options) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spectra.cli.generate import SETTINGS
-from spectra.cli.options import default_text, option_names
+from spectra.cli.help import default_text, option_names
 from spectra.combine.merge_settings import MergeSettings
 from spectra.editing.settings import EditSettings, training_settings
 from spectra.settings import Setting, declared_settings

@@ -2,6 +2,7 @@
 
     SpectraError
     ├── InputError            something given by the user is wrong or missing
+    │   ├── MistakesError     several such things at once
     │   ├── PictureError      no pictures, or one that cannot be read
     │   ├── TargetError       an unknown subset name, or a pattern that matches nothing
     │   ├── BaseError         the base model is missing or is not what was expected
@@ -22,6 +23,9 @@ is and exits with 1; anything else that reaches it is a bug and keeps its traceb
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 from spectra.visible_text import one_line
 
 
@@ -37,6 +41,51 @@ class SpectraError(Exception):
 
 class InputError(SpectraError, ValueError):
     """Something given by the user is wrong or missing."""
+
+
+class Mistakes:
+    """Collects what is wrong with something given, so that all of it can be told at once.
+
+    mistakes = Mistakes()
+    with mistakes.noted():
+        check(one)
+    with mistakes.noted():
+        check(other)
+    mistakes.tell()
+    """
+
+    def __init__(self) -> None:
+        self.found: list[SpectraError] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """An error of ours that the block raises is noted, and the block left."""
+        try:
+            yield
+        except SpectraError as error:
+            self.found += error.several if isinstance(error, MistakesError) else [error]
+
+    def tell(self) -> None:
+        """Raise what was noted: a single error as it is.
+
+        Raises:
+            SpectraError: something was.
+        """
+        distinct = list({str(error): error for error in self.found}.values())
+        if len(distinct) == 1:
+            raise distinct[0]
+        if distinct:
+            raise MistakesError(distinct)
+
+
+class MistakesError(InputError):
+    """Several things given are wrong at once; each is an error of its own, in `several`."""
+
+    def __init__(self, several: Sequence[SpectraError]) -> None:
+        self.several = tuple(several)
+        told = "; ".join(f"({number}) {error}" for number, error in enumerate(several, 1))
+        # Each is short and visible already; all together may be longer than one message.
+        Exception.__init__(self, f"{len(self.several)} mistakes: {told}")
 
 
 class PictureError(InputError):

@@ -10,12 +10,13 @@ Options of the command line, type checks of TOML files, checks of ranges and doc
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from spectra.errors import InputError
+from spectra.errors import InputError, Mistakes
 
 SHARE = {"least": 0, "most": 1}
 """The range of a share of something."""
@@ -32,6 +33,8 @@ class Setting:
         default: its value where none is given, or `REQUIRED`.
         help: plain sentences for its user.
         panel: heading under which `--help` lists it.
+        brief: one short line instead of `help`, for what most users need: where a command has such settings, its
+            `--help` lists them alone, and `--help-all` all.
         embedded: default on the embedded base; None where that is `default` too.
         least, most, above, below: ends of its range, `least` and `most` included; None for no end.
         choices: the values it can have; empty for any.
@@ -40,13 +43,15 @@ class Setting:
         default_text: the default in words, where the value says nothing.
         positional: an argument of the command line rather than an option.
         resumable: may change when a training is resumed, since it moves no delta.
-        formerly: its name in older files.
+        formerly: its names in older files, separated by blanks.
+        elsewhere: its names in other trainers, separated by blanks: who gives one is told this one.
         name, type: of the field, filled in by `declared_settings`.
     """
 
     default: Any
     help: str
     panel: str = ""
+    brief: str = ""
     embedded: Any = None
     least: float | None = None
     most: float | None = None
@@ -59,6 +64,7 @@ class Setting:
     positional: bool = False
     resumable: bool = False
     formerly: str = ""
+    elsewhere: str = ""
     name: str = ""
     type: Any = None
 
@@ -126,27 +132,50 @@ def check_ranges(values: Any) -> None:
     """Check every setting of a dataclass's instance.
 
     Raises:
-        InputError: a value is none of the choices, not finite, or out of range.
+        InputError: values are none of the choices, not finite, or out of range.
     """
+    mistakes = Mistakes()
     for name, each in declared_settings(type(values)).items():
-        each.check(getattr(values, name))
+        with mistakes.noted():
+            each.check(getattr(values, name))
+    mistakes.tell()
+
+
+def meant(name: str, known: Mapping[str, Setting]) -> list[str]:
+    """The settings that somebody may have meant by a name that is none: that of another trainer, or one that is close.
+
+    Args:
+        name: as in a file or on the command line, without leading hyphens.
+        known: the settings by name.
+    """
+    wanted = name.replace("-", "_").lower()
+    if wanted in known:
+        return [wanted]
+    if found := [own for own, each in known.items() if wanted in (*each.formerly.split(), *each.elsewhere.split())]:
+        return found
+    return difflib.get_close_matches(wanted, known, n=2, cutoff=0.7)
 
 
 def check_types(declared: type, values: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Values from a file or a command line, as their settings' types: lists become tuples, whole numbers floats.
 
     Raises:
-        InputError: an unknown setting, an old name, or a value of another type; it names `source`.
+        InputError: unknown settings, old names, or values of another type; it names `source`.
     """
     known = declared_settings(declared)
-    renamed = {each.formerly: name for name, each in known.items() if each.formerly}
+    renamed = {old: name for name, each in known.items() for old in each.formerly.split()}
     checked: dict[str, Any] = {}
+    mistakes = Mistakes()
     for name, value in values.items():
-        if name in renamed:
-            raise InputError(f"{source}: {name} is called {renamed[name]} now; rename it there")
-        if name not in known:
-            raise InputError(f"{source}: unknown setting {name!r}; known are {', '.join(known)}")
-        checked[name] = _typed(value, known[name].type, f"{source}: {name}")
+        with mistakes.noted():
+            if name in renamed:
+                raise InputError(f"{source}: {name} is called {renamed[name]} now; rename it there")
+            if name not in known:
+                hint = " or ".join(meant(name, known))
+                hint = f"did you mean {hint}?" if hint else f"known are {', '.join(known)}"
+                raise InputError(f"{source}: unknown setting {name!r}; {hint}")
+            checked[name] = _typed(value, known[name].type, f"{source}: {name}")
+    mistakes.tell()
     return checked
 
 

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import pytest
 
-from spectra.errors import InputError
-from spectra.settings import SHARE, check_ranges, check_types, declared_settings, embedded_defaults, setting
+from spectra.cli.help import option_names
+from spectra.errors import InputError, MistakesError
+from spectra.settings import SHARE, check_ranges, check_types, declared_settings, embedded_defaults, meant, setting
 from spectra.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -64,10 +65,35 @@ def test_types_are_checked_and_old_names_told() -> None:
             check_types(Example, values, "x")
 
 
+def test_what_is_wrong_is_told_at_once() -> None:
+    with pytest.raises(
+        MistakesError, match=r"2 mistakes: \(1\) x: steps: expected int, got '3'; \(2\) x: unknown"
+    ) as told:
+        check_types(Example, {"steps": "3", "colour": 1, "rate": 2}, "x")
+    assert len(told.value.several) == 2
+    with pytest.raises(MistakesError, match=r"steps: expected .*; \(2\) rate: expected"):
+        check_ranges(Example(steps=0, rate=float("nan")))
+
+
+def test_a_name_that_is_none_leads_to_the_one_that_was_meant() -> None:
+    known = declared_settings(TrainConfig)
+    for wrong, right in (
+        ("learning-rate", "lr"), ("learning_rate", "lr"), ("rank", "outer"), ("network_dim", "outer"),
+        ("max_train_steps", "steps"), ("stepps", "steps"), ("train_batch_size", "batch"),
+        ("lr_schedule", "lr_scheduler"), ("instance_prompt", "prompt"), ("checkpointing_steps", "save_every"),
+        ("gradient_accumulation_steps", "accumulation"),
+    ):  # fmt: skip
+        assert meant(wrong, known)[0] == right, wrong
+    assert meant("xyzzy", known) == []
+    taken = [name for each in known.values() for name in each.elsewhere.split()]
+    assert len(taken) == len(set(taken)), "a name elsewhere means one setting here"
+    assert set(taken).isdisjoint(known)
+
+
 def test_every_setting_of_a_training_has_an_option_and_a_sentence(spectra_cli: Callable[..., Any]) -> None:
-    shown = spectra_cli("train", "--help").out
+    shown = spectra_cli("train", "--help-all").out
     for name, declared in declared_settings(TrainConfig).items():
-        assert (declared.option or f"--{name.replace('_', '-')}")[:16] in shown, name
+        assert f"{option_names(name, declared).split()[0]} " in shown.replace(",", " "), name
         assert declared.help.endswith("."), name
         assert declared.panel, name
 
@@ -80,6 +106,9 @@ def test_the_page_of_settings_is_current(spectra_cli: Callable[..., Any]) -> Non
     spec.loader.exec_module(module)
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run: python docs/settings.py"
     for command, (_, settings) in module.COMMANDS.items():
-        shown = spectra_cli(command, "--help").out
+        shown = spectra_cli(command, "--help-all" if command == "train" else "--help").out.replace(",", " ")
         for name, declared in settings.items():
-            assert f"{module.option_names(name, declared)} "[:16] in shown, (command, name)
+            options = (
+                [declared.metavar or name.upper()] if declared.positional else option_names(name, declared).split()
+            )
+            assert all(f"{option} " in shown for option in options), name

@@ -70,7 +70,7 @@ PULL = 0.03
 """Weight decay times learning rate."""
 
 WORDS = 0.5
-"""Share of random words (`prior_random_words`)."""
+"""Share of random words (`keep_prompts`)."""
 
 VECTORS = 3
 """The rate of 1-D shifts is so many times lower than that of all others."""
@@ -142,7 +142,7 @@ def _trained(
     if method not in PRESETS:
         config = replace(config, lr=made.rate, lr_1d=made.rate / VECTORS)
         if made.held:
-            config = replace(config, weight_decay=PULL / made.rate, prior_random_words=WORDS)
+            config = replace(config, weight_decay=PULL / made.rate, keep_prompts=WORDS)
     done = finetune(method, base, config)
     drawn = draw_all(bench, done.pipe, known, short=short)
     figures = score_pictures(drawn, before, known, instance_pictures(known, count=INSTANCE_COUNT, seed=seed))

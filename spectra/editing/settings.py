@@ -20,7 +20,7 @@ TUNING: dict[str, Any] = {
     "preset": "svdiff",
     "prior_weight": 0.0,
     "prior_unconditional": 0.0,
-    "prior_random_words": 0.0,
+    "keep_prompts": 0.0,
     "validation_count": 0,
 }
 """What one picture with its own caption asks of a training: no class, and nothing drawn before and after. A picture has
@@ -46,6 +46,7 @@ def training_settings() -> dict[str, Setting]:
         option: replace(
             known[name],
             panel=_LEARNING,
+            brief="",
             default=TUNING.get(name, known[name].default),
             embedded=TUNING_EMBEDDED.get(name, known[name].embedded),
             default_text="" if name in TUNING_EMBEDDED else known[name].default_text,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.bases.embedded import NAME
 from spectra.bases.quantisation import parse_quantisation
-from spectra.errors import InputError
+from spectra.errors import InputError, Mistakes
 from spectra.io.toml_files import read_toml, toml_value
 from spectra.settings import check_ranges, check_types, embedded_defaults
 from spectra.training.data.prompts import check_template
@@ -33,9 +33,21 @@ class TrainConfig(TrainSettings):
         Raises:
             InputError: a value out of range, or settings that exclude each other.
         """
-        check_ranges(self)
-        check_directions(self.directions)
-        check_outer(self.outer)
+        mistakes = Mistakes()
+        for check in (
+            lambda: check_ranges(self),
+            lambda: check_directions(self.directions),
+            lambda: check_outer(self.outer),
+            self._check_cost,
+            self._check_prior,
+            self._check_schedule,
+            self._check_given,
+        ):
+            with mistakes.noted():
+                check()
+        mistakes.tell()
+
+    def _check_cost(self) -> None:
         if parse_quantisation(self.quantize) is not None:
             self._check_quantised()
         if self.low_memory and (self.directions, self.outer, self.word) != ("all", "0", False):
@@ -43,21 +55,27 @@ class TrainConfig(TrainSettings):
                 "low memory keeps both sides of all directions in place of the weights: leave it out, or directions, "
                 "outer terms and word, which need less memory by themselves"
             )
-        for name, meant in (("prior_unconditional", "without a prompt"), ("prior_random_words", "for other words")):
+
+    def _check_prior(self) -> None:
+        for name, meant in (("prior_unconditional", "without a prompt"), ("keep_prompts", "for other words")):
             if getattr(self, name) and self.prior_target != "base":
                 raise InputError(
                     f'{name.replace("_", " ")} needs prior target "base": pictures of one class are not what the base '
                     f"draws {meant}"
                 )
-        if self.prior_unconditional + self.prior_random_words > 1:
+        if self.prior_unconditional + self.keep_prompts > 1:
             raise InputError(
-                "prior unconditional and prior random words are shares of the same pictures: expected a sum of at most "
-                f"1, got {self.prior_unconditional + self.prior_random_words:g}"
+                "prior unconditional and keep prompts are shares of the same pictures: expected a sum of at most "
+                f"1, got {self.prior_unconditional + self.keep_prompts:g}"
             )
-        if self.lr_warmup_steps >= self.steps:
+
+    def _check_schedule(self) -> None:
+        if self.lr_warmup_steps >= max(1, self.steps):
             raise InputError(f"lr warmup steps: expected fewer than the {self.steps} steps, got {self.lr_warmup_steps}")
         if self.ema_decay and self.optimizer == "adamwschedulefree":
             raise InputError("adamwschedulefree writes an average of its own: leave ema decay out")
+
+    def _check_given(self) -> None:
         if self.subjects:
             self._check_subjects()
         if self.subject and self.images:

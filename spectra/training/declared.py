@@ -22,7 +22,11 @@ class SubjectSettings:
     """What a training is given, and what of the base it moves."""
 
     base: str = _pictures(
-        "", "Base model: a diffusers folder, a .safetensors checkpoint or a hub id.", default_text="embedded"
+        "",
+        "Base model: a diffusers folder, a .safetensors checkpoint or a hub id.",
+        default_text="embedded",
+        brief="Base model; without it the embedded one.",
+        elsewhere="pretrained_model_name_or_path pretrained_model model",
     )
     components_from: str = _pictures(**COMPONENTS_FROM)
     prediction_type: str = _pictures(**PREDICTION_TYPE)
@@ -33,16 +37,45 @@ class SubjectSettings:
         'each by name, or as DIR="a photo of a [V1] dog" with a special word of its own in brackets.',
         option="--subject",
         metavar="NAME|DIR=PROMPT",
+        brief="An embedded subject, or two to four into one shift.",
     )
-    images: str = _pictures("", "Folder of instance pictures, or one picture.", metavar="DIR")
-    prompt: str = _pictures("", "Instance prompt: a caption with a rare token for the subject.")
+    images: str = _pictures(
+        "",
+        "Folder of instance pictures, or one picture.",
+        metavar="DIR",
+        brief="The subject's pictures: a folder, or one picture.",
+        elsewhere="instance_data_dir train_data_dir image_dir data",
+    )
+    prompt: str = _pictures(
+        "",
+        "Instance prompt: a caption with a rare token for the subject.",
+        brief='What they show: "a photo of a [V1] dog".',
+        elsewhere="instance_prompt",
+    )
     class_prompt: str = _pictures(
-        "", "Class prompt: the instance prompt without the rare token. Prior preservation needs it."
+        "",
+        "Class prompt: the instance prompt without the rare token. Prior preservation needs it.",
+        brief='The same without that word: "a photo of a dog".',
     )
-    class_images: str = _pictures("", "Folder of class pictures, in place of those that the base draws.", metavar="DIR")
-    resolution: int = _pictures(0, "Side of the training pictures in pixels.", least=0, default_text="the base's own")
+    class_images: str = _pictures(
+        "",
+        "Folder of class pictures, in place of those that the base draws.",
+        metavar="DIR",
+        elsewhere="class_data_dir reg_data_dir",
+    )
+    resolution: int = _pictures(
+        0,
+        "Side of the training pictures in pixels.",
+        least=0,
+        default_text="the base's own",
+        brief="Pixels of the pictures' side.",
+        elsewhere="size",
+    )
     collage: float = _subjects(
-        0.6, "Probability that a sample shows two of the subjects, each on its half; class pictures too.", **SHARE
+        0.6,
+        "Probability that a sample shows two of the subjects, each on its half; class pictures too.",
+        **SHARE,
+        elsewhere="cutmix",
     )
     collage_fit: str = _subjects(
         "crop",
@@ -86,6 +119,7 @@ class SubjectSettings:
         "of it in twice the bytes; tiny, for a file of 32 kB at most; svdiff, the paper's method: all directions, no "
         "outer terms.",
         choices=("balanced", "likeness", "tiny", "svdiff"),
+        brief="balanced, likeness, tiny or svdiff.",
     )
     text_encoder: bool | None = _training(
         False,
@@ -93,6 +127,7 @@ class SubjectSettings:
         "unless a target names them.",
         embedded=True,
         default_text="the preset's",
+        elsewhere="train_text_encoder",
     )
     directions: str = _training(
         "all",
@@ -107,6 +142,7 @@ class SubjectSettings:
         "bytes for all together, such as 64kB, which the subject's gradient shares out.",
         metavar="K|BYTES",
         default_text="the preset's",
+        elsewhere="rank network_dim lora_rank dim",
     )
     word: bool = _training(
         False,

@@ -26,7 +26,7 @@ _HELD: Mapping[str, Any] = {
     "text_encoder": False,
     "steps": 200,
     "weight_decay": 0.15,
-    "prior_random_words": 0.5,
+    "keep_prompts": 0.5,
 }
 """On the embedded base: a vector for the special word, and held to the base by weight decay, whose product with the
 rate is .03, and by half of the class pictures standing under other words."""

@@ -150,3 +150,12 @@ def test_the_summary_is_one_json_object(spectra_cli: Any, given: dict[str, Any],
         [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in "xy"
     )
     assert one == two
+
+
+def test_everything_that_is_wrong_is_told_at_once(spectra_cli: Any, given: dict[str, Any], tmp_path: Path) -> None:
+    arguments = [part for option in {**given, "--images": tmp_path / "none"}.items() for part in option]
+    ran = spectra_cli("train", *arguments, "--lr", -1, "--ema-decay", 2, "--init-shift", tmp_path / "x.safetensors")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert ran.err.startswith("error: 4 mistakes: (1) lr: expected a number of at least 0, got -1.0; (2) ema decay: ")
+    assert f"{tmp_path / 'none'}: expected a folder of pictures" in ran.err
+    assert str(tmp_path / "x.safetensors") in ran.err

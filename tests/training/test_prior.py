@@ -119,7 +119,7 @@ def test_the_vocabulary_holds_whole_words() -> None:
             )
 
     assert vocabulary(Tokens()) == ["sun", "tree"]
-    with pytest.raises(BaseError, match="prior random words: Pieces has no words to draw from"):
+    with pytest.raises(BaseError, match="keep prompts: Pieces has no words to draw from"):
         vocabulary(type("Pieces", (), {"get_vocab": lambda self: {"▁sun": 0}})())
 
 

@@ -131,5 +131,5 @@ def vocabulary(tokenizer: Any) -> list[str]:
     tokens = (token.removesuffix("</w>") for token in tokenizer.get_vocab() if token.endswith("</w>"))
     found = sorted(token for token in tokens if token.isalpha() and token.isascii() and len(token) > 2)
     if not found:
-        raise BaseError(f"prior random words: {type(tokenizer).__name__} has no words to draw from; leave them out")
+        raise BaseError(f"keep prompts: {type(tokenizer).__name__} has no words to draw from; leave them out")
     return found

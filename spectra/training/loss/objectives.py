@@ -99,7 +99,7 @@ def _class_prompts(
     pipe: Any, config: TrainConfig, subjects: Sequence[Subject], counts: Sequence[int]
 ) -> list[list[str]]:
     """The prompts of each subject's class pictures, of which there are `counts`."""
-    words = vocabulary(pipe.tokenizer) if config.prior_random_words else []
+    words = vocabulary(pipe.tokenizer) if config.keep_prompts else []
     # A picture of one subject comes under several words; those of several subjects have one prompt each.
     rounds = -(-PRIOR_PROMPTS // counts[0]) if words and len(subjects) == 1 else 1
     return [
@@ -107,7 +107,7 @@ def _class_prompts(
             subject.class_prompt,
             rounds * count,
             config.prior_unconditional,
-            random_words=config.prior_random_words,
+            random_words=config.keep_prompts,
             vocabulary=words,
             seed=config.seed,
         )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.bases.quantisation import parse_quantisation
-from spectra.errors import BaseError, InputError, OutputError
+from spectra.errors import BaseError, InputError, Mistakes, OutputError
 from spectra.families.family import Family
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
@@ -49,30 +49,41 @@ def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool =
     """Check everything that a training of a concept is given; loads no model, and writes nothing.
 
     Raises:
-        SpectraError: of the kind that fits, with the first thing found wrong.
+        SpectraError: of the kind that fits, with everything that was found wrong.
     """
-    config = fill_in_subjects(concept.config)
-    subjects = read_subjects(config)
+    mistakes = Mistakes()
+    config, subjects, found = concept.config, (), {}  # type: TrainConfig, tuple[Subject, ...], dict[str, Any]
+    with mistakes.noted():
+        config = fill_in_subjects(config)
+        subjects = read_subjects(config)
     name = "-and-".join(subject.name.replace(" ", "-") for subject in subjects)
     outputs = Outputs(concept.out or Path("out") / (name or "subject"))
-    outputs.check(force=force, resume=resume)
-    base = find_base(config.base, config.components_from, config.prediction_type)
-    if quantisation := parse_quantisation(config.quantize):
-        quantisation.require()
-    check_optimizer(config.optimizer)
-    check_trackers(config)
-    class_pictures: tuple[Image.Image, ...] = ()
-    if config.class_images and config.prior_weight > 0:
-        class_pictures = tuple(read_pictures(Path(config.class_images)))
+    with mistakes.noted():
+        if subjects or concept.out:
+            outputs.check(force=force, resume=resume)
+    with mistakes.noted():
+        found["base"] = find_base(config.base, config.components_from, config.prediction_type)
+    with mistakes.noted():
+        if quantisation := parse_quantisation(config.quantize):
+            quantisation.require()
+    with mistakes.noted():
+        check_optimizer(config.optimizer)
+    with mistakes.noted():
+        check_trackers(config)
+    with mistakes.noted():
+        own = config.class_images and config.prior_weight > 0
+        found["class_pictures"] = tuple(read_pictures(Path(config.class_images))) if own else ()
+    for subject in subjects if config.word else ():
+        with mistakes.noted():
+            rare_word(subject.prompt, subject.class_prompt)
+    with mistakes.noted():
+        found["init"] = read_shift(Path(config.init_shift)) if config.init_shift else None
+    mistakes.tell()
     saved = None
     if resume:
         saved = read_state(outputs.find_state())
         check_resumable(saved, config, pictures_digest(subjects))
-    if config.word:
-        for subject in subjects:
-            rare_word(subject.prompt, subject.class_prompt)
-    init = read_shift(Path(config.init_shift)) if config.init_shift else None
-    return ValidatedInputs(concept.name, config, outputs, base, subjects, class_pictures, saved, init)
+    return ValidatedInputs(name=concept.name, config=config, outputs=outputs, subjects=subjects, saved=saved, **found)
 
 
 def check_together(concepts: Sequence[ValidatedInputs]) -> None:

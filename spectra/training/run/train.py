@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from spectra.errors import Mistakes
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig, defaults
 from spectra.training.run.concepts import ConceptSpec
@@ -56,10 +57,14 @@ def train_together(
     Raises:
         SpectraError: as for `train`.
     """
-    inputs = [validate_inputs(each, resume=resume, force=force) for each in concepts]
+    inputs, mistakes = [], Mistakes()
+    for each in concepts:
+        with mistakes.noted():
+            inputs.append(validate_inputs(each, resume=resume, force=force))
+    mistakes.tell()
     check_together(inputs)
     if not resume:
-        for each in inputs:
-            each.outputs.clear_unfinished()
+        for checked in inputs:
+            checked.outputs.clear_unfinished()
     with contextlib.closing(Training(inputs, device=device, progress=progress)) as training:
         return [replace(each, base_options=inputs[0].base.options) for each in training.run(force=force)]
