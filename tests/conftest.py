@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# The models here are small: a second thread gains nothing, and on a busy machine it waits for the first one's core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # after the number of threads, which it reads
+
 ROOT = Path(__file__).parents[1]
 
 # `python -m pytest` puts the repository's root on the path, where `kernels` lies and would be taken for the package
 # of that name that diffusers and transformers look for. Only the installed `spectra` is tested.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-# The models here are small: a second thread gains nothing, and on a busy machine it waits for the first one's core.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing is fetched from a hub, whatever machine this is.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -64,6 +67,18 @@ def _frozen_imports() -> None:
     gc.set_threshold(20_000, 20, 20)
     gc.collect()
     gc.freeze()
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """What a module of tests draws while it is imported is the same in every run, whichever modules come before."""
+    if isinstance(collector, pytest.Module):
+        torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """A test that draws without a seed draws the same numbers, alone and among others."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -132,7 +132,8 @@ def test_output_and_gradients(case: str, directions: int, terms: int, kernel: bo
     layer = LowRankLayer(module, change, some if directions else None)
     right = in_float64(module, change, some, x, grad)
     for found, wanted in zip(computed(layer, change, x, grad), right, strict=True):
-        assert error(found, wanted) < 2e-6
+        # A wrong formula is off by far more; what sums may lose differs between CPUs, and is tested below.
+        assert error(found, wanted) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
