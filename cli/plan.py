@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.util
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,8 @@ _PLANNED = (
 )
 """The settings of a training that a plan depends on."""
 
-_NOT_NEEDED = ("bitsandbytes", "peft", "torchao")
-"""Packages that diffusers imports where they are installed: that takes longer than counting."""
+_NOT_NEEDED = ("bitsandbytes", "peft", "torchao", "transformers")
+"""Packages that diffusers imports where they are installed, not for a model's shapes: it takes longer than counting."""
 
 
 @dataclass(frozen=True)
@@ -65,28 +66,36 @@ def plan(options: _Options, given: dict[str, Any]) -> None:
     config = make_config(given, source="command line")
     vram = read_memory(options.vram) if options.vram else 0
     request = PlanRequest(config, options.family, vram)
+    gc.disable()  # the process ends with the answer
+    shapes = request.shapes()
     with _quick_imports():
-        from spectra.planning.fitting import fit
-        from spectra.planning.plan import Planner
+        import diffusers
 
-        planner = Planner(request.shapes())
-        found = planner.plan(request)
-        fitting = fit(planner, request) if vram else None
+        for part in shapes.parts.values():
+            getattr(diffusers, part.kind, None)  # what is missing is told when it is built
+    from spectra.planning.fitting import fit
+    from spectra.planning.plan import Planner
+
+    planner = Planner(shapes)
+    found = planner.plan(request)
+    fitting = fit(planner, request) if vram else None
     output.result(plan_view.as_dict(found, fitting), json=options.json, human=lambda: plan_view.show(found, fitting))
 
 
 @contextlib.contextmanager
 def _quick_imports() -> Iterator[None]:
-    """Within the block, what diffusers imports for nothing is not found, and no garbage is collected."""
+    """Within the block, what diffusers imports for nothing is not found."""
     find = importlib.util.find_spec
+    hidden = [name for name in _NOT_NEEDED if name not in sys.modules]
 
     def found(name: str, package: str | None = None) -> Any:
-        return None if name.partition(".")[0] in _NOT_NEEDED else find(name, package)
+        return None if name.partition(".")[0] in hidden else find(name, package)
 
     importlib.util.find_spec = found
-    gc.disable()
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: to import one is an error
     try:
         yield
     finally:
         importlib.util.find_spec = find
-        gc.enable()
+        for name in hidden:
+            del sys.modules[name]

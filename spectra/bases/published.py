@@ -56,7 +56,13 @@ def _transformers(kind: str, **config: Any) -> Part:
     return Part("transformers", kind, config)
 
 
-_CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+_CLIP_L = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 77,
+}
 _CLIP_G = {
     "hidden_size": 1280,
     "intermediate_size": 5120,
@@ -64,6 +70,7 @@ _CLIP_G = {
     "num_attention_heads": 20,
     "projection_dim": 1280,
     "hidden_act": "gelu",
+    "max_position_embeddings": 77,
 }
 """CLIP ViT-L/14 and OpenCLIP ViT-bigG/14: SDXL's paper (arXiv:2307.01952), section 2.1, and transformers' defaults."""
 

@@ -14,7 +14,7 @@ from spectra.bases.published import PUBLISHED, Part, find_published
 from spectra.bases.single_file import configuration_folder
 from spectra.bases.weight_files import folder_tensors
 from spectra.errors import BaseError
-from spectra.naming.target_subsets import DENOISERS
+from spectra.naming.target_subsets import DENOISERS, may_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -130,3 +130,21 @@ def build(part: Part, device: str = "meta") -> nn.Module:
         raise BaseError(f"{part.kind}: {part.library} cannot build it ({str(error).splitlines()[0]})") from error
     model: nn.Module = made
     return model.eval().requires_grad_(False)
+
+
+class BaseModels:
+    """A base's models, each built on the meta device when it is first asked for: most plans need few of them."""
+
+    def __init__(self, parts: Mapping[str, Part]) -> None:
+        self.parts = parts
+        self._built: dict[str, nn.Module] = {}
+
+    def __getitem__(self, name: str) -> nn.Module:
+        if name not in self._built:
+            self._built[name] = build(self.parts[name])
+        return self._built[name]
+
+    def named_by(self, pattern: str) -> dict[str, nn.Module]:
+        """Those of which the pattern can mean weights; all where it means none, for the error that says so."""
+        names = [name for name in self.parts if may_name(pattern, name)]
+        return {name: self[name] for name in names or self.parts}

@@ -103,6 +103,26 @@ def matcher(item: str) -> Callable[[str, str, int], bool]:
     return lambda component, path, _: whole.fullmatch(f"{component}.{path}") is not None
 
 
+def may_name(pattern: str, component: str) -> bool:
+    """Whether an item of `pattern`, as `matching` takes it, can mean weights of a component, whatever its layers.
+
+    Raises:
+        TargetError: neither the name of a subset nor a pattern.
+    """
+    for item in (part.strip() for part in pattern.split(",")):
+        matcher(item)
+        literal = re.split(r"[*?\[]", item)[0]
+        if item in SUBSETS:
+            found = component in SUBSETS[item].components
+        elif "." in literal or literal == item:
+            found = component_of(literal) == component
+        else:
+            found = component.startswith(literal)
+        if found:
+            return True
+    return False
+
+
 def matching(names: Iterable[str], pattern: str, ndims: Mapping[str, int] | None = None) -> tuple[str, ...]:
     """The names that `pattern` means, sorted.
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from spectra.adapters.live_parameters import Form, split_key
 from spectra.adapters.training_adapter import Adapter
-from spectra.bases.shapes import BaseShapes, build
+from spectra.bases.shapes import BaseModels, BaseShapes
 from spectra.errors import BaseError
 from spectra.families import Target, targets
 from spectra.naming.target_subsets import TEXT_ENCODERS, component_of
@@ -117,7 +117,7 @@ class Planner:
         self.shapes, self.denoiser = shapes, denoiser_of(shapes)
         if "vae" not in shapes.parts:
             raise BaseError(f"{shapes.name}: it has {', '.join(shapes.parts)}, but no vae; expected a whole pipeline")
-        self.models = {name: build(part) for name, part in shapes.parts.items()}
+        self.models = BaseModels(shapes.parts)
         self._steps: dict[tuple[object, ...], StepMemory] = {}
         self._weights: dict[tuple[str, str, str], int] = {}
 
@@ -169,7 +169,7 @@ class Planner:
     def _staying(self, request: PlanRequest, step: StepMemory) -> Iterator[str]:
         """The components in memory while steps are taken: those that compute, and those that encode anew in each."""
         config, encodes = request.config, len(step.weights) > 1
-        for name in self.models:
+        for name in self.shapes.parts:
             put_away = config.cache_latents if name == "vae" else config.cache_prompts and not encodes
             if name in step.weights or not put_away:
                 yield name
@@ -192,9 +192,9 @@ class Planner:
         """An adapter of what is trained, and the models that compute: the denoiser, and trained text encoders."""
         names, words = request.targets(self.shapes.pipeline), self._words(request)
         form = Form(request.directions, request.terms, words, vectors=request.config.lr_1d > 0)
-        trained = [target.name for target in targets(self.models, names)]
+        trained = [target.name for target in targets(self.models.named_by(names), names)]
         parts = {self.denoiser, *(component_of(name) for name in (*trained, *words))}
-        models = {name: model for name, model in self.models.items() if name in parts}
+        models = {name: self.models[name] for name in self.shapes.parts if name in parts}
         for model in models.values():
             nn.Module.to(model, getattr(torch, request.dtype(self.shapes)))  # without diffusers' advice
         adapter = attach_shapes(models, names, form, low_memory=request.config.low_memory)
@@ -209,7 +209,7 @@ class Planner:
             return {}
         found: dict[str, tuple[int, ...]] = {}
         for name in TEXT_ENCODERS:
-            if name in self.models:
+            if name in self.shapes.parts:
                 encoder: Any = self.models[name]
                 table = encoder.get_input_embeddings()
                 [weight] = [each.name for each in targets({name: encoder}, f"{name}.*") if table in each.modules]
@@ -245,16 +245,17 @@ class Planner:
 
     def _tokens(self) -> int:
         """Tokens of a prompt as the denoiser gets it, where its text encoder's length says it; else 0."""
-        encoder = self.models.get("text_encoder")
-        longest = int(getattr(getattr(encoder, "config", None), "max_position_embeddings", 0))
-        kind = type(self.models[self.denoiser]).__name__
-        if kind == "UNet2DConditionModel":
-            return longest
-        return longest + T5_TOKENS if kind == "SD3Transformer2DModel" and longest else 0
+        beside = _TOKENS_BESIDE.get(type(self.models[self.denoiser]).__name__)
+        if beside is None or "text_encoder" not in self.shapes.parts:
+            return 0
+        length = "max_position_embeddings"
+        told = self.shapes.parts["text_encoder"].config.get(length, 0)
+        longest = int(told or getattr(self.models["text_encoder"].config, length, 0))
+        return longest + beside if longest else 0
 
 
-T5_TOKENS = 256
-"""Of T5's beside CLIP's in SD3, whose pipeline cuts prompts there."""
+_TOKENS_BESIDE = {"UNet2DConditionModel": 0, "SD3Transformer2DModel": 256}
+"""Tokens beside those of the first text encoder, by the denoiser's class: in SD3 of T5, whose prompts are cut there."""
 
 
 def _kinds(trained: Iterable[Target]) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spectra.errors import TargetError
-from spectra.naming.target_subsets import matching
+from spectra.naming.target_subsets import matching, may_name
 
 NDIMS = {
     "unet.conv_in": 4,
@@ -44,3 +44,23 @@ def test_names_are_matched(pattern: str, expected: set[str]) -> None:
 def test_what_matches_nothing_is_refused(pattern: str, ndims: dict[str, int], said: str) -> None:
     with pytest.raises(TargetError, match=said):
         matching(NDIMS, pattern, ndims)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "component", "expected"),
+    [
+        ("unet-ca", "unet", True),
+        ("unet-ca", "transformer", False),
+        ("attention", "transformer", True),
+        ("text-encoder", "text_encoder_2", True),
+        ("transformer.*attn*", "transformer", True),
+        ("transformer.*attn*", "transformer_2", False),
+        ("unet.mid_block", "unet", True),
+        ("*norm*", "vae", True),
+        ("text*norm*", "text_encoder", True),
+        ("text*norm*", "unet", False),
+        ("unet.*norm*, text_encoder.*", "text_encoder", True),
+    ],
+)
+def test_what_a_pattern_may_name(pattern: str, component: str, expected: bool) -> None:
+    assert may_name(pattern, component) is expected
