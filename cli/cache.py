@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,6 +14,7 @@ import typer
 from spectra.cli import output
 from spectra.cli.options import command, json_option
 from spectra.cli.tables import readable, table
+from spectra.io.workplaces import remove_leftovers, workplace
 from spectra.settings import setting
 from spectra.spectrum.cache.environment import parse_size, prior_root
 
@@ -124,19 +126,24 @@ cache = typer.Typer(
 cache.registered_commands += [ls, verify, gc, path]
 
 
+def _sets() -> list[Path]:
+    """The folders of class pictures, each called by a digest; whatever else lies beside them is not the cache's."""
+    return [folder for folder in prior_root().glob("*") if re.fullmatch("[0-9a-f]{32}", folder.name)]
+
+
 def _class_pictures() -> dict[str, int]:
     """How many sets of class pictures are kept, and their bytes."""
-    sets = [folder for folder in prior_root().glob("*") if folder.is_dir()]
+    sets = _sets()
     return {"sets": len(sets), "bytes": sum(file.stat().st_size for folder in sets for file in folder.glob("*"))}
 
 
 def _remove_class_pictures() -> dict[str, int]:
     """Removes them; a set goes whole, by a rename first, so that no training reads half of one."""
     removed = _class_pictures()
-    for folder in prior_root().glob("*"):
-        gone = folder.with_name(f".{folder.name}.tmp")
-        folder.rename(gone)
-        shutil.rmtree(gone)
+    for folder in _sets():
+        with workplace(folder.parent) as place:
+            folder.rename(place / "new" / folder.name)
+    remove_leftovers(prior_root())
     return removed
 
 

@@ -190,13 +190,14 @@ def _write(shift: SpectralShift, options: _Options) -> dict[str, Any]:
         from spectra.convert.full_difference import write_difference
 
         return asdict(write_difference(shift, out, dtype=dtype, **common))
+    from spectra.convert.embeddings import KIND
     from spectra.convert.lora.writing import write_lora
     from spectra.io.atomic_writes import check_output
 
     layout: Literal["peft", "kohya"] = "peft" if options.to == "lora" else "kohya"
     words = out.with_name(f"{out.stem}-words")
     if shift.words:
-        check_output(words, force=force, mark="*.safetensors")
+        check_output(words, force=force, folder_of=KIND)
     done = write_lora(shift, out, layout=layout, rank=options.rank, error=options.error, dtype=dtype, **common)
     found = {**asdict(done), "weights": len(done.ranks)}
     return {**found, **_write_words(shift, words, dtype, common)} if shift.words else found

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from spectra.errors import CacheWarning, RoundedCopyWarning
+from spectra.errors import CacheWarning, ClippingWarning, OutputWarning, PictureWarning, RoundedCopyWarning
 from spectra.progress import SILENT, Progress
 from spectra.visible_text import one_line, visible, visible_json
 
@@ -127,7 +127,7 @@ def progress() -> Progress:
     return _Bar() if sys.stderr.isatty() else SILENT
 
 
-_OURS = (CacheWarning, RoundedCopyWarning)
+_OURS = (CacheWarning, ClippingWarning, OutputWarning, PictureWarning, RoundedCopyWarning)
 
 
 @contextlib.contextmanager

@@ -44,14 +44,14 @@ def _write(chosen: list[Any], options: _Options, out: Path) -> dict[str, list[st
     from spectra.bases.embedded.subjects import instance_pictures
     from spectra.io.atomic_writes import atomic_folder, check_output
 
-    mark = "subjects.txt"
-    check_output(out, force=options.force, mark=mark)
+    kind = "spectra subjects"
+    check_output(out, force=options.force, folder_of=kind)
     files: dict[str, list[str]] = {}
     notes = [
         f"{known.name}: {known.concept} from {known.icon_set} ({known.licence}); {known.prompt}\n" for known in chosen
     ]
-    with atomic_folder(out, force=options.force) as temporary:
-        (temporary / mark).write_text("".join(notes), encoding="utf-8")
+    with atomic_folder(out, kind, force=options.force) as temporary:
+        (temporary / "subjects.txt").write_text("".join(notes), encoding="utf-8")
         for known in chosen:
             inside = Path() if len(chosen) == 1 else Path(known.name)
             (temporary / inside).mkdir(exist_ok=True)

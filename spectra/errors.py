@@ -15,6 +15,9 @@
 
     UserWarning
     ├── CacheWarning          the spectrum cache sets a damaged entry aside, or cannot keep what it computes
+    ├── OutputWarning         an output was written, but something beside it is not as it was
+    ├── ClippingWarning       a shift moves most singular values of a weight below zero, where they are cut off
+    ├── PictureWarning        a picture was drawn that shows nothing
     └── RoundedCopyWarning    a shift is used on a copy of its base in another precision
 
 Every message is one line that says what was expected, what came, and what to do. The command line prints it as it
@@ -118,6 +121,18 @@ class MismatchError(SpectraError):
 
 class RoundedCopyWarning(UserWarning):
     """A shift is used on a copy of its base in another precision."""
+
+
+class OutputWarning(UserWarning):
+    """An output was written, but something beside it is not as it was."""
+
+
+class ClippingWarning(UserWarning):
+    """A shift moves most singular values of a weight below zero, where they are cut off."""
+
+
+class PictureWarning(UserWarning):
+    """A picture was drawn that shows nothing: black all over."""
 
 
 class CacheWarning(UserWarning):

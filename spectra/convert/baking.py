@@ -24,7 +24,8 @@ from spectra.convert.projection import AnySpectrum
 from spectra.convert.shifted_base import check_fingerprints
 from spectra.convert.weight_change import WeightShift, known_spectrum, spectrum_for
 from spectra.errors import InputError, OutputError, RoundedCopyWarning
-from spectra.io.atomic_writes import atomic_folder, atomic_write, check_output
+from spectra.io.atomic_writes import atomic_folder, atomic_write, check_output, copy_folder
+from spectra.io.own_folders import LISTING
 from spectra.io.tensor_files import stored_tensors
 from spectra.naming.target_subsets import component_of
 from spectra.progress import SILENT, Progress
@@ -32,6 +33,7 @@ from spectra.shift.shift import SpectralShift, combine
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.cache.workers import for_each
 
+KIND = "spectra bake"
 _WEIGHT_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb")
 
 
@@ -173,7 +175,7 @@ def _check_output(root: Path, out: Path, force: bool) -> None:
         raise OutputError(f"cannot write {out}: the base is there ({root}); choose another place")
     if root.is_file() and out.suffix != ".safetensors":
         raise OutputError(f"cannot write {out}: the base is a single file, so name a .safetensors file")
-    check_output(out, force=force, mark="model_index.json" if root.is_dir() else "")
+    check_output(out, force=force, folder_of=KIND if root.is_dir() else "")
 
 
 def _other_weight_files(root: Path, read: Collection[Path]) -> set[Path]:
@@ -191,12 +193,6 @@ def _copied(root: Path, left_out: Collection[Path], out: Path, force: bool) -> I
             shutil.copyfile(root, temporary)
             yield temporary
         return
-    with atomic_folder(out, force=force) as temporary:
-        shutil.copytree(
-            root,
-            temporary,
-            dirs_exist_ok=True,
-            copy_function=shutil.copyfile,  # without the base's permissions, which may forbid writing
-            ignore=lambda folder, names: [name for name in names if Path(folder, name) in left_out],
-        )
+    with atomic_folder(out, KIND, force=force) as temporary:
+        copy_folder(root, temporary, wanted=lambda path: path not in left_out and path.name != LISTING)
         yield temporary

@@ -48,6 +48,8 @@ _TABLE = re.compile(r"\.(token_embedding|shared)$")
 _WORD = "spectra_word"
 """Entry of a file's metadata: the word as it stands in prompts."""
 
+KIND = "spectra convert --to embedding"
+
 
 @dataclass(frozen=True)
 class WrittenEmbeddings:
@@ -83,7 +85,7 @@ def write_embeddings(
     words = list(dict.fromkeys(word for each in shift.words.values() for word in each.text.split(", ") if word))
     names = {file_name(word): word for word in words}
     one_file = path.suffix == _SUFFIX
-    check_output(path, force=force, mark="" if one_file else f"*{_SUFFIX}")
+    check_output(path, force=force, folder_of="" if one_file else KIND)
     if not words:
         raise FormatError("this shift has no special word with a vector of its own; train it with --word")
     if one_file and len(words) > 1:
@@ -97,7 +99,7 @@ def write_embeddings(
         word: {table: _rows(shifted, shift, table, each, word) for table, each in tokenizers.items()} for word in words
     }
     size = 0
-    with atomic_write(path, force=force) if one_file else atomic_folder(path, force=force) as target:
+    with atomic_write(path, force=force) if one_file else atomic_folder(path, KIND, force=force) as target:
         for name, word in names.items():
             file = target if one_file else target / f"{name}{_SUFFIX}"
             tensors = {keys.get(table, f"<{name}>"): each for table, each in rows[word].items()}

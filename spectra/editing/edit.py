@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,8 @@ from spectra.families.known import family_of
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import best_device
 from spectra.generate.picture_files import write_picture
-from spectra.io.atomic_writes import atomic_folder, check_output
+from spectra.io.atomic_writes import atomic_folder, check_output, copy_folder
+from spectra.io.own_folders import remove_own
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift_file import read_shift
 from spectra.training.data.pictures import fit
@@ -32,8 +32,8 @@ from spectra.training.run.report import Summary
 from spectra.training.run.trainer import Training
 from spectra.version import versions
 
+KIND = "spectra edit"
 INDEX = "edit.json"
-"""The report; a folder that lacks it is not one of ours, and is never replaced."""
 
 TRAINING = "training"
 
@@ -60,13 +60,16 @@ def edit(
         SpectraError: something given is wrong (checked before anything slow), or the folder cannot be written.
     """
     began = time.perf_counter()
-    check_output(out, force=force, mark=INDEX)
+    check_output(out, force=force, folder_of=KIND)
     config, location = settings.config, find_base(settings.base, settings.components_from, settings.prediction_type)
     summary: Summary | None = None
     if settings.shift is None:
         inputs = validate_inputs(ConceptSpec("", config, _unfinished(out, force=force)), force=True)
         # On the picture alone, with its caption: no special token, no prior (SVDiff, section 3.4).
-        with contextlib.closing(Training([inputs], device=device, progress=progress)) as training:
+        with (
+            inputs.outputs.reserved(),
+            contextlib.closing(Training([inputs], device=device, progress=progress)) as training,
+        ):
             session = EditSession(training.pipe, *inputs.subjects[0].at(training.resolution))
             fitness = session.measure_fitness(settings.caption)
             (summary,) = training.run(force=True)
@@ -80,7 +83,7 @@ def edit(
     inversions, edited = session.draw(settings, shift, progress)
 
     used = {"file": file.name, "content_hash": shift.metadata.content_hash}
-    with atomic_folder(out, force=force) as temporary:
+    with atomic_folder(out, KIND, force=force) as temporary:
         report: dict[str, Any] = {
             "folder": str(out),
             "sheet": str(out / "sheet.png"),
@@ -94,11 +97,11 @@ def edit(
         inversions[0].picture.save(temporary / UNEDITED)
         _sheet(settings, session, fitness, inversions[0], edited).save(temporary / "sheet.png")
         if summary is not None:
-            shutil.copytree(summary.folder, temporary / TRAINING)
+            copy_folder(Path(summary.folder), temporary / TRAINING)
         report["seconds"] = round(time.perf_counter() - began, 3)
         (temporary / INDEX).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if summary is not None:
-        shutil.rmtree(Path(summary.folder).parent, ignore_errors=True)
+        remove_own(Path(summary.folder))
     return report
 
 

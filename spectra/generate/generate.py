@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 _LOADING = ("components_from", "prediction_type", "quantize")
 """Settings of how the base is loaded that a picture records where they are given."""
 
+KIND = "spectra generate"
 INDEX = "pictures.json"
-"""List of the pictures and their settings; a folder that lacks it is not one of ours, and is never replaced."""
+"""List of the pictures and their settings."""
 
 
 def generate(
@@ -62,7 +63,7 @@ def generate(
     prompts = [*settings.prompts, *(read_prompts(settings.prompts_file) if settings.prompts_file else [])]
     if not prompts:
         raise InputError('nothing to draw: give --prompt "..." or --prompts FILE')
-    check_output(out, force=force, mark=INDEX)
+    check_output(out, force=force, folder_of=KIND)
     location = find_base(settings.base, settings.components_from, settings.prediction_type)
     if quantisation := parse_quantisation(settings.quantize):
         quantisation.require()
@@ -88,7 +89,7 @@ def generate(
     common |= {name: value for name in _LOADING if (value := getattr(settings, name)) not in ("", AUTO)}
     listed = []
     sheet: dict[str, tuple[list[Image], list[str]]] = {}  # pictures and captions by heading
-    with atomic_folder(out, force=force) as temporary:
+    with atomic_folder(out, KIND, force=force) as temporary:
         rows = zip(requests, zip(*drawn, strict=True), strict=True)
         cells = [(request, *cell) for request, row in rows for cell in zip(row, strip, strict=True)]
         for number, (request, picture, scales) in enumerate(cells):

@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all: written beside their target under another name, then renamed."""
+"""Outputs that appear whole or not at all: written beside their target, then renamed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from spectra.errors import OutputError
+from spectra.errors import OutputError, OutputWarning
+from spectra.io.exchange import exchange
+from spectra.io.own_folders import check_own, write_listing
+from spectra.io.workplaces import remove_leftovers, temporary_beside, workplace
 
 REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
@@ -23,19 +27,21 @@ REASONS = {
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another place",
     errno.EEXIST: "something of that name exists already; choose another name",
+    errno.ENOTEMPTY: "something of that name exists already; choose another name",
     errno.EISDIR: "it is a folder; name a file",
 }
 """What an operating system's refusal means, and what to do, by `errno`."""
 
 
-def check_output(path: Path | str, *, force: bool = False, mark: str = "") -> Path:
-    """Checks that `path` could be written, before slow work begins, and returns it. Creates nothing.
+def check_output(path: Path | str, *, force: bool = False, folder_of: str = "") -> Path:
+    """Checks that `path` could be written, before slow work begins, and returns it. Creates nothing; what killed
+    processes left beside `path` is removed, so that its room is free again.
 
     Args:
         path: of a file or folder.
         force: it may replace an earlier output.
-        mark: of a folder: the name, or a pattern of names, of a file that every earlier output has. A folder that
-            holds something, and none of these, is never replaced.
+        folder_of: it is a folder, of this kind of output: the command that writes it. One that holds anything else is
+            never replaced (`spectra.io.own_folders`).
 
     Raises:
         OutputError: it exists and `force` is not given, is a link or a device, is none of our folders, or its nearest
@@ -43,12 +49,14 @@ def check_output(path: Path | str, *, force: bool = False, mark: str = "") -> Pa
     """
     target = Path(path)
     _check_kind(target)
+    remove_leftovers(target.parent)
     if not force and os.path.lexists(target):
         raise _exists(target)
-    if mark and target.is_dir() and any(target.iterdir()) and not any(target.glob(mark)):
-        raise OutputError(f"{target} holds other files (it has no {mark}) and is never replaced; choose a new folder")
-    if mark and target.exists() and not target.is_dir():
-        raise OutputError(f"cannot write {target}: it is a file; name a folder")
+    if folder_of and os.path.lexists(target):
+        if not target.is_dir():
+            raise OutputError(f"cannot write {target}: it is a file; name a folder")
+        with explained(target):
+            check_own(target, folder_of)
     folder = target.absolute().parent
     while not os.path.lexists(folder):
         folder = folder.parent
@@ -95,13 +103,11 @@ def atomic_write(path: Path | str, *, force: bool = False) -> Iterator[Path]:
     target = check_output(path, force=force)
     if target.is_dir():
         raise OutputError(f"cannot write {target}: it is a folder; name a file")
-    with _explained(target):
+    with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with temporary_beside(target) as temporary:
             yield temporary
-            with temporary.open("rb") as written:
-                # The bytes are on the disk before the name: a crash leaves the old file or the new one, never half.
-                os.fsync(written.fileno())
+            _to_disk(temporary)
             if force:
                 temporary.replace(target)
             else:
@@ -109,49 +115,87 @@ def atomic_write(path: Path | str, *, force: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def temporary_beside(target: Path) -> Iterator[Path]:
-    """A path beside `target` that nothing has yet, for a file that is renamed; what is left there is removed."""
-    # The suffix stays last: writers such as Pillow choose their format by it.
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
-    try:
-        yield temporary
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path | str, kind: str, *, force: bool = False) -> Iterator[Path]:
     """A temporary, empty folder beside `path`, which takes the place of `path` when the block ends without an error.
 
-    With `force` an existing folder is set aside, replaced, and removed only after the new one is in place; what it
+    With `force` an earlier output of this kind is replaced, and removed only after the new one is in place; what it
     held is not merged.
 
+    Args:
+        path: the folder to write.
+        kind: the command that writes it; it stands in the list of files that the folder gets.
+        force: replace an earlier output.
+
     Raises:
-        OutputError: `path` exists and `force` is not given, is not a folder, or cannot be written.
+        OutputError: `path` exists and `force` is not given, is no earlier output of this kind or holds other files
+            too, or cannot be written.
     """
-    target = check_output(path, force=force)
-    if os.path.lexists(target) and not target.is_dir():
-        raise OutputError(f"cannot write {target}: it is a file; name a folder")
-    token = secrets.token_hex(4)
-    temporary = target.with_name(f".{target.name}.{token}.tmp")
-    aside = target.with_name(f".{target.name}.{token}.old")
-    with _explained(target):
+    target = check_output(path, force=force, folder_of=kind)
+    with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        try:
+        with workplace(target.parent) as place:
+            temporary = place / "new" / target.name
+            temporary.mkdir()
             yield temporary
-            if force and target.is_dir():
-                target.rename(aside)
-            try:
+            write_listing(temporary, kind)
+            for file in temporary.rglob("*"):
+                if file.is_file() and not file.is_symlink():
+                    _to_disk(file)
+            if not force or not target.is_dir():
                 temporary.rename(target)
-            except BaseException:
-                if aside.is_dir():
-                    aside.rename(target)
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(aside, ignore_errors=True)
+            else:
+                _replace(temporary, target, kind)
+
+
+def copy_folder(source: Path, target: Path, *, wanted: Callable[[Path], bool] = lambda path: True) -> None:
+    """Copies the files of a folder, those that links lead to among them, without their permissions and times.
+
+    Args:
+        source: the folder.
+        target: where to; made if it is not there.
+        wanted: whether a file shall be copied.
+
+    Raises:
+        OSError: the first that cannot be read or written (`shutil.copytree` collects them, and loses their reasons).
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, _, files in os.walk(source, onerror=refuse, followlinks=True):
+        inside = target / Path(place).relative_to(source)
+        inside.mkdir(parents=True, exist_ok=True)
+        for file in (Path(place) / name for name in sorted(files)):
+            if wanted(file):
+                shutil.copyfile(file, inside / file.name)
+
+
+def _to_disk(file: Path) -> None:
+    """The bytes are on the disk before the name: a crash leaves the old file or the new one, never half."""
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def _replace(temporary: Path, target: Path, kind: str) -> None:
+    """Put a new folder in the place of an earlier one, which is left to be removed."""
+    try:
+        check_own(target, kind)
+    except OutputError:
+        kept = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+        target.rename(kept)
+        temporary.rename(target)
+        warnings.warn(f"{target} had got other files meanwhile, and is kept as {kept}", OutputWarning, stacklevel=4)
+        return
+    if exchange(temporary, target):
+        return
+    aside = temporary.parents[1] / "old" / target.name
+    aside.parent.mkdir()
+    target.rename(aside)
+    try:
+        temporary.rename(target)
+    except BaseException:
+        aside.rename(target)
+        raise
 
 
 def _rename_new(temporary: Path, target: Path) -> None:
@@ -169,7 +213,7 @@ def _exists(target: Path) -> OutputError:
 
 
 @contextlib.contextmanager
-def _explained(target: Path) -> Iterator[None]:
+def explained(target: Path) -> Iterator[None]:
     """An operating system's refusal, as an `OutputError` that says what to do."""
     try:
         yield

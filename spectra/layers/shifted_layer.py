@@ -48,7 +48,7 @@ class ShiftedLayer:
         paused: compute with delta = 0 for a while.
 
     The vectors of the spectrum live on the weight's device, in its dtype (and in autocast's, once that is met). The
-    spectrum itself is not needed then: it is a file of the cache, mapped into memory.
+    spectrum itself is not needed then.
     """
 
     def __init__(self, module: nn.Module, spectrum: Spectrum, delta: Tensor, *, without_weight: bool = False) -> None:

@@ -15,7 +15,7 @@ class SingularVectors:
 
     Args:
         module: its `weight` is what the spectrum is of.
-        spectrum: a file of the cache, mapped into memory; not needed any more once vectors are made of it.
+        spectrum: on the CPU; not needed any more once vectors are made of it.
         both_sides: keep both sides of every direction from the beginning.
         without_weight: once there are vectors in one dtype, make those in others of them, not of the weight.
 

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from spectra.adapters.binding import Layer
 
 _NOT_OWN = ("module", "_module", "delta", "change", "spectrum", "_directions", "_shifted")
-"""What a layer holds that is counted elsewhere, or is a file mapped into memory."""
+"""What a layer holds that is counted elsewhere, or lies in main memory."""
 
 
 def held_tensors(layers: Iterable[Layer]) -> list[Tensor]:
-    """Every tensor that the layers hold, what is trained, the module's own and the cache's files apart."""
+    """Every tensor that the layers hold, what is trained, the module's own and spectra in main memory apart."""
     return [
         tensor
         for layer in layers

@@ -76,16 +76,17 @@ def test_gc(cache: SpectrumCache, spectra_cli: Callable[..., Any]) -> None:
 def test_class_pictures_are_counted_and_removed_when_asked(
     cache: SpectrumCache, spectra_cli: Callable[..., Any]
 ) -> None:
-    kept = cache.path / "prior" / "0123"
-    kept.mkdir(parents=True)
-    (kept / "0000.png").write_bytes(b"12345")
+    kept, mine = (cache.path / "prior" / name for name in ("0123" * 8, "mine"))
+    for folder in (kept, mine):
+        folder.mkdir(parents=True)
+        (folder / "0000.png").write_bytes(b"12345")
     assert json.loads(spectra_cli("cache", "ls", "--json").out)["class_pictures"] == {"sets": 1, "bytes": 5}
     assert "1 sets (5 bytes) of class pictures" in spectra_cli("cache", "ls").out
     spectra_cli("cache", "gc")
     assert kept.is_dir()
     found = json.loads(spectra_cli("cache", "gc", "--class-pictures", "--json").out)
     assert found["class_pictures"] == {"sets": 1, "bytes": 5}
-    assert list((cache.path / "prior").iterdir()) == []
+    assert list((cache.path / "prior").iterdir()) == [mine]
     assert len(cache.entries()) == 3
 
 

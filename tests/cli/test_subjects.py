@@ -35,7 +35,7 @@ def test_several_subjects_get_a_folder_each_with_their_licences(spectra_cli: Any
     ran = spectra_cli("subjects", "--subject", "fox", "--subject", "key", "--count", 1, "-o", tmp_path / "s")
     assert ran.code == 0
     names = {path.relative_to(tmp_path / "s").as_posix() for path in (tmp_path / "s").rglob("*.*")}
-    assert names == {"subjects.txt", "fox-noto-v1/fox-noto-v1-0.png", "key-twemoji/key-twemoji-0.png"}
+    assert names == {".spectra.json", "subjects.txt", "fox-noto-v1/fox-noto-v1-0.png", "key-twemoji/key-twemoji-0.png"}
     assert "CC-BY-4.0" in (tmp_path / "s" / "subjects.txt").read_text()
 
 

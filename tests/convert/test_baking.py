@@ -104,7 +104,7 @@ def test_a_folder_draws_as_served(base: Path, shifts: list[NamedShift], tmp_path
     def names(folder: Path) -> set[Path]:
         return {path.relative_to(folder) for path in folder.rglob("*")}
 
-    assert names(tmp_path / "out") == names(base)
+    assert names(tmp_path / "out") == {*names(base), Path(".spectra.json")}
     for path in base.rglob("*.safetensors"):
         other = tmp_path / "out" / path.relative_to(base)
         with safe_open(path, "pt") as before, safe_open(other, "pt") as after:

@@ -68,7 +68,7 @@ def test_pictures_carry_their_settings(spectra_cli: Any, tiny_base: Path, tiny_s
         (prompt, seed) for prompt in ("first", "a v dïsc") for seed in (7, 8, 20, 21)
     ]
     assert {path.name for path in out.iterdir()} == {
-        "sheet.png", "pictures.json", *(p["file"] for p in found["pictures"]),
+        "sheet.png", "pictures.json", ".spectra.json", *(p["file"] for p in found["pictures"]),
     }  # fmt: skip
     last = found["pictures"][-1]
     settings = read_settings(out / last["file"])

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from spectra.errors import OutputError
+from spectra.errors import OutputError, OutputWarning
 from spectra.io.atomic_writes import atomic_folder, atomic_write, check_output
+from spectra.io.exchange import exchange
+from spectra.io.workplaces import remove_leftovers
 
 
 @contextmanager
@@ -36,7 +38,7 @@ def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
     with atomic_write(target) as temporary:
         temporary.write_bytes(b"whole")
         assert not target.exists()
-        assert (temporary.parent, temporary.suffix) == (target.parent, ".png")
+        assert temporary.name == target.name  # writers such as Pillow choose their format by it
     assert target.read_bytes() == b"whole"
     assert list(target.parent.iterdir()) == [target]
 
@@ -116,25 +118,71 @@ def test_impossible_places_are_refused_at_once(tmp_path: Path) -> None:
         check_output(tmp_path / "file" / "a")
     with pytest.raises(OutputError, match="it is a folder"), atomic_write(tmp_path, force=True):
         pytest.fail("the block must not run")
-    with pytest.raises(OutputError, match="it is a file"), atomic_folder(tmp_path / "file", force=True):
+    with pytest.raises(OutputError, match="it is a file"), atomic_folder(tmp_path / "file", "baking", force=True):
         pytest.fail("the block must not run")
+
+
+def write_folder(target: Path, *names: str, kind: str = "baking") -> None:
+    with atomic_folder(target, kind, force=True) as temporary:
+        for name in names:
+            (temporary / name).parent.mkdir(exist_ok=True)
+            (temporary / name).write_text(name)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
 def test_a_folder_of_other_files_is_never_replaced(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    check_output(out, mark="index.json")
+    check_output(out, folder_of="baking")
     out.mkdir()
-    check_output(out, force=True, mark="index.json")
+    check_output(out, force=True, folder_of="baking")
     (out / "thesis.txt").write_text("years")
-    for mark in ("index.json", "weights*.bin"):
-        with pytest.raises(OutputError, match="holds other files"):
-            check_output(out, force=True, mark=mark)
-    (out / "weights-1.bin").write_text("x")
-    check_output(out, force=True, mark="weights*.bin")
+    with pytest.raises(OutputError, match="holds other files than baking writes"):
+        check_output(out, force=True, folder_of="baking")
     with pytest.raises(OutputError, match="exists already"):
-        check_output(out, mark="weights*.bin")
+        check_output(out, folder_of="baking")
     with pytest.raises(OutputError, match="name a folder"):
-        check_output(out / "thesis.txt", force=True, mark="index.json")
+        check_output(out / "thesis.txt", force=True, folder_of="baking")
+    (out / ".spectra.json").write_text("[" * 100_000)
+    with pytest.raises(OutputError, match="holds other files than baking writes"):
+        write_folder(out, "a")
+
+
+def test_an_earlier_output_is_replaced_only_with_nothing_else_in_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_folder(out, "a", "unet/b")
+    write_folder(out, "c")
+    assert names_in(out) == [".spectra.json", "c"]
+    with pytest.raises(OutputError, match="other files than merging writes"):
+        write_folder(out, "d", kind="merging")
+    (out / ".DS_Store").touch()  # which file browsers leave everywhere
+    write_folder(out, "a", "unet/b")
+    (out / "unet" / "notes.txt").write_text("years")
+    (out / "link").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match=r"other files than baking wrote \(link and 1 more\)"):
+        write_folder(out, "d")
+    (out / "link").unlink()
+    with pytest.raises(OutputError, match=r"\(unet/notes.txt\) and is not replaced; move them"):
+        write_folder(out, "d")
+    assert names_in(out) == [".spectra.json", "a", "unet/b", "unet/notes.txt"]
+
+
+def test_what_others_put_there_meanwhile_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_folder(out, "a")
+
+    def meanwhile() -> None:
+        with atomic_folder(out, "baking", force=True) as temporary:
+            (temporary / "b").touch()
+            (out / "notes.txt").write_text("years")
+
+    with pytest.warns(OutputWarning, match="had got other files meanwhile, and is kept as"):
+        meanwhile()
+    (kept,) = set(tmp_path.iterdir()) - {out}
+    assert names_in(out) == [".spectra.json", "b"]
+    assert names_in(kept) == [".spectra.json", "a", "notes.txt"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -158,7 +206,7 @@ def test_an_unwritable_folder_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_a_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with atomic_folder(target) as temporary:
+    with atomic_folder(target, "baking") as temporary:
         (temporary / "a").write_text("1")
         assert not target.exists()
     assert (target / "a").read_text() == "1"
@@ -167,17 +215,16 @@ def test_a_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
 
 def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    target.mkdir()
-    (target / "old").write_text("1")
-    with pytest.raises(OutputError, match="--force"), atomic_folder(target):
+    write_folder(target, "old")
+    with pytest.raises(OutputError, match="--force"), atomic_folder(target, "baking"):
         pytest.fail("the block must not run")
-    with pytest.raises(RuntimeError), atomic_folder(target, force=True) as temporary:
+    with pytest.raises(RuntimeError), atomic_folder(target, "baking", force=True) as temporary:
         (temporary / "new").write_text("2")
         raise RuntimeError
-    assert [file.name for file in target.iterdir()] == ["old"]
-    with atomic_folder(target, force=True) as temporary:
+    assert names_in(target) == [".spectra.json", "old"]
+    with atomic_folder(target, "baking", force=True) as temporary:
         (temporary / "new").write_text("2")
-    assert [file.name for file in target.iterdir()] == ["new"]
+    assert names_in(target) == [".spectra.json", "new"]
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -195,8 +242,8 @@ def test_links_devices_and_pipes_are_never_replaced(tmp_path: Path) -> None:
         *((name, "no regular file") for name in ("pipe", "/dev/null")),
     ):
         target = tmp_path / name
-        for write in (atomic_write, atomic_folder):
-            with pytest.raises(OutputError, match=why), write(target, force=True):
+        for write in (atomic_write(target, force=True), atomic_folder(target, "baking", force=True)):
+            with pytest.raises(OutputError, match=why), write:
                 pytest.fail("nothing may be made")
         with pytest.raises(OutputError, match=why):
             check_output(target, force=False)
@@ -209,3 +256,50 @@ def test_a_name_that_no_file_can_have_is_refused() -> None:
         check_output("a\0b")
     with pytest.raises(OutputError, match="too long"), atomic_write("a" * 5000):
         pass
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from unittest import mock
+from spectra.io import atomic_writes
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+target, moment = Path(sys.argv[1]), sys.argv[2]
+if moment == "between":
+    mock.patch.object(atomic_writes, "exchange", lambda *_: False).start()
+    real = Path.rename
+    mock.patch.object(Path, "rename", lambda self, to: die() if Path(to) == target else real(self, to)).start()
+with atomic_writes.atomic_folder(target, "baking", force=True) as temporary:
+    (temporary / "new").write_text("2")
+    if moment == "writing":
+        die()
+"""
+
+
+@pytest.mark.parametrize("moment", ["writing", "between"])
+def test_what_a_killed_process_left_is_removed_and_what_it_set_aside_put_back(tmp_path: Path, moment: str) -> None:
+    target = tmp_path / "out"
+    write_folder(target, "old")
+    done = subprocess.run([sys.executable, "-c", KILLED, target, moment], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert target.exists() == (moment == "writing")
+    assert len(list(tmp_path.glob(".spectra-*"))) == 1
+    with atomic_write(tmp_path / "another"):  # any next output into that folder
+        assert names_in(target) == [".spectra.json", "old"]
+        (live,) = tmp_path.glob(".spectra-*")
+        remove_leftovers(tmp_path)
+        assert live.is_dir()  # in use: it stays
+        (live / "new" / "another").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["another", "out"]
+
+
+def test_names_change_places_at_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_folder(tmp_path / name, name)
+    if not exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("this system or its file system has no such call")
+    assert (names_in(tmp_path / "a"), names_in(tmp_path / "b")) == ([".spectra.json", "b"], [".spectra.json", "a"])
+    assert not exchange(tmp_path / "a", tmp_path / "gone")

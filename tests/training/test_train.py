@@ -41,7 +41,7 @@ def test_a_training_learns_and_writes_its_folder(settings: dict[str, Any], tmp_p
     summary = train(make_config(settings), tmp_path / "disc")
     assert summary.loss_after < 0.93 * summary.loss_before
     assert {path.name for path in (tmp_path / "disc").iterdir()} == {
-        "disc.safetensors", "disc.toml", "before-after.png", "loss.png", "log.jsonl",
+        "disc.safetensors", "disc.toml", "before-after.png", "loss.png", "log.jsonl", ".spectra.json",
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["disc"]
     shift = read_shift(tmp_path / "disc" / "disc.safetensors")

@@ -27,6 +27,8 @@ from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.spectrum import Spectrum
 
+KIND = "spectra convert --to svdiff-pytorch"
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -123,7 +125,7 @@ def export_svdiff(
         MismatchError: the shift was trained on another base.
         OutputError: the folder exists and `force` is not given, holds other files, or cannot be written.
     """
-    check_output(folder, force=force, mark="spectral_shifts*.safetensors")
+    check_output(folder, force=force, folder_of=KIND)
     strangers = sorted({component_of(name) for name in shift} - SVDIFF_FILES.keys())
     if strangers:
         raise FormatError(
@@ -155,7 +157,7 @@ def export_svdiff(
 def _write_folder(folder: str | Path, deltas: Mapping[str, Tensor], force: bool) -> None:
     from safetensors.torch import save_file
 
-    with atomic_folder(folder, force=force) as temporary:
+    with atomic_folder(folder, KIND, force=force) as temporary:
         for component, file in SVDIFF_FILES.items():
             tensors = {
                 f"{path_of(peft_name(name))}.delta": delta.contiguous()

@@ -44,7 +44,7 @@ class CheckedEntries:
         """An entry's file, read; None if there is none, or it was damaged and has been set aside.
 
         Raises:
-            CacheError: the file cannot be read.
+            CacheError: the process has no memory or file handles left to read it.
         """
         try:
             found = read(path)
@@ -64,14 +64,14 @@ class CheckedEntries:
         self.store.touch(path)
         return found
 
-    def keep(self, digits: str, kind: EntryKind, content: bytes, read: Callable[[Path], T]) -> T | None:
-        """Stores an entry and reads it back over its memory map; None where that is not possible.
+    def keep(self, digits: str, kind: EntryKind, content: bytes) -> None:
+        """Stores an entry where that is possible, and says once where it is not.
 
         Raises:
             CacheError: there is no folder and none can be made.
         """
         try:
-            path = self.store.write(digits, content, kind)
+            self.store.write(digits, content, kind)
         except OSError as error:
             with self._lock:
                 warned, self._warned_unwritable = self._warned_unwritable, True
@@ -80,14 +80,9 @@ class CheckedEntries:
                     f"spectrum cache {self.store.root} cannot be written ({error.strerror or error}): spectra are "
                     "computed but not kept; set SPECTRA_CACHE to a folder with room that you may write"
                 )
-            return None
-        try:
-            found = read(path)
-        except (OSError, DamagedEntryError):  # evicted, or replaced, in the meantime
-            found = None
+            return
         with self._lock:
             self.store.shrink(self.max_bytes, len(content))
-        return found
 
 
 def _warn(message: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from spectra.spectrum.cache.entry_file import EntryHeader, EntryKind, encode_entry, map_tensors, read_arrays
+from spectra.spectrum.cache.entry_file import EntryHeader, EntryKind, encode_entry, read_arrays, read_tensors
 
 if TYPE_CHECKING:
     from spectra.spectrum.spectrum import Side, Spectrum
@@ -44,10 +44,10 @@ def read_sigma(path: Path) -> np.ndarray:
     return read_arrays(FULL, path, "sigma")[1]["sigma"]
 
 
-def read_spectrum(path: Path, *, verify: bool = True) -> Spectrum:
-    """The spectrum as tensors over a private memory map of the file; arguments and errors as `map_tensors`."""
+def read_spectrum(path: Path) -> Spectrum:
+    """The verified spectrum; raises as `read_arrays`."""
     from spectra.spectrum.spectrum import Spectrum
 
-    header, tensors = map_tensors(FULL, path, verify=verify)
+    header, tensors = read_tensors(FULL, path)
     side = cast("Side", header.facts["side"])
     return Spectrum(side=side, shape=header.shape, fingerprint=header.fingerprint, **tensors)

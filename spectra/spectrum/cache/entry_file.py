@@ -9,11 +9,12 @@ read them, so that a reader of one tensor verifies what it reads and never touch
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import io
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from spectra.io.dtypes import BYTES, torch_dtype
+from spectra.io.dtypes import BYTES
 from spectra.io.safetensors_header import StoredTensor, build_header, parse_header, read_header_text
 
 if TYPE_CHECKING:
     import torch
 
 _LONGEST_HEADER = 1 << 16
+_NOT_THE_FILES_FAULT = (errno.ENOENT, errno.ENOTDIR, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class DamagedEntryError(Exception):
@@ -117,58 +119,41 @@ def _metadata(kind: EntryKind, header: EntryHeader) -> dict[str, str]:
 def read_arrays(kind: EntryKind, path: Path, *names: str) -> tuple[EntryHeader, dict[str, np.ndarray]]:
     """The header of an entry, and some of its tensors, verified, by name; without torch.
 
+    They are read into memory and verified there: whatever happens to the file afterwards does not reach them, as it
+    would a memory map, which a truncated file turns into a bus error.
+
     Raises:
-        DamagedEntryError: it is not an entry of this kind and version, is cut short, or is not what was stored.
-        OSError: it cannot be read.
+        DamagedEntryError: it is not an entry of this kind and version, is cut short or unreadable, or is not what was
+            stored.
+        OSError: it is not there, or the process has no memory or file handles left.
     """
     arrays = {}
-    with path.open("rb") as stream:
-        header = _header(kind, path, stream, os.fstat(stream.fileno()).st_size)
-        for name in names:
-            tensor = header.tensors[name]
-            stream.seek(tensor.start)
-            payload = stream.read(tensor.bytes)
-            _verify(kind, header, name, payload)
-            arrays[name] = np.frombuffer(payload, dtype=f"<f{BYTES[tensor.dtype]}").reshape(tensor.shape)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
+            raise DamagedEntryError("it is no file")
+        with path.open("rb") as stream:
+            header = _header(kind, path, stream, os.fstat(stream.fileno()).st_size)
+            for name in names:
+                tensor = header.tensors[name]
+                arrays[name] = np.empty(tensor.shape, f"<f{BYTES[tensor.dtype]}")
+                stream.seek(tensor.start)
+                payload = arrays[name].reshape(-1).view(np.uint8).data
+                if stream.readinto(payload) != tensor.bytes:
+                    raise DamagedEntryError("the file is cut short")
+                _verify(kind, header, name, payload)
+    except OSError as error:
+        if error.errno in _NOT_THE_FILES_FAULT:
+            raise
+        raise DamagedEntryError(f"it cannot be read: {error.strerror or error}") from error
     return header, arrays
 
 
-def map_tensors(kind: EntryKind, path: Path, *, verify: bool = True) -> tuple[EntryHeader, dict[str, torch.Tensor]]:
-    """The header and tensors of an entry over a private memory map of the file: nothing is copied, and no write reaches
-    the file.
-
-    The map outlives the file's name, so another process may evict or replace the entry at any time.
-
-    Args:
-        kind: of the entry.
-        path: of the entry.
-        verify: compare every checksum, which reads every page once.
-
-    Raises:
-        DamagedEntryError: it is not what was stored.
-        OSError: it cannot be read, or is not there.
-    """
+def read_tensors(kind: EntryKind, path: Path) -> tuple[EntryHeader, dict[str, torch.Tensor]]:
+    """The header of an entry and all of its tensors, verified; raises as `read_arrays`."""
     import torch
 
-    size = path.stat().st_size
-    if size < 8:
-        raise DamagedEntryError("the file is empty or cut short")
-    try:
-        storage: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
-    except RuntimeError as error:
-        path.stat()  # evicted since: FileNotFoundError says so
-        raise DamagedEntryError(f"cannot be mapped: {error}") from error
-    everything = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,)).numpy()
-    header = _header(kind, path, io.BytesIO(everything[: 8 + _LONGEST_HEADER].tobytes()), size)
-
-    def mapped(name: str) -> torch.Tensor:
-        tensor, dtype = header.tensors[name], torch_dtype(kind.dtypes[name])
-        if verify:
-            _verify(kind, header, name, everything[tensor.start : tensor.stop])
-        strides = tuple(math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape)))
-        return torch.empty(0, dtype=dtype).set_(storage, tensor.start // dtype.itemsize, tensor.shape, strides)
-
-    return header, {name: mapped(name) for name in kind.dtypes}
+    header, arrays = read_arrays(kind, path, *kind.dtypes)
+    return header, {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _verify(kind: EntryKind, header: EntryHeader, name: str, payload: Any) -> None:

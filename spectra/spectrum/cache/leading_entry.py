@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from spectra.spectrum.cache.entry_file import EntryHeader, EntryKind, encode_entry, map_tensors, read_arrays
+from spectra.spectrum.cache.entry_file import EntryHeader, EntryKind, encode_entry, read_arrays, read_tensors
 
 if TYPE_CHECKING:
     from spectra.spectrum.partial import PartialSpectrum
@@ -75,11 +75,11 @@ def read_vectors(path: Path, directions: int) -> LeadingVectors | None:
     return LeadingVectors(found["left"][:directions].T, found["sigma"][:directions], found["right"][:directions].T)
 
 
-def read_partial(path: Path, *, verify: bool = True) -> PartialSpectrum:
-    """Leading directions as tensors over a private memory map of the file; arguments and errors as `map_tensors`."""
+def read_partial(path: Path) -> PartialSpectrum:
+    """The verified leading directions; raises as `read_arrays`."""
     from spectra.spectrum.partial import PartialSpectrum
 
-    header, tensors = map_tensors(LEADING, path, verify=verify)
+    header, tensors = read_tensors(LEADING, path)
     return PartialSpectrum(
         left=tensors["left"].T,
         right=tensors["right"].T,

@@ -1,4 +1,4 @@
-"""The spectrum cache: every spectrum is computed once per user, and then mapped into memory.
+"""The spectrum cache: every spectrum is computed once per user, and then read.
 
 Entries are addressed by the fingerprint of their weight, so all models and processes share them, whatever the models
 are called:
@@ -9,7 +9,8 @@ are called:
 
 An entry appears whole or not at all (written beside its place, then renamed), so two processes may fill the cache at
 once: the worst that happens is that both compute the same. Using an entry touches its modification time, and the
-least recently used go first when the limit is passed; a process that holds an evicted entry keeps its memory map.
+least recently used go first when the limit is passed. A spectrum in use is in memory, where it was verified: what
+happens to its entry afterwards does not reach it.
 """
 
 from __future__ import annotations
@@ -134,6 +135,7 @@ class SpectrumCache:
 
         Returns what was done, these weights alone.
         """
+        self._store.begin()
         before = replace(self.usage)
         if directions is None:
             self.visit(weights, lambda name, weight, spectrum: None, "spectra", progress, device=device)
@@ -252,30 +254,27 @@ class SpectrumCache:
                     made = algorithm.cut(whole.to(moved.device), moved, directions)
                 else:
                     made = algorithm.decompose_leading(moved, directions, start=known, name=name)
-            found = replace(made.to("cpu"), fingerprint=digits)
+            made = made.to("cpu")
+            # Laid out as a file is read: products then round alike the first time and later.
+            left, right = (side.T.contiguous().T for side in (made.left, made.right))
+            found = replace(made, left=left, right=right, fingerprint=digits)
             if found.directions:
-                content = leading_entry.encode_leading(found, digits)
-                read = partial(leading_entry.read_partial, verify=False)
-                found = self._entries.keep(digits, LEADING, content, read) or found
+                self._entries.keep(digits, LEADING, leading_entry.encode_leading(found, digits))
         with self._lock:
             self.usage.count(weight, found, hit=hit)
             self.usage.full += not hit and found.from_full
         return found
 
     def _compute(self, weight: Tensor, name: str, device: Device, digits: str) -> Spectrum:
-        """The spectrum of a weight, stored where that is possible; over its file's memory map, so that its own memory
-        can go.
-        """
+        """The spectrum of a weight, stored where that is possible."""
         from spectra.spectrum.decomposition import decompose
 
         with self._working_on(weight, device) as moved:
             spectrum = decompose(moved, name=name).to("cpu")
         spectrum = replace(spectrum, fingerprint=digits)
-        if not spectrum.rank:
-            return spectrum
-        content = cache_entry.encode(spectrum, digits)
-        read = partial(cache_entry.read_spectrum, verify=False)
-        return self._entries.keep(digits, FULL, content, read) or spectrum
+        if spectrum.rank:
+            self._entries.keep(digits, FULL, cache_entry.encode(spectrum, digits))
+        return spectrum
 
     @contextlib.contextmanager
     def _working_on(self, weight: Tensor, device: Device) -> Iterator[Tensor]:

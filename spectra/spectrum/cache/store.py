@@ -9,14 +9,13 @@ import contextlib
 import os
 import re
 import secrets
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spectra.errors import CacheError
-from spectra.io.atomic_writes import temporary_beside
+from spectra.io.workplaces import remove_leftovers, temporary_beside
 from spectra.progress import SILENT, Progress, working
 from spectra.spectrum.cache.entry import FULL
 from spectra.spectrum.cache.entry_file import DamagedEntryError, EntryKind, read_arrays
@@ -27,8 +26,10 @@ _DAMAGED_FOLDER = "damaged"
 _SUFFIX = ".safetensors"
 _FULL_NAME = 64
 _SHORTEST_PREFIX = 8
-_HALF_WRITTEN_AFTER = 3600.0
-"""Seconds after which a temporary file counts as left behind by a process that died."""
+_SHARD = re.compile(r"[0-9a-f]{2}")
+_ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors")
+_DAMAGED = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{8}\.safetensors")
+"""What the cache's own folders and files are called: nothing else in its folder is listed, evicted or removed."""
 
 _ROOM_LEFT = 0.9
 """Evicting goes down to this fraction of the limit, so that not every new entry looks through the whole folder."""
@@ -84,6 +85,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._size: int | None = None
+        self._begun = False
 
     def place(self, fingerprint: str, kind: EntryKind = FULL) -> Path:
         """The file of an entry, whether it exists or not."""
@@ -117,12 +119,19 @@ class Store:
                 f"cannot make the spectrum cache {self.root}: {error.strerror or error}; set SPECTRA_CACHE to a folder "
                 "that you may write"
             ) from error
+        self.begin()
         place = self.place(fingerprint, kind)
         place.parent.mkdir(parents=True, exist_ok=True)
         with temporary_beside(place) as temporary:
             temporary.write_bytes(content)
             temporary.replace(place)
         return place
+
+    def begin(self) -> None:
+        """Removes what killed processes left half-written, the first time that it is called."""
+        if not self._begun:
+            self._begun = True
+            self._remove_half_written()
 
     def touch(self, path: Path) -> None:
         """Marks an entry as just used, where the folder can be written."""
@@ -176,11 +185,14 @@ class Store:
     def collect(self, max_bytes: int) -> RemovedEntries:
         """Removes set-aside and half-written files, then the least recently used entries beyond `max_bytes`."""
         removed = freed = 0
-        for path in self._leftovers():
-            with contextlib.suppress(OSError):
-                size = path.stat().st_size
-                path.unlink()
-                removed, freed = removed + 1, freed + size
+        for path in (self.root / _DAMAGED_FOLDER).glob("*"):
+            if _DAMAGED.fullmatch(path.name):
+                with contextlib.suppress(OSError):
+                    size = path.lstat().st_size
+                    path.unlink()
+                    removed, freed = removed + 1, freed + size
+        files, size = self._remove_half_written()
+        removed, freed = removed + files, freed + size
         evicted, evicted_bytes = self._evict(max_bytes)
         left = [status.st_size for _, status, _ in self._files()]
         self._size = sum(left)
@@ -198,6 +210,12 @@ class Store:
         if self._size > max_bytes:
             self._evict(int(max_bytes * _ROOM_LEFT))
             self._size = self._total()
+
+    def _remove_half_written(self) -> tuple[int, int]:
+        """Returns how many files, and their bytes."""
+        shards = [shard for kind in _KINDS for shard in (self.root / kind.folder).glob("??")]
+        removed = [remove_leftovers(shard) for shard in shards]
+        return sum(files for files, _ in removed), sum(size for _, size in removed)
 
     def _total(self) -> int:
         return sum(status.st_size for _, status, _ in self._files())
@@ -227,18 +245,10 @@ class Store:
                 continue
             except OSError as error:
                 raise unreadable(self.root, error) from error
-            for shard in shards:
-                for path in sorted(Path(shard.path).glob(f"[!.]*{_SUFFIX}")):
+            for shard in (Path(shard.path) for shard in shards if _SHARD.fullmatch(shard.name)):
+                for path in sorted(path for path in shard.glob("*") if _ENTRY.fullmatch(path.name)):
                     with contextlib.suppress(FileNotFoundError):
-                        yield path, path.stat(), kind
-
-    def _leftovers(self) -> Iterator[Path]:
-        yield from (self.root / _DAMAGED_FOLDER).glob(f"*{_SUFFIX}")
-        for pattern in ("v*/??/.*.tmp*", "leading-v*/??/.*.tmp*"):
-            for path in self.root.glob(pattern):
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime > _HALF_WRITTEN_AFTER:
-                        yield path
+                        yield path, path.lstat(), kind
 
 
 def unreadable(path: Path, error: OSError) -> CacheError:

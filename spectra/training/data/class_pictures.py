@@ -80,7 +80,7 @@ def prior_pictures(pipe: Any, key: PriorKey, *, progress: Progress = SILENT) -> 
     sampling = Sampling(key.steps, key.guidance, key.size, key.size, BATCH)
     pictures = draw(pipe, requests, sampling, progress=progress, label="drawing class pictures")
     try:
-        with atomic_folder(folder, force=True) as temporary:
+        with atomic_folder(folder, "class pictures", force=True) as temporary:
             for number, (picture, request) in enumerate(zip(pictures, requests, strict=True)):
                 save_png(picture, temporary / f"{number:04d}.png", {**asdict(key), **asdict(request)})
     except OutputError as error:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from spectra.errors import OutputError
-from spectra.io.atomic_writes import atomic_folder, check_output
+from spectra.io.atomic_writes import atomic_folder, check_output, copy_folder, explained
+from spectra.io.locks import locked
+from spectra.training.run.trackers import LOGS
 
+KIND = "spectra train"
 LOG = "log.jsonl"
-"""Every training writes it; a folder that lacks it is not one of ours, and is never replaced."""
-
 SHEET = "before-after.png"
 LOSS_CURVE = "loss.png"
 STATE = "state.safetensors"
 PROGRESS = "progress"
+LOCK = "lock"
+
+ON_THE_WAY = (STATE, "step-*.png", f"{LOGS}/**/*")
+"""Names of what a training writes into its folder of an unfinished one; nothing else in there is ever removed."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +49,45 @@ class Outputs:
         """Check that the folder can be written, before anything slow; creates nothing.
 
         Raises:
-            OutputError: it exists without `force`, is not a training's, cannot be written, or an unfinished training
-                is in the way.
+            OutputError: it exists without `force`, is not a training's or holds other files too, cannot be written,
+                another training is writing to it, or an unfinished one is in the way.
         """
-        check_output(self.folder, force=force, mark=LOG)
+        check_output(self.folder, force=force, folder_of=KIND)
         check_output(self.unfinished, force=True)
-        if self.unfinished.exists() and not resume and not force:
+        if (self.unfinished / LOCK).exists():
+            with self._locked():
+                pass
+        if any(self._on_the_way()) and not resume and not force:
             raise OutputError(
                 f"{self.unfinished} holds an unfinished training; continue it with --resume, or start anew with --force"
             )
+
+    @contextlib.contextmanager
+    def reserved(self) -> Iterator[None]:
+        """The folders are this training's own for as long as the block runs, or its process lives.
+
+        Raises:
+            OutputError: another training is writing to them, or they cannot be written.
+        """
+        missing = [folder for folder in self.unfinished.parents if not folder.exists()]
+        with explained(self.unfinished):
+            self.unfinished.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._locked():
+                yield
+        finally:
+            for folder in (self.unfinished, *missing):
+                with contextlib.suppress(OSError):  # not empty: it holds something to go on with
+                    folder.rmdir()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with contextlib.ExitStack() as held:
+            with explained(self.unfinished):
+                lock = held.enter_context(locked(self.unfinished / LOCK))
+            if lock is None:
+                raise OutputError(f"another training writes to {self.folder}; wait for it, or choose another output")
+            yield
 
     def find_state(self) -> Path:
         """The newest state: of an unfinished training, or of a finished one that shall go on."""
@@ -61,13 +96,22 @@ class Outputs:
 
     def clear_unfinished(self) -> None:
         """Forget an unfinished training."""
-        shutil.rmtree(self.unfinished, ignore_errors=True)
+        for path in self._on_the_way():
+            path.unlink(missing_ok=True)
+        for folder in (*(Path(place) for place, _, _ in os.walk(self.unfinished, topdown=False)), self.unfinished):
+            with contextlib.suppress(OSError):  # there is a lock in it, or something that is not ours
+                folder.rmdir()
 
-    @contextmanager
+    @contextlib.contextmanager
     def finished(self, *, force: bool) -> Iterator[Path]:
         """A temporary folder that becomes the output folder, with what was written on the way inside it."""
-        with atomic_folder(self.folder, force=force) as temporary:
+        with atomic_folder(self.folder, KIND, force=force) as temporary:
             yield temporary
-            if self.unfinished.is_dir():
-                shutil.copytree(self.unfinished, temporary / PROGRESS)
+            if own := set(self._on_the_way()):
+                copy_folder(self.unfinished, temporary / PROGRESS, wanted=own.__contains__)
         self.clear_unfinished()
+
+    def _on_the_way(self) -> list[Path]:
+        """The files of an unfinished training."""
+        found = (path for pattern in ON_THE_WAY for path in self.unfinished.glob(pattern))
+        return [path for path in found if not path.is_dir()]

@@ -63,8 +63,10 @@ def train_together(
             inputs.append(validate_inputs(each, resume=resume, force=force))
     mistakes.tell()
     check_together(inputs)
-    if not resume:
+    with contextlib.ExitStack() as held:
         for checked in inputs:
-            checked.outputs.clear_unfinished()
-    with contextlib.closing(Training(inputs, device=device, progress=progress)) as training:
+            held.enter_context(checked.outputs.reserved())
+            if not resume:
+                checked.outputs.clear_unfinished()
+        training = held.enter_context(contextlib.closing(Training(inputs, device=device, progress=progress)))
         return [replace(each, base_options=inputs[0].base.options) for each in training.run(force=force)]

@@ -12,7 +12,6 @@ import pytest
 from torch import Tensor
 
 from spectra.errors import CacheError, CacheWarning
-from spectra.spectrum.cache import entry as cache_entry
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 from spectra.spectrum.decomposition import decompose
 from spectra.spectrum.fingerprint import fingerprint
@@ -60,17 +59,65 @@ def test_where_nothing_can_be_stored_it_goes_on_and_says_so_once(
     assert len(cache.entries()) == 1
 
 
-def test_an_unreadable_entry_is_one_clear_error(
+def test_no_handles_left_is_one_clear_error(
     cache: SpectrumCache, monkeypatch: pytest.MonkeyPatch, weight: Callable[..., Tensor]
 ) -> None:
+    """That is no entry's fault: none is set aside."""
     cache.spectrum(weight())
+    real = Path.open
 
-    def refuse(*arguments: Any, **more: Any) -> Spectrum:
-        raise PermissionError(errno.EACCES, "Permission denied")
+    def refuse(self: Path, *arguments: Any, **more: Any) -> Any:
+        if self.suffix == ".safetensors":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(self, *arguments, **more)
 
-    monkeypatch.setattr(cache_entry, "read_spectrum", refuse)
-    with pytest.raises(CacheError, match="permissions"):
-        cache.spectrum(weight())
+    monkeypatch.setattr(Path, "open", refuse)
+    for use in (lambda: cache.spectrum(weight()), cache.verify):
+        with pytest.raises(CacheError, match="Too many open files"):
+            use()
+    monkeypatch.undo()
+    assert cache.verify().damaged == {}
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "forbidden", "broken disk", "loop of links"])
+def test_an_entry_that_is_no_readable_file_stops_nothing(
+    what: str,
+    cache: SpectrumCache,
+    monkeypatch: pytest.MonkeyPatch,
+    weight: Callable[..., Tensor],
+    same: Callable[[Spectrum, Spectrum], bool],
+) -> None:
+    cache.spectrum(weight())
+    (entry,) = cache.entries()
+    numbers = {"forbidden": errno.EACCES, "broken disk": errno.EIO}
+    real = Path.open
+
+    def refuse(self: Path, *arguments: Any, **more: Any) -> Any:
+        if self == entry.path:
+            raise OSError(numbers[what], os.strerror(numbers[what]))
+        return real(self, *arguments, **more)
+
+    def spoil() -> None:
+        if what in numbers:
+            monkeypatch.setattr(Path, "open", refuse)
+            return
+        entry.path.unlink()
+        if what == "folder":
+            entry.path.mkdir()
+        elif what == "pipe":
+            os.mkfifo(entry.path)
+        else:
+            entry.path.symlink_to(entry.path)
+
+    spoil()
+    assert [each.shape for each in cache.entries()] == [None]
+    assert list(cache.verify().damaged) == [entry.fingerprint]
+    assert not os.path.lexists(entry.path)
+    cache.spectrum(weight())
+    spoil()
+    with pytest.warns(CacheWarning, match="damaged entry"):
+        assert same(cache.spectrum(weight()), decompose(weight()))
+    cache.gc()
 
 
 def test_a_failed_write_leaves_nothing_behind(

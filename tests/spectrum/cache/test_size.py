@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from torch import Tensor
 
 from spectra.errors import InputError
+from spectra.io.locks import locked
 from spectra.spectrum.cache.environment import parse_size
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache, default_cache
 from spectra.spectrum.cache.store import Store
@@ -68,14 +68,19 @@ def test_gc_removes_what_was_set_aside_and_left_behind(
     entry = cache.entries()[0]
     entry.path.write_bytes(b"nothing")
     cache.verify()
-    old, young = (entry.path.with_name(f".{name}.tmp.safetensors") for name in ("old", "young"))
-    for path in (old, young):
-        path.write_bytes(b"half")
-    os.utime(old, (time.time() - 7200,) * 2)
-    done = cache.gc()
-    assert (done.removed, done.kept) == (2, 1)
-    assert not old.exists()
-    assert young.exists()
+    dead, live = (entry.path.with_name(f".spectra-{digits}") for digits in ("0" * 8, "1" * 8))
+    for place in (dead, live):
+        (place / "new").mkdir(parents=True)
+        (place / "new" / entry.path.name).write_bytes(b"half")
+    mine = cache.path / "damaged" / "thesis.safetensors"
+    mine.touch()
+    with locked(live / "lock"):
+        done = cache.gc()
+        assert (done.removed, done.kept) == (2, 1)
+        assert not dead.exists()
+        assert live.exists()
+    assert cache.gc().removed == 1
+    mine.unlink()  # what the cache did not name stays
     assert list((cache.path / "damaged").iterdir()) == []
 
 
