@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from spectra.io.atomic_writes import atomic_write
+from spectra.io.foreign_values import read_json
 from spectra.layers import costs
 from spectra.layers.shifted_layer import ShiftedLayer
 from spectra.spectrum.cache.environment import default_root
@@ -143,7 +144,7 @@ def _device_name(device: torch.device) -> str:
 def _read(path: Path) -> Mapping[str, Any]:
     """The plans remembered for each device; none where the file is missing or damaged: it is made again."""
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
     except (OSError, ValueError):
         return {}
     known = get_args(costs.Plan)

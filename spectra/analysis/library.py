@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.errors import InputError, ShiftFileError
-from spectra.io.safetensors_header import HeaderError, read_header_text
+from spectra.io.safetensors_header import HeaderError, leading_metadata, parse_header, read_header_text
 from spectra.progress import SILENT, Progress, working
 from spectra.shift.metadata import (
     FINGERPRINT_DIGITS,
@@ -37,7 +37,6 @@ SUFFIX = ".safetensors"
 
 _PLAIN = (str(VERSION), str(PARTS_VERSION))
 """Versions of files whose values stand as they are."""
-_METADATA = b'{"__metadata__":'
 _LAST = re.compile(rb'"dtype":"[FU](?:32|16)","shape":\[\d+(?:,\d+)?\],"data_offsets":\[\d+,(\d+)\]\}\} *\Z')
 _PLACES = re.compile(rb'"dtype":"U(32|16)","shape":\[(\d+)\]')
 _TERMS = re.compile(rb'\.outer":\{"dtype":"F(?:32|16)","shape":\[(\d+),')
@@ -160,7 +159,7 @@ def read_entry(path: Path) -> LibraryEntry | None:
         ShiftFileError: a shift that is damaged or of a later format, or a file that cannot be read.
     """
     text, status = _header_text(path)
-    strings = _strings(text)
+    strings = _strings(path, text, status.st_size)
     if strings is not None and strings.get("format") != FORMAT:
         return None
     ends = _LAST.search(text, max(0, len(text) - 200))
@@ -200,16 +199,13 @@ def _header_text(path: Path) -> tuple[bytes, os.stat_result]:
         raise ShiftFileError(f"cannot be read ({error.strerror}); check its permissions") from error
 
 
-def _strings(text: bytes) -> dict[str, str] | None:
+def _strings(path: Path, text: bytes, size: int) -> Mapping[str, str] | None:
     """The metadata of a header, or None if it cannot be made out. Where it comes first, the rest is not parsed."""
     try:
-        if text.startswith(_METADATA):
-            found: Any = json.JSONDecoder().raw_decode(text.decode(), len(_METADATA))[0]
-        else:
-            found = json.loads(text).get("__metadata__", {})
-    except (ValueError, AttributeError, RecursionError):
+        strings = leading_metadata(text)
+        return parse_header(path, text, size).metadata if strings is None else strings
+    except HeaderError:
         return None
-    return found if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()) else None
 
 
 def duplicates(entries: Iterable[LibraryEntry]) -> list[tuple[LibraryEntry, ...]]:

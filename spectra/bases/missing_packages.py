@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 from pathlib import Path
+
+from spectra.io.foreign_values import read_json
 
 
 def missing_package(index: Path) -> str:
     """What is missing for a pipeline of this `model_index.json`, and what to do, in words; empty if nothing is."""
     try:
-        parts = json.loads(index.read_text(encoding="utf-8"))
+        parts = read_json(index)
     except (OSError, ValueError):
         return ""
-    for component, named in parts.items():
+    for component, named in parts.items() if isinstance(parts, dict) else ():
         library, kind = named if isinstance(named, list) and len(named) == 2 else ("", "")
         if library not in ("diffusers", "transformers"):
             continue

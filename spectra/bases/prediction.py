@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spectra.bases.index_files import read_object
 from spectra.errors import BaseError
 from spectra.io.safetensors_header import HeaderError, read_header
 from spectra.io.tensor_files import change_header
@@ -86,10 +87,7 @@ def mark_prediction(base: Path, kind: str) -> None:
     """
     if base.is_dir():
         path = base / "scheduler" / "scheduler_config.json"
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BaseError(f"{path}: cannot be read ({error}); leave --prediction-type out") from error
+        config = read_object(path)
         changes = {"prediction_type": kind} | ({"rescale_betas_zero_snr": False} if kind == "epsilon" else {})
         path.write_text(json.dumps({**config, **changes}, indent=2) + "\n", encoding="utf-8")
         return

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectra.bases.index_files import read_index
 from spectra.errors import BaseError, InputError
 from spectra.naming.target_subsets import DENOISERS
 
@@ -114,7 +114,7 @@ def find_denoiser(folder: Path) -> tuple[str, Any]:
     """
     import diffusers
 
-    parts = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    parts = read_index(folder)
     for name in DENOISERS:
         kind = parts.get(name)
         if isinstance(kind, list) and len(kind) == 2 and hasattr(diffusers, str(kind[1])):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectra.bases.index_files import INDEX, read_index, read_object
 from spectra.bases.pipeline import BaseLocation, find_base, why_not_loaded
 from spectra.bases.published import PUBLISHED, Part, find_published
 from spectra.bases.single_file import configuration_folder
@@ -19,7 +19,6 @@ from spectra.naming.target_subsets import DENOISERS, may_name
 if TYPE_CHECKING:
     from torch import nn
 
-INDEX = "model_index.json"
 _NOT_TRAINED = ("safety_checker", "image_encoder", "feature_extractor")
 """Models of a pipeline that a training takes out, or never calls."""
 
@@ -61,7 +60,7 @@ def base_shapes(base: str | BaseLocation = "") -> BaseShapes:
     """
     location = find_base(base)
     folder = _configurations(location)
-    index = _json(folder / INDEX)
+    index = read_index(folder)
     parts, dtypes = {}, {}
     for component, named in index.items():
         config = folder / component / "config.json"
@@ -71,7 +70,7 @@ def base_shapes(base: str | BaseLocation = "") -> BaseShapes:
             raise BaseError(
                 f"{folder / INDEX}: {component} is {named!r}; expected a class of diffusers or transformers"
             )
-        parts[component] = Part(named[0], named[1], _json(config))
+        parts[component] = Part(named[0], named[1], read_object(config))
         if any((folder / component).glob("*.safetensors")):
             weights = folder_tensors(folder / component, component)
             dtypes[component] = frozenset(map(weights.dtype, weights))
@@ -98,16 +97,6 @@ def _configurations(location: BaseLocation) -> Path:
         return Path(huggingface_hub.snapshot_download(location.target, allow_patterns=[INDEX, "*/config.json"]))
     except Exception as error:  # the hub raises many kinds
         raise BaseError(why_not_loaded(location, error)) from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BaseError(f"{path}: cannot be read as JSON ({error}); the folder may be damaged or incomplete") from error
-    if not isinstance(found, dict):
-        raise BaseError(f"{path}: expected a JSON object; the folder may be damaged or incomplete")
-    return found
 
 
 def build(part: Part, device: str = "meta") -> nn.Module:

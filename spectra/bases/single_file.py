@@ -7,12 +7,12 @@ where there is none, the configuration is that of the published base that the fi
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from spectra.bases.index_files import read_index, read_object
 from spectra.bases.original_layouts import original_layout
 from spectra.errors import BaseError
 from spectra.io.safetensors_header import StoredTensor
@@ -78,7 +78,7 @@ def load_single_file(path: Path, components_from: str, dtype: torch.dtype) -> An
     folder = configuration_folder(path, components_from) or _published_configuration(stored)
     if any(key.startswith(_VAE) for key in stored):
         readers["vae"] = _vae(stored, folder / "vae")
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = read_index(folder)
     listed = {name: value for name, value in index.items() if isinstance(value, list)}
     left_out = _left_out(folder, index["_class_name"], listed, readers.keys(), path)
     parts = {
@@ -166,7 +166,7 @@ def _vae(stored: Mapping[str, StoredTensor], config: Path) -> dict[str, Reader]:
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     tensors = {key: read_rows(tensor) for key, tensor in stored.items() if key.startswith(_VAE)}
-    settings = json.loads((config / "config.json").read_text(encoding="utf-8"))
+    settings = read_object(config / "config.json")
     return {key: partial(_same, tensor) for key, tensor in convert_ldm_vae_checkpoint(tensors, settings).items()}
 
 

@@ -4,6 +4,9 @@
 header     JSON: key -> {"dtype": "F32", "shape": [...], "data_offsets": [first byte, one after the last]}, and
            "__metadata__" -> strings; padded with blanks
 data       the tensors' bytes, from which the offsets count
+
+A pattern of that form, and of no other JSON, is held against the text before it is parsed. So a header can neither
+nest, nor make more objects than it may have tensors, whatever a stranger has put there.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -19,8 +23,33 @@ from typing import Any, BinaryIO, NamedTuple
 
 from spectra.io.dtypes import BYTES, CODE_OF_NAME, NAME_OF_CODE
 
-LONGEST_HEADER = 100_000_000
-"""A limit in bytes; safetensors itself refuses a longer header."""
+LONGEST_HEADER = 10_000_000
+"""A limit in bytes: that many letters outside Latin take four times as much in memory. safetensors' own is 100 MB."""
+
+MOST_TENSORS = 1 << 15
+"""A limit of one file; a whole pipeline of SDXL in one file has 2,515."""
+
+_MOST_STRINGS, _MOST_DIMENSIONS, _MOST_VALUES = 4096, 16, 1 << 53
+_METADATA = "__metadata__"
+
+
+def _joined(*parts: str) -> str:
+    """A pattern of parts with any blanks between them."""
+    return "[ \t\n\r]*+".join(parts)
+
+
+def _object(entry: str, most: int) -> str:
+    """A pattern of an object of at most so many entries."""
+    return _joined(r"\{", f"(?:{entry}(?:{_joined('', ',', entry)}){{0,{most - 1}}}+)?+", r"\}")
+
+
+_STRING = r'"(?:[^"\\\x00-\x1f]++|\\.)*+"'
+_FIELD = _joined('"(?:dtype|shape|data_offsets)"', ":", r'(?:"\w{1,16}"|\[[0-9, \t\n\r]{0,256}+\])')
+_TENSOR = _joined(r"\{", _FIELD, ",", _FIELD, ",", _FIELD, r"\}")
+_STRINGS = _object(_joined(_STRING, ":", _STRING), _MOST_STRINGS)
+_ENTRY = "(?:" + _joined(f'"{_METADATA}"', ":", _STRINGS) + "|" + _joined(_STRING, ":", _TENSOR) + ")"
+_FORM = re.compile(_joined(_object(_ENTRY, MOST_TENSORS + 1), "").encode())
+_LEADING = re.compile(_joined(r"\{", f'"{_METADATA}"', ":", f"({_STRINGS})").encode())
 
 
 class HeaderError(ValueError):
@@ -91,22 +120,57 @@ def parse_header(path: Path, text: bytes, size: int) -> Header:
     Raises:
         HeaderError: it is none, or its tensors do not fill the file one after the other, without gap or overlap.
     """
-    try:
-        entries = json.loads(text.decode())
-        metadata = entries.pop("__metadata__", {})
-        if not all(isinstance(value, str) for value in metadata.values()):
-            raise TypeError("metadata that is not text")
-        tensors = {key: _stored_tensor(path, key, entry, 8 + len(text)) for key, entry in entries.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise HeaderError(str(error) or type(error).__name__) from error
-    end = 8 + len(text)
+    if text.count(b'"data_offsets"') > MOST_TENSORS:
+        raise HeaderError(f"more than {MOST_TENSORS:,} tensors")
+    if not _FORM.fullmatch(text):
+        raise HeaderError(
+            f"expected text in {_METADATA}, and of each tensor dtype, shape and data_offsets in whole numbers"
+        )
+    entries = _parsed(text)
+    metadata = entries.pop(_METADATA, {})
+    if not all(isinstance(value, str) for value in metadata.values()):  # its key was spelled in escapes
+        raise HeaderError(f"expected text in {_METADATA}")
+    end = data_start = 8 + len(text)
+    tensors = {key: _stored_tensor(path, key, entry, data_start) for key, entry in entries.items()}
     for tensor in sorted(tensors.values(), key=attrgetter("start", "stop")):
         if tensor.start != end:
             raise HeaderError(f"{tensor.key}: its place in the file overlaps another's or leaves a gap")
         end = tensor.stop
     if end != size:
         raise HeaderError(f"expected {end} bytes, got {size}")
-    return Header(metadata, tensors, 8 + len(text), size)
+    return Header(metadata, tensors, data_start, size)
+
+
+def leading_metadata(text: bytes) -> dict[str, str] | None:
+    """The strings of a header's text, if they come first, as spectra writes them; the rest is not looked at.
+
+    Raises:
+        HeaderError: a string that is no Unicode text, or of which there are two.
+    """
+    found = _LEADING.match(text)
+    return None if found is None else _parsed(found[1])
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    """JSON of known form; raises a HeaderError where a key is there twice, or text is not Unicode."""
+    try:
+        parsed: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=_once)
+        if b"\\u" in text:  # half of a surrogate pair is no text
+            for key, value in (*parsed.items(), *parsed.get(_METADATA, {}).items()):
+                f"{key}{value}".encode()
+    except UnicodeError as error:
+        raise HeaderError("text that is not Unicode") from error
+    except ValueError as error:
+        raise HeaderError(str(error)) from error
+    return parsed
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in [other for other, _ in pairs[:i]])
+        raise ValueError(f"{twice} is there twice")
+    return found
 
 
 def build_header(metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, Sequence[int]]]) -> bytes:
@@ -127,11 +191,14 @@ def build_header(metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, S
 
 
 def _stored_tensor(path: Path, key: str, entry: Mapping[str, Any], data_start: int) -> StoredTensor:
-    code, shape, (start, stop) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
-    for number in (start, stop, *shape):  # a merge of 1,000 shifts reads 391,000 of these: a list takes twice as long
-        if type(number) is not int or number < 0:
-            raise ValueError(f"{key}: expected whole numbers for its shape and its place in the file")
-    dtype = NAME_OF_CODE.get(code)
-    if dtype and stop - start != math.prod(shape) * BYTES[dtype]:
-        raise ValueError(f"{key}: its place in the file does not fit its shape")
+    try:
+        code, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        size = math.prod(shape)
+    except (ValueError, KeyError, TypeError) as error:
+        raise HeaderError(f"{key}: expected dtype, shape and data_offsets, in whole numbers") from error
+    dtype = NAME_OF_CODE.get(code) if isinstance(code, str) else None
+    if not isinstance(code, str) or stop < start or (dtype and stop - start != size * BYTES[dtype]):
+        raise HeaderError(f"{key}: its place in the file does not fit its shape")
+    if len(shape) > _MOST_DIMENSIONS or (size == 0 and math.prod(filter(None, shape)) > _MOST_VALUES):
+        raise HeaderError(f"{key}: no tensor has such a shape")
     return StoredTensor(path, key, code, shape, data_start + start, data_start + stop)

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Literal, NoReturn, TypeAlias
 
 from spectra.errors import ShiftFileError
+from spectra.io.foreign_values import parse_json
 from spectra.spectrum.fingerprint import RESHAPE
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
@@ -240,13 +241,10 @@ def _dump(key: str, value: JSON) -> str:
 
 
 def _load(key: str, text: str) -> JSON:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
     try:
-        value: JSON = json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError):
-        _malformed(key, "JSON", text[:40])
+        value: JSON = parse_json(text)
+    except ValueError as error:
+        _malformed(key, "JSON", f"{text[:40]} ({error})")
     return value
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spectra.errors import ShiftFileError
+from spectra.io.foreign_values import parse_json
 from spectra.shift.outer_terms import OuterTerms, Rows, read_only_rows, rounded
 
 LARGEST_ID = 2**32 - 1
@@ -94,12 +95,12 @@ def read_words(text: str) -> dict[str, tuple[tuple[int, ...], str]]:
     """
     found: dict[str, tuple[tuple[int, ...], str]] = {}
     try:
-        for name, each in json.loads(text).items():
+        for name, each in parse_json(text).items():
             ids, word = each["ids"], each["text"]
             if len(each) != 2 or not all(type(token) is int for token in ids) or type(word) is not str:
                 raise ValueError("another kind of entry")
             found[name] = tuple(ids), word
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ShiftFileError(
             f'words: expected JSON such as {{"NAME": {{"ids": [1], "text": "word"}}}}, got {text[:40]!r}; '
             "the file is damaged or foreign"

@@ -6,7 +6,6 @@ file keeps its scale.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -22,6 +21,7 @@ from spectra.convert.lora.formulas import METHODS, Parts, change_of, misfit, pai
 from spectra.convert.lora.keys import METADATA_KEY, split_key
 from spectra.convert.module_names import aliases
 from spectra.errors import FormatError
+from spectra.io.foreign_values import parse_json
 from spectra.io.safetensors_header import StoredTensor
 from spectra.io.tensor_files import read_rows
 
@@ -165,8 +165,10 @@ def _peft_config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         text = metadata.get(METADATA_KEY, "")
         if not text and path.name.startswith("adapter_model") and beside.is_file():
-            text = beside.read_text()
-        config: dict[str, Any] = json.loads(text) if text else {}
+            text = beside.read_text(encoding="utf-8")
+        config = parse_json(text) if text else {}
+        if not isinstance(config, dict):
+            raise ValueError("expected a JSON object")
     except (OSError, ValueError) as error:
         raise FormatError(f"{path}: PEFT's configuration cannot be read ({error})") from error
     if any(value for key, value in config.items() if key.split(".")[-1] == "use_dora"):

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
+from spectra.io.foreign_values import parse_json
 from spectra.io.safetensors_header import StoredTensor
 from spectra.shift.metadata import (
     FINGERPRINT_DIGITS,
@@ -241,7 +242,7 @@ def unpack(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]]) -
         step = np.repeat(steps[groups[coded]], sizes[coded])
         values[np.repeat(coded, sizes)] = dequantise(k, odd, negative, step)
         deltas, outer, words = parts_of(told.weights, values, masks, told.words)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ShiftFileError(f"its packed values cannot be read ({error}); fetch or make it again") from error
     return SpectralShift(deltas, told.metadata, outer=outer, words=words, precision="packed")
 
@@ -266,7 +267,7 @@ def _masks(stored: npt.NDArray[np.uint8] | None, weights: Sequence[PackedWeight]
 
 def _steps(text: str) -> npt.NDArray[np.float64]:
     """Steps of matrices, 1-D weights and words."""
-    given = json.loads(text)
+    given = parse_json(text)
     if not isinstance(given, list) or not 1 <= len(given) <= len(GROUPS):
         raise ValueError("expected the steps of matrices, 1-D weights and words")
     if not all(isinstance(step, float) and 0 <= step < np.inf for step in given):

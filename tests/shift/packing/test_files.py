@@ -200,7 +200,7 @@ def lines(*given: str) -> np.ndarray:
     ("strings", "arrays", "message"),
     [
         ({"version": "4"}, {}, "format version 4, this spectra reads up to version 3; update spectra"),
-        ({"steps": "[1e400]"}, {}, "steps that are finite"),
+        ({"steps": "[1e400]"}, {}, "not finite"),
         ({"steps": "{}"}, {}, "steps of matrices"),
         ({"steps": "["}, {}, "packed values cannot be read"),
         ({"steps": "[" * 100_000}, {}, "packed values cannot be read"),
