@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spectra.families.family import Condition, Family
-from spectra.families.unet import predict_unet, unet_grid, unet_size
+from spectra.families.unet import guided_unet, predict_unet, unet_grid, unet_size
 
 
 def _encode(pipe: Any, prompts: list[str], resolution: int) -> Condition:
@@ -21,6 +21,7 @@ STABLE_DIFFUSION = Family(
     encoder_targets=("text-encoder",),
     encode=_encode,
     predict=predict_unet,
+    guided=guided_unet,
     grid=unet_grid,
     size=unet_size,
     cross_attention="attn2",

@@ -11,6 +11,7 @@ import tiny_flux2
 import torch
 from PIL import Image
 
+from spectra.bases.prediction import with_prediction
 from spectra.generate.drawing import Request, draw, guidance_of
 from spectra.generate.settings import Sampling
 from spectra.training.config import defaults
@@ -64,3 +65,20 @@ def test_class_pictures_are_drawn_and_kept_by_it(monkeypatch: pytest.MonkeyPatch
         config = replace(defaults("tiny"), prior_weight=1.0, prior_guidance=given)
         objectives.build_objectives(pipe, config, [subject], [], 32, "0123")
     assert [key.guidance for key in keys] == [0.0, 3.0]
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_guidance_is_rescaled_where_the_noisiest_step_is_noise_alone(name: str) -> None:
+    pipe = tiny_families.build(name)
+    plain = draw(pipe, [Request("a sun", 3)], Sampling(2, width=32, height=32, guidance=7.5))
+    pipe.register_modules(scheduler=with_prediction(pipe.scheduler, "v_prediction", zero_snr=True))
+    drawn = [draw(pipe, [Request("a sun", 3)], Sampling(2, width=32, height=32, guidance=g)) for g in (7.5, 1.0)]
+    for pictures, guidance, rescale in zip(drawn, (7.5, 1.0), (0.7, 0.0), strict=True):
+        generator = torch.Generator().manual_seed(3)
+        size = {"num_inference_steps": 2, "width": 32, "height": 32}
+        with torch.no_grad():
+            own = pipe(
+                prompt=["a sun"], guidance_scale=guidance, guidance_rescale=rescale, generator=[generator], **size
+            )
+        assert pictures == [own.images[0].convert("RGB")]
+    assert plain != drawn[0]
