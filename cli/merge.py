@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,12 @@ _RECIPE = "Recipes and output"
 @dataclass(frozen=True)
 class _Options:
     files: tuple[str, ...] = argument("Shifts of one base.", "FILE[:SCALE]...", ())
+    average: bool = setting(
+        False,
+        "The mean of the shifts, such as those of a training's last steps (DIR@300..500). Of a weight as many outer "
+        "terms are kept as some weight has in one of them, unless --outer-rank says otherwise.",
+        panel=declared_settings(MergeSettings)["method"].panel,
+    )
     show: bool = setting(
         False, "List the methods.", option="--list", panel=declared_settings(MergeSettings)["method"].panel
     )
@@ -46,6 +52,7 @@ class _Options:
     "spectra merge dog.safetensors:0.7 style.safetensors:0.3 -o both.safetensors",
     "spectra merge a.safetensors b.safetensors --alpha 0.6 --block-weights unet.up_blocks.1=1 -o ab.safetensors",
     "spectra merge --recipe ab.toml -o ab.safetensors",
+    "spectra merge --average out/dog@300..500 -o smoother.safetensors",
     "spectra merge --list",
     library=declared_settings(MergeSettings),
 )
@@ -72,12 +79,14 @@ def merge(options: _Options, given: dict[str, Any]) -> None:
         if target is not None:
             check_output(target, force=force)
     if options.recipe is not None:
-        if given:
+        if given or options.average:
             raise InputError("--recipe holds method, weights, parameters, outer rank and seed; leave those options out")
         recipe = merging.read_recipe(options.recipe)
         paths = merging.find_parents(recipe, map(Path, options.files))
     else:
-        recipe, paths = _recipe(options.files, MergeSettings(**given))
+        recipe, paths = _recipe(options.files, _averaged(given) if options.average else MergeSettings(**given))
+        if options.average and recipe.outer_rank is None:
+            recipe = replace(recipe, outer_rank=_most_terms(paths))
     merged = merging.replay(paths, recipe, progress=output.progress())
 
     found = merge_view.as_dict(merged)
@@ -96,7 +105,7 @@ def merge(options: _Options, given: dict[str, Any]) -> None:
 def _recipe(files: tuple[str, ...], asked: MergeSettings) -> tuple[Recipe, list[Path]]:
     """The recipe that the options come to, and the files."""
     from spectra.combine.merging import METHODS, Parent, Recipe
-    from spectra.shift.scaled_files import parse_shift
+    from spectra.shift.scaled_files import parse_shifts
 
     if not files:
         raise InputError("expected the shifts to merge: spectra merge A B -o OUT")
@@ -107,7 +116,7 @@ def _recipe(files: tuple[str, ...], asked: MergeSettings) -> tuple[Recipe, list[
         raise InputError("give either --alpha or --weights")
     if (alpha is not None and not takes_alpha) or (weights and takes_alpha):
         raise InputError(f"{method} takes {'--alpha' if takes_alpha else '--weights W,W,...'}")
-    pairs = [parse_shift(file) for file in files]
+    pairs = [pair for file in files for pair in parse_shifts(file)]
     parameters = {name: getattr(asked, name) for name in PARAMETERS}
     recipe = Recipe(
         method=method,
@@ -119,6 +128,22 @@ def _recipe(files: tuple[str, ...], asked: MergeSettings) -> tuple[Recipe, list[
         outer_rank=asked.outer_rank,
     )
     return recipe, [path for path, _ in pairs]
+
+
+def _averaged(given: dict[str, Any]) -> MergeSettings:
+    """The settings of a mean."""
+    if wrong := sorted(given.keys() - {"outer_rank"}):
+        raise InputError(
+            f"--average is a mean, each shift of the same weight: leave --{wrong[0].replace('_', '-')} out"
+        )
+    return MergeSettings(method="weighted", **given)
+
+
+def _most_terms(paths: list[Path]) -> int | None:
+    """The most outer terms that a weight has in one of the shifts; None for none."""
+    from spectra.shift.shift_header import read_shift_header
+
+    return max((count for path in paths for count in read_shift_header(path).outer.values()), default=None)
 
 
 def _block(text: str) -> tuple[str, tuple[float, ...]]:

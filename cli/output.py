@@ -8,12 +8,13 @@ import json as _json
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spectra.errors import CacheWarning, ClippingWarning, OutputWarning, PictureWarning, RoundedCopyWarning
-from spectra.progress import SILENT, Progress
+from spectra.progress import Progress
 from spectra.visible_text import one_line, visible, visible_json
 
 if TYPE_CHECKING:
@@ -122,9 +123,43 @@ class _Bar:
         self._rich = None
 
 
+class _Lines:
+    """A line on stderr every so often, for a log: of work that takes a while, twenty at most and one a minute."""
+
+    _label, _total, _done = "", 0, 0
+    _told, _last = 0, 0.0  # units done, and the time, at the last line
+
+    def start(self, label: str, total: int) -> None:
+        self._label, self._total, self._done = label, total, 0
+        self._told, self._last = 0, time.monotonic()
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        now = time.monotonic()
+        passed = now - self._last
+        if n > 1 and not self._done and passed < 0.1:
+            self._told = n  # done before, by a training that is resumed
+        self._done += n
+        new = self._done - self._told
+        due = passed >= LINE_SECONDS and new >= self._total / 20
+        if new and self._done < self._total and (due or passed >= LONGEST_SILENCE):
+            left = f"{passed / new * (self._total - self._done):.0f} s left"
+            say(", ".join(filter(None, (f"{self._label} {self._done}/{self._total}", note, left))))
+            self._told, self._last = self._done, now
+
+    def finish(self) -> None:
+        self._total = 0
+
+
+LINE_SECONDS = 5.0
+"""Seconds that lie between two lines of a log at the least."""
+
+LONGEST_SILENCE = 60.0
+"""Seconds after which there is a line however little was done."""
+
+
 def progress() -> Progress:
-    """Bars on stderr if that is a terminal, silence otherwise."""
-    return _Bar() if sys.stderr.isatty() else SILENT
+    """Bars on stderr if that is a terminal, now and then a line otherwise."""
+    return _Bar() if sys.stderr.isatty() else _Lines()
 
 
 _OURS = (CacheWarning, ClippingWarning, OutputWarning, PictureWarning, RoundedCopyWarning)

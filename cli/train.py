@@ -86,8 +86,8 @@ def train(options: _Options, given: dict[str, Any]) -> None:
         summaries = train_together(
             concepts, resume=options.resume, force=options.force, device=options.device, progress=output.progress()
         )
-    except KeyboardInterrupt:
-        _interrupted([each.out for each in concepts], options)
+    except KeyboardInterrupt as stopped:
+        _interrupted(stopped, [each.out for each in concepts], options)
         raise
     found = [summary.as_dict() for summary in summaries]
     if options.concepts is not None:
@@ -133,14 +133,25 @@ def _settings(options: _Options, given: dict[str, Any]) -> TrainConfig:
     raise AssertionError("a mistake was noted")
 
 
-def _interrupted(folders: list[Path | None], options: _Options) -> None:
-    """How to go on, if a state was saved."""
+def _interrupted(stopped: KeyboardInterrupt, folders: list[Path | None], options: _Options) -> None:
+    """How to go on, and what there is so far, if that was saved."""
+    from spectra.training.run.interruption import Interrupted
     from spectra.training.run.outputs import STATE, Outputs
 
-    if all(folder is not None and (Outputs(folder).unfinished / STATE).is_file() for folder in folders):
-        again = ["--concepts", str(options.concepts)] if options.concepts is not None else []
-        again += ["-o", str(options.out)] if options.out is not None else []
-        output.say(f"interrupted; continue with: spectra train --resume {shlex.join(again)}")
+    found = (
+        list(stopped.folders) if isinstance(stopped, Interrupted) else [each for each in folders if each is not None]
+    )
+    if not found or not all((Outputs(folder).unfinished / STATE).is_file() for folder in found):
+        return
+    again = ["--concepts", str(options.concepts)] if options.concepts is not None else []
+    out = options.out if again else found[0]
+    again += ["-o", str(out)] if out is not None else []
+    if isinstance(stopped, Interrupted):
+        output.say(f"stopped after {stopped.step} of {stopped.steps} steps; the state is saved")
+        for folder in found:
+            shift = shlex.quote(f"{folder}@{stopped.step}")
+            output.say(f"the shift so far: spectra generate --shift {shift} --prompt ...")
+    output.say(f"continue with: spectra train --resume {shlex.join(again)}")
 
 
 def _show(names: Sequence[str], summaries: Sequence[Summary]) -> Iterator[output.Part]:

@@ -232,7 +232,7 @@ def select(
 
     def meets(entry: LibraryEntry) -> bool:
         metadata = entry.metadata
-        prompts = (str(value).lower() for key, value in metadata.settings.items() if "prompt" in key)
+        prompts = (str(metadata.settings.get(key, "")).lower() for key in ("prompt", "class_prompt", "subjects"))
         subsets = (item.strip() for item in metadata.subset.lower().split(","))
         return (
             (base in metadata.base.lower() or entry.base_fingerprint.startswith(base))
@@ -246,7 +246,8 @@ def select(
 
 def _all_text(entry: LibraryEntry) -> str:
     metadata = entry.metadata
-    described = [dict(metadata.settings), dict(metadata.versions), metadata.recipe, list(metadata.parents)]
+    chosen = [value for value in metadata.settings.values() if isinstance(value, (str, list))]
+    described = [chosen, dict(metadata.versions), metadata.recipe, list(metadata.parents)]
     plain = [entry.path, metadata.base, entry.base_fingerprint, metadata.subset, metadata.licence, entry.content_hash]
     plain += entry.words
     return "\n".join([*map(str, plain), json.dumps(described, ensure_ascii=False)]).lower()

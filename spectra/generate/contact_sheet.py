@@ -28,14 +28,15 @@ class Section:
     captions: Sequence[str] = ()
 
 
-def contact_sheet(sections: Sequence[Section]) -> Image.Image:
-    """An RGB picture with all sections below each other on white, up to eight pictures in a row.
+def contact_sheet(sections: Sequence[Section], columns: int = 8) -> Image.Image:
+    """An RGB picture with all sections below each other on white.
 
     Args:
         sections: with at least one picture in all.
+        columns: most pictures in a row.
     """
     caption_font, heading_font = ImageFont.load_default(CAPTION), ImageFont.load_default(HEADING)
-    columns = min(8, max(len(section.pictures) for section in sections))
+    columns = min(columns, max(len(section.pictures) for section in sections))
     cell = max(CELL, *(min(max(picture.size), 512) for section in sections for picture in section.pictures))
     width = GAP + columns * (cell + GAP)
     rows = sum(-(-len(section.pictures) // columns) for section in sections)
@@ -57,6 +58,16 @@ def contact_sheet(sections: Sequence[Section]) -> Image.Image:
             y += cell + max(map(len, captions), default=0) * (CAPTION + 3) + GAP
         y += GAP
     return sheet.crop((0, 0, width, y))
+
+
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets below each other on white; narrower ones at the left."""
+    whole = Image.new("RGB", (max(each.width for each in sheets), sum(each.height for each in sheets)), "white")
+    y = 0
+    for each in sheets:
+        whole.paste(each, (0, y))
+        y += each.height
+    return whole
 
 
 def wrap(text: str, font: Font, width: int) -> list[str]:

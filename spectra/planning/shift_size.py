@@ -31,7 +31,7 @@ def shift_file_bytes(adapter: Adapter, config: TrainConfig) -> int:
         rounded={dtype: dict.fromkeys(deltas, "0" * ROUNDED_DIGITS) for dtype in ROUNDED},
         ndims={name: bindings[name].target.weight.ndim for name in deltas},
         subset=adapter.subset,
-        settings=config.changed(),
+        settings=config.as_dict(),
         seed=config.seed,
         versions=versions(),
     )

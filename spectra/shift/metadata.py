@@ -56,7 +56,7 @@ class ShiftMetadata:
         rounded: by dtype ("float16", "bfloat16") and weight name, the first 4 hex digits of the fingerprint that the
             base's weight has when it is rounded to that dtype; empty where that is not known.
         subset: what was trained, as given to `--target`.
-        settings: what differed from the default settings.
+        settings: of the training, all of them.
         seed: of the training.
         versions: of the packages that made it.
         licence: of the shift, if its maker names one.

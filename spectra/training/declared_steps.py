@@ -236,13 +236,22 @@ class TrainSettings(SubjectSettings):
         default_text=OWN_GUIDANCE,
         resumable=True,
     )
+    checkpoint_every: int = _watching(
+        100,
+        "Keep the shift of every so many steps, in float16, for --shift DIR@STEP and merge --average DIR@A..B; 0 keeps "
+        "none.",
+        least=0,
+        brief="Keep the shift of every N steps, as DIR@N.",
+        resumable=True,
+        elsewhere="save_every_n_steps",
+    )
     save_every: int = _watching(
         0,
         "Save the training's state every so many steps, for --resume; 0 saves none.",
         least=0,
         resumable=True,
         brief="Save a state every N steps, for --resume.",
-        elsewhere="checkpointing_steps save_every_n_steps save_state",
+        elsewhere="checkpointing_steps save_state",
     )
     report_to: tuple[str, ...] = _watching(
         (),

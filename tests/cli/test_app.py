@@ -125,7 +125,30 @@ def test_a_result_is_json_or_for_people(capsys: pytest.CaptureFixture[str]) -> N
         output.result({"a": float("nan")}, json=True, human=list)
 
 
-def test_progress_is_silent_unless_on_a_terminal(
+def test_without_a_terminal_long_work_tells_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("spectra.cli.output.time.monotonic", lambda: now[0])
+    bar = output.progress()
+    bar.start("training", 200)
+    bar.advance(100)  # by a training that is resumed
+    for _ in range(100):
+        now[0] += 2.0
+        bar.advance(1, "loss 0.5, lr 0.01")
+    bar.finish()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "training 110/200, loss 0.5, lr 0.01, 180 s left"
+    assert lines[1].startswith("training 120/200, ")
+    assert lines[-1] == "training 190/200, loss 0.5, lr 0.01, 20 s left"
+    assert len(lines) == 9
+    bar.start("drawing", 1000)
+    now[0] += 61
+    bar.advance()
+    assert capsys.readouterr().err == "drawing 1/1000, 60939 s left\n"
+
+
+def test_short_work_is_silent_unless_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def work() -> None:

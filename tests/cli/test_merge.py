@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dense_terms
+import mixed_shifts
 import numpy as np
 import pytest
 from random_shifts import make
@@ -151,3 +152,24 @@ def test_many_files_are_not_all_listed(tmp_path: Path, spectra_cli: Callable[...
     assert "and 3 more" in ran.out
     assert spectra_cli("inspect", tmp_path / "all").out.count("and 5 more") == 3  # parents, weights, shifts
     assert "\n12 " not in ran.out
+
+
+def test_an_average_of_a_training_s_steps_keeps_its_terms(spectra_cli: Callable[..., Any], tmp_path: Path) -> None:
+    kept = tmp_path / "dog" / "progress" / "checkpoints"
+    kept.mkdir(parents=True)
+    shifts = {}
+    for seed, step in enumerate((100, 200, 300)):
+        shifts[step] = mixed_shifts.make(mixed_shifts.weights(), seed)
+        write_shift(shifts[step], kept / f"step-{step:06d}.safetensors")
+    ran = spectra_cli("merge", "--average", f"{tmp_path / 'dog'}@200..300", "-o", tmp_path / "mean", "--json")
+    assert ran.code == 0, ran.err
+    assert [shift["weight"] for shift in json.loads(ran.out)["shifts"]] == [0.5, 0.5]
+    mean = read_shift(tmp_path / "mean")
+    for name in mean:
+        both = [shifts[step].get(name) for step in (200, 300)]
+        expected = sum(delta / 2 for delta in both if delta is not None)
+        np.testing.assert_allclose(mean[name], expected, atol=1e-6)
+    most = max(terms.rank for step in (200, 300) for terms in shifts[step].outer.values())
+    assert max(terms.rank for terms in mean.outer.values()) <= most
+    wrong = spectra_cli("merge", "--average", f"{tmp_path / 'dog'}@100..300", "--alpha", ".5", "-o", tmp_path / "x")
+    assert "--average is a mean, each shift of the same weight: leave --alpha out" in wrong.err

@@ -84,7 +84,7 @@ class Measured:
         with torch.no_grad():
             for parameter in parameters.values():
                 parameter.add_(torch.rand_like(parameter) + 0.1)
-        told = {"settings": config.changed(), "seed": config.seed, "versions": versions()}
+        told = {"settings": config.as_dict(), "seed": config.seed, "versions": versions()}
         dtype = "float16" if config.file_dtype == "float16" else "float32"
         shift = adapter.shift(base=str(folder), **told)
         self.file_bytes = write_shift(shift, cache / "shift.safetensors", dtype=dtype)  # type: ignore[arg-type]

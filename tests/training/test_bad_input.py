@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_nothing(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("spectra.training.run.trainer.write_log", full)
+    monkeypatch.setattr("spectra.training.run.files.write_log", full)
     arguments = [part for option in given.items() for part in option]
     ran = spectra_cli("train", *arguments, "--validation-steps", 1, "--validation-count", 1, "-o", tmp_path / "x")
     assert ran.code == 1

@@ -177,7 +177,7 @@ def test_an_interrupted_training_continues_exactly_together_or_alone(
         assert losses == steps
         assert all(np.array_equal(mine[weight], expected[weight]) for weight in expected)
         progress = tmp_path / "part" / name / "progress"
-        assert {path.name for path in progress.iterdir()} == {"state.safetensors", "step-000002.png", "step-000004.png"}
+        assert {path.name for path in progress.iterdir()} == {"state.safetensors", "samples.png"}
     # The state of one is that of an ordinary training, which can go on without the others.
     summary = train(make_config(each[1]), tmp_path / "alone" / "b", resume=True)
     assert summary.resumed_at == 2
@@ -325,7 +325,7 @@ def test_what_fails_leaves_nothing_of_any(
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("spectra.training.run.trainer.write_log", full)
+    monkeypatch.setattr("spectra.training.run.files.write_log", full)
     before = sorted(place.iterdir())
     ran = spectra_cli("train", "--concepts", place / "pets.toml", "-o", place / "out")
     assert ran.code == 1

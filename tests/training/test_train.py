@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from trainings import flat, interrupted_after, read_training
 from spectra.errors import InputError, OutputError, SpectraError
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
+from spectra.shift.trajectory import find_shift, find_shifts
 from spectra.training.config import make_config, read_config
 from spectra.training.run import gradient_probe
 from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.gradient_probe import NAME_BYTES, WeightGradient, share_out
+from spectra.training.run.interruption import InterruptBetweenSteps, Interrupted
 from spectra.training.run.lr_schedule import lr_factor
 from spectra.training.run.outputs import STATE, Outputs
 from spectra.training.run.train import train, train_together
@@ -45,7 +48,7 @@ def test_a_training_learns_and_writes_its_folder(settings: dict[str, Any], tmp_p
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["disc"]
     shift = read_shift(tmp_path / "disc" / "disc.safetensors")
-    assert shift.metadata.settings == make_config(settings).changed()
+    assert shift.metadata.settings == make_config(settings).as_dict()
     assert shift.metadata.seed == 0
     assert shift.metadata.subset == "denoiser"
     assert summary.bytes == (tmp_path / "disc" / "disc.safetensors").stat().st_size
@@ -259,9 +262,75 @@ def test_own_class_pictures_take_the_place_of_the_base_s(
     assert losses[0]["prior"] > 0
 
 
-def test_validation_pictures_are_kept_with_the_training(settings: dict[str, Any], tmp_path: Path) -> None:
-    run({**settings, "validation_every": 2, "validation_count": 1, "steps": 3}, tmp_path / "a")
-    assert [path.name for path in (tmp_path / "a" / "progress").iterdir()] == ["step-000002.png"]
+def test_validation_pictures_are_rows_of_one_sheet(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Which goes on growing when the training is resumed."""
+    settings = {**settings, "validation_every": 2, "validation_count": 1, "save_every": 2}
+    heights = {}
+    for steps in (3, 6):
+        run({**settings, "steps": steps}, tmp_path / "a", resume=steps > 3, force=True)
+        with Image.open(tmp_path / "a" / "progress" / "samples.png") as sheet:
+            heights[steps] = sheet.height
+            assert sheet.width > 2 * 160, "instance and class prompt are beside each other"
+    assert heights[6] == 3 * heights[3]
+
+
+def test_shifts_on_the_way_are_kept_and_found_by_step(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**settings, "steps": 5, "checkpoint_every": 2, "ema_decay": 0.5}
+    run(settings, tmp_path / "a")
+    short, _ = run({**settings, "steps": 4}, tmp_path / "b")
+    files = find_shifts(f"{tmp_path / 'a'}@1..4")
+    assert [file.name for file in files] == ["step-000002.safetensors", "step-000004.safetensors"]
+    kept = read_shift(find_shift(f"{tmp_path / 'a'}@4"))
+    assert kept.metadata.settings["steps"] == 4
+    np.testing.assert_allclose(flat(kept), flat(short), atol=1e-4)
+    assert find_shift(str(tmp_path / "a")) == tmp_path / "a" / "a.safetensors"
+    with pytest.raises(InputError, match="no shift of step 3; there are 2, 4"):
+        find_shift(f"{tmp_path / 'a'}@3")
+    with pytest.raises(InputError, match="expected one shift, and these are 2; name one step, such as @1"):
+        find_shift(f"{tmp_path / 'a'}@1..4")
+    with pytest.raises(InputError, match="or FOLDER@STEP"):
+        find_shift(str(tmp_path / "c"))
+
+
+def test_ctrl_c_finishes_the_step_and_saves_what_there_is(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from spectra.cli.app import main
+    from spectra.training.run.loop import Loop
+
+    whole = run(settings, tmp_path / "whole")
+    advance = Loop.advance
+
+    def interrupted(self: Loop) -> float:
+        if self.step == 1:
+            signal.raise_signal(signal.SIGINT)
+        return advance(self)
+
+    (tmp_path / "a.toml").write_text(make_config(settings).to_toml())
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "advance", interrupted)
+        assert main(["train", "--config", str(tmp_path / "a.toml"), "-o", str(tmp_path / "a")]) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    told = capsys.readouterr().err
+    assert "stopped after 2 of 4 steps; the state is saved" in told
+    assert f"spectra train --resume -o {tmp_path / 'a'}" in told
+    assert f"--shift {tmp_path / 'a'}@2" in told
+    assert read_shift(find_shift(f"{tmp_path / 'a'}@2")).metadata.settings["steps"] == 2
+    assert main(["train", "--resume", "-o", str(tmp_path / "a")]) == 0
+    resumed = read_training(tmp_path / "a")
+    assert resumed[1] == whole[1]
+    assert equal(resumed[0], whole[0])
+
+
+def test_a_second_ctrl_c_interrupts_at_once() -> None:
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt) as caught, InterruptBetweenSteps(lambda: told.append("told")) as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.asked
+        assert told == ["told"]
+        signal.raise_signal(signal.SIGINT)
+    assert not isinstance(caught.value, Interrupted)
 
 
 def test_bf16_trains(settings: dict[str, Any], tmp_path: Path) -> None:

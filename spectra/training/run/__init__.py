@@ -10,7 +10,9 @@ averages        what the training gives, where that is an average of its steps
 accelerator     device and precision
 concept_parameters  the parameters of all concepts, on one base
 state           saving and resuming exactly
+interruption    Ctrl-C between two steps
 validation      pictures on the way, and the sheet before and after
+files           what is written on the way and at the end
 report          summary, log, loss curve
 outputs         where files go, whole or not at all
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -112,6 +113,18 @@ def checkpoints(
         return family.predict(pipe, noisy, torch.full((1,), 500, device=model.device), condition)
 
     return config.batch * len(sources) * kept_bytes(forward, parts) > weights
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that were in use so far: of an accelerator's memory, or else of the process; 0 if not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def kept_bytes(forward: Callable[[], Tensor], known: Sequence[Tensor]) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from spectra.errors import OutputError
 from spectra.io.atomic_writes import atomic_folder, check_output, copy_folder, explained
 from spectra.io.locks import locked
+from spectra.shift.trajectory import CHECKPOINTS, PROGRESS, checkpoint_name
 from spectra.training.run.trackers import LOGS
 
 KIND = "spectra train"
@@ -18,10 +19,10 @@ LOG = "log.jsonl"
 SHEET = "before-after.png"
 LOSS_CURVE = "loss.png"
 STATE = "state.safetensors"
-PROGRESS = "progress"
+SAMPLES = "samples.png"
 LOCK = "lock"
 
-ON_THE_WAY = (STATE, "step-*.png", f"{LOGS}/**/*")
+ON_THE_WAY = (STATE, SAMPLES, f"{CHECKPOINTS}/{checkpoint_name('*')}", f"{LOGS}/**/*")
 """Names of what a training writes into its folder of an unfinished one; nothing else in there is ever removed."""
 
 
@@ -29,8 +30,8 @@ ON_THE_WAY = (STATE, "step-*.png", f"{LOGS}/**/*")
 class Outputs:
     """The paths of one training with output folder `folder`.
 
-    States and validation pictures are written on the way into `<folder>.progress`, where an interrupted training
-    leaves them. A finished training takes them into `<folder>/progress`.
+    States, shifts and validation pictures are written on the way into `<folder>.progress`, where an interrupted
+    training leaves them. A finished training takes them into `<folder>/progress`.
     """
 
     folder: Path
@@ -103,15 +104,21 @@ class Outputs:
                 folder.rmdir()
 
     @contextlib.contextmanager
-    def finished(self, *, force: bool) -> Iterator[Path]:
-        """A temporary folder that becomes the output folder, with what was written on the way inside it."""
+    def finished(self, *, force: bool, earlier: Path | None = None) -> Iterator[Path]:
+        """A temporary folder that becomes the output folder, with what was written on the way inside it.
+
+        Args:
+            force: replace an earlier one.
+            earlier: where the state lay that this training went on from: what lies beside it is kept as well.
+        """
         with atomic_folder(self.folder, KIND, force=force) as temporary:
             yield temporary
-            if own := set(self._on_the_way()):
-                copy_folder(self.unfinished, temporary / PROGRESS, wanted=own.__contains__)
+            for place in dict.fromkeys((earlier or self.unfinished, self.unfinished)):
+                if own := set(self._on_the_way(place)):
+                    copy_folder(place, temporary / PROGRESS, wanted=own.__contains__)
         self.clear_unfinished()
 
-    def _on_the_way(self) -> list[Path]:
-        """The files of an unfinished training."""
-        found = (path for pattern in ON_THE_WAY for path in self.unfinished.glob(pattern))
+    def _on_the_way(self, place: Path | None = None) -> list[Path]:
+        """The files of an unfinished training, or those in another place that are such."""
+        found = (path for pattern in ON_THE_WAY for path in (place or self.unfinished).glob(pattern))
         return [path for path in found if not path.is_dir()]

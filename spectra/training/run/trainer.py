@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -19,30 +19,26 @@ from spectra.bases.pipeline import load_pipeline
 from spectra.families import targets
 from spectra.families.attention import AttentionMaps
 from spectra.families.known import family_of
-from spectra.io.atomic_writes import atomic_write
 from spectra.layers.per_sample import Samples
-from spectra.plots import style
 from spectra.progress import SILENT, Progress, working
-from spectra.shift.shift_file import write_shift
 from spectra.training.data.class_pictures import pipeline_fingerprint
 from spectra.training.data.prompt_embeddings import Conditions
-from spectra.training.data.subjects import pair_prompts, pictures_digest
 from spectra.training.form import check_directions, check_outer
 from spectra.training.loss.objectives import build_objectives
 from spectra.training.run.accelerator import make_accelerator
 from spectra.training.run.concept_parameters import ConceptParameters
 from spectra.training.run.concept_words import ConceptWords
+from spectra.training.run.files import Files
 from spectra.training.run.gradient_probe import choose_form
 from spectra.training.run.inputs import ValidatedInputs, resolution_of
+from spectra.training.run.interruption import InterruptBetweenSteps, Interrupted
 from spectra.training.run.loop import Concept, Loop
-from spectra.training.run.memory import Encoders, checkpoints, load_dtype
+from spectra.training.run.memory import Encoders, checkpoints, load_dtype, peak_memory
 from spectra.training.run.optimizer import rate_settings
-from spectra.training.run.outputs import LOG, LOSS_CURVE, PROGRESS, SHEET, STATE
-from spectra.training.run.report import Summary, draw_loss_curve, write_log
-from spectra.training.run.state import restore_state, save_state
+from spectra.training.run.report import WINDOW, Summary
+from spectra.training.run.state import restore_state
 from spectra.training.run.trackers import Trackers
 from spectra.training.run.validation import PicturesByPrompt, Validation
-from spectra.version import versions
 
 
 class _LoopPieces(NamedTuple):
@@ -53,6 +49,11 @@ class _LoopPieces(NamedTuple):
     ndims: Mapping[str, int]
     maps: AttentionMaps | None
     words: ConceptWords
+
+
+def _due(every: int, step: int) -> bool:
+    """Whether something that is done every so many steps is due after a step; 0 is never."""
+    return every > 0 and step % every == 0
 
 
 class Training:
@@ -174,6 +175,9 @@ class Training:
         """Train, and write every concept's folder; with `force` in place of an earlier one."""
         self.prepare()
         loop = self.loop
+        self._files = Files(
+            self.inputs, loop, self.parameters, self.validations, resolution=self.resolution, base=self.fingerprint
+        )
         with self.adapter.disabled():
             losses_before = loop.measure()
             before = [self._draw(number, "drawing before") for number in range(len(self.inputs))]
@@ -204,9 +208,12 @@ class Training:
         summaries = []
         with contextlib.ExitStack() as folders:
             for number, each in enumerate(self.inputs):
-                folder = folders.enter_context(each.outputs.finished(force=force))
+                earlier = each.saved.path.parent if each.saved is not None else None
+                folder = folders.enter_context(each.outputs.finished(force=force, earlier=earlier))
                 losses = {"loss_before": losses_before[number], "loss_after": losses_after[number]}
-                summaries.append(self._write(number, folder, before[number], after[number], **losses, **cost))
+                summaries.append(
+                    self._files.write_folder(number, folder, before[number], after[number], **losses, **cost)
+                )
         return summaries
 
     def close(self) -> None:
@@ -214,81 +221,49 @@ class Training:
         self._closing.close()
 
     def _take_steps(self) -> None:
-        """Train to the end, saving states and drawing validation pictures on the way."""
+        """Train to the end, saving states and shifts and drawing validation pictures on the way.
+
+        Raises:
+            Interrupted: Ctrl-C; states and shifts are saved.
+        """
         config, loop = self.config, self.loop
-        with working(self.progress, "training", config.steps):
+        told = partial(self.progress.advance, 0, "stopping after this step; Ctrl-C again for at once")
+        with working(self.progress, "training", config.steps), InterruptBetweenSteps(told) as interrupt:
             self.progress.advance(loop.step)
             while loop.step < config.steps:
-                loss = loop.advance()
+                loop.advance()
                 for concept, trackers in zip(loop.concepts, self._trackers, strict=True):
                     trackers.log({**concept.history[-1], "lr": loop.rate})
-                self.progress.advance(1, f"loss {loss:.4f}")
-                if config.save_every and (loop.step % config.save_every == 0 or loop.step == config.steps):
-                    self._save()
-                if config.validation_every and config.validation_count and loop.step % config.validation_every == 0:
+                self.progress.advance(1, self._note())
+                if _due(config.save_every, loop.step) or (config.save_every and loop.step == config.steps):
+                    self._files.save_states()
+                if _due(config.checkpoint_every, loop.step):
+                    self._files.keep_shifts()
+                if config.validation_count and _due(config.validation_every, loop.step):
                     self._validate()
+                if interrupt.asked and loop.step < config.steps:
+                    self._files.save_states()
+                    self._files.keep_shifts()
+                    raise Interrupted(loop.step, config.steps, [each.outputs.folder for each in self.inputs])
 
-    def _save(self) -> None:
-        """Save the state of each concept; all are written before the first takes the place of an older one."""
-        with contextlib.ExitStack() as files:
-            for number, each in enumerate(self.inputs):
-                each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
-                path = files.enter_context(atomic_write(each.outputs.unfinished / STATE, force=True))
-                pictures = pictures_digest(each.subjects)
-                save_state(self.loop, number, path, config=each.config, pictures=pictures, base=self.fingerprint)
+    def _note(self) -> str:
+        """Where the training stands, in a few words: a mean of the last losses, since each depends on its noise."""
+        recent = [record["loss"] for each in self.loop.concepts for record in each.history[-WINDOW:]]
+        memory = peak_memory(self.accelerator.device)
+        parts = [f"loss {sum(recent) / len(recent):.4f}", f"lr {self.loop.rate:.2g}"]
+        return ", ".join([*parts, f"{memory / 1e9:.1f} GB"] if memory else parts)
 
     def _validate(self) -> None:
         """Draw every concept's validation pictures, and write them at once."""
         step = self.loop.step
-        for number, (each, validation) in enumerate(zip(self.inputs, self.validations, strict=True)):
+        for number, validation in enumerate(self.validations):
             with self._encoders.back(), self.loop.result.in_place(), self.parameters.drawing(number):
-                sheet = validation.sheet(validation.draw(self.pipe, "drawing"), f"After {step} steps")
-            each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
-            sheet.save(each.outputs.unfinished / f"step-{step:06d}.png")
-            self._trackers[number].show(sheet, step)
+                row = validation.row(validation.draw(self.pipe, "drawing"), f"After {step} steps")
+            self._files.add_samples(number, row)
+            self._trackers[number].show(row, step)
 
     def _draw(self, number: int, label: str) -> PicturesByPrompt:
         """A concept's validation pictures as the model draws them now."""
         name = self.inputs[number].name
         with self._encoders.back():
             return self.validations[number].draw(self.pipe, f"{label}: {name}" if name else label, self.progress)
-
-    def _write(
-        self, number: int, folder: Path, before: PicturesByPrompt, after: PicturesByPrompt, **measured: Any
-    ) -> Summary:
-        """Write a concept's files into `folder`, a temporary one; the summary has what was `measured`."""
-        inputs, history = self.inputs[number], self.loop.concepts[number].history
-        config, outputs = inputs.config, inputs.outputs
-        shift = self.parameters.shift(
-            number,
-            base=inputs.base.name,
-            settings=config.changed(),
-            seed=config.seed,
-            versions=versions(),
-            parents=(inputs.init.metadata.content_hash,) if inputs.init is not None else (),
-        )
-        shift_name, config_name = f"{outputs.name}.safetensors", f"{outputs.name}.toml"
-        size = write_shift(shift, folder / shift_name, dtype="float16" if config.file_dtype == "float16" else "float32")
-        (folder / config_name).write_text(config.to_toml(), encoding="utf-8")
-        write_log(history, folder / LOG)
-        instance = [picture for subject in inputs.subjects for picture in subject.at(self.resolution)]
-        self.validations[number].before_after(instance, before, after, self.loop.step).save(folder / SHEET)
-        style.write(lambda: draw_loss_curve(history), folder / LOSS_CURVE)
-        return Summary(
-            subject=" and ".join(subject.name for subject in inputs.subjects),
-            prompt=(pair_prompts(config, inputs.subjects) or [config.prompt])[0],
-            class_prompt=config.class_prompt,
-            base=inputs.base.name,
-            folder=str(outputs.folder),
-            shift=str(outputs.folder / shift_name),
-            sheet=str(outputs.folder / SHEET),
-            config=str(outputs.folder / config_name),
-            steps=self.loop.step,
-            loss_curve=str(outputs.folder / LOSS_CURVE),
-            state=str(outputs.folder / PROGRESS / STATE) if config.save_every else None,
-            tensors=len(shift),
-            floats=shift.floats,
-            bytes=size,
-            base_bytes=inputs.base.bytes,
-            **measured,
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import draw, requests_for
@@ -15,6 +15,9 @@ from spectra.training.config import TrainConfig
 from spectra.training.data.subjects import Subject, pair_prompts
 
 PicturesByPrompt = dict[str, list[Image.Image]]
+
+ROW = 256
+"""Largest side of a picture in the sheet that grows with the training."""
 
 
 class Validation:
@@ -35,9 +38,11 @@ class Validation:
         count = len(self.seeds)
         return {prompt: pictures[n * count : (n + 1) * count] for n, prompt in enumerate(self.prompts)}
 
-    def sheet(self, drawn: PicturesByPrompt, heading: str) -> Image.Image:
-        """One stage of the training as a sheet."""
-        return contact_sheet([self._section(heading, prompt, drawn) for prompt in self.prompts])
+    def row(self, drawn: PicturesByPrompt, heading: str) -> Image.Image:
+        """One stage of the training as a row of a sheet: all prompts and seeds, the pictures small."""
+        small = [ImageOps.contain(picture, (ROW, ROW)) for prompt in self.prompts for picture in drawn[prompt]]
+        captions = [f"{prompt}, seed {seed}" for prompt in self.prompts for seed in self.seeds]
+        return contact_sheet([Section(heading, small, captions)], columns=len(small))
 
     def before_after(
         self, instance: Sequence[Image.Image], before: PicturesByPrompt, after: PicturesByPrompt, steps: int

@@ -1,0 +1,120 @@
+"""What a training writes: states, shifts and pictures on its way, and each concept's folder at its end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from spectra.generate.contact_sheet import stacked
+from spectra.io.atomic_writes import atomic_write
+from spectra.plots import style
+from spectra.shift.shift import SpectralShift
+from spectra.shift.shift_file import write_shift
+from spectra.shift.trajectory import CHECKPOINTS, PROGRESS, checkpoint_name
+from spectra.training.data.subjects import pair_prompts, pictures_digest
+from spectra.training.run.concept_parameters import ConceptParameters
+from spectra.training.run.inputs import ValidatedInputs
+from spectra.training.run.loop import Loop
+from spectra.training.run.outputs import LOG, LOSS_CURVE, SAMPLES, SHEET, STATE
+from spectra.training.run.report import Summary, draw_loss_curve, write_log
+from spectra.training.run.state import save_state
+from spectra.training.run.validation import PicturesByPrompt, Validation
+from spectra.version import versions
+
+
+class Files:
+    """The files of all concepts of a training, as it stands when they are written."""
+
+    def __init__(
+        self,
+        inputs: Sequence[ValidatedInputs],
+        loop: Loop,
+        parameters: ConceptParameters,
+        validations: Sequence[Validation],
+        *,
+        resolution: int,
+        base: str,
+    ) -> None:
+        """Of a training with this loop; `base` is the fingerprint of its base."""
+        self._inputs, self._loop, self._parameters, self._validations = inputs, loop, parameters, validations
+        self._resolution, self._base = resolution, base
+
+    def save_states(self) -> None:
+        """Save the state of each concept; all are written before the first takes the place of an older one."""
+        with contextlib.ExitStack() as files:
+            for number, each in enumerate(self._inputs):
+                each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
+                path = files.enter_context(atomic_write(each.outputs.unfinished / STATE, force=True))
+                pictures = pictures_digest(each.subjects)
+                save_state(self._loop, number, path, config=each.config, pictures=pictures, base=self._base)
+
+    def keep_shifts(self) -> None:
+        """Write the shift of each concept as it is after this step, in float16, among those of other steps."""
+        with self._loop.result.in_place():
+            for number, each in enumerate(self._inputs):
+                folder = each.outputs.unfinished / CHECKPOINTS
+                folder.mkdir(parents=True, exist_ok=True)
+                path = folder / checkpoint_name(self._loop.step)
+                write_shift(self._shift(number), path, dtype="float16", force=True)
+
+    def add_samples(self, number: int, row: Image.Image) -> None:
+        """Add a row of validation pictures to a concept's sheet of them."""
+        inputs = self._inputs[number]
+        path = inputs.outputs.unfinished / SAMPLES
+        path.parent.mkdir(parents=True, exist_ok=True)
+        earlier = []
+        before = path if path.is_file() or inputs.saved is None else inputs.saved.path.with_name(SAMPLES)
+        if before.is_file():
+            with Image.open(before) as opened:
+                earlier.append(opened.convert("RGB"))
+        with atomic_write(path, force=True) as temporary:
+            stacked([*earlier, row]).save(temporary)
+
+    def write_folder(
+        self, number: int, folder: Path, before: PicturesByPrompt, after: PicturesByPrompt, **measured: Any
+    ) -> Summary:
+        """Write a concept's files into `folder`, a temporary one; the summary has what was `measured`."""
+        inputs, history = self._inputs[number], self._loop.concepts[number].history
+        config, outputs = inputs.config, inputs.outputs
+        shift = self._shift(number)
+        shift_name, config_name = f"{outputs.name}.safetensors", f"{outputs.name}.toml"
+        size = write_shift(shift, folder / shift_name, dtype="float16" if config.file_dtype == "float16" else "float32")
+        (folder / config_name).write_text(config.to_toml(), encoding="utf-8")
+        write_log(history, folder / LOG)
+        instance = [picture for subject in inputs.subjects for picture in subject.at(self._resolution)]
+        self._validations[number].before_after(instance, before, after, self._loop.step).save(folder / SHEET)
+        style.write(lambda: draw_loss_curve(history), folder / LOSS_CURVE)
+        return Summary(
+            subject=" and ".join(subject.name for subject in inputs.subjects),
+            prompt=(pair_prompts(config, inputs.subjects) or [config.prompt])[0],
+            class_prompt=config.class_prompt,
+            base=inputs.base.name,
+            folder=str(outputs.folder),
+            shift=str(outputs.folder / shift_name),
+            sheet=str(outputs.folder / SHEET),
+            config=str(outputs.folder / config_name),
+            steps=self._loop.step,
+            loss_curve=str(outputs.folder / LOSS_CURVE),
+            state=str(outputs.folder / PROGRESS / STATE) if config.save_every else None,
+            tensors=len(shift),
+            floats=shift.floats,
+            bytes=size,
+            base_bytes=inputs.base.bytes,
+            **measured,
+        )
+
+    def _shift(self, number: int) -> SpectralShift:
+        """A concept's shift, with where it comes from."""
+        inputs = self._inputs[number]
+        return self._parameters.shift(
+            number,
+            base=inputs.base.name,
+            settings=inputs.config.as_dict() | {"steps": self._loop.step},
+            seed=inputs.config.seed,
+            versions=versions(),
+            parents=(inputs.init.metadata.content_hash,) if inputs.init is not None else (),
+        )
