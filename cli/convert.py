@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import typer
 
 from spectra.cli import output
+from spectra.cli.convert_view import FORMATS, convert_rows
 from spectra.cli.options import Precision, argument, command, force_option, json_option, output_option, variant_option
-from spectra.cli.tables import facts, readable, short_percent
+from spectra.cli.tables import facts
+from spectra.cli.tool_check import NAMES, check, check_tools, show_check
 from spectra.errors import BaseError, FormatError
 from spectra.settings import SHARE, setting
 
@@ -21,29 +23,24 @@ if TYPE_CHECKING:
     from spectra.shift.shift import SpectralShift
 
 
-_FORMATS = {
-    "shift": "a shift",
-    "svdiff-pytorch": "a folder for svdiff-pytorch and diffusers' PR 3107",
-    "lora": "a LoRA for PEFT and diffusers",
-    "kohya": "a LoRA for kohya's scripts, ComfyUI and A1111",
-    "difference": "full differences for ComfyUI, A1111 and LyCORIS",
-    "embedding": "the special word's embedding (textual inversion) for diffusers, ComfyUI and A1111",
-}
+_LORAS = ("lora", "peft", "kohya")
 
 _DTYPES = {"shift": ("float32", "float16"), "svdiff-pytorch": ("float32",)}
 
-_MUCH_LOST, _WORTH_TELLING = 0.3, 1e-6
+_MUCH_LOST = 0.3
 
 
 @dataclass(frozen=True)
 class _Options:
     files: tuple[Path, ...] = argument(
         "A shift; or files of svdiff-pytorch, diffusers' PR 3107, dome272, phymhan or svdiff-kohya; or an "
-        "embedding (textual inversion).",
+        "embedding (textual inversion). With --check alone: an exported file, and the shift it was made of.",
         "FILE...",
     )
-    out: Path = output_option("File to write; a folder for svdiff-pytorch, and for several words.", metavar="PATH")
-    to: Literal["shift", "svdiff-pytorch", "lora", "kohya", "difference", "embedding"] = setting(
+    out: Path | None = output_option(
+        "File to write; a folder for svdiff-pytorch, peft, and several words.", default=None, metavar="PATH"
+    )
+    to: Literal["shift", "svdiff-pytorch", "lora", "peft", "kohya", "difference", "embedding"] = setting(
         "shift", "Format to write.", default_text="a shift, if another implementation's is read"
     )
     base: str = setting(
@@ -69,6 +66,13 @@ class _Options:
         "", "Word of prompts that an embedding is read for.", default_text="the one that the file tells"
     )
     allow_pickle: bool = setting(False, "Read .pt and .bin files; of them, tensors only.")
+    check: tuple[str, ...] = setting(
+        (),
+        f"What a tool would load of the written file, ignore and get wrong; of FILE, without --out. One of "
+        f"{', '.join(NAMES)}, all; repeatable.",
+        metavar="TOOL",
+        default_text="none",
+    )
     force: bool = force_option()
     json: bool = json_option()
 
@@ -78,6 +82,7 @@ class _Options:
     "spectra convert fox.safetensors --to lora -o pytorch_lora_weights.safetensors",
     "spectra convert dog.safetensors --base ./sd15 --to kohya --error 0.05 -o dog-lora.safetensors",
     "spectra convert dog.safetensors --base ./sd15 --to embedding -o sks.safetensors",
+    "spectra convert dog-lora.safetensors --base ./sd15 --check all",
     "spectra convert spectral_shifts.safetensors spectral_shifts_te.safetensors --base ./sd15 -o dog.safetensors",
 )
 def convert(options: _Options) -> None:
@@ -86,23 +91,54 @@ def convert(options: _Options) -> None:
     from spectra.convert.file_kinds import file_kind, files_of
     from spectra.io.atomic_writes import check_output
 
+    check_tools(options.check)
+    if options.check and options.out is None:
+        return _check_alone(options)
     files = [file for given in options.files for file in files_of(given)]
     kinds = {file_kind(file) for file in files}
     _check_usage(files, kinds, options)
+    if options.out is None:
+        raise typer.BadParameter("say where to write", param_hint="--out")
     check_output(options.out, force=options.force)
     shift, read = _read(files, kinds, options)
     found: dict[str, Any] = {
         "files": [str(file) for file in files],
         "base": options.base or NAME,
         "read": read,
-        "written": {"format": options.to, "path": str(options.out), **_write(shift, options)},
+        "written": {"format": options.to, "path": str(options.out), **_write(shift, options.out, options)},
     }
-    output.result(found, json=options.json, human=lambda: [facts(_rows(found))])
+    if options.check:
+        found["check"] = check(options.out, options.check, shift, options.base, options.variant)
+
+    def human() -> Iterator[output.Part]:
+        yield facts(convert_rows(found))
+        if options.check:
+            yield ""
+            yield from show_check(found["check"], of_shift=True)
+
+    output.result(found, json=options.json, human=human)
+    if options.to == "lora" and "unet" in read["components"]:
+        output.say("ComfyUI and A1111 do not read a UNet's attention in this layout: for them --to kohya")
     if options.rank is not None and found["written"]["error"] > _MUCH_LOST:
         output.say(
             "the shift is spread over more directions than that: --error 0.1 takes as many as it needs, "
             "--to difference is exact"
         )
+
+
+def _check_alone(options: _Options) -> None:
+    """Says what tools make of an exported file; against a shift, if one is given too."""
+    from spectra.convert.file_kinds import file_kind
+    from spectra.shift.shift_file import read_shift
+
+    shifts = [file for file in options.files if file.is_file() and file_kind(file) == "shift"]
+    exported = [file for file in options.files if file not in shifts]
+    if len(exported) != 1 or len(shifts) > 1:
+        raise typer.BadParameter("--check without --out takes one exported file, and its shift", param_hint="FILE...")
+    shift = read_shift(shifts[0]) if shifts else None
+    found = check(exported[0], options.check, shift, options.base, options.variant)
+    told = {"file": str(exported[0]), "base": options.base, "check": found}
+    output.result(told, json=options.json, human=lambda: show_check(found, of_shift=shift is not None))
 
 
 def _check_usage(files: list[Path], kinds: set[str], options: _Options) -> None:
@@ -120,12 +156,14 @@ def _check_usage(files: list[Path], kinds: set[str], options: _Options) -> None:
         raise typer.BadParameter("only an embedding is read for a word", param_hint="--word")
     if "shift" in kinds and to == "shift":
         raise typer.BadParameter("a shift is read; say what to write", param_hint="--to")
-    if to in ("lora", "kohya") and chosen > 1:
+    if options.check and to not in ("lora", "peft", "kohya", "difference"):
+        raise typer.BadParameter("what is written is none that these tools read as a change", param_hint="--check")
+    if to in _LORAS and chosen > 1:
         raise typer.BadParameter("a LoRA takes a --rank or an --error, not both", param_hint="--rank")
-    if to not in ("lora", "kohya") and chosen:
+    if to not in _LORAS and chosen:
         raise typer.BadParameter("only a LoRA has a rank, or an error to choose", param_hint="--rank")
     if options.dtype not in _DTYPES.get(to, (options.dtype,)):
-        raise typer.BadParameter(f"{_FORMATS[to]} is not stored in {options.dtype}", param_hint="--dtype")
+        raise typer.BadParameter(f"{FORMATS[to]} is not stored in {options.dtype}", param_hint="--dtype")
     if "shift" not in kinds and not options.base:
         raise FormatError(
             f"{files[0]}: it does not say which base it was trained on, and means nothing without: give --base"
@@ -162,9 +200,9 @@ def _read(files: list[Path], kinds: set[str], options: _Options) -> tuple[Spectr
     return shift, {**about, **told}
 
 
-def _write(shift: SpectralShift, options: _Options) -> dict[str, Any]:
+def _write(shift: SpectralShift, out: Path, options: _Options) -> dict[str, Any]:
     """Writes the shift, and returns what is reported of that."""
-    out, force, dtype = options.out, options.force, options.dtype
+    force, dtype = options.force, options.dtype
     common: dict[str, Any] = {
         "base": options.base,
         "variant": options.variant,
@@ -191,14 +229,18 @@ def _write(shift: SpectralShift, options: _Options) -> dict[str, Any]:
 
         return asdict(write_difference(shift, out, dtype=dtype, **common))
     from spectra.convert.embeddings import KIND
+    from spectra.convert.lora.peft_folder import write_peft_folder
     from spectra.convert.lora.writing import write_lora
     from spectra.io.atomic_writes import check_output
 
-    layout: Literal["peft", "kohya"] = "peft" if options.to == "lora" else "kohya"
     words = out.with_name(f"{out.stem}-words")
     if shift.words:
         check_output(words, force=force, folder_of=KIND)
-    done = write_lora(shift, out, layout=layout, rank=options.rank, error=options.error, dtype=dtype, **common)
+    size: dict[str, Any] = {"rank": options.rank, "error": options.error, "dtype": dtype}
+    if options.to == "peft":
+        done = write_peft_folder(shift, out, **size, **common)
+    else:
+        done = write_lora(shift, out, layout="peft" if options.to == "lora" else "kohya", **size, **common)
     found = {**asdict(done), "weights": len(done.ranks)}
     return {**found, **_write_words(shift, words, dtype, common)} if shift.words else found
 
@@ -219,42 +261,3 @@ def _fit(fit: Fit) -> dict[str, Any]:
     values = asdict(fit)
     del values["layout"]
     return values | {"worst": {"weight": fit.worst[0], "error": fit.worst[1]}}
-
-
-def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    read, written = found["read"], found["written"]
-    what = f"{read['format']}, {read['weights']:,} weights of {' and '.join(read['components'])}"
-    terms = [f"{read['outer']:,} outer terms"] if read["outer"] else []
-    yield "read", "\n".join([*found["files"], what, *terms, *(f"a vector for {word!r}" for word in read["words"])])
-    yield from _fit_rows(read)
-    yield "written", f"{written['path']}\n{_FORMATS[written['format']]}, {readable(written['bytes'])}"
-    ranks = sorted(written.get("ranks", {}).values())
-    spread = f"; rank {ranks[0]} to {ranks[-1]}, median {ranks[len(ranks) // 2]}" if ranks else ""
-    yield "weights", f"{written['weights']:,} of {read['weights']:,}{spread}"
-    if ranks:
-        yield "error", f"{short_percent(written['error'])} of Delta W in the weights that a LoRA can hold"
-    yield from _fit_rows(written)
-    if written.get("rounding", 0) > _WORTH_TELLING:
-        yield "rounding", f"{short_percent(written['rounding'])} of Delta W, by the file's dtype"
-    for word, count in written.get("vectors", {}).items():
-        yield "word", f"{word}, of {count} vector{'s' if count > 1 else ''}"
-    if folder := written.get("words"):
-        yield "embeddings", f"{folder}\nan embedding file for each special word"
-    for each in written.get("left_out", ()):
-        yield "left out", f"{each['weights']:,} {each['why']}; {short_percent(each['error'])} of ||Delta W||"
-
-
-def _fit_rows(fit: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What carrying over from or to another implementation costs; nothing where none was involved."""
-    if "reshape" not in fit:
-        return
-    worst = fit["worst"]
-    yield (
-        "error",
-        f"{short_percent(fit['error'])} of Delta W\n{short_percent(worst['error'])} at most, {worst['weight']}",
-    )
-    if fit["reshape"] == "channels-last":
-        sure = f"{fit['telling']} lengths say so" if fit["telling"] else "so its keys say, no length tells"
-        yield "reshape", f"convolutions as (co kh kw) x ci, {sure}: the closest shift is taken"
-    for what, count in fit["beside"].items():
-        yield "not taken", f"{count:,} {what}"

@@ -55,6 +55,10 @@ class FileWeights(Mapping[str, "Tensor"]):
         """The shape of a tensor, from the header alone."""
         return self.places[name][0].shape
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor by its name."""
+        return {name: self.shape(name) for name in self.places}
+
     def dtype(self, name: str) -> str:
         """Name of the dtype that the tensor has when it is read, such as "float16"."""
         return self.cast_to or self.places[name][0].dtype

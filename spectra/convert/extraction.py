@@ -114,7 +114,7 @@ def extract(
         weights = every.only(set(matching(every, target, ndims)).__contains__)
     pairs: dict[str, PairsOf] = {}
     if _is_change_file(Path(model)):
-        file = read_lora(model, list(every))
+        file = read_lora(model, every.shapes())
         chosen = [name for name in file if name in weights]
         if directions is None and outer is None:
             pairs = {name: partial(_stored_pairs, file, name) for name in chosen if file.is_pairs(name)}
@@ -152,14 +152,14 @@ def _is_change_file(path: Path) -> bool:
 
 def _stored_change(file: ChangeFile, name: str, weight: Tensor) -> Tensor:
     """The change of a base's weight that a file holds as it is."""
-    change = file[name]
+    change = file.change(name, weight)
     _check_shape(file, name, change.shape, weight)
     return change
 
 
 def _stored_pairs(file: ChangeFile, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The same of a LoRA, as up `[rows, m]` and down `[m, columns]`."""
-    up, down = file.pairs(name)
+    up, down = file.pairs(name, weight)
     _check_shape(file, name, (up.shape[0], down.shape[1]), weight)
     return up, down
 

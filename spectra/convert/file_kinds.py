@@ -5,7 +5,8 @@
 | shift | ours | `spectra.shift.shift_file` | `spectra.shift.shift_file` |
 | svdiff-pytorch | svdiff-pytorch 0.2.0, diffusers' PR 3107 | `svdiff.conversion` | `svdiff.conversion` |
 | dome272, phymhan, svdiff-kohya | other implementations of SVDiff | `svdiff.conversion` | |
-| lora | PEFT, diffusers | `lora.reading` | `lora.writing` |
+| lora | diffusers | `lora.reading` | `lora.writing` |
+| peft | PEFT alone: a folder for each component | `lora.reading` | `lora.peft_folder` |
 | kohya | kohya's scripts, ComfyUI, A1111; also LoHa and LoKr | `lora.reading` | `lora.writing` |
 | difference | ComfyUI, A1111, LyCORIS | `lora.reading` | `full_difference` |
 | embedding | diffusers, ComfyUI, A1111: a textual inversion | `embeddings` | `embeddings` |

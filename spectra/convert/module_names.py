@@ -1,46 +1,52 @@
 """How other tools call a weight.
 
 Here a weight is `<component>.<module path>`, with diffusers' paths. PEFT writes the same with dots and sometimes
-without the component; kohya's scripts flatten the path with underscores behind a prefix, and for SDXL they use the
-paths of the original repository (sgm).
+without the component; kohya's scripts flatten the path with underscores behind a prefix, and for SDXL and transformers
+they use the paths of the original repository, whose modules may be several of diffusers' in one (`original_names`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
+from spectra.naming.original_names import (
+    Architecture,
+    OriginalPlace,
+    Shapes,
+    architecture,
+    original_places,
+    original_unet_path,
+)
 from spectra.naming.target_subsets import DENOISERS, component_of, path_of
 
 _KOHYA_PREFIXES = {
-    "unet": ("lora_unet",),
-    "transformer": ("lora_transformer", "lora_unet"),
-    "text_encoder": ("lora_te", "lora_te1"),
-    "text_encoder_2": ("lora_te2",),
+    "unet": ("lora_unet", "lycoris"),
+    "transformer": ("lora_transformer", "lora_unet", "lycoris"),
+    "text_encoder": ("lora_te", "lora_te1", "lora_te3", "lycoris"),
+    "text_encoder_2": ("lora_te2", "lora_te3"),
     "text_encoder_3": ("lora_te3",),
 }
-"""The first is the one to write."""
+"""Prefixes of a component's modules: of kohya's scripts, OneTrainer, and LyCORIS' wrapper of a single model."""
 
-_RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
+_WRITTEN_PREFIXES: dict[Architecture, Mapping[str, str]] = {
+    "sd": {"text_encoder": "lora_te"},
+    "sd2": {"text_encoder": "lora_te"},
+    "flux": {"text_encoder": "lora_te1", "text_encoder_2": "lora_te3"},
+    "chroma": {"text_encoder": "lora_te3"},
 }
+_USUAL_PREFIXES = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2", "text_encoder_3": "lora_te3"}
 
-_OUTSIDE_BLOCKS = {
-    "conv_in": "input_blocks.0.0",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
+_COMFYUI_ENCODERS: dict[Architecture, Mapping[str, str]] = {
+    "sd": {"text_encoder": "clip_l"},
+    "sd2": {"text_encoder": "clip_h"},
+    "sdxl": {"text_encoder": "clip_l", "text_encoder_2": "clip_g"},
+    "sd3": {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"},
+    "flux": {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"},
+    "chroma": {"text_encoder": "t5xxl"},
 }
-
-_IN_BLOCK = re.compile(r"(down|up|mid)_blocks?\.(?:(\d+)\.)?(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
+"""What ComfyUI calls the text encoders of each base."""
 
 _EMBEDDINGS = re.compile(r"\.(token_embedding|position_embedding|shared|embed_tokens|relative_attention_bias)$")
 
@@ -63,52 +69,80 @@ def aliases(names: Iterable[str]) -> dict[str, str]:
     return {alias: meant.pop() for alias, meant in found.items() if len(meant) == 1}
 
 
+def original_aliases(shapes: Shapes) -> dict[str, dict[str, OriginalPlace]]:
+    """The weights of a base that lie in a module of the original, by the names that tools may give that module.
+
+    Text encoders are among them by ComfyUI's names, which are those of single files, and norms by A1111's.
+    """
+    found: dict[str, dict[str, OriginalPlace]] = {}
+    for name, place in original_places(shapes).items():
+        flat = place.module.replace(".", "_")
+        for alias in (f"lora_unet_{flat}", f"lycoris_{flat}", f"diffusion_model.{place.module}"):
+            found.setdefault(alias, {})[name] = place
+    known = architecture(shapes)
+    for name, shape in shapes.items():
+        others = (comfyui_text_name(name, known), a1111_text_norm(component_of(name), path_of(name), known))
+        for called in filter(None, others):
+            found[called] = {name: OriginalPlace(called, 0, shape[0])}
+    return found
+
+
 def peft_name(name: str) -> str:
     """The name under which diffusers looks for an adapter of this weight: transformers 4 has its `text_model`."""
     component, path = component_of(name), path_of(name)
     return f"{component}.{_text_model(component, path)}"
 
 
-def kohya_names(names: Collection[str]) -> dict[str, str]:
-    """The module name that kohya's scripts write for each weight, given all of a base, which tell SDXL from others."""
-    sdxl = any(path_of(name).startswith("add_embedding.") for name in names)
-    two_encoders = any(component_of(name) == "text_encoder_2" for name in names)
+def live_path(name: str, names: Collection[str]) -> str:
+    """The path of a weight's module in the model that transformers 5 makes of a base, or diffusers.
+
+    CLIP's text model has no level of its own there, except below a projection.
+    """
+    component, path = component_of(name), path_of(name)
+    return _text_model(component, path) if f"{component}.text_projection" in names else path
+
+
+def kohya_places(shapes: Shapes) -> dict[str, OriginalPlace]:
+    """The module that kohya's scripts write for each weight of a base, and which rows of it are the weight's.
+
+    Their UNet of Stable Diffusion has diffusers' names; SDXL's and all transformers have those of the originals.
+    """
+    known = architecture(shapes)
+    originals = {} if known in ("sd", "sd2") else original_places(shapes)
     found = {}
-    for name in names:
+    for name, shape in shapes.items():
         component, path = component_of(name), path_of(name)
-        prefix = _KOHYA_PREFIXES.get(component, (f"lora_{component}",))[0]
-        if component == "text_encoder" and two_encoders:
-            prefix = "lora_te1"
-        if component == "unet" and sdxl:
-            path = original_unet_path(path, names) or path
-        found[name] = f"{prefix}_{_text_model(component, path)}".replace(".", "_")
+        place = originals.get(name) or OriginalPlace(_text_model(component, path), 0, shape[0])
+        if component in ("unet", "transformer"):
+            prefix = "lora_transformer" if known == "unknown" and component == "transformer" else "lora_unet"
+        else:
+            prefix = _WRITTEN_PREFIXES.get(known, _USUAL_PREFIXES).get(component, f"lora_{component}")
+        found[name] = replace(place, module=f"{prefix}_{place.module}".replace(".", "_"))
     return found
 
 
-def original_unet_path(path: str, names: Collection[str]) -> str | None:
-    """The path in the original repository (sgm, ldm) of a module of diffusers' UNet; None if it has no counterpart.
+def comfyui_text_name(name: str, known: Architecture) -> str:
+    """The name under which ComfyUI takes any weight of a text encoder, norms and embeddings too, or empty."""
+    component = component_of(name)
+    called = _COMFYUI_ENCODERS.get(known, {}).get(component)
+    return f"text_encoders.{called}.transformer.{_text_model(component, path_of(name))}" if called else ""
 
-    Args:
-        names: of all weights of the base, which tell how many layers its blocks have.
+
+def a1111_text_norm(component: str, path: str, known: Architecture) -> str:
+    """A1111's name of a text encoder's norm where it does not know kohya's, or empty.
+
+    Its encoders of Stable Diffusion 2 and SDXL's second are OpenCLIP's, with OpenCLIP's names.
     """
-    if path in _OUTSIDE_BLOCKS:
-        return _OUTSIDE_BLOCKS[path]
-    match = _IN_BLOCK.fullmatch(path)
-    resnets = {name.split(".")[4] for name in names if name.startswith("unet.down_blocks.0.resnets.")}
-    if not match or not resnets:
-        return None
-    side, block, kind, layer, rest = match[1], int(match[2] or 0), match[3], int(match[4]), match[5]
-    if kind == "resnets":
-        rest = _RESNET.get(rest, rest)
-    if side == "mid":
-        return f"middle_block.{layer * 2 if kind == 'resnets' else 1}.{rest}"
-    if kind == "downsamplers":
-        rest = "op"
-    position = len(resnets) if kind.endswith("samplers") else layer
-    after_attention = any(name.startswith(f"unet.up_blocks.{block}.attentions.") for name in names)
-    place = {"resnets": 0, "attentions": 1, "downsamplers": 0, "upsamplers": 1 + after_attention}[kind]
-    stem, first = ("input_blocks", 1) if side == "down" else ("output_blocks", 0)
-    return f"{stem}.{first + block * (1 + len(resnets)) + position}.{place}.{rest}"
+    opened = (component, known) in (("text_encoder", "sd2"), ("text_encoder_2", "sdxl"))
+    if path == "final_layer_norm":
+        if opened:
+            return "model_ln_final" if known == "sd2" else "1_model_ln_final"
+        return "lora_te1_text_model_final_layer_norm" if known in ("sd", "sdxl") and component == "text_encoder" else ""
+    match = re.fullmatch(r"encoder\.layers\.(\d+)\.layer_norm([12])", path)
+    if not (match and opened):
+        return ""
+    prefix = "lora_te" if known == "sd2" else "lora_te2"
+    return f"{prefix}_text_model_encoder_layers_{match[1]}_ln_{match[2]}"
 
 
 def _text_model(component: str, path: str) -> str:

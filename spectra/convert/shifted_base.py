@@ -23,7 +23,7 @@ from spectra.convert.weight_change import Visitor, WeightShift, principal_factor
 from spectra.errors import FormatError
 from spectra.io.dtypes import torch_dtype
 from spectra.io.safetensors_header import StoredTensor
-from spectra.io.tensor_files import write_rows
+from spectra.io.tensor_files import Spans, write_rows
 from spectra.progress import SILENT, Progress, working
 from spectra.shift.metadata import ShiftMetadata
 from spectra.shift.shift import SpectralShift
@@ -142,13 +142,22 @@ def file_metadata(metadata: ShiftMetadata) -> dict[str, str]:
     return {"format": "pt"} | {key: value for key, value in facts.items() if value}
 
 
-def write_rounded(stored: StoredTensor, exact: Tensor, name: str) -> Tensor:
+def write_rounded(stored: StoredTensor, exact: Tensor, name: str, spans: Spans = ()) -> Tensor:
     """Write a tensor rounded to the dtype of its file; returns the rounded one, in the dtype of `exact`.
+
+    Args:
+        spans: the rows of the stored one that it is, if not all.
 
     Raises a FormatError, which calls it `name`, for a value that the file's dtype cannot hold.
     """
-    rounded = exact.to(torch_dtype(stored.dtype))
-    if not torch.isfinite(rounded).all():
-        raise FormatError(f"{name}: its values do not fit into {stored.dtype}; write float32")
-    write_rows(stored, rounded.reshape(stored.shape))
+    rounded = rounded_to(stored.dtype, exact, name)
+    write_rows(stored, rounded, spans)
     return rounded.to(exact)
+
+
+def rounded_to(dtype: str, exact: Tensor, name: str) -> Tensor:
+    """A tensor in the dtype of a file; raises a FormatError, which calls it `name`, for a value that does not fit."""
+    rounded = exact.to(torch_dtype(dtype))
+    if not torch.isfinite(rounded).all():
+        raise FormatError(f"{name}: its values do not fit into {dtype}; write float32")
+    return rounded

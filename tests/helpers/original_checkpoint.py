@@ -46,7 +46,7 @@ def original_checkpoint(pipe: Any) -> State:
 
 def original_unet(unet: Any) -> State:
     """A UNet, Stable Diffusion's or SDXL's."""
-    return _contiguous({f"{DENOISER}{_unet(key, unet)}": value for key, value in unet.state_dict().items()})
+    return _contiguous({f"{DENOISER}{unet_name(key, unet)}": value for key, value in unet.state_dict().items()})
 
 
 def clip(text_encoder: Any, prefix: str) -> State:
@@ -222,7 +222,8 @@ Z_IMAGE = {
 }
 
 
-def _unet(key: str, unet: Any) -> str:
+def unet_name(key: str, unet: Any) -> str:
+    """What the original repository calls a tensor of a UNet."""
     per_block = unet.config.layers_per_block + 1
     for ours, theirs in UNET_TOP.items():
         if key.startswith(ours):

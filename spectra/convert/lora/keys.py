@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from spectra.convert.module_names import kohya_names, peft_name
+from spectra.convert.module_names import kohya_places, peft_name
 from spectra.errors import FormatError
+from spectra.naming.original_names import Architecture, OriginalPlace, Shapes, architecture
 from spectra.naming.target_subsets import TEXT_ENCODERS, component_of, path_of
 
 _SUFFIXES = {
@@ -18,7 +19,7 @@ _SUFFIXES = {
     "rows": (".lora_embedding_A",),
     "values": (".lora_embedding_B",),
     "diff": (".diff", ".w_norm"),
-    "bias": (".diff_b", ".b_norm", ".lora_B.bias", ".lora_up.bias"),
+    "bias": (".diff_b", ".b_norm", ".lora_B.bias", ".lora_up.bias", ".base_layer.bias", ".bias"),
     "dora": (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight"),
     "alpha": (".alpha",),
     **{name: (f".{name}",) for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")},
@@ -53,20 +54,24 @@ class LoraKeys:
     """Keys and metadata of one kind of file.
 
     Attributes:
-        module_names: the name of each module, by weight name, given the names of all weights of the base.
+        places: the module of each weight, and which of its rows are the weight's, given the shapes of the base.
         down, up: what a module's two keys end in.
         alpha: whether each module has its alpha in the file.
-        metadata: of a file, given the rank of each of its weights.
+        metadata: of a file, given the rank of each of its weights and the shapes of the base.
     """
 
-    module_names: Callable[[Collection[str]], Mapping[str, str]]
+    places: Callable[[Shapes], Mapping[str, OriginalPlace]]
     down: str
     up: str
     alpha: bool
-    metadata: Callable[[Mapping[str, int]], dict[str, str]]
+    metadata: Callable[[Mapping[str, int], Shapes], dict[str, str]]
 
 
-def _peft_metadata(ranks: Mapping[str, int]) -> dict[str, str]:
+def _peft_places(shapes: Shapes) -> dict[str, OriginalPlace]:
+    return {name: OriginalPlace(peft_name(name), 0, shape[0]) for name, shape in shapes.items()}
+
+
+def _peft_metadata(ranks: Mapping[str, int], shapes: Shapes) -> dict[str, str]:
     """PEFT's configuration of each component, where diffusers keeps it: every module's scale is 1."""
     config: dict[str, object] = {}
     for component in sorted({component_of(name) for name in ranks}):
@@ -88,12 +93,28 @@ def _pattern(name: str) -> str:
     return path_of(name) if component_of(name) in TEXT_ENCODERS else f"^{path_of(name)}"
 
 
-def _kohya_metadata(ranks: Mapping[str, int]) -> dict[str, str]:
+def _kohya_metadata(ranks: Mapping[str, int], shapes: Shapes) -> dict[str, str]:
     largest = max(ranks.values())
-    return {"ss_network_module": "networks.lora", "ss_network_dim": str(largest), "ss_network_alpha": f"{largest:.1f}"}
+    about = {"ss_network_module": "networks.lora", "ss_network_dim": str(largest), "ss_network_alpha": f"{largest:.1f}"}
+    return {**about, **base_metadata(shapes)}
 
 
-PEFT = LoraKeys(
-    lambda names: {name: peft_name(name) for name in names}, ".lora_A.weight", ".lora_B.weight", False, _peft_metadata
-)
-KOHYA = LoraKeys(kohya_names, ".lora_down.weight", ".lora_up.weight", True, _kohya_metadata)
+_VERSIONS: Mapping[Architecture, str] = {
+    "sd": "sd_v1",
+    "sd2": "sd_v2",
+    "sdxl": "sdxl_base_v1-0",
+    "sd3": "sd3",
+    "flux": "flux1",
+    "chroma": "chroma",
+}
+
+
+def base_metadata(shapes: Shapes) -> dict[str, str]:
+    """What kohya's scripts say of the base; A1111 offers a file that does not say so for Stable Diffusion 1 alone."""
+    known = architecture(shapes)
+    version = {"ss_base_model_version": _VERSIONS[known]} if known in _VERSIONS else {}
+    return version | ({"ss_v2": str(known == "sd2")} if known in ("sd", "sd2") else {})
+
+
+PEFT = LoraKeys(_peft_places, ".lora_A.weight", ".lora_B.weight", False, _peft_metadata)
+KOHYA = LoraKeys(kohya_places, ".lora_down.weight", ".lora_up.weight", True, _kohya_metadata)

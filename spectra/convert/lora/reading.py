@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from torch import Tensor
 
 from spectra.convert.file_kinds import header_of
 from spectra.convert.lora.formulas import METHODS, Parts, change_of, misfit, pairs_of, scaled_rank
-from spectra.convert.lora.keys import METADATA_KEY, split_key
-from spectra.convert.module_names import aliases
+from spectra.convert.lora.keys import split_key
+from spectra.convert.lora.peft_config import own_config, peft_config, start_of, started_from
+from spectra.convert.module_names import aliases, original_aliases
 from spectra.errors import FormatError
-from spectra.io.foreign_values import parse_json
 from spectra.io.safetensors_header import StoredTensor
-from spectra.io.tensor_files import read_rows
+from spectra.io.tensor_files import Spans, read_rows
+from spectra.naming.original_names import Shapes
 
 _EMBEDDING = "bundle_emb."
 """What the keys of an embedding begin with that is bundled with a LoRA; its name follows."""
@@ -31,42 +32,84 @@ _EMBEDDING = "bundle_emb."
 _NAMES_IN_FOLDERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
+@dataclass(frozen=True)
+class Stored:
+    """The parts of one weight's change in a file, and which rows of their product it has: all, if there are no `spans`.
+
+    A module of the original repositories may be several of diffusers' in one.
+    """
+
+    parts: Mapping[str, StoredTensor]
+    spans: Spans = ()
+
+    def cut(self, rows: Tensor) -> Tensor:
+        """The rows of the weight, of a tensor `[rows, ...]` of the module."""
+        return torch.cat([rows[start:stop] for start, stop in self.spans]) if self.spans else rows
+
+
 @dataclass(frozen=True, eq=False)
 class ChangeFile(Mapping[str, Tensor]):
     """The change of each weight in a file, float32 `[rows, columns]` or `[n]`, computed when it is asked for.
 
     Attributes:
-        stored: the file's tensors, by weight name and part.
+        stored: what the file has of each weight, by name.
         biases: modules whose bias it changes too, which is not part of any weight.
         embeddings: what it calls the vectors of special words that are bundled with it, and are none of its change.
         config: PEFT's configuration, as far as the file has one.
     """
 
     path: Path
-    stored: Mapping[str, Mapping[str, StoredTensor]]
+    stored: Mapping[str, Stored]
     biases: tuple[str, ...]
     embeddings: tuple[str, ...]
     config: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> Tensor:
-        parts = self._parts(name)
-        return self._finite(name, change_of(parts)) * self._scale(name, parts)
+        if self.is_replacing(name):
+            raise FormatError(f"{self.path}: {name}: what it changes depends on the base's weight; see `change`")
+        stored = self.stored[name]
+        parts = self._read(stored)
+        return stored.cut(self._finite(name, change_of(parts)) * self._scale(stored, parts))
+
+    def change(self, name: str, weight: Tensor) -> Tensor:
+        """The same, of the base's weight: an adapter that took its start out of it changes it by less."""
+        if not self.is_replacing(name):
+            return self[name]
+        up, down = self.pairs(name, weight)
+        return (up @ down).to(torch.float32)
 
     def is_pairs(self, name: str) -> bool:
         """Whether the change of a weight is a LoRA's, which `pairs` has."""
-        return not self.stored[name].keys().isdisjoint(("up", "rows"))
+        return not self.stored[name].parts.keys().isdisjoint(("up", "rows"))
 
-    def pairs(self, name: str) -> tuple[Tensor, Tensor]:
-        """Up `[rows, m]` with the scale in it, and down `[m, columns]`, float64, of a change that is a LoRA's."""
-        parts = self._parts(name)
+    def is_replacing(self, name: str) -> bool:
+        """Whether the adapter's start was taken out of the weight (PiSSA, OLoRA)."""
+        return self.is_pairs(name) and bool(started_from(self._config(name)))
+
+    def pairs(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Up `[rows, m]` with the scale in it, and down `[m, columns]`, float64, of a change that is a LoRA's.
+
+        Args:
+            weight: of the base, which is asked only where the adapter's start was taken out of it.
+        """
+        stored = self.stored[name]
+        parts = self._read(stored)
         up, down = (self._finite(name, each.to(torch.float64)) for each in pairs_of(parts))
-        return up * self._scale(name, parts), down
+        scale = self._scale(stored, parts)
+        up = stored.cut(up) * scale
+        if not self.is_replacing(name):
+            return up, down
+        start_up, start_down = start_of(started_from(self._config(name)), weight, down.shape[0], scale)
+        return torch.cat([up, -start_up], dim=1), torch.cat([down, start_down])
 
-    def _parts(self, name: str) -> Parts:
-        return {part: read_rows(tensor).to(torch.float32) for part, tensor in self.stored[name].items()}
+    def _read(self, stored: Stored) -> Parts:
+        return {part: read_rows(tensor).to(torch.float32) for part, tensor in stored.parts.items()}
 
-    def _scale(self, name: str, parts: Parts) -> float:
-        return _scale(parts, next(iter(self.stored[name].values())).key, self.config)
+    def _config(self, name: str) -> Mapping[str, Any]:
+        return own_config(self.config, split_key(next(iter(self.stored[name].parts.values())).key)[0])[1]
+
+    def _scale(self, stored: Stored, parts: Parts) -> float:
+        return _scale(parts, next(iter(stored.parts.values())).key, self.config)
 
     def _finite(self, name: str, values: Tensor) -> Tensor:
         if not torch.isfinite(values).all():
@@ -80,25 +123,26 @@ class ChangeFile(Mapping[str, Tensor]):
         return len(self.stored)
 
 
-def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
+def read_lora(path: str | Path, shapes: Shapes) -> ChangeFile:
     """The change of each weight in a LoRA, LoHa, LoKr or full-difference file, read lazily.
 
     Args:
         path: a safetensors file of PEFT, diffusers, kohya's scripts, LyCORIS or ComfyUI, or the folder it is in. A
             file of PEFT's own needs its `adapter_config.json` beside it, which has the scale.
-        names: of the base's weights, the keys of `base_weights`: kohya's names are ambiguous without them.
+        shapes: of the base's weights, by the names of `base_weights`: kohya's names are ambiguous without them.
 
     Raises:
         FormatError: damaged or of another kind, a module that the base does not have, DoRA (whose change is no
-            matrix of its own), or a method that is not known.
+            matrix of its own), an adapter that was started from what the file does not have, or a method that is not
+            known.
     """
     path = _find(Path(path))
     header = header_of(path)
-    known = aliases(names)
-    found: dict[str, dict[str, StoredTensor]] = {}
-    biases: set[str] = set()
+    known, originals = aliases(shapes), original_aliases(shapes)
+    config = peft_config(path, header.metadata)
+    biases: dict[str, list[StoredTensor]] = {}
     embeddings: set[str] = set()
-    strangers = []
+    modules: dict[str, dict[str, StoredTensor]] = {}
     for key, stored in header.tensors.items():
         if key.startswith(_EMBEDDING):
             embeddings.add(".".join(key.split(".")[:2]))
@@ -112,27 +156,40 @@ def read_lora(path: str | Path, names: Collection[str]) -> ChangeFile:
                 f"{path}: a DoRA ({key}): it rescales the changed weight, so it is no change of its own; "
                 "merge it into its base, and take the merged model instead"
             )
-        if module not in known:
-            strangers.append(module)
-        elif part == "bias":
-            biases.add(known[module])
+        if part == "bias":
+            biases.setdefault(module, []).append(stored)
         else:
-            found.setdefault(known[module], {})[part] = stored
+            modules.setdefault(module, {})[part] = stored
+    strangers = [each for each in (*modules, *biases) if each not in known and each not in originals]
     if strangers:
         raise FormatError(
             f"{path}: {len(set(strangers))} modules that the base does not have, such as {strangers[0]}; "
             "give the base it was trained on"
         )
-    for name, parts in found.items():
-        if not any(method <= parts.keys() for method in METHODS):
-            raise FormatError(f"{path}: {name} has only {', '.join(sorted(parts))}; the file is not whole")
-        wrong = misfit({part: tensor.shape for part, tensor in parts.items()})
-        if wrong:
-            raise FormatError(f"{path}: {name}: {wrong}; the file is damaged: fetch or make it again")
+    found: dict[str, Stored] = {}
+    for module, parts in modules.items():
+        _check_whole(path, known.get(module) or module, parts)
+        if module in known:
+            found[known[module]] = Stored(parts)
+        else:
+            found |= {name: Stored(parts, place.spans) for name, place in originals[module].items()}
+    changed = sorted({known.get(module, module) for module, some in biases.items() if _any_value(some)})
     if not (found or biases):
         raise FormatError(f"{path}: no LoRA, LoHa, LoKr or difference in it")
-    config = _peft_config(path, header.metadata)
-    return ChangeFile(path, dict(sorted(found.items())), tuple(sorted(biases)), tuple(sorted(embeddings)), config)
+    return ChangeFile(path, dict(sorted(found.items())), tuple(changed), tuple(sorted(embeddings)), config)
+
+
+def _check_whole(path: Path, name: str, parts: Mapping[str, StoredTensor]) -> None:
+    if not any(method <= parts.keys() for method in METHODS):
+        raise FormatError(f"{path}: {name} has only {', '.join(sorted(parts))}; the file is not whole")
+    wrong = misfit({part: tensor.shape for part, tensor in parts.items()})
+    if wrong:
+        raise FormatError(f"{path}: {name}: {wrong}; the file is damaged: fetch or make it again")
+
+
+def _any_value(tensors: Sequence[StoredTensor]) -> bool:
+    """Whether any of these small tensors is other than zero, as A1111 wants one beside a norm."""
+    return any(bool(read_rows(each).any()) for each in tensors)
 
 
 def _scale(parts: Parts, key: str, config: Mapping[str, Any]) -> float:
@@ -142,11 +199,7 @@ def _scale(parts: Parts, key: str, config: Mapping[str, Any]) -> float:
         return 1.0
     if "alpha" in parts:
         return float(parts["alpha"]) / rank if rank else 1.0  # LyCORIS does not scale a LoKr without a rank
-    module, own = split_key(key)[0], config
-    if "peft_type" not in config:  # diffusers joins the configurations of several components, each behind its name
-        prefix = module.partition(".")[0] + "."
-        module = module.removeprefix(prefix)
-        own = {name.removeprefix(prefix): value for name, value in config.items() if name.startswith(prefix)}
+    module, own = own_config(config, split_key(key)[0])
     alpha = _patterned(own.get("alpha_pattern"), module, own.get("lora_alpha", own.get("alpha")))
     rank = rank or _patterned(own.get("rank_pattern"), module, own.get("r"))
     if alpha is None or not rank:
@@ -157,23 +210,6 @@ def _scale(parts: Parts, key: str, config: Mapping[str, Any]) -> float:
 def _patterned(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
     """The value of the first of PEFT's patterns that a module's name ends in, else the default."""
     return next((value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", module)), default)
-
-
-def _peft_config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """PEFT's configuration: in the metadata, where diffusers put it, or in a file beside; {} if there is none."""
-    beside = path.with_name("adapter_config.json")
-    try:
-        text = metadata.get(METADATA_KEY, "")
-        if not text and path.name.startswith("adapter_model") and beside.is_file():
-            text = beside.read_text(encoding="utf-8")
-        config = parse_json(text) if text else {}
-        if not isinstance(config, dict):
-            raise ValueError("expected a JSON object")
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path}: PEFT's configuration cannot be read ({error})") from error
-    if any(value for key, value in config.items() if key.split(".")[-1] == "use_dora"):
-        raise FormatError(f"{path}: a DoRA; merge it into its base, and take the merged model instead")
-    return config
 
 
 def _find(path: Path) -> Path:

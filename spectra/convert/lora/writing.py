@@ -8,7 +8,7 @@ decomposition of the whole change, which is found in K + k dimensions: it is exa
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 
 from spectra.convert.closest_shift import Factors
-from spectra.convert.lora.keys import KOHYA, PEFT, LoraKeys
+from spectra.convert.lora.file import LoraFile
+from spectra.convert.lora.keys import KOHYA, PEFT
 from spectra.convert.lora.ranks import keep_directions, truncation_error
 from spectra.convert.module_names import is_embedding
 from spectra.convert.projection import AnySpectrum
-from spectra.convert.shifted_base import LeftOut, ShiftedBase, StoredDtype, WeightChange, file_metadata, write_rounded
+from spectra.convert.shifted_base import LeftOut, ShiftedBase, StoredDtype, WeightChange, file_metadata
+from spectra.convert.tools import kohya
 from spectra.convert.weight_change import WeightShift
 from spectra.errors import FormatError, InputError
 from spectra.io.atomic_writes import atomic_write, check_output
-from spectra.io.tensor_files import create_file, write_rows
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
@@ -59,6 +60,7 @@ class WrittenLora:
             it does without.
         rounding: that ratio by the rounding to the file's dtype alone.
         left_out: what a LoRA cannot hold.
+        unread: in kohya's layout, what kohya's own scripts pass over, though it is in the file for others.
     """
 
     bytes: int
@@ -66,6 +68,7 @@ class WrittenLora:
     error: float
     rounding: float
     left_out: tuple[LeftOut, ...]
+    unread: tuple[LeftOut, ...] = ()
 
 
 def write_lora(
@@ -109,12 +112,12 @@ def write_lora(
     kept = {name: each for name, each in keep_directions(able, rank=rank, error=error).items() if len(each)}
     if not kept:
         raise FormatError("no weight of this shift changes by anything that a LoRA can hold; nothing is written")
-    shapes = {name: (len(each), able[name].shape) for name, each in kept.items()}
     if rank is None and error is None:
-        _check_smaller(shapes)
+        _check_smaller({name: (len(each), able[name].shape) for name, each in kept.items()})
     keys, dtype = KOHYA if layout == "kohya" else PEFT, options.get("dtype", "float32")
     with atomic_write(path, force=force) as temporary:
-        file = _LoraFile(temporary, keys, shifted.weights, shapes, dtype, file_metadata(shift.metadata))
+        ranks = {name: len(each) for name, each in kept.items()}
+        file = LoraFile(temporary, keys, shifted.weights.shapes(), ranks, dtype, file_metadata(shift.metadata))
 
         def write(part: WeightShift, weight: Tensor, spectrum: AnySpectrum | None) -> float:
             name, d = part.name, torch.from_numpy(able[part.name].d)
@@ -123,12 +126,15 @@ def write_lora(
         lost = shifted.visit(write, "writing", kept)
         size = temporary.stat().st_size
     total = sum(each.energy for each in able.values())
+    passed_over = kohya.unread(shifted.weights.shapes()) if layout == "kohya" else frozenset()
+    unread = dict.fromkeys(sorted(passed_over & kept.keys()), "outside what kohya's scripts have a LoRA for")
     return WrittenLora(
         bytes=size,
-        ranks={name: len(each) for name, each in kept.items()},
+        ranks=ranks,
         error=truncation_error(able, kept),
         rounding=math.sqrt(sum(lost.values()) / total),
         left_out=_left_out(changes, reasons),
+        unread=_left_out(changes, unread),
     )
 
 
@@ -138,9 +144,9 @@ def write_factors(factors: Mapping[str, Factors], path: str | Path, *, force: bo
     Raises:
         OutputError: the file exists and `force` is not given, or cannot be written.
     """
-    shapes = {name: (each.down.shape[0], each.shape) for name, each in factors.items()}
+    shapes, ranks = {n: each.shape for n, each in factors.items()}, {n: len(each.down) for n, each in factors.items()}
     with atomic_write(path, force=force) as temporary:
-        file = _LoraFile(temporary, PEFT, factors, shapes, "float32", {"format": "pt"})
+        file = LoraFile(temporary, PEFT, shapes, ranks, "float32", {"format": "pt"})
         for name, each in factors.items():
             file.write(name, each.up, each.down)
         return temporary.stat().st_size
@@ -180,44 +186,3 @@ def _left_out(changes: Mapping[str, WeightChange], reasons: Mapping[str, str]) -
     for name, why in reasons.items():
         squares.setdefault(why, []).append(changes[name].energy)
     return tuple(LeftOut(why, len(some), math.sqrt(sum(some) / total)) for why, some in squares.items())
-
-
-class _LoraFile:
-    """A LoRA file of some of a base's `names`, by rank and shape: all zeros, then filled in module by module."""
-
-    def __init__(
-        self,
-        path: Path,
-        keys: LoraKeys,
-        names: Collection[str],
-        shapes: Mapping[str, tuple[int, tuple[int, ...]]],
-        dtype: StoredDtype,
-        metadata: Mapping[str, str],
-    ) -> None:
-        self._keys, self._modules = keys, keys.module_names(names)
-        ranks = {name: rank for name, (rank, _) in shapes.items()}
-        self._alpha = max(ranks.values())
-        tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for name, (rank, (rows, *rest)) in shapes.items():
-            module = self._modules[name]
-            tensors[module + keys.down] = (dtype, (rank, *rest))
-            tensors[module + keys.up] = (dtype, (rows, rank, *(1 for _ in rest[1:])))  # a convolution's is 1 x 1
-            if keys.alpha:
-                tensors[f"{module}.alpha"] = ("float32", ())
-        self._stored = create_file(path, tensors, {**keys.metadata(ranks), **metadata})
-
-    def write(self, name: str, up: Tensor, down: Tensor) -> float:
-        """Fill in the tensors of a weight, up `[rows, k]` and down `[k, columns]`; returns `||stored - exact||^2`.
-
-        Where the file has an alpha, it is the largest rank for all modules, and its scale, alpha / rank, is undone in
-        the values: diffusers (0.42) takes the commonest alpha for attention's modules, whatever theirs are.
-        """
-        module = self._modules[name]
-        root = math.sqrt(self._alpha / down.shape[0]) if self._keys.alpha else 1.0
-        stored_up = write_rounded(self._stored[module + self._keys.up], up / root, module) * root
-        stored_down = write_rounded(self._stored[module + self._keys.down], down / root, module) * root
-        if self._keys.alpha:
-            write_rows(self._stored[f"{module}.alpha"], torch.tensor(float(self._alpha)))
-        # ||A B - A' B'||^2 = sum((C^T C) * (D D^T)) with C = [A, -A'], D = [B; B'], so that no product is formed.
-        c, d = torch.cat([up, -stored_up], dim=1), torch.cat([down, stored_down])
-        return max(0.0, float(((c.T @ c) * (d @ d.T)).sum()))

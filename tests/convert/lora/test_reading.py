@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,18 @@ import peft
 import pytest
 import small_models
 import tiny_base
+import tiny_families
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spectra.convert.lora.reading import read_lora
-from spectra.convert.module_names import aliases, kohya_names, original_unet_path
+from spectra.convert.module_names import aliases, kohya_places
 from spectra.errors import FormatError
 from spectra.families import targets
+from spectra.naming.original_names import original_places, original_unet_path
 from spectra.naming.target_subsets import path_of
 from spectra.spectrum.spectrum import matrix
 
@@ -46,6 +49,10 @@ def weights(pipe: Any) -> dict[str, Tensor]:
     return {target.name: target.weight.detach().clone() for target in targets(pipe, "unet,text-encoder")}
 
 
+def shapes_of(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in weights.items()}
+
+
 def randomised(model: nn.Module, words: tuple[str, ...] = ("lora_", "hada_", "lokr_")) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
@@ -60,7 +67,7 @@ def test_peft_files_give_what_peft_merges(pipe: Any, method: str, tmp_path: Path
     wrapped = randomised(peft.get_peft_model(copy.deepcopy(pipe.unet), METHODS[method]))
     wrapped.save_pretrained(tmp_path)
     merged = dict(wrapped.merge_and_unload().named_parameters())
-    found = read_lora(tmp_path, before)
+    found = read_lora(tmp_path, shapes_of(before))
     assert len(found) > 10
     for name, change in found.items():
         weight = before[name]
@@ -91,7 +98,7 @@ def test_diffusers_files_give_what_diffusers_fuses(pipe: Any, tmp_path: Path) ->
     pipe.load_lora_weights(tmp_path)
     pipe.fuse_lora()
     pipe.unload_lora_weights()
-    found = read_lora(tmp_path, before)
+    found = read_lora(tmp_path, shapes_of(before))
     after = weights(pipe)
     assert {name.split(".")[0] for name in found} == {"unet", "text_encoder"}
     assert {name for name in after if not torch.equal(after[name], before[name])} == set(found)
@@ -102,13 +109,13 @@ def test_diffusers_files_give_what_diffusers_fuses(pipe: Any, tmp_path: Path) ->
 def kohya_file(path: Path, base: dict[str, Tensor], alpha: float, names: list[str], rank: int = 3) -> None:
     """As kohya's scripts write it: flattened names, up, down and alpha."""
     generator, tensors = torch.Generator().manual_seed(2), {}
-    called = kohya_names(base)
+    called = kohya_places(shapes_of(base))
     for name in names:
         rows, rest = base[name].shape[0], base[name].shape[1:]
         ones = [1] * (len(rest) - 1)
-        tensors[f"{called[name]}.lora_down.weight"] = torch.randn(rank, *rest, generator=generator)
-        tensors[f"{called[name]}.lora_up.weight"] = torch.randn(rows, rank, *ones, generator=generator)
-        tensors[f"{called[name]}.alpha"] = torch.tensor(alpha)
+        tensors[f"{called[name].module}.lora_down.weight"] = torch.randn(rank, *rest, generator=generator)
+        tensors[f"{called[name].module}.lora_up.weight"] = torch.randn(rows, rank, *ones, generator=generator)
+        tensors[f"{called[name].module}.alpha"] = torch.tensor(alpha)
     save_file(tensors, path)
 
 
@@ -121,7 +128,7 @@ def test_kohya_files_give_what_diffusers_fuses(pipe: Any, tmp_path: Path) -> Non
     pipe.fuse_lora()
     pipe.unload_lora_weights()
     after = weights(pipe)
-    found = read_lora(tmp_path / "style.safetensors", before)
+    found = read_lora(tmp_path / "style.safetensors", shapes_of(before))
     assert set(found) == set(names) == {name for name in after if not torch.equal(after[name], before[name])}
     for name, change in found.items():
         torch.testing.assert_close(change, matrix(after[name] - before[name]), rtol=1e-4, atol=1e-5)
@@ -146,13 +153,13 @@ def test_a_convolution_of_lokr_is_the_same_whole_or_in_factors(
         {"unet.x.lokr_w1": w1, "unet.x.lokr_w2_a": w2_a, "unet.x.lokr_w2_b": w2_b, "unet.x.alpha": torch.tensor(2.0)},
         path,
     )
-    change = read_lora(path, ["unet.x"])["unet.x"]
+    change = read_lora(path, {"unet.x": (1, 1)})["unet.x"]
     torch.testing.assert_close(change, whole.flatten(1) * 2 / r, rtol=1e-5, atol=1e-5)
     save_file(
         {"unet.x.lokr_w1": w1, "unet.x.lokr_w2": (w2_a @ w2_b).reshape(b, d, k, k), "unet.x.alpha": torch.tensor(9.0)},
         path,
     )
-    torch.testing.assert_close(read_lora(path, ["unet.x"])["unet.x"], whole.flatten(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(read_lora(path, {"unet.x": (1, 1)})["unet.x"], whole.flatten(1), rtol=1e-5, atol=1e-5)
 
 
 def test_a_middle_of_a_convolution(tmp_path: Path) -> None:
@@ -164,7 +171,7 @@ def test_a_middle_of_a_convolution(tmp_path: Path) -> None:
     )
     x = torch.randn(1, 4, 6, 6)
     layers = nn.functional.conv2d(nn.functional.conv2d(nn.functional.conv2d(x, down), mid), up)
-    change = read_lora(path, ["unet.x"])["unet.x"].reshape(5, 4, 3, 3)
+    change = read_lora(path, {"unet.x": (1, 1)})["unet.x"].reshape(5, 4, 3, 3)
     torch.testing.assert_close(nn.functional.conv2d(x, change), layers, rtol=1e-4, atol=1e-4)
 
 
@@ -173,7 +180,7 @@ def test_differences_biases_and_norms(tmp_path: Path) -> None:
     diff, norm = torch.randn(4, 3, 3, 3), torch.randn(7)
     tensors = {"a.diff": diff, "a.diff_b": torch.randn(4), "b.w_norm": norm, "c.diff_b": torch.randn(3)}
     save_file({f"lora_unet_{key}": tensor for key, tensor in tensors.items()}, path)
-    found = read_lora(path, ["unet.a", "unet.b", "unet.c"])
+    found = read_lora(path, dict.fromkeys(["unet.a", "unet.b", "unet.c"], (4, 3)))
     assert set(found) == {"unet.a", "unet.b"}
     assert found.biases == ("unet.a", "unet.c")
     assert torch.equal(found["unet.a"], diff.flatten(1))
@@ -217,19 +224,19 @@ def test_differences_biases_and_norms(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_refused(tensors: dict[str, tuple[int, ...]], says: str, tmp_path: Path) -> None:
     save_file({key: torch.zeros(shape) for key, shape in tensors.items()}, tmp_path / "l.safetensors")
     with pytest.raises(FormatError, match=says):
-        read_lora(tmp_path / "l.safetensors", ["unet.x"])
+        read_lora(tmp_path / "l.safetensors", {"unet.x": (1, 1)})
 
 
 def test_dora_of_peft_is_refused(pipe: Any, tmp_path: Path) -> None:
     config = peft.LoraConfig(r=2, target_modules=["to_q"], use_dora=True)
     peft.get_peft_model(copy.deepcopy(pipe.unet), config).save_pretrained(tmp_path)
     with pytest.raises(FormatError, match="DoRA"):
-        read_lora(tmp_path, weights(pipe))
+        read_lora(tmp_path, shapes_of(weights(pipe)))
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     save_file({"unet.x.diff": torch.tensor([[float("nan")]])}, tmp_path / "l.safetensors")
-    found = read_lora(tmp_path / "l.safetensors", ["unet.x"])
+    found = read_lora(tmp_path / "l.safetensors", {"unet.x": (1, 1)})
     with pytest.raises(FormatError, match="not finite"):
         _ = found["unet.x"]
 
@@ -238,7 +245,7 @@ def test_damaged_files_and_empty_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "l.safetensors").write_bytes(b"no")
     for path in (tmp_path / "l.safetensors", tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(FormatError):
-            read_lora(path, ["unet.x"])
+            read_lora(path, {"unet.x": (1, 1)})
 
 
 def test_a_name_that_two_weights_could_have_is_none() -> None:
@@ -248,18 +255,125 @@ def test_a_name_that_two_weights_could_have_is_none() -> None:
     assert known["conv_out"] == "unet.conv_out"
 
 
-@pytest.mark.parametrize("kind", ["unet", "sdxl"])
-def test_original_names_are_those_that_diffusers_converts(kind: str) -> None:
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+def unet_file(path: Path, shapes: dict[str, tuple[int, ...]], called: dict[str, str], *, kind: str) -> None:
+    """A random change of each weight under a name, as pairs or as a difference."""
+    generator, tensors = torch.Generator().manual_seed(3), {}
+    for name, module in called.items():
+        rows, *rest = shapes[name]
+        if kind == "diff" or not rest:
+            tensors[f"{module}.diff"] = torch.randn(shapes[name], generator=generator)
+            continue
+        tensors[f"{module}.lora_up.weight"] = torch.randn(rows, 2, *(1 for _ in rest[1:]), generator=generator)
+        tensors[f"{module}.lora_down.weight"] = torch.randn(2, *rest, generator=generator)
+    save_file(tensors, path)
 
-    model, _ = small_models.build(kind)
-    names = [target.name for target in targets(model, "unet")]
-    numbers = {name: torch.tensor([float(number)]) for number, name in enumerate(names)}
-    prefix = "model.diffusion_model."
-    originals = {
-        f"{prefix}{original_unet_path(path_of(name), names)}.{part}": number
-        for name, number in numbers.items()
-        for part in ("weight", "bias")
+
+@pytest.mark.parametrize("kind", ["lora", "diff"])
+def test_what_comfyui_extracts_is_read(pipe: Any, kind: str, tmp_path: Path) -> None:
+    """It names everything as single files do: `diffusion_model.input_blocks...`, `text_encoders.clip_l...`."""
+    shapes = shapes_of(weights(pipe))
+    called = {
+        name: f"diffusion_model.{original_unet_path(path_of(name), shapes)}"
+        if name.startswith("unet.")
+        else f"text_encoders.clip_l.transformer.text_model.{path_of(name)}"
+        for name in shapes
     }
-    converted = convert_ldm_unet_checkpoint(originals, dict(model.config))
-    assert {f"unet.{key[:-7]}": number for key, number in converted.items() if key.endswith(".weight")} == numbers
+    unet_file(tmp_path / "extracted.safetensors", shapes, called, kind=kind)
+    found = read_lora(tmp_path / "extracted.safetensors", shapes)
+    assert set(found) == set(shapes)
+    stored = load_file(tmp_path / "extracted.safetensors")
+    for name in shapes:
+        if f"{called[name]}.diff" in stored:
+            assert torch.equal(found[name], stored[f"{called[name]}.diff"].reshape(found[name].shape))
+
+
+def test_what_lycoris_wraps_is_read(pipe: Any, tmp_path: Path) -> None:
+    shapes = {name: shape for name, shape in shapes_of(weights(pipe)).items() if name.startswith("unet.")}
+    called = {name: "lycoris_" + path_of(name).replace(".", "_") for name in shapes}
+    unet_file(tmp_path / "wrapped.safetensors", shapes, called, kind="lora")
+    assert set(read_lora(tmp_path / "wrapped.safetensors", shapes)) == set(shapes)
+
+
+@pytest.mark.parametrize("prefix", ["lora_unet_", "diffusion_model."])
+@pytest.mark.parametrize("kind", ["sd3", "flux", "chroma", "z-image"])
+def test_modules_that_originals_fuse_are_cut(kind: str, prefix: str, tmp_path: Path) -> None:
+    """One pair for q, k and v, and in Flux the MLP: each weight gets its rows, in the order that it has them."""
+    transformer = small_models.build(kind)[0] if kind in ("sd3", "flux") else tiny_families.build(kind).transformer
+    shapes = shapes_of({each.name: each.weight for each in targets(transformer, "transformer") if each.weight.ndim > 1})
+    every = shapes_of({each.name: each.weight for each in targets(transformer, "transformer")})
+    places = original_places(every)
+    sizes: dict[str, int] = {}
+    for name in shapes:
+        sizes[places[name].module] = max(sizes.get(places[name].module, 0), places[name].stop)
+    generator, tensors, whole = torch.Generator().manual_seed(0), {}, {}
+    for name in shapes:
+        module = places[name].module
+        if module in whole:
+            continue
+        up = torch.randn(sizes[module], 3, *(1 for _ in shapes[name][2:]), generator=generator)
+        down = torch.randn(3, *shapes[name][1:], generator=generator)
+        called = prefix + (module.replace(".", "_") if prefix.endswith("_") else module)
+        tensors |= {f"{called}.lora_up.weight": up, f"{called}.lora_down.weight": down}
+        tensors[f"{called}.alpha"] = torch.tensor(1.5)
+        whole[module] = 0.5 * up.flatten(1) @ down.flatten(1)
+    save_file(tensors, tmp_path / "fused.safetensors")
+    found = read_lora(tmp_path / "fused.safetensors", every)
+    assert set(found) == set(shapes)
+    for name, change in found.items():
+        place = places[name]
+        rows = whole[place.module][place.start : place.stop]
+        rows = torch.cat([*rows.chunk(2)][::-1]) if place.swapped else rows
+        torch.testing.assert_close(change, rows)
+        up, down = found.pairs(name, torch.zeros(shapes[name]))
+        torch.testing.assert_close((up @ down).float(), rows, rtol=1e-4, atol=1e-5)
+    assert any(not place.alone for place in places.values())
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_an_adapter_that_took_its_start_out_of_the_base(pipe: Any, start: str, rslora: bool, tmp_path: Path) -> None:
+    """What it changes is what PEFT merges, less what it had taken away; its own product is many times larger."""
+    before = weights(pipe)
+    config = peft.LoraConfig(
+        r=4, lora_alpha=6, target_modules=["to_q", "to_k"], init_lora_weights=start, use_rslora=rslora
+    )
+    wrapped = peft.get_peft_model(copy.deepcopy(pipe.unet), config)
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+    wrapped.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(copy.deepcopy(pipe.unet), str(tmp_path))
+    merged = dict(again.merge_and_unload().named_parameters())
+    found = read_lora(tmp_path, shapes_of(before))
+    assert len(found) > 4
+    for name in found:
+        weight = before[name]
+        expected = merged[name.removeprefix("unet.") + ".weight"].detach() - weight
+        change = found.change(name, weight)
+        assert float((change - expected).norm()) < 1e-4 * float(expected.norm())
+        with pytest.raises(FormatError, match="depends on the base's weight"):
+            _ = found[name]
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_4", "corda", "loftq", "lora_ga"])
+def test_starts_that_cannot_be_told_again_are_refused(start: str, tmp_path: Path) -> None:
+    save_file(
+        {"base_model.model.x.lora_A.weight": torch.ones(1, 3), "base_model.model.x.lora_B.weight": torch.ones(3, 1)},
+        tmp_path / "adapter_model.safetensors",
+    )
+    about = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "init_lora_weights": start}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(about))
+    with pytest.raises(FormatError, match=f"init_lora_weights='{start}'.*merge it into its base"):
+        read_lora(tmp_path, {"unet.x": (3, 3)})
+
+
+@pytest.mark.parametrize("bias", ["lora_only", "all"])
+def test_biases_that_peft_trained_are_told(pipe: Any, bias: str, tmp_path: Path) -> None:
+    config = peft.LoraConfig(r=2, target_modules=["conv1"], bias=bias)
+    wrapped = randomised(peft.get_peft_model(copy.deepcopy(pipe.unet), config))
+    wrapped.save_pretrained(tmp_path)
+    found = read_lora(tmp_path, shapes_of(weights(pipe)))
+    assert {name.rpartition(".")[2] for name in found} == {"conv1"}
+    assert set(found) <= set(found.biases)
+    assert (set(found) == set(found.biases)) == (bias == "lora_only")
