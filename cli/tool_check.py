@@ -11,7 +11,7 @@ import typer
 
 from spectra.cli import output
 from spectra.cli.output import Part
-from spectra.cli.tables import short_percent, table
+from spectra.cli.tables import facts, short_percent, table
 
 if TYPE_CHECKING:
     from spectra.convert.tools.check import Tool
@@ -41,10 +41,10 @@ def check(
     path: Path, tools: Sequence[str], shift: SpectralShift | None, base: str, variant: str | None
 ) -> list[dict[str, Any]]:
     """What each tool makes of a file, as JSON values."""
-    from spectra.convert.tools.check import TOOLS, check_file
+    from spectra.convert.tools.check import TOOLS, check_export
 
     asked = TOOLS if "all" in tools else tuple(dict.fromkeys(cast("Sequence[Tool]", tools)))
-    done = check_file(path, asked, base=base, variant=variant, shift=shift, progress=output.progress())
+    done = check_export(path, asked, base=base, variant=variant, shift=shift, progress=output.progress())
     return [asdict(each) for each in done]
 
 
@@ -59,17 +59,24 @@ def show_check(found: Sequence[Mapping[str, Any]], of_shift: bool) -> Iterator[P
         for each in found
     ]
     yield table("tool", ("keys", "ignored", "weights", "wrong", "error"), rows)
+    yield ""
+    yield facts(
+        [("", f"errors of Delta W, against {'the shift' if of_shift else 'what the file means'}"), *_why(found)]
+    )
+
+
+def _why(found: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """What each tool passes over and why, and what it reads otherwise than is meant."""
     for each in found:
+        name = NAMES[each["tool"]]
         if each["refusal"]:
-            yield f"{NAMES[each['tool']]} loads nothing: {each['refusal']}"
+            yield name, f"loads nothing: {each['refusal']}"
         for reason in each["ignored"]:
-            keys = f"{reason['keys']:,} keys" if reason["keys"] else "weights"
-            yield f"{NAMES[each['tool']]}: {keys} {reason['why']}, such as {reason['example']}" + (
-                f"; {short_percent(reason['error'])} of ||Delta W|| is lost with them" if reason["error"] else ""
-            )
+            keys = f"{reason['keys']:,} keys: " if reason["keys"] else ""
+            lost = f"\n{short_percent(reason['error'])} of ||Delta W|| is lost with them" if reason["error"] else ""
+            yield name, f"{keys}{reason['why']}, such as {reason['example']}{lost}"
         if each["wrong"]:
-            yield f"{NAMES[each['tool']]} reads otherwise than is meant: {', '.join(each['wrong'][:3])}"
-    yield f"errors are of Delta W, against {'the shift' if of_shift else 'what the file means'}"
+            yield name, f"reads otherwise than is meant: {', '.join(each['wrong'][:3])}"
 
 
 def _counts(each: Mapping[str, Any]) -> tuple[str, ...]:

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from spectra.convert.baking import bake
     from spectra.convert.extraction import extract
     from spectra.convert.full_difference import write_difference
+    from spectra.convert.lora.peft_folder import write_peft_folder
     from spectra.convert.lora.writing import write_lora
     from spectra.convert.svdiff.conversion import export_svdiff, import_svdiff
+    from spectra.convert.tools.check import check_export
     from spectra.convert.transplanting import transplant
     from spectra.errors import SpectraError
     from spectra.planning.plan import plan
@@ -53,6 +55,7 @@ __all__ = [
     "adjust",
     "attach",
     "bake",
+    "check_export",
     "decompose",
     "decompose_leading",
     "default_cache",
@@ -72,6 +75,7 @@ __all__ = [
     "unload",
     "write_difference",
     "write_lora",
+    "write_peft_folder",
     "write_shift",
 ]
 
@@ -80,6 +84,8 @@ _HOME = {
     "import_svdiff": "convert.svdiff.conversion",
     "write_difference": "convert.full_difference",
     "write_lora": "convert.lora.writing",
+    "write_peft_folder": "convert.lora.peft_folder",
+    "check_export": "convert.tools.check",
     "Adapter": "adapters.training_adapter",
     "activate": "adapters.loaded_shifts",
     "adjust": "combine.adjusting",

@@ -16,7 +16,7 @@ import spectra
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ORDER = [room for floor in FLOORS.values() for room in floor]
-FOLDERS = ("spectra", "kernels", "cli", "benchmarks", "recipe", "tests", "docs")
+FOLDERS = ("spectra", "kernels", "cli", "benchmarks", "recipe", "tests", "docs", "examples")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -82,7 +82,7 @@ class Checked:
     error: float
 
 
-def check_file(
+def check_export(
     path: str | Path,
     tools: Sequence[Tool] = TOOLS,
     *,

@@ -23,7 +23,7 @@ from spectra.bases.pipeline import load_pipeline
 from spectra.convert.full_difference import write_difference
 from spectra.convert.lora.peft_folder import write_peft_folder
 from spectra.convert.lora.writing import write_lora
-from spectra.convert.tools.check import TOOLS, Checked, Tool, check_file
+from spectra.convert.tools.check import TOOLS, Checked, Tool, check_export
 from spectra.errors import FormatError
 from spectra.families import targets
 from spectra.naming.target_subsets import weight_name
@@ -92,7 +92,7 @@ def matrix_or_vector(each: Tensor) -> Tensor:
 
 
 def one(path: Path, tool: Tool, base: str, shift: SpectralShift | None = None) -> Checked:
-    (found,) = check_file(path, [tool], base=base, shift=shift)
+    (found,) = check_export(path, [tool], base=base, shift=shift)
     return found
 
 
@@ -196,7 +196,7 @@ def test_what_stops_a_tool_or_is_read_wrongly(tmp_path: Path) -> None:
     }
     for name, tensors in files.items():
         save_file(tensors, tmp_path / f"{name}.safetensors")
-    told = {name: check_file(tmp_path / f"{name}.safetensors", base=base) for name in files}
+    told = {name: check_export(tmp_path / f"{name}.safetensors", base=base) for name in files}
     found = {name: {each.tool: each for each in some} for name, some in told.items()}
     assert "cannot make an adapter" in found["table"]["lycoris"].refusal
     assert found["table"]["lycoris"].error == 1
@@ -209,7 +209,7 @@ def test_what_stops_a_tool_or_is_read_wrongly(tmp_path: Path) -> None:
     assert found["zero"]["kohya"].wrong  # an alpha of zero is the rank there, and nothing elsewhere
     assert found["zero"]["comfyui"].wrong == ()
     with pytest.raises(FormatError, match=r"no adapter_model.safetensors"):
-        check_file(tmp_path, base=base)
+        check_export(tmp_path, base=base)
 
 
 def test_the_last_modulation_of_sd3_in_comfyui(tmp_path: Path) -> None:
@@ -237,12 +237,12 @@ def test_transformers_by_kohyas_names(kind: str, tmp_path: Path) -> None:
     lora, difference = (written(shift, str(file), layout, tmp_path) for layout in ("kohya", "difference"))
     matrices = [name for name, weight in own.items() if weight.ndim > 1]
     last = [name for name in matrices if name.endswith((".norm_out.linear", "transformer.proj_out"))]
-    told = {each.tool: each for each in check_file(lora, base=str(file), shift=shift)}
+    told = {each.tool: each for each in check_export(lora, base=str(file), shift=shift)}
     assert told["comfyui"].weights == told["lycoris"].weights == len(matrices)
     assert told["kohya"].weights == len(matrices) - (len(last) if kind == "flux" else 0)
     assert not told["comfyui"].wrong + told["kohya"].wrong + told["lycoris"].wrong
     assert "not flux" in told["a1111"].refusal or kind == "sd3"
-    (whole,) = check_file(difference, ["comfyui"], base=str(file), shift=shift)
+    (whole,) = check_export(difference, ["comfyui"], base=str(file), shift=shift)
     assert (whole.weights, whole.loaded) == (len(own), whole.keys)
     assert whole.error < 1e-6
 
