@@ -52,6 +52,10 @@ RATES: Mapping[str, tuple[float, ...]] = {
     "lora-bytes": (1e-3, 3e-3, 1e-2, 3e-2),
     "lokr": (1e-3, 3e-3, 1e-2, 3e-2),
     "ia3": (1e-2, 3e-2, 1e-1),
+    "vera": (3e-3, 1e-2, 3e-2, 1e-1),
+    "oft": (1e-3, 3e-3, 1e-2, 3e-2),
+    "tinylora": (1e-3, 3e-3, 1e-2, 3e-2),
+    "psoft": (1e-3, 3e-3, 1e-2, 3e-2),
     "full": (3e-5, 1e-4, 3e-4, 1e-3),
 }
 """Learning rates that the search tries, a factor of three apart. The best lies between two others but for `shift-ca`,

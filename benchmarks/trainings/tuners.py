@@ -8,6 +8,11 @@
                      many bytes as `shift`
     lokr             PEFT's LoKr of rank 8 on every matrix and convolution of both
     ia3              PEFT's IA3 on the same
+    vera             PEFT's VeRA of rank 256 on every matrix of both: it takes no convolutions
+    oft              PEFT's OFT in blocks of 4 on every matrix of both: of PEFT 0.21.2 a convolution of more than one tap
+                     does not begin as the base, since overlapping patches are added up
+    tinylora         PEFT's TinyLoRA on every matrix of both: 64 numbers for each, beside its two leading directions
+    psoft            PEFT's PSOFT of rank 16 on every matrix of both
     full             every parameter of both
 
 All train the text encoder, since the embedded base has learnt to read past words that it does not know.
@@ -151,11 +156,11 @@ def _peft(
     """
 
     def make(pipe: Any, base: Any) -> Tuner:
-        from peft import inject_adapter_in_model
+        from peft import get_peft_model
 
         for name in COMPONENTS:
             model = getattr(pipe, name)
-            inject_adapter_in_model(configure(_layers(model)), model)
+            get_peft_model(model, configure(_layers(model)))  # the layers are replaced in the model itself
         return _other(pipe, base, finish=lambda: _merge(pipe), decays_to_start=from_ones)
 
     return make
@@ -232,6 +237,30 @@ def _ia3(layers: Mapping[str, list[str]]) -> Any:
     return IA3Config(target_modules=layers["matrices"], feedforward_modules=layers["feed_forward"])
 
 
+def _vera(layers: Mapping[str, list[str]]) -> Any:
+    from peft import VeraConfig
+
+    return VeraConfig(r=256, target_modules=layers["linear"])
+
+
+def _oft(layers: Mapping[str, list[str]]) -> Any:
+    from peft import OFTConfig
+
+    return OFTConfig(oft_block_size=4, target_modules=layers["linear"])
+
+
+def _tinylora(layers: Mapping[str, list[str]]) -> Any:
+    from peft import TinyLoraConfig
+
+    return TinyLoraConfig(r=2, u=64, target_modules=layers["linear"])
+
+
+def _psoft(layers: Mapping[str, list[str]]) -> Any:
+    from peft import PsoftConfig
+
+    return PsoftConfig(r=16, psoft_alpha=16, target_modules=layers["linear"])
+
+
 METHODS: Mapping[str, Callable[[Any, Any], Tuner]] = {
     "balanced": _preset("balanced"),
     "likeness": _preset("likeness"),
@@ -245,5 +274,9 @@ METHODS: Mapping[str, Callable[[Any, Any], Tuner]] = {
     "lora-bytes": _peft(_lora(1, ("attention", "feed_forward", "tokens"))),
     "lokr": _peft(_lokr),
     "ia3": _peft(_ia3, from_ones=True),
+    "vera": _peft(_vera),
+    "oft": _peft(_oft),
+    "tinylora": _peft(_tinylora),
+    "psoft": _peft(_psoft, from_ones=True),
     "full": _full,
 }
