@@ -48,6 +48,11 @@ class Results:
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
+    def recorded_rows(self, key: str) -> list[dict[str, Any]]:
+        """The rows of all records, one for each value of `key`: the latest of several."""
+        rows = (row for record in _lines(self.path) for row in record.get("rows", []))
+        return list({row[key]: row for row in rows}.values())
+
     def record(self, record: Mapping[str, Any]) -> None:
         """Appends a whole result."""
         _append(self.path, record)

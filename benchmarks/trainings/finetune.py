@@ -98,7 +98,7 @@ def loop_of(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
     terms = build_objectives(
         base, config, checked.subjects, checked.class_pictures, resolution, pipeline_fingerprint(base)
     )
-    prompts = [prompt for term in terms for prompt in term.source.every_prompt()]
+    prompts = [prompt for term in terms for prompt in term.every_prompt()]
     conditions = Conditions(
         lambda asked: family.encode(tuned.pipe, asked, resolution), prompts, keep=config.cache_prompts, trained=True
     )

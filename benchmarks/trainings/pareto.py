@@ -1,4 +1,4 @@
-"""Every two axes of the quality bench against each other, a point for each method, and the front of those unbeaten."""
+"""The axes of the quality bench against each other, a point for each method, and the front of those unbeaten."""
 
 from __future__ import annotations
 
@@ -55,6 +55,32 @@ def draw(methods: Sequence[Mapping[str, Any]]) -> Figure:
             axes.tick_params(which="both", labelbottom=row == size - 1, labelleft=column == 0)
     handles, labels = panels[0][0].get_legend_handles_labels()
     panels[0][size - 1].legend(handles, labels, loc="upper right")
+    return figure
+
+
+def draw_likeness_and_drift(methods: Sequence[Mapping[str, Any]]) -> Figure:
+    """Likeness against drift, a disc for each method, whose area grows with the root of its file's bytes."""
+    figure = style.new_figure(7.6, 5.2)
+    axes = figure.subplots()
+    methods = sorted(methods, key=lambda own: -_value(own, "similarity")[0])
+    points = [(_value(own, "drift")[0], _value(own, "similarity")[0]) for own in methods]
+    best = front(points, (AXES["drift"][1], AXES["similarity"][1]))
+    axes.plot(*zip(*(points[n] for n in best), strict=True), color=style.PALE, linewidth=1, zorder=0)
+    wide, line = (max(values) - min(values) for values in zip(*points, strict=True))
+    wide, line = wide / 3 or 1.0, line / 22 or 1.0  # about what a name takes
+    names: list[tuple[float, float]] = []
+    for number, (own, (x, y)) in enumerate(zip(methods, points, strict=True)):
+        kilobytes = _value(own, "bytes")[0]
+        colour = style.UP if number in best else style.DOWN
+        axes.scatter(x, y, s=5 * kilobytes**0.5, color=colour, alpha=0.6, linewidths=0)
+        height = min([y, *(below - line for beside, below in names if abs(beside - x) < wide)])
+        names.append((x, height))
+        label = f"{own['method']}, {kilobytes:,.0f} kB"
+        arrow = {"arrowstyle": "-", "color": style.PALE}
+        axes.annotate(label, (x, y), (x + wide / 8, height), va="center", fontsize="small", arrowprops=arrow)
+    axes.margins(x=0.12)
+    axes.set_xlabel("drift: how far other concepts' pictures move (less is better)")
+    axes.set_ylabel("likeness to the subject (more is better)")
     return figure
 
 

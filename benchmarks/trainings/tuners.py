@@ -9,8 +9,8 @@
     lokr             PEFT's LoKr of rank 8 on every matrix and convolution of both
     ia3              PEFT's IA3 on the same
     vera             PEFT's VeRA of rank 256 on every matrix of both: it takes no convolutions
-    oft              PEFT's OFT in blocks of 4 on every matrix of both: of PEFT 0.21.2 a convolution of more than one tap
-                     does not begin as the base, since overlapping patches are added up
+    oft              PEFT's OFT in blocks of 4 on every matrix of both; its convolutions of more than one tap do not
+                     begin as the base (0.21.2), since overlapping patches are added up
     tinylora         PEFT's TinyLoRA on every matrix of both: 64 numbers for each, beside its two leading directions
     psoft            PEFT's PSOFT of rank 16 on every matrix of both
     full             every parameter of both

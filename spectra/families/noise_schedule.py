@@ -21,6 +21,9 @@ class Schedule(Protocol):
     def draw(self, generator: torch.Generator) -> Tensor:
         """The time of one training sample, a scalar."""
 
+    def at(self, shares: Tensor) -> Tensor:
+        """The times `[n]` below which these shares of all that is drawn lie, `[n]` from 0 to 1."""
+
     def levels(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and spread of `timesteps [n]`: `[n, 1, 1, 1]` in the dtype and on the device of `like`."""
 
@@ -77,6 +80,12 @@ class DiffusionSchedule:
         if self.sampling == "sigmoid":
             return (torch.randn((), generator=generator).sigmoid() * count).long().clamp_max(count - 1)
         return torch.randint(count, (), generator=generator)
+
+    def at(self, shares: Tensor) -> Tensor:
+        """The timesteps of these shares of all draws."""
+        count = len(self.alphas_cumprod)
+        shares = _logit_normal(shares) if self.sampling == "sigmoid" else shares
+        return (shares * count).long().clamp_max(count - 1)
 
     def sampled(self, how: str) -> DiffusionSchedule:
         """The same, its times drawn as `how` says; the steps of a drawing are not moved here."""
@@ -174,7 +183,14 @@ class FlowSchedule:
         """A time, in float32."""
         if self.sampling == "uniform":
             return self.steps * torch.rand((), generator=generator)
-        sigma = torch.randn((), generator=generator).sigmoid()
+        return self._moved(torch.randn((), generator=generator).sigmoid())
+
+    def at(self, shares: Tensor) -> Tensor:
+        """The times of these shares of all draws, in float32."""
+        return self.steps * shares if self.sampling == "uniform" else self._moved(_logit_normal(shares))
+
+    def _moved(self, sigma: Tensor) -> Tensor:
+        """The times of sigmas drawn logit-normal."""
         odds = 1.0 if self.sampling == "sigmoid" else self.odds
         return self.steps * odds * sigma / (1 + (odds - 1) * sigma)
 
@@ -195,6 +211,12 @@ class FlowSchedule:
     def weights(self, timesteps: Tensor) -> Tensor:
         """Ones."""
         return torch.ones(timesteps.shape[0])
+
+
+def _logit_normal(shares: Tensor) -> Tensor:
+    """The quantiles of the logistic function of a standard normal variable."""
+    quantiles: Tensor = torch.special.ndtri(shares).sigmoid()
+    return quantiles
 
 
 def dynamic_shift(config: Any, tokens: int) -> float:

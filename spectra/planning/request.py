@@ -43,7 +43,7 @@ class PlanRequest:
         """Different prompts that a trained text encoder reads in a step, at most."""
         if not self.config.prior_weight:
             return 1
-        several = self.config.keep_prompts or self.config.prior_unconditional
+        several = self.config.keep_prompts or self.config.prior_unconditional or self.config.follow_prompts
         return 1 + (self.config.batch if several else 1)
 
     @property

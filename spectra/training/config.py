@@ -12,7 +12,7 @@ from spectra.bases.quantisation import parse_quantisation
 from spectra.errors import InputError, Mistakes
 from spectra.io.toml_files import read_toml, toml_value
 from spectra.settings import check_ranges, check_types, embedded_defaults
-from spectra.training.data.prompts import check_template
+from spectra.training.data.prompts import check_template, follow_prompt
 from spectra.training.declared_steps import TrainSettings
 from spectra.training.form import check_directions, check_outer
 from spectra.training.presets import DEFAULT_PRESET, PRESETS
@@ -57,16 +57,23 @@ class TrainConfig(TrainSettings):
             )
 
     def _check_prior(self) -> None:
-        for name, meant in (("prior_unconditional", "without a prompt"), ("keep_prompts", "for other words")):
-            if getattr(self, name) and self.prior_target != "base":
+        for template in self.follow_prompts:
+            follow_prompt(template, "a")
+        needs = {
+            "prior_unconditional": "without a prompt",
+            "keep_prompts": "for other words",
+            "prior_follow": "for follow prompts",
+        }
+        for name, meant in needs.items():
+            if self._prior_shares[name] and self.prior_target != "base":
                 raise InputError(
                     f'{name.replace("_", " ")} needs prior target "base": pictures of one class are not what the base '
                     f"draws {meant}"
                 )
-        if self.prior_unconditional + self.keep_prompts > 1:
+        if (whole := sum(self._prior_shares.values())) > 1 + 1e-9:
             raise InputError(
-                "prior unconditional and keep prompts are shares of the same pictures: expected a sum of at most "
-                f"1, got {self.prior_unconditional + self.keep_prompts:g}"
+                "prior unconditional, keep prompts and prior follow are shares of the same pictures: expected a sum of "
+                f"at most 1, got {whole:g}"
             )
 
     def _check_schedule(self) -> None:
@@ -105,6 +112,15 @@ class TrainConfig(TrainSettings):
             raise InputError("collage prompts: expected at least one")
         for template in self.collage_prompts:
             check_template(template)
+
+    @property
+    def _prior_shares(self) -> dict[str, float]:
+        """What share of the class pictures stands under which other prompts."""
+        return {
+            "prior_unconditional": self.prior_unconditional,
+            "keep_prompts": self.keep_prompts,
+            "prior_follow": self.prior_follow if self.follow_prompts else 0.0,
+        }
 
     @property
     def all_targets(self) -> str:

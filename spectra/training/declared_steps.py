@@ -101,6 +101,11 @@ class TrainSettings(SubjectSettings):
         choices=("auto", "uniform", "sigmoid", "shift"),
         elsewhere="weighting_scheme",
     )
+    stratified_timesteps: bool = _optimizer(
+        False,
+        "Spread the noise levels of a step's samples evenly, one in each of as many equal parts: steps differ less.",
+        default_text="the preset's",
+    )
     noise_offset: float = _optimizer(
         0.0,
         "Spread of an offset of each channel's noise, which lets pictures become darker or brighter than the base "
@@ -141,6 +146,17 @@ class TrainSettings(SubjectSettings):
         formerly="prior_words",
         **SHARE,
         brief="0 to 1: how much other words are kept in mind.",
+    )
+    follow_prompts: tuple[str, ...] = _prior(
+        (),
+        'A prompt that the subject follows as its class does, such as "{prompt} on a beach": {prompt} stands for the '
+        "instance prompt. Some class pictures stand under it, held to the base's answer to the same with the class "
+        "prompt. Needs prior target base; of one subject; repeatable.",
+        option="--follow-prompt",
+        default_text="none; in the presets of the embedded base six coloured grounds",
+    )
+    prior_follow: float = _prior(
+        0.05, "Share of class pictures trained under a follow prompt, where there are any.", **SHARE
     )
     prior_count: int = _prior(
         200, "Number of class pictures that the base draws.", least=1, embedded=24, elsewhere="num_class_images"

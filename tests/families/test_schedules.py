@@ -57,6 +57,15 @@ def test_times_are_drawn_as_asked_for() -> None:
     assert float(even.std()) == pytest.approx(12**-0.5, abs=0.01)
 
 
+@pytest.mark.parametrize("how", ["shift", "sigmoid", "uniform"])
+def test_a_share_of_all_times_lies_below_its_quantile(how: str) -> None:
+    schedule, shares = FlowSchedule(3.0).sampled(how), torch.tensor([0.1, 0.5, 0.9])
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([schedule.draw(generator) for _ in range(4000)])
+    below = (drawn[:, None] < schedule.at(shares)).double().mean(0)
+    torch.testing.assert_close(below, shares.double(), rtol=0, atol=0.02)
+
+
 def test_the_shift_by_resolution_is_the_pipelines_own() -> None:
     config = FlowMatchEulerDiscreteScheduler().config
     for tokens in (16, 256, 1024, 4096, 16384):

@@ -115,6 +115,20 @@ def test_times_are_drawn_as_asked_for() -> None:
         schedule().sampled("shift")
 
 
+def test_the_times_of_a_step_are_spread_where_they_are_stratified() -> None:
+    times = schedule()
+    generator = torch.Generator().manual_seed(0)
+    plain, even = (DenoisingObjective("d", FixedSource(), times, stratified=spread) for spread in (False, True))
+    steps = torch.stack([even.draw(4, generator).timesteps for _ in range(2000)])
+    ends = times.at(torch.tensor([0.25, 0.5, 0.75]))
+    parts = torch.bucketize(steps.sort(1).values, ends, right=True)
+    assert parts.tolist() == [[0, 1, 2, 3]] * 2000
+    assert len({tuple(step) for step in torch.bucketize(steps, ends, right=True).tolist()}) == 24, "in any order"
+    alike = torch.cat([plain.draw(4, generator).timesteps for _ in range(2000)]).double()
+    assert float(steps.double().mean()) == pytest.approx(float(alike.mean()), abs=1)
+    assert float(steps.double().std()) == pytest.approx(float(alike.std()), abs=1)
+
+
 def test_every_picture_comes_once_in_a_round() -> None:
     objective = DenoisingObjective("d", FixedSource(), schedule())
     generator = torch.Generator().manual_seed(0)

@@ -95,6 +95,8 @@ def prior_prompts(
     *,
     random_words: float = 0.0,
     vocabulary: Sequence[str] = (),
+    follow: float = 0.0,
+    follow_prompts: Sequence[str] = (),
     seed: int = 0,
 ) -> list[str]:
     """The prompts of `count` class pictures, each kind evenly spread among the others.
@@ -103,6 +105,7 @@ def prior_prompts(
         prompt: the class prompt.
         unconditional: share of prompts that are empty.
         random_words: share in which a random word of `vocabulary` stands for the class, the prompt's last word.
+        follow: share under `follow_prompts`, one after the other.
     """
     before = prompt.rpartition(" ")[0]
     drawn = random.Random(seed).choices(vocabulary, k=count) if random_words else []
@@ -110,14 +113,22 @@ def prior_prompts(
     def falls(share: float, number: int) -> bool:
         return int((number + 1) * share) > int(number * share)
 
-    found, others = [], 0
+    found, others, rest, followed = [], 0, 0, 0
     for number in range(count):
         if falls(unconditional, number):
             found.append("")
             continue
         other = random_words > 0 and falls(random_words / (1 - unconditional), others)
         others += 1
-        found.append(f"{before} {drawn[number]}".strip() if other else prompt)
+        if other:
+            found.append(f"{before} {drawn[number]}".strip())
+            continue
+        if follow_prompts and falls(follow / (1 - unconditional - random_words), rest):
+            found.append(follow_prompts[followed % len(follow_prompts)])
+            followed += 1
+        else:
+            found.append(prompt)
+        rest += 1
     return found
 
 

@@ -81,6 +81,23 @@ def _bare(word: str) -> str:
     return word.strip(".,;:!?\"'")
 
 
+def follow_prompt(template: str, prompt: str) -> str:
+    """A prompt that a subject must still follow, by a template with the place {prompt}.
+
+    Raises:
+        InputError: the template lacks that place, or has others.
+    """
+    try:
+        filled = template.format(prompt=prompt)
+    except (AttributeError, KeyError, ValueError, IndexError):
+        filled = ""
+    if "{prompt}" not in template or not filled:
+        raise InputError(
+            f'follow prompt {template!r}: expected the place {{prompt}} and no other, as in "{{prompt}} on a beach"'
+        )
+    return filled
+
+
 def pair_prompt(template: str, left: SubjectPrompt, right: SubjectPrompt) -> str:
     """The prompt of a picture of two subjects, by a template with places {before}, {left} and {right}."""
     return template.format(before=left.before, left=left.noun, right=right.noun)

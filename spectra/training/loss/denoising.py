@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class DenoisingObjective:
             has not the noise's variance, and nothing pulls where nothing has changed.
         noise_offset: spread of what is added to each channel of the noise as a whole, so that pictures may become
             darker or brighter than the base draws them; 0 for none.
+        base_prompts: what the frozen base is asked where that is not what the model is asked, by the model's prompt.
+        stratified: the times of samples that are drawn together lie in equal parts of all times, one in each.
         remaining: pictures not yet drawn in this round; the only state, saved and restored with a training.
         extra_terms: further terms, of the same samples and prediction.
     """
@@ -36,6 +38,8 @@ class DenoisingObjective:
     weight: float = 1.0
     from_base: bool = False
     noise_offset: float = 0.0
+    base_prompts: Mapping[str, str] = field(default_factory=dict)
+    stratified: bool = False
     remaining: list[int] = field(default_factory=list)
     extra_terms: Sequence[LossTerm] = ()
 
@@ -43,6 +47,10 @@ class DenoisingObjective:
     def terms(self) -> tuple[LossTerm, ...]:
         """Every term of the loss that judges these samples: itself, and the extra ones."""
         return (self, *self.extra_terms)
+
+    def every_prompt(self) -> list[str]:
+        """All prompts that the model or the base can be asked."""
+        return [*self.source.every_prompt(), *self.base_prompts.values()]
 
     def weight_at(self, done: float) -> float:
         """The weight, which is the same at every step."""
@@ -59,6 +67,9 @@ class DenoisingObjective:
                 own[1] += self.noise_offset * torch.randn((shape[0], 1, 1), generator=generator)
             normals.append(own)
             timesteps.append(self.schedule.draw(generator))
+        if self.stratified:
+            parts = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
+            timesteps = [*self.schedule.at(parts / count)]
         posterior, noise = torch.stack(normals, dim=1)
         return Draw(torch.tensor(index), posterior, noise, torch.stack(timesteps))
 
@@ -70,6 +81,10 @@ class DenoisingObjective:
         weight = self.schedule.weights(draw.timesteps).to(device)
         prompts, words = self.source.prompts(draw.index), self.source.words(draw.index)
         return NoisySamples(noisy, timesteps, prompts, target, weight, words if self.extra_terms else ())
+
+    def asked_of_base(self, samples: NoisySamples) -> NoisySamples:
+        """The same samples with the prompts that the frozen base is asked."""
+        return replace(samples, prompts=[self.base_prompts.get(prompt, prompt) for prompt in samples.prompts])
 
     def loss(self, prediction: ModelPrediction, samples: NoisySamples) -> Tensor:
         """The weighted mean squared error, in float32."""

@@ -15,13 +15,13 @@ from spectra.training.data.class_pictures import PriorKey, prior_pictures, prior
 from spectra.training.data.collage import CollageSource, CollageSubject
 from spectra.training.data.latents import PictureSource
 from spectra.training.data.pictures import fit
-from spectra.training.data.prompts import SubjectPrompt, parse_prompt
+from spectra.training.data.prompts import SubjectPrompt, follow_prompt, parse_prompt
 from spectra.training.data.subjects import Subject
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.unmix import UnmixTerm
 
 PRIOR_PROMPTS = 192
-"""Fewest prompts over the class pictures, where some of them have random words."""
+"""Fewest prompts over the class pictures, where some of them have random words or are to be followed."""
 
 
 def build_objectives(
@@ -50,8 +50,7 @@ def build_objectives(
     source = _source(pipe, config, pictures, prompts, names, 0.0, progress)
     schedule = family.schedule(pipe.scheduler, family.tokens(source.latent_shape), config.min_snr_gamma)
     schedule = schedule.sampled(config.timestep_sampling)
-    offset = config.noise_offset
-    objectives = [DenoisingObjective("denoising", source, schedule, noise_offset=offset, extra_terms=extra_terms)]
+    objectives = [DenoisingObjective("denoising", source, schedule, extra_terms=extra_terms)]
     if config.prior_weight > 0:
         if own_class_pictures:
             pictures = [[fit(picture, resolution) for picture in own_class_pictures]] * len(subjects)
@@ -64,9 +63,11 @@ def build_objectives(
         classes = [name.as_class for name in names]
         source = _source(pipe, config, pictures, prompts, classes, config.prior_unconditional, progress)
         from_base = config.prior_target == "base"
-        objectives.append(
-            DenoisingObjective("prior", source, schedule, config.prior_weight, from_base, noise_offset=offset)
-        )
+        prior = DenoisingObjective("prior", source, schedule, config.prior_weight, from_base)
+        prior.base_prompts = _follow_prompts(config, subjects)
+        objectives.append(prior)
+    for objective in objectives:
+        objective.noise_offset, objective.stratified = config.noise_offset, config.stratified_timesteps
     return objectives
 
 
@@ -100,8 +101,9 @@ def _class_prompts(
 ) -> list[list[str]]:
     """The prompts of each subject's class pictures, of which there are `counts`."""
     words = vocabulary(pipe.tokenizer) if config.keep_prompts else []
+    follow_prompts = list(_follow_prompts(config, subjects))
     # A picture of one subject comes under several words; those of several subjects have one prompt each.
-    rounds = -(-PRIOR_PROMPTS // counts[0]) if words and len(subjects) == 1 else 1
+    rounds = -(-PRIOR_PROMPTS // counts[0]) if (words or follow_prompts) and len(subjects) == 1 else 1
     return [
         prior_prompts(
             subject.class_prompt,
@@ -109,7 +111,19 @@ def _class_prompts(
             config.prior_unconditional,
             random_words=config.keep_prompts,
             vocabulary=words,
+            follow=config.prior_follow,
+            follow_prompts=follow_prompts,
             seed=config.seed,
         )
         for subject, count in zip(subjects, counts, strict=True)
     ]
+
+
+def _follow_prompts(config: TrainConfig, subjects: Sequence[Subject]) -> dict[str, str]:
+    """The prompts that a single subject must still follow, each with what the base is asked in its place."""
+    if len(subjects) > 1:
+        return {}
+    (subject,) = subjects
+    asked = (subject.prompt, subject.class_prompt)
+    filled = [(follow_prompt(each, asked[0]), follow_prompt(each, asked[1])) for each in config.follow_prompts]
+    return dict(filled)

@@ -15,8 +15,8 @@ from spectra.families.attention import Maps, Word
 class Draw:
     """Everything random of `n` samples: entries of a source, posterior noise, noise and timesteps.
 
-    All of it is drawn sample by sample, on the CPU and from one generator: a step's samples are then the same however
-    they are cut into batches, on any device, and after a resume.
+    All of a step is drawn at once, on the CPU and from one generator: its samples are then the same however they are
+    cut into batches, on any device, and after a resume.
     """
 
     index: Tensor

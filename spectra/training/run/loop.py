@@ -207,7 +207,8 @@ class Loop:
             from_base = [number for number, part in enumerate(batch) if part.objective.from_base]
             if from_base:
                 with torch.no_grad(), self.frozen():
-                    predictions = self._predict([samples[n] for n in from_base], self.conditions.frozen)
+                    asked = [batch[n].objective.asked_of_base(samples[n]) for n in from_base]
+                    predictions = self._predict(asked, self.conditions.frozen)
                 for number, prediction in zip(from_base, predictions, strict=True):
                     samples[number] = replace(samples[number], target=prediction.output)
             rows = [part.concept for part, each in zip(batch, samples, strict=True) for _ in each.prompts]

@@ -118,7 +118,7 @@ class Training:
         for each in self.inputs:
             given = each.config, each.subjects, each.class_pictures
             objectives = build_objectives(pipe, *given, self.resolution, self.fingerprint, progress=self.progress)
-            prompts += [prompt for objective in objectives for prompt in objective.source.every_prompt()]
+            prompts += [prompt for objective in objectives for prompt in objective.every_prompt()]
             concepts.append(Concept(each.name, objectives, each.config.seed))
         conditions = Conditions(
             lambda prompts: family.encode(pipe, prompts, self.resolution),

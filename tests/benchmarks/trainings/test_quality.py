@@ -14,7 +14,7 @@ from PIL import Image
 
 from spectra.bases.embedded import subjects
 from spectra.bases.pipeline import load_pipeline
-from spectra.benchmarks import reports, run
+from spectra.benchmarks import reports, results, run
 from spectra.benchmarks.case import Bench
 from spectra.benchmarks.trainings import judge, pareto, quality, quality_axes, quality_table, tuners
 from spectra.benchmarks.trainings.finetune import finetune
@@ -189,3 +189,24 @@ def test_the_best_is_the_best_over_all_searched_subjects() -> None:
 def test_the_front_holds_what_nothing_beats() -> None:
     points = [(0.5, 0.2), (0.6, 0.2), (0.6, 0.3), (0.1, 0.1), (0.2, 0.4)]  # more, and less, is better
     assert pareto.front(points, (True, False)) == [3, 1]
+
+
+def test_discs_of_likeness_against_drift_grow_with_bytes_and_names_stand_apart() -> None:
+    methods = [
+        {"method": name, "similarity": alike, "drift": drift, "bytes": size}
+        for name, alike, drift, size in (("a", 0.6, 0.1, 1e4), ("b", 0.6, 0.2, 1e6), ("c", 0.3, 0.05, 4e4))
+    ]
+    (axes,) = pareto.draw_likeness_and_drift(methods).axes
+    sizes = {tuple(disc.get_offsets()[0]): disc.get_sizes()[0] for disc in axes.collections}  # type: ignore[attr-defined]
+    assert sizes[0.2, 0.6] > sizes[0.05, 0.3] > sizes[0.1, 0.6]
+    (line,) = axes.lines
+    assert line.get_xydata().tolist() == [[0.05, 0.3], [0.1, 0.6]]  # type: ignore[union-attr]
+    assert {text.get_text(): text.xyann[1] for text in axes.texts}.keys() == {"a, 10 kB", "b, 1,000 kB", "c, 40 kB"}  # type: ignore[attr-defined]
+
+
+def test_rows_of_all_records_are_the_latest_of_each(tmp_path: Path) -> None:
+    kept = results.Results("quality", tmp_path)
+    assert kept.recorded_rows("item") == []
+    for first, second in ((1, 2), (3, 4)):
+        kept.record({"rows": [{"item": "a", "drift": first}, {"item": f"b{first}", "drift": second}]})
+    assert [(row["item"], row["drift"]) for row in kept.recorded_rows("item")] == [("a", 3), ("b1", 2), ("b3", 4)]
