@@ -34,7 +34,8 @@ _MUCH_LOST = 0.3
 class _Options:
     files: tuple[Path, ...] = argument(
         "A shift; or files of svdiff-pytorch, diffusers' PR 3107, dome272, phymhan or svdiff-kohya; or an "
-        "embedding (textual inversion). With --check alone: an exported file, and the shift it was made of.",
+        "embedding (textual inversion); or a training's state.safetensors, for the shift in it. With --check alone: an "
+        "exported file, and the shift it was made of.",
         "FILE...",
     )
     out: Path | None = output_option(
@@ -146,7 +147,7 @@ def _check_usage(files: list[Path], kinds: set[str], options: _Options) -> None:
     to, chosen = options.to, (options.rank is not None) + (options.error is not None)
     if "lora" in kinds:
         raise FormatError(f"{files[0]}: a LoRA or full differences, no shift; spectra extract finds the closest shift")
-    if "shift" in kinds and len(files) > 1:
+    if not kinds.isdisjoint(("shift", "state")) and len(files) > 1:
         raise typer.BadParameter("one shift at a time; spectra merge makes one of several", param_hint="FILE...")
     if "embedding" in kinds and len(files) > 1:
         raise typer.BadParameter(
@@ -164,7 +165,7 @@ def _check_usage(files: list[Path], kinds: set[str], options: _Options) -> None:
         raise typer.BadParameter("only a LoRA has a rank, or an error to choose", param_hint="--rank")
     if options.dtype not in _DTYPES.get(to, (options.dtype,)):
         raise typer.BadParameter(f"{FORMATS[to]} is not stored in {options.dtype}", param_hint="--dtype")
-    if "shift" not in kinds and not options.base:
+    if kinds.isdisjoint(("shift", "state")) and not options.base:
         raise FormatError(
             f"{files[0]}: it does not say which base it was trained on, and means nothing without: give --base"
         )
@@ -176,6 +177,10 @@ def _read(files: list[Path], kinds: set[str], options: _Options) -> tuple[Spectr
         from spectra.shift.shift_file import read_shift
 
         shift, about = read_shift(files[0]), {"format": "shift"}
+    elif "state" in kinds:
+        from spectra.shift.shift_file import read_kept_shift
+
+        shift, about = read_kept_shift(files[0]), {"format": "a training's state"}
     elif "embedding" in kinds:
         from spectra.convert.embeddings import read_embedding
 

@@ -10,6 +10,7 @@
     ├── WeightError           a weight that has no spectrum, or is not there (quantised, offloaded, not finite)
     ├── ShiftFileError        a file that is not a shift, is damaged, or is of a later format
     ├── MismatchError         a shift that does not fit the model it is loaded into
+    ├── DivergedError         a training whose loss or parameters are not finite any more
     ├── CacheError            the spectrum cache cannot be read or written
     └── OutputError           an output exists already or cannot be written
 
@@ -137,6 +138,10 @@ class PictureWarning(UserWarning):
 
 class CacheWarning(UserWarning):
     """The cache went on, but not as it should: a damaged entry was set aside, or nothing can be stored."""
+
+
+class DivergedError(SpectraError):
+    """A training whose loss or parameters are not finite any more."""
 
 
 class CacheError(SpectraError):

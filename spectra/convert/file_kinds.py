@@ -3,6 +3,7 @@
 | name | file | read by | written by |
 |---|---|---|---|
 | shift | ours | `spectra.shift.shift_file` | `spectra.shift.shift_file` |
+| state | a training's state, which holds a shift | `spectra.shift.shift_file` | |
 | svdiff-pytorch | svdiff-pytorch 0.2.0, diffusers' PR 3107 | `svdiff.conversion` | `svdiff.conversion` |
 | dome272, phymhan, svdiff-kohya | other implementations of SVDiff | `svdiff.conversion` | |
 | lora | diffusers | `lora.reading` | `lora.writing` |
@@ -22,6 +23,7 @@ from spectra.errors import FormatError
 from spectra.io.dtypes import BYTES, FLOATS
 from spectra.io.safetensors_header import Header, HeaderError, read_header
 from spectra.shift.metadata import FORMAT
+from spectra.shift.shift_file import STATE_FORMAT
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
@@ -58,8 +60,8 @@ def files_of(path: str | Path) -> list[Path]:
 
 
 def file_kind(path: str | Path) -> str:
-    """What a file is, by its header: "shift", a name of `SVDIFF_SUFFIXES`, "pickle", "lora" for every change, or
-    "embedding".
+    """What a file is, by its header: "shift", "state" of a training, a name of `SVDIFF_SUFFIXES`, "pickle", "lora" for
+    every change, or "embedding".
 
     Raises:
         FormatError: it cannot be read, or is none of them.
@@ -72,6 +74,8 @@ def file_kind(path: str | Path) -> str:
     header = header_of(path)
     if header.metadata.get("format") == FORMAT:
         return "shift"
+    if header.metadata.get("format") == STATE_FORMAT:
+        return "state"
     kind = svdiff_layout(header.tensors) or ("lora" if holds_lora(header.tensors) else "")
     if not kind and holds_embedding(header):
         kind = "embedding"

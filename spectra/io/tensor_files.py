@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from spectra.errors import BaseError
 from spectra.io.dtypes import BYTES, FLOATS, computing_dtype, dtype_name, torch_dtype
-from spectra.io.safetensors_header import HeaderError, StoredTensor, build_header, read_header
+from spectra.io.safetensors_header import Header, HeaderError, StoredTensor, build_header, read_header
 from spectra.io.scaled_tensors import ScaleError, attach_scales, multiply, scale_of_rows
 
 if TYPE_CHECKING:
@@ -106,6 +106,34 @@ def create_file(
         stream.write(header)
         stream.truncate(len(header) + sum(math.prod(shape) * BYTES[dtype] for dtype, shape in tensors.values()))
     return stored_tensors(path)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """A new safetensors file of these tensors, of any dtype and device; what is there is replaced.
+
+    Raises:
+        OSError: it cannot be written; safetensors' own writer hides the reason.
+    """
+    import torch
+
+    keys = sorted(tensors, key=lambda key: (-tensors[key].itemsize, key))  # so that every tensor is aligned
+    shapes = {key: (dtype_name(tensors[key].dtype), tuple(tensors[key].shape)) for key in keys}
+    with path.open("wb") as stream:
+        stream.write(build_header(dict(sorted(metadata.items())), shapes))
+        for key in keys:
+            stream.write(tensors[key].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def load_tensors(path: Path) -> tuple[Header, dict[str, Tensor]]:
+    """A whole safetensors file: its header, and its tensors by key, read into memory and no memory map.
+
+    Raises:
+        BaseError: a tensor cannot be read.
+        HeaderError: no whole safetensors file.
+        OSError: it cannot be read.
+    """
+    header = read_header(path)
+    return header, {key: _read_values(tensor, ()) for key, tensor in header.tensors.items()}
 
 
 def change_header(

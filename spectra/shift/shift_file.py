@@ -24,6 +24,10 @@ from spectra.shift.packing import arrays as packing
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_header import SUFFIX, common_precision, open_shift_file, read_array
 
+STATE_FORMAT = "spectra-training-state"
+KEPT_SHIFT = "shift-file"
+"""What a training's state says that it is, and its tensor whose bytes are a shift file."""
+
 
 def write_shift(
     shift: SpectralShift,
@@ -103,7 +107,20 @@ def read_shift(path: str | os.PathLike[str]) -> SpectralShift:
     Raises:
         ShiftFileError: no such file, not a shift, damaged, or of a later format version.
     """
-    with open_shift_file(Path(path)) as (stream, header):
+    return _read(Path(path))
+
+
+def read_kept_shift(path: str | os.PathLike[str]) -> SpectralShift:
+    """The shift that a training's state holds: what the training would have given, had it ended there.
+
+    Raises:
+        ShiftFileError: no such file, not a training's state, or damaged.
+    """
+    return _read(Path(path), within=KEPT_SHIFT)
+
+
+def _read(path: Path, within: str = "") -> SpectralShift:
+    with open_shift_file(path, within) as (stream, header):
         strings = header.metadata
         tensors = {key: read_array(stream, tensor) for key, tensor in header.tensors.items()}
         if version_of(strings) != VERSION:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -90,8 +91,12 @@ def _packed_header(told: packing.Described, file_bytes: int) -> ShiftHeader:
 
 
 @contextlib.contextmanager
-def open_shift_file(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
+def open_shift_file(path: Path, within: str = "") -> Iterator[tuple[BinaryIO, Header]]:
     """An open shift file and its header, which is checked as far as that goes without its values.
+
+    Args:
+        path: of the file.
+        within: key of the tensor of a safetensors file whose bytes are the shift file; the file itself by default.
 
     Raises:
         ShiftFileError: no such file, not a shift, cut short, or of a later format version; also an error of the
@@ -100,10 +105,17 @@ def open_shift_file(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
     with path_in_errors(path):
         if not path.is_file():
             raise ShiftFileError("it is a folder; name a file" if path.is_dir() else "no such file; check the path")
-        with path.open("rb") as stream:
+        with contextlib.ExitStack() as opened:
+            stream: BinaryIO = opened.enter_context(path.open("rb"))
             size = os.fstat(stream.fileno()).st_size
             try:
                 header = parse_header(path, read_header_text(stream, size), size)
+                if within:
+                    if within not in header.tensors:
+                        raise ShiftFileError(f"no tensor {within} in it, which holds a shift; name another file")
+                    stream = io.BytesIO(read_array(stream, header.tensors[within]).tobytes())
+                    size = len(stream.getbuffer())
+                    header = parse_header(path, read_header_text(stream, size), size)
             except HeaderError as error:
                 raise ShiftFileError(f"{error}: not a whole safetensors file; fetch or make it again") from error
             check_version(header.metadata)

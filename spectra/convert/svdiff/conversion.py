@@ -21,6 +21,7 @@ from spectra.convert.svdiff.files import ADDED_NORMS, read_svdiff, reshape_of
 from spectra.convert.weight_change import WeightShift
 from spectra.errors import FormatError
 from spectra.io.atomic_writes import atomic_folder, check_output
+from spectra.io.tensor_files import save_tensors
 from spectra.naming.target_subsets import component_of, path_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
@@ -155,17 +156,15 @@ def export_svdiff(
 
 
 def _write_folder(folder: str | Path, deltas: Mapping[str, Tensor], force: bool) -> None:
-    from safetensors.torch import save_file
-
     with atomic_folder(folder, KIND, force=force) as temporary:
         for component, file in SVDIFF_FILES.items():
             tensors = {
-                f"{path_of(peft_name(name))}.delta": delta.contiguous()
+                f"{path_of(peft_name(name))}.delta": delta
                 for name, delta in deltas.items()
                 if component_of(name) == component
             }
             if tensors:
-                save_file(tensors, temporary / file)
+                save_tensors(temporary / file, tensors, {})
 
 
 def _errors(captured: Collection[Captured]) -> tuple[float, tuple[str, float]]:

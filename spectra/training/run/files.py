@@ -13,15 +13,15 @@ from spectra.generate.contact_sheet import stacked
 from spectra.io.atomic_writes import atomic_write
 from spectra.plots import style
 from spectra.shift.shift import SpectralShift
-from spectra.shift.shift_file import write_shift
+from spectra.shift.shift_file import encode_shift, write_shift
 from spectra.shift.trajectory import CHECKPOINTS, PROGRESS, checkpoint_name
 from spectra.training.data.subjects import pair_prompts, pictures_digest
 from spectra.training.run.concept_parameters import ConceptParameters
 from spectra.training.run.inputs import ValidatedInputs
 from spectra.training.run.loop import Loop
-from spectra.training.run.outputs import LOG, LOSS_CURVE, SAMPLES, SHEET, STATE
+from spectra.training.run.outputs import LAST_GOOD, LOG, LOSS_CURVE, SAMPLES, SHEET, STATE
 from spectra.training.run.report import Summary, draw_loss_curve, write_log
-from spectra.training.run.state import save_state
+from spectra.training.run.state import Origin, save_state
 from spectra.training.run.validation import PicturesByPrompt, Validation
 from spectra.version import versions
 
@@ -49,8 +49,11 @@ class Files:
             for number, each in enumerate(self._inputs):
                 each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
                 path = files.enter_context(atomic_write(each.outputs.unfinished / STATE, force=True))
-                pictures = pictures_digest(each.subjects)
-                save_state(self._loop, number, path, config=each.config, pictures=pictures, base=self._base)
+                with self._loop.result.in_place():
+                    shift = encode_shift(self._shift(number))
+                save_state(
+                    self._loop, number, path, Origin(each.config, pictures_digest(each.subjects), self._base), shift
+                )
 
     def keep_shifts(self) -> None:
         """Write the shift of each concept as it is after this step, in float16, among those of other steps."""
@@ -60,6 +63,17 @@ class Files:
                 folder.mkdir(parents=True, exist_ok=True)
                 path = folder / checkpoint_name(self._loop.step)
                 write_shift(self._shift(number), path, dtype="float16", force=True)
+
+    def keep_last_good(self) -> str:
+        """Write each concept's shift as it is, after a training has gone back to its last good step; says where."""
+        if not self._loop.step:
+            return ""
+        kept = []
+        for number, each in enumerate(self._inputs):
+            path = each.outputs.unfinished / LAST_GOOD
+            write_shift(self._shift(number), path, force=True)
+            kept.append(str(path))
+        return f"; the shift after {self._loop.step} steps is kept in {' and '.join(kept)}"
 
     def add_samples(self, number: int, row: Image.Image) -> None:
         """Add a row of validation pictures to a concept's sheet of them."""

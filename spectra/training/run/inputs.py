@@ -82,7 +82,8 @@ def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool =
     saved = None
     if resume:
         saved = read_state(outputs.find_state())
-        check_resumable(saved, config, pictures_digest(subjects))
+        finished = saved.path.parent != outputs.unfinished
+        check_resumable(saved, config, pictures_digest(subjects), finished=finished)
     return ValidatedInputs(name=concept.name, config=config, outputs=outputs, subjects=subjects, saved=saved, **found)
 
 

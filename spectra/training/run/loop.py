@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spectra.errors import SpectraError
+from spectra.errors import DivergedError
 from spectra.families.attention import AttentionMaps
 from spectra.families.family import Condition, Family
 from spectra.layers.per_sample import Samples
@@ -29,6 +29,7 @@ from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.terms import Draw, ModelPrediction, NoisySamples
 from spectra.training.run.averages import Result
 from spectra.training.run.concept_words import ConceptWords
+from spectra.training.run.last_good import LastGood
 from spectra.training.run.lr_schedule import set_learning_rates
 from spectra.training.run.optimizer import clip_by_concept, make_optimizer
 
@@ -97,6 +98,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(self.parameters, self.rates, self.config))
         self.result = Result(self.parameters, self.optimizer, self.config)
+        self.last_good = LastGood(self.parameters)
         keys = {id(parameter): key for key, parameter in self.parameters.items()}
         self.optimized = [keys[id(each)] for group in self.optimizer.param_groups for each in group["params"]]
 
@@ -121,9 +123,10 @@ class Loop:
         """One optimizer step, over `accumulation` batches. Adds a record to each history; returns the mean loss.
 
         Raises:
-            SpectraError: a loss is not finite.
+            DivergedError: a loss or a parameter is not finite. The parameters are those of the last good step then.
         """
         began, config = time.perf_counter(), self.config
+        self.last_good.begin()
         set_learning_rates(self.optimizer, config, self.step)
         # Drawn for the whole step before it is cut into batches: how it is cut then changes no sample.
         count = config.batch * config.accumulation
@@ -152,16 +155,30 @@ class Loop:
             self.maps.request([])  # what is drawn between steps has other samples
         for concept, record in zip(self.concepts, records, strict=True):
             if not math.isfinite(record["loss"]):
-                raise SpectraError(
-                    f"the loss{f' of {concept.name}' if len(self.concepts) > 1 else ''} is {record['loss']} "
-                    f"at step {self.step + 1}; train with a lower --lr than {config.lr:g}"
-                    + (", or without mixed precision" if config.mixed_precision != "no" else "")
-                )
+                whose = f" of {concept.name}" if len(self.concepts) > 1 else ""
+                raise self._diverged(f"the loss{whose} is {record['loss']}")
+        self.last_good.confirm(self.step)
+        if self.last_good.overflows(self.accelerator.scaler is not None and self.optimizer.step_was_skipped):
+            raise self._diverged("gradients overflow in half precision, step after step")
+        if not self.last_good.finite():
+            raise self._diverged("the parameters are not finite")
         self.step += 1
         self.result.update(self.step)
         for concept, record in zip(self.concepts, records, strict=True):
             concept.history.append({**record, "seconds": time.perf_counter() - began})
         return sum(record["loss"] for record in records) / len(records)
+
+    def _diverged(self, what: str) -> DivergedError:
+        """Go back to the last good step, and say what to change."""
+        at, config = self.step + 1, self.config
+        self.last_good.restore()
+        self.step = self.last_good.step or 0
+        half = getattr(self.pipe, self.family.model).dtype == torch.float16 or config.mixed_precision == "fp16"
+        advice = [f"with a lower --lr than {config.lr:g}"] if self.last_good.step is not None else []
+        advice += ["in float32 or bfloat16"] if half else []
+        return DivergedError(
+            f"{what} at step {at}; train {', or '.join(advice) or 'on another base, or from no shift'}"
+        )
 
     def dry_run(self) -> None:
         """Forward and backward of one batch, with the shapes of a step's; leaves gradients in the parameters."""

@@ -20,9 +20,10 @@ SHEET = "before-after.png"
 LOSS_CURVE = "loss.png"
 STATE = "state.safetensors"
 SAMPLES = "samples.png"
+LAST_GOOD = "last-good.safetensors"
 LOCK = "lock"
 
-ON_THE_WAY = (STATE, SAMPLES, f"{CHECKPOINTS}/{checkpoint_name('*')}", f"{LOGS}/**/*")
+ON_THE_WAY = (STATE, LAST_GOOD, SAMPLES, f"{CHECKPOINTS}/{checkpoint_name('*')}", f"{LOGS}/**/*")
 """Names of what a training writes into its folder of an unfinished one; nothing else in there is ever removed."""
 
 
@@ -59,9 +60,8 @@ class Outputs:
             with self._locked():
                 pass
         if any(self._on_the_way()) and not resume and not force:
-            raise OutputError(
-                f"{self.unfinished} holds an unfinished training; continue it with --resume, or start anew with --force"
-            )
+            go_on = "continue it with --resume, or " if (self.unfinished / STATE).exists() else ""
+            raise OutputError(f"{self.unfinished} holds an unfinished training; {go_on}start anew with --force")
 
     @contextlib.contextmanager
     def reserved(self) -> Iterator[None]:

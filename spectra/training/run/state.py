@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from spectra.errors import InputError
+from spectra.errors import BaseError, InputError
+from spectra.io.safetensors_header import HeaderError, read_header
+from spectra.io.tensor_files import load_tensors, save_tensors
 from spectra.settings import declared_settings
+from spectra.shift.shift_file import KEPT_SHIFT, STATE_FORMAT
 from spectra.training.config import TrainConfig, make_config
 from spectra.training.run.loop import Loop
 from spectra.training.run.lr_schedule import scheduler
 
-FORMAT = {"format": "spectra-training-state", "version": "3"}
+FORMAT = {"format": STATE_FORMAT, "version": "4"}
 
 CHANGEABLE_ON_RESUME = frozenset(name for name, each in declared_settings(TrainConfig).items() if each.resumable)
 """Settings that may change on resuming: none of them moves a parameter."""
@@ -41,10 +42,19 @@ class SavedState:
     progress: dict[str, Any]
 
 
-def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, pictures: str, base: str) -> None:
+@dataclass(frozen=True)
+class Origin:
+    """What a training was given: its settings, a digest of its instance pictures, and its base's fingerprint."""
+
+    config: TrainConfig
+    pictures: str
+    base: str
+
+
+def save_state(loop: Loop, number: int, path: Path, origin: Origin, shift: bytes) -> None:
     """Write the state of one concept between two steps: the very state that it would have if it were trained alone.
 
-    `pictures` is the digest of its instance pictures, `base` the base's fingerprint.
+    `shift` is the file of the shift that the training would give if it ended here.
     """
     concept = loop.concepts[number]
     tensors = {f"shift/{key}": loop.row(key, value, number).detach().cpu() for key, value in loop.parameters.items()}
@@ -59,6 +69,7 @@ def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, pict
                 tensors[f"optimizer/{place}/{name}"] = loop.row(key, value, number).cpu().clone()
             else:
                 numbers.setdefault(str(place), {})[name] = value
+    tensors[KEPT_SHIFT] = torch.frombuffer(bytearray(shift), dtype=torch.uint8)
     tensors["random/torch"] = torch.get_rng_state()
     tensors["random/draws"] = concept.generator.get_state()
     for device in range(torch.cuda.device_count()):
@@ -72,9 +83,9 @@ def save_state(loop: Loop, number: int, path: Path, *, config: TrainConfig, pict
         "optimizer": numbers,
         "groups": [_numbers(group) for group in loop.optimizer.param_groups],
     }
-    header = {"config": json.dumps(config.as_dict()), "progress": json.dumps(progress)}
-    header |= {**FORMAT, "subject": pictures, "base": base}
-    save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata=header)
+    header = {"config": json.dumps(origin.config.as_dict()), "progress": json.dumps(progress)}
+    header |= {**FORMAT, "subject": origin.pictures, "base": origin.base}
+    save_tensors(path, tensors, header)
 
 
 def optimizer_states(loop: Loop) -> list[dict[str, Any]]:
@@ -97,19 +108,21 @@ def read_state(path: Path) -> SavedState:
     if not path.is_file():
         raise InputError(f"nothing to resume: {path} does not exist; a training saves it with --save-every N")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if {name: header.get(name) for name in FORMAT} != FORMAT:
-                raise InputError(f"{path}: not a training state of version {FORMAT['version']}; start without --resume")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        header = read_header(path).metadata
+        if {name: header.get(name) for name in FORMAT} != FORMAT:
+            raise InputError(f"{path}: not a training state of version {FORMAT['version']}; start without --resume")
+        _, tensors = load_tensors(path)
         config = make_config(json.loads(header["config"]), source=str(path))
         return SavedState(path, tensors, config, header["subject"], header["base"], json.loads(header["progress"]))
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, HeaderError, BaseError, KeyError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: a damaged training state ({error}); start without --resume") from error
 
 
-def check_resumable(saved: SavedState, config: TrainConfig, pictures: str) -> None:
+def check_resumable(saved: SavedState, config: TrainConfig, pictures: str, *, finished: bool) -> None:
     """Check that continuing `saved` under `config` gives what an uninterrupted training would have.
+
+    `finished` says that the training wrote its folder: then there must be steps left. Otherwise its last one may have
+    been done, and what comes after it is still to do.
 
     Raises:
         InputError: a setting or the pictures changed, or the steps are done already.
@@ -127,7 +140,7 @@ def check_resumable(saved: SavedState, config: TrainConfig, pictures: str) -> No
         )
     if pictures != saved.pictures:
         raise InputError("cannot resume: the instance pictures are not those that the training began with")
-    if saved.progress["step"] >= config.steps:
+    if saved.progress["step"] >= config.steps and (finished or saved.progress["step"] > config.steps):
         raise InputError(
             f"cannot resume: {saved.progress['step']} steps are done and {config.steps} asked for; give more --steps"
         )

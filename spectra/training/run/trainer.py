@@ -16,6 +16,7 @@ from spectra.adapters.plan_tuning import tune
 from spectra.adapters.spectra_from import find_originals
 from spectra.adapters.training_adapter import Adapter, attach_form
 from spectra.bases.pipeline import load_pipeline
+from spectra.errors import DivergedError
 from spectra.families import targets
 from spectra.families.attention import AttentionMaps
 from spectra.families.known import family_of
@@ -189,7 +190,10 @@ class Training:
             with working(self.progress, "measuring plans", 1):
                 tune(self.adapter, loop.dry_run)
         started = time.perf_counter()
-        self._take_steps()
+        try:
+            self._take_steps()
+        except DivergedError as error:
+            raise DivergedError(f"{error}{self._files.keep_last_good()}") from error
         cost = {"resumed_at": resumed_at, "train_seconds": time.perf_counter() - started}
         for each in self._trackers:
             each.close()  # their files move with the folder
