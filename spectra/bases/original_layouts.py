@@ -27,6 +27,8 @@ _PREFIX = "model.diffusion_model."
 
 _SD3 = "joint_blocks.0.x_block.attn.qkv.weight"
 
+_CHROMA = "distilled_guidance_layer.in_proj.weight"
+
 _AVERAGED = "model_ema."
 
 _TEXT_ENCODERS = {
@@ -39,8 +41,8 @@ _TEXT_ENCODERS = {
     "text_encoders.clip_g.transformer.": ("text_encoder_2", "clip"),
     "text_encoders.t5xxl.transformer.": ("text_encoder_3", "t5"),
 }
-"""Prefix of each text encoder in checkpoints of Stable Diffusion 1.x, 2.x, SDXL, SD3 and Flux, the component that it is
-and whose keys it has; only OpenCLIP's differ from transformers'."""
+"""Prefix of each text encoder in checkpoints of Stable Diffusion 1.x, 2.x, SDXL, SD3, Flux and Chroma, the component
+that it is and whose keys it has; only OpenCLIP's differ from transformers'."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def original_layout(stored: Stored) -> dict[str, dict[str, Place]]:
         if not tensors:
             continue
         if kind == "t5" and "text_encoder_2" not in found and mark != _SD3:
-            component = "text_encoder_2"  # Flux has one CLIP, SD3 has two
+            component = "text_encoder" if mark == _CHROMA else "text_encoder_2"  # Flux has a CLIP, Chroma none
         if kind == "open_clip":
             found[component] = _converted(tensors, partial(_open_clip, stored, prefix))
         else:
@@ -181,6 +183,12 @@ def _flux(stored: Stored, tensors: dict[str, Tensor]) -> Any:
     return convert_flux_transformer_checkpoint_to_diffusers(tensors)
 
 
+def _chroma(stored: Stored, tensors: dict[str, Tensor]) -> Any:
+    from diffusers.loaders.single_file_utils import convert_chroma_transformer_checkpoint_to_diffusers
+
+    return convert_chroma_transformer_checkpoint_to_diffusers(tensors)
+
+
 def _flux2(stored: Stored, tensors: dict[str, Tensor]) -> Any:
     from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
 
@@ -208,6 +216,7 @@ _DENOISERS: dict[str, tuple[str, Callable[[Stored, dict[str, Tensor]], Any]]] = 
     "input_blocks.0.0.weight": ("unet", _unet),
     _SD3: ("transformer", _sd3),
     "single_stream_modulation.lin.weight": ("transformer", _flux2),
+    _CHROMA: ("transformer", _chroma),
     "double_blocks.0.img_attn.qkv.weight": ("transformer", _flux),
     "layers.0.adaLN_modulation.0.weight": ("transformer", _z_image),
     "transformer_blocks.0.img_mod.1.weight": ("transformer", _qwen_image),

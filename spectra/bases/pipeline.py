@@ -7,6 +7,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,7 @@ from spectra.bases.embedded import NAME
 from spectra.bases.embedded import path as embedded_path
 from spectra.bases.missing_packages import missing_package
 from spectra.bases.prediction import AUTO, marked_prediction, with_prediction
-from spectra.bases.quantisation import Quantisation, find_denoiser, parse_quantisation, read_gguf
+from spectra.bases.quantisation import Quantisation, find_denoiser, parse_quantisation, quantised_from_file, read_gguf
 from spectra.bases.single_file import configuration_folder, load_single_file
 from spectra.bases.text_to_image import text_to_image
 from spectra.errors import BaseError, InputError
@@ -129,8 +130,6 @@ def load_pipeline(
     location, quantisation = find_base(base), parse_quantisation(quantize)
     if quantisation is not None:
         quantisation.require()
-        if location.kind == "file":
-            raise InputError(f"{location.name}: --quantize takes a diffusers folder or a hub id, this is a single file")
     import torch
     from diffusers import DiffusionPipeline
 
@@ -138,7 +137,9 @@ def load_pipeline(
     try:
         with _no_bars():
             if location.kind == "file":
-                pipe = load_single_file(Path(location.target), location.components_from, dtype)
+                file = Path(location.target)
+                made = None if quantisation is None else partial(quantised_from_file, file, quantisation, dtype)
+                pipe = load_single_file(file, location.components_from, dtype, made)
             else:
                 pipe = DiffusionPipeline.from_pretrained(
                     location.target,

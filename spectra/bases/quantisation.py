@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.bases.index_files import read_index
+from spectra.bases.original_layouts import original_layout
 from spectra.errors import BaseError, InputError
+from spectra.io.tensor_files import create_file, stored_tensors, write_rows
 from spectra.naming.target_subsets import DENOISERS
 
 if TYPE_CHECKING:
@@ -59,15 +63,22 @@ class Quantisation:
     def pipeline_config(self, denoiser: str, compute_dtype: torch.dtype) -> Any:
         """What diffusers' `from_pretrained` of a pipeline takes as `quantization_config`.
 
+        Arguments and errors are those of `model_config`; `denoiser` is the name of the component that is quantised.
+        """
+        from diffusers import PipelineQuantizationConfig
+
+        return PipelineQuantizationConfig(quant_mapping={denoiser: self.model_config(compute_dtype)})
+
+    def model_config(self, compute_dtype: torch.dtype) -> Any:
+        """What diffusers takes as `quantization_config` of one model.
+
         Args:
-            denoiser: the name of the component that is quantised.
             compute_dtype: in which layers compute.
 
         Raises:
             InputError: bitsandbytes, which diffusers loads on a GPU only, and there is none.
         """
         import torch
-        from diffusers import PipelineQuantizationConfig
 
         config: Any
         if _PACKAGE[self.kind] == "torchao":
@@ -88,7 +99,7 @@ class Quantisation:
                 config = BitsAndBytesConfig(
                     load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype
                 )
-        return PipelineQuantizationConfig(quant_mapping={denoiser: config})
+        return config
 
 
 def parse_quantisation(text: str) -> Quantisation | None:
@@ -133,3 +144,29 @@ def read_gguf(file: Path, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
             str(file), config=str(folder / name), quantization_config=config, dtype=dtype, local_files_only=True
         )
     }
+
+
+def quantised_from_file(
+    checkpoint: Path, quantisation: Quantisation, dtype: torch.dtype, folder: Path
+) -> dict[str, Any]:
+    """The denoiser of a single-file checkpoint, quantised, by the name of its component.
+
+    diffusers quantises what it loads from a folder. So one is made for it, tensor by tensor, among the system's
+    temporary files; it has the denoiser's size, and is gone when this returns.
+
+    Args:
+        folder: that has the checkpoint's configuration.
+    """
+    if quantisation.file is not None:
+        return read_gguf(quantisation.file, folder, dtype)
+    name, kind = find_denoiser(folder)
+    places = original_layout(stored_tensors(checkpoint))[name]
+    with tempfile.TemporaryDirectory(prefix="spectra-") as temporary:
+        shutil.copy(folder / name / "config.json", temporary)
+        tensors = {key: (place.dtype, place.shape) for key, place in places.items()}
+        written = create_file(Path(temporary) / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt"})
+        for key, place in places.items():
+            write_rows(written[key], place.read())
+        config = quantisation.model_config(dtype)
+        options = {"quantization_config": config, "dtype": dtype, "use_safetensors": True, "local_files_only": True}
+        return {name: kind.from_pretrained(temporary, **options)}

@@ -54,12 +54,16 @@ def configuration_folder(path: Path, components_from: str = "") -> Path | None:
     return None
 
 
-def load_single_file(path: Path, components_from: str, dtype: torch.dtype) -> Any:
+def load_single_file(
+    path: Path, components_from: str, dtype: torch.dtype, denoiser: Callable[[Path], Mapping[str, Any]] | None = None
+) -> Any:
     """The pipeline of a checkpoint, in a dtype.
 
     Args:
         components_from: the diffusers folder that has what the file lacks; empty for that beside it of its name, or
             the hub's.
+        denoiser: makes it, by the name of its component, given the folder with the configuration; by default it is
+            read from the file.
 
     Raises:
         BaseError: of no known layout, or without a component that is not in the folder either.
@@ -72,19 +76,20 @@ def load_single_file(path: Path, components_from: str, dtype: torch.dtype) -> An
     }
     if not set(DENOISERS) & readers.keys():
         raise BaseError(
-            f"{path}: not a checkpoint of Stable Diffusion, SDXL, SD3, Flux, Flux.2, Qwen-Image or Z-Image (it has no "
-            "denoiser in the layout of theirs); give a diffusers folder instead"
+            f"{path}: not a checkpoint of Stable Diffusion, SDXL, SD3, Flux, Chroma, Flux.2, Qwen-Image or Z-Image "
+            "(it has no denoiser in the layout of theirs); give a diffusers folder instead"
         )
     folder = configuration_folder(path, components_from) or _published_configuration(stored)
     if any(key.startswith(_VAE) for key in stored):
         readers["vae"] = _vae(stored, folder / "vae")
     index = read_index(folder)
     listed = {name: value for name, value in index.items() if isinstance(value, list)}
-    left_out = _left_out(folder, index["_class_name"], listed, readers.keys(), path)
-    parts = {
+    made = {} if denoiser is None else dict(denoiser(folder))
+    left_out = _left_out(folder, index["_class_name"], listed, readers.keys() | made.keys(), path)
+    parts = made | {
         name: _load_model(path, name, _class(*value), folder / name, readers[name], dtype)
         for name, value in listed.items()
-        if name in readers and name not in left_out
+        if name in readers and name not in left_out and name not in made
     }
     return DiffusionPipeline.from_pretrained(
         str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, **parts, **left_out

@@ -121,6 +121,24 @@ def test_flux_by_shapes_alone() -> None:
         assert found[key].shape[0] == value.shape[0]
 
 
+def test_chroma_by_shapes_alone() -> None:
+    from diffusers import ChromaTransformer2DModel
+
+    with torch.device("meta"):
+        model = ChromaTransformer2DModel(num_layers=2, num_single_layers=1)
+    theirs = original.original_chroma(model)
+    t5 = {"text_encoders.t5xxl.transformer.shared.weight": torch.empty(8, 4)}
+    layout = original_layout(without_values(theirs | t5))
+    found = layout["transformer"]
+    assert found.keys() == model.state_dict().keys()
+    assert {place.stored.key for place in found.values()} == theirs.keys()
+    assert found["single_transformer_blocks.0.proj_mlp.weight"].spans == ((9216, 21504),)
+    assert found["distilled_guidance_layer.norms.3.weight"].stored.key == "distilled_guidance_layer.norms.3.scale"
+    for key, value in model.state_dict().items():
+        assert found[key].shape[0] == value.shape[0]
+    assert layout.keys() == {"transformer", "text_encoder"}
+
+
 def test_flux2_z_image_and_qwen_image(tmp_path: Path) -> None:
     torch.manual_seed(0)
     flux2 = Flux2Transformer2DModel(

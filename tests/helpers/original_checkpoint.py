@@ -93,6 +93,13 @@ def original_flux(transformer: Any) -> State:
     return {key.removeprefix(DENOISER): value for key, value in state.items()}
 
 
+def original_chroma(transformer: Any) -> State:
+    """Chroma's transformer: Flux's blocks without modulations, which one layer for all of them makes."""
+    state = _original(transformer.state_dict(), FLUX | CHROMA, ())
+    made = {key.removeprefix(DENOISER): value for key, value in state.items()}
+    return {re.sub(r"(norms\.\d+)\.weight", r"\1.scale", key): value for key, value in made.items()}
+
+
 def original_flux2(transformer: Any) -> State:
     """Flux.2's transformer: like Flux's, with one modulation for all blocks."""
     return _original(transformer.state_dict(), FLUX2, ("final_layer.adaLN",))
@@ -190,6 +197,11 @@ FLUX = {
     rf"{_SINGLE}proj_out": r"single_blocks.\1.linear2",
     r"proj_out": "final_layer.linear",
     r"norm_out\.linear": "final_layer.adaLN_modulation.1",
+}
+CHROMA = {
+    r"distilled_guidance_layer\.(in_proj|out_proj|norms\.\d+)": r"distilled_guidance_layer.\1",
+    r"distilled_guidance_layer\.layers\.(\d+)\.linear_1": r"distilled_guidance_layer.layers.\1.in_layer",
+    r"distilled_guidance_layer\.layers\.(\d+)\.linear_2": r"distilled_guidance_layer.layers.\1.out_layer",
 }
 FLUX2 = {
     r"time_guidance_embed\.timestep_embedder\.linear_1": "time_in.in_layer",

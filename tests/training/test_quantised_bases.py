@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import original_checkpoint
 import pytest
 import quantised_models
 import tiny_families
 import torch
+from fp8_checkpoint import scaled_fp8
 from PIL import Image
 from trainings import quick_outputs as quick_outputs
 
@@ -180,8 +182,28 @@ def test_a_missing_package_is_told_with_how_to_install_it(monkeypatch: pytest.Mo
         load_pipeline(quantize="fp8")
 
 
-def test_a_single_file_is_not_quantised(tmp_path: Path) -> None:
-    file = tmp_path / "base.safetensors"
-    file.write_bytes(b"")
-    with pytest.raises(InputError, match="takes a diffusers folder or a hub id, this is a single file"):
-        load_pipeline(str(file), quantize="int8")
+@pytest.mark.parametrize("kind", ["int8", "fp8", "gguf"])
+def test_the_denoiser_of_a_single_file_is_quantised_like_that_of_a_folder(
+    kind: str, tiny_base: Path, gguf: Path, tmp_path: Path
+) -> None:
+    plain = load_pipeline(str(tiny_base))
+    file = original_checkpoint.write(tmp_path, original_checkpoint.original_checkpoint(plain), tiny_base)
+    quantize = str(gguf) if kind == "gguf" else kind
+    one, other = (load_pipeline(str(base), quantize=quantize) for base in (file, tiny_base))
+    assert any(is_quantised(weight) for weight in one.unet.parameters())
+    assert torch.equal(picture(one), picture(other))
+    shift = learnt(file, tmp_path / "q", quantize=quantize, directions="2")
+    assert shift.metadata.base_dtype == "float32"
+    assert shift.metadata.fingerprints == learnt(tiny_base, tmp_path / "p", directions="2").metadata.fingerprints
+
+
+def test_scaled_fp8_is_quantised_as_what_it_stands_for(tiny_base: Path, tmp_path: Path) -> None:
+    plain = original_checkpoint.original_checkpoint(load_pipeline(str(tiny_base)))
+    scaled, meant = scaled_fp8(plain, original_checkpoint.DENOISER)
+    (tmp_path / "meant").mkdir()
+    files = (
+        original_checkpoint.write(tmp_path, scaled, tiny_base),
+        original_checkpoint.write(tmp_path / "meant", meant, tiny_base),
+    )
+    one, other = (load_pipeline(str(file), quantize="int8") for file in files)
+    assert torch.equal(picture(one), picture(other))
