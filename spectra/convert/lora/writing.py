@@ -27,6 +27,8 @@ from spectra.convert.tools import kohya
 from spectra.convert.weight_change import WeightShift
 from spectra.errors import FormatError, InputError
 from spectra.io.atomic_writes import atomic_write, check_output
+from spectra.naming.original_names import Shapes
+from spectra.naming.target_subsets import TEXT_ENCODERS, component_of
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
@@ -106,7 +108,7 @@ def write_lora(
     check_output(path, force=force)
     keep_directions({}, rank=rank, error=error)  # refuses wrong ones before the slow part
     shifted = ShiftedBase(shift, base, variant=variant, cache=cache, progress=progress)
-    changes = shifted.changes()
+    changes, shapes = shifted.changes(), shifted.weights.shapes()
     reasons = {name: why for name, each in changes.items() if (why := _why_not(shift, name, each, layout))}
     able = {name: each for name, each in changes.items() if name not in reasons}
     kept = {name: each for name, each in keep_directions(able, rank=rank, error=error).items() if len(each)}
@@ -117,7 +119,8 @@ def write_lora(
     keys, dtype = KOHYA if layout == "kohya" else PEFT, options.get("dtype", "float32")
     with atomic_write(path, force=force) as temporary:
         ranks = {name: len(each) for name, each in kept.items()}
-        file = LoraFile(temporary, keys, shifted.weights.shapes(), ranks, dtype, file_metadata(shift.metadata))
+        stored = _whole_attention(ranks, shapes) if layout == "kohya" else ranks
+        file = LoraFile(temporary, keys, shapes, stored, dtype, file_metadata(shift.metadata))
 
         def write(part: WeightShift, weight: Tensor, spectrum: AnySpectrum | None) -> float:
             name, d = part.name, torch.from_numpy(able[part.name].d)
@@ -126,7 +129,7 @@ def write_lora(
         lost = shifted.visit(write, "writing", kept)
         size = temporary.stat().st_size
     total = sum(each.energy for each in able.values())
-    passed_over = kohya.unread(shifted.weights.shapes()) if layout == "kohya" else frozenset()
+    passed_over = kohya.unread(shapes) if layout == "kohya" else frozenset()
     unread = dict.fromkeys(sorted(passed_over & kept.keys()), "outside what kohya's scripts have a LoRA for")
     return WrittenLora(
         bytes=size,
@@ -162,6 +165,21 @@ def _check_smaller(shapes: Mapping[str, tuple[int, tuple[int, ...]]]) -> None:
             "changes most directions of its weights: give a rank or an error (0 for the exact one all the same), or "
             "write full differences"
         )
+
+
+def _whole_attention(ranks: Mapping[str, int], shapes: Shapes) -> dict[str, int]:
+    """The ranks, and one for what a text encoder's attention lacks: pairs that add nothing.
+
+    diffusers passes over a text encoder's attention if no `out_proj` is in kohya's layout, and A1111's OpenCLIP takes
+    all four matrices or none.
+    """
+    found: dict[str, int] = {}
+    for name in ranks:
+        attention, is_clip, _ = name.rpartition(".self_attn.")
+        if is_clip and component_of(name) in TEXT_ENCODERS:
+            every = (f"{attention}.self_attn.{part}_proj" for part in ("q", "k", "v", "out"))
+            found |= {each: 1 for each in every if each in shapes}
+    return found | dict(ranks)
 
 
 def _why_not(shift: SpectralShift, name: str, change: WeightChange, layout: LoraLayout) -> str:

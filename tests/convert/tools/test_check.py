@@ -178,6 +178,23 @@ def test_what_kohyas_scripts_pass_over_is_told_when_it_is_written(base: str, tmp
     assert not write_lora(shift, tmp_path / "p.safetensors", base=base).unread
 
 
+def test_some_matrices_of_a_text_encoders_attention(base: str, tmp_path: Path) -> None:
+    """The others stand in kohya's layout as pairs of nothing, without which diffusers and A1111 would pass over it."""
+    pipe = load_pipeline(base)
+    own = {name: weight.float() for name, weight in weights(pipe).items() if name.endswith(("attn.q_proj", "to_q"))}
+    shift = plain_base.mixed_shift(own, 2, 1)
+    done = write_lora(shift, tmp_path / "k.safetensors", base=base, layout="kohya")
+    assert set(done.ranks) == set(own)
+    for each in check_export(tmp_path / "k.safetensors", ["diffusers", "a1111", "kohya"], base=base, shift=shift):
+        assert (each.loaded, each.wrong) == (each.keys, ()), each.tool
+        assert each.error < 1e-6, each.tool
+    pipe.load_lora_weights(tmp_path / "k.safetensors")
+    parts = [part for part in ("unet", "text_encoder", "text_encoder_2") if hasattr(pipe, part)]
+    layers = [m for part in parts for m in getattr(pipe, part).modules() if isinstance(m, peft.tuners.lora.LoraLayer)]
+    moved = [each for each in layers if each.get_delta_weight(each.active_adapters[0]).any()]
+    assert len(moved) == len(own)
+
+
 def test_what_stops_a_tool_or_is_read_wrongly(tmp_path: Path) -> None:
     tiny_base.build().save_pretrained(tmp_path / "base")
     base, generator = str(tmp_path / "base"), torch.Generator().manual_seed(0)
