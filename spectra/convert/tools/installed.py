@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from spectra.convert.module_names import is_embedding, live_path
 from spectra.convert.tools.reading import Base, ExportedFile, Reading
-from spectra.errors import FormatError
 from spectra.naming.original_names import Architecture
 from spectra.naming.target_subsets import component_of, path_of, weight_name
 from spectra.spectrum.spectrum import matrix
@@ -135,8 +134,9 @@ def _loaded(file: ExportedFile, models: Mapping[str, Any], load: Callable[[], An
     try:
         with _quiet():
             load()
-    except (ValueError, KeyError, RuntimeError, AssertionError, TypeError, AttributeError, FormatError) as error:
-        return Reading.refused(" ".join(str(error).split())[:200] or type(error).__name__)
+    except Exception as error:  # the loaders raise kinds of their own, and stumble over keys of others
+        said = " ".join(str(error).split())[:200]
+        return Reading.refused(f"its loader stops with {type(error).__name__}{f': {said}' if said else ''}")
     changes: dict[str, Callable[[], Tensor]] = {}
     for component, model in models.items():
         for path, layer in model.named_modules():

@@ -13,6 +13,7 @@ import plain_base
 import pytest
 import small_models
 import tiny_base
+import tiny_families
 import tiny_sdxl
 import tools_by_rule
 import torch
@@ -141,6 +142,30 @@ def test_diffusers(base: str, layout: str, tmp_path: Path) -> None:
     assert found.error == pytest.approx(error(exact, changed), rel=1e-4)
     assert one(file, "diffusers", base).error < 1e-6  # of what the file means nothing is lost
     assert "folder with adapter_config.json" in one(file, "peft", base).refusal
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("sd3", "peft"), ("flux-dev", "peft"), ("flux2-klein", "kohya"), ("qwen-image", "kohya"), ("z-image", "kohya")],
+)
+def test_diffusers_on_transformers(name: str, layout: str, tmp_path: Path) -> None:
+    """What it passes over of kohya's layout is told too."""
+    pipe = tiny_families.build(name)
+    pipe.save_pretrained(tmp_path / "base")
+    own = {each.name: each.weight.detach().clone() for each in targets(pipe, "transformer")}
+    shift = plain_base.mixed_shift(own, 2, 1)
+    there = plain_base.shifted(own, shift)
+    exact = {key: there[key] - weight.double() for key, weight in own.items()}
+    file = written(shift, str(tmp_path / "base"), layout, tmp_path)
+    pipe.load_lora_weights(file)
+    pipe.fuse_lora(components=["transformer"])
+    pipe.unload_lora_weights()
+    after = {each.name: each.weight.detach() for each in targets(pipe, "transformer")}
+    changed = {key: after[key].double() - own[key].double() for key in own if not torch.equal(after[key], own[key])}
+    found = one(file, "diffusers", str(tmp_path / "base"), shift)
+    assert found.weights == len(changed)
+    assert found.error == pytest.approx(error(exact, changed), rel=1e-4)
+    assert (found.loaded < found.keys) == (name in ("flux2-klein", "z-image"))
 
 
 def test_peft(base: str, tmp_path: Path) -> None:
