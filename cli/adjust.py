@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.options import FilePrecision, argument, command, force_option, json_option, output_option
+from spectra.cli.next_steps import draw_from
+from spectra.cli.options import (
+    FilePrecision,
+    argument,
+    command,
+    file_dtype_option,
+    force_option,
+    json_option,
+    output_option,
+)
 from spectra.errors import InputError
 from spectra.settings import setting
 
@@ -38,7 +47,7 @@ class _Options:
     on: str = setting(
         "", "Weights that --band, --soft, --keep and --outer-rank act on, in place of all.", metavar="PATTERN"
     )
-    file_dtype: FilePrecision = setting("float32", "Precision of the file; float16 takes half the bytes.")
+    file_dtype: FilePrecision | None = file_dtype_option()
     force: bool = force_option("an existing file")
     json: bool = json_option()
 
@@ -61,6 +70,7 @@ def adjust(options: _Options) -> None:
     from spectra.cli.exactness import unknown_as_dict
     from spectra.combine import adjusting
     from spectra.io.atomic_writes import check_output
+    from spectra.shift.precision import kept_precision
     from spectra.shift.shift_file import read_shift, write_shift
 
     steps = _steps(options)
@@ -69,7 +79,8 @@ def adjust(options: _Options) -> None:
     adjusted = adjusting.adjust(shift, steps)
     changes, unknown = weight_changes([shift, adjusted.shift])
     moved = compare(*changes)
-    size = write_shift(adjusted.shift, options.out, dtype=options.file_dtype, force=options.force)
+    dtype = kept_precision([shift.precision], options.file_dtype)
+    size = write_shift(adjusted.shift, options.out, dtype=dtype, force=options.force)
     found = {
         "file": str(options.file),
         "output": str(options.out),
@@ -131,6 +142,7 @@ def _show(adjusted: Adjusted, found: dict[str, Any]) -> Iterator[output.Part]:
     yield facts([exactness_line(found, "the change")])
     sizes = f"{found['weights']:,} weights, {found['floats']:,} floats, {found['bytes']:,} bytes"
     yield f"wrote {found['output']}: {sizes}"
+    yield draw_from(Path(found["output"]), adjusted.shift.metadata)
 
 
 def _in_words(step: Step) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from spectra.bases.prediction import PREDICTION_TYPE
 from spectra.cli import output
+from spectra.cli.next_steps import following
 from spectra.cli.options import argument, command, force_option, json_option, output_option, variant_option
 from spectra.cli.tables import readable, short_percent
 from spectra.settings import REQUIRED, setting
@@ -82,3 +83,4 @@ def _show(found: dict[str, Any]) -> Iterator[output.Part]:
     yield f"{found['weights']:,} weights shifted; stored in {', '.join(found['dtypes'])}, which costs {rounding}"
     if found["averages"]:
         yield f"so are the moving averages (model_ema) of {found['averages']:,} of them"
+    yield following("spectra", "generate", "--base", found["out"], "--prompt", "...")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import typer
 
 from spectra.cli import output
-from spectra.cli.convert_view import FORMATS, convert_rows
+from spectra.cli.convert_view import FORMATS, convert_rows, next_step
 from spectra.cli.options import Precision, argument, command, force_option, json_option, output_option, variant_option
 from spectra.cli.tables import facts
 from spectra.cli.tool_check import NAMES, check, check_tools, show_check
@@ -116,6 +116,7 @@ def convert(options: _Options) -> None:
         if options.check:
             yield ""
             yield from show_check(found["check"], of_shift=True)
+        yield next_step(shift, found["written"])
 
     output.result(found, json=options.json, human=human)
     if options.to == "lora" and "unet" in read["components"]:

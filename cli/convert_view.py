@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from spectra.cli.next_steps import draw_from
 from spectra.cli.tables import readable, short_percent
+
+if TYPE_CHECKING:
+    from spectra.shift.shift import SpectralShift
 
 FORMATS = {
     "shift": "a shift",
@@ -45,6 +50,17 @@ def convert_rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "left out", f"{each['weights']:,} {each['why']}; {short_percent(each['error'])} of ||Delta W||"
     for each in written.get("unread", ()):
         yield "for others", f"{each['weights']:,} {each['why']}; {short_percent(each['error'])} of ||Delta W||"
+
+
+def next_step(shift: SpectralShift, written: dict[str, Any]) -> str:
+    """What to do with what was written."""
+    if written["format"] == "shift":
+        return draw_from(Path(written["path"]), shift.metadata)
+    if written["format"] in ("lora", "kohya"):
+        return f"next: in diffusers, pipe.load_lora_weights({written['path']!r})"
+    if written["format"] == "embedding":
+        return f"next: in diffusers, pipe.load_textual_inversion({written['path']!r})"
+    return f"next: give {written['path']} to one of them"
 
 
 def _fit_rows(fit: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from spectra.bases.embedded import NAME
 from spectra.cli import output
+from spectra.cli.next_steps import following
 from spectra.cli.options import argument, check_device, command, device_option, json_option, variant_option
 from spectra.cli.tables import readable, table
 from spectra.settings import setting
@@ -50,7 +52,6 @@ def decompose(options: _Options) -> None:
     """Decomposes every weight of a base once, and keeps the spectra for all later commands."""
     import torch
 
-    from spectra.bases.embedded import NAME
     from spectra.bases.weight_files import base_weights
     from spectra.spectrum.cache.spectrum_cache import default_cache
 
@@ -99,3 +100,5 @@ def _show(found: dict[str, Any]) -> Iterator[output.Part]:
     yield f"stored: floats of the spectra per float of the weights; in {found['cache']}"
     if few:
         yield "in full: cut from all directions, where the leading ones alone were not quicker, or not found"
+    base = [] if found["base"] == NAME else ["--base", found["base"]]
+    yield following("spectra", "train", *base, "--images", "DIR", "--prompt", "a photo of a [V1] dog")

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
 from spectra.cli.captured_change import LITTLE_LEFT, as_dict, show_captured
+from spectra.cli.next_steps import draw_with
 from spectra.cli.options import (
+    FilePrecision,
     Precision,
     argument,
     command,
+    file_dtype_option,
     force_option,
     json_option,
     layers_option,
@@ -48,6 +51,7 @@ class _Options:
     separable: bool = setting(False, "Let a convolution's terms be output x input x kernel, in fewer floats each.")
     rest: Path | None = setting(None, "Write what the shift leaves, as a LoRA.", metavar="FILE")
     rank: int = setting(16, "Rank of the LoRA that --rest writes.", least=1)
+    file_dtype: FilePrecision | None = file_dtype_option()
     layers: bool = layers_option()
     force: bool = force_option()
     json: bool = json_option(", every weight in it")
@@ -68,6 +72,7 @@ def extract(options: _Options) -> None:
     """
     from spectra.convert.extraction import extract as run
     from spectra.io.atomic_writes import check_output
+    from spectra.shift.precision import kept_precision
     from spectra.shift.shift_file import write_shift
 
     start, rest = time.perf_counter(), options.rest
@@ -86,7 +91,8 @@ def extract(options: _Options) -> None:
         rank=0 if rest is None else options.rank,
         progress=output.progress(),
     )
-    size = write_shift(done.shift, options.out, force=options.force)
+    dtype = kept_precision([_precision_of(Path(options.model))], options.file_dtype)
+    size = write_shift(done.shift, options.out, dtype=dtype, force=options.force)
     found = {
         "base": options.base,
         "model": options.model,
@@ -110,6 +116,14 @@ def extract(options: _Options) -> None:
         )
 
 
+def _precision_of(model: Path) -> FilePrecision:
+    """Float16 of a file that has nothing else, such as a LoRA."""
+    from spectra.io.safetensors_header import read_header
+
+    codes = {each.code for each in read_header(model).tensors.values()} if model.is_file() else set()
+    return "float16" if codes == {"F16"} else "float32"
+
+
 def _write_rest(done: Extracted, path: Path, options: _Options) -> dict[str, Any] | None:
     """Writes the LoRA, if there is anything for it."""
     from spectra.convert.lora.writing import write_factors
@@ -128,3 +142,4 @@ def _show(found: dict[str, Any], every_layer: bool) -> Iterator[output.Part]:
     if rest := found["rest_file"]:
         yield f"{rest['file']}: LoRA of rank {rest['rank']}, {rest['bytes']:,} bytes"
         yield f"with it the error is {short_percent(rest['error'])}"
+    yield draw_with(Path(found["out"]), found["base"])

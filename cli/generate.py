@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.cli import output
+from spectra.cli.next_steps import following
 from spectra.cli.options import check_device, command, device_option, force_option, json_option, output_option
 from spectra.cli.tables import plural
 from spectra.generate.settings import GenerateSettings, Sampling, make_generate_settings
@@ -44,6 +45,8 @@ def generate(options: _Options, given: dict[str, Any]) -> None:
     found = run(settings, options.out, force=options.force, device=options.device, progress=output.progress())
     count, seconds = len(found["pictures"]), found["seconds"]
     lines = [f"{plural(count, 'picture')} in {found['folder']} ({seconds:.1f} s)", f"contact sheet: {found['sheet']}"]
-    for file, word in found["unused_words"]:
-        output.say(f"the shift {file} has vectors for the special word {word!r}, and no prompt has it")
+    if given.get("shifts"):
+        lines.append("next: the same at several strengths, with scales behind the file: --shift FILE:1,.7,.4")
+    else:
+        lines.append(following("spectra", "train", "--help") + "     (how to teach it a subject)")
     output.result(found, json=options.json, human=lambda: lines)

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
-from spectra.cli.options import FilePrecision, argument, command, force_option, json_option, output_option
+from spectra.cli.options import (
+    FilePrecision,
+    argument,
+    command,
+    file_dtype_option,
+    force_option,
+    json_option,
+    output_option,
+)
 from spectra.combine.merge_settings import PARAMETERS, MergeSettings
 from spectra.errors import InputError
 from spectra.settings import declared_settings, setting
@@ -39,9 +47,7 @@ class _Options:
         panel=_RECIPE,
     )
     save_recipe: Path | None = setting(None, "Write the recipe too.", metavar="FILE.toml", panel=_RECIPE)
-    file_dtype: FilePrecision = setting(
-        "float32", "Precision of the file; float16 takes half the bytes.", panel=_RECIPE
-    )
+    file_dtype: FilePrecision | None = file_dtype_option(_RECIPE)
     dry_run: bool = setting(False, "Say what would happen; write nothing.", panel=_RECIPE)
     force: bool = force_option("existing files", _RECIPE)
     json: bool = json_option(panel=_RECIPE)
@@ -64,6 +70,7 @@ def merge(options: _Options, given: dict[str, Any]) -> None:
     from spectra.cli import merge_view
     from spectra.combine import merging
     from spectra.io.atomic_writes import atomic_write, check_output
+    from spectra.shift.precision import kept_precision
     from spectra.shift.shift_file import write_shift
     from spectra.shift.shift_header import read_shift_header
 
@@ -92,7 +99,8 @@ def merge(options: _Options, given: dict[str, Any]) -> None:
     found = merge_view.as_dict(merged)
     text = "" if save_recipe is None else merged.recipe.to_toml(save_recipe.parent)
     if not options.dry_run and out is not None:
-        found["bytes"] = write_shift(merged.shift, out, dtype=options.file_dtype, force=force)
+        dtype = kept_precision((read_shift_header(path).precision for path in paths), options.file_dtype)
+        found["bytes"] = write_shift(merged.shift, out, dtype=dtype, force=force)
         found["output"] = str(out)
         found["content_hash"] = read_shift_header(out).metadata.content_hash
         if save_recipe is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
+from spectra.cli.next_steps import draw_from
 from spectra.cli.tables import cosine, facts, percent, plain, plural, short_names, spaced, table
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def show(merged: Merged, found: dict[str, Any]) -> Iterator[output.Part]:
         yield "dry run: nothing was written"
     else:
         yield f"wrote {found['output']} ({found['bytes']:,} bytes)"
+        yield draw_from(Path(found["output"]), merged.shift.metadata)
     if "saved_recipe" in found:
         yield f"recipe: {found['saved_recipe']}"
 

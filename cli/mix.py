@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
+from spectra.cli.next_steps import draw_from
 from spectra.cli.options import argument, command, force_option, json_option, output_option
 from spectra.cli.tables import plain, table
 from spectra.settings import setting
@@ -44,13 +45,14 @@ def mix(options: _Options) -> None:
     """Mixes two shifts by layers: content from one, style from the other. Shows which layer came from which."""
     from spectra.combine.mixing import mix as run
     from spectra.io.atomic_writes import check_output
+    from spectra.shift.precision import kept_precision
     from spectra.shift.shift_file import read_shift, write_shift
 
     check_output(options.out, force=options.force)
     shifts = [read_shift(options.content), read_shift(options.style)]
     mixed = run(*shifts, layers=options.layers, target=options.target)
-    half = all(shift.precision == "float16" for shift in shifts)
-    size = write_shift(mixed.shift, options.out, dtype="float16" if half else "float32", force=options.force)
+    dtype = kept_precision(shift.precision for shift in shifts)
+    size = write_shift(mixed.shift, options.out, dtype=dtype, force=options.force)
     report = {
         "file": str(options.out),
         "bytes": size,
@@ -78,3 +80,4 @@ def _show(mixed: Mix, report: dict[str, Any]) -> Iterator[output.Part]:
     yield plain(f"{report['file']}: {len(mixed.shift)} weights, {report['bytes']:,} bytes")
     if mixed.left_out:
         yield f"{mixed.left_out} weights that --target does not name are left out"
+    yield draw_from(Path(report["file"]), mixed.shift.metadata)

@@ -21,6 +21,13 @@ FilePrecision = Literal["float32", "float16"]
 """The precisions of a shift file that is not packed."""
 
 
+def file_dtype_option(panel: str = "") -> Any:
+    """The setting `file_dtype`: the precision of the shift file that is written, None for that of what is read."""
+    return setting(
+        None, "Precision of the file; float16 takes half the bytes.", panel=panel, default_text="as it was given"
+    )
+
+
 def argument(help: str, metavar: str = "", default: Any = REQUIRED) -> Any:
     """A setting that is given by its place on the command line."""
     return setting(default, help, metavar=metavar, positional=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.cli import output
+from spectra.cli.next_steps import following
 from spectra.cli.options import argument, command, force_option, json_option, output_option
 from spectra.cli.tables import percent, short_names, table
 from spectra.errors import InputError
@@ -96,3 +97,4 @@ def _show(rows: Sequence[dict[str, Any]], targets: Sequence[Path]) -> Iterator[o
             )
             yield f"{name}: {row['outer_terms']} outer terms{words}; error of {errors}"
     yield f"in {targets[0].parent}"
+    yield following("spectra", "verify", *map(str, targets[:1]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra.cli import output
+from spectra.cli.next_steps import following
 from spectra.cli.options import command, force_option, json_option, output_option
 from spectra.cli.tables import table
 from spectra.settings import setting
@@ -69,5 +70,7 @@ def _show(rows: list[dict[str, Any]], out: Path | None) -> Iterator[output.Part]
     yield table("subject", headings, cells, texts=headings, name_width=None)
     if out is not None:
         yield f"pictures in {out}"
+        folder = out if len(rows) == 1 else out / rows[0]["name"]
+        yield following("spectra", "train", "--images", str(folder), "--prompt", rows[0]["prompt"])
     else:
         yield "Learn one: spectra train --subject NAME    Its pictures: spectra subjects --subject NAME -o DIR"

@@ -10,10 +10,13 @@ from typing import Any
 
 from spectra.cli import output
 from spectra.cli.captured_change import LITTLE_LEFT, as_dict, show_captured
+from spectra.cli.next_steps import draw_with
 from spectra.cli.options import (
+    FilePrecision,
     Precision,
     argument,
     command,
+    file_dtype_option,
     force_option,
     json_option,
     layers_option,
@@ -43,6 +46,7 @@ class _Options:
     max_error: float | None = setting(
         None, "Refuse a result whose relative error of Delta W is larger, such as 0.5.", default_text="any", **SHARE
     )
+    file_dtype: FilePrecision | None = file_dtype_option()
     layers: bool = layers_option()
     force: bool = force_option()
     json: bool = json_option(", every weight in it")
@@ -61,7 +65,9 @@ def transplant(options: _Options) -> None:
     """
     from spectra.convert.transplanting import transplant as run
     from spectra.io.atomic_writes import check_output
+    from spectra.shift.precision import kept_precision
     from spectra.shift.shift_file import write_shift
+    from spectra.shift.shift_header import read_shift_header
 
     start = time.perf_counter()
     check_output(options.out, force=options.force)
@@ -74,7 +80,8 @@ def transplant(options: _Options) -> None:
         max_error=options.max_error,
         progress=output.progress(),
     )
-    size = write_shift(done.shift, options.out, force=options.force)
+    dtype = kept_precision([read_shift_header(options.shift).precision], options.file_dtype)
+    size = write_shift(done.shift, options.out, dtype=dtype, force=options.force)
     found = {
         "shift": str(options.shift),
         "to": options.to,
@@ -97,3 +104,4 @@ def _show(found: dict[str, Any], every_layer: bool) -> Iterator[output.Part]:
     yield from show_captured(found, every_layer)
     yield f"error {short_percent(found['matrices_error'])} of Delta W in the matrices; norms go over as they are"
     yield f"{found['out']}: {found['floats']:,} floats, {found['bytes']:,} bytes"
+    yield draw_with(Path(found["out"]), found["to"])

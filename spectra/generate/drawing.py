@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from spectra.bases.embedded import GUIDANCE, is_embedded
 from spectra.errors import InputError
 from spectra.families.family import Family, classifier_free, pipeline_guidance
 from spectra.families.known import find_family
@@ -82,6 +83,8 @@ def guidance_of(pipe: Any, given: float | None) -> float:
     """The guidance that was given, or else the one that the base's pictures are drawn with."""
     if given is not None:
         return given
+    if is_embedded(pipe):
+        return GUIDANCE
     family = find_family(pipe)
     return family.default_guidance(pipe) if family else pipeline_guidance(pipe)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from spectra.errors import InputError
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import best_device, draw, guidance_of, requests_for
 from spectra.generate.picture_files import write_picture
+from spectra.generate.prompt_words import tell_unknown_words, tell_unused_words
 from spectra.generate.settings import GenerateSettings
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.progress import SILENT, Progress
@@ -26,11 +26,10 @@ from spectra.shift.shift_file import read_shift
 from spectra.version import versions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from PIL.Image import Image
 
-    from spectra.shift.shift import SpectralShift
 
 _LOADING = ("components_from", "prediction_type", "quantize")
 """Settings of how the base is loaded that a picture records where they are given."""
@@ -51,8 +50,7 @@ def generate(
         device: such as "cuda"; by default a GPU if there is one.
 
     Returns:
-        Folder, sheet, seconds, the pictures with their settings, and the special words of shifts that no prompt has,
-        each with its shift's name, as JSON values.
+        Folder, sheet, seconds, and the pictures with their settings, as JSON values.
 
     Raises:
         SpectraError: something given is wrong (checked before the base is loaded), or the folder cannot be written.
@@ -70,6 +68,8 @@ def generate(
     scaled = [parse_scales(text) for text in settings.shifts]
     strip = _strip([scales for _, scales in scaled])
     shifts = [(path, read_shift(path)) for path, _ in scaled]
+    for path, shift in shifts:
+        tell_unused_words(path.stem, shift, prompts)
 
     pipe = load_pipeline(location, getattr(torch, settings.dtype), device or best_device(), settings.quantize)
     if shifts:
@@ -78,6 +78,7 @@ def generate(
         load(pipe, shift, name=f"{path.stem}-{number}", progress=progress)
         for number, (path, shift) in enumerate(shifts)
     ]
+    tell_unknown_words(pipe, prompts)
     requests = requests_for(prompts, settings.seeds, settings.negative)
     sampling = replace(settings.sampling, guidance=guidance_of(pipe, settings.sampling.guidance))
     drawn: list[list[Image]] = []  # one list of pictures for each step of the strip
@@ -107,24 +108,21 @@ def generate(
             pictures, captions = sheet.setdefault(heading, ([], []))
             pictures.append(picture)
             captions.append(caption)
-        contact_sheet([Section(heading, *row) for heading, row in sheet.items()]).save(temporary / "sheet.png")
+        contact_sheet(_sections(sheet)).save(temporary / "sheet.png")
         (temporary / INDEX).write_text(json.dumps({"pictures": listed}, indent=1) + "\n", encoding="utf-8")
     return {
         "folder": str(out),
         "sheet": str(out / "sheet.png"),
         "seconds": round(time.perf_counter() - began, 3),
         "pictures": listed,
-        "unused_words": [(path.stem, word) for path, shift in shifts for word in _unused_words(shift, prompts)],
     }
 
 
-def _unused_words(shift: SpectralShift, prompts: Sequence[str]) -> list[str]:
-    """The special words for which a shift has vectors, and which no prompt has."""
-    words = {word for each in shift.words.values() for word in each.text.split(", ") if word}
-    there = {
-        word for word in words for prompt in prompts if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.I)
-    }
-    return sorted(words - there)
+def _sections(sheet: Mapping[str, tuple[list[Image], list[str]]]) -> list[Section]:
+    """A row for each heading; pictures that would stand alone in theirs are a grid, with the headings as captions."""
+    if len(sheet) > 1 and all(len(pictures) == 1 for pictures, _ in sheet.values()):
+        return [Section("", [pictures[0] for pictures, _ in sheet.values()], list(sheet))]
+    return [Section(heading, *row) for heading, row in sheet.items()]
 
 
 def read_prompts(path: Path) -> list[str]:

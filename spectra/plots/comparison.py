@@ -49,9 +49,7 @@ def draw_cosines(axes: Axes, cosines: Vector, labels: Sequence[str]) -> None:
     """Draw the heat map of cosines `[n, n]` with its colour bar."""
     count, labels = len(labels), [short_name(label) for label in labels]
     cosines = np.where(np.eye(count, dtype=bool), np.nan, cosines)
-    found = np.abs(cosines[np.isfinite(cosines)])
-    widest = 1.2 * float(found.max()) if found.size and found.max() > 0 else 1.0
-    image = axes.imshow(cosines, cmap="RdBu_r", vmin=-widest, vmax=widest)
+    image = axes.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
     size = "medium" if count <= 24 else "x-small"
     axes.set_xticks(range(count), labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
     axes.set_yticks(range(count), labels, fontsize=size)
@@ -59,10 +57,11 @@ def draw_cosines(axes: Axes, cosines: Vector, labels: Sequence[str]) -> None:
     axes.spines[:].set_visible(False)
     axes.set_facecolor("0.93")
     if count <= _NUMBERED:
-        digits = 2 if widest > 0.1 else 3
+        found = np.abs(cosines[np.isfinite(cosines)])
+        digits = 2 if found.size == 0 or found.max() > 0.08 else 3
         for (i, j), cosine in np.ndenumerate(cosines):
             if np.isfinite(cosine):
-                colour = "white" if abs(cosine) > 0.6 * widest else "0.2"
+                colour = "white" if abs(cosine) > 0.6 else "0.2"
                 number = f"{round(cosine, digits) + 0.0:.{digits}f}"
                 axes.text(j, i, number, ha="center", va="center", color=colour, size="small")
     axes.set_xticks(np.arange(1, count) - 0.5, minor=True)

@@ -55,6 +55,7 @@ class SubjectSettings:
     class_prompt: str = _pictures(
         "",
         "Class prompt: the instance prompt without the rare token. Prior preservation needs it.",
+        default_text="the instance prompt without its word in brackets",
         brief='The same without that word: "a photo of a dog".',
     )
     class_images: str = _pictures(

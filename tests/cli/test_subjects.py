@@ -36,6 +36,9 @@ def test_several_subjects_get_a_folder_each_with_their_licences(spectra_cli: Any
     assert ran.code == 0
     names = {path.relative_to(tmp_path / "s").as_posix() for path in (tmp_path / "s").rglob("*.*")}
     assert names == {".spectra.json", "subjects.txt", "fox-noto-v1/fox-noto-v1-0.png", "key-twemoji/key-twemoji-0.png"}
+    assert (
+        f"next: spectra train --images {tmp_path / 's' / 'fox-noto-v1'} --prompt 'a drawing of a [V1] fox'" in ran.out
+    )
     assert "CC-BY-4.0" in (tmp_path / "s" / "subjects.txt").read_text()
 
 

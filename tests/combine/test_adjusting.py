@@ -230,7 +230,8 @@ def test_the_command(tmp_path: Path, spectra_cli: Any) -> None:
     assert (ran.code, ran.err) == (0, "")
     for text in ("unet.up_blocks: scale by 0.5", "unet: keep largest 2", "Delta W changes by"):
         assert text in ran.out
-    assert max(map(len, ran.out.splitlines()[:-1])) <= 80
+    assert max(map(len, ran.out.splitlines()[:-2])) <= 80
+    assert ran.out.splitlines()[-1].startswith("next: spectra generate ")
     ran = spectra_cli(
         "adjust", path, "--band", "0:0.1=0", "--only", "unet", "--soft", 0.1, "-o", out, "--force", "--json"
     )
@@ -247,3 +248,13 @@ def test_the_command(tmp_path: Path, spectra_cli: Any) -> None:
         ran = spectra_cli("adjust", path, *arguments, "-o", out)
         assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
         assert said in ran.err
+
+
+def test_the_file_s_precision_is_kept(tmp_path: Path, spectra_cli: Any) -> None:
+    for name, precision in (("half", "float16"), ("whole", "float32")):
+        write_shift(make(0), tmp_path / name, dtype=precision)
+        assert spectra_cli("adjust", tmp_path / name, "--keep", 2, "-o", tmp_path / f"{name}-2").code == 0
+        assert read_shift(tmp_path / f"{name}-2").precision == precision
+    wider = tmp_path / "wider"
+    assert spectra_cli("adjust", tmp_path / "half", "--keep", 2, "--file-dtype", "float32", "-o", wider).code == 0
+    assert read_shift(wider).precision == "float32"

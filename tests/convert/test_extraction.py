@@ -362,5 +362,18 @@ def test_the_command(base: Path, shift: SpectralShift, tmp_path: Path, spectra_c
     shown = spectra_cli("extract", base, tmp_path / "model", "-o", out, "--force")
     assert shown.code == 0
     assert "unet.mid_block" in shown.out
-    assert max(map(len, shown.out.splitlines()[:-1])) <= 80
+    assert max(map(len, shown.out.splitlines()[:-2])) <= 80
+    assert shown.out.splitlines()[-1].startswith("next: spectra generate --base ")
     assert "conv_in.bias" in shown.err
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_of_a_float16_file_the_shift_is_float16(
+    base: Path, tmp_path: Path, spectra_cli: Any, dtype: torch.dtype
+) -> None:
+    """Bfloat16 has a wider range than float16, which float32 keeps."""
+    path = lora(base, tmp_path / "lora", ["to_q"], r=2)
+    save_file({key: value.to(dtype) for key, value in load_file(path).items()}, tmp_path / "half.safetensors")
+    ran = spectra_cli("extract", base, tmp_path / "half.safetensors", "-o", tmp_path / "x.safetensors")
+    assert ran.code == 0, ran.err
+    assert read_shift(tmp_path / "x.safetensors").precision == ("float16" if dtype == torch.float16 else "float32")

@@ -152,10 +152,21 @@ def test_the_command(bases: Path, shift: SpectralShift, tmp_path: Path, spectra_
     found = json.loads(ran.out)
     done = read_shift(tmp_path / "y.safetensors")
     assert done.metadata.parents == (read_shift(tmp_path / "x.safetensors").metadata.content_hash,)
+    assert done.precision == "float32"
     assert done.metadata.recipe == {"method": "transplant", "from": "test", "error": round(found["matrices_error"], 6)}
     shown = spectra_cli(*given, "--to", bases / "far", "--force")
     assert shown.code == 0
-    assert max(map(len, shown.out.splitlines()[:-1])) <= 80
+    assert max(map(len, shown.out.splitlines()[:-2])) <= 80
+    assert shown.out.splitlines()[-1].startswith("next: spectra generate --base ")
     assert "little of this shift is left" in shown.err
     refused = spectra_cli(*given, "--to", bases / "far", "--force", "--max-error", "0.1")
     assert (refused.code, refused.err.count("\n")) == (1, 1)
+
+
+def test_the_file_s_precision_is_kept(bases: Path, shift: SpectralShift, tmp_path: Path, spectra_cli: Any) -> None:
+    write_shift(shift, tmp_path / "x.safetensors", dtype="float16")
+    given = ["transplant", tmp_path / "x.safetensors", "--from", bases / "old", "--to", bases / "near"]
+    for more, precision in (((), "float16"), (("--file-dtype", "float32"), "float32")):
+        ran = spectra_cli(*given, *more, "-o", tmp_path / precision)
+        assert ran.code == 0, ran.err
+        assert read_shift(tmp_path / precision).precision == precision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from picture_settings import read_settings
 from PIL import Image
 
 import spectra
+from spectra.bases.embedded import GUIDANCE, is_embedded
 from spectra.bases.pipeline import load_pipeline
 from spectra.errors import InputError
-from spectra.generate.drawing import Request, draw
+from spectra.generate.drawing import Request, draw, guidance_of
+from spectra.generate.prompt_words import unknown_words
 from spectra.generate.settings import Sampling
 from spectra.shift.scaled_files import parse_scales, parse_shift
+from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
 
 FEW = ("--steps", "2", "--guidance", "1")
@@ -222,3 +226,51 @@ def test_a_scale_is_split_from_the_file(tiny_shift: Path) -> None:
     assert parse_scales(f"{tiny_shift}:1,.5") == (tiny_shift, (1.0, 0.5))
     with pytest.raises(InputError, match="expected one number"):
         parse_shift(f"{tiny_shift}:1,.5")
+
+
+def test_many_prompts_are_a_grid(spectra_cli: Any, tiny_base: Path, tmp_path: Path) -> None:
+    prompts = [part for number in range(9) for part in ("--prompt", f"disc {number}")]
+    assert spectra_cli("generate", "--base", tiny_base, *prompts, *FEW, "-o", tmp_path / "out").code == 0
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.width == 10 + 8 * 170, "eight in a row"
+        assert sheet.height < 3 * 170
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("a drawing of a [V1] fox", ""),
+        ("a drawing of a fox", "the shift x has learnt '[V1]', and no prompt has it\n"),
+        (
+            "a drawing of a [V2] fox",
+            "the shift x has learnt '[V1]', and no prompt has it; [V2] in them is no word of it",
+        ),
+    ],
+)
+def test_a_special_word_that_no_prompt_has_is_told(
+    spectra_cli: Any, tiny_base: Path, tiny_shift: Path, tmp_path: Path, prompt: str, told: str
+) -> None:
+    shift = read_shift(tiny_shift)
+    known = replace(shift.metadata, settings={"prompt": "a drawing of a [V1] fox"})
+    write_shift(SpectralShift(dict(shift), known), tmp_path / "x.safetensors")
+    ran = spectra_cli(
+        "generate", "--base", tiny_base, "--shift", tmp_path / "x.safetensors", "--prompt", prompt, *FEW,
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert ran.code == 0
+    assert told in ran.err if told else ran.err == ""
+
+
+def test_the_embedded_base_says_what_it_does_not_know_and_keeps_its_guidance_when_baked() -> None:
+    pipe = load_pipeline("")
+    assert is_embedded(pipe)
+    assert guidance_of(pipe, None) == GUIDANCE
+    assert guidance_of(pipe, 2.0) == 2.0
+    prompts = ["a drawing of a [V1] fox", "a Dragon beside an owl, 5 x"]
+    assert unknown_words(pipe.tokenizer, prompts) == ["beside", "dragon"]
+
+
+def test_another_base_has_its_pipeline_s_guidance(tiny_base: Path) -> None:
+    pipe = load_pipeline(str(tiny_base))
+    assert not is_embedded(pipe)
+    assert guidance_of(pipe, None) == 7.5

@@ -100,6 +100,7 @@ def test_a_difference_shows_every_cosine() -> None:
 def test_a_heat_map_shows_the_mean_cosines() -> None:
     found = correlate([changed(seed) for seed in range(3)])
     figure = draw_correlation(found, ["a", "b", "c"])
+    assert figure.axes[0].images[0].get_clim() == (-1, 1)
     numbers = [text.get_text() for text in figure.axes[0].texts]
     assert len(numbers) == 6
     assert float(numbers[0]) == pytest.approx(found.mean_cosine[0, 1], abs=0.006)

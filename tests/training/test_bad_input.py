@@ -159,3 +159,15 @@ def test_everything_that_is_wrong_is_told_at_once(spectra_cli: Any, given: dict[
     assert ran.err.startswith("error: 4 mistakes: (1) lr: expected a number of at least 0, got -1.0; (2) ema decay: ")
     assert f"{tmp_path / 'none'}: expected a folder of pictures" in ran.err
     assert str(tmp_path / "x.safetensors") in ran.err
+
+
+def test_brackets_tell_the_class_prompt(given: dict[str, Any], photos: Path) -> None:
+    from spectra.errors import InputError
+    from spectra.training.config import make_config
+    from spectra.training.data.subjects import fill_in_subjects
+
+    config = make_config({"base": "x/y", "images": str(photos), "prompt": "a photo of an [V1] red disc"})
+    assert fill_in_subjects(config).class_prompt == "a photo of a red disc"
+    config = make_config({"base": "x/y", "images": str(photos), "prompt": "a photo of a sks disc"})
+    with pytest.raises(InputError, match=r"needs --class-prompt, .* as in \"a \[V1\] dog\""):
+        fill_in_subjects(config)

@@ -167,7 +167,9 @@ def test_a_finished_training_can_go_on(settings: dict[str, Any], tmp_path: Path)
     # The rates of a falling schedule depend on where it ends.
     falling = {**settings, "lr_scheduler": "cosine", "steps": 2, "save_every": 2}
     run(falling, tmp_path / "falling")
-    with pytest.raises(InputError, match="steps was 2 when the state was saved and is 4 now"):
+    with pytest.raises(
+        InputError, match="steps was 2 when the state was saved and is 4 now, and the cosine .* --init-shift"
+    ):
         train(make_config({**falling, "steps": 4}), tmp_path / "falling", resume=True, force=True)
 
 

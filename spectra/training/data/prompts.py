@@ -39,6 +39,11 @@ class SubjectPrompt:
         return SubjectPrompt(self.before, re.sub(r"^an(?= [^aeiouh])", "a", noun), "")
 
 
+def has_special_word(prompt: str) -> bool:
+    """Whether just one word of a prompt is in brackets."""
+    return len(_WORD.findall(prompt)) == 1
+
+
 def parse_prompt(prompt: str) -> SubjectPrompt:
     """Take a subject's prompt apart.
 

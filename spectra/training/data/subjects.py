@@ -14,7 +14,7 @@ from spectra.bases.embedded.subjects import DEFAULT_SUBJECT, find_subject, insta
 from spectra.errors import InputError
 from spectra.training.config import TrainConfig
 from spectra.training.data.pictures import fit, read_pictures
-from spectra.training.data.prompts import pair_prompt, parse_prompt
+from spectra.training.data.prompts import has_special_word, pair_prompt, parse_prompt
 
 INSTANCE_COUNT = 5
 """Instance pictures of an embedded subject."""
@@ -53,9 +53,14 @@ def fill_in_subjects(config: TrainConfig) -> TrainConfig:
     if config.subjects:
         return replace(config, subjects=_with_prompts(config))
     if config.images:
-        if config.prior_weight > 0 and not config.class_prompt:
+        if config.class_prompt:
+            return config
+        if has_special_word(config.prompt):
+            return replace(config, class_prompt=parse_prompt(config.prompt).as_class.prompt)
+        if config.prior_weight > 0:
             raise InputError(
-                'prior preservation needs --class-prompt, such as "a dog" (or switch it off with --prior-weight 0)'
+                'prior preservation needs --class-prompt, such as "a dog", where the special word of --prompt has no '
+                'brackets, as in "a [V1] dog" (or switch it off with --prior-weight 0)'
             )
         return config
     if config.base:

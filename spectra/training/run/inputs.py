@@ -16,6 +16,7 @@ from spectra.errors import BaseError, InputError, Mistakes, OutputError
 from spectra.families.family import Family
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
+from spectra.shift.trajectory import find_shift
 from spectra.training.config import TrainConfig
 from spectra.training.data.pictures import read_pictures
 from spectra.training.data.prompts import rare_word
@@ -77,7 +78,7 @@ def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool =
         with mistakes.noted():
             rare_word(subject.prompt, subject.class_prompt)
     with mistakes.noted():
-        found["init"] = read_shift(Path(config.init_shift)) if config.init_shift else None
+        found["init"] = read_shift(find_shift(config.init_shift)) if config.init_shift else None
     mistakes.tell()
     saved = None
     if resume:

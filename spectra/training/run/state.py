@@ -106,7 +106,10 @@ def read_state(path: Path) -> SavedState:
         InputError: no state there, or a file that is not one.
     """
     if not path.is_file():
-        raise InputError(f"nothing to resume: {path} does not exist; a training saves it with --save-every N")
+        raise InputError(
+            f"nothing to resume: {path} does not exist; a training saves it with "
+            "--save-every N; to train on from a finished one, without its optimizer, give its folder as --init-shift"
+        )
     try:
         header = read_header(path).metadata
         if {name: header.get(name) for name in FORMAT} != FORMAT:
@@ -134,6 +137,12 @@ def check_resumable(saved: SavedState, config: TrainConfig, pictures: str, *, fi
     if same != saved.config:
         then, now = saved.config.as_dict(), same.as_dict()
         name = next(name for name in now if now[name] != then[name])
+        if name == "steps":
+            raise InputError(
+                f"cannot resume: steps was {then[name]} when the state was saved and is {now[name]} now, and the "
+                f"{scheduler(config)} rates depend on it; to train on from what was learnt, start with its folder as "
+                "--init-shift"
+            )
         raise InputError(
             f"cannot resume: {name} was {then[name]!r} when the state was saved and is {now[name]!r} now; "
             "leave it as it was, or start without --resume"
