@@ -34,9 +34,9 @@ def shift(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("to", ["lora", "kohya", "difference", "svdiff-pytorch"])
+@pytest.mark.parametrize("to", ["lora", "peft", "kohya", "difference", "svdiff-pytorch"])
 def test_each_format_is_written_and_told(to: str, base: str, shift: Path, tmp_path: Path, spectra_cli: Cli) -> None:
-    size = ["--rank", 4] if to in ("lora", "kohya") else []
+    size = ["--rank", 4] if to in ("lora", "peft", "kohya") else []
     arguments = ["convert", shift, "--base", base, "--to", to, *size, "-o", tmp_path / "out"]
     done = spectra_cli(*arguments)
     assert done.code == 0, done.err
@@ -45,6 +45,7 @@ def test_each_format_is_written_and_told(to: str, base: str, shift: Path, tmp_pa
     assert max(map(len, done.out.splitlines()[:-1])) <= 80
     assert done.out.splitlines()[-1].startswith("next: ")
     assert ("left out" in done.out) == (to != "difference")
+    assert ("for them --to kohya" in done.err) == (to == "lora")
     assert (tmp_path / "out").exists()
     again = spectra_cli(*arguments)
     assert again.code == 1

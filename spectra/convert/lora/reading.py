@@ -25,6 +25,7 @@ from spectra.errors import FormatError
 from spectra.io.safetensors_header import StoredTensor
 from spectra.io.tensor_files import Spans, read_rows
 from spectra.naming.original_names import Shapes
+from spectra.naming.target_subsets import component_of
 
 _EMBEDDING = "bundle_emb."
 """What the keys of an embedding begin with that is bundled with a LoRA; its name follows."""
@@ -128,7 +129,8 @@ def read_lora(path: str | Path, shapes: Shapes) -> ChangeFile:
 
     Args:
         path: a safetensors file of PEFT, diffusers, kohya's scripts, LyCORIS or ComfyUI, or the folder it is in. A
-            file of PEFT's own needs its `adapter_config.json` beside it, which has the scale.
+            file of PEFT's own needs its `adapter_config.json` beside it, which has the scale; in a folder called like a
+            component it is for that one.
         shapes: of the base's weights, by the names of `base_weights`: kohya's names are ambiguous without them.
 
     Raises:
@@ -138,6 +140,9 @@ def read_lora(path: str | Path, shapes: Shapes) -> ChangeFile:
     """
     path = _find(Path(path))
     header = header_of(path)
+    folder = path.absolute().parent.name
+    if path.name.startswith("adapter_model") and any(component_of(name) == folder for name in shapes):
+        shapes = {name: shape for name, shape in shapes.items() if component_of(name) == folder}
     known, originals = aliases(shapes), original_aliases(shapes)
     config = peft_config(path, header.metadata)
     biases: dict[str, list[StoredTensor]] = {}

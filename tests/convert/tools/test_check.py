@@ -17,10 +17,12 @@ import tiny_families
 import tiny_sdxl
 import tools_by_rule
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spectra.bases.pipeline import load_pipeline
+from spectra.convert.extraction import extract
 from spectra.convert.full_difference import write_difference
 from spectra.convert.lora.peft_folder import write_peft_folder
 from spectra.convert.lora.writing import write_lora
@@ -186,6 +188,19 @@ def test_peft(base: str, tmp_path: Path) -> None:
     assert found.weights == len(changed)
     assert found.loaded == found.keys == 2 * len(changed)
     assert found.error == pytest.approx(error(exact, changed), rel=1e-4)
+    for component, _ in tools_by_rule.parts(pipe):  # and back: a folder's name tells which of two encoders it is for
+        back = extract(base, str(tmp_path / "peft" / component)).shift
+        assert set(back) == {name for name in changed if name.startswith(f"{component}.")}
+
+
+@pytest.mark.parametrize("layout", ["kohya", "difference"])
+def test_files_say_which_base_they_are_for(base: str, layout: str, tmp_path: Path) -> None:
+    """A1111 shows a file that does not say that it is for SDXL with Stable Diffusion 1 alone."""
+    with safe_open(written(shift_of(base), base, layout, tmp_path), "pt") as file:
+        told = file.metadata()
+    version = "sdxl_base_v1-0" if Path(base, "text_encoder_2").exists() else "sd_v1"
+    assert told["ss_base_model_version"] == version
+    assert told.get("ss_v2") == (None if version.startswith("sdxl_") else "False")
 
 
 def test_what_kohyas_scripts_pass_over_is_told_when_it_is_written(base: str, tmp_path: Path) -> None:
