@@ -20,6 +20,7 @@ COMMANDS = (
     "generate",
     "edit",
     "mix",
+    "serve",
     "subjects",
     "decompose",
     "cache",

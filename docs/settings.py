@@ -1,4 +1,4 @@
-"""Writes docs/settings.md: every setting of `train`, `edit`, `generate` and `merge`, as its dataclass declares it.
+"""Writes docs/settings.md: every setting of `train`, `edit`, `generate`, `serve` and `merge`, as its dataclass says.
 
 python docs/settings.py
 """
@@ -12,6 +12,7 @@ from spectra.cli.generate import SETTINGS
 from spectra.cli.help import default_text, option_names
 from spectra.combine.merge_settings import MergeSettings
 from spectra.editing.settings import EditSettings, training_settings
+from spectra.serving.settings import ServeSettings
 from spectra.settings import Setting, declared_settings
 from spectra.training.config import TrainConfig
 
@@ -24,6 +25,7 @@ COMMANDS: dict[str, tuple[str, dict[str, Setting]]] = {
     ),
     "edit": ("", declared_settings(EditSettings) | training_settings()),
     "generate": ("", SETTINGS),
+    "serve": ("", declared_settings(ServeSettings)),
     "merge": ("Each method has its own defaults: `spectra merge --list`.", declared_settings(MergeSettings)),
 }
 

@@ -22,8 +22,7 @@ from pathlib import Path
 from spectra.errors import FormatError
 from spectra.io.dtypes import BYTES, FLOATS
 from spectra.io.safetensors_header import Header, HeaderError, read_header
-from spectra.shift.metadata import FORMAT
-from spectra.shift.shift_file import STATE_FORMAT
+from spectra.shift.metadata import FORMAT, STATE_FORMAT
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 

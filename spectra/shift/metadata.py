@@ -18,6 +18,9 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 
 Rounded: TypeAlias = Literal["float16", "bfloat16"]
 
+STATE_FORMAT = "spectra-training-state"
+"""What a training's state says that it is; `spectra.shift.shift_file` reads the shift in it."""
+
 FORMAT = "spectra-shift"
 VERSION = 1
 PACKED_VERSION = 2

@@ -24,9 +24,8 @@ from spectra.shift.packing import arrays as packing
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_header import SUFFIX, common_precision, open_shift_file, read_array
 
-STATE_FORMAT = "spectra-training-state"
 KEPT_SHIFT = "shift-file"
-"""What a training's state says that it is, and its tensor whose bytes are a shift file."""
+"""The tensor of a training's state whose bytes are a shift file."""
 
 
 def write_shift(

@@ -19,7 +19,8 @@ from spectra.errors import BaseError, InputError
 from spectra.io.safetensors_header import HeaderError, read_header
 from spectra.io.tensor_files import load_tensors, save_tensors
 from spectra.settings import declared_settings
-from spectra.shift.shift_file import KEPT_SHIFT, STATE_FORMAT
+from spectra.shift.metadata import STATE_FORMAT
+from spectra.shift.shift_file import KEPT_SHIFT
 from spectra.training.config import TrainConfig, make_config
 from spectra.training.run.loop import Loop
 from spectra.training.run.lr_schedule import scheduler
