@@ -38,6 +38,7 @@ MODULES: Mapping[str, str] = {
     "memory": "spectra.benchmarks.steps.memory",
     "plans": "spectra.benchmarks.steps.plans",
     "step": "spectra.benchmarks.steps.step",
+    "loading": "spectra.benchmarks.steps.loading",
     "samples": "spectra.benchmarks.steps.samples",
     "roofline": "spectra.benchmarks.kernels.roofline",
     "gpu": "spectra.benchmarks.kernels.gpu",

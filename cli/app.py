@@ -33,6 +33,8 @@ COMMANDS = (
     "transplant",
     "convert",
     "pack",
+    "push",
+    "pull",
     "verify",
     "bench",
 )

@@ -29,11 +29,13 @@ def bind(
     cache: SpectrumCache | None = None,
     progress: Progress = SILENT,
     originals: Mapping[str, WeightSpectrum] = MappingProxyType({}),
+    known: Mapping[str, Fingerprints] = MappingProxyType({}),
 ) -> dict[str, Binding]:
     """Bindings by name, with spectra from the cache, or with the `originals` where a weight is a rounded copy.
 
     Args:
         directions: how many of a weight's leading directions change, by name; `ALL` by default, 0 for none.
+        known: fingerprints of weights, by name, where they are known.
 
     Raises:
         WeightError: a weight that is not plain floating point in memory, or not finite.
@@ -42,8 +44,9 @@ def bind(
     for name, target in chosen.items():
         check_target(target, directions.get(name, ALL))
     matrices = {name: t.values for name, t in chosen.items() if t.weight.ndim > 1 and name not in originals}
-    spectra = find_spectra(LazyValues(matrices), directions, cache, progress)
-    prints = {name: target_fingerprints(t, spectra.get(name)) for name, t in chosen.items()}
+    digits = {name: each.digits() for name, each in known.items() if name in matrices}
+    spectra = find_spectra(LazyValues(matrices), directions, cache, progress, digits)
+    prints = {name: known.get(name) or target_fingerprints(t, spectra.get(name)) for name, t in chosen.items()}
     # Now, while each weight has the base's dtype; a spectrum knows its weight's.
     unknown = [prints[name] for name, target in chosen.items() if target.weight.ndim == 1 or name not in spectra]
     with ThreadPoolExecutor() as pool:
@@ -58,13 +61,23 @@ def find_spectra(
     directions: Mapping[str, int],
     cache: SpectrumCache | None = None,
     progress: Progress = SILENT,
+    digits: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, WeightSpectrum]:
-    """Spectra by name, as much of each as `directions` ask for (see `bind`); weights that need none are left out."""
+    """Spectra by name, as much of each as `directions` ask for (see `bind`); weights that need none are left out.
+
+    Those that the cache has under their `digits` are found without reading the weight.
+    """
     cache = cache or default_cache()
     by_count: dict[int, list[str]] = {}
-    for name in weights:
-        by_count.setdefault(directions.get(name, ALL), []).append(name)
     found: dict[str, WeightSpectrum] = {}
+    for name in weights:
+        count, known = directions.get(name, ALL), None
+        if name in digits and count:
+            known = cache.find(digits[name]) if count == ALL else cache.find_leading(digits[name], count)
+        if known:
+            found[name] = known
+        else:
+            by_count.setdefault(count, []).append(name)
     for count, names in sorted(by_count.items()):
         some = LazyValues({name: partial(weights.__getitem__, name) for name in names})
         if count == ALL:

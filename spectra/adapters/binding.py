@@ -1,20 +1,24 @@
 """One weight of a live model, bound to what a shift needs to change it and to what undoes the change.
 
-A plain weight is replaced by its changed value where one change serves all samples. A quantised one is never: there the
-change is a term beside the module's own product, in a patched forward.
+A plain weight gets its changed values in place where one change serves all samples. A quantised one never does: there
+the change is a term beside the module's own product, in a patched forward. So it is where that is asked for.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
+from spectra.adapters import known_fingerprints
 from spectra.adapters.forward_patch import ForwardPatch, patch_forward, unpatch
 from spectra.adapters.lazy_values import LazyValues
+from spectra.adapters.live_weight import LiveWeight
 from spectra.compatibility.rounded_bases import Fingerprints
-from spectra.errors import WeightError
+from spectra.errors import MismatchError, WeightError
 from spectra.families import Target
 from spectra.layers.change import Change
 from spectra.layers.changed_weight import SomeDirections, changed_weight
@@ -30,39 +34,70 @@ from spectra.spectrum.shifted_weight import shifted_vector
 from spectra.spectrum.spectrum import Spectrum, has_no_values
 
 WeightSpectrum: TypeAlias = Spectrum | PartialSpectrum
-Prepared: TypeAlias = nn.Parameter | Change
 Layer: TypeAlias = LowRankLayer | ShiftedLayer | ShiftedVector
 
 
 class Binding:
-    """A weight, what is known of its spectrum, and two ways to shift it: patch forwards, or replace the weight.
+    """A weight, what is known of its spectrum, and two ways to shift it: beside the module's own product, or in place.
 
     Attributes:
-        target: name, modules and frozen parameter.
         spectrum: the weight's own, or that of the weight it is a rounded copy of: whole, or as many directions as the
             deltas have; None for a 1-D weight, and where no direction changes.
         fingerprints: of the frozen weight.
-        applied: what `apply` put in force, a parameter or, beside a quantised weight, a change; None if nothing.
+        live: the weight in the modules, where values are replaced in place.
+        beside: the change that computes beside the weight, if `put` has put one there.
         layers: what computes in the modules' place, if they are patched.
     """
 
     def __init__(
         self, target: Target, spectrum: WeightSpectrum | None, fingerprints: Fingerprints | None = None
     ) -> None:
-        self.target = target
+        self._target = target
         self.spectrum: WeightSpectrum | SomeDirections | None = spectrum
-        self.fingerprints = fingerprints or target_fingerprints(target, spectrum)
-        self.applied: Prepared | None = None
+        self.live = LiveWeight(target.modules)
+        prints = fingerprints or target_fingerprints(target, spectrum)
+        self.fingerprints = prints.reading(LazyValues({target.name: self._values}))
+        self.beside: Change | None = None
         self.layers: list[Layer] = []
         self._patches: list[ForwardPatch] = []
         self._offload: WeightOffload | None = None
 
+    @property
+    def target(self) -> Target:
+        """Name, modules and frozen parameter, with the frozen values also while others are in force."""
+        if self.live.frozen is not None:
+            return replace(self._target, weight=self.live.frozen)
+        current = self.live.parameter
+        if current is not self._target.weight and not current.is_meta:  # a hook has made another one
+            self._target = replace(self._target, weight=current)  # type: ignore[arg-type]
+        return self._target
+
+    def _values(self) -> Tensor:
+        return self.target.values()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Binding:
+        """For a copy of the model: what is never changed, and large, is shared."""
+        for shared in (self.spectrum, self._target.full_precision):
+            memo[id(shared)] = shared
+        twin = Binding.__new__(Binding)
+        memo[id(self)] = twin
+        vars(twin).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
+        return twin
+
     def check_present(self) -> None:
         """Raise a WeightError if another library has offloaded the weight since, so that it cannot be changed."""
-        if self.current.is_meta and not self.target.weight.is_meta:
+        if self.live.parameter.is_meta:
             raise WeightError(
                 f"{self.target.name}: the weight is offloaded; take the offloading out before shifts are changed "
                 "(pipe.remove_all_hooks()), and turn it on again afterwards"
+            )
+
+    def check_unwritten(self) -> None:
+        """Raise a MismatchError if another program has changed the values that were put in force."""
+        if self.live.written_by_others:
+            raise MismatchError(
+                f"{self.target.name} was changed by another program while a shift was in force, as fuse_lora does; "
+                "undo that first (pipe.unfuse_lora()), or load the pipeline again"
             )
 
     def choose(self, numbers: list[int] | None) -> None:
@@ -79,17 +114,14 @@ class Binding:
         """A change with a delta `[r]`, or as long as the directions that are known, which are all that it changes."""
         if change.delta is None or self.spectrum is None or isinstance(self.spectrum, Spectrum):
             return change
-        return replace(change, delta=change.delta[: len(self.spectrum.sigma)])
+        known = self.spectrum.sigma.shape[0]
+        return change if change.delta.shape[0] <= known else replace(change, delta=change.delta[:known])
 
     def take_over(self, other: Binding) -> None:
-        """Know of the same weight what another binding has put in force: this one takes its place."""
-        self.fingerprints = other.fingerprints
-        self._patches, self.layers, self.applied = other._patches, other.layers, other.applied
-        if isinstance(self.applied, Change) and self.applied.delta is not None:
-            delta = self.applied.delta  # of the leading directions that the other one knew
-            longer = delta.new_zeros(len(self.spectrum.sigma) if self.spectrum else 0)
-            longer[: len(delta)] = delta
-            self.applied = replace(self.applied, delta=longer)
+        """Take the place of another binding of the same weight: what it has put in force is this one's to undo."""
+        self.fingerprints = other.fingerprints.reading(LazyValues({self._target.name: self._values}))
+        self.live, self._patches, self.layers, self.beside = other.live, other._patches, other.layers, other.beside
+        other._patches, other.layers, other.beside = [], [], None
 
     def changed(self, change: Change) -> Tensor:
         """The weight with its change, in its own shape and dtype; the frozen parameter where nothing changes."""
@@ -100,40 +132,45 @@ class Binding:
             return weight
         return shifted_vector(weight, change.delta)
 
-    def prepare(self, change: Change) -> Prepared:
-        """What `apply` will put in force for a change without samples; nothing changes yet.
+    def put(self, change: Change | None, *, beside: bool = False) -> None:
+        """Put a change for all samples in force, in place of whatever was; `restore` undoes it.
 
-        A parameter requires a gradient if the frozen one does, for which a compiled graph would be made again.
+        Args:
+            change: None for none.
+            beside: compute it beside the weight's own product, where it is of low rank, instead of in the weight. A
+                quantised weight's always is.
         """
-        weight = self.target.weight
-        if self.target.quantised:
-            return weight if change.changes_nothing else change.map(lambda tensor: tensor.to(weight.device))
-        changed = self.changed(change.map(lambda tensor: tensor.to(weight.device)))
-        if changed is weight:
-            return weight
-        return nn.Parameter(changed.detach().to(self.current.device), weight.requires_grad)
-
-    def apply(self, prepared: Prepared) -> None:
-        """Put what `prepare` made in force, in place of whatever was; `restore` undoes it."""
-        self.restore()
-        if prepared is self.target.weight:
+        if change is None or change.changes_nothing:
+            self.restore()
             return
-        if isinstance(prepared, Change):
-            self.patch(prepared)
-        else:
-            self._put(prepared)
-        self.applied = prepared
+        self.live.follow()
+        device = self.live.parameter.device
+        if any(tensor.device != device for tensor in change.tensors()):
+            change = change.map(lambda tensor: tensor.to(device))
+        if self.target.quantised or (beside and self._is_low_rank(change)):
+            if self.beside is None or not _copied(change, self.beside):
+                self.restore()
+                self.patch(change)
+                self.beside = change
+            return
+        self.unpatch()
+        self.beside = None
+        self.live.write(self.changed(change))
 
     def restore(self) -> None:
-        """Give the modules their frozen parameter and their own forward back: the same objects, the same bits."""
-        if isinstance(self.applied, nn.Parameter):
-            frozen, current = self.target.weight, self.current
-            if (frozen.device, frozen.dtype) != (current.device, current.dtype):
-                # The model was moved or cast meanwhile; the frozen weight follows.
-                frozen.data = frozen.data.to(current.device, current.dtype)
-            self._put(frozen)
+        """Give the modules their frozen values and their own forward back: the same objects, the same bits."""
         self.unpatch()
-        self.applied = None
+        self.beside = None
+        if self.live.frozen is not None:
+            same = self.live.frozen.dtype == self.live.parameter.dtype
+            self.live.restore()
+            if same:
+                known_fingerprints.note(self.live.parameter, self.fingerprints.found)
+
+    def _is_low_rank(self, change: Change) -> bool:
+        """Whether it computes beside the weight at the cost of its rank, without the weight's other directions."""
+        few = change.delta is None or not isinstance(self.spectrum, Spectrum)
+        return self.target.weight.ndim > 1 and few
 
     def patch(self, change: Change, samples: Samples | None = None, offload: WeightOffload | None = None) -> None:
         """Let the modules compute with `change`; `unpatch` undoes it.
@@ -202,19 +239,25 @@ class Binding:
             self._offload.restore(self.target.weight)
             self._offload = None
 
-    @property
-    def current(self) -> Tensor:
-        """The weight that the modules have now: another object than the frozen one where a hook has moved it."""
-        weight: Tensor = self.target.modules[0].weight  # type: ignore[assignment]
-        return weight
 
-    def _put(self, parameter: nn.Parameter) -> None:
-        for module in self.target.modules:
-            module._parameters["weight"] = parameter
+def _copied(change: Change, other: Change) -> bool:
+    """Copy the numbers of a change into those of another of the same form, if it is: compiled graphs go on."""
+    pairs = list(zip(change.parts(), other.parts(), strict=True))
+    forms = [(each.shape, each.device) if each is not None else None for pair in pairs for each in pair]
+    if change.ids != other.ids or forms[::2] != forms[1::2]:
+        return False
+    with torch.no_grad():
+        for new, old in pairs:
+            if new is not None and old is not None:
+                old.copy_(new)
+    return True
 
 
 def target_fingerprints(target: Target, spectrum: WeightSpectrum | None = None) -> Fingerprints:
     """The fingerprints of what a weight is to a shift; its `spectrum`, if there is one, knows the first."""
-    known = spectrum.fingerprint if spectrum else ""
     quantised = "" if target.has_original else target.quantised
-    return Fingerprints(LazyValues({target.name: target.values}), target.name, target.dtype, known, quantised)
+    plain = not (target.quantised or target.weight.is_meta)
+    found = known_fingerprints.recall(target.weight) if plain else {}
+    if spectrum and spectrum.fingerprint:
+        found[target.dtype] = spectrum.fingerprint
+    return Fingerprints(LazyValues({target.name: target.values}), target.name, target.dtype, found, quantised)

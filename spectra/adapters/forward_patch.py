@@ -148,6 +148,12 @@ def unpatch(patch: ForwardPatch) -> None:
     patch.offloaded = False
 
 
+def is_patched(model: nn.Module) -> bool:
+    """Whether a patch computes in one of the modules of a model."""
+    found = (where.get(name) for module in model.modules() for where, name in _places(module))
+    return any(isinstance(each, ForwardPatch) and each.compute is not None for each in found)
+
+
 def _places(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
     """Where a forward of the module can stand, innermost first."""
     instance = vars(module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from spectra.adapters.bind import ALL, check_target, find_spectra
 from spectra.adapters.binding import Binding, WeightSpectrum, target_fingerprints
 from spectra.adapters.lazy_values import LazyValues
 from spectra.compatibility.base_check import BaseCheck, check_weights, compare
-from spectra.compatibility.rounded_bases import EXPECTED_ERROR, BaseMatch, cast
+from spectra.compatibility.rounded_bases import EXPECTED_ERROR, BaseMatch, Fingerprints, cast
 from spectra.errors import RoundedCopyWarning
 from spectra.families import Target, targets
 from spectra.families.full_precision import MOST_ERROR
@@ -30,8 +31,10 @@ def match(
     shift: SpectralShift, name: str, models: Mapping[str, nn.Module], known: Mapping[str, Binding]
 ) -> dict[str, Target]:
     """The model's weights that the shift names; a MismatchError if it lacks one, or has one of another length."""
-    available = {target.name: target for target in targets(dict(models), ",".join(f"{part}.*" for part in models))}
-    available |= {key: binding.target for key, binding in known.items()}
+    available = {key: binding.target for key, binding in known.items()}
+    if not available.keys() >= shift.keys():
+        found = targets(dict(models), ",".join(f"{part}.*" for part in models))
+        available = {target.name: target for target in found} | available
     check_weights(shift, name, {key: target.shape for key, target in available.items()})
     return {key: available[key] for key in shift}
 
@@ -43,15 +46,22 @@ def check_base(
     known: Mapping[str, Binding],
     strict: bool,
     cache: SpectrumCache | None = None,
-) -> BaseCheck:
+) -> tuple[BaseCheck, dict[str, Fingerprints]]:
     """Compare the weights with those that the shift was trained on, quantised ones with what the cache knows of these.
+
+    Returns the comparison, and the fingerprints by name.
 
     If some are others, rounding aside, `strict` makes that a MismatchError; otherwise a warning says so.
     """
     prints = {}
     for key, target in chosen.items():
-        check_target(target)
+        if key not in known:
+            check_target(target)
         prints[key] = known[key].fingerprints if key in known else target_fingerprints(target)
+    unknown = [each for each in prints.values() if not each.found]
+    if unknown:
+        with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
+            list(pool.map(Fingerprints.digits, unknown))
     check, trained = compare(shift, name, prints), shift.metadata.base_dtype
     check = replace(check, matches={**check.matches, **_told_by_spectra(check, chosen, cache or default_cache())})
     if strict:
@@ -59,7 +69,7 @@ def check_base(
         check.require_base(f"{load}, or carry the shift over to this one (spectra transplant)")
     elif check.wrong_base:
         warnings.warn(check.wrong_base, stacklevel=3)
-    return check
+    return check, prints
 
 
 def original_spectra(

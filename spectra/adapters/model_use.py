@@ -1,28 +1,43 @@
-"""Models that are in use: two adapters must not change the same one."""
+"""Models that are in use: a model is trained, or has shifts loaded, or neither."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from torch import nn
 
+from spectra.adapters.forward_patch import is_patched
+from spectra.adapters.served_model import served
 from spectra.errors import MismatchError
 
-_ATTACHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-"""Models whose forwards or weights are ours at the moment, and what for."""
+_TRAINED: WeakSet[nn.Module] = WeakSet()
+"""Models in which an adapter computes."""
 
 
-def claim(models: Mapping[str, nn.Module], use: str) -> None:
-    """Note that `models` are about to be changed for `use`; raise a MismatchError if another use has not ended."""
+def claim(models: Mapping[str, nn.Module]) -> None:
+    """Note that `models` are about to be trained; raise a MismatchError if they are, or have shifts loaded."""
+    check_not_training(models)
     for name, model in models.items():
-        if model in _ATTACHED:
-            end = "adapter.detach()" if _ATTACHED[model] == "training" else "spectra.unload(pipe)"
-            raise MismatchError(f"{name} is already in use for {_ATTACHED[model]}; call {end} first")
-    _ATTACHED.update((model, use) for model in models.values())
+        state = served(model)
+        if state is not None and state.shifts:
+            raise MismatchError(f"{name} is already in use for serving; call spectra.unload(pipe) first")
+    _TRAINED.update(models.values())
 
 
 def release(models: Mapping[str, nn.Module]) -> None:
-    """Note the end of the use that `claim` noted."""
-    for model in models.values():
-        _ATTACHED.pop(model, None)
+    """Note the end of the training that `claim` noted."""
+    _TRAINED.difference_update(models.values())
+
+
+def check_not_training(models: Mapping[str, nn.Module]) -> None:
+    """Raise a MismatchError if an adapter computes in one of the models, or in what one is a copy of."""
+    for name, model in models.items():
+        if model in _TRAINED:
+            raise MismatchError(f"{name} is already in use for training; call adapter.detach() first")
+        state = served(model)
+        if (state is None or not state.shifts) and is_patched(model):
+            raise MismatchError(
+                f"{name} is a copy of a model in training, and computes as that did; copy the model before the "
+                "training, or after adapter.detach()"
+            )

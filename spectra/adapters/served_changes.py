@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from spectra.adapters.adapter_weights import Weights
 from spectra.adapters.bind import ALL
 from spectra.adapters.binding import Binding
 from spectra.layers.change import Change
 from spectra.shift.shift import SpectralShift
-from spectra.shift.sums import Parts, scaled_sum, sum_terms, sum_words
+from spectra.shift.sums import Parts, sum_terms, sum_words, weighted_sum
 from spectra.spectrum.spectrum import Spectrum
 
 
@@ -25,19 +27,31 @@ def has_directions(binding: Binding | None, needed: int) -> bool:
     """Whether a weight is bound with as many directions as are `needed`."""
     if binding is None or binding.target.weight.ndim == 1 or isinstance(binding.spectrum, Spectrum):
         return binding is not None
-    known = 0 if binding.spectrum is None else len(binding.spectrum.sigma)
+    known = 0 if binding.spectrum is None else binding.spectrum.sigma.shape[0]
     return needed != ALL and needed <= known
 
 
-def total_changes(terms: Iterable[tuple[float, SpectralShift]]) -> dict[str, Change]:
-    """The sum of `scale * shift`, computed in float64 and rounded once; deltas are `[r]`, and absent where zero."""
-    chosen = list(terms)
-    made = {}
-    for name, delta in scaled_sum(chosen).items():
-        outer = sum_terms([(scale, shift.outer[name]) for scale, shift in chosen if name in shift.outer])
-        words = [(scale, shift.words[name]) for scale, shift in chosen if name in shift.words]
-        own = torch.from_numpy(delta).to(torch.float32) if delta.any() else None
-        made[name] = Change.of_parts(own, outer, sum_words(words) if words else None)
+def total_changes(terms: Iterable[tuple[Weights, SpectralShift]], names: Iterable[str]) -> dict[str, Change]:
+    """The sum of scaled shifts for these weights, as far as shifts have them.
+
+    Computed in float64 and rounded once; deltas are `[r]`, and absent where zero. One shift at scale 1 is as it is.
+    """
+    chosen, made = list(terms), {}
+    for name in names:
+        scaled = [(weights.of(name), shift) for weights, shift in chosen if name in shift]
+        if len(scaled) == 1 and scaled[0][0] == 1:
+            shift = scaled[0][1]
+            delta, outer, word = shift[name], shift.outer.get(name), shift.words.get(name)
+        elif scaled:
+            total = weighted_sum([shift[name] for _, shift in scaled], [scale for scale, _ in scaled])
+            delta = total.astype(np.float32)
+            outer = sum_terms([(scale, shift.outer[name]) for scale, shift in scaled if name in shift.outer])
+            words = [(scale, shift.words[name]) for scale, shift in scaled if name in shift.words]
+            word = sum_words(words) if words else None
+        else:
+            continue
+        own = torch.tensor(delta) if delta.any() else None
+        made[name] = Change.of_parts(own, outer, word)
     return made
 
 

@@ -1,8 +1,7 @@
 """Training on a live model: deltas that are parameters, with which the model computes.
 
     adapter = spectra.attach(pipe, "unet-ca", directions=32, outer=1)
-    optimizer = AdamW(adapter.parameters())  # an nn.Module, with the deltas as its parameters
-    ...                                      # any loop that calls the model; nothing changes before the first step
+    optimizer = AdamW(adapter.parameters())  # then any loop that calls the model; nothing changes before its first step
     shift = adapter.shift(subset="unet-ca")
     adapter.detach()                         # the base, bit for bit
 
@@ -36,6 +35,7 @@ from spectra.adapters.live_parameters import (
     values_of,
 )
 from spectra.adapters.model_use import claim, release
+from spectra.adapters.projections import check_unfused, refuse_fusing
 from spectra.compatibility.base_check import BaseCheck, compare
 from spectra.compatibility.rounded_bases import Fingerprints, base_dtype
 from spectra.errors import InputError
@@ -108,9 +108,8 @@ def attach_form(
 class Adapter(nn.Module):
     """Parameters bound to a live model. The model computes with them until `detach`.
 
-    A module beside the model, which stays as it is: `parameters()`, `state_dict()` and `to(device)` are those of the
-    deltas alone, under the names of a shift file. Called, it calls the model (a pipeline's denoiser), so that what
-    wraps a module in training, as `accelerator.prepare`, can wrap this one.
+    A module beside the model: `parameters()` and `state_dict()` are the deltas alone, under the names of a shift file.
+    Called, it calls the model (a pipeline's denoiser), so that what wraps a module in training can wrap this one.
 
     Attributes:
         by_key: the parameters, float32, by `<weight name>.<part>` (see `live_parameters`); all change nothing at first.
@@ -137,7 +136,8 @@ class Adapter(nn.Module):
         self._required = [(p, p.requires_grad) for model in parts.values() for p in model.parameters()]
         self._bindings: dict[str, Binding] = {}
         self._watches = ExitStack()
-        claim(self._models, "training")
+        check_unfused(self._models.values())
+        claim(self._models)
         self._step_watch = weakref.finalize(self, watch_steps(weakref.WeakMethod(self.changed)))
         try:
             self.by_key = make_parameters(chosen, self._forms)
@@ -187,6 +187,7 @@ class Adapter(nn.Module):
             for part, model in self._models.items()
         }
         self._watches.callback(watch_values(by_model))
+        refuse_fusing(self._models.values(), True)
         for name, change in changes(self._in_use, self._forms).items():
             self._bindings[name].unpatch()
             self._bindings[name].patch(change, samples, self._offload)
@@ -294,5 +295,6 @@ class Adapter(nn.Module):
         self._required = []
         self._step_watch()
         self._watches.close()
+        refuse_fusing(self._models.values(), False)
         release(self._models)
         self._models = {}  # detached again, it must not end the use that another has begun

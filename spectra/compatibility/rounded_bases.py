@@ -44,31 +44,41 @@ class Fingerprints:
         weights: holds the weight, on any device; it is read once for each dtype.
         name: of the weight.
         dtype: its own, such as "float32".
-        known: its own fingerprint, if that is known already.
+        found: its digits by dtype, as far as they are known; what is computed is added.
         quantised: how the weight is stored, such as "nf4", if `weights` holds what a quantised one stands for.
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], name: str, dtype: str, known: str = "", quantised: str = ""
+        self,
+        weights: Mapping[str, Tensor],
+        name: str,
+        dtype: str,
+        found: dict[str, str] | None = None,
+        quantised: str = "",
     ) -> None:
         self._weights = weights
         self._name = name
-        self._found = {dtype: known} if known else {}
+        self.found = {} if found is None else found
         self.dtype, self.quantised = dtype, quantised
+
+    def reading(self, weights: Mapping[str, Tensor]) -> Fingerprints:
+        """The same, with the weight read from elsewhere."""
+        return Fingerprints(weights, self._name, self.dtype, self.found, self.quantised)
 
     @classmethod
     def of(
         cls, weight: Tensor, name: str = "weight", spectrum: Spectrum | PartialSpectrum | None = None
     ) -> Fingerprints:
         """The fingerprints of a weight in memory; its `spectrum`, if there is one, knows the first."""
-        return cls({name: weight}, name, dtype_name(weight.dtype), spectrum.fingerprint if spectrum else "")
+        dtype = dtype_name(weight.dtype)
+        return cls({name: weight}, name, dtype, {dtype: spectrum.fingerprint} if spectrum else None)
 
     def digits(self, dtype: str = "") -> str:
         """All 64 hex digits of the weight in a dtype, its own by default."""
         dtype = dtype or self.dtype
-        if dtype not in self._found:
-            self._found[dtype] = fingerprint(cast(self._weights[self._name], dtype), name=self._name)
-        return self._found[dtype]
+        if dtype not in self.found:
+            self.found[dtype] = fingerprint(cast(self._weights[self._name], dtype), name=self._name)
+        return self.found[dtype]
 
     def rounded(self) -> dict[str, str]:
         """The digits that a shift keeps of the weight's rounded copies, by dtype."""

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spectra.adapters.loaded_shifts import activate, load
+from spectra.adapters.loaded_shifts import activate
+from spectra.adapters.loading import load
 from spectra.editing.base_fitness import BaseFitness, explained_share, psnr
 from spectra.editing.edit_mask import find_mask, measure_change, put_back
 from spectra.editing.inversion import ddim_sample, ddim_scheduler, invert, slerp
@@ -106,7 +107,7 @@ class EditSession:
         Raises:
             MismatchError: the shift was trained on another base.
         """
-        load(self.pipe, shift, name=SHIFT_NAME, progress=progress)
+        load(self.pipe, shift, name=SHIFT_NAME, activate=False, progress=progress)
         inverted = settings.edits if settings.anchor == "edit" and min(settings.noise_mixes) < 1 else ()
         prompts = list(dict.fromkeys((settings.caption, *inverted)))
         inversions: list[Inversion] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,15 +26,29 @@ def components(pipe: Any) -> dict[str, nn.Module]:
         BaseError: there is none.
     """
     if isinstance(pipe, nn.Module):
-        return {_component_name(pipe): pipe}
+        model = unwrapped(pipe)
+        return {_component_name(model): model}
     parts: Mapping[str, Any] = pipe if isinstance(pipe, Mapping) else getattr(pipe, "components", {})
-    found = {name: parts[name] for name in (*DENOISERS, *TEXT_ENCODERS) if isinstance(parts.get(name), nn.Module)}
+    found = {
+        name: unwrapped(parts[name]) for name in (*DENOISERS, *TEXT_ENCODERS) if isinstance(parts.get(name), nn.Module)
+    }
     if not found:
         raise BaseError(
             f"{type(pipe).__name__} has no component that can carry a shift; expected a diffusers pipeline or model "
             f"with one of {', '.join((*DENOISERS, *TEXT_ENCODERS))}"
         )
     return found
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model that torch.compile or data-parallel training has wrapped; any other is itself."""
+    while True:
+        inner = model._modules.get("_orig_mod")
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
 
 
 def _component_name(model: nn.Module) -> str:
@@ -138,13 +152,32 @@ def _hint(item: str, models: dict[str, nn.Module]) -> str:
     return f"the nearest module is {near[0]!r}" if near else "patterns match whole paths, such as 'unet.*attn2*'"
 
 
+def _own_modules(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """A model's modules by path, as if nothing stood around them: neither PEFT's layers nor compiled blocks.
+
+    A module at several paths comes at each.
+    """
+    inner = model._modules.get("base_layer")  # of a LoRA's layer, whose other modules are its own
+    if inner is None:
+        inner = model._modules.get("_orig_mod")
+    if inner is not None:
+        yield from _own_modules(inner, path)
+        return
+    yield path, model
+    for name, child in model._modules.items():
+        if child is not None:
+            yield from _own_modules(child, f"{path}.{name}" if path else name)
+
+
 def _targets(model: nn.Module, component: str, holds: Callable[[str, str, int], bool]) -> list[Target]:
     """Every parameter called `weight` of a module that a shift knows, tied ones once, under their first path."""
     found: dict[nn.Parameter, tuple[str, list[nn.Module]]] = {}
-    for path, module in model.named_modules():
+    for path, module in _own_modules(model):
         weight = module._parameters.get("weight")
         if weight is not None and (weight.ndim == 1 or has_spectrum(module)):
-            found.setdefault(weight, (weight_name(component, path), []))[1].append(module)
+            modules = found.setdefault(weight, (weight_name(component, path), []))[1]
+            if module not in modules:
+                modules.append(module)
     return [
         Target(name, tuple(modules), weight, noted(model))
         for weight, (name, modules) in found.items()

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectra.adapters.loaded_shifts import activate, load
+from spectra.adapters.loaded_shifts import activate
+from spectra.adapters.loading import load
 from spectra.adapters.spectra_from import find_originals
 from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.bases.prediction import AUTO
@@ -74,9 +75,11 @@ def generate(
     pipe = load_pipeline(location, getattr(torch, settings.dtype), device or best_device(), settings.quantize)
     if shifts:
         find_originals(pipe, location, settings.spectra_from)
+    stems = [path.stem for path, _ in shifts]
+    labels = [stem if stems.count(stem) == 1 else f"{stem}-{number}" for number, stem in enumerate(stems)]
     names = [
-        load(pipe, shift, name=f"{path.stem}-{number}", progress=progress)
-        for number, (path, shift) in enumerate(shifts)
+        load(pipe, shift, name=label, activate=False, progress=progress)
+        for label, (_, shift) in zip(labels, shifts, strict=True)
     ]
     tell_unknown_words(pipe, prompts)
     requests = requests_for(prompts, settings.seeds, settings.negative)

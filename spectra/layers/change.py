@@ -46,11 +46,13 @@ class Change:
             return cls(delta, a, b, kernel)
         return cls(delta, a, b, kernel, torch.tensor(word.vectors), word.ids)
 
+    def parts(self) -> tuple[Tensor | None, ...]:
+        """Delta, a, b, kernel and word, each None if it is not there."""
+        return self.delta, self.a, self.b, self.kernel, self.word
+
     def tensors(self) -> Iterator[Tensor]:
         """Those that are there."""
-        for each in (self.delta, self.a, self.b, self.kernel, self.word):
-            if each is not None:
-                yield each
+        yield from (each for each in self.parts() if each is not None)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Change:
         """The same change with every tensor mapped."""
@@ -58,8 +60,7 @@ class Change:
         def mapped(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else function(tensor)
 
-        parts = (self.delta, self.a, self.b, self.kernel, self.word)
-        delta, a, b, kernel, word = (mapped(each) for each in parts)
+        delta, a, b, kernel, word = (mapped(each) for each in self.parts())
         return Change(delta, a, b, kernel, word, self.ids)
 
     @property
@@ -74,10 +75,14 @@ class Change:
     @property
     def changes_nothing(self) -> bool:
         """Whether the weight is the frozen one: every delta, every term and every word is zero."""
-        parts = (self.delta, self.word, *(() if self.a is None else (self.a * self._reach,)))
-        return not any(bool(part.any()) for part in parts if part is not None)
+        if any(bool(part.any()) for part in (self.delta, self.word) if part is not None):
+            return False
+        return self.a is None or not bool((self.a * self._reach).any())
 
     @property
     def _reach(self) -> Tensor:
         """`[k, 1]`: 0 for a term whose right side is zero."""
-        return self.right.ne(0).any(-1, keepdim=True)
+        if self.b is None:
+            raise ValueError("a change without outer terms has no right side")
+        reach = self.b.ne(0).any(-1, keepdim=True)
+        return reach if self.kernel is None else reach & self.kernel.ne(0).any(-1, keepdim=True)

@@ -9,7 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from spectra.adapters.loaded_shifts import load, unload
+from spectra.adapters.loaded_shifts import unload
+from spectra.adapters.loading import load
 from spectra.analysis.library import LibraryEntry, scan
 from spectra.errors import MismatchError, SpectraError
 
@@ -79,7 +80,7 @@ class Shelf:
         if known is not None and (known.path, known.changed, known.bytes) != (now.path, now.changed, now.bytes):
             self._forget(name)
         if name not in self._loaded:
-            load(self.pipe, now.path, name=name)
+            load(self.pipe, now.path, name=name, activate=False)
             self._loaded[name] = now
         self._loaded.move_to_end(name)
 

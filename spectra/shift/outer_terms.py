@@ -135,13 +135,14 @@ def read_only_rows(what: str, values: npt.NDArray[np.floating]) -> Rows:
         ShiftFileError: it is none, is empty, or has values that float32 cannot hold.
     """
     given = np.asarray(values)
-    if not np.issubdtype(given.dtype, np.floating) or given.ndim != 2 or given.size == 0:
+    if given.dtype.kind != "f" or given.ndim != 2 or given.size == 0:
         raise ShiftFileError(
             f"{what}: expected floats of shape [k, n], k and n > 0, got {given.dtype} of shape {list(given.shape)}"
         )
-    copied = np.array(rounded(given), order="C")
-    bad = int(np.count_nonzero(~np.isfinite(copied)))
-    if bad:
+    with np.errstate(over="ignore"):
+        copied: Rows = np.array(given, np.float32, order="C")
+    if not np.isfinite(copied).all():
+        bad = int(np.count_nonzero(~np.isfinite(copied)))
         raise ShiftFileError(
             f"{what}: {bad} of {copied.size} values are not finite; the shift cannot be used; "
             "if it was just trained, train with a lower --lr"

@@ -186,8 +186,8 @@ def weight_parts(told: Described, name: str, arrays: Mapping[str, npt.NDArray[An
     with _named(name):
         if name in told.sides:
             n0, n1, taps = told.sides[name]
-            a, b, kernel = np.split(arrays[name + OUTER].reshape(-1, n0 + n1 + taps), (n0, n0 + n1), axis=1)
-            outer = OuterTerms(a, b, kernel if taps else None)
+            rows = arrays[name + OUTER].reshape(-1, n0 + n1 + taps)
+            outer = OuterTerms(rows[:, :n0], rows[:, n0 : n0 + n1], rows[:, n0 + n1 :] if taps else None)
         if name in told.words:
             ids, text = told.words[name]
             words = WordVectors(ids, arrays[name + WORD].reshape(len(ids), -1), text)

@@ -40,7 +40,7 @@ def shifts(plain: Any) -> dict[str, SpectralShift]:
 def pipe(plain: Any, shifts: dict[str, SpectralShift]) -> Any:
     """The pipeline with both loaded."""
     for name, shift in shifts.items():
-        spectra.load(plain, shift, name=name)
+        spectra.load(plain, shift, name=name, activate=False)
     return plain
 
 

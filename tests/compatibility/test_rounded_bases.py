@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:There are modules")
 def bound(model: nn.Module, shift: SpectralShift, cache: SpectrumCache | None = None) -> dict[str, Binding]:
     """What `load` binds a model's weights to."""
     chosen = {target.name: target for target in targets(model, "unet") if target.name in shift}
-    matches = check_base(shift, "dog", chosen, {}, True).matches
+    matches = check_base(shift, "dog", chosen, {}, True)[0].matches
     return bind(chosen.values(), cache=cache, originals=original_spectra(shift, chosen, matches, cache=cache))
 
 

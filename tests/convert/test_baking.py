@@ -59,7 +59,7 @@ def served(models: Mapping[str, nn.Module], shifts: list[NamedShift]) -> dict[st
     for each in shifts:
         spectra.load(models, each.shift, name=each.name)
     spectra.activate(models, {each.name: each.scale for each in shifts})
-    states = {part: model.state_dict() for part, model in models.items()}
+    states = {part: {key: value.clone() for key, value in model.state_dict().items()} for part, model in models.items()}
     for part, model in models.items():
         for path, module in model.named_modules():
             if isinstance(module, nn.Embedding):  # shifted as its rows are gathered

@@ -14,7 +14,7 @@ FOLDERS = {"spectra": "spectra", "kernels": "spectra.kernels", "cli": "spectra.c
 
 FLOORS = {
     "ground": ("kernels", "version", "visible_text", "errors", "progress", "settings", "io"),
-    "shifts as data": ("naming", "spectrum", "shift", "analysis", "combine"),
+    "shifts as data": ("naming", "spectrum", "shift", "hub", "analysis", "combine"),
     "models": ("bases", "layers", "compatibility", "families", "adapters"),
     "what users do": ("convert", "generate", "plots", "training", "planning", "editing", "serving"),
     "outside": ("benchmarks", "cli"),

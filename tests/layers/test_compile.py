@@ -67,6 +67,36 @@ def test_serving_is_one_graph() -> None:
         assert torch.equal(fast(x, step, text).sample, base)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_hundred_replacements_compile_nothing_again(fused: bool) -> None:
+    """In a pipeline whose UNet is wrapped, as `pipe.unet = torch.compile(pipe.unet)` does."""
+    model, _ = build("unet")
+    adapter, shifts = spectra.attach(model, "unet-ca", directions=3, outer=1), []
+    for seed in range(2):
+        with torch.no_grad():
+            for parameter in adapter.parameters():
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+        shifts.append(adapter.shift(base="test"))
+    adapter.detach()
+    x, text, step = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 12), torch.tensor([3, 500])
+    if not fused:
+        spectra.unfuse(model)
+    spectra.load(model, shifts[0], "user")
+    pipe = {"unet": compiled(model)}
+    with torch.no_grad():
+        torch._dynamo.utils.counters.clear()
+        drawn = [pipe["unet"](x, step, text).sample]
+        counted = dict(torch._dynamo.utils.counters["stats"])
+        for number in range(1, 101):
+            spectra.load(pipe, shifts[number % 2], "user", hotswap=True)
+            if number < 5 or number > 98:
+                drawn.append(pipe["unet"](x, step, text).sample)
+        assert dict(torch._dynamo.utils.counters["stats"]) == counted and counted["unique_graphs"] == 1
+        assert torch.equal(drawn[-1], drawn[0]) and torch.equal(drawn[-2], drawn[1])
+        assert not torch.allclose(drawn[0], drawn[1])
+        torch.testing.assert_close(drawn[-1], model(x, step, text).sample)
+
+
 class Layers(nn.Module):
     """A module of each kind, one after the other."""
 

@@ -16,7 +16,8 @@ from fp8_checkpoint import scaled_fp8
 from PIL import Image
 from trainings import quick_outputs as quick_outputs
 
-from spectra.adapters.loaded_shifts import activate, load, unload
+from spectra.adapters.loaded_shifts import activate, unload
+from spectra.adapters.loading import load
 from spectra.adapters.spectra_from import find_originals
 from spectra.bases import quantisation
 from spectra.bases.pipeline import find_base, load_pipeline

@@ -1,0 +1,1 @@
+"""Shifts on the Hugging Face Hub: found, fetched, and published with a card."""
