@@ -81,7 +81,7 @@ def test_given_settings_win_over_the_file(tmp_path: Path) -> None:
         ("base = 'x'\nprior_unconditional = 0.5", 'needs prior target "base"'),
         ("base = 'x'\nkeep_prompts = 0.5", 'keep prompts needs prior target "base"'),
         ("prior_words = 0.8", "prior_words is called keep_prompts now"),
-        ("keep_prompts = 0.8", "a sum of at most 1, got 1.05"),
+        ("keep_prompts = 0.8", "a sum of at most 1, got 1.082"),
         ("steps = ", "not a TOML file"),
         ("images = 'x'", "needs --prompt"),
         ("images = 'x'\nprompt = 'y'\nsubject = 'fox'", "not both"),
