@@ -21,6 +21,7 @@ import numpy.typing as npt
 from spectra.errors import ShiftFileError
 from spectra.io.safetensors_header import StoredTensor
 from spectra.shift.few_directions import Shortened, lengthen, shorten
+from spectra.shift.limits import most_values
 from spectra.shift.metadata import PARTS_VERSION, ShiftMetadata, from_strings
 from spectra.shift.outer_terms import OuterTerms
 from spectra.shift.shift import Precision, SpectralShift
@@ -30,9 +31,6 @@ from spectra.shift.word_vectors import WordVectors, read_words, words_text
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
 DELTA, DIRECTIONS, OUTER, WORD = ".delta", ".directions", ".outer", ".word"
-
-MOST_VALUES = 1 << 24
-"""Deltas of more floats in all are refused: zeros that a file leaves out take memory all the same."""
 
 _MOST_TAPS = 1024
 FLOATS, _PLACES = ("F32", "F16"), ("U16", "U32")
@@ -74,8 +72,6 @@ def to_arrays(shift: SpectralShift, deltas: Mapping[str, npt.NDArray[Any]]) -> t
     Raises:
         ShiftFileError: more values than a reader takes.
     """
-    if sum(delta.size for delta in deltas.values()) > MOST_VALUES:
-        raise ShiftFileError(f"expected deltas of at most {MOST_VALUES:,} floats in all beside outer terms and words")
     dtype = next(iter(deltas.values())).dtype
     arrays: Arrays = {}
     for name, delta in deltas.items():
@@ -89,6 +85,9 @@ def to_arrays(shift: SpectralShift, deltas: Mapping[str, npt.NDArray[Any]]) -> t
             arrays[name + OUTER] = _rounded_terms(terms, dtype)
         for name, words in shift.words.items():
             arrays[name + WORD] = words.vectors.astype(dtype)
+    stored = sum(array.nbytes for array in arrays.values())
+    if sum(delta.size for delta in deltas.values()) > most_values(stored):
+        raise ShiftFileError(f"expected deltas of at most {most_values(stored):,} floats in all in {stored:,} bytes")
     strings = {
         "version": str(PARTS_VERSION),
         "ranks": ",".join(str(delta.size) for delta in deltas.values()),
@@ -136,7 +135,8 @@ def describe(strings: Mapping[str, str], tensors: Mapping[str, StoredTensor]) ->
     names = sorted({key.rpartition(".")[0] for key in tensors})
     plain = {key: value for key, value in strings.items() if key not in STRINGS}
     metadata = from_strings(plain, names)
-    lengths = dict(zip(names, _ranks(strings.get("ranks", ""), len(names)), strict=True))
+    stored = sum(tensor.bytes for tensor in tensors.values())
+    lengths = dict(zip(names, _ranks(strings.get("ranks", ""), len(names), most_values(stored)), strict=True))
     outer = [name for name in names if name + OUTER in tensors]
     sides = dict(zip(outer, _sides(strings.get("outer", ""), len(outer)), strict=True))
     words = read_words(strings.get("words", "{}"))
@@ -194,14 +194,14 @@ def weight_parts(told: Described, name: str, arrays: Mapping[str, npt.NDArray[An
     return Parts(delta, outer, words)
 
 
-def _ranks(text: str, count: int) -> list[int]:
+def _ranks(text: str, count: int, most: int) -> list[int]:
     if not re.fullmatch(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", text):
         _misfit("ranks", f"the number of singular values of each of {count} weights", f"{text[:40]!r}")
     ranks = [int(each) for each in text.split(",")]
     if len(ranks) != count:
         _misfit("ranks", f"a number for each of {count} weights", f"{len(ranks)}")
-    if sum(ranks) > MOST_VALUES:
-        _misfit("ranks", f"at most {MOST_VALUES:,} in all", f"{sum(ranks):,}")
+    if sum(ranks) > most:
+        _misfit("ranks", f"at most {most:,} in all", f"{sum(ranks):,}")
     return ranks
 
 

@@ -64,8 +64,9 @@ def read_shift_header(path: str | os.PathLike[str]) -> ShiftHeader:
     """
     with open_shift_file(Path(path)) as (stream, header):
         if is_packed(header.metadata):
+            stored = sum(tensor.bytes for tensor in header.tensors.values())
             arrays = {key: read_array(stream, header.tensors[key]) for key in packing.DESCRIBED & header.tensors.keys()}
-            return _packed_header(packing.describe(header.metadata, arrays), header.file_bytes)
+            return _packed_header(packing.describe(header.metadata, arrays, stored), header.file_bytes)
         precision = common_precision(header.tensors.values())
         if version_of(header.metadata) == PARTS_VERSION:
             told = part_arrays.describe(header.metadata, header.tensors)

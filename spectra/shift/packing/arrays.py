@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
-from spectra.io.foreign_values import parse_json
 from spectra.io.safetensors_header import StoredTensor
+from spectra.shift.limits import LONGEST_LIST, MOST_PIECES, MOST_VALUES, most_coded, most_values
 from spectra.shift.metadata import (
     FINGERPRINT_DIGITS,
     JSON,
@@ -25,11 +25,12 @@ from spectra.shift.metadata import (
     version_of,
 )
 from spectra.shift.packing import coder
+from spectra.shift.packing.decoding import Pieces, decode_values, decompress, read_masks
 from spectra.shift.packing.pieces import packed_pieces, parts_of
-from spectra.shift.packing.quantise import count_tokens, dequantise, merge_scales, quantise
-from spectra.shift.packing.tokens import COUNT, read_bits, to_tokens, write_bits
+from spectra.shift.packing.quantise import count_tokens, merge_scales, quantise
+from spectra.shift.packing.tokens import to_tokens, write_bits
 from spectra.shift.packing.weights import GROUPS, PackedWeight, read_line, write_line
-from spectra.shift.shift import Delta, SpectralShift
+from spectra.shift.shift import SpectralShift
 from spectra.shift.word_vectors import read_words, words_text
 
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -44,8 +45,6 @@ _CODES = {"weights": "U8", "tables": "U16", "states": "U32", "words": "U16", "bi
 _OPTIONAL = {**dict.fromkeys(DIGITS, "U8"), "masks": "U8"}
 
 SMALLEST_ERROR, LARGEST_ERROR = 1e-5, 0.5
-MOST_VALUES = 1 << 24
-"""A file that claims more is refused: what it holds must be decoded into memory. FLUX.1 has 1.4 million."""
 
 _MOST_CLASSES = 256
 _LONGEST_LINE = 1024
@@ -105,14 +104,15 @@ def pack(shift: SpectralShift, error: float) -> tuple[dict[str, str], Arrays]:
     lines = [
         write_line(weight, [next(told) for _ in weight.pieces], deltas_only=deltas_only) for weight in pieces.weights
     ]
-    if sum(map(len, lines)) + len(lines) > _LONGEST_LINE * len(lines):
+    text = "\n".join(lines)
+    if len(text) > min(_LONGEST_LINE * len(lines), LONGEST_LIST) or len(pieces.values) > MOST_PIECES:
         raise ShiftFileError("the shift has too many outer terms to be packed; write it as float16, or merge to fewer")
     errors: dict[str, JSON] = {group: float(f"{e:.4g}") for group, e in zip(GROUPS, quantised.errors, strict=False)}
     strings = to_strings(_derived(shift, error, errors)) | {"steps": json.dumps(quantised.steps)}
     strings["version"] = str(PACKED_VERSION if deltas_only else PARTS_VERSION)
     strings.pop("ndims", None)
     arrays: Arrays = {
-        "weights": np.frombuffer(zlib.compress("\n".join(lines).encode(), 9), dtype=np.uint8),
+        "weights": np.frombuffer(zlib.compress(text.encode(), 9), dtype=np.uint8),
         "tables": tables.reshape(-1),
         "states": states,
         "words": words,
@@ -126,6 +126,11 @@ def pack(shift: SpectralShift, error: float) -> tuple[dict[str, str], Arrays]:
     for key in DIGITS:
         if key in strings:
             arrays[key] = np.frombuffer(bytes.fromhex(strings.pop(key)), dtype=np.uint8)
+    stored = sum(each.nbytes for each in arrays.values())
+    if max(total, sum(each.size for each in shift.values())) > most_values(stored) or len(scale) > most_coded(stored):
+        raise ShiftFileError(
+            f"{total:,} values in {stored:,} bytes are more than a reader takes; allow a smaller error"
+        )
     return strings, arrays
 
 
@@ -168,12 +173,13 @@ def check_arrays(arrays: Mapping[str, StoredTensor]) -> None:
         raise ShiftFileError(f"a packed shift needs {', '.join(missing)}; the file is damaged or foreign")
 
 
-def describe(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]]) -> Described:
+def describe(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]], stored: int) -> Described:
     """What a packed file whose arrays have been checked says of itself.
 
     Args:
         strings: of the header.
         arrays: those of `DESCRIBED` that the file has.
+        stored: bytes of all its arrays.
 
     Raises:
         ShiftFileError: something is unknown or malformed.
@@ -186,14 +192,17 @@ def describe(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]])
     plain |= {key: arrays[key].tobytes().hex() for key in DIGITS if key in arrays}
     try:
         count = 2 * len(arrays["fingerprints"]) // FINGERPRINT_DIGITS
-        lines = decompress(arrays["weights"], _LONGEST_LINE * count).decode().split("\n")
+        listed = decompress(arrays["weights"], min(_LONGEST_LINE * count, LONGEST_LIST)).decode()
+        if listed.count("\n") + listed.count(",") >= MOST_PIECES:
+            raise ValueError("more weights or pieces than there can be")
+        lines = listed.split("\n")
         weights, classes = zip(*(read_line(line, deltas_only=deltas_only) for line in lines), strict=True)
         names = [weight.name for weight in weights]
         if names != sorted(set(names)):
             raise ValueError("names out of order")
         lengths = [weight.length for weight in weights]
         values = sum(size for weight in weights for size, _ in weight.pieces)
-        if min(lengths) < 1 or max(sum(lengths), values) > MOST_VALUES:
+        if min(lengths) < 1 or max(sum(lengths), values) > most_values(stored):
             raise ValueError("lengths out of range")
         if not all(-1 <= each < _MOST_CLASSES for told in classes for each in told):
             raise ValueError("classes out of range")
@@ -206,79 +215,20 @@ def describe(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]])
     return Described(from_strings(plain, names), weights, tuple(each for told in classes for each in told), words)
 
 
-def decompress(compressed: npt.NDArray[np.uint8], limit: int) -> bytes:
-    """At most `limit` bytes.
-
-    Raises:
-        ValueError: it is damaged, incomplete or longer.
-    """
-    decompressor = zlib.decompressobj()
-    try:
-        found = decompressor.decompress(compressed.tobytes(), limit)
-    except zlib.error as error:
-        raise ValueError(str(error)) from error
-    if not decompressor.eof or decompressor.unused_data:
-        raise ValueError("incomplete or too long")
-    return found
-
-
 def unpack(strings: Mapping[str, str], arrays: Mapping[str, npt.NDArray[Any]]) -> SpectralShift:
     """The shift that strings and arrays hold, which have been checked.
 
     Raises:
         ShiftFileError: something is unknown or malformed.
     """
-    told = describe(strings, arrays)
+    stored = sum(array.nbytes for array in arrays.values())
+    told = describe(strings, arrays, stored)
     sizes, groups = np.array([piece for weight in told.weights for piece in weight.pieces]).reshape(-1, 2).T
     each = np.array(told.classes)
-    coded = each >= 0
     try:
-        steps = _steps(strings.get("steps", ""))
-        tables = _tables(arrays["tables"], int(each.max(initial=-1)) + 1)
-        tokens, odd = coder.decode(arrays["states"], arrays["words"], np.repeat(each[coded], sizes[coded]), tables)
-        k, negative = read_bits(tokens, arrays["bits"])
-        masks = _masks(arrays.get("masks"), told.weights)
-        values: Delta = np.zeros(int(sizes.sum()), dtype=np.float32)
-        step = np.repeat(steps[groups[coded]], sizes[coded])
-        values[np.repeat(coded, sizes)] = dequantise(k, odd, negative, step)
+        masks = read_masks(arrays.get("masks"), told.weights)
+        values = decode_values(strings, arrays, Pieces(sizes, groups, each), stored)
         deltas, outer, words = parts_of(told.weights, values, masks, told.words)
     except ValueError as error:
         raise ShiftFileError(f"its packed values cannot be read ({error}); fetch or make it again") from error
     return SpectralShift(deltas, told.metadata, outer=outer, words=words, precision="packed")
-
-
-def _masks(stored: npt.NDArray[np.uint8] | None, weights: Sequence[PackedWeight]) -> list[npt.NDArray[np.bool_]]:
-    """Where the values of deltas with a mask belong."""
-    masked = [weight for weight in weights if weight.masked]
-    if (stored is None) == bool(masked):
-        raise ValueError("masks that its weights do not ask for" if stored is not None else "its masks are missing")
-    if stored is None:
-        return []
-    total = sum(weight.length for weight in masked)
-    found = decompress(stored, -(-total // 8) + 1)
-    if len(found) != -(-total // 8):
-        raise ValueError(f"expected masks of {total} bits")
-    bits = np.unpackbits(np.frombuffer(found, dtype=np.uint8))[:total].astype(np.bool_)
-    masks = np.split(bits, np.cumsum([weight.length for weight in masked])[:-1])
-    if [int(mask.sum()) for mask in masks] != [weight.count for weight in masked]:
-        raise ValueError("masks of other counts")
-    return masks
-
-
-def _steps(text: str) -> npt.NDArray[np.float64]:
-    """Steps of matrices, 1-D weights and words."""
-    given = parse_json(text)
-    if not isinstance(given, list) or not 1 <= len(given) <= len(GROUPS):
-        raise ValueError("expected the steps of matrices, 1-D weights and words")
-    if not all(isinstance(step, float) and 0 <= step < np.inf for step in given):
-        raise ValueError("expected steps that are finite and not negative")
-    return np.array([*given, 0.0, 0.0][: len(GROUPS)])
-
-
-def _tables(flat: npt.NDArray[np.uint16], classes: int) -> npt.NDArray[np.uint16]:
-    """Frequencies `[2 * classes, tokens]`."""
-    contexts = 2 * max(classes, 1)
-    width, rest = divmod(len(flat), contexts)
-    if rest or not 1 <= width <= COUNT:
-        raise ValueError(f"expected frequencies for {contexts} contexts, got {len(flat)}")
-    return flat.reshape(contexts, width)

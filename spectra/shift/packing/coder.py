@@ -63,9 +63,9 @@ def encode(
 def decode(
     states: npt.NDArray[np.uint32],
     words: npt.NDArray[np.uint16],
-    classes: Integers,
+    classes: npt.NDArray[np.integer],
     frequencies: npt.NDArray[np.uint16],
-) -> tuple[Integers, Integers]:
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8]]:
     """Tokens, and whether the trellis' state was odd before each.
 
     Args:
@@ -79,19 +79,19 @@ def decode(
     """
     if (frequencies.sum(1, dtype=np.int64) != _TOTAL).any():
         raise ValueError(f"expected frequencies that sum up to {_TOTAL}")
-    every = np.tile(np.arange(frequencies.shape[1]), len(frequencies))
-    token_of = np.repeat(every, frequencies.reshape(-1))
-    frequency = np.repeat(frequencies.reshape(-1).astype(np.int64), frequencies.reshape(-1))
-    starts = np.cumsum(frequencies, axis=1, dtype=np.int64) - frequencies
-    offset = np.tile(np.arange(_TOTAL), len(frequencies)) - np.repeat(starts.reshape(-1), frequencies.reshape(-1))
+    flat = frequencies.reshape(-1)
+    starts = (np.cumsum(frequencies, axis=1, dtype=np.int64) - frequencies).astype(np.uint16).reshape(-1)
+    # For each context and slot: its token, the token's frequency, and the slot's place in its interval.
+    token_of = np.repeat(np.tile(np.arange(frequencies.shape[1], dtype=np.uint16), len(frequencies)), flat)
+    frequency = np.repeat(flat, flat)
+    offset = np.tile(np.arange(_TOTAL, dtype=np.uint16), len(frequencies)) - np.repeat(starts, flat)
 
     count, lanes, following = len(classes), len(states), successors().reshape(-1)
-    tokens, odd = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
-    rows, queue = classes << (PRECISION + 1), words.astype(np.int64)
+    tokens, odd = np.empty(count, dtype=np.uint16), np.empty(count, dtype=np.uint8)
     state, place = states.astype(np.int64), 0
     trellis = np.zeros(lanes, dtype=np.int64)
     for first in range(0, count, lanes):
-        row = rows[first : first + lanes]
+        row = classes[first : first + lanes].astype(np.int64) << (PRECISION + 1)
         if len(row) < lanes:
             trellis = trellis[: len(row)]
         x, was_odd = state[: len(row)], trellis & 1
@@ -99,7 +99,7 @@ def decode(
         token = token_of[entry]
         x = frequency[entry] * (x >> PRECISION) + offset[entry]
         low = np.flatnonzero(x < _LOWEST)
-        read = queue[place : place + len(low)]
+        read = words[place : place + len(low)]
         if len(read) < len(low):
             raise ValueError("the words end too early")
         x[low] = x[low] << _WORD | read
@@ -107,6 +107,6 @@ def decode(
         state[: len(row)] = x
         tokens[first : first + lanes], odd[first : first + lanes] = token, was_odd
         trellis = following[2 * trellis + (token & 1)]
-    if place != len(queue) or (state != _LOWEST).any():
+    if place != len(words) or (state != _LOWEST).any():
         raise ValueError("the words do not end where the values do")
     return tokens, odd

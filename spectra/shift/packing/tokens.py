@@ -6,6 +6,9 @@ bit, which decides the trellis' next state. The sign is one bit more.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +20,14 @@ HIGHEST = 44
 
 COUNT = _DIRECT + _PER_OCTAVE * (HIGHEST - _FIRST_OCTAVE + 1)
 """The number of tokens."""
+
+_WIDTHS = np.maximum((np.arange(COUNT) - _DIRECT) // _PER_OCTAVE + 1, 0).astype(np.uint8)
+"""Bits stored below each token."""
+
+_TOGETHER = 1 << 16
+"""Numbers that are read together, so that millions of them take no more than their values."""
+
+Tokens: TypeAlias = npt.NDArray[np.uint16]
 
 
 def to_tokens(k: Integers) -> tuple[Integers, Integers]:
@@ -33,9 +44,9 @@ def to_tokens(k: Integers) -> tuple[Integers, Integers]:
     return np.where(beyond, direct, k), width
 
 
-def widths(tokens: Integers) -> Integers:
+def widths(tokens: Tokens) -> npt.NDArray[np.uint8]:
     """The number of bits stored below each token."""
-    return np.where(tokens < _DIRECT, 0, (tokens - _DIRECT) // _PER_OCTAVE + 1)
+    return _WIDTHS[tokens]
 
 
 def write_bits(k: Integers, negative: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
@@ -50,27 +61,42 @@ def write_bits(k: Integers, negative: npt.NDArray[np.bool_]) -> npt.NDArray[np.u
     return np.packbits(np.concatenate(planes))
 
 
-def read_bits(tokens: Integers, stored: npt.NDArray[np.uint8]) -> tuple[Integers, npt.NDArray[np.bool_]]:
-    """Numbers and signs from `write_bits`.
+def read_bits(tokens: Tokens, stored: npt.NDArray[np.uint8]) -> Iterator[tuple[slice, Integers, npt.NDArray[np.bool_]]]:
+    """Numbers and signs from `write_bits`, some tens of thousands after the other, with their place among all.
 
     Raises:
         ValueError: there are more or fewer bits than the tokens ask for.
     """
-    width = widths(tokens)
-    nonzero = tokens > 0
-    wanted = int(nonzero.sum() + width.sum())
+    # Of each token as often as it occurs: what stands in the planes before each.
+    counts = np.bincount(tokens, minlength=COUNT)
+    planes = int(widths(np.flatnonzero(counts).astype(np.uint16)).max(initial=0))
+    sizes = [int(counts[1:].sum()), *(int(counts[plane < _WIDTHS].sum()) for plane in range(planes))]
+    wanted = sum(sizes)
     if len(stored) != -(-wanted // 8):
         raise ValueError(f"expected {-(-wanted // 8)} bytes of signs and low bits, got {len(stored)}")
-    bits = np.unpackbits(stored)
-    negative = np.zeros(len(tokens), dtype=bool)
-    place = int(nonzero.sum())
-    negative[nonzero] = bits[:place].astype(bool)
-    below = np.zeros(len(tokens), dtype=np.int64)
-    for plane in range(int(width.max(initial=0))):
-        holds = width > plane
-        end = place + int(holds.sum())
-        below[holds] |= bits[place:end].astype(np.int64) << plane
-        place = end
-    eighth = ((tokens - _DIRECT) % _PER_OCTAVE) >> 1
-    beyond = ((((8 + eighth) << width) | below) << 1) | (tokens & 1)
-    return np.where(tokens < _DIRECT, tokens, beyond), negative
+    places = np.cumsum([0, *sizes[:-1]]).tolist()
+    for start in range(0, len(tokens), _TOGETHER):
+        part = slice(start, start + _TOGETHER)
+        token = tokens[part].astype(np.int64)
+        width = widths(tokens[part])
+        negative = np.zeros(len(token), dtype=np.bool_)
+        below = np.zeros(len(token), dtype=np.int64)
+        for number in range(planes + 1):
+            holds = width > number - 1 if number else token > 0
+            here = int(np.count_nonzero(holds))
+            bits = _bits(stored, places[number], here)
+            places[number] += here
+            if number:
+                below[holds] |= bits.astype(np.int64) << (number - 1)
+            else:
+                negative[holds] = bits
+        eighth = ((token - _DIRECT) % _PER_OCTAVE) >> 1
+        beyond = ((((8 + eighth) << width) | below) << 1) | (token & 1)
+        yield part, np.where(token < _DIRECT, token, beyond), negative
+
+
+def _bits(stored: npt.NDArray[np.uint8], start: int, count: int) -> npt.NDArray[np.bool_]:
+    """So many bits of the stored bytes, from one on."""
+    first = start // 8
+    unpacked = np.unpackbits(stored[first : -(-(start + count) // 8)])
+    return unpacked[start - 8 * first :][:count].astype(np.bool_)

@@ -12,6 +12,22 @@ from spectra.shift.packing import coder, tokens
 from spectra.shift.packing.trellis import Integers, find_path
 
 
+def read(found: Integers, stored: np.ndarray) -> tuple[Integers, np.ndarray]:
+    """All numbers and signs that `read_bits` gives part by part."""
+    k, negative = np.full(len(found), -1), np.zeros(len(found), dtype=bool)
+    for part, numbers, signs in tokens.read_bits(found.astype(np.uint16), stored):
+        k[part], negative[part] = numbers, signs
+    return k, negative
+
+
+def test_millions_of_numbers_are_read_in_parts() -> None:
+    k = np.random.default_rng(0).geometric(0.03, 200_000) - 1
+    negative = (k % 3 == 0) & (k > 0)
+    again, signs = read(tokens.to_tokens(k)[0], tokens.write_bits(k, negative))
+    np.testing.assert_array_equal(again, k)
+    np.testing.assert_array_equal(signs, negative)
+
+
 @given(k=hnp.arrays(np.int64, st.integers(0, 50), elements=st.integers(0, 2 ** (tokens.HIGHEST + 1) - 1)))
 def test_numbers_survive_as_tokens_and_bits(k: Integers) -> None:
     found, width = tokens.to_tokens(k)
@@ -19,7 +35,7 @@ def test_numbers_survive_as_tokens_and_bits(k: Integers) -> None:
     np.testing.assert_array_equal(tokens.widths(found), width)
     np.testing.assert_array_equal(found & 1, k & 1)  # the trellis needs no more than the token
     negative = (k % 3 == 0) & (k > 0)
-    again, signs = tokens.read_bits(found, tokens.write_bits(k, negative))
+    again, signs = read(found, tokens.write_bits(k, negative))
     np.testing.assert_array_equal(again, k)
     np.testing.assert_array_equal(signs, negative)
 
@@ -29,7 +45,7 @@ def test_missing_bits_are_noticed() -> None:
     stored = tokens.write_bits(k, k > 50)
     for changed in (stored[:-1], np.append(stored, np.uint8(0))):
         with pytest.raises(ValueError, match="bytes of signs"):
-            tokens.read_bits(tokens.to_tokens(k)[0], changed)
+            read(tokens.to_tokens(k)[0], changed)
 
 
 @settings(max_examples=60)
