@@ -1,4 +1,4 @@
-# make setup | train | test | slow | lint | types | format | bench | gpu | architecture | clean
+# make setup | train | test | slow | lint | types | format | bench | gpu | architecture | fuzz | audit | clean
 # Needs Python 3.11 or later with pip, and nothing else. Everything runs setup first if that has not been done.
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ READY := .venv/ready
 # The packages are installed inside `spectra` (pyproject.toml); a type checker needs to see them laid out like that.
 TYPES := build/types/spectra
 
-.PHONY: setup train test slow lint types format bench gpu architecture clean
+.PHONY: setup train test slow lint types format bench gpu architecture fuzz audit clean
 
 setup: $(READY)
 
@@ -45,6 +45,17 @@ bench: $(READY)
 
 gpu: $(READY)
 	$(BIN)/spectra bench gpu --resume
+
+# Inputs a reader, and its name, if not all: make fuzz INPUTS=1000 READER=shift
+INPUTS ?= 200000
+fuzz: $(READY)
+	$(BIN)/python tests/helpers/fuzz.py --inputs $(INPUTS) $(if $(READER),--reader $(READER))
+
+# Known vulnerabilities of what is installed (asks PyPI), and licences.
+audit: $(READY)
+	$(BIN)/python tests/helpers/dependencies.py
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
+	build/audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
 
 architecture: $(READY)
 	$(BIN)/python tests/helpers/architecture.py

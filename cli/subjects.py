@@ -11,7 +11,7 @@ from spectra.cli import output
 from spectra.cli.next_steps import following
 from spectra.cli.options import command, force_option, json_option, output_option
 from spectra.cli.tables import table
-from spectra.settings import setting
+from spectra.settings import LARGEST_SEED, setting
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class _Options:
     out: Path | None = output_option("Write the subjects' pictures to this folder.", None, "DIR")
     count: int = setting(5, "Pictures of each subject.", least=1)
     size: int = setting(64, "Side of each picture in pixels.", least=8, most=4096)
-    seed: int = setting(0, "Seed of backgrounds, scales and rotations.")
+    seed: int = setting(0, "Seed of backgrounds, scales and rotations.", most=LARGEST_SEED)
     force: bool = force_option()
     json: bool = json_option()
 

@@ -83,13 +83,16 @@ class Mistakes:
 
 
 class MistakesError(InputError):
-    """Several things given are wrong at once; each is an error of its own, in `several`."""
+    """Several things given are wrong at once; each is an error of its own, in `several`, and the first ten are told."""
+
+    TOLD = 10
 
     def __init__(self, several: Sequence[SpectraError]) -> None:
         self.several = tuple(several)
-        told = "; ".join(f"({number}) {error}" for number, error in enumerate(several, 1))
+        told = "; ".join(f"({number}) {error}" for number, error in enumerate(several[: self.TOLD], 1))
+        more = f"; and {len(several) - self.TOLD:,} more" if len(several) > self.TOLD else ""
         # Each is short and visible already; all together may be longer than one message.
-        Exception.__init__(self, f"{len(self.several)} mistakes: {told}")
+        Exception.__init__(self, f"{len(self.several)} mistakes: {told}{more}")
 
 
 class PictureError(InputError):

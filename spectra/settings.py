@@ -21,6 +21,9 @@ from spectra.errors import InputError, Mistakes
 SHARE = {"least": 0, "most": 1}
 """The range of a share of something."""
 
+LARGEST_SEED = (1 << 63) - 1
+"""What every generator of random numbers takes."""
+
 REQUIRED: Any = dataclasses.MISSING
 """In place of a default: the setting has to be given."""
 

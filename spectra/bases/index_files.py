@@ -35,6 +35,6 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     found = read_object(folder / INDEX)
     for name in found:
-        if not re.fullmatch(r"\w[\w-]*", name):
+        if not re.fullmatch(r"\w[\w-]{0,99}", name):
             raise BaseError(f"{folder / INDEX}: {name!r} is no name of a component; the file is damaged or foreign")
     return found

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from spectra.settings import Setting, declared_settings, setting
+from spectra.settings import LARGEST_SEED, Setting, declared_settings, setting
 
 _merging = partial(setting, panel="How they are merged")
 
@@ -37,7 +37,7 @@ class MergeSettings:
         least=1,
         default_text="all, exactly",
     )
-    seed: int | None = _merging(None, "Seed of methods that draw at random.", default_text="0")
+    seed: int | None = _merging(None, "Seed of methods that draw at random.", most=LARGEST_SEED, default_text="0")
 
 
 PARAMETERS: Mapping[str, Setting] = {

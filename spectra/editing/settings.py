@@ -13,7 +13,16 @@ from spectra.bases.embedded import NAME
 from spectra.bases.prediction import PREDICTION_TYPE
 from spectra.bases.single_file import COMPONENTS_FROM
 from spectra.errors import InputError
-from spectra.settings import REQUIRED, SHARE, Setting, check_ranges, declared_settings, embedded_defaults, setting
+from spectra.settings import (
+    LARGEST_SEED,
+    REQUIRED,
+    SHARE,
+    Setting,
+    check_ranges,
+    declared_settings,
+    embedded_defaults,
+    setting,
+)
 from spectra.training.config import TrainConfig, make_config
 
 TUNING: dict[str, Any] = {
@@ -113,7 +122,9 @@ class EditSettings:
         option="--noise-mix",
         **SHARE,
     )
-    seeds: tuple[int, ...] = _drawing((0,), "Seed of fresh noise; the first is the training's too.", option="--seed")
+    seeds: tuple[int, ...] = _drawing(
+        (0,), "Seed of fresh noise; the first is the training's too.", option="--seed", most=LARGEST_SEED
+    )
     keeps: tuple[float, ...] = _drawing(
         (0.0,),
         "The unedited picture stays where an edit asks for less than this share of its largest change; 0 for edits of "

@@ -10,7 +10,7 @@ from spectra.bases.embedded import GUIDANCE, NAME
 from spectra.bases.prediction import PREDICTION_TYPE
 from spectra.bases.quantisation import QUANTIZE, SPECTRA_FROM, parse_quantisation
 from spectra.bases.single_file import COMPONENTS_FROM
-from spectra.settings import check_ranges, declared_settings, embedded_defaults, setting
+from spectra.settings import LARGEST_SEED, check_ranges, declared_settings, embedded_defaults, setting
 
 OWN_GUIDANCE = f"what the base's pipeline draws with, none for a distilled one; embedded base: {GUIDANCE:g}"
 """The guidance by default, as settings say it."""
@@ -56,7 +56,7 @@ class GenerateSettings:
     prompts_file: Path | None = setting(None, "Text file of prompts, one a line.", option="--prompts", metavar="FILE")
     negative: str = setting("", "Negative prompt of all pictures.")
     seeds: tuple[int, ...] = setting(
-        (0,), "Seed of the noise; repeatable, a picture of each prompt for each.", option="--seed"
+        (0,), "Seed of the noise; repeatable, a picture of each prompt for each.", option="--seed", most=LARGEST_SEED
     )
     sampling: Sampling = field(default_factory=Sampling)
     dtype: str = setting(

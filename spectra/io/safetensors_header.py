@@ -156,8 +156,7 @@ def _parsed(text: bytes) -> dict[str, Any]:
     try:
         parsed: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=_once)
         if b"\\u" in text:  # half of a surrogate pair is no text
-            for key, value in (*parsed.items(), *parsed.get(_METADATA, {}).items()):
-                f"{key}{value}".encode()
+            json.dumps(parsed, ensure_ascii=False).encode()
     except UnicodeError as error:
         raise HeaderError("text that is not Unicode") from error
     except ValueError as error:

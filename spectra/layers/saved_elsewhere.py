@@ -108,6 +108,8 @@ def _watch_projection(module: nn.Module, projection: nn.Module, hooks: ExitStack
 
 def _let_go(module: nn.Module, hooks: ExitStack) -> None:
     """Let autograd keep, of what the module's forward saves, that of which a watched module made it."""
+    if not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"):
+        return  # before torch 2.7 nothing tells whose hooks are in force, and a checkpoint's must be
     within: list[torch.autograd.graph.saved_tensors_hooks] = []
 
     def enter(_: nn.Module, args: tuple[Any, ...]) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from spectra.bases.embedded import GUIDANCE
 from spectra.bases.quantisation import QUANTIZE, SPECTRA_FROM
 from spectra.generate.settings import OWN_GUIDANCE
-from spectra.settings import SHARE, setting
+from spectra.settings import LARGEST_SEED, SHARE, setting
 from spectra.training.declared import SubjectSettings
 
 _optimizer = partial(setting, panel="Optimizer and schedule")
@@ -116,7 +116,7 @@ class TrainSettings(SubjectSettings):
     max_grad_norm: float = _optimizer(
         1.0, "Largest norm of the gradient, which is clipped to it; 0 switches clipping off.", least=0
     )
-    seed: int = _optimizer(0, "Seed of everything that is random.", least=0)
+    seed: int = _optimizer(0, "Seed of everything that is random.", least=0, most=LARGEST_SEED)
     prior_weight: float = _prior(
         1.0,
         "Weight of the prior preservation loss; 0 leaves it out.",

@@ -89,6 +89,7 @@ TENSOR = '{"dtype":"F32","shape":[2],"data_offsets":[%d,%d]}'
         ('{"a":{"dtype":"F32","dtype":"F32","shape":[2]}}', 8, "twice"),
         ('{"__metadata__":{"k":"\\ud800"}}', 0, "Unicode"),
         ('{"\\udc00":%s}' % (TENSOR % (0, 8)), 8, "Unicode"),
+        ('{"__metadata__":{"__metadata__":"\\ud800"}}', 0, "Unicode"),
         ('{"\\u005f_metadata__":%s}' % (TENSOR % (0, 8)), 8, "expected text"),
         ("[" * 100_000, 0, "expected text"),
         ('{"a":' * 50_000, 0, "expected text"),

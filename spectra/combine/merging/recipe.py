@@ -131,13 +131,20 @@ def find_parents(recipe: Recipe, files: Iterable[Path]) -> list[Path]:
     for number, parent in enumerate(recipe.parents, 1):
         if parent.content_hash in given:
             found.append(given[parent.content_hash])
-        elif parent.file and Path(parent.file).is_file():
+        elif parent.file and _is_file(parent.file):
             found.append(Path(parent.file))
         else:
             wanted = f"content {parent.content_hash}" if parent.content_hash else "never in a file"
             place = f", which is not at {parent.file}" if parent.file else ""
             raise InputError(f"shift {number} of the recipe ({wanted}){place}: give its file as an argument")
     return found
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def parse_recipe(values: Any, *, source: str) -> Recipe:

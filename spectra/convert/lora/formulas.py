@@ -11,6 +11,7 @@ Every change is `[rows, columns]`, the matrix of `spectrum.matrix`. `scale` is a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -64,6 +65,28 @@ def misfit(shapes: Mapping[str, Sequence[int]]) -> str:
             parts = [f"{part} {list(shapes[part])}" for part in (first, middle, second) if part in shapes]
             return f"{' and '.join(parts)} have no common rank"
     return ""
+
+
+def values_of(shapes: Mapping[str, Sequence[int]]) -> int:
+    """How many values the change has whose parts have these shapes, which fit each other."""
+    if "diff" in shapes:
+        return math.prod(shapes["diff"])
+    sizes = {
+        first: _product_size(shapes[first], shapes[second], shapes.get(middle, ()), tucker=middle != "mid")
+        for first, second, middle in _FACTORS
+        if {first, second} <= shapes.keys()
+    }
+    if "up" in sizes or "values" in sizes:
+        return sizes.get("up") or sizes["values"]
+    if "hada_w1_a" in sizes:
+        return sizes["hada_w1_a"]
+    whole = (math.prod(shapes[f"lokr_w{i}"]) if f"lokr_w{i}" in shapes else sizes[f"lokr_w{i}_a"] for i in (1, 2))
+    return math.prod(whole)
+
+
+def _product_size(first: Sequence[int], second: Sequence[int], middle: Sequence[int], *, tucker: bool) -> int:
+    outside = first[1:] if middle and tucker else first[:1]
+    return math.prod(outside) * math.prod(second[1:]) * math.prod(middle[2:])
 
 
 def scaled_rank(parts: Parts) -> int | None:

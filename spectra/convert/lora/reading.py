@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from spectra.convert.file_kinds import header_of
-from spectra.convert.lora.formulas import METHODS, Parts, change_of, misfit, pairs_of, scaled_rank
+from spectra.convert.lora.formulas import METHODS, Parts, change_of, misfit, pairs_of, scaled_rank, values_of
 from spectra.convert.lora.keys import split_key
 from spectra.convert.lora.peft_config import own_config, peft_config, start_of, started_from
 from spectra.convert.module_names import aliases, original_aliases
@@ -29,6 +29,11 @@ from spectra.naming.target_subsets import component_of
 
 _EMBEDDING = "bundle_emb."
 """What the keys of an embedding begin with that is bundled with a LoRA; its name follows."""
+
+_LONGEST_PATTERN = 500
+
+_HARMLESS = 1 << 20
+"""Values of a change that may be more than its weight has: whoever applies it says what does not fit."""
 
 _NAMES_IN_FOLDERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
@@ -70,7 +75,7 @@ class ChangeFile(Mapping[str, Tensor]):
             raise FormatError(f"{self.path}: {name}: what it changes depends on the base's weight; see `change`")
         stored = self.stored[name]
         parts = self._read(stored)
-        return stored.cut(self._finite(name, change_of(parts)) * self._scale(stored, parts))
+        return self._finite(name, stored.cut(change_of(parts)) * self._scale(stored, parts))
 
     def change(self, name: str, weight: Tensor) -> Tensor:
         """The same, of the base's weight: an adapter that took its start out of it changes it by less."""
@@ -97,7 +102,7 @@ class ChangeFile(Mapping[str, Tensor]):
         parts = self._read(stored)
         up, down = (self._finite(name, each.to(torch.float64)) for each in pairs_of(parts))
         scale = self._scale(stored, parts)
-        up = stored.cut(up) * scale
+        up = self._finite(name, stored.cut(up) * scale)
         if not self.is_replacing(name):
             return up, down
         start_up, start_down = start_of(started_from(self._config(name)), weight, down.shape[0], scale)
@@ -110,7 +115,13 @@ class ChangeFile(Mapping[str, Tensor]):
         return own_config(self.config, split_key(next(iter(self.stored[name].parts.values())).key)[0])[1]
 
     def _scale(self, stored: Stored, parts: Parts) -> float:
-        return _scale(parts, next(iter(stored.parts.values())).key, self.config)
+        try:
+            scale = _scale(parts, next(iter(stored.parts.values())).key, self.config)
+        except (ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
+            raise FormatError(f"{self.path}: its alpha and rank cannot be read ({error})") from error
+        if not math.isfinite(scale):
+            raise FormatError(f"{self.path}: its alpha is not finite; fetch or make the file again")
+        return scale
 
     def _finite(self, name: str, values: Tensor) -> Tensor:
         if not torch.isfinite(values).all():
@@ -174,6 +185,14 @@ def read_lora(path: str | Path, shapes: Shapes) -> ChangeFile:
     found: dict[str, Stored] = {}
     for module, parts in modules.items():
         _check_whole(path, known.get(module) or module, parts)
+        weights = [known[module]] if module in known else originals[module]
+        expected = sum(math.prod(shapes[name]) for name in weights)
+        values = values_of({part: tensor.shape for part, tensor in parts.items()})
+        if values > max(expected, _HARMLESS):
+            raise FormatError(
+                f"{path}: {module} changes {values:,} values, and the base has {expected:,} there; "
+                "give the base it was trained on"
+            )
         if module in known:
             found[known[module]] = Stored(parts)
         else:
@@ -213,7 +232,14 @@ def _scale(parts: Parts, key: str, config: Mapping[str, Any]) -> float:
 
 
 def _patterned(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """The value of the first of PEFT's patterns that a module's name ends in, else the default."""
+    """The value of the first of PEFT's patterns that a module's name ends in, else the default.
+
+    Raises:
+        ValueError: a pattern of more than one repetition, which may take any time.
+    """
+    for key in patterns or {}:
+        if len(key) > _LONGEST_PATTERN or len(re.findall(r"[*+?{]", key)) > 1:
+            raise ValueError(f"its pattern {key[:80]!r} is not read")
     return next((value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 

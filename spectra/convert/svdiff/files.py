@@ -16,7 +16,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from spectra.compatibility.base_check import delta_length
 from spectra.convert.file_kinds import PICKLES, SVDIFF_SUFFIXES, header_of, svdiff_layout
 from spectra.convert.module_names import aliases
 from spectra.convert.svdiff.basis_change import Reshape
+from spectra.convert.svdiff.pickles import read_pickle
 from spectra.errors import FormatError
 from spectra.io.tensor_files import read_rows
 
@@ -67,7 +67,7 @@ def read_svdiff(paths: Sequence[str | Path], names: Collection[str], *, allow_pi
     layouts = set()
     for path in map(Path, paths):
         if path.suffix in PICKLES:
-            tensors = _unpickled(path, allow_pickle)
+            tensors = read_pickle(path, allowed=allow_pickle)
         else:
             tensors = {key: read_rows(stored) for key, stored in header_of(path).tensors.items()}
         layout = svdiff_layout(tensors)
@@ -131,26 +131,3 @@ def _length(foreign: ForeignShift, shape: tuple[int, ...], reshape: Reshape) -> 
     if reshape == "first-dim" or len(shape) == 2:
         return delta_length(shape)
     return min(shape[0] * math.prod(shape[2:]), shape[1])
-
-
-def _unpickled(path: Path, allowed: bool) -> dict[str, Tensor]:
-    """The tensors of a pickle, whose dicts are joined by dots."""
-    if not path.is_file():
-        raise FormatError(f"{path}: no such file; check the path")
-    if not allowed:
-        raise FormatError(
-            f"{path}: a pickle, which can run code; pass --allow-pickle if you trust it, and then only tensors are read"
-        )
-    try:
-        return dict(_flat(torch.load(path, map_location="cpu", weights_only=True)))
-    except Exception as error:  # pickle raises nearly anything on a damaged or hostile file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise FormatError(f"{path}: cannot be read as a pickle of tensors ({reason})") from error
-
-
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        return [(prefix, value.detach())]
-    if not isinstance(value, Mapping):
-        raise FormatError(f"{prefix or 'it'} is {type(value).__name__}, no tensor")
-    return [item for key, inner in value.items() for item in _flat(inner, f"{prefix}.{key}" if prefix else str(key))]

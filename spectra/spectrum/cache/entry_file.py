@@ -24,6 +24,7 @@ import numpy as np
 
 from spectra.io.dtypes import BYTES
 from spectra.io.safetensors_header import StoredTensor, build_header, parse_header, read_header_text
+from spectra.visible_text import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,9 @@ _NOT_THE_FILES_FAULT = (errno.ENOENT, errno.ENOTDIR, errno.EMFILE, errno.ENFILE,
 
 class DamagedEntryError(Exception):
     """The file is not what was stored. Internal: the cache sets it aside, says so, and builds it again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ beside its class prompt "a dog".
 from __future__ import annotations
 
 import re
+import string
 from dataclasses import dataclass
 
 from spectra.errors import InputError
@@ -93,7 +94,7 @@ def follow_prompt(template: str, prompt: str) -> str:
         InputError: the template lacks that place, or has others.
     """
     try:
-        filled = template.format(prompt=prompt)
+        filled = _filled(template, prompt=prompt)
     except (AttributeError, KeyError, ValueError, IndexError):
         filled = ""
     if "{prompt}" not in template or not filled:
@@ -105,7 +106,21 @@ def follow_prompt(template: str, prompt: str) -> str:
 
 def pair_prompt(template: str, left: SubjectPrompt, right: SubjectPrompt) -> str:
     """The prompt of a picture of two subjects, by a template with places {before}, {left} and {right}."""
-    return template.format(before=left.before, left=left.noun, right=right.noun)
+    return _filled(template, before=left.before, left=left.noun, right=right.noun)
+
+
+def _filled(template: str, **places: str) -> str:
+    """A template with its places filled, as they are: a width such as {left:>999999999} takes all memory.
+
+    Raises:
+        ValueError: a place with a format or an attribute, or braces that do not match.
+        KeyError: a place that is not known.
+    """
+    if any(
+        form or kind or (field and not field.isalpha()) for _, field, form, kind in string.Formatter().parse(template)
+    ):
+        raise ValueError("a place with a format")
+    return template.format(**places)
 
 
 def check_template(template: str) -> None:
@@ -115,7 +130,7 @@ def check_template(template: str) -> None:
         InputError: it lacks one, or has places that are not known.
     """
     try:
-        filled = template.format(**dict.fromkeys(_PLACES, "x"))
+        filled = _filled(template, **dict.fromkeys(_PLACES, "x"))
     except (AttributeError, KeyError, ValueError, IndexError):
         filled = ""
     if not filled or not all(f"{{{place}}}" in template for place in ("left", "right")):

@@ -58,7 +58,7 @@ SUFFIXES = frozenset(
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
 """Packages that teach Pillow to read what it does not read by itself."""
 
-_PLAUSIBLE = 2**24, 1000
+_PLAUSIBLE = 2**21, 1000
 """A file of more pixels than the first has a byte for every so many of them: nothing honest is packed more tightly."""
 
 _TURNS = {

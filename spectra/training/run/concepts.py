@@ -91,4 +91,11 @@ def _located(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The values with their paths, which start at `folder`. A base is a path only if it is there, else a hub id."""
     given = {name: values[name] for name in _PATHS if isinstance(values.get(name), str) and values[name]}
     paths = {name: folder / path for name, path in given.items()}
-    return values | {name: str(path) for name, path in paths.items() if name != "base" or path.exists()}
+    return values | {name: str(path) for name, path in paths.items() if name != "base" or _exists(path)}
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
