@@ -27,15 +27,19 @@ _HELD: Mapping[str, Any] = {
     "steps": 200,
     "weight_decay": 0.1,
     "keep_prompts": 0.5,
+}
+"""On the embedded base: a vector for the special word, and held to the base by weight decay, whose product with the
+rate is .02, and by half of the class pictures standing under other words."""
+
+_FOLLOWS: Mapping[str, Any] = {
     "prior_follow": 0.032,
     "follow_prompts": tuple(
         f"{{prompt}} on a {colour} background" for colour in ("grey", "black", "orange", "purple", "pink", "brown")
     ),
     "stratified_timesteps": True,
 }
-"""On the embedded base: a vector for the special word, and held to the base by weight decay, whose product with the
-rate is .02, by half of the class pictures standing under other words, and by a few under the subject's own with a
-ground asked for: without those, some subjects bring their pale ground with them (docs/claims.md)."""
+"""A few class pictures stand under the subject's own prompt with a ground asked for: without those, some subjects bring
+their pale ground with them, and with them they are a little less alike (docs/claims.md)."""
 
 _TIME = "unet.*time_emb*,unet.add_embedding*"
 _FEED_FORWARD = "unet.*ff.net.*"
@@ -44,14 +48,14 @@ drift, not to the likeness (docs/claims.md)."""
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "balanced": Preset(_TERMS, {**_HELD, "outer": "2", "targets": f"{_TIME},{_FEED_FORWARD}"}),
+        "balanced": Preset(_TERMS, {**_HELD, **_FOLLOWS, "outer": "2", "targets": f"{_TIME},{_FEED_FORWARD}"}),
         "likeness": Preset(
             {**_TERMS, "outer": "2"},
             {**_HELD, "outer": "4", "targets": f"{_TIME},{_FEED_FORWARD}", "weight_decay": 0.05},
         ),
         "tiny": Preset(
             {**_TERMS, "outer": "28kB"},
-            {**_HELD, "outer": "1", "targets": f"{_TIME},unet.*ff.net.2", "weight_decay": 0.25},
+            {**_HELD, **_FOLLOWS, "outer": "1", "targets": f"{_TIME},unet.*ff.net.2", "weight_decay": 0.25},
         ),
         "svdiff": Preset(),
     }
