@@ -1,4 +1,4 @@
-# make setup | train | test | slow | lint | types | format | bench | gpu | architecture | fuzz | audit | clean
+# make setup | train | test | slow | lint | types | format | bench | gpu | crash | contention | endurance | architecture | fuzz | audit | clean
 # Needs Python 3.11 or later with pip, and nothing else. Everything runs setup first if that has not been done.
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ READY := .venv/ready
 # The packages are installed inside `spectra` (pyproject.toml); a type checker needs to see them laid out like that.
 TYPES := build/types/spectra
 
-.PHONY: setup train test slow lint types format bench gpu architecture fuzz audit clean
+.PHONY: setup train test slow lint types format bench gpu crash contention endurance architecture fuzz audit clean
 
 setup: $(READY)
 
@@ -56,6 +56,15 @@ audit: $(READY)
 	$(BIN)/python tests/helpers/dependencies.py
 	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
 	build/audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
+
+crash: $(READY)
+	$(BIN)/python tests/helpers/killed_commands.py --kills 300
+
+contention: $(READY)
+	$(BIN)/python tests/helpers/cache_under_damage.py --processes 16 --seconds 60
+
+endurance: $(READY)
+	$(BIN)/python tests/helpers/long_runs.py --generations 10000 --steps 2000
 
 architecture: $(READY)
 	$(BIN)/python tests/helpers/architecture.py

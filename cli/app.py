@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,6 +41,16 @@ COMMANDS = (
     "bench",
 )
 """In the order `--help` shows them. Each is a file beside this one, with the command under the same name in it."""
+
+_GONE = {
+    errno.ENOENT: "it is not there, or not any more; check the path",
+    errno.ESTALE: "it is not there any more; check the path",
+    errno.EIO: "its disk cannot be read or written; check the disk",
+    errno.ENODEV: "its disk is gone; check the disk",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine; close some",
+}
+"""What can happen to inputs while a command runs, by `errno`."""
 
 app = typer.Typer(
     name="spectra",
@@ -89,6 +101,11 @@ def main(argv: list[str] | None = None) -> int:
         _register(name)
     output.prepare()
     try:
+        Path.cwd()
+    except OSError:
+        output.failure("the folder that this shell is in is gone, or cannot be read; change to another one (cd)")
+        return 1
+    try:
         with output.plain_warnings():
             app(args=arguments, prog_name="spectra")
     except SystemExit as done:
@@ -99,9 +116,9 @@ def main(argv: list[str] | None = None) -> int:
         output.failure(str(error))
         return 1
     except OSError as error:
-        if error.errno not in REASONS:
+        reason = {**REASONS, **_GONE}.get(error.errno or 0)
+        if reason is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        output.failure(where + REASONS[error.errno])
+        output.failure((f"{error.filename}: " if error.filename else "") + reason)
         return 1
     return 0

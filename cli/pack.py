@@ -47,6 +47,10 @@ def pack(options: _Options) -> None:
         if read_shift_header(file).precision == "packed":
             raise InputError(f"{file} is packed already, and errors would add up; pack what it was made from")
     for target in targets:
+        if target.resolve() in {file.resolve() for file in options.files}:
+            raise InputError(
+                f"{target} would replace what it is packed from, which packing rounds; choose another place"
+            )
         check_output(target, force=options.force)
     progress, rows = output.progress(), []
     with working(progress, "packing", len(options.files)):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from spectra.analysis.clipping import warn_of_clipping
 from spectra.analysis.library import scan
 from spectra.analysis.weight_changes import known_sigmas
 from spectra.bases.weight_files import base_weights
@@ -87,6 +88,7 @@ def verify(
             except ShiftFileError as error:
                 found.append(Verdict(file, False, str(error).removeprefix(f"{file}: "), {}))
             else:
+                warn_of_clipping(shift, file.name)
                 found.append(_sound(file, shift) if base is None else _compare(file, shift, prints, shapes))
             progress.advance(1, file.name)
     return found

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from spectra.analysis.clipping import warn_of_clipping
 from spectra.bases.original_layouts import Place, averaged_copies
 from spectra.bases.pipeline import find_base, local_folder
 from spectra.bases.prediction import AUTO, mark_prediction
@@ -101,6 +102,7 @@ def bake(
     root = Path(location.target) if location.kind == "file" else local_folder(location, variant)
     _check_output(root, out, force)
     total = combine([(each.scale, each.shift) for each in shifts])
+    named = " + ".join(each.name for each in shifts)
     parts = {name: WeightShift.of(total, name) for name in total}
     components = sorted({component_of(name) for name in parts})
     tensors = base_tensors(location, components, variant=variant, dtype=shifts[0].shift.metadata.base_dtype)
@@ -127,6 +129,7 @@ def bake(
         errors = for_each(shifted, write, "baking", progress)
         if prediction_type != AUTO:
             mark_prediction(copy, prediction_type)
+    warn_of_clipping(total, named, cache=cache)
     norms = torch.tensor(list(errors.values()), dtype=torch.float64).sum(0)
     return Baked(
         weights=len(shifted),

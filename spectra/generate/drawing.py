@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from spectra.bases.embedded import GUIDANCE, is_embedded
-from spectra.errors import InputError
+from spectra.errors import InputError, PictureWarning
 from spectra.families.family import Family, classifier_free, pipeline_guidance
 from spectra.families.known import find_family
 from spectra.generate.settings import Sampling
@@ -66,7 +68,7 @@ def draw(
                 extra["latents"] = start[first : first + sampling.batch]
             if sampling.eta:
                 extra["eta"] = sampling.eta
-            with torch.no_grad():
+            with torch.no_grad(), np.errstate(invalid="ignore"):  # what is no number becomes black, see below
                 drawn = pipe(
                     prompt=[request.prompt for request in chunk],  # which comes second in some
                     num_inference_steps=sampling.steps,
@@ -76,7 +78,25 @@ def draw(
                 ).images
             pictures += [picture.convert("RGB") for picture in drawn]
             progress.advance(len(chunk))
+    if black := sum(is_black(picture) for picture in pictures):
+        warnings.warn(
+            f"{black} of {len(pictures)} pictures are black: {_why_black(pipe)}", PictureWarning, stacklevel=2
+        )
     return pictures
+
+
+def is_black(picture: Image.Image) -> bool:
+    """Whether every pixel is black, as where a model or a VAE gave what is no number."""
+    return not any(picture.convert("L").getextrema())
+
+
+def _why_black(pipe: Any) -> str:
+    if getattr(pipe, "safety_checker", None) is not None:
+        return "the base's safety checker may have blackened them; or its numbers overflowed"
+    parts = [each for each in pipe.components.values() if isinstance(each, torch.nn.Module)]
+    if any(weight.dtype == torch.float16 for part in parts for weight in part.parameters()):
+        return "its numbers overflow in float16; draw in bfloat16 or float32"
+    return "the model gives what is no number; a shift is too strong for it, or the base is damaged"
 
 
 def guidance_of(pipe: Any, given: float | None) -> float:

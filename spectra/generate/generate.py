@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spectra.adapters.loaded_shifts import activate
 from spectra.adapters.loading import load
 from spectra.adapters.spectra_from import find_originals
+from spectra.analysis.clipping import warn_of_clipping
 from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.bases.prediction import AUTO
 from spectra.bases.quantisation import parse_quantisation
@@ -23,6 +24,7 @@ from spectra.generate.settings import GenerateSettings
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.progress import SILENT, Progress
 from spectra.shift.scaled_files import parse_scales
+from spectra.shift.shift import SpectralShift, combine
 from spectra.shift.shift_file import read_shift
 from spectra.version import versions
 
@@ -88,6 +90,7 @@ def generate(
     for scales in strip:
         if names:
             activate(pipe, dict(zip(names, scales, strict=True)))
+            _warn_of_clipping(shifts, scales)
         drawn.append(draw(pipe, requests, sampling, progress=progress))
     common: dict[str, Any] = {"base": location.name, "dtype": settings.dtype, "versions": versions()}
     common |= {name: value for name in _LOADING if (value := getattr(settings, name)) not in ("", AUTO)}
@@ -126,6 +129,14 @@ def _sections(sheet: Mapping[str, tuple[list[Image], list[str]]]) -> list[Sectio
     if len(sheet) > 1 and all(len(pictures) == 1 for pictures, _ in sheet.values()):
         return [Section("", [pictures[0] for pictures, _ in sheet.values()], list(sheet))]
     return [Section(heading, *row) for heading, row in sheet.items()]
+
+
+def _warn_of_clipping(shifts: Sequence[tuple[Path, SpectralShift]], scales: Sequence[float]) -> None:
+    """Warn of shifts that together cut off much of a weight's spectrum."""
+    active = [(scale, path, shift) for scale, (path, shift) in zip(scales, shifts, strict=True) if scale]
+    if active:
+        name = " + ".join(f"{path.stem} at scale {scale:g}" for scale, path, _ in active)
+        warn_of_clipping(combine([(scale, shift) for scale, _, shift in active]), name)
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -192,6 +192,13 @@ class TrainSettings(SubjectSettings):
         default_text="where activations would take more memory than the weights",
         brief="Less memory, more time.",
     )
+    deterministic: bool = _cost(
+        False,
+        "The same files from the same settings on the same machine: torch's deterministic algorithms, and no times in "
+        "the log.",
+        brief="The same files in every run.",
+        elsewhere="use_deterministic_algorithms",
+    )
     low_memory: bool = _cost(False, "Keep both sides of each weight's spectrum in place of the weight: less memory.")
     tune: bool = _cost(
         False, "Measure how each layer computes fastest before the first step; the result is remembered."

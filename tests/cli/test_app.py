@@ -88,7 +88,7 @@ def test_an_interrupt_is_130(spectra_cli: Callable[..., Any]) -> None:
 def test_a_bug_keeps_its_traceback(spectra_cli: Callable[..., Any]) -> None:
     with command(raising(ZeroDivisionError("bug"))), pytest.raises(ZeroDivisionError):
         spectra_cli("probe")
-    with command(raising(OSError(errno.EIO, "bug"))), pytest.raises(OSError, match="bug"):
+    with command(raising(OSError(errno.EXDEV, "bug"))), pytest.raises(OSError, match="bug"):
         spectra_cli("probe")
 
 
@@ -173,3 +173,25 @@ def test_short_work_is_silent_unless_on_a_terminal(
     work()
     assert "training" in screen.getvalue()
     assert capsys.readouterr().out == ""
+
+
+def test_a_working_folder_that_is_gone_is_one_line(
+    spectra_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    ran = spectra_cli("subjects")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == "error: the folder that this shell is in is gone, or cannot be read; change to another one (cd)\n"
+    monkeypatch.undo()
+
+
+def test_a_file_that_vanishes_is_one_line(spectra_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def vanished(*_: Any) -> None:
+        (tmp_path / "a.safetensors").stat()
+
+    monkeypatch.setattr("spectra.bases.embedded.subjects.find_subject", vanished)
+    ran = spectra_cli("subjects", "--subject", "fox")
+    assert ran.code == 1
+    assert ran.err == f"error: {tmp_path / 'a.safetensors'}: it is not there, or not any more; check the path\n"

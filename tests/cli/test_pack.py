@@ -86,3 +86,13 @@ def test_what_cannot_be_packed_is_one_line_and_leaves_nothing(path: Path, spectr
         assert message in ran.err and ran.err.count("\n") == 1
     assert out.read_bytes() == before
     assert sorted(each.name for each in path.parent.iterdir()) == ["fox.safetensors", "small.safetensors"]
+
+
+def test_what_is_packed_is_not_replaced(path: Path, spectra_cli: Callable[..., Any]) -> None:
+    """Packing rounds: its source would be lost."""
+    before = path.read_bytes()
+    for target in (path, path.parent):
+        ran = spectra_cli("pack", path, "-o", target, "--force")
+        assert ran.code == 1
+        assert "would replace what it is packed from" in ran.err
+    assert path.read_bytes() == before

@@ -16,8 +16,8 @@ from PIL import Image
 import spectra
 from spectra.bases.embedded import GUIDANCE, is_embedded
 from spectra.bases.pipeline import load_pipeline
-from spectra.errors import InputError
-from spectra.generate.drawing import Request, draw, guidance_of
+from spectra.errors import InputError, PictureWarning
+from spectra.generate.drawing import Request, draw, guidance_of, is_black, requests_for
 from spectra.generate.prompt_words import unknown_words
 from spectra.generate.settings import Sampling
 from spectra.shift.scaled_files import parse_scales, parse_shift
@@ -34,7 +34,7 @@ def tiny_shift(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     adapter = spectra.attach(pipe, "unet-ca,text-encoder")
     torch.manual_seed(0)
     for delta in adapter.deltas.values():
-        delta.data.normal_(std=0.5)
+        delta.data.normal_(std=0.5).abs_()  # so that nothing is cut off
     path = tmp_path_factory.mktemp("shift") / "odd:name.safetensors"
     write_shift(adapter.shift(base="tiny"), path)
     adapter.detach()
@@ -274,3 +274,16 @@ def test_another_base_has_its_pipeline_s_guidance(tiny_base: Path) -> None:
     pipe = load_pipeline(str(tiny_base))
     assert not is_embedded(pipe)
     assert guidance_of(pipe, None) == 7.5
+
+
+def test_black_pictures_are_named_with_their_cause(tiny_base: Path) -> None:
+    pipe = load_pipeline(str(tiny_base))
+    requests, sampling = requests_for(["a"], (0, 1)), Sampling(1, 1.0, 32, 32)
+    assert not any(is_black(picture) for picture in draw(pipe, requests, sampling))
+    with torch.no_grad():
+        pipe.unet.conv_out.weight.fill_(float("nan"))
+    with pytest.warns(PictureWarning, match="2 of 2 pictures are black: the model gives what is no number"):
+        draw(pipe, requests, sampling)
+    pipe.vae.quant_conv.to(torch.float16)  # which no drawing takes
+    with pytest.warns(PictureWarning, match="overflow in float16; draw in bfloat16 or float32"):
+        draw(pipe, requests, sampling)

@@ -15,7 +15,9 @@ import pytest
 import torch
 from trainings import interrupted_after, read_training
 
-from spectra.errors import DivergedError, InputError, OutputError
+from spectra.errors import ClippingWarning, DivergedError, InputError, OutputError
+from spectra.generate.generate import generate
+from spectra.generate.settings import GenerateSettings, Sampling
 from spectra.io.locks import locked
 from spectra.shift.shift_file import read_kept_shift, read_shift
 from spectra.training.config import TrainConfig, make_config
@@ -176,3 +178,25 @@ def test_only_what_a_training_wrote_is_removed(config: TrainConfig, tmp_path: Pa
         train(make_config({**config.as_dict(), "steps": 1}), out, force=True)
     assert [path.name for path in Outputs(out).unfinished.iterdir()] == ["notes.txt"]
     assert not (out / "progress" / "notes.txt").exists()
+
+
+def test_a_shift_that_cuts_off_most_of_the_spectrum_is_told(settings: dict[str, Any], tmp_path: Path) -> None:
+    absurd = make_config({**settings, "lr": 100.0, "steps": 2, "prior_weight": 0.0})
+    with pytest.warns(ClippingWarning, match="disc: cuts off more than a third"):
+        train(absurd, tmp_path / "disc")
+    shift, sampling = str(tmp_path / "disc" / "disc.safetensors"), Sampling(1, 1.0, 32, 32)
+    given = GenerateSettings(base=settings["base"], shifts=(shift,), prompts=("a v disc",), sampling=sampling)
+    with pytest.warns(ClippingWarning, match="disc at scale 1: cuts off more than a third"):
+        generate(given, tmp_path / "pictures")
+
+
+def test_the_same_files_come_of_every_deterministic_run(settings: dict[str, Any], tmp_path: Path) -> None:
+    config = make_config({**settings, "deterministic": True, "steps": 2, "save_every": 2, "validation_count": 1})
+    found = []
+    for name in ("one", "two"):
+        train(config, tmp_path / name / "disc")
+        files = (path for path in (tmp_path / name).rglob("*") if path.is_file())
+        found.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
+    assert found[0] == found[1]
+    assert len(found[0]) >= 7
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -95,14 +95,14 @@ class EntryHeader:
 
 
 def encode_entry(kind: EntryKind, header: EntryHeader, arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The whole file of an entry; of the header, what is known before there are tensors."""
-    from safetensors.numpy import save
-
+    """The whole file of an entry, the same bytes each time; of the header, what is known before there are tensors."""
     metadata = _metadata(kind, header)
     for name, array in arrays.items():
         payload = array.reshape(-1).view(np.uint8)
         metadata[f"checksum.{name}"] = kind.checksum(header, name, array.shape, payload)
-    return save(dict(arrays), metadata)
+    keys = sorted(arrays, key=lambda key: (-arrays[key].itemsize, key))  # so that every array is aligned
+    shapes = {key: (arrays[key].dtype.name, arrays[key].shape) for key in keys}
+    return build_header(dict(sorted(metadata.items())), shapes) + b"".join(arrays[key].tobytes() for key in keys)
 
 
 def entry_bytes(kind: EntryKind, header: EntryHeader, shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from spectra.bases.tokenizers import text_tokenizer
 from spectra.errors import BaseError, OutputError, PictureError
-from spectra.generate.drawing import Request, draw
+from spectra.generate.drawing import Request, draw, is_black
 from spectra.generate.picture_files import save_png
 from spectra.generate.settings import Sampling
 from spectra.io.atomic_writes import atomic_folder
@@ -79,6 +79,10 @@ def prior_pictures(pipe: Any, key: PriorKey, *, progress: Progress = SILENT) -> 
     requests = [Request(key.prompt, key.seed + number) for number in range(key.count)]
     sampling = Sampling(key.steps, key.guidance, key.size, key.size, BATCH)
     pictures = draw(pipe, requests, sampling, progress=progress, label="drawing class pictures")
+    if any(is_black(picture) for picture in pictures):
+        raise BaseError(
+            f"class pictures of {key.prompt!r} came out black; draw them in another --precision, or give --class-images"
+        )
     try:
         with atomic_folder(folder, "class pictures", force=True) as temporary:
             for number, (picture, request) in enumerate(zip(pictures, requests, strict=True)):

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any
+
+import torch
 
 from spectra.errors import InputError
 from spectra.generate.drawing import best_device
 from spectra.training.config import TrainConfig
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Within the block torch computes the same each time, or says which operation cannot."""
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def make_accelerator(config: TrainConfig, device: str = "") -> Any:

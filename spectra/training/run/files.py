@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from spectra.analysis.clipping import warn_of_clipping
 from spectra.generate.contact_sheet import stacked
 from spectra.io.atomic_writes import atomic_write
 from spectra.plots import style
@@ -95,6 +96,7 @@ class Files:
         inputs, history = self._inputs[number], self._loop.concepts[number].history
         config, outputs = inputs.config, inputs.outputs
         shift = self._shift(number)
+        warn_of_clipping(shift, outputs.name)
         shift_name, config_name = f"{outputs.name}.safetensors", f"{outputs.name}.toml"
         size = write_shift(shift, folder / shift_name, dtype="float16" if config.file_dtype == "float16" else "float32")
         (folder / config_name).write_text(config.to_toml(), encoding="utf-8")

@@ -165,7 +165,8 @@ class Loop:
         self.step += 1
         self.result.update(self.step)
         for concept, record in zip(self.concepts, records, strict=True):
-            concept.history.append({**record, "seconds": time.perf_counter() - began})
+            took = {} if config.deterministic else {"seconds": time.perf_counter() - began}
+            concept.history.append({**record, **took})
         return sum(record["loss"] for record in records) / len(records)
 
     def _diverged(self, what: str) -> DivergedError:

@@ -26,7 +26,7 @@ from spectra.training.data.class_pictures import pipeline_fingerprint
 from spectra.training.data.prompt_embeddings import Conditions
 from spectra.training.form import check_directions, check_outer
 from spectra.training.loss.objectives import build_objectives
-from spectra.training.run.accelerator import make_accelerator
+from spectra.training.run.accelerator import deterministic, make_accelerator
 from spectra.training.run.concept_parameters import ConceptParameters
 from spectra.training.run.concept_words import ConceptWords
 from spectra.training.run.files import Files
@@ -80,6 +80,9 @@ class Training:
         self.began = time.perf_counter()
         self.inputs, self.progress = inputs, progress
         self.config = inputs[0].config
+        self._closing = contextlib.ExitStack()
+        if self.config.deterministic:
+            self._closing.enter_context(deterministic())
         self.accelerator = make_accelerator(self.config, device)
         base, dtype = inputs[0].base, load_dtype(self.config.precision, inputs[0].base)
         self.pipe = load_pipeline(base, dtype, self.accelerator.device, self.config.quantize)
@@ -95,7 +98,6 @@ class Training:
         self._targets = self.config.targets_of(self.family)
         self.resolution = resolution_of(self.family, self.pipe, self.config)
         self.validations = [Validation(each.config, each.subjects) for each in inputs]
-        self._closing = contextlib.ExitStack()
         self._trackers = [Trackers(each.config, each.outputs.name, each.outputs.unfinished) for each in inputs]
         for each in self._trackers:
             self._closing.callback(each.close)
