@@ -105,7 +105,8 @@ def main() -> int:
                 guided(run, options.inputs)
             for data in () if options.guided else spoilt(run, options.inputs):
                 run.check(data)
-            print(f"{name}: {run.inputs:,} inputs, {len(run.found)} kinds of finding, {time.monotonic() - began:.0f} s")
+            seconds = time.monotonic() - began
+            print(f"{name}: {run.inputs:,} inputs, {len(run.found)} kinds of finding, {seconds:.0f} s", flush=True)
             found += len(run.found)
     return int(found > 0)
 
