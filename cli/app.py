@@ -18,6 +18,7 @@ from spectra.io.atomic_writes import REASONS
 
 COMMANDS = (
     "train",
+    "fleet",
     "plan",
     "generate",
     "edit",

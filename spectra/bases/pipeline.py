@@ -109,6 +109,20 @@ def _folder(name: str, path: Path) -> BaseLocation:
     return BaseLocation(name, "folder", str(path))
 
 
+_KEPT: dict[tuple[object, ...], Any] | None = None
+"""Pipelines by what they were loaded with, in a process that keeps them."""
+
+
+def keep_bases() -> None:
+    """From now on this process keeps the base that it loaded last, and hands it out again.
+
+    For a process that trains concept after concept: each gives the base back as it was.
+    """
+    global _KEPT
+    if _KEPT is None:
+        _KEPT = {}
+
+
 def load_pipeline(
     base: str | BaseLocation = "",
     dtype: torch.dtype | None = None,
@@ -128,6 +142,9 @@ def load_pipeline(
         InputError: it cannot be quantised so here.
     """
     location, quantisation = find_base(base), parse_quantisation(quantize)
+    key = (location, dtype, str(device), quantize)
+    if _KEPT is not None and key in _KEPT:
+        return _KEPT[key]
     if quantisation is not None:
         quantisation.require()
     import torch
@@ -158,7 +175,11 @@ def load_pipeline(
     for component in pipe.components.values():
         if isinstance(component, torch.nn.Module):
             component.eval().requires_grad_(False)
-    return pipe.to(device)
+    pipe = pipe.to(device)
+    if _KEPT is not None:
+        _KEPT.clear()
+        _KEPT[key] = pipe
+    return pipe
 
 
 def _quantised(location: BaseLocation, quantisation: Quantisation, dtype: torch.dtype) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Many concepts trained by the processes of a Ray cluster, each as `train` would alone."""
