@@ -93,4 +93,4 @@ def _show(report: dict[str, Any]) -> Iterator[output.Part]:
         yield f"  {each['psnr']:.1f} dB, error {each['error']:.2%}: {each['prompt']}{scale}"
     yield plain("Pictures", "bold")
     yield f"  {len(report['pictures'])} in {report['folder']}; all on {report['sheet']}"
-    yield "next: other edits without learning again, with --shift " + shlex.quote(report["shift"])
+    yield "next: edits without learning again, with --shift " + shlex.quote(report["shift"])

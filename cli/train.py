@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
 from spectra.cli.options import check_device, command, device_option, force_option, json_option
-from spectra.cli.tables import plain, readable
+from spectra.cli.tables import plain, plural, readable
 from spectra.errors import InputError, Mistakes
 from spectra.settings import declared_settings, setting
 from spectra.training.config import TrainConfig, make_config, read_config
@@ -161,6 +161,7 @@ def _show(names: Sequence[str], summaries: Sequence[Summary]) -> Iterator[output
         change = each.loss_after / each.loss_before - 1 if each.loss_before else 0.0
         of_base = f", {each.bytes / each.base_bytes:.2%} of the base's {readable(each.base_bytes)}"
         yield f"  {name and name + ': '}{each.subject}, as {each.prompt!r}"
+        yield f"    {_pictures(each.pictures)}"
         yield f"    loss on its pictures {each.loss_before:.4f} -> {each.loss_after:.4f} ({change:+.0%}, same noise)"
         yield f"    pictures before and after: {each.sheet}"
         yield (
@@ -175,3 +176,13 @@ def _show(names: Sequence[str], summaries: Sequence[Summary]) -> Iterator[output
     for each in summaries:
         for again in each.next_commands() if len(summaries) == 1 else each.next_commands()[:1]:
             yield f"  {again}"
+
+
+def _pictures(counts: dict[str, Any]) -> str:
+    """What was used of the instance pictures, on one line."""
+    of_own = [f"{counts[name]} with {name} of their own" for name in ("captions", "masks") if counts[name]]
+    sizes = ", ".join(f"{count} of {size}" for size, count in counts["sizes"].items())
+    line = f"{plural(counts['used'], 'picture')}{''.join(f', {each}' for each in of_own)}; {sizes}"
+    if counts["round"] != counts["used"]:
+        line += f"; {counts['round']} samples a round"
+    return line + (f"; passed over: {len(counts['passed_over'])}" if counts["passed_over"] else "")

@@ -18,7 +18,7 @@
     ├── CacheWarning          the spectrum cache sets a damaged entry aside, or cannot keep what it computes
     ├── OutputWarning         an output was written, but something beside it is not as it was
     ├── ClippingWarning       a shift moves most singular values of a weight below zero, where they are cut off
-    ├── PictureWarning        a picture was drawn that shows nothing
+    ├── PictureWarning        pictures, captions or prompts of which not all is used, a drawn picture that is black
     └── RoundedCopyWarning    a shift is used on a copy of its base in another precision
 
 Every message is one line that says what was expected, what came, and what to do. The command line prints it as it
@@ -136,7 +136,7 @@ class ClippingWarning(UserWarning):
 
 
 class PictureWarning(UserWarning):
-    """A picture was drawn that shows nothing: black all over."""
+    """Pictures, captions or prompts of which not all is used, or a picture that was drawn and is black all over."""
 
 
 class CacheWarning(UserWarning):

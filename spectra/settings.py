@@ -46,6 +46,7 @@ class Setting:
         default_text: the default in words, where the value says nothing.
         positional: an argument of the command line rather than an option.
         resumable: may change when a training is resumed, since it moves no delta.
+        path: names a file or a folder; where a training is resumed its content counts, not how it is written.
         formerly: its names in older files, separated by blanks.
         elsewhere: its names in other trainers, separated by blanks: who gives one is told this one.
         name, type: of the field, filled in by `declared_settings`.
@@ -66,6 +67,7 @@ class Setting:
     default_text: str = ""
     positional: bool = False
     resumable: bool = False
+    path: bool = False
     formerly: str = ""
     elsewhere: str = ""
     name: str = ""

@@ -100,7 +100,7 @@ def loop_of(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
     )
     prompts = [prompt for term in terms for prompt in term.every_prompt()]
     conditions = Conditions(
-        lambda asked: family.encode(tuned.pipe, asked, resolution), prompts, keep=config.cache_prompts, trained=True
+        lambda asked: family.encode(tuned.pipe, asked), prompts, keep=config.cache_prompts, trained=True
     )
     return Loop(
         pipe=tuned.pipe,

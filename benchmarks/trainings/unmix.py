@@ -119,7 +119,11 @@ def _measure(bench: Bench, item: str) -> Row:
         "pictures": sum(map(len, drawn.values())),
         **_counted(sides),
         "alone": round(
-            statistics.fmean(judge.identity(a, s.pictures) for a, s in zip(alone, subjects, strict=True)), 4
+            statistics.fmean(
+                judge.identity(own, [each.read() for each in subject.pictures])
+                for own, subject in zip(alone, subjects, strict=True)
+            ),
+            4,
         ),
     }
 
@@ -166,7 +170,7 @@ def _halves(pipe: Any, subject: Subject) -> list[Image]:
     from spectra.training.data.pictures import to_tensor
 
     with torch.no_grad():
-        pixels = to_tensor([halved(picture, "shrink") for picture in subject.pictures])
+        pixels = to_tensor([halved(picture.read(), "shrink") for picture in subject.pictures])
         latents, _ = family_of(pipe).encode_pictures(pipe, pixels)
         # As the pipeline decodes; the embedded VAE's latents have no offset.
         decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample

@@ -36,6 +36,7 @@ SPECTRA_FROM: Mapping[str, Any] = {
     "help": "Full-precision base of which a quantised one is a copy: spectra and fingerprints are taken from it.",
     "metavar": "BASE",
     "default_text": "the base itself, if it has them",
+    "path": True,
 }
 """What commands that load a base declare of the settings `quantize` and `spectra_from`."""
 

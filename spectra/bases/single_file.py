@@ -30,6 +30,7 @@ COMPONENTS_FROM: Mapping[str, Any] = {
     "encoders and VAE if it has none.",
     "metavar": "DIR",
     "default_text": "the folder of its name beside it",
+    "path": True,
 }
 """What commands that load a base declare of the setting `components_from`."""
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from spectra.families.family import Family
 from spectra.families.noise_schedule import DiffusionSchedule
-from spectra.training.data.latents import PictureSource
+from spectra.training.data.latents import Entry, PictureSource
+from spectra.training.data.pictures import FittedPicture, Picture
 from spectra.training.loss.denoising import DenoisingObjective
 
 LEAST_PSNR = 20.0
@@ -70,10 +71,11 @@ def explained_share(pipe: Any, family: Family, picture: Image.Image, caption: st
     the base itself predicts: noise where the picture is clean, the picture where it is noise.
     """
     schedule = DiffusionSchedule.of(pipe.scheduler)
-    objective = DenoisingObjective("fitness", PictureSource(pipe, [picture], [caption]), schedule)
-    condition = family.encode(pipe, [caption], picture.width)
+    source = PictureSource(pipe, [FittedPicture(Picture.checked(picture), picture.size)], [Entry(0, caption)])
+    objective = DenoisingObjective("fitness", source, schedule)
+    condition = family.encode(pipe, [caption])
     error = size = 0.0
-    for piece in objective.draw(SAMPLES, torch.Generator("cpu").manual_seed(0)).split(8):
+    for piece in objective.draw(SAMPLES, 8, torch.Generator("cpu").manual_seed(0)):
         samples = objective.samples(piece, getattr(pipe, family.model).device)
         rows = condition.rows(torch.zeros(len(samples.prompts), dtype=torch.long, device=condition.embeds.device))
         prediction = family.predict(pipe, samples.noisy, samples.timesteps, rows)

@@ -15,7 +15,7 @@ from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.editing.base_fitness import BaseFitness
 from spectra.editing.session import Edited, EditSession, Inversion
 from spectra.editing.settings import EditSettings
-from spectra.errors import OutputError
+from spectra.errors import InputError, OutputError
 from spectra.families.known import family_of
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import best_device
@@ -24,6 +24,7 @@ from spectra.io.atomic_writes import atomic_folder, check_output, copy_folder
 from spectra.io.own_folders import remove_own
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift_file import read_shift
+from spectra.training.data.folders import picture_files
 from spectra.training.data.pictures import fit
 from spectra.training.data.reading import read_picture
 from spectra.training.run.concepts import ConceptSpec
@@ -62,6 +63,9 @@ def edit(
     began = time.perf_counter()
     check_output(out, force=force, folder_of=KIND)
     config, location = settings.config, find_base(settings.base, settings.components_from, settings.prediction_type)
+    files = picture_files(settings.image)
+    if len(files) != 1:
+        raise InputError(f"{settings.image}: expected one picture to edit, got a folder with {len(files)}; name one")
     summary: Summary | None = None
     if settings.shift is None:
         inputs = validate_inputs(ConceptSpec("", config, _unfinished(out, force=force)), force=True)
@@ -70,15 +74,16 @@ def edit(
             inputs.outputs.reserved(),
             contextlib.closing(Training([inputs], device=device, progress=progress)) as training,
         ):
-            session = EditSession(training.pipe, *inputs.subjects[0].at(training.resolution))
+            (picture,) = inputs.subjects[0].pictures
+            session = EditSession(training.pipe, fit(picture.read(), (training.resolution,) * 2))
             fitness = session.measure_fitness(settings.caption)
             (summary,) = training.run(force=True)
         shift, file = read_shift(summary.shift), out / TRAINING / Path(summary.shift).name
     else:
         file = settings.shift
-        shift, picture = read_shift(settings.shift), read_picture(settings.image)
+        shift, whole = read_shift(settings.shift), read_picture(files[0])
         pipe = load_pipeline(location, device=device or best_device())
-        session = EditSession(pipe, fit(picture, resolution_of(family_of(pipe), pipe, config)))
+        session = EditSession(pipe, fit(whole, (resolution_of(family_of(pipe), pipe, config),) * 2))
         fitness = session.measure_fitness(settings.caption)
     inversions, edited = session.draw(settings, shift, progress)
 

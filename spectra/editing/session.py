@@ -123,7 +123,7 @@ class EditSession:
 
     def _encode(self, prompts: Sequence[str]) -> Condition:
         with torch.no_grad():
-            return self.family.encode(self.pipe, list(prompts), self.picture.width)
+            return self.family.encode(self.pipe, list(prompts))
 
     def _invert(
         self, prompts: Sequence[str], settings: EditSettings, scale: float, progress: Progress

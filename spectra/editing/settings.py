@@ -31,6 +31,8 @@ TUNING: dict[str, Any] = {
     "prior_unconditional": 0.0,
     "keep_prompts": 0.0,
     "validation_count": 0,
+    "captions": False,
+    "crop": "square",
 }
 """What one picture with its own caption asks of a training: no class, and nothing drawn before and after. A picture has
 no special word, and a diagonal leaves the rest of it where it is."""

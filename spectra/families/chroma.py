@@ -15,7 +15,7 @@ from spectra.families.joint_transformer import REFUSED, pack, unpack, with_mask
 from spectra.families.noise_schedule import FlowSchedule
 
 
-def _encode(pipe: Any, prompts: list[str], resolution: int) -> Condition:
+def _encode(pipe: Any, prompts: list[str]) -> Condition:
     """The mask is no `Condition.mask`: the pipeline adds it to the scores of attention, so that padding counts too."""
     embeds, _, mask, *_ = pipe.encode_prompt(prompts, device=pipe.transformer.device, do_classifier_free_guidance=False)
     return Condition(embeds, {"attention_mask": mask})

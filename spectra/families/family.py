@@ -158,7 +158,7 @@ class Family:
             inpaint have others.
         model: the component that answers, `unet` or `transformer`.
         text_encoders: components that `encode` runs through.
-        encode: `(pipe, prompts, resolution) -> Condition` with a row per prompt; differentiable.
+        encode: `(pipe, prompts) -> Condition` with a row per prompt; differentiable.
         predict: `(pipe, noisy [b, c, h, w], timesteps [b], condition) -> [b, c, h, w]`: the model's answer as its
             scheduler takes it.
         schedule: `(scheduler, tokens, min_snr_gamma) -> Schedule`: how noise is added to pictures of as many tokens,
@@ -186,7 +186,7 @@ class Family:
     pipelines: tuple[str, ...]
     model: str
     text_encoders: tuple[str, ...]
-    encode: Callable[[Any, list[str], int], Condition]
+    encode: Callable[[Any, list[str]], Condition]
     predict: Callable[[Any, Tensor, Tensor, Condition], Tensor]
     schedule: Callable[[Any, int, float], Schedule] = DiffusionSchedule.of
     latents: LatentSpace = LatentSpace()

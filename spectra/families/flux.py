@@ -16,7 +16,7 @@ GUIDANCE = 3.5
 """Guidance that a distilled model (dev) is told in training, as it is by default when it draws."""
 
 
-def _encode(pipe: Any, prompts: list[str], resolution: int) -> Condition:
+def _encode(pipe: Any, prompts: list[str]) -> Condition:
     embeds, pooled, _ = pipe.encode_prompt(prompts, device=pipe.transformer.device)
     return Condition(embeds, {"pooled_projections": pooled})
 

@@ -31,7 +31,7 @@ GUIDANCE = 4.0
 """Guidance that dev is told in training, as it is by default when it draws."""
 
 
-def _encode(pipe: Any, prompts: list[str], resolution: int) -> Condition:
+def _encode(pipe: Any, prompts: list[str]) -> Condition:
     return Condition(pipe.encode_prompt(prompts, device=pipe.transformer.device)[0])
 
 
@@ -81,7 +81,7 @@ def _guided(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, A
         return without_negatives(1.0, negatives, "this FLUX.2 klein, which is distilled")
     arguments = classifier_free(pipe, guidance, negatives)
     if "negative_prompt" in arguments:
-        arguments["negative_prompt_embeds"] = _encode(pipe, arguments.pop("negative_prompt"), 0).embeds
+        arguments["negative_prompt_embeds"] = _encode(pipe, arguments.pop("negative_prompt")).embeds
     return arguments
 
 

@@ -13,7 +13,7 @@ from spectra.families.joint_transformer import REFUSED, pack, unpack
 from spectra.families.noise_schedule import FlowSchedule
 
 
-def _encode(pipe: Any, prompts: list[str], resolution: int) -> Condition:
+def _encode(pipe: Any, prompts: list[str]) -> Condition:
     embeds, mask = pipe.encode_prompt(prompts, pipe.transformer.device)
     return Condition(embeds, mask=None if mask is None else mask.bool())
 

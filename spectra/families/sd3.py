@@ -11,7 +11,7 @@ from spectra.families.joint_transformer import REFUSED
 from spectra.families.noise_schedule import FlowSchedule
 
 
-def _encode(pipe: Any, prompts: list[str], resolution: int) -> Condition:
+def _encode(pipe: Any, prompts: list[str]) -> Condition:
     embeds, _, pooled, _ = pipe.encode_prompt(
         prompts, None, None, device=pipe.transformer.device, do_classifier_free_guidance=False
     )

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from spectra.families.family import Condition, Family
 from spectra.families.unet import guided_unet, predict_unet, unet_grid, unet_size
 
 
-def _encode(pipe: Any, prompts: list[str], resolution: int) -> Condition:
+def _encode(pipe: Any, prompts: list[str]) -> Condition:
     embeds, _, pooled, _ = pipe.encode_prompt(
         prompts, device=pipe.unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
+    return Condition(embeds, {"text_embeds": pooled})
+
+
+def _predict(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+    height, width = (side * pipe.vae_scale_factor for side in noisy.shape[2:])
     # Original size, crop corner and target size, as SDXL was told them in its own training.
-    sizes = torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]], dtype=embeds.dtype)
-    return Condition(embeds, {"text_embeds": pooled, "time_ids": sizes.to(embeds.device).repeat(len(prompts), 1)})
+    sizes = condition.embeds.new_tensor([[height, width, 0, 0, height, width]]).repeat(len(noisy), 1)
+    return predict_unet(pipe, noisy, timesteps, replace(condition, added={**condition.added, "time_ids": sizes}))
 
 
 SDXL = Family(
@@ -26,7 +32,7 @@ SDXL = Family(
     text_encoders=("text_encoder", "text_encoder_2"),
     encoder_targets=("text-encoder",),
     encode=_encode,
-    predict=predict_unet,
+    predict=_predict,
     guided=guided_unet,
     grid=unet_grid,
     size=unet_size,

@@ -8,7 +8,7 @@ from spectra.families.family import Condition, Family
 from spectra.families.unet import guided_unet, predict_unet, unet_grid, unet_size
 
 
-def _encode(pipe: Any, prompts: list[str], resolution: int) -> Condition:
+def _encode(pipe: Any, prompts: list[str]) -> Condition:
     embeds, _ = pipe.encode_prompt(prompts, pipe.unet.device, 1, False)
     return Condition(embeds)
 

@@ -19,7 +19,7 @@ TURBO_SHIFT = 3.0
 """Shift of the noise schedule of the distilled Turbo, by which alone its files differ from the others' (6)."""
 
 
-def _encode(pipe: Any, prompts: list[str], resolution: int) -> Condition:
+def _encode(pipe: Any, prompts: list[str]) -> Condition:
     # The pipeline puts its chat template into the very list that it is given.
     embeds, _ = pipe.encode_prompt(list(prompts), pipe.transformer.device, do_classifier_free_guidance=False)
     return Condition.of_lists(embeds)

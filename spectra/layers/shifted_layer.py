@@ -181,8 +181,7 @@ class ShiftedLayer:
         """The plan for an input `x`, and its work."""
         work = self.work(x)
         if self._wants_other_side(work):
-            self._vectors.keep_other_side()
-            self.forget()
+            self.keep_both_sides()
             work = self.work(x)
         if self.without_weight:
             return "two-sided", work
@@ -197,6 +196,17 @@ class ShiftedLayer:
         if self._vectors.both_sides or torch.compiler.is_compiling():
             return False
         return costs.wants_other_side(work) if self.plan is None else self.plan == "two-sided" and work.encode > 0
+
+    @property
+    def both_sides(self) -> bool:
+        """Whether both sides of every direction are kept: a training that has begun to goes on with it."""
+        return self._vectors.both_sides
+
+    def keep_both_sides(self) -> None:
+        """Keep both sides of every direction from now on."""
+        if not self.both_sides:
+            self._vectors.keep_other_side()
+            self.forget()
 
     def forget(self) -> None:
         """Drop what was made for the present value of delta."""

@@ -25,6 +25,7 @@ class SubjectSettings:
         "",
         "Base model: a diffusers folder, a .safetensors checkpoint or a hub id.",
         default_text="embedded",
+        path=True,
         brief="Base model; without it the embedded one.",
         elsewhere="pretrained_model_name_or_path pretrained_model model",
     )
@@ -43,6 +44,7 @@ class SubjectSettings:
         "",
         "Folder of instance pictures, or one picture.",
         metavar="DIR",
+        path=True,
         brief="The subject's pictures: a folder, or one picture.",
         elsewhere="instance_data_dir train_data_dir image_dir data",
     )
@@ -51,6 +53,19 @@ class SubjectSettings:
         "Instance prompt: a caption with a rare token for the subject.",
         brief='What they show: "a photo of a [V1] dog".',
         elsewhere="instance_prompt",
+    )
+    captions: bool = _pictures(
+        True,
+        "Learn a picture under a caption of its own, where it has one: name.txt beside it, or its file_name in "
+        "metadata.jsonl or captions.json. The others have the prompt, which may have a place {caption} for captions.",
+        elsewhere="caption_column caption_extension",
+    )
+    repeats: tuple[str, ...] = _pictures(
+        (),
+        "How often the pictures of a folder below come in a round, beside folders called such as 10_dog. Repeatable.",
+        option="--repeats",
+        metavar="FOLDER=N",
+        elsewhere="num_repeats",
     )
     class_prompt: str = _pictures(
         "",
@@ -62,6 +77,7 @@ class SubjectSettings:
         "",
         "Folder of class pictures, in place of those that the base draws.",
         metavar="DIR",
+        path=True,
         elsewhere="class_data_dir reg_data_dir",
     )
     resolution: int = _pictures(
@@ -71,6 +87,22 @@ class SubjectSettings:
         default_text="the base's own",
         brief="Pixels of the pictures' side.",
         elsewhere="size",
+    )
+    crop: str = _pictures(
+        "bucket",
+        "How pictures are cut: bucket, to the nearest of several sizes of the same area, so that little is lost; "
+        "square, to their middle. Several subjects in one shift have squares.",
+        choices=("bucket", "square"),
+        elsewhere="center_crop enable_bucket aspect_ratio_buckets",
+    )
+    flip: bool = _pictures(False, "Learn each picture mirrored, too.", elsewhere="random_flip flip_aug")
+    mask: str = _pictures(
+        "",
+        "What of the pictures counts in the loss: alpha, what is not transparent; or a folder of masks with the names "
+        "of the pictures, white for what counts.",
+        metavar="alpha|DIR",
+        path=True,
+        elsewhere="masked_loss alpha_mask conditioning_data_dir",
     )
     collage: float = _subjects(
         0.6,
@@ -107,7 +139,10 @@ class SubjectSettings:
         choices=("constant", "falling", "rising"),
     )
     init_shift: str = _training(
-        "", "Shift file to start from, with the same targets; without it, training starts from zero.", metavar="FILE"
+        "",
+        "Shift file to start from, with the same targets; without it, training starts from zero.",
+        metavar="FILE",
+        path=True,
     )
     targets: str = _training(
         "denoiser",

@@ -286,6 +286,7 @@ class TrainSettings(SubjectSettings):
     logging_dir: str = _watching(
         "",
         "Folder of TensorBoard's logs.",
+        path=True,
         metavar="DIR",
         default_text="logs, beside the saved states",
         resumable=True,

@@ -36,7 +36,7 @@ def prepared(prediction: str) -> tuple[Any, Any, torch.Tensor]:
 @pytest.mark.parametrize("prediction", KINDS)
 def test_the_way_back_leads_to_the_picture(prediction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, family, latents = prepared(prediction)
-    condition = family.encode(pipe, ["a disc", "a v"], 32)
+    condition = family.encode(pipe, ["a disc", "a v"])
 
     def error(steps: int) -> float:
         noise = invert(pipe, family, latents, condition, steps)
@@ -54,7 +54,7 @@ def test_the_way_back_leads_to_the_picture(prediction: str, monkeypatch: pytest.
 def test_it_is_the_way_that_pictures_are_drawn(prediction: str, steps: int) -> None:
     pipe, family, noise = prepared(prediction)
     prompts = ["a disc", "a v"]
-    back = ddim_sample(pipe, family, noise, family.encode(pipe, prompts, 32), steps)
+    back = ddim_sample(pipe, family, noise, family.encode(pipe, prompts), steps)
     drawn = draw(pipe, [Request(prompt, 0) for prompt in prompts], Sampling(steps, 1.0, 32, 32), start=noise)
     mine = np.stack([np.asarray(picture, int) for picture in family_of(pipe).decode_latents(pipe, back)])
     assert np.abs(mine - np.stack([np.asarray(picture, int) for picture in drawn])).max() <= 1
@@ -63,8 +63,8 @@ def test_it_is_the_way_that_pictures_are_drawn(prediction: str, steps: int) -> N
 def test_a_sample_does_not_depend_on_its_neighbours() -> None:
     pipe, family, latents = prepared("epsilon")
     latents = latents * torch.tensor([0.1, 3.0]).view(2, 1, 1, 1)  # one settles sooner
-    together = invert(pipe, family, latents, family.encode(pipe, ["a disc", "a v"], 32), 5)
-    alone = invert(pipe, family, latents[:1], family.encode(pipe, ["a disc"], 32), 5)
+    together = invert(pipe, family, latents, family.encode(pipe, ["a disc", "a v"]), 5)
+    alone = invert(pipe, family, latents[:1], family.encode(pipe, ["a disc"]), 5)
     torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -77,7 +77,7 @@ def test_a_schedule_that_ends_without_signal_can_be_inverted() -> None:
                                      timestep_spacing="trailing"))
     )  # fmt: skip
     assert pipe.scheduler.alphas_cumprod[-1] < 1e-6
-    condition = family.encode(pipe, ["a disc", "a v"], 32)
+    condition = family.encode(pipe, ["a disc", "a v"])
     noise = invert(pipe, family, latents, condition, 10)
     back = ddim_sample(pipe, family, noise, condition, 10)
     assert (back - latents).norm() / latents.norm() < 0.02

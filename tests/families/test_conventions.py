@@ -65,7 +65,7 @@ class Knowing:
 
     def __init__(self, family: Family, pipe: Any, clean: Tensor) -> None:
         self.family, self.pipe, self.clean = family, pipe, clean
-        self.condition = family.encode(pipe, list(PROMPTS), HEIGHT)
+        self.condition = family.encode(pipe, list(PROMPTS))
         self.calls: list[Arguments] = []
         self.noisy: list[Tensor] = []
         numbers = torch.arange(1, clean.numel() + 1, dtype=clean.dtype)
@@ -115,7 +115,6 @@ def drawn(name: str, steps: int, changed: Change = lambda family: family) -> tup
             num_inference_steps=steps,
             generator=[torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))],
             **family.guided(pipe, family.guidance, [""] * len(PROMPTS)),
-            **tiny_families.TINY[name].call,
         )
     return knowing, seen[0]
 
@@ -179,7 +178,7 @@ def test_blocks_that_are_computed_again_answer_the_same(name: str) -> None:
     pipe = tiny_families.build(name)
     family = family_of(pipe)
     with torch.no_grad():
-        condition = family.encode(pipe, list(PROMPTS), HEIGHT)
+        condition = family.encode(pipe, list(PROMPTS))
         noisy = family.encode_pictures(pipe, torch.rand(len(PROMPTS), 3, HEIGHT, WIDTH))[0]
 
     def answer_and_gradient() -> tuple[Tensor, Tensor]:

@@ -94,7 +94,7 @@ def test_samples_of_a_batch_take_shifts_of_their_own(name: str) -> None:
     every = {each.name for each in targets(pipe, "transformer-2d")}
     apart = sorted(each for each in every if not sees_one_sequence(each))
     with torch.no_grad():
-        condition = family.encode(pipe, ["a sun", "a sks sun by z"], 32)
+        condition = family.encode(pipe, ["a sun", "a sks sun by z"])
         shape = family.encode_pictures(pipe, torch.zeros(1, 3, 32, 32))[0].shape[1:]
     noisy, times = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)), torch.tensor([300, 800])
 

@@ -15,6 +15,7 @@ from spectra.bases.prediction import with_prediction
 from spectra.generate.drawing import Request, draw, guidance_of
 from spectra.generate.settings import Sampling
 from spectra.training.config import defaults
+from spectra.training.data.pictures import Picture
 from spectra.training.data.subjects import Subject
 from spectra.training.loss import objectives
 
@@ -60,7 +61,7 @@ def test_class_pictures_are_drawn_and_kept_by_it(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(objectives, "prior_pictures", drawn)
     pipe, picture = tiny_families.build("z-image"), Image.new("RGB", (32, 32))
-    subject = Subject("sun", (picture,), "a vz sun", "a sun")
+    subject = Subject("sun", (Picture.checked(picture),), ("a vz sun",), "a vz sun", "a sun")
     for given in (None, 3.0):
         config = replace(defaults("tiny"), prior_weight=1.0, prior_guidance=given)
         objectives.build_objectives(pipe, config, [subject], [], 32, "0123")

@@ -35,8 +35,8 @@ def test_a_prompt_means_the_same_beside_longer_ones(name: str) -> None:
     family, pipe = pipeline(name)
     every = list(range(len(PROMPTS)))
     with torch.no_grad():
-        alone = [family.encode(pipe, [prompt], 32) for prompt in PROMPTS]
-        together = family.encode(pipe, list(PROMPTS), 32)
+        alone = [family.encode(pipe, [prompt]) for prompt in PROMPTS]
+        together = family.encode(pipe, list(PROMPTS))
     expected = torch.cat([answers(family, pipe, each, [number]) for number, each in enumerate(alone)])
     assert not torch.allclose(expected[:1], answers(family, pipe, alone[1], [0]), rtol=1e-3, atol=1e-4)
     for condition in (together, Condition.joined(alone)):
@@ -52,7 +52,7 @@ def test_qwen_image_reads_the_prompt_and_what_follows_it_in_its_template() -> No
     tokens = [len(pipe.tokenizer(prompt + "".join(after)).input_ids) for prompt in PROMPTS]
     assert min(tokens) == len(after)
     with torch.no_grad():
-        condition = family.encode(pipe, PROMPTS, 32)
+        condition = family.encode(pipe, PROMPTS)
         assert condition.mask is not None
         assert condition.mask.sum(1).tolist() == tokens
         whole = pipe.tokenizer(pipe.prompt_template_encode.format(PROMPTS[1]), return_tensors="pt")
@@ -64,7 +64,7 @@ def test_z_image_reads_the_whole_conversation_before_the_last_layer() -> None:
     family, pipe = pipeline("z-image")
     with torch.no_grad():
         prompts = list(PROMPTS)
-        condition = family.encode(pipe, prompts, 32)
+        condition = family.encode(pipe, prompts)
         assert prompts == PROMPTS
         for prompt, embeds in zip(PROMPTS, condition.lists(), strict=True):
             text = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import tiny_base
@@ -22,12 +22,10 @@ class Tiny:
 
     Attributes:
         build: makes it, with random weights.
-        call: what its pipeline is to be told beside prompts and size for a picture of 32 times 48 pixels.
         saved: whether diffusers can save it and load it again.
     """
 
     build: Callable[[], Any]
-    call: Mapping[str, Any] = field(default_factory=dict)
     saved: bool = True
 
 
@@ -43,12 +41,10 @@ def velocity() -> Any:
     return pipe
 
 
-_SQUARE = {"original_size": (32, 32), "target_size": (32, 32)}
-
 TINY: dict[str, Tiny] = {
     "sd": Tiny(tiny_base.build),
     "sd-velocity": Tiny(velocity),
-    "sdxl": Tiny(tiny_sdxl.build, _SQUARE),
+    "sdxl": Tiny(tiny_sdxl.build),
     "sd3": Tiny(tiny_sd3.build),
     "sd3-without-t5": Tiny(lambda: tiny_sd3.build(t5=False, use_dynamic_shifting=True), saved=False),
     "flux-dev": Tiny(tiny_flux.build),

@@ -60,7 +60,7 @@ class Measured:
         noisy = torch.randn(n, pipe.vae.config.latent_channels, side, side)
 
         def step() -> Tensor:
-            condition = family.encode(pipe, ["a", "b"][: request.prompts], 32)
+            condition = family.encode(pipe, ["a", "b"][: request.prompts])
             rows = condition.rows(torch.arange(n) % request.prompts)
             return family.predict(pipe, noisy, torch.full((n,), 500), rows)
 

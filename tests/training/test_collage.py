@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learnt import as_they_are, in_turn
 from PIL import Image
 from tiny_base import SIZE, build
 
@@ -38,7 +39,9 @@ def shown(counts: tuple[int, ...] = (2, 3), bare: bool = False) -> list[CollageS
     for letter, count in zip("vwxy", counts, strict=False):
         name = parse_prompt(f"a [{letter}] d")
         pictures = [Image.new("RGB", (SIZE, SIZE), next(colours)) for _ in range(count)]
-        found.append(CollageSubject(pictures, [f"a {letter}"] * count, name.as_class if bare else name))
+        prompts = [f"a {letter}"] * count
+        named = name.as_class if bare else name
+        found.append(CollageSubject(as_they_are(pictures), in_turn(prompts), named))
     return found
 
 
@@ -99,7 +102,7 @@ def test_latents_are_those_of_each_part(pipe: Any) -> None:
     index = torch.tensor([[1, ALONE, 0], [4, 0, 1], [0, 2, 0]])
     noise = torch.randn(3, *own.latent_shape)
     latents = own.latents(index, noise)
-    pictures = [picture for each in shown() for picture in each.pictures]
+    pictures = [picture.pixels() for each in shown() for picture in each.pictures]
 
     def encoded(picture: Image.Image, part: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -151,9 +154,8 @@ def test_a_shrunk_half_has_all_of_the_picture_on_the_colour_of_its_edge() -> Non
 
 
 def test_what_cannot_be_cut_is_refused(pipe: Any) -> None:
-    narrow = [
-        CollageSubject([Image.new("RGB", (12, 12))], ["a"], parse_prompt(prompt)) for prompt in ("a [v] d", "a [w] d")
-    ]
+    small = as_they_are([Image.new("RGB", (12, 12))])
+    narrow = [CollageSubject(small, in_turn(["a"]), parse_prompt(prompt)) for prompt in ("a [v] d", "a [w] d")]
     with pytest.raises(BaseError, match="latents of 3 columns have no halves"):
         CollageSource(pipe, narrow, probability=0.6, fit="shrink", templates=TEMPLATES)
     templates = ("{left} on the left and {right} on the right",)
@@ -177,7 +179,7 @@ def asked(pipe: Any, entries: list[list[int]]) -> NoisySamples:
     objective = DenoisingObjective(
         "d", source(pipe), DiffusionSchedule.of(pipe.scheduler), extra_terms=(UnmixTerm(1.0),)
     )
-    draw = objective.draw(len(entries), torch.Generator().manual_seed(0))
+    (draw,) = objective.draw(len(entries), len(entries), torch.Generator().manual_seed(0))
     return objective.samples(
         type(draw)(torch.tensor(entries), draw.posterior, draw.noise, draw.timesteps), torch.device("cpu")
     )
@@ -208,5 +210,5 @@ def test_its_weight_follows_the_schedule() -> None:
 
 def test_only_terms_that_need_words_get_them(pipe: Any) -> None:
     objective = DenoisingObjective("d", source(pipe, 1.0), DiffusionSchedule.of(pipe.scheduler))
-    draw = objective.draw(4, torch.Generator().manual_seed(0))
+    (draw,) = objective.draw(4, 4, torch.Generator().manual_seed(0))
     assert list(objective.samples(draw, torch.device("cpu")).words) == []

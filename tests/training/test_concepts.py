@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learnt import as_they_are, in_turn
 from PIL import Image
 from trainings import interrupted_after, read_training
 
@@ -100,17 +101,19 @@ def loop_of(pipe: Any, adapter: Any, numbers: list[int]) -> tuple[Loop, ConceptP
     schedule, concepts, prompts = DiffusionSchedule.of(pipe.scheduler, 1, 5.0), [], []
     for number in numbers:
         colours = [(60 * number + 20, 200 - 40 * n, 90) for n in range(1 + number)]
-        pictures = [Image.new("RGB", (32, 32), colour) for colour in colours]
+        pictures = as_they_are([Image.new("RGB", (32, 32), colour) for colour in colours])
         class_prompts = prior_prompts("a disc", len(pictures), 0.5)
         concepts.append(
             Concept(
                 str(number),
                 [
                     DenoisingObjective(
-                        "denoising", PictureSource(pipe, pictures, [f"a {'vwz'[number]}"] * len(pictures)), schedule
+                        "denoising",
+                        PictureSource(pipe, pictures, in_turn([f"a {'vwz'[number]}"] * len(pictures))),
+                        schedule,
                     ),
                     DenoisingObjective(
-                        "prior", PictureSource(pipe, pictures, class_prompts), schedule, 0.5, from_base=True
+                        "prior", PictureSource(pipe, pictures, in_turn(class_prompts)), schedule, 0.5, from_base=True
                     ),
                 ],
                 seed=number,
@@ -118,7 +121,7 @@ def loop_of(pipe: Any, adapter: Any, numbers: list[int]) -> tuple[Loop, ConceptP
         )
         prompts += [f"a {'vwz'[number]}", *class_prompts]
     with adapter.disabled():
-        conditions = Conditions(lambda p: family.encode(pipe, p, 32), prompts, keep=True, trained=True)
+        conditions = Conditions(lambda p: family.encode(pipe, p), prompts, keep=True, trained=True)
     mine = ConceptParameters(adapter, len(concepts))
     ndims = {name: binding.target.weight.ndim for name, binding in adapter._bindings.items()}
     rates, accelerator = rate_settings(mine.parameters, ndims), make_accelerator(config, "cpu")

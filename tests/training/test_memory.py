@@ -94,6 +94,7 @@ def test_kept_bytes_are_those_that_autograd_keeps() -> None:
     assert output.requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:smaller than they are learnt")
 def test_checkpointing_is_on_where_activations_outweigh_the_weights(
     tiny_base: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,13 +16,19 @@ class FixedSource:
 
     latent_shape = (2, 3, 3)
 
-    def pick(self, remaining: list[int], generator: torch.Generator) -> int:
+    def shape(self, entry: int) -> tuple[int, int, int]:
+        return self.latent_shape
+
+    def pick(self, remaining: list[int], generator: torch.Generator, beside: int | None = None) -> int:
         if not remaining:
             remaining[:] = torch.randperm(5, generator=generator).tolist()
         return remaining.pop()
 
     def latents(self, index: Tensor, noise: Tensor) -> Tensor:
         return index.view(-1, 1, 1, 1) + 0.01 * noise
+
+    def masks(self, index: Tensor) -> None:
+        return None
 
     def prompts(self, index: Tensor) -> list[str]:
         return [f"picture {number}" for number in index.tolist()]
@@ -78,14 +84,12 @@ def test_weights_are_finite_without_any_signal_and_one_without_a_clip() -> None:
 
 
 def test_a_draw_is_the_same_however_it_is_cut() -> None:
-    whole = DenoisingObjective("d", FixedSource(), schedule()).draw(8, torch.Generator().manual_seed(3))
-    parts = DenoisingObjective("d", FixedSource(), schedule())
-    generator = torch.Generator().manual_seed(3)
-    pieces = [parts.draw(2, generator) for _ in range(4)]
-    for name in ("index", "posterior", "noise", "timesteps"):
-        joint = torch.cat([getattr(piece, name) for piece in pieces])
-        assert torch.equal(getattr(whole, name), joint)
-        assert torch.equal(torch.cat([getattr(p, name) for p in whole.split(3)]), joint)
+    (whole,) = DenoisingObjective("d", FixedSource(), schedule()).draw(8, 8, torch.Generator().manual_seed(3))
+    for size in (1, 2, 3):
+        pieces = DenoisingObjective("d", FixedSource(), schedule()).draw(8, size, torch.Generator().manual_seed(3))
+        assert [len(piece.index) for piece in pieces] == [size] * (8 // size) + [8 % size] * (8 % size > 0)
+        for name in ("index", "posterior", "noise", "timesteps"):
+            assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(whole, name))
 
 
 def test_an_offset_moves_each_channel_of_the_noise_as_a_whole() -> None:
@@ -93,7 +97,7 @@ def test_an_offset_moves_each_channel_of_the_noise_as_a_whole() -> None:
     draws = {}
     for offset in (0.0, 0.5):
         objective = DenoisingObjective("d", FixedSource(), schedule(), noise_offset=offset)
-        draws[offset] = [objective.draw(1, torch.Generator().manual_seed(n)) for n in range(500)]
+        draws[offset] = [objective.draw(1, 1, torch.Generator().manual_seed(n))[0] for n in range(500)]
     offsets = torch.cat([b.noise - a.noise for a, b in zip(draws[0.0], draws[0.5], strict=True)])
     torch.testing.assert_close(offsets, offsets[..., :1, :1].expand_as(offsets))
     assert float(offsets[..., 0, 0].std()) == pytest.approx(0.5, abs=0.05)
@@ -119,12 +123,12 @@ def test_the_times_of_a_step_are_spread_where_they_are_stratified() -> None:
     times = schedule()
     generator = torch.Generator().manual_seed(0)
     plain, even = (DenoisingObjective("d", FixedSource(), times, stratified=spread) for spread in (False, True))
-    steps = torch.stack([even.draw(4, generator).timesteps for _ in range(2000)])
+    steps = torch.stack([torch.cat([each.timesteps for each in even.draw(4, 2, generator)]) for _ in range(2000)])
     ends = times.at(torch.tensor([0.25, 0.5, 0.75]))
     parts = torch.bucketize(steps.sort(1).values, ends, right=True)
     assert parts.tolist() == [[0, 1, 2, 3]] * 2000
     assert len({tuple(step) for step in torch.bucketize(steps, ends, right=True).tolist()}) == 24, "in any order"
-    alike = torch.cat([plain.draw(4, generator).timesteps for _ in range(2000)]).double()
+    alike = torch.cat([plain.draw(4, 4, generator)[0].timesteps for _ in range(2000)]).double()
     assert float(steps.double().mean()) == pytest.approx(float(alike.mean()), abs=1)
     assert float(steps.double().std()) == pytest.approx(float(alike.std()), abs=1)
 
@@ -132,7 +136,7 @@ def test_the_times_of_a_step_are_spread_where_they_are_stratified() -> None:
 def test_every_picture_comes_once_in_a_round() -> None:
     objective = DenoisingObjective("d", FixedSource(), schedule())
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.cat([objective.draw(2, generator).index for _ in range(5)])
+    drawn = torch.cat([objective.draw(2, 2, generator)[0].index for _ in range(5)])
     assert sorted(drawn[:5].tolist()) == sorted(drawn[5:].tolist()) == list(range(5))
     assert drawn[:5].tolist() != drawn[5:].tolist()
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learnt import as_they_are
 from PIL import Image
 
 from spectra.bases.pipeline import load_pipeline
@@ -14,6 +15,7 @@ from spectra.errors import BaseError
 from spectra.training.data import class_pictures as prior
 from spectra.training.data.class_pictures import (
     PriorKey,
+    in_rounds,
     pipeline_fingerprint,
     prior_pictures,
     prior_prompts,
@@ -125,7 +127,7 @@ def test_the_vocabulary_holds_whole_words() -> None:
 
 def test_a_picture_comes_under_every_prompt_of_its_rounds(pipe: Any) -> None:
     pictures = [Image.new("RGB", (32, 32), colour) for colour in ("red", "lime", "blue")]
-    source = PictureSource(pipe, pictures, ["a", "b", "c", "d", "e", "f"])
+    source = PictureSource(pipe, as_they_are(pictures), in_rounds(["a", "b", "c", "d", "e", "f"], 3))
     remaining: list[int] = []
     generator = torch.Generator().manual_seed(0)
     drawn = torch.tensor([source.pick(remaining, generator) for _ in range(6)])

@@ -6,6 +6,7 @@ import pytest
 import tiny_base
 import tiny_sdxl
 import torch
+from learnt import as_they_are, in_turn
 from PIL import Image
 
 from spectra import attach
@@ -27,11 +28,11 @@ def test_sdxl_learns() -> None:
     family = family_of(pipe)
     assert family.name == "SDXL"
     config = make_config({"base": "x", "lr": 0.02, "batch": 2})
-    source = PictureSource(pipe, [Image.new("RGB", (32, 32), "orange")], ["a disc"])
+    source = PictureSource(pipe, as_they_are([Image.new("RGB", (32, 32), "orange")]), in_turn(["a disc"]))
     schedule = DiffusionSchedule.of(pipe.scheduler, 1, 5.0)
     adapter = attach(pipe, "unet")
     concept = Concept("disc", [DenoisingObjective("denoising", source, schedule)], seed=0)
-    conditions = Conditions(lambda prompts: family.encode(pipe, prompts, 32), ["a disc"], keep=True, trained=False)
+    conditions = Conditions(lambda prompts: family.encode(pipe, prompts), ["a disc"], keep=True, trained=False)
     loop = Loop(
         pipe, family, [concept], conditions, adapter.train().by_key,
         dict.fromkeys(adapter.by_key, "lr"), config, make_accelerator(config, "cpu"), adapter.disabled,

@@ -27,7 +27,8 @@ from spectra.io.atomic_writes import atomic_folder
 from spectra.layers.quantised_weights import stored_parts
 from spectra.progress import SILENT, Progress
 from spectra.spectrum.cache.environment import prior_root
-from spectra.training.data.pictures import read_pictures
+from spectra.training.data.latents import Entry
+from spectra.training.data.reading import read_picture
 
 BATCH = 8
 
@@ -73,7 +74,7 @@ def prior_pictures(pipe: Any, key: PriorKey, *, progress: Progress = SILENT) -> 
     """
     folder = prior_root() / key.digest
     with contextlib.suppress(PictureError):  # not there, or damaged
-        kept = read_pictures(folder)
+        kept = [read_picture(path) for path in sorted(folder.glob("*.png"))]
         if len(kept) == key.count and all(picture.size == (key.size, key.size) for picture in kept):
             return kept
     requests = [Request(key.prompt, key.seed + number) for number in range(key.count)]
@@ -134,6 +135,11 @@ def prior_prompts(
             found.append(prompt)
         rest += 1
     return found
+
+
+def in_rounds(prompts: Sequence[str], pictures: int) -> list[Entry]:
+    """The prompts with as many pictures, again and again: each time through them, prompts move on by one picture."""
+    return [Entry((place + place // pictures) % pictures, prompt) for place, prompt in enumerate(prompts)]
 
 
 def vocabulary(tokenizer: Any) -> list[str]:

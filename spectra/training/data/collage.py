@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import accumulate, permutations
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from spectra.errors import BaseError
 from spectra.families.attention import Word, word_tokens
 from spectra.families.known import family_of
 from spectra.progress import SILENT, Progress
-from spectra.training.data.latents import PictureSource
+from spectra.training.data.latents import Entry, PictureSource, Shape, SizedPicture
+from spectra.training.data.pictures import Size
 from spectra.training.data.prompts import SubjectPrompt, pair_prompt
 
 ALONE = -1
@@ -32,11 +33,31 @@ _Prompt = tuple[str, tuple[tuple[int, ...], ...]]
 
 @dataclass(frozen=True)
 class CollageSubject:
-    """A subject's pictures, squares of one size, with the prompt of each, and the prompt that collages name it by."""
+    """A subject's pictures, squares of one size, the entries of its rounds, and the prompt that collages name it by."""
 
-    pictures: Sequence[Image.Image]
-    prompts: Sequence[str]
+    pictures: Sequence[SizedPicture]
+    entries: Sequence[Entry]
     name: SubjectPrompt
+
+
+@dataclass(frozen=True)
+class HalvedPicture:
+    """A square picture as a half of a collage, see `halved`."""
+
+    whole: SizedPicture
+    fit: str
+
+    @property
+    def size(self) -> Size:
+        """Half as wide as high."""
+        return self.whole.size[0] // 2, self.whole.size[1]
+
+    def pixels(self) -> Image.Image:
+        """The half in RGB."""
+        return halved(self.whole.pixels(), self.fit)
+
+    def weights(self) -> None:
+        """All of it counts."""
 
 
 def halved(picture: Image.Image, fit: str) -> Image.Image:
@@ -55,8 +76,8 @@ def halved(picture: Image.Image, fit: str) -> Image.Image:
 class CollageSource:
     """Pictures of several subjects, from which a denoising objective draws its samples; methods as `PictureSource`'s.
 
-    An entry of `index` is `(left picture, right picture or ALONE, prompt)`: pictures are numbered through all
-    subjects, and the prompt of a collage through the templates and one that is empty.
+    An entry of `index` is `(left, right or ALONE, prompt)`: left and right are entries of subjects, which are numbered
+    through all of them, and the prompt is numbered through the templates and one that is empty.
     """
 
     def __init__(
@@ -84,21 +105,33 @@ class CollageSource:
             InputError: a prompt that is too long for the text encoder to read its special words.
         """
         pictures = [picture for each in subjects for picture in each.pictures]
-        prompts = [prompt for each in subjects for prompt in each.prompts]
-        halves = [halved(picture, fit) for picture in pictures]
+        before = accumulate((len(each.pictures) for each in subjects), initial=0)
+        entries = [
+            Entry(first + own.picture, own.prompt)
+            for first, each in zip(before, subjects, strict=False)
+            for own in each.entries
+        ]
+        halves = [HalvedPicture(picture, fit) for picture in pictures]
         self._whole, self._halves = (
-            PictureSource(pipe, each, prompts, cache_latents=cache_latents, progress=progress)
+            PictureSource(pipe, each, entries, cache_latents=cache_latents, progress=progress)
             for each in (pictures, halves)
         )
         self.latent_shape = self._whole.latent_shape
         if 2 * self._halves.latent_shape[2] != self.latent_shape[2]:
             raise BaseError(f"latents of {self.latent_shape[2]} columns have no halves for collages")
-        self._subject = [number for number, each in enumerate(subjects) for _ in each.pictures]  # of each picture
+        self._subject = [number for number, each in enumerate(subjects) for _ in each.entries]  # of each entry
         self._probability, self._unconditional, self._templates = probability, unconditional, len(templates)
         self._prompts = _prompts(pipe, [each.name for each in subjects], templates)
 
-    def pick(self, remaining: list[int], generator: torch.Generator) -> list[int]:
-        """One subject alone, or two in a collage; each subject's pictures in shuffled rounds of its own."""
+    def shape(self, entry: Any) -> Shape:
+        """The shape of an entry's latents: all are squares."""
+        return self.latent_shape
+
+    def pick(self, remaining: list[int], generator: torch.Generator, beside: Any = None) -> list[int]:
+        """One subject alone, or two in a collage, whatever lies `beside` it in the batch.
+
+        Each subject's pictures come in shuffled rounds of its own.
+        """
         subjects = torch.randperm(self._subject[-1] + 1, generator=generator).tolist()
         chance, empty = torch.rand(2, generator=generator).tolist()
         if chance >= self._probability:
@@ -122,6 +155,9 @@ class CollageSource:
         for rows, part in parts:
             latents[rows] = part
         return latents
+
+    def masks(self, index: Tensor) -> None:
+        """All of a collage counts."""
 
     def prompts(self, index: Tensor) -> list[str]:
         """The prompts of the entries `index [n, 3]`."""

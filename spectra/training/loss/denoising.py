@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,12 +57,14 @@ class DenoisingObjective:
         """The weight, which is the same at every step."""
         return self.weight
 
-    def draw(self, count: int, generator: torch.Generator) -> Draw:
-        """Everything random that `count` samples need."""
-        shape = self.source.latent_shape
-        index, normals, timesteps = [], [], []
-        for _ in range(count):
-            index.append(self.source.pick(self.remaining, generator))
+    def draw(self, count: int, size: int, generator: torch.Generator) -> list[Draw]:
+        """Everything random that `count` samples need, in batches of `size` at most, each of pictures of one shape."""
+        index: list[Any] = []
+        normals, timesteps = [], []
+        for number in range(count):
+            first = number - number % size
+            index.append(self.source.pick(self.remaining, generator, index[first] if number > first else None))
+            shape = self.source.shape(index[number])
             own = torch.randn((2, *shape), generator=generator)
             if self.noise_offset:
                 own[1] += self.noise_offset * torch.randn((shape[0], 1, 1), generator=generator)
@@ -70,8 +73,11 @@ class DenoisingObjective:
         if self.stratified:
             parts = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
             timesteps = [*self.schedule.at(parts / count)]
-        posterior, noise = torch.stack(normals, dim=1)
-        return Draw(torch.tensor(index), posterior, noise, torch.stack(timesteps))
+        draws = []
+        for batch in (slice(first, first + size) for first in range(0, count, size)):
+            posterior, noise = torch.stack(normals[batch], dim=1)
+            draws.append(Draw(torch.tensor(index[batch]), posterior, noise, torch.stack(timesteps[batch])))
+        return draws
 
     def samples(self, draw: Draw, device: torch.device) -> NoisySamples:
         """What to give the model for a draw, and what it should predict."""
@@ -80,13 +86,24 @@ class DenoisingObjective:
         noisy, target = self.schedule.noisy_and_target(latents, draw.noise.to(device), timesteps)
         weight = self.schedule.weights(draw.timesteps).to(device)
         prompts, words = self.source.prompts(draw.index), self.source.words(draw.index)
-        return NoisySamples(noisy, timesteps, prompts, target, weight, words if self.extra_terms else ())
+        mask = self.source.masks(draw.index)
+        return NoisySamples(
+            noisy,
+            timesteps,
+            prompts,
+            target,
+            weight,
+            words if self.extra_terms else (),
+            None if mask is None else mask.to(device),
+        )
 
     def asked_of_base(self, samples: NoisySamples) -> NoisySamples:
         """The same samples with the prompts that the frozen base is asked."""
         return replace(samples, prompts=[self.base_prompts.get(prompt, prompt) for prompt in samples.prompts])
 
     def loss(self, prediction: ModelPrediction, samples: NoisySamples) -> Tensor:
-        """The weighted mean squared error, in float32."""
-        error = (prediction.output.float() - samples.target.float()).square().mean(dim=(1, 2, 3))
-        return (error * samples.weight).mean()
+        """The weighted mean squared error, in float32; of a sample with a mask over what that shows alone."""
+        error = (prediction.output.float() - samples.target.float()).square()
+        if samples.mask is not None:
+            error = error * (samples.mask / samples.mask.mean(dim=(1, 2, 3), keepdim=True))
+        return (error.mean(dim=(1, 2, 3)) * samples.weight).mean()

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
-
 from spectra.families.known import family_of
 from spectra.generate.drawing import guidance_of
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
-from spectra.training.data.class_pictures import PriorKey, prior_pictures, prior_prompts, vocabulary
+from spectra.training.data.buckets import fit_pictures, warn_of_enlarged
+from spectra.training.data.class_pictures import PriorKey, in_rounds, prior_pictures, prior_prompts, vocabulary
 from spectra.training.data.collage import CollageSource, CollageSubject
-from spectra.training.data.latents import PictureSource
-from spectra.training.data.pictures import fit
+from spectra.training.data.latents import Entry, PictureSource
+from spectra.training.data.pictures import FittedPicture, Picture
 from spectra.training.data.prompts import SubjectPrompt, follow_prompt, parse_prompt
-from spectra.training.data.subjects import Subject
+from spectra.training.data.subjects import Subject, learnt_pictures, one_round
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.unmix import UnmixTerm
 
@@ -28,7 +27,7 @@ def build_objectives(
     pipe: Any,
     config: TrainConfig,
     subjects: Sequence[Subject],
-    own_class_pictures: Sequence[Image.Image],
+    own_class_pictures: Sequence[Picture],
     resolution: int,
     fingerprint: str,
     *,
@@ -45,23 +44,28 @@ def build_objectives(
     family = family_of(pipe)
     names = [parse_prompt(subject.prompt) for subject in subjects] if len(subjects) > 1 else []
     extra_terms = [UnmixTerm(config.unmix_weight, config.unmix_schedule)] if names and config.unmix_weight > 0 else []
-    pictures = [subject.at(resolution) for subject in subjects]
-    prompts = [[subject.prompt] * len(own) for subject, own in zip(subjects, pictures, strict=True)]
-    source = _source(pipe, config, pictures, prompts, names, 0.0, progress)
-    schedule = family.schedule(pipe.scheduler, family.tokens(source.latent_shape), config.min_snr_gamma)
+    step = family.resolution_step(pipe)
+    pictures = learnt_pictures(config, subjects, resolution, step)
+    rounds = [one_round(*each) for each in zip(subjects, pictures, strict=True)]
+    warn_of_enlarged([picture for own in pictures for picture in own])
+    source = _source(pipe, config, pictures, rounds, names, 0.0, progress)
+    tokens = (resolution // family.token_pixels(pipe)) ** 2  # other sizes have about as many
+    schedule = family.schedule(pipe.scheduler, tokens, config.min_snr_gamma)
     schedule = schedule.sampled(config.timestep_sampling)
     objectives = [DenoisingObjective("denoising", source, schedule, extra_terms=extra_terms)]
     if config.prior_weight > 0:
         if own_class_pictures:
-            pictures = [[fit(picture, resolution) for picture in own_class_pictures]] * len(subjects)
+            square = bool(names) or config.crop == "square"
+            pictures = [fit_pictures(own_class_pictures, resolution, step, square=square)] * len(subjects)
         else:
             guidance = guidance_of(pipe, config.prior_guidance)
             drawn = config.prior_count, resolution, config.prior_steps, guidance
             keys = [PriorKey(fingerprint, each.class_prompt, config.seed, *drawn) for each in subjects]
-            pictures = [prior_pictures(pipe, key, progress=progress) for key in keys]
-        prompts = _class_prompts(pipe, config, subjects, [len(own) for own in pictures])
+            everything = [prior_pictures(pipe, key, progress=progress) for key in keys]
+            pictures = [[FittedPicture(Picture.checked(each), each.size) for each in own] for own in everything]
+        rounds = _class_rounds(pipe, config, subjects, [len(own) for own in pictures])
         classes = [name.as_class for name in names]
-        source = _source(pipe, config, pictures, prompts, classes, config.prior_unconditional, progress)
+        source = _source(pipe, config, pictures, rounds, classes, config.prior_unconditional, progress)
         from_base = config.prior_target == "base"
         prior = DenoisingObjective("prior", source, schedule, config.prior_weight, from_base)
         prior.base_prompts = _follow_prompts(config, subjects)
@@ -74,16 +78,16 @@ def build_objectives(
 def _source(
     pipe: Any,
     config: TrainConfig,
-    pictures: list[list[Image.Image]],
-    prompts: list[list[str]],
+    pictures: list[list[FittedPicture]],
+    rounds: list[list[Entry]],
     names: Sequence[SubjectPrompt],
     unconditional: float,
     progress: Progress,
 ) -> PictureSource | CollageSource:
     """A source of each subject's pictures; several subjects, which `names` then tells apart, come in collages, too."""
     if not names:
-        return PictureSource(pipe, pictures[0], prompts[0], cache_latents=config.cache_latents, progress=progress)
-    subjects = [CollageSubject(*each) for each in zip(pictures, prompts, names, strict=True)]
+        return PictureSource(pipe, pictures[0], rounds[0], cache_latents=config.cache_latents, progress=progress)
+    subjects = [CollageSubject(*each) for each in zip(pictures, rounds, names, strict=True)]
     return CollageSource(
         pipe,
         subjects,
@@ -96,16 +100,17 @@ def _source(
     )
 
 
-def _class_prompts(
+def _class_rounds(
     pipe: Any, config: TrainConfig, subjects: Sequence[Subject], counts: Sequence[int]
-) -> list[list[str]]:
-    """The prompts of each subject's class pictures, of which there are `counts`."""
+) -> list[list[Entry]]:
+    """A round of each subject's class pictures, of which there are `counts`, with their prompts."""
     words = vocabulary(pipe.tokenizer) if config.keep_prompts else []
     follow_prompts = list(_follow_prompts(config, subjects))
     # A picture of one subject comes under several words; those of several subjects have one prompt each.
     rounds = -(-PRIOR_PROMPTS // counts[0]) if (words or follow_prompts) and len(subjects) == 1 else 1
-    return [
-        prior_prompts(
+    found = []
+    for subject, count in zip(subjects, counts, strict=True):
+        prompts = prior_prompts(
             subject.class_prompt,
             rounds * count,
             config.prior_unconditional,
@@ -115,8 +120,8 @@ def _class_prompts(
             follow_prompts=follow_prompts,
             seed=config.seed,
         )
-        for subject, count in zip(subjects, counts, strict=True)
-    ]
+        found.append(in_rounds(prompts, count))
+    return found
 
 
 def _follow_prompts(config: TrainConfig, subjects: Sequence[Subject]) -> dict[str, str]:

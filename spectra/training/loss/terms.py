@@ -13,10 +13,10 @@ from spectra.families.attention import Maps, Word
 
 @dataclass(frozen=True)
 class Draw:
-    """Everything random of `n` samples: entries of a source, posterior noise, noise and timesteps.
+    """Everything random of `n` samples of one shape: entries of a source, posterior noise, noise and timesteps.
 
-    All of a step is drawn at once, on the CPU and from one generator: its samples are then the same however they are
-    cut into batches, on any device, and after a resume.
+    All of a step is drawn at once, on the CPU and from one generator: its samples are then the same on any device,
+    after a resume, and, where all pictures have one shape, however they are cut into batches.
     """
 
     index: Tensor
@@ -24,17 +24,13 @@ class Draw:
     noise: Tensor
     timesteps: Tensor
 
-    def split(self, size: int) -> list[Draw]:
-        """Pieces of `size` samples each."""
-        return [Draw(*piece) for piece in zip(*(part.split(size) for part in vars(self).values()), strict=True)]
-
 
 @dataclass(frozen=True)
 class NoisySamples:
     """What the model is given for `n` samples, and what it should predict.
 
     `noisy` latents and their `target` are `[n, c, h, w]`, `weight [n]` is each sample's in the loss, and `words` are
-    those whose cross-attention is read too.
+    those whose cross-attention is read too. `mask [n, 1, h, w]` is how much each place counts; None where all do.
     """
 
     noisy: Tensor
@@ -43,6 +39,7 @@ class NoisySamples:
     target: Tensor
     weight: Tensor
     words: Sequence[Word] = ()
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)

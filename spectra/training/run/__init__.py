@@ -10,6 +10,7 @@ averages        what the training gives, where that is an average of its steps
 accelerator     device and precision
 concept_parameters  the parameters of all concepts, on one base
 state           saving and resuming exactly
+contents        what lies at paths, by which it is known again
 interruption    Ctrl-C between two steps
 validation      pictures on the way, and the sheet before and after
 files           what is written on the way and at the end

@@ -23,14 +23,25 @@ from spectra.errors import InputError
 from spectra.io.toml_files import read_toml
 from spectra.settings import declared_settings
 from spectra.training.config import TrainConfig, make_config
+from spectra.training.data.subjects import is_there
 
-CONCEPT_SETTINGS = ("subject", "images", "prompt", "class_prompt", "class_images", "seed", "validation_prompts")
+CONCEPT_SETTINGS = (
+    "subject",
+    "images",
+    "prompt",
+    "captions",
+    "repeats",
+    "flip",
+    "mask",
+    "class_prompt",
+    "class_images",
+    "seed",
+    "validation_prompts",
+)
 """Settings that a concept may have for itself; the others shape the batch, or the step that all of them take."""
 
 UNSHARED_SETTINGS = ("subject", "images", "prompt")
 """Settings of a concept that no two concepts share."""
-
-_PATHS = ("images", "class_images", "logging_dir", "base")
 
 
 @dataclass(frozen=True)
@@ -89,13 +100,8 @@ def read_concepts(path: Path, out: Path | None = None, **overrides: Any) -> list
 
 def _located(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The values with their paths, which start at `folder`. A base is a path only if it is there, else a hub id."""
-    given = {name: values[name] for name in _PATHS if isinstance(values.get(name), str) and values[name]}
+    names = [name for name, each in declared_settings(TrainConfig).items() if each.path]
+    given = {name: values[name] for name in names if isinstance(values.get(name), str) and values[name]}
     paths = {name: folder / path for name, path in given.items()}
-    return values | {name: str(path) for name, path in paths.items() if name != "base" or _exists(path)}
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long
-        return False
+    elsewhere = ("base", "components_from", "spectra_from", "mask")  # which may be no paths
+    return values | {name: str(path) for name, path in paths.items() if name not in elsewhere or is_there(path)}

@@ -16,7 +16,7 @@ from spectra.plots import style
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import encode_shift, write_shift
 from spectra.shift.trajectory import CHECKPOINTS, PROGRESS, checkpoint_name
-from spectra.training.data.subjects import pair_prompts, pictures_digest
+from spectra.training.data.subjects import count_pictures, learnt_pictures, pair_prompts
 from spectra.training.run.concept_parameters import ConceptParameters
 from spectra.training.run.inputs import ValidatedInputs
 from spectra.training.run.loop import Loop
@@ -52,9 +52,7 @@ class Files:
                 path = files.enter_context(atomic_write(each.outputs.unfinished / STATE, force=True))
                 with self._loop.result.in_place():
                     shift = encode_shift(self._shift(number))
-                save_state(
-                    self._loop, number, path, Origin(each.config, pictures_digest(each.subjects), self._base), shift
-                )
+                save_state(self._loop, number, path, Origin(each.config, each.contents, self._base), shift)
 
     def keep_shifts(self) -> None:
         """Write the shift of each concept as it is after this step, in float16, among those of other steps."""
@@ -101,13 +99,15 @@ class Files:
         size = write_shift(shift, folder / shift_name, dtype="float16" if config.file_dtype == "float16" else "float32")
         (folder / config_name).write_text(config.to_toml(), encoding="utf-8")
         write_log(history, folder / LOG)
-        instance = [picture for subject in inputs.subjects for picture in subject.at(self._resolution)]
-        self._validations[number].before_after(instance, before, after, self._loop.step).save(folder / SHEET)
+        step = self._loop.family.resolution_step(self._loop.pipe)
+        fitted = learnt_pictures(config, inputs.subjects, self._resolution, step)
+        self._validations[number].before_after(fitted, before, after, self._loop.step).save(folder / SHEET)
         style.write(lambda: draw_loss_curve(history), folder / LOSS_CURVE)
         return Summary(
             subject=" and ".join(subject.name for subject in inputs.subjects),
-            prompt=(pair_prompts(config, inputs.subjects) or [config.prompt])[0],
+            prompt=(pair_prompts(config, inputs.subjects) or [inputs.subjects[0].prompt])[0],
             class_prompt=config.class_prompt,
+            pictures=count_pictures(inputs.subjects, fitted),
             base=inputs.base.name,
             folder=str(outputs.folder),
             shift=str(outputs.folder / shift_name),

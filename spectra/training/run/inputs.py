@@ -8,8 +8,6 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.bases.quantisation import parse_quantisation
 from spectra.errors import BaseError, InputError, Mistakes, OutputError
@@ -18,10 +16,12 @@ from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.shift.trajectory import find_shift
 from spectra.training.config import TrainConfig
-from spectra.training.data.pictures import read_pictures
+from spectra.training.data.folders import read_folder
+from spectra.training.data.pictures import Picture
 from spectra.training.data.prompts import rare_word
-from spectra.training.data.subjects import Subject, fill_in_subjects, pictures_digest, read_subjects
+from spectra.training.data.subjects import Subject, fill_in_subjects, read_subjects
 from spectra.training.run.concepts import CONCEPT_SETTINGS, ConceptSpec
+from spectra.training.run.contents import Contents
 from spectra.training.run.optimizer import ONE_CONCEPT, check_optimizer
 from spectra.training.run.outputs import Outputs
 from spectra.training.run.state import SavedState, check_resumable, read_state
@@ -41,9 +41,14 @@ class ValidatedInputs:
     outputs: Outputs
     base: BaseLocation
     subjects: tuple[Subject, ...]
-    class_pictures: tuple[Image.Image, ...]
+    class_pictures: tuple[Picture, ...]
     saved: SavedState | None
     init: SpectralShift | None
+
+    @property
+    def contents(self) -> Contents:
+        """What lies at the paths that were given, by which a resumed training knows it again."""
+        return Contents.of(self.subjects, self.class_pictures, self.init)
 
 
 def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool = False) -> ValidatedInputs:
@@ -73,7 +78,7 @@ def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool =
         check_trackers(config)
     with mistakes.noted():
         own = config.class_images and config.prior_weight > 0
-        found["class_pictures"] = tuple(read_pictures(Path(config.class_images))) if own else ()
+        found["class_pictures"] = read_folder(Path(config.class_images), captions=False).pictures if own else ()
     for subject in subjects if config.word else ():
         with mistakes.noted():
             rare_word(subject.prompt, subject.class_prompt)
@@ -83,8 +88,8 @@ def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool =
     saved = None
     if resume:
         saved = read_state(outputs.find_state())
-        finished = saved.path.parent != outputs.unfinished
-        check_resumable(saved, config, pictures_digest(subjects), finished=finished)
+        contents = Contents.of(subjects, found["class_pictures"], found["init"])
+        check_resumable(saved, config, contents, finished=saved.path.parent != outputs.unfinished)
     return ValidatedInputs(name=concept.name, config=config, outputs=outputs, subjects=subjects, saved=saved, **found)
 
 

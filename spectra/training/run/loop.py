@@ -1,8 +1,9 @@
 """The steps of a training: draw samples, predict once, add the terms of the loss, move the shift.
 
 Any number of concepts train together: each has objectives, randomness and history of its own, and its row of every
-parameter. The model is called once for all of them, and nothing of one reaches another: a sample's loss depends on its
-own row only, gradients are clipped concept by concept, and AdamW is elementwise.
+parameter. The model is called once for all pictures of one shape, each call followed by its backward, and nothing of
+one concept reaches another: a sample's loss depends on its own row only, gradients are clipped concept by concept, and
+AdamW is elementwise.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from spectra.errors import DivergedError
 from spectra.families.attention import AttentionMaps
 from spectra.families.family import Condition, Family
 from spectra.layers.per_sample import Samples
+from spectra.layers.shifted_layer import ShiftedLayer
 from spectra.training.config import TrainConfig
 from spectra.training.data.prompt_embeddings import Conditions, encode_each_once
 from spectra.training.loss.denoising import DenoisingObjective
@@ -61,6 +63,12 @@ class Minibatch(NamedTuple):
     draw: Draw
 
 
+def by_shape(batch: Sequence[Minibatch]) -> list[list[Minibatch]]:
+    """The parts of a batch in groups of one shape, which one call of the model can take."""
+    shapes = dict.fromkeys(part.draw.noise.shape[1:] for part in batch)
+    return [[part for part in batch if part.draw.noise.shape[1:] == shape] for shape in shapes]
+
+
 @dataclass
 class Loop:
     """One training in progress.
@@ -77,6 +85,7 @@ class Loop:
         rows: which row of the parameters each sample takes; None for one concept.
         words: whose tokens the rows of the special words' vectors are.
         result: the parameters that the training gives, where they are not those of its last step.
+        layers: gives those that compute with the parameters; what they keep depends on the shapes that they have met.
         maps: reads the cross-attention that terms need; None where none does.
         step: optimizer steps done.
     """
@@ -92,6 +101,7 @@ class Loop:
     frozen: Callable[[], AbstractContextManager[None]]
     rows: Samples | None = None
     words: ConceptWords = field(default_factory=ConceptWords)
+    layers: Callable[[], Sequence[ShiftedLayer]] = tuple
     maps: AttentionMaps | None = None
     step: int = 0
 
@@ -128,29 +138,32 @@ class Loop:
         began, config = time.perf_counter(), self.config
         self.last_good.begin()
         set_learning_rates(self.optimizer, config, self.step)
-        # Drawn for the whole step before it is cut into batches: how it is cut then changes no sample.
         count = config.batch * config.accumulation
         minibatches = [
-            [Minibatch(number, each, piece) for piece in each.draw(count, concept.generator).split(config.batch)]
+            [Minibatch(number, each, piece) for piece in each.draw(count, config.batch, concept.generator)]
             for number, concept in enumerate(self.concepts)
             for each in concept.objectives
         ]
         records: list[dict[str, float]] = [{"step": self.step + 1, "loss": 0.0} for _ in self.concepts]
         for batch in zip(*minibatches, strict=True):
             with self.accelerator.accumulate(getattr(self.pipe, self.family.model)):
-                losses = self._losses(batch)
-                terms = [(records[part.concept], term) for part in batch for term in part.objective.terms]
-                weights = [term.weight_at(self.step / config.steps) for _, term in terms]
-                # The sum, not the mean, over concepts: each then has the gradient that it would have alone.
-                self.accelerator.backward((torch.tensor(weights, device=losses.device) * losses).sum())
+                measured = []
+                for group in by_shape(batch):
+                    losses = self._losses(group)
+                    terms = [(records[part.concept], term) for part in group for term in part.objective.terms]
+                    weights = [term.weight_at(self.step / config.steps) for _, term in terms]
+                    # The sum, not the mean, over concepts: each then has the gradient that it would have alone.
+                    self.accelerator.backward((torch.tensor(weights, device=losses.device) * losses).sum())
+                    measured.append((terms, weights, losses.detach()))
                 if self.accelerator.sync_gradients and config.max_grad_norm > 0:
                     self.accelerator.unscale_gradients()
                     clip_by_concept(list(self.parameters.values()), len(self.concepts), config.max_grad_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            for (record, term), weight, loss in zip(terms, weights, losses.tolist(), strict=True):
-                record[term.name] = record.get(term.name, 0.0) + loss / config.accumulation
-                record["loss"] += weight * loss / config.accumulation
+            for terms, weights, losses in measured:
+                for (record, term), weight, loss in zip(terms, weights, losses.tolist(), strict=True):
+                    record[term.name] = record.get(term.name, 0.0) + loss / config.accumulation
+                    record["loss"] += weight * loss / config.accumulation
         if self.maps is not None:
             self.maps.request([])  # what is drawn between steps has other samples
         for concept, record in zip(self.concepts, records, strict=True):
@@ -184,39 +197,47 @@ class Loop:
     def dry_run(self) -> None:
         """Forward and backward of one batch, with the shapes of a step's; leaves gradients in the parameters."""
         batch = [
-            self._set_aside(number, objective, self.config.batch)
+            self._set_aside(number, objective, self.config.batch, self.config.batch)[0]
             for number, concept in enumerate(self.concepts)
             for objective in concept.objectives
         ]
-        self.accelerator.backward(self._losses(batch).sum())
+        for group in by_shape(batch):
+            self.accelerator.backward(self._losses(group).sum())
 
     def take_gradient(self, count: int) -> None:
         """Add to the parameters' gradients that of each concept's first term, the mean of `count` samples of it."""
         for number, concept in enumerate(self.concepts):
-            whole = self._set_aside(number, concept.objectives[0], count)
-            whole.objective.extra_terms = ()
-            for piece in whole.draw.split(self.config.batch):
-                losses = self._losses([whole._replace(draw=piece)])
-                self.accelerator.backward(losses.sum() * (len(piece.index) / count))
+            for part in self._set_aside(number, concept.objectives[0], count, self.config.batch, alone=True):
+                self.accelerator.backward(self._losses([part]).sum() * (len(part.draw.index) / count))
 
     def measure(self) -> list[float]:
         """Each concept's first term at fixed samples: comparable before and after, as the loss of a step is not."""
-        minibatches = []
-        for number, concept in enumerate(self.concepts):
-            whole = self._set_aside(number, concept.objectives[0], MEASURE_SAMPLES)
-            whole.objective.extra_terms = ()
-            minibatches.append([whole._replace(draw=piece) for piece in whole.draw.split(8)])
+        minibatches = [
+            self._set_aside(number, concept.objectives[0], MEASURE_SAMPLES, 8, alone=True)
+            for number, concept in enumerate(self.concepts)
+        ]
+        means = [0.0 for _ in self.concepts]
         with torch.no_grad():
-            sums = [self._losses(batch) * len(batch[0].draw.index) for batch in zip(*minibatches, strict=True)]
-        means: list[float] = (torch.stack(sums).sum(0) / MEASURE_SAMPLES).tolist()
+            for batch in zip(*minibatches, strict=True):
+                for group in by_shape(batch):
+                    for part, loss in zip(group, self._losses(group).tolist(), strict=True):
+                        means[part.concept] += loss * len(part.draw.index) / MEASURE_SAMPLES
         return means
 
-    def _set_aside(self, number: int, objective: DenoisingObjective, count: int) -> Minibatch:
-        """Samples of an objective that change neither its round of pictures nor its concept's randomness."""
+    def _set_aside(
+        self, number: int, objective: DenoisingObjective, count: int, size: int, *, alone: bool = False
+    ) -> list[Minibatch]:
+        """Samples of an objective, in batches, that change neither its round of pictures nor its concept's randomness.
+
+        Args:
+            alone: without the objective's extra terms.
+        """
         objective = copy.copy(objective)
         objective.remaining = []
-        draw = objective.draw(count, torch.Generator("cpu").manual_seed(self.concepts[number].seed + 1))
-        return Minibatch(number, objective, draw)
+        if alone:
+            objective.extra_terms = ()
+        draws = objective.draw(count, size, torch.Generator("cpu").manual_seed(self.concepts[number].seed + 1))
+        return [Minibatch(number, objective, draw) for draw in draws]
 
     def _losses(self, batch: Sequence[Minibatch]) -> Tensor:
         """The loss of every term of each part of the batch, `[terms]`, from one call of the model."""

@@ -26,13 +26,15 @@ WINDOW = 20
 class Summary:
     """What was learnt, what it cost, and where it is.
 
-    `loss_before` and `loss_after` are the denoising loss of the instance pictures at the same fixed noise,
-    `base_options` what the command line takes beside `--base` to load the base as it was.
+    `pictures` counts what was used of the instance pictures (`subjects.count_pictures`), `loss_before` and `loss_after`
+    are the denoising loss of them at the same fixed noise, `base_options` what the command line takes beside `--base`
+    to load the base as it was.
     """
 
     subject: str
     prompt: str
     class_prompt: str
+    pictures: dict[str, Any]
     base: str
     folder: str
     shift: str

@@ -22,6 +22,7 @@ from spectra.settings import declared_settings
 from spectra.shift.metadata import STATE_FORMAT
 from spectra.shift.shift_file import KEPT_SHIFT
 from spectra.training.config import TrainConfig, make_config
+from spectra.training.run.contents import Contents, apart_from_paths, found_again
 from spectra.training.run.loop import Loop
 from spectra.training.run.lr_schedule import scheduler
 
@@ -33,22 +34,22 @@ CHANGEABLE_ON_RESUME = frozenset(name for name, each in declared_settings(TrainC
 
 @dataclass(frozen=True)
 class SavedState:
-    """A state as it was read, with a digest of its instance pictures and the fingerprint of its base."""
+    """A state as it was read, with hashes of what it was given by paths and the fingerprint of its base."""
 
     path: Path
     tensors: dict[str, Tensor]
     config: TrainConfig
-    pictures: str
+    contents: Contents
     base: str
     progress: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a training was given: its settings, a digest of its instance pictures, and its base's fingerprint."""
+    """What a training was given: its settings, hashes of what lies at their paths, and its base's fingerprint."""
 
     config: TrainConfig
-    pictures: str
+    contents: Contents
     base: str
 
 
@@ -82,10 +83,11 @@ def save_state(loop: Loop, number: int, path: Path, origin: Origin, shift: bytes
         "remaining": {objective.name: objective.remaining for objective in concept.objectives},
         "scaler": scaler.state_dict() if scaler is not None else None,
         "optimizer": numbers,
+        "both_sides": [number for number, layer in enumerate(loop.layers()) if layer.both_sides],
         "groups": [_numbers(group) for group in loop.optimizer.param_groups],
     }
     header = {"config": json.dumps(origin.config.as_dict()), "progress": json.dumps(progress)}
-    header |= {**FORMAT, "subject": origin.pictures, "base": origin.base}
+    header |= {**FORMAT, "contents": json.dumps(vars(origin.contents)), "folder": str(Path.cwd()), "base": origin.base}
     save_tensors(path, tensors, header)
 
 
@@ -116,13 +118,14 @@ def read_state(path: Path) -> SavedState:
         if {name: header.get(name) for name in FORMAT} != FORMAT:
             raise InputError(f"{path}: not a training state of version {FORMAT['version']}; start without --resume")
         _, tensors = load_tensors(path)
-        config = make_config(json.loads(header["config"]), source=str(path))
-        return SavedState(path, tensors, config, header["subject"], header["base"], json.loads(header["progress"]))
-    except (OSError, HeaderError, BaseError, KeyError, json.JSONDecodeError) as error:
+        values = found_again(json.loads(header["config"]), Path(header["folder"]))
+        config, contents = make_config(values, source=str(path)), Contents(**json.loads(header["contents"]))
+        return SavedState(path, tensors, config, contents, header["base"], json.loads(header["progress"]))
+    except (OSError, HeaderError, BaseError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: a damaged training state ({error}); start without --resume") from error
 
 
-def check_resumable(saved: SavedState, config: TrainConfig, pictures: str, *, finished: bool) -> None:
+def check_resumable(saved: SavedState, config: TrainConfig, contents: Contents, *, finished: bool) -> None:
     """Check that continuing `saved` under `config` gives what an uninterrupted training would have.
 
     `finished` says that the training wrote its folder: then there must be steps left. Otherwise its last one may have
@@ -135,8 +138,8 @@ def check_resumable(saved: SavedState, config: TrainConfig, pictures: str, *, fi
     scheduled = {scheduler(config), config.unmix_schedule if config.subjects else "constant"} != {"constant"}
     free = CHANGEABLE_ON_RESUME - {"steps"} if scheduled else CHANGEABLE_ON_RESUME
     same = replace(config, **{name: getattr(saved.config, name) for name in free})
-    if same != saved.config:
-        then, now = saved.config.as_dict(), same.as_dict()
+    then, now = apart_from_paths(saved.config), apart_from_paths(same)
+    if then != now:
         name = next(name for name in now if now[name] != then[name])
         if name == "steps":
             raise InputError(
@@ -148,8 +151,7 @@ def check_resumable(saved: SavedState, config: TrainConfig, pictures: str, *, fi
             f"cannot resume: {name} was {then[name]!r} when the state was saved and is {now[name]!r} now; "
             "leave it as it was, or start without --resume"
         )
-    if pictures != saved.pictures:
-        raise InputError("cannot resume: the instance pictures are not those that the training began with")
+    contents.check(saved.contents)
     if saved.progress["step"] >= config.steps and (finished or saved.progress["step"] > config.steps):
         raise InputError(
             f"cannot resume: {saved.progress['step']} steps are done and {config.steps} asked for; give more --steps"
@@ -193,6 +195,8 @@ def restore_state(loop: Loop, states: Sequence[SavedState], *, base: str) -> Non
     loop.optimizer.load_state_dict({**loop.optimizer.state_dict(), "state": kept})
     for group, numbers in zip(loop.optimizer.param_groups, first.progress["groups"], strict=True):
         group.update(numbers)
+    for number in first.progress["both_sides"]:
+        loop.layers()[number].keep_both_sides()
     loop.step = first.progress["step"]
     for concept, saved in zip(loop.concepts, states, strict=True):
         concept.history[:] = saved.progress["history"]

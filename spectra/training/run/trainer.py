@@ -124,7 +124,7 @@ class Training:
             prompts += [prompt for objective in objectives for prompt in objective.every_prompt()]
             concepts.append(Concept(each.name, objectives, each.config.seed))
         conditions = Conditions(
-            lambda prompts: family.encode(pipe, prompts, self.resolution),
+            lambda prompts: family.encode(pipe, prompts),
             prompts,
             keep=config.cache_prompts,
             trained=trained,
@@ -171,6 +171,7 @@ class Training:
             frozen=adapter.disabled,
             rows=rows,
             words=words,
+            layers=adapter.layers,
             maps=maps,
         )
 

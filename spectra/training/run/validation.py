@@ -12,7 +12,11 @@ from spectra.generate.drawing import draw, requests_for
 from spectra.generate.settings import Sampling
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
+from spectra.training.data.pictures import FittedPicture
 from spectra.training.data.subjects import Subject, pair_prompts
+
+SHOWN = 8
+"""Pictures of a subject that a sheet shows."""
 
 PicturesByPrompt = dict[str, list[Image.Image]]
 
@@ -45,10 +49,20 @@ class Validation:
         return contact_sheet([Section(heading, small, captions)], columns=len(small))
 
     def before_after(
-        self, instance: Sequence[Image.Image], before: PicturesByPrompt, after: PicturesByPrompt, steps: int
+        self,
+        fitted: Sequence[Sequence[FittedPicture]],
+        before: PicturesByPrompt,
+        after: PicturesByPrompt,
+        steps: int,
     ) -> Image.Image:
-        """The instance pictures, then for each prompt what the base drew and what it draws with the shift."""
-        sections = [Section("The subject's pictures", instance)]
+        """Instance pictures of each subject, then for each prompt what the base drew and what it draws with the shift.
+
+        Of many pictures the first are shown.
+        """
+        shown = [[each for each in own if not each.mirrored][:SHOWN] for own in fitted]
+        fewer = any(len(some) < sum(not each.mirrored for each in own) for some, own in zip(shown, fitted, strict=True))
+        heading = f"The first {SHOWN} of the subject's pictures" if fewer else "The subject's pictures"
+        sections = [Section(heading, [each.pixels() for some in shown for each in some])]
         for prompt in self.prompts if self.seeds else ():
             sections += [
                 self._section("Before", prompt, before),
