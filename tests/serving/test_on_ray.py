@@ -14,6 +14,8 @@ from spectra.serving.settings import ServeSettings
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:Warning:ray")
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 def test_a_replica_answers(tiny_base: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra ray")
     try:
