@@ -42,7 +42,7 @@ def declared() -> dict[str, str]:
     """Every package that pyproject.toml names, with the extra that it belongs to, empty for all users."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = {"": project["dependencies"], **project["optional-dependencies"]}
-    return {re.split(r"[\s<>=;!]", each)[0]: group for group, several in groups.items() for each in several}
+    return {re.split(r"[\s<>=;!\[]", each)[0]: group for group, several in groups.items() for each in several}
 
 
 def licence(name: str) -> str:
