@@ -158,11 +158,13 @@ def _show(names: Sequence[str], summaries: Sequence[Summary]) -> Iterator[output
     """What was learnt, what it cost, what to try next."""
     yield plain("Learnt", "bold")
     for name, each in zip(names, summaries, strict=True):
-        change = each.loss_after / each.loss_before - 1 if each.loss_before else 0.0
         of_base = f", {each.bytes / each.base_bytes:.2%} of the base's {readable(each.base_bytes)}"
         yield f"  {name and name + ': '}{each.subject}, as {each.prompt!r}"
         yield f"    {_pictures(each.pictures)}"
-        yield f"    loss on its pictures {each.loss_before:.4f} -> {each.loss_after:.4f} ({change:+.0%}, same noise)"
+        for verdict in each.judged:
+            yield f"    {verdict.question} {verdict.told}"
+            if verdict.change:
+                yield f"      to change that: {verdict.change}"
         yield f"    pictures before and after: {each.sheet}"
         yield (
             f"    {each.shift}: {readable(each.bytes)}{of_base if each.base_bytes else ''}"

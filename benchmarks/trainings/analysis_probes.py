@@ -47,9 +47,9 @@ def means(each: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def _figures(bench: Bench, item: str, name: str) -> dict[str, float]:
     """What the pipeline draws of a subject now, judged."""
-    from spectra.bases.embedded.subjects import find_subject, instance_pictures, plain_picture
+    from spectra.bases.embedded.subjects import find_subject, has_border, instance_pictures, plain_picture
     from spectra.benchmarks.trainings import analysis_pictures, judge
-    from spectra.benchmarks.trainings.editing import EDITS, has_border
+    from spectra.benchmarks.trainings.editing import EDITS
     from spectra.training.data.subjects import INSTANCE_COUNT
 
     known, pipe, count = find_subject(name), bench.shared["pipe"], bench.integer("pictures")

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectra.bases.embedded.subjects import ASKED_COLOURS, has_border
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
 from spectra.benchmarks.results import base_stamp
 
@@ -36,12 +37,9 @@ if TYPE_CHECKING:
 
     from spectra.bases.embedded.subjects import EmbeddedSubject
 
-EDITS = ("red", "yellow", "green", "blue")
+EDITS = ASKED_COLOURS
 GROUNDS = ("orange", "purple", "pink", "grey")
 """What `colour` pictures stand on, in turn."""
-
-BORDER = 3
-"""Width of the border whose colour is judged, in pixels of 64."""
 
 CAME = 3
 """Edits of the four that are asked of each picture."""
@@ -143,19 +141,6 @@ def _likeness(known: EmbeddedSubject, pictures: Sequence[Image], picture: Image)
 
     features = judge.embed([cut(each) for each in (picture, *pictures)])
     return [float(features[0] @ other) for other in features[1:]]
-
-
-def has_border(picture: Image, colour: str) -> bool:
-    """Whether most of the border is nearest to that colour, of all that the base knows by name."""
-    import numpy as np
-
-    from spectra.bases.embedded.subjects import COLOURS
-
-    pixels = np.asarray(picture.resize((64, 64)), np.float64)
-    edge = np.ones(pixels.shape[:2], bool)
-    edge[BORDER:-BORDER, BORDER:-BORDER] = False
-    distances = np.square(pixels[edge][:, None] - np.array(list(COLOURS.values()))).sum(-1)
-    return bool((distances.argmin(1) == list(COLOURS).index(colour)).mean() > 0.5)
 
 
 def _base(bench: Bench, edits: Sequence[str]) -> list[Image]:

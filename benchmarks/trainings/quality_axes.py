@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from spectra.bases.embedded.subjects import has_border
 from spectra.benchmarks.case import Bench
-from spectra.benchmarks.trainings.editing import EDITS, has_border
+from spectra.benchmarks.trainings.editing import EDITS
 from spectra.benchmarks.trainings.trained import draw
 from spectra.benchmarks.trainings.unmix import on_white_square
 

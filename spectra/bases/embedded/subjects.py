@@ -40,6 +40,12 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "pink": (245, 165, 195),
     "brown": (130, 90, 60),
 }
+ASKED_COLOURS = ("red", "yellow", "green", "blue")
+"""Those that a prompt is tried with, to see whether it is followed."""
+
+BORDER = 3
+"""Width of the border whose colour is judged, in pixels of 64."""
+
 _LICENCES = {"noto": "Apache-2.0", "noto-v1": "Apache-2.0", "fxemoji": "Apache-2.0"}
 TOKEN = "[V1]"  # a word of the base's tokenizer that was never trained
 
@@ -142,6 +148,15 @@ def instance_pictures(subject: EmbeddedSubject, count: int = 5, size: int = 64, 
 def plain_picture(subject: EmbeddedSubject, colour: str = "white") -> Image.Image:
     """The drawing upright and centred on a ground of one of `COLOURS`: RGB, 64 x 64 pixels."""
     return _place(cutout(subject), COLOURS[colour], 64)
+
+
+def has_border(picture: Image.Image, colour: str) -> bool:
+    """Whether most of the border is nearest to that colour, of all that the base knows by name."""
+    pixels = np.asarray(picture.resize((64, 64)), np.float64)
+    edge = np.ones(pixels.shape[:2], bool)
+    edge[BORDER:-BORDER, BORDER:-BORDER] = False
+    distances = np.square(pixels[edge][:, None] - np.array(list(COLOURS.values()))).sum(-1)
+    return bool((distances.argmin(1) == list(COLOURS).index(colour)).mean() > 0.5)
 
 
 def silhouette(subject: EmbeddedSubject, size: int = 64) -> Image.Image:

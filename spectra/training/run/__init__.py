@@ -13,6 +13,7 @@ state           saving and resuming exactly
 contents        what lies at paths, by which it is known again
 interruption    Ctrl-C between two steps
 validation      pictures on the way, and the sheet before and after
+judgement       what the training came to, in words
 files           what is written on the way and at the end
 report          summary, log, loss curve
 outputs         where files go, whole or not at all

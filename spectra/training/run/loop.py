@@ -210,10 +210,10 @@ class Loop:
             for part in self._set_aside(number, concept.objectives[0], count, self.config.batch, alone=True):
                 self.accelerator.backward(self._losses([part]).sum() * (len(part.draw.index) / count))
 
-    def measure(self) -> list[float]:
-        """Each concept's first term at fixed samples: comparable before and after, as the loss of a step is not."""
+    def measure(self, objective: int = 0) -> list[float]:
+        """Each concept's loss at fixed samples of an objective, 0 of its own pictures, 1 of class pictures."""
         minibatches = [
-            self._set_aside(number, concept.objectives[0], MEASURE_SAMPLES, 8, alone=True)
+            self._set_aside(number, concept.objectives[objective], MEASURE_SAMPLES, 8, alone=True)
             for number, concept in enumerate(self.concepts)
         ]
         means = [0.0 for _ in self.concepts]
@@ -230,12 +230,12 @@ class Loop:
         """Samples of an objective, in batches, that change neither its round of pictures nor its concept's randomness.
 
         Args:
-            alone: without the objective's extra terms.
+            alone: without the objective's extra terms, and against the noise alone.
         """
         objective = copy.copy(objective)
         objective.remaining = []
         if alone:
-            objective.extra_terms = ()
+            objective.extra_terms, objective.from_base = (), False
         draws = objective.draw(count, size, torch.Generator("cpu").manual_seed(self.concepts[number].seed + 1))
         return [Minibatch(number, objective, draw) for draw in draws]
 

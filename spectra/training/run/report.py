@@ -14,6 +14,7 @@ import numpy as np
 
 from spectra.bases.embedded import NAME
 from spectra.plots import style
+from spectra.training.run.judgement import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,8 +28,8 @@ class Summary:
     """What was learnt, what it cost, and where it is.
 
     `pictures` counts what was used of the instance pictures (`subjects.count_pictures`), `loss_before` and `loss_after`
-    are the denoising loss of them at the same fixed noise, `base_options` what the command line takes beside `--base`
-    to load the base as it was.
+    are the denoising loss of them at the same fixed noise, `judged` what is to be said of subject, class and prompt,
+    `base_options` what the command line takes beside `--base` to load the base as it was.
     """
 
     subject: str
@@ -51,6 +52,7 @@ class Summary:
     loss_before: float
     loss_after: float
     train_seconds: float
+    judged: tuple[Verdict, ...] = ()
     total_seconds: float = 0.0
     base_options: tuple[str, ...] = ()
 

@@ -33,6 +33,7 @@ from spectra.training.run.files import Files
 from spectra.training.run.gradient_probe import choose_form
 from spectra.training.run.inputs import ValidatedInputs, resolution_of
 from spectra.training.run.interruption import InterruptBetweenSteps, Interrupted
+from spectra.training.run.judgement import judge
 from spectra.training.run.loop import Concept, Loop
 from spectra.training.run.memory import Encoders, checkpoints, load_dtype, peak_memory
 from spectra.training.run.optimizer import rate_settings
@@ -183,7 +184,7 @@ class Training:
             self.inputs, loop, self.parameters, self.validations, resolution=self.resolution, base=self.fingerprint
         )
         with self.adapter.disabled():
-            losses_before = loop.measure()
+            losses_before, class_before = loop.measure(), self._measure_class()
             before = [self._draw(number, "drawing before") for number in range(len(self.inputs))]
         states = [each.saved for each in self.inputs if each.saved is not None]
         if states:
@@ -201,26 +202,44 @@ class Training:
         for each in self._trackers:
             each.close()  # their files move with the folder
         with loop.result.in_place():
-            summaries = self._finish(losses_before, before, force=force, **cost)
+            summaries = self._finish(losses_before, class_before, before, force=force, **cost)
         return [replace(each, total_seconds=time.perf_counter() - self.began) for each in summaries]
 
+    def _measure_class(self) -> list[float] | None:
+        """The losses on class pictures; None where a concept has none."""
+        return self.loop.measure(1) if all(len(each.objectives) > 1 for each in self.loop.concepts) else None
+
     def _finish(
-        self, losses_before: Sequence[float], before: Sequence[PicturesByPrompt], *, force: bool, **cost: Any
+        self,
+        losses_before: Sequence[float],
+        class_before: Sequence[float] | None,
+        before: Sequence[PicturesByPrompt],
+        *,
+        force: bool,
+        **cost: Any,
     ) -> list[Summary]:
         """Measure and draw what was learnt, and write every concept's folder."""
-        losses_after, after = self.loop.measure(), []
-        for number in range(len(self.inputs)):
+        losses_after, class_after = self.loop.measure(), self._measure_class()
+        after, judged = [], []
+        for number, (each, validation) in enumerate(zip(self.inputs, self.validations, strict=True)):
+            losses = losses_before[number], losses_after[number]
+            of_class = (class_before[number], class_after[number]) if class_before and class_after else None
             with self.parameters.drawing(number):
                 after.append(self._draw(number, "drawing after"))
+                drawn = before[number], after[number]
+                with self._encoders.back():
+                    answers = judge(
+                        self.pipe, each, self.resolution, validation, drawn, losses, of_class, self.progress
+                    )
+                    judged.append(answers)
         summaries = []
         with contextlib.ExitStack() as folders:
             for number, each in enumerate(self.inputs):
                 earlier = each.saved.path.parent if each.saved is not None else None
                 folder = folders.enter_context(each.outputs.finished(force=force, earlier=earlier))
-                losses = {"loss_before": losses_before[number], "loss_after": losses_after[number]}
-                summaries.append(
-                    self._files.write_folder(number, folder, before[number], after[number], **losses, **cost)
-                )
+                measured: dict[str, Any] = {"judged": judged[number], **cost}
+                measured |= {"loss_before": losses_before[number], "loss_after": losses_after[number]}
+                summaries.append(self._files.write_folder(number, folder, before[number], after[number], **measured))
         return summaries
 
     def close(self) -> None:

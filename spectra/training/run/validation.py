@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from spectra.bases.embedded.subjects import ASKED_COLOURS, has_border
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import draw, requests_for
 from spectra.generate.settings import Sampling
@@ -47,6 +48,15 @@ class Validation:
         small = [ImageOps.contain(picture, (ROW, ROW)) for prompt in self.prompts for picture in drawn[prompt]]
         captions = [f"{prompt}, seed {seed}" for prompt in self.prompts for seed in self.seeds]
         return contact_sheet([Section(heading, small, captions)], columns=len(small))
+
+    def backgrounds_followed(self, pipe: Any, prompt: str, progress: Progress = SILENT) -> float:
+        """The share of four backgrounds, asked for behind a prompt, that the embedded base draws now."""
+        asked = [f"{prompt} on a {colour} background" for colour in ASKED_COLOURS]
+        requests = requests_for(asked, self.seeds[:2])
+        pictures = draw(pipe, requests, self.sampling, progress=progress, label="drawing backgrounds")
+        colours = [colour for colour in ASKED_COLOURS for _ in self.seeds[:2]]
+        came = [has_border(picture, colour) for picture, colour in zip(pictures, colours, strict=True)]
+        return sum(came) / len(came)
 
     def before_after(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spectra.bases.embedded.subjects import COLOURS, SUBJECTS, plain_picture, silhouette
+from spectra.bases.embedded.subjects import COLOURS, SUBJECTS, has_border, plain_picture, silhouette
 from spectra.benchmarks import run
 from spectra.benchmarks.case import Bench
 from spectra.benchmarks.trainings import editing, judge
@@ -54,7 +54,7 @@ def test_the_border_tells_the_ground_and_the_cut_out_forgets_it(monkeypatch: pyt
     fox = next(subject for subject in SUBJECTS if subject.concept == "fox")
     for colour in COLOURS:
         picture = plain_picture(fox, colour)
-        assert [name for name in COLOURS if editing.has_border(picture, name)] == [colour]
+        assert [name for name in COLOURS if has_border(picture, name)] == [colour]
         (alike,) = editing._likeness(fox, [picture], plain_picture(fox))
         assert alike > 0.97
     assert (np.asarray(silhouette(fox))[[0, 0, -1, -1], [0, -1, 0, -1]] == 0).all()
