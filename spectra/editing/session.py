@@ -18,6 +18,7 @@ from spectra.editing.inversion import ddim_sample, ddim_scheduler, invert, slerp
 from spectra.editing.settings import EditSettings, Variant
 from spectra.families.family import Condition
 from spectra.families.known import family_of
+from spectra.families.prompt_length import warn_of_cut
 from spectra.generate.drawing import Request, draw
 from spectra.generate.settings import Sampling
 from spectra.progress import SILENT, Progress
@@ -107,6 +108,7 @@ class EditSession:
         Raises:
             MismatchError: the shift was trained on another base.
         """
+        warn_of_cut(self.pipe, self.family, [settings.caption, *settings.edits])
         load(self.pipe, shift, name=SHIFT_NAME, activate=False, progress=progress)
         inverted = settings.edits if settings.anchor == "edit" and min(settings.noise_mixes) < 1 else ()
         prompts = list(dict.fromkeys((settings.caption, *inverted)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spectra.families.family import Condition, Family
-from spectra.families.flux import position_ids
+from spectra.families.flux import T5_TOKENS, position_ids
 from spectra.families.joint_transformer import REFUSED, pack, unpack, with_mask
 from spectra.families.noise_schedule import FlowSchedule
 
@@ -19,6 +19,11 @@ def _encode(pipe: Any, prompts: list[str]) -> Condition:
     """The mask is no `Condition.mask`: the pipeline adds it to the scores of attention, so that padding counts too."""
     embeds, _, mask, *_ = pipe.encode_prompt(prompts, device=pipe.transformer.device, do_classifier_free_guidance=False)
     return Condition(embeds, {"attention_mask": mask})
+
+
+def _reading(pipe: Any, encoder: str, prompt: str) -> tuple[str, int]:
+    """T5 reads as many tokens as the pipeline gives it."""
+    return prompt, T5_TOKENS
 
 
 def _predict(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
@@ -57,6 +62,7 @@ CHROMA = Family(
     model="transformer",
     text_encoders=("text_encoder",),
     encode=_encode,
+    reading=_reading,
     predict=_predict,
     schedule=FlowSchedule.of,
     token=2,

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from spectra.bases.tokenizers import text_tokenizer
 from spectra.errors import BaseError, InputError
 from spectra.families.noise_schedule import DiffusionSchedule, Schedule
 
@@ -148,6 +149,12 @@ def sample_size(pipe: Any, model: Any) -> int:
     return int(getattr(pipe, "default_sample_size", 0) or model.config.sample_size)
 
 
+def plain_reading(pipe: Any, encoder: str, prompt: str) -> tuple[str, int]:
+    """What a text encoder gets of a prompt: just that, and as many tokens as its tokenizer takes by itself."""
+    tokenizer = pipe.components[encoder.replace("text_encoder", "tokenizer")]
+    return prompt, int(text_tokenizer(tokenizer).model_max_length)
+
+
 @dataclass(frozen=True)
 class Family:
     """How the models of a family are trained and called.
@@ -159,6 +166,8 @@ class Family:
         model: the component that answers, `unet` or `transformer`.
         text_encoders: components that `encode` runs through.
         encode: `(pipe, prompts) -> Condition` with a row per prompt; differentiable.
+        reading: `(pipe, encoder, prompt) -> (text, tokens)`: the text that a text encoder gets for a prompt, with the
+            prompt in it, and how many of its tokens are read at most, marks of beginning and end among them.
         predict: `(pipe, noisy [b, c, h, w], timesteps [b], condition) -> [b, c, h, w]`: the model's answer as its
             scheduler takes it.
         schedule: `(scheduler, tokens, min_snr_gamma) -> Schedule`: how noise is added to pictures of as many tokens,
@@ -189,6 +198,7 @@ class Family:
     encode: Callable[[Any, list[str]], Condition]
     predict: Callable[[Any, Tensor, Tensor, Condition], Tensor]
     schedule: Callable[[Any, int, float], Schedule] = DiffusionSchedule.of
+    reading: Callable[[Any, str, str], tuple[str, int]] = plain_reading
     latents: LatentSpace = LatentSpace()
     token: int = 1
     grid: Callable[[Any], int] | None = None

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectra.families.family import Condition, Family, pipeline_guidance, without_negatives
+from spectra.families.family import Condition, Family, pipeline_guidance, plain_reading, without_negatives
 from spectra.families.joint_transformer import REFUSED, pack, unpack
 from spectra.families.noise_schedule import FlowSchedule
+
+T5_TOKENS = 512
+"""Of a prompt, by default."""
 
 GUIDANCE = 3.5
 """Guidance that a distilled model (dev) is told in training, as it is by default when it draws."""
@@ -19,6 +22,11 @@ GUIDANCE = 3.5
 def _encode(pipe: Any, prompts: list[str]) -> Condition:
     embeds, pooled, _ = pipe.encode_prompt(prompts, device=pipe.transformer.device)
     return Condition(embeds, {"pooled_projections": pooled})
+
+
+def _reading(pipe: Any, encoder: str, prompt: str) -> tuple[str, int]:
+    """T5 reads as many tokens as the pipeline gives it."""
+    return (prompt, T5_TOKENS) if encoder == "text_encoder_2" else plain_reading(pipe, encoder, prompt)
 
 
 def _predict(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
@@ -59,6 +67,7 @@ FLUX = Family(
     model="transformer",
     text_encoders=("text_encoder", "text_encoder_2"),
     encode=_encode,
+    reading=_reading,
     predict=_predict,
     schedule=FlowSchedule.of,
     token=2,

@@ -27,12 +27,29 @@ from spectra.families.family import (
 from spectra.families.joint_transformer import REFUSED
 from spectra.families.noise_schedule import FlowSchedule
 
+TOKENS = 512
+"""Of a prompt in its chat template, by default."""
+
 GUIDANCE = 4.0
 """Guidance that dev is told in training, as it is by default when it draws."""
 
 
 def _encode(pipe: Any, prompts: list[str]) -> Condition:
     return Condition(pipe.encode_prompt(prompts, device=pipe.transformer.device)[0])
+
+
+def _read_by_dev(pipe: Any, encoder: str, prompt: str) -> tuple[str, int]:
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": pipe.system_message}]},
+        {"role": "user", "content": [{"type": "text", "text": prompt}]},
+    ]
+    return pipe.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False), TOKENS
+
+
+def _read_by_klein(pipe: Any, encoder: str, prompt: str) -> tuple[str, int]:
+    messages = [{"role": "user", "content": prompt}]
+    chat = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    return pipe.tokenizer.apply_chat_template(messages, **chat), TOKENS
 
 
 def _predict(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
@@ -95,6 +112,7 @@ FLUX2_DEV = Family(
     model="transformer",
     text_encoders=("text_encoder",),
     encode=_encode,
+    reading=_read_by_dev,
     predict=_predict,
     # The pipeline moves the steps of a drawing further towards noise the fewer they are; with many (200) by the same
     # line as FLUX.1, which is in the scheduler's configuration.
@@ -110,6 +128,7 @@ FLUX2_KLEIN = replace(
     FLUX2_DEV,
     name="FLUX.2 klein",
     pipelines=("Flux2KleinPipeline",),
+    reading=_read_by_klein,
     guided=_guided,
     default_guidance=_default_guidance,
     guidance=1.0,

@@ -12,10 +12,18 @@ from spectra.families.family import Condition, Family, LatentSpace, classifier_f
 from spectra.families.joint_transformer import REFUSED, pack, unpack
 from spectra.families.noise_schedule import FlowSchedule
 
+TOKENS = 512
+"""Of a prompt with the template's end, as the pipeline reads them by default when it draws."""
+
 
 def _encode(pipe: Any, prompts: list[str]) -> Condition:
-    embeds, mask = pipe.encode_prompt(prompts, pipe.transformer.device)
+    embeds, mask = pipe.encode_prompt(prompts, pipe.transformer.device, max_sequence_length=TOKENS)
     return Condition(embeds, mask=None if mask is None else mask.bool())
+
+
+def _reading(pipe: Any, encoder: str, prompt: str) -> tuple[str, int]:
+    """Of the template only what follows its first tokens is read."""
+    return pipe.prompt_template_encode.format(prompt), TOKENS + int(pipe.prompt_template_encode_start_idx)
 
 
 def _predict(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
@@ -65,6 +73,7 @@ QWEN_IMAGE = Family(
     model="transformer",
     text_encoders=("text_encoder",),
     encode=_encode,
+    reading=_reading,
     predict=_predict,
     schedule=FlowSchedule.of,
     latents=LatentSpace(posterior=_posterior, decoded=_decoded, scale=_scale),

@@ -6,9 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from spectra.families.family import Condition, Family
+from spectra.families.family import Condition, Family, plain_reading
 from spectra.families.joint_transformer import REFUSED
 from spectra.families.noise_schedule import FlowSchedule
+
+T5_TOKENS = 256
+"""Of a prompt, by default."""
 
 
 def _encode(pipe: Any, prompts: list[str]) -> Condition:
@@ -16,6 +19,11 @@ def _encode(pipe: Any, prompts: list[str]) -> Condition:
         prompts, None, None, device=pipe.transformer.device, do_classifier_free_guidance=False
     )
     return Condition(embeds, {"pooled_projections": pooled})
+
+
+def _reading(pipe: Any, encoder: str, prompt: str) -> tuple[str, int]:
+    """T5 reads as many tokens as the pipeline gives it."""
+    return (prompt, T5_TOKENS) if encoder == "text_encoder_3" else plain_reading(pipe, encoder, prompt)
 
 
 def _predict(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
@@ -36,6 +44,7 @@ SD3 = Family(
     text_encoders=("text_encoder", "text_encoder_2", "text_encoder_3"),
     optional_encoders=("text_encoder_3",),
     encode=_encode,
+    reading=_reading,
     predict=_predict,
     schedule=FlowSchedule.of,
     token=2,

@@ -15,6 +15,9 @@ from spectra.families.noise_schedule import FlowSchedule
 RESOLUTION = 1024
 """Pixels of the side of a picture by default; no configuration says so."""
 
+TOKENS = 512
+"""Of a prompt in its chat template, by default."""
+
 TURBO_SHIFT = 3.0
 """Shift of the noise schedule of the distilled Turbo, by which alone its files differ from the others' (6)."""
 
@@ -23,6 +26,12 @@ def _encode(pipe: Any, prompts: list[str]) -> Condition:
     # The pipeline puts its chat template into the very list that it is given.
     embeds, _ = pipe.encode_prompt(list(prompts), pipe.transformer.device, do_classifier_free_guidance=False)
     return Condition.of_lists(embeds)
+
+
+def _reading(pipe: Any, encoder: str, prompt: str) -> tuple[str, int]:
+    messages = [{"role": "user", "content": prompt}]
+    chat = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
+    return pipe.tokenizer.apply_chat_template(messages, **chat), TOKENS
 
 
 def _predict(pipe: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
@@ -55,6 +64,7 @@ Z_IMAGE = Family(
     model="transformer",
     text_encoders=("text_encoder",),
     encode=_encode,
+    reading=_reading,
     predict=_predict,
     schedule=FlowSchedule.of,
     token=2,

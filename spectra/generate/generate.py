@@ -16,6 +16,8 @@ from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.bases.prediction import AUTO
 from spectra.bases.quantisation import parse_quantisation
 from spectra.errors import InputError
+from spectra.families.known import find_family
+from spectra.families.prompt_length import warn_of_cut
 from spectra.generate.contact_sheet import Section, contact_sheet
 from spectra.generate.drawing import best_device, draw, guidance_of, requests_for
 from spectra.generate.picture_files import write_picture
@@ -84,6 +86,8 @@ def generate(
         for label, (_, shift) in zip(labels, shifts, strict=True)
     ]
     tell_unknown_words(pipe, prompts)
+    if (family := find_family(pipe)) is not None:
+        warn_of_cut(pipe, family, [*prompts, settings.negative])
     requests = requests_for(prompts, settings.seeds, settings.negative)
     sampling = replace(settings.sampling, guidance=guidance_of(pipe, settings.sampling.guidance))
     drawn: list[list[Image]] = []  # one list of pictures for each step of the strip

@@ -41,7 +41,7 @@ def build(seed: int = 0, prediction: str = "epsilon") -> Any:
             intermediate_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
-            max_position_embeddings=16,
+            max_position_embeddings=48,
             bos_token_id=0,
             eos_token_id=1,
         )
@@ -85,5 +85,5 @@ def tiny_tokenizer() -> Any:
         vocabulary.write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
         merges.write_text("#version: 0.2\nu n</w>\ns un</w>\n")
         return CLIPTokenizer(
-            str(vocabulary), str(merges), unk_token="<|endoftext|>", model_max_length=16, pad_token="<|endoftext|>"
+            str(vocabulary), str(merges), unk_token="<|endoftext|>", model_max_length=48, pad_token="<|endoftext|>"
         )

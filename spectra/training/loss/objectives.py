@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spectra.families.known import family_of
+from spectra.families.prompt_length import check_told_apart, warn_of_cut
 from spectra.generate.drawing import guidance_of
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
@@ -15,7 +16,7 @@ from spectra.training.data.collage import CollageSource, CollageSubject
 from spectra.training.data.latents import Entry, PictureSource
 from spectra.training.data.pictures import FittedPicture, Picture
 from spectra.training.data.prompts import SubjectPrompt, follow_prompt, parse_prompt
-from spectra.training.data.subjects import Subject, learnt_pictures, one_round
+from spectra.training.data.subjects import Subject, learnt_pictures, one_round, pair_prompts, special_word_of
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.unmix import UnmixTerm
 
@@ -44,6 +45,7 @@ def build_objectives(
     family = family_of(pipe)
     names = [parse_prompt(subject.prompt) for subject in subjects] if len(subjects) > 1 else []
     extra_terms = [UnmixTerm(config.unmix_weight, config.unmix_schedule)] if names and config.unmix_weight > 0 else []
+    check_prompts(pipe, config, subjects)
     step = family.resolution_step(pipe)
     pictures = learnt_pictures(config, subjects, resolution, step)
     rounds = [one_round(*each) for each in zip(subjects, pictures, strict=True)]
@@ -73,6 +75,20 @@ def build_objectives(
     for objective in objectives:
         objective.noise_offset, objective.stratified = config.noise_offset, config.stratified_timesteps
     return objectives
+
+
+def check_prompts(pipe: Any, config: TrainConfig, subjects: Sequence[Subject]) -> None:
+    """Name the prompts that the base does not read to their end.
+
+    Raises:
+        InputError: no text encoder reads a prompt's special word, or what it reads of it is the class prompt.
+    """
+    family = family_of(pipe)
+    for each in subjects:
+        word = special_word_of(each)
+        check_told_apart(pipe, family, dict.fromkeys(each.prompts, word), each.class_prompt)
+    prompts = [prompt for each in subjects for prompt in (*each.prompts, each.class_prompt)]
+    warn_of_cut(pipe, family, [*prompts, *pair_prompts(config, subjects)])
 
 
 def _source(
