@@ -31,7 +31,7 @@ def build() -> Any:
     def text(width: int) -> Any:
         return CLIPTextConfig(
             vocab_size=64, hidden_size=width, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-            max_position_embeddings=16, bos_token_id=0, eos_token_id=1, projection_dim=12,
+            max_position_embeddings=48, bos_token_id=0, eos_token_id=1, projection_dim=12,
         )  # fmt: skip
 
     return StableDiffusionXLPipeline(

@@ -15,7 +15,7 @@ from PIL import Image
 from trainings import interrupted_after, read_training
 
 from spectra import attach
-from spectra.errors import InputError, OutputError, SpectraError
+from spectra.errors import InputError, MistakesError, SpectraError
 from spectra.families.known import family_of
 from spectra.families.noise_schedule import DiffusionSchedule
 from spectra.shift.shift_file import read_shift
@@ -169,7 +169,7 @@ def test_an_interrupted_training_continues_exactly_together_or_alone(
     with interrupted_after(3):
         together(each, tmp_path / "part")
     assert sorted(path.name for path in (tmp_path / "part").iterdir()) == ["a.progress", "b.progress", "c.progress"]
-    with pytest.raises(OutputError, match="unfinished training"):
+    with pytest.raises(MistakesError, match="unfinished training"):
         together(each, tmp_path / "part")
     state = tmp_path / "part" / "b.progress" / "state.safetensors"
     (tmp_path / "alone" / "b.progress").mkdir(parents=True)
@@ -336,6 +336,6 @@ def test_what_fails_leaves_nothing_of_any(
     left_over = [path for path in place.rglob("*") if path.is_file() and path.parent != place]
     assert left_over == []
     assert {path.name for path in place.iterdir()} - {path.name for path in before} <= {"out", "kept"}
-    with pytest.raises(SpectraError, match="the loss of b is nan|the loss of a is nan"):
+    with pytest.raises(SpectraError, match="lower --lr than 1e.30"):
         together([{**own, "lr": 1e30, "max_grad_norm": 0.0} for own in three], place / "x")
     assert not (place / "x").exists()
