@@ -79,12 +79,7 @@ def generate(
     pipe = load_pipeline(location, getattr(torch, settings.dtype), device or best_device(), settings.quantize)
     if shifts:
         find_originals(pipe, location, settings.spectra_from)
-    stems = [path.stem for path, _ in shifts]
-    labels = [stem if stems.count(stem) == 1 else f"{stem}-{number}" for number, stem in enumerate(stems)]
-    names = [
-        load(pipe, shift, name=label, activate=False, progress=progress)
-        for label, (_, shift) in zip(labels, shifts, strict=True)
-    ]
+    names = _load_all(pipe, shifts, progress)
     tell_unknown_words(pipe, prompts)
     if (family := find_family(pipe)) is not None:
         warn_of_cut(pipe, family, [*prompts, settings.negative])
@@ -141,6 +136,16 @@ def _warn_of_clipping(shifts: Sequence[tuple[Path, SpectralShift]], scales: Sequ
     if active:
         name = " + ".join(f"{path.stem} at scale {scale:g}" for scale, path, _ in active)
         warn_of_clipping(combine([(scale, shift) for scale, _, shift in active]), name)
+
+
+def _load_all(pipe: Any, shifts: Sequence[tuple[Path, SpectralShift]], progress: Progress) -> list[str]:
+    """Load shifts under the names of their files, which are returned; those of one name are numbered."""
+    stems = [path.stem for path, _ in shifts]
+    labels = [stem if stems.count(stem) == 1 else f"{stem}-{number}" for number, stem in enumerate(stems)]
+    return [
+        load(pipe, shift, name=label, activate=False, progress=progress)
+        for label, (_, shift) in zip(labels, shifts, strict=True)
+    ]
 
 
 def read_prompts(path: Path) -> list[str]:
