@@ -164,7 +164,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 CASE = Case(
     name="loading",
-    title="loading and replacing a shift against loading a LoRA of rank 16; 10,000 loads and unloads",
+    title="loading and replacing a shift, against loading a LoRA of rank 16",
     key="what",
     items=lambda bench: ["load", "churn"],
     measure=measure,

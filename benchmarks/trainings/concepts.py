@@ -53,11 +53,11 @@ def _training(bench: Bench, subjects: Sequence[int], *, exact: bool = False) -> 
         for n in subjects:
             config = make_config({**common, "subject": SUBJECTS[n].name, "seed": bench.seed + n})
             inputs.append(validate_inputs(ConceptSpec(str(n), config, Path(folder) / str(n))))
-    training = Training(inputs)
-    if exact:
-        for model in (training.pipe.unet, training.pipe.vae, training.pipe.text_encoder):
-            torch.nn.Module.to(model, torch.float64)
-    training.prepare()
+        training = Training(inputs)
+        if exact:
+            for model in (training.pipe.unet, training.pipe.vae, training.pipe.text_encoder):
+                torch.nn.Module.to(model, torch.float64)
+        training.prepare()
     return training
 
 

@@ -208,4 +208,4 @@ def test_the_command_line_learns_and_draws_the_word(
     assert (done.code, "vz" in done.err) == (0, False)
     done = spectra_cli(*drawing, "--prompt", "a disc", "-o", tmp_path / "without")
     assert done.code == 0
-    assert "the shift disc has vectors for the special word 'vz', and no prompt has it" in done.err
+    assert "the shift disc has learnt 'vz', and no prompt has it" in done.err
