@@ -50,10 +50,6 @@ def fleet(options: _Options) -> None:
 
     check_device(options.device)
     concepts = read_concepts(options.concepts, options.out)
-    try:
-        import ray  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"{error.name} is not installed; pip install 'spectra-diffusion[ray]'") from error
     from spectra.fleet.fleet import run_fleet
 
     view = _View(len(concepts), options.json)

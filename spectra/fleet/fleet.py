@@ -159,8 +159,10 @@ def _train(concept: ConceptSpec, device: str) -> Summary | SpectraError:
 
 def _on_ray(concepts: Sequence[ConceptSpec], address: str, workers: int, device: str) -> Any:
     """Each concept as it ends."""
-    import ray
-
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed; pip install 'spectra-diffusion[ray]'") from error
     local: dict[str, Any] = {"num_cpus": workers} if workers and not address else {}
     try:
         ray.init(
