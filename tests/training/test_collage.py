@@ -158,7 +158,7 @@ def test_what_cannot_be_cut_is_refused(pipe: Any) -> None:
     narrow = [CollageSubject(small, in_turn(["a"]), parse_prompt(prompt)) for prompt in ("a [v] d", "a [w] d")]
     with pytest.raises(BaseError, match="latents of 3 columns have no halves"):
         CollageSource(pipe, narrow, probability=0.6, fit="shrink", templates=TEMPLATES)
-    templates = ("{left} on the left and {right} on the right" + " of one wide drawing" * 40,)
+    templates = ("one wide drawing of " * 40 + "{left} on the left and {right} on the right",)
     with pytest.raises(InputError, match="longer than the text encoder reads"):
         CollageSource(pipe, shown(), probability=0.6, fit="shrink", templates=templates)
 
