@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spectra.bases.published import find_published
 from spectra.cli import output
@@ -16,6 +16,11 @@ from spectra.cli.options import command, json_option
 from spectra.errors import InputError
 from spectra.settings import declared_settings, setting
 from spectra.training.config import TrainConfig, make_config
+
+if TYPE_CHECKING:
+    from spectra.planning.fitting import Fit
+    from spectra.planning.plan import Plan
+    from spectra.planning.request import PlanRequest
 
 _PLANNED = (
     *("base", "targets", "preset", "text_encoder", "directions", "outer", "word", "lr_1d", "resolution"),
@@ -66,7 +71,16 @@ def plan(options: _Options, given: dict[str, Any]) -> None:
     config = make_config(given, source="command line")
     vram = read_memory(options.vram) if options.vram else 0
     request = PlanRequest(config, options.family, vram)
-    gc.disable()  # the process ends with the answer
+    gc.disable()  # little that is made here is thrown away
+    try:
+        found, fitting = _planned(request)
+    finally:
+        gc.enable()
+    output.result(plan_view.as_dict(found, fitting), json=options.json, human=lambda: plan_view.show(found, fitting))
+
+
+def _planned(request: PlanRequest) -> tuple[Plan, Fit | None]:
+    """The plan, and what makes it fit the card, if one is named."""
     shapes = request.shapes()
     with _quick_imports():
         import diffusers
@@ -77,16 +91,15 @@ def plan(options: _Options, given: dict[str, Any]) -> None:
     from spectra.planning.plan import Planner
 
     planner = Planner(shapes)
-    found = planner.plan(request)
-    fitting = fit(planner, request) if vram else None
-    output.result(plan_view.as_dict(found, fitting), json=options.json, human=lambda: plan_view.show(found, fitting))
+    return planner.plan(request), fit(planner, request) if request.vram else None
 
 
 @contextlib.contextmanager
 def _quick_imports() -> Iterator[None]:
     """Within the block, what diffusers imports for nothing is not found."""
     find = importlib.util.find_spec
-    hidden = [name for name in _NOT_NEEDED if name not in sys.modules]
+    # Once diffusers has looked for them, they are to be found.
+    hidden = [name for name in _NOT_NEEDED if name not in sys.modules and "diffusers" not in sys.modules]
 
     def found(name: str, package: str | None = None) -> Any:
         return None if name.partition(".")[0] in hidden else find(name, package)

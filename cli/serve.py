@@ -51,9 +51,6 @@ def serve(options: _Options, given: dict[str, Any]) -> None:
     extra = "serve" if options.local else "ray"
     try:
         from spectra.serving import running
-
-        if not options.local:
-            import ray.serve  # noqa: F401
     except ImportError as error:
         raise InputError(f"{error.name} is not installed; pip install 'spectra-diffusion[{extra}]'") from error
     output.say(f"loading {settings.base or 'the embedded base'}")

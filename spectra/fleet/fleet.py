@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spectra.bases.pipeline import keep_bases
 from spectra.errors import InputError, Mistakes, OutputError, SpectraError
+from spectra.fleet.cluster import connect, gpu_each
 from spectra.training.config import read_config
 from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.inputs import validate_inputs
@@ -157,25 +157,11 @@ def _train(concept: ConceptSpec, device: str) -> Summary | SpectraError:
         return error
 
 
-def _on_ray(concepts: Sequence[ConceptSpec], address: str, workers: int, device: str) -> Any:
+def _on_ray(concepts: Sequence[ConceptSpec], address: str, workers: int, device: str) -> Iterator[Ended]:
     """Each concept as it ends."""
+    ray = connect(address, workers)
     try:
-        import ray
-    except ImportError as error:
-        raise InputError(f"{error.name} is not installed; pip install 'spectra-diffusion[ray]'") from error
-    local: dict[str, Any] = {"num_cpus": workers} if workers and not address else {}
-    try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=False,
-            **local,
-        )
-    except Exception as error:  # Ray raises kinds of its own
-        raise InputError(f"no Ray cluster at {address or 'this machine'} ({error}); see `ray status`") from error
-    try:
-        gpus = {"num_gpus": 1} if device != "cpu" and ray.cluster_resources().get("GPU", 0) else {}
+        gpus = gpu_each(ray, device)
         task: Any = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1, retry_exceptions=True, **gpus)(_train)
         names = {task.remote(each, device): each for each in concepts}
         while names:

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from spectra.errors import InputError
+from spectra.fleet.cluster import connect, gpu_each
 from spectra.serving.painter import Painter
 from spectra.serving.service import BODY_SECONDS, Service
 from spectra.serving.settings import ServeSettings
@@ -98,22 +99,16 @@ def start_on_ray(settings: ServeSettings, token: str, *, address: str = "", repl
     Raises:
         InputError: there is no such cluster, or it cannot be served from.
     """
-    import ray
+    ray = connect(address)
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    except Exception as error:  # Ray raises kinds of its own
-        raise InputError(f"no Ray cluster at {address or 'this machine'} ({error}); see `ray status`") from error
     serve.start(http_options={"host": settings.host, "port": settings.port, "request_timeout_s": settings.timeout + 60})
-    known: dict[str, float] = ray.cluster_resources()
-    gpus = {"num_gpus": 1} if device != "cpu" and known.get("GPU", 0) >= replicas else {}
     deploy: Any = serve.deployment(
         name="replica",
         num_replicas=replicas,
         max_ongoing_requests=settings.queue + 1,  # one more, so that it is told that there are too many
-        ray_actor_options=gpus,
+        ray_actor_options=gpu_each(ray, device, replicas),
     )
     serve.run(deploy(Replica).bind(settings, token, device), name=APPLICATION, route_prefix="/")
     return f"http://{settings.host}:{settings.port}"

@@ -7,7 +7,7 @@ import base64
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException
@@ -179,6 +179,6 @@ def _data(pictures: Sequence[bytes], seed: int) -> list[dict[str, object]]:
     return [{"b64_json": base64.b64encode(each).decode(), "seed": seed + n} for n, each in enumerate(pictures)]
 
 
-def _failure(status: int, message: str, headers: object = None) -> Response:
+def _failure(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "code": None}}, status, dict(headers or {}))  # type: ignore[call-overload]
+    return JSONResponse({"error": {"message": message, "type": kind, "code": None}}, status, headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,7 @@ class Shelf:
 
 
 def _by_name(folder: Path, entries: Collection[LibraryEntry]) -> dict[str, LibraryEntry]:
-    stems: dict[str, int] = {}
-    for entry in entries:
-        stems[entry.path.stem] = stems.get(entry.path.stem, 0) + 1
+    stems = Counter(entry.path.stem for entry in entries)
     found = {}
     for entry in entries:
         whole = entry.path.relative_to(folder).with_suffix("").as_posix()
