@@ -10,7 +10,7 @@ from spectra.cli import output
 from spectra.cli.next_steps import following
 from spectra.cli.options import check_device, command, device_option, force_option, json_option, output_option
 from spectra.cli.tables import plural
-from spectra.generate.settings import GenerateSettings, Sampling, make_generate_settings
+from spectra.generation.settings import GenerateSettings, Sampling, make_generate_settings
 from spectra.settings import declared_settings, setting
 
 SETTINGS = declared_settings(GenerateSettings) | declared_settings(Sampling)
@@ -37,7 +37,7 @@ class _Options:
 )
 def generate(options: _Options, given: dict[str, Any]) -> None:
     """Draws every prompt with every seed: PNGs with their settings inside, and a contact sheet."""
-    from spectra.generate.generate import generate as run
+    from spectra.generation.generate import generate as run
 
     seeds = [first + number for first in given.pop("seeds", (0,)) for number in range(options.count)]
     settings = make_generate_settings(**given, seeds=tuple(dict.fromkeys(seeds)))

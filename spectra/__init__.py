@@ -62,6 +62,8 @@ if TYPE_CHECKING:
         TargetError,
         WeightError,
     )
+    from spectra.generation.generate import generate
+    from spectra.generation.settings import GenerateSettings, Sampling
     from spectra.hub.fetching import pull
     from spectra.hub.publishing import push
     from spectra.planning.plan import plan
@@ -88,6 +90,7 @@ __all__ = [
     "ClippingWarning",
     "EditSettings",
     "FormatError",
+    "GenerateSettings",
     "InputError",
     "Keep",
     "MismatchError",
@@ -102,6 +105,7 @@ __all__ = [
     "PictureWarning",
     "PlanRequest",
     "RoundedCopyWarning",
+    "Sampling",
     "Scale",
     "ShiftFileError",
     "ShiftMetadata",
@@ -131,6 +135,7 @@ __all__ = [
     "export_svdiff",
     "extract",
     "fuse",
+    "generate",
     "get_active_adapters",
     "get_list_adapters",
     "import_svdiff",
@@ -217,6 +222,9 @@ _HOME = {
     "SpectraError": "errors",
     "TargetError": "errors",
     "WeightError": "errors",
+    "generate": "generation.generate",
+    "GenerateSettings": "generation.settings",
+    "Sampling": "generation.settings",
     "pull": "hub.fetching",
     "push": "hub.publishing",
     "plan": "planning.plan",

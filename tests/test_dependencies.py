@@ -57,7 +57,7 @@ def test_licences_are_those_that_are_allowed() -> None:
 
 def test_the_main_job_imports_none_that_it_does_not_need() -> None:
     absent = ("matplotlib", "peft", "hypothesis", "pytest", "efficientnet_lite_pytorch")
-    job = "spectra.training.run.train, spectra.generate.generate, spectra.bases.pipeline, spectra.cli.train"
+    job = "spectra.training.run.train, spectra.generation.generate, spectra.bases.pipeline, spectra.cli.train"
     code = f"import sys, {job}; sys.exit(' '.join(set({absent!r}) & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-500:]

@@ -117,8 +117,8 @@ def test_functions_take_few_arguments() -> None:
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from spectra.layers import costs",
         ),
         ("spectra.convert.baking", "from spectra import attach, cli"),
-        ("spectra.generate.generate", "import spectra"),
-        ("spectra.generate.generate", "from spectra import __version__"),
+        ("spectra.generation.generate", "import spectra"),
+        ("spectra.generation.generate", "from spectra import __version__"),
         ("spectra.benchmarks.run", "from spectra.cli.output import say"),
     ],
 )

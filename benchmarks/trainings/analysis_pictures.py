@@ -32,7 +32,7 @@ def keep(folder: Path, item: str, subject: str, picture: Image) -> None:
     """Keeps a picture of a row, and brings the sheet that it belongs to up to date; nothing if it belongs to none."""
     from PIL import Image as Pillow
 
-    from spectra.generate.contact_sheet import Section, contact_sheet
+    from spectra.generation.contact_sheet import Section, contact_sheet
     from spectra.io.atomic_writes import atomic_write
 
     panel, _, value = item.partition(" ")

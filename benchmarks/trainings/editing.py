@@ -147,8 +147,8 @@ def _base(bench: Bench, edits: Sequence[str]) -> list[Image]:
     """What the base draws by itself."""
     from spectra.bases.embedded import GUIDANCE
     from spectra.bases.pipeline import load_pipeline
-    from spectra.generate.drawing import draw, requests_for
-    from spectra.generate.settings import Sampling
+    from spectra.generation.drawing import draw, requests_for
+    from spectra.generation.settings import Sampling
 
     pipe = bench.once("pipe", load_pipeline)
     return draw(pipe, requests_for(edits, [bench.seed]), Sampling(guidance=GUIDANCE))

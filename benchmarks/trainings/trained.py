@@ -55,9 +55,9 @@ def draw(bench: Bench, pipe: Any, prompts: Sequence[str], count: int) -> list[Im
 
     Steps and guidance are the case's settings.
     """
-    from spectra.generate.drawing import draw as run
-    from spectra.generate.drawing import requests_for
-    from spectra.generate.settings import Sampling
+    from spectra.generation.drawing import draw as run
+    from spectra.generation.drawing import requests_for
+    from spectra.generation.settings import Sampling
 
     sampling = Sampling(bench.integer("drawing_steps"), float(bench.settings["guidance"]))
     return run(pipe, requests_for(prompts, range(FIRST_SEED, FIRST_SEED + count)), sampling)

@@ -221,7 +221,7 @@ def _counted(sides: Sequence[Array]) -> dict[str, Any]:
 
 def _save_sheet(path: Path, drawn: PicturesByPrompt) -> None:
     """All pictures of a row, to be looked at."""
-    from spectra.generate.contact_sheet import Section, contact_sheet
+    from spectra.generation.contact_sheet import Section, contact_sheet
     from spectra.io.atomic_writes import atomic_write
 
     path.parent.mkdir(parents=True, exist_ok=True)

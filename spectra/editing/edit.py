@@ -17,9 +17,9 @@ from spectra.editing.session import Edited, EditSession, Inversion
 from spectra.editing.settings import EditSettings
 from spectra.errors import InputError, OutputError
 from spectra.families.known import family_of
-from spectra.generate.contact_sheet import Section, contact_sheet
-from spectra.generate.drawing import best_device
-from spectra.generate.picture_files import write_picture
+from spectra.generation.contact_sheet import Section, contact_sheet
+from spectra.generation.drawing import best_device
+from spectra.generation.picture_files import write_picture
 from spectra.io.atomic_writes import atomic_folder, check_output, copy_folder
 from spectra.io.own_folders import remove_own
 from spectra.progress import SILENT, Progress

@@ -19,8 +19,8 @@ from spectra.editing.settings import EditSettings, Variant
 from spectra.families.family import Condition
 from spectra.families.known import family_of
 from spectra.families.prompt_length import warn_of_cut
-from spectra.generate.drawing import Request, draw
-from spectra.generate.settings import Sampling
+from spectra.generation.drawing import Request, draw
+from spectra.generation.settings import Sampling
 from spectra.progress import SILENT, Progress
 from spectra.shift.shift import SpectralShift
 from spectra.training.data.pictures import to_tensor

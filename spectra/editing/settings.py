@@ -186,7 +186,7 @@ DRAWING_EMBEDDED: dict[str, Any] = embedded_defaults(EditSettings)
 
 
 def make_edit_settings(*, base: str = "", **given: Any) -> EditSettings:
-    """An settings on top of the defaults for its base; lists become tuples.
+    """Settings on top of the defaults for its base; lists become tuples.
 
     Raises:
         InputError: see `EditSettings`.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from spectra.errors import InputError
-from spectra.generate.settings import Sampling
+from spectra.generation.settings import Sampling
 from spectra.io.foreign_values import parse_json
 from spectra.serving.settings import ServeSettings
 

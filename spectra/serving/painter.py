@@ -13,8 +13,8 @@ from spectra.adapters.spectra_from import find_originals
 from spectra.bases.embedded import NAME
 from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.errors import SpectraError
-from spectra.generate.drawing import Request, best_device, draw
-from spectra.generate.settings import Sampling, make_generate_settings
+from spectra.generation.drawing import Request, best_device, draw
+from spectra.generation.settings import Sampling, make_generate_settings
 from spectra.serving.image_requests import ImageRequest
 from spectra.serving.settings import ServeSettings
 from spectra.serving.shelf import Shelf

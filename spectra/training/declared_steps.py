@@ -7,7 +7,7 @@ from functools import partial
 
 from spectra.bases.embedded import GUIDANCE
 from spectra.bases.quantisation import QUANTIZE, SPECTRA_FROM
-from spectra.generate.settings import OWN_GUIDANCE
+from spectra.generation.settings import OWN_GUIDANCE
 from spectra.settings import LARGEST_SEED, SHARE, setting
 from spectra.training.declared import SubjectSettings
 

@@ -16,8 +16,8 @@ from spectra.editing import inversion
 from spectra.editing.inversion import ddim_sample, ddim_scheduler, invert, slerp
 from spectra.errors import BaseError
 from spectra.families.known import family_of
-from spectra.generate.drawing import Request, draw
-from spectra.generate.settings import Sampling
+from spectra.generation.drawing import Request, draw
+from spectra.generation.settings import Sampling
 from spectra.training.data.pictures import to_tensor
 
 KINDS = ("epsilon", "v_prediction", "sample")

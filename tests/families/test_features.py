@@ -21,8 +21,8 @@ from spectra.families import targets
 from spectra.families.family import Family
 from spectra.families.known import FAMILIES, family_of
 from spectra.families.special_word import special_word
-from spectra.generate.drawing import Request, draw
-from spectra.generate.settings import Sampling
+from spectra.generation.drawing import Request, draw
+from spectra.generation.settings import Sampling
 from spectra.naming.blocks import sees_one_sequence
 from spectra.training.config import defaults, make_config
 from spectra.training.run import trainer

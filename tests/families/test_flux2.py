@@ -17,8 +17,8 @@ from torch import Tensor
 from spectra.errors import BaseError, InputError
 from spectra.families.flux2 import FLUX2_KLEIN
 from spectra.families.known import family_of
-from spectra.generate.drawing import Request, draw
-from spectra.generate.settings import Sampling
+from spectra.generation.drawing import Request, draw
+from spectra.generation.settings import Sampling
 from spectra.training.data.class_pictures import vocabulary
 
 SAMPLING = Sampling(steps=2, guidance=2.0, width=32, height=32)

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from spectra.bases.prediction import with_prediction
-from spectra.generate.drawing import Request, draw, guidance_of
-from spectra.generate.settings import Sampling
+from spectra.generation.drawing import Request, draw, guidance_of
+from spectra.generation.settings import Sampling
 from spectra.training.config import defaults
 from spectra.training.data.pictures import Picture
 from spectra.training.data.subjects import Subject

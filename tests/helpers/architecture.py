@@ -19,7 +19,7 @@ PICTURE = ROOT / "docs" / "pictures" / "architecture.svg"
 
 PATHS = {
     "learning": "pictures > training > layers > adapters > shift > io > a file",
-    "using": "a file > io > shift > adapters > layers > generate > pictures",
+    "using": "a file > io > shift > adapters > layers > generation > pictures",
 }
 """The way that data walks: rooms, between what goes in and what comes out."""
 

@@ -15,8 +15,8 @@ import numpy as np
 
 import spectra
 from spectra.bases.pipeline import load_pipeline
-from spectra.generate.drawing import Request, draw
-from spectra.generate.settings import Sampling
+from spectra.generation.drawing import Request, draw
+from spectra.generation.settings import Sampling
 
 
 def pictures(pipe: Any) -> np.ndarray[Any, Any]:

@@ -59,8 +59,8 @@ def generations(folder: Path, count: int) -> bool:
     import torch
 
     import spectra
-    from spectra.generate.drawing import draw, requests_for
-    from spectra.generate.settings import Sampling
+    from spectra.generation.drawing import draw, requests_for
+    from spectra.generation.settings import Sampling
 
     pipe = tiny_base.build()
     pipe.set_progress_bar_config(disable=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from spectra.errors import InputError
-from spectra.generate.settings import Sampling
+from spectra.generation.settings import Sampling
 from spectra.serving.image_requests import ImageRequest, parse_request
 from spectra.serving.settings import ServeSettings, read_token
 

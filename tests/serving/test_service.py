@@ -100,9 +100,9 @@ def test_each_of_a_batch_has_its_own_shifts(served: Service, tiny_base: Path, sh
     together = asked(served, body("a"), body("c", "d"), body(), body("c"))
     assert [status for status, _ in together] == [200] * 4
     pipe = load_pipeline(str(tiny_base))
-    from spectra.generate.drawing import Request as Drawn
-    from spectra.generate.drawing import draw
-    from spectra.generate.settings import Sampling
+    from spectra.generation.drawing import Request as Drawn
+    from spectra.generation.drawing import draw
+    from spectra.generation.settings import Sampling
 
     for names, (_, answer) in zip((["a"], ["c", "d"], [], ["c"]), together, strict=True):
         for name in names:

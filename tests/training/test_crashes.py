@@ -16,8 +16,8 @@ import torch
 from trainings import interrupted_after, read_training
 
 from spectra.errors import ClippingWarning, DivergedError, InputError, OutputError
-from spectra.generate.generate import generate
-from spectra.generate.settings import GenerateSettings, Sampling
+from spectra.generation.generate import generate
+from spectra.generation.settings import GenerateSettings, Sampling
 from spectra.io.locks import locked
 from spectra.shift.shift_file import read_kept_shift, read_shift
 from spectra.training.config import TrainConfig, make_config

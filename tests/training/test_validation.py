@@ -11,8 +11,8 @@ from PIL import Image
 
 import spectra
 from spectra.bases.pipeline import load_pipeline
-from spectra.generate.drawing import Request, draw
-from spectra.generate.settings import Sampling
+from spectra.generation.drawing import Request, draw
+from spectra.generation.settings import Sampling
 from spectra.training.config import make_config
 from spectra.training.run.train import train
 from spectra.training.run.validation import Validation

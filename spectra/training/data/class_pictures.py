@@ -20,9 +20,9 @@ from PIL import Image
 
 from spectra.bases.tokenizers import text_tokenizer
 from spectra.errors import BaseError, OutputError, PictureError
-from spectra.generate.drawing import Request, draw, is_black
-from spectra.generate.picture_files import save_png
-from spectra.generate.settings import Sampling
+from spectra.generation.drawing import Request, draw, is_black
+from spectra.generation.picture_files import save_png
+from spectra.generation.settings import Sampling
 from spectra.io.atomic_writes import atomic_folder
 from spectra.layers.quantised_weights import stored_parts
 from spectra.progress import SILENT, Progress

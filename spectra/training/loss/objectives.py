@@ -7,7 +7,7 @@ from typing import Any
 
 from spectra.families.known import family_of
 from spectra.families.prompt_length import check_told_apart, warn_of_cut
-from spectra.generate.drawing import guidance_of
+from spectra.generation.drawing import guidance_of
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
 from spectra.training.data.buckets import fit_pictures, warn_of_enlarged

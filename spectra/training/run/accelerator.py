@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from spectra.errors import InputError
-from spectra.generate.drawing import best_device
+from spectra.generation.drawing import best_device
 from spectra.training.config import TrainConfig
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from spectra.analysis.clipping import warn_of_clipping
-from spectra.generate.contact_sheet import stacked
+from spectra.generation.contact_sheet import stacked
 from spectra.io.atomic_writes import atomic_write
 from spectra.plots import style
 from spectra.shift.shift import SpectralShift

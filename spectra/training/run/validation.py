@@ -8,9 +8,9 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from spectra.bases.embedded.subjects import ASKED_COLOURS, has_border
-from spectra.generate.contact_sheet import Section, contact_sheet
-from spectra.generate.drawing import draw, requests_for
-from spectra.generate.settings import Sampling
+from spectra.generation.contact_sheet import Section, contact_sheet
+from spectra.generation.drawing import draw, requests_for
+from spectra.generation.settings import Sampling
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
 from spectra.training.data.pictures import FittedPicture

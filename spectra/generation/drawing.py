@@ -16,7 +16,7 @@ from spectra.bases.embedded import GUIDANCE, is_embedded
 from spectra.errors import InputError, PictureWarning
 from spectra.families.family import Family, classifier_free, pipeline_guidance
 from spectra.families.known import find_family
-from spectra.generate.settings import Sampling
+from spectra.generation.settings import Sampling
 from spectra.progress import SILENT, Progress, working
 
 

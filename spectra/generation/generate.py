@@ -18,11 +18,11 @@ from spectra.bases.quantisation import parse_quantisation
 from spectra.errors import InputError
 from spectra.families.known import find_family
 from spectra.families.prompt_length import warn_of_cut
-from spectra.generate.contact_sheet import Section, contact_sheet
-from spectra.generate.drawing import best_device, draw, guidance_of, requests_for
-from spectra.generate.picture_files import write_picture
-from spectra.generate.prompt_words import tell_unknown_words, tell_unused_words
-from spectra.generate.settings import GenerateSettings
+from spectra.generation.contact_sheet import Section, contact_sheet
+from spectra.generation.drawing import best_device, draw, guidance_of, requests_for
+from spectra.generation.picture_files import write_picture
+from spectra.generation.prompt_words import tell_unknown_words, tell_unused_words
+from spectra.generation.settings import GenerateSettings
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.progress import SILENT, Progress
 from spectra.shift.scaled_files import parse_scales
@@ -47,11 +47,11 @@ INDEX = "pictures.json"
 def generate(
     settings: GenerateSettings, out: Path, *, force: bool = False, device: str = "", progress: Progress = SILENT
 ) -> dict[str, Any]:
-    """Draw the pictures of an settings into a folder, which appears whole.
+    """Draw the wanted pictures into a folder, which appears whole.
 
     Args:
         out: the folder: a PNG per picture with its settings inside, `sheet.png`, and `pictures.json`.
-        force: replace the folder of an earlier settings.
+        force: replace the folder of an earlier call.
         device: such as "cuda"; by default a GPU if there is one.
 
     Returns:

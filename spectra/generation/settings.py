@@ -34,7 +34,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class GenerateSettings:
-    """Which pictures are wanted: every prompt with every seed, in this settings.
+    """Which pictures are wanted: every prompt with every seed, drawn in one way.
 
     With several scales of a shift every picture becomes a strip of them: the first scales of all shifts go together,
     then the second; one scale alone holds for all.
@@ -74,7 +74,7 @@ class GenerateSettings:
 
 
 def make_generate_settings(*, base: str = "", **given: Any) -> GenerateSettings:
-    """An settings from plain values, those of `Sampling` among them, on top of the defaults for its base.
+    """Settings from plain values, those of `Sampling` among them, on top of the defaults for its base.
 
     Raises:
         InputError: see `GenerateSettings` and `Sampling`.

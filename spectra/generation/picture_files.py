@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from spectra.generate.drawing import Request
-from spectra.generate.settings import Sampling
+from spectra.generation.drawing import Request
+from spectra.generation.settings import Sampling
 
 METADATA_KEY = "spectra"
 """Name of the PNG text entry that holds a picture's settings as JSON."""

@@ -17,9 +17,9 @@ import spectra
 from spectra.bases.embedded import GUIDANCE, is_embedded
 from spectra.bases.pipeline import load_pipeline
 from spectra.errors import InputError, PictureWarning
-from spectra.generate.drawing import Request, draw, guidance_of, is_black, requests_for
-from spectra.generate.prompt_words import unknown_words
-from spectra.generate.settings import Sampling
+from spectra.generation.drawing import Request, draw, guidance_of, is_black, requests_for
+from spectra.generation.prompt_words import unknown_words
+from spectra.generation.settings import Sampling
 from spectra.shift.scaled_files import parse_scales, parse_shift
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
