@@ -1,4 +1,4 @@
-# make setup | train | test | slow | lint | types | format | bench | gpu | crash | contention | endurance | architecture | fuzz | audit | clean
+# make setup | train | test | slow | lint | types | format | bench | gpu | crash | contention | endurance | architecture | pages | docs | docs-serve | fuzz | audit | clean
 # Needs Python 3.11 or later with pip, and nothing else. Everything runs setup first if that has not been done.
 
 PYTHON ?= python3
@@ -7,14 +7,14 @@ READY := .venv/ready
 # The packages are installed inside `spectra` (pyproject.toml); a type checker needs to see them laid out like that.
 TYPES := build/types/spectra
 
-.PHONY: setup train test slow lint types format bench gpu crash contention endurance architecture fuzz audit clean
+.PHONY: setup train test slow lint types format bench gpu crash contention endurance architecture pages docs docs-serve fuzz audit clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'spectra needs Python 3.11 or later; try make PYTHON=python3.11')"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench,dev,optimizers,quantised,serve]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench,dev,docs,optimizers,quantised,serve]"
 	touch $@
 
 train: $(READY)
@@ -68,6 +68,18 @@ endurance: $(READY)
 
 architecture: $(READY)
 	$(BIN)/python tests/helpers/architecture.py
+
+# What of the documents is made from the code: commands, settings, Python names.
+pages: $(READY)
+	$(BIN)/python docs/scripts/commands_page.py
+	$(BIN)/python docs/scripts/settings_page.py
+	$(BIN)/python docs/scripts/python_page.py
+
+docs: $(READY)
+	$(BIN)/zensical build --clean --strict
+
+docs-serve: $(READY)
+	$(BIN)/zensical serve
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

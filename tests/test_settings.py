@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import settings_page
 
 from spectra.cli.help import option_names
 from spectra.errors import InputError, MistakesError
@@ -99,13 +99,8 @@ def test_every_setting_of_a_training_has_an_option_and_a_sentence(spectra_cli: C
 
 
 def test_the_page_of_settings_is_current(spectra_cli: Callable[..., Any]) -> None:
-    spec = importlib.util.spec_from_file_location("settings_page", ROOT / "docs" / "settings.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run: python docs/settings.py"
-    for command, (_, settings) in module.COMMANDS.items():
+    assert settings_page.PAGE.read_text(encoding="utf-8") == settings_page.page(), "run: make pages"
+    for command, (_, settings) in settings_page.COMMANDS.items():
         shown = spectra_cli(command, "--help-all" if command == "train" else "--help").out.replace(",", " ")
         for name, declared in settings.items():
             options = (

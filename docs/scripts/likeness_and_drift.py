@@ -1,6 +1,6 @@
 """Draws docs/pictures/likeness-and-drift.svg from every recorded result of `spectra bench quality`.
 
-python docs/likeness_and_drift.py
+python docs/scripts/likeness_and_drift.py
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from spectra.benchmarks.trainings import pareto
 from spectra.benchmarks.trainings.quality_table import table
 from spectra.plots import style
 
-PICTURE = Path(__file__).parent / "pictures" / "likeness-and-drift.svg"
+PICTURE = Path(__file__).parents[1] / "pictures" / "likeness-and-drift.svg"
 
 if __name__ == "__main__":
     rows = Results("quality", results_folder()).recorded_rows("item")

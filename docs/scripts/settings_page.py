@@ -1,6 +1,6 @@
 """Writes docs/settings.md: every setting of `train`, `edit`, `generate`, `serve` and `merge`, as its dataclass says.
 
-python docs/settings.py
+python docs/scripts/settings_page.py
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from spectra.serving.settings import ServeSettings
 from spectra.settings import Setting, declared_settings
 from spectra.training.config import TrainConfig
 
-PAGE = Path(__file__).with_suffix(".md")
+PAGE = Path(__file__).parents[1] / "settings.md"
 
 COMMANDS: dict[str, tuple[str, dict[str, Setting]]] = {
     "train": (
@@ -35,8 +35,8 @@ def page() -> str:
     lines = [
         "# Settings",
         "",
-        "Made by `docs/settings.py` from the dataclasses that declare the settings; `spectra COMMAND --help` shows the",
-        "same. The embedded base, which is small, has some defaults of its own.",
+        "Made by `docs/scripts/settings_page.py` from the dataclasses that declare the settings; `spectra COMMAND",
+        "--help` shows the same. The embedded base, which is small, has some defaults of its own.",
     ]
     for command, (remark, settings) in COMMANDS.items():
         lines += ["", f"## spectra {command}", *(["", remark] if remark else []), *_table(settings)]
