@@ -26,12 +26,12 @@ pipeline](live-models.md) shows these functions at work.
 GROUPS = {
     "Live models": ("adapters",),
     "Shift files and their arithmetic": ("shift", "combine"),
-    "Training, planning and editing": ("training", "planning", "editing"),
+    "Training, drawing and editing": ("training", "planning", "generation", "editing"),
     "Other tools and other bases": ("convert", "compatibility", "hub"),
     "Spectra and their cache": ("spectrum",),
     "Errors and warnings": ("errors",),
 }
-"""Headings, and the rooms whose public names stand under them."""
+"""Headings, and the rooms (a new one has to be given a place here) whose public names stand under them."""
 
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields):$")
 Definition = ast.FunctionDef | ast.ClassDef
