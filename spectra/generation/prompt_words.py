@@ -27,7 +27,7 @@ def special_words(shift: SpectralShift) -> list[str]:
 def tell_unused_words(name: str, shift: SpectralShift, prompts: Sequence[str]) -> None:
     """Warn of special words of a shift that no prompt has, and of those in prompts that may stand there in error."""
     known = special_words(shift)
-    unused = [word for word in known if not any(_has(prompt, word) for prompt in prompts)]
+    unused = [word for word in known if not any(has_word(prompt, word) for prompt in prompts)]
     others = {word for prompt in prompts for word in _BRACKETS.findall(prompt)} - set(known)
     instead = f"; {' and '.join(sorted(others))} in them is no word of it" if others else ""
     for word in unused:
@@ -36,7 +36,8 @@ def tell_unused_words(name: str, shift: SpectralShift, prompts: Sequence[str]) -
         )
 
 
-def _has(prompt: str, word: str) -> bool:
+def has_word(prompt: str, word: str) -> bool:
+    """Whether a word stands in a prompt by itself, in capitals or not."""
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.IGNORECASE) is not None
 
 
@@ -46,9 +47,12 @@ def unknown_words(tokenizer: Any, prompts: Iterable[str]) -> list[str]:
     return sorted(word for word in words if len(tokenizer.tokenize(word)) > 1)
 
 
-def tell_unknown_words(pipe: Any, prompts: Iterable[str]) -> None:
-    """Warn of words that the embedded base has not learnt; a larger base has a use for all."""
-    if is_embedded(pipe) and (unknown := unknown_words(pipe.tokenizer, prompts)):
+def tell_unknown_words(pipe: Any, prompts: Iterable[str], special: Iterable[str] = ()) -> None:
+    """Warn of words that the embedded base has not learnt, but for special ones; a larger base has a use for all."""
+    if not is_embedded(pipe):
+        return
+    left_out = {word.lower() for word in special}
+    if unknown := [word for word in unknown_words(pipe.tokenizer, prompts) if word not in left_out]:
         warnings.warn(
             f"the embedded base has not learnt {', '.join(unknown)}, and reads letters: see spectra subjects for what "
             "it can draw",

@@ -23,6 +23,9 @@ from spectra.generation.settings import Sampling
 from spectra.shift.scaled_files import parse_scales, parse_shift
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift, write_shift
+from spectra.training.config import defaults
+from spectra.training.data.subjects import Subject
+from spectra.training.loss.objectives import check_prompts
 
 FEW = ("--steps", "2", "--guidance", "1")
 
@@ -268,6 +271,10 @@ def test_the_embedded_base_says_what_it_does_not_know_and_keeps_its_guidance_whe
     assert guidance_of(pipe, 2.0) == 2.0
     prompts = ["a drawing of a [V1] fox", "a Dragon beside an owl, 5 x"]
     assert unknown_words(pipe.tokenizer, prompts) == ["beside", "dragon"]
+    prompt = "a drawing of a sks dragon"
+    subject = Subject("dragon", (), (prompt,), prompt, "a drawing of a dragon")
+    with pytest.warns(PictureWarning, match="the embedded base has not learnt dragon, and reads letters"):
+        check_prompts(pipe, defaults(""), [subject])
 
 
 def test_another_base_has_its_pipeline_s_guidance(tiny_base: Path) -> None:

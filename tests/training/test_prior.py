@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from learnt import as_they_are
 from PIL import Image
 
 from spectra.bases.pipeline import load_pipeline
-from spectra.errors import BaseError
+from spectra.errors import BaseError, InputError, PictureWarning
+from spectra.training.config import make_config
 from spectra.training.data import class_pictures as prior
 from spectra.training.data.class_pictures import (
     PriorKey,
@@ -22,6 +24,9 @@ from spectra.training.data.class_pictures import (
     vocabulary,
 )
 from spectra.training.data.latents import PictureSource
+from spectra.training.loss.objectives import build_objectives
+from spectra.training.run.concepts import ConceptSpec
+from spectra.training.run.inputs import validate_inputs
 
 KEY = PriorKey(base="0123", prompt="a disc", seed=5, count=3, size=32, steps=1, guidance=1.0)
 
@@ -135,3 +140,29 @@ def test_a_picture_comes_under_every_prompt_of_its_rounds(pipe: Any) -> None:
     noise = torch.zeros(6, *source.latent_shape)
     latents = source.latents(torch.arange(6), noise)
     torch.testing.assert_close(latents[3:], latents[[1, 2, 0]])  # the second round, one picture further
+
+
+def test_own_class_pictures_stand_under_their_own_captions(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
+    """In place of the class prompt: those without a caption, and those to stand under no prompt, stay as they are."""
+    classes = tmp_path / "classes"
+    shutil.copytree(photos, classes)
+    (classes / "disc1.txt").write_text("a disc on sand")
+    given = {
+        "base": str(tiny_base), "images": str(photos), "prompt": "a vz disc", "class_prompt": "a disc",
+        "class_images": str(classes), "prior_target": "base", "prior_unconditional": 0.25, "preset": "svdiff",
+    }  # fmt: skip
+
+    def prompts(**more: Any) -> dict[str, int]:
+        checked = validate_inputs(ConceptSpec("", make_config({**given, **more}), tmp_path / "x"))
+        taken = checked.config, checked.subjects, checked.class_pictures
+        (_, held) = build_objectives(load_pipeline(str(tiny_base)), *taken, 32, "0123")
+        every = held.every_prompt()
+        return {prompt: every.count(prompt) for prompt in every}
+
+    assert prompts(prior_unconditional=0.0) == {"a disc": 2, "a disc on sand": 1}
+    assert prompts(prior_unconditional=0.5) == {"a disc": 2, "": 1}
+    with pytest.warns(PictureWarning, match=r"passed over disc1\.txt"):
+        assert prompts(prior_unconditional=0.0, captions=False) == {"a disc": 3}
+    (classes / "disc1.txt").write_text("a VZ disc on sand")
+    with pytest.raises(InputError, match=r"disc1\.png: its caption has the special word 'vz'.*--no-captions"):
+        prompts()

@@ -206,13 +206,46 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
         assert pixel(tmp_path / name)[0] > 250, name
 
 
-def test_what_needs_a_plugin_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heic = tmp_path / "a.heic"
-    heic.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    if can_read(heic):
-        pytest.skip("the plugin is installed")
-    with pytest.raises(PictureError, match=r"a\.heic: .*pip install pillow-heif"):
-        read_picture(heic)
+@pytest.mark.parametrize(
+    ("package", "name", "exact"),
+    [
+        ("pillow_heif", "a.heic", {"quality": -1, "chroma": 444}),
+        ("pillow_heif", "A.HIF", {"format": "HEIF", "quality": -1, "chroma": 444}),
+        ("pillow_jxl", "a.jxl", {"lossless": True}),
+    ],
+)
+def test_what_a_package_reads_is_read_as_others_are(
+    package: str, name: str, exact: dict[str, Any], tmp_path: Path
+) -> None:
+    """Upright, on white, and refused when it is cut; the packages are no dependency."""
+    pytest.importorskip(package)
+    assert can_read(tmp_path / name)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.fromarray(QUADRANTS).transpose(Image.Transpose.ROTATE_90)
+    turned.save(tmp_path / name, exif=exif.tobytes(), **exact)
+    read = np.asarray(read_picture(tmp_path / name)).astype(int)
+    assert read.shape == QUADRANTS.shape
+    assert np.abs(read - QUADRANTS).max() <= 1
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PictureError, match="cannot be read as a picture"):
+        read_picture(tmp_path / name)
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / name, **exact)
+    picture, alpha = read_with_alpha(tmp_path / name)
+    assert min(picture.getpixel((1, 1))) >= 254  # type: ignore[arg-type, type-var]
+    assert alpha is not None and alpha.getpixel((1, 1)) == 0
+
+
+def test_what_needs_a_plugin_says_which(tmp_path: Path) -> None:
+    files = {"a.heic": "pillow-heif", "a.HEIF": "pillow-heif", "a.hif": "pillow-heif", "a.jxl": "pillow-jxl-plugin"}
+    for name, package in files.items():
+        file = tmp_path / name
+        file.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+        if can_read(file):
+            pytest.skip(f"{package} is installed")
+        with pytest.raises(PictureError, match=rf"{name}: .*pip install {package}\)"):
+            read_picture(file)
 
 
 def test_many_pixels_in_few_bytes_are_not_decoded(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from spectra.bases.embedded.subjects import DEFAULT_SUBJECT, find_subject, instance_pictures
 from spectra.errors import InputError, PictureWarning
+from spectra.generation.prompt_words import has_word
 from spectra.training.config import TrainConfig
 from spectra.training.data.buckets import fit_pictures
 from spectra.training.data.captions import PLACE, fill_prompt
@@ -164,7 +165,7 @@ def _check_words(prompts: Sequence[str], given: str, prompt: str, class_prompt: 
     word = special_word_of(Subject("", (), (), prompt, class_prompt))
     if not word:
         return
-    without = [own for own in prompts if word not in own]
+    without = [own for own in prompts if not has_word(own, word)]
     advice = (
         f'put it into captions, or captions into the prompt: --prompt "{given.replace(PLACE, "").strip(" ,")}, {PLACE}"'
     )

@@ -8,6 +8,7 @@ from typing import Any
 from spectra.families.known import family_of
 from spectra.families.prompt_length import check_told_apart, warn_of_cut
 from spectra.generation.drawing import guidance_of
+from spectra.generation.prompt_words import tell_unknown_words
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
 from spectra.training.data.buckets import fit_pictures, warn_of_enlarged
@@ -38,14 +39,14 @@ def build_objectives(
 
     Args:
         pipe: the frozen base, which draws the class pictures and encodes all pictures.
-        own_class_pictures: the user's own, instead of those that the base would draw.
+        own_class_pictures: the user's own, instead of those that the base would draw, with captions of their own.
         resolution: pixels of a picture's side.
         fingerprint: hash of the base, by which its class pictures are kept.
     """
     family = family_of(pipe)
     names = [parse_prompt(subject.prompt) for subject in subjects] if len(subjects) > 1 else []
     extra_terms = [UnmixTerm(config.unmix_weight, config.unmix_schedule)] if names and config.unmix_weight > 0 else []
-    check_prompts(pipe, config, subjects)
+    check_prompts(pipe, config, subjects, [each.caption for each in own_class_pictures if each.caption])
     step = family.resolution_step(pipe)
     pictures = learnt_pictures(config, subjects, resolution, step)
     rounds = [one_round(*each) for each in zip(subjects, pictures, strict=True)]
@@ -66,6 +67,8 @@ def build_objectives(
             everything = [prior_pictures(pipe, key, progress=progress) for key in keys]
             pictures = [[FittedPicture(Picture.checked(each), each.size) for each in own] for own in everything]
         rounds = _class_rounds(pipe, config, subjects, [len(own) for own in pictures])
+        if own_class_pictures:
+            rounds = [_captioned(rounds[0], subjects[0].class_prompt, own_class_pictures)]
         classes = [name.as_class for name in names]
         source = _source(pipe, config, pictures, rounds, classes, config.prior_unconditional, progress)
         from_base = config.prior_target == "base"
@@ -77,8 +80,11 @@ def build_objectives(
     return objectives
 
 
-def check_prompts(pipe: Any, config: TrainConfig, subjects: Sequence[Subject]) -> None:
-    """Name the prompts that the base does not read to their end.
+def check_prompts(pipe: Any, config: TrainConfig, subjects: Sequence[Subject], of_classes: Sequence[str] = ()) -> None:
+    """Name the prompts that the base does not read to their end, and the words that the embedded one has not learnt.
+
+    Args:
+        of_classes: captions of class pictures.
 
     Raises:
         InputError: no text encoder reads a prompt's special word, or what it reads of it is the class prompt.
@@ -88,7 +94,9 @@ def check_prompts(pipe: Any, config: TrainConfig, subjects: Sequence[Subject]) -
         word = special_word_of(each)
         check_told_apart(pipe, family, dict.fromkeys(each.prompts, word), each.class_prompt)
     prompts = [prompt for each in subjects for prompt in (*each.prompts, each.class_prompt)]
-    warn_of_cut(pipe, family, [*prompts, *pair_prompts(config, subjects)])
+    prompts += [*of_classes, *pair_prompts(config, subjects)]
+    warn_of_cut(pipe, family, prompts)
+    tell_unknown_words(pipe, prompts, special=map(special_word_of, subjects))
 
 
 def _source(
@@ -138,6 +146,12 @@ def _class_rounds(
         )
         found.append(in_rounds(prompts, count))
     return found
+
+
+def _captioned(entries: Sequence[Entry], class_prompt: str, pictures: Sequence[Picture]) -> list[Entry]:
+    """A round of class pictures, in which those that have captions stand under them in place of the class prompt."""
+    captions = [each.caption or class_prompt for each in pictures]
+    return [Entry(place, captions[place] if prompt == class_prompt else prompt) for place, prompt in entries]
 
 
 def _follow_prompts(config: TrainConfig, subjects: Sequence[Subject]) -> dict[str, str]:

@@ -24,7 +24,7 @@ class Contents:
 
     Attributes:
         pictures: of the instance pictures with masks, prompts and repeats.
-        class_pictures: of the user's own; empty for none.
+        class_pictures: of the user's own with their captions; empty for none.
         init: of the shift that it began with; empty for none.
     """
 
@@ -35,7 +35,7 @@ class Contents:
     @classmethod
     def of(cls, subjects: Sequence[Subject], class_pictures: Sequence[Picture], init: SpectralShift | None) -> Contents:
         """Of what was read."""
-        classes = " ".join(each.digest for each in class_pictures)
+        classes = " ".join(f"{each.digest} {each.caption}".strip() for each in class_pictures)
         return cls(pictures_digest(subjects), classes, init.metadata.content_hash if init is not None else "")
 
     def check(self, saved: Contents) -> None:
@@ -50,7 +50,9 @@ class Contents:
                 "captions, masks or repeats"
             )
         if self.class_pictures != saved.class_pictures:
-            raise InputError("cannot resume: the class pictures are not those that the training began with")
+            raise InputError(
+                "cannot resume: the class pictures are not those that the training began with, or have other captions"
+            )
         if self.init != saved.init:
             raise InputError("cannot resume: the shift to start from is not the one that the training began with")
 

@@ -12,6 +12,7 @@ from spectra.bases.pipeline import BaseLocation, find_base
 from spectra.bases.quantisation import parse_quantisation
 from spectra.errors import BaseError, InputError, Mistakes, OutputError
 from spectra.families.family import Family
+from spectra.generation.prompt_words import has_word
 from spectra.shift.shift import SpectralShift
 from spectra.shift.shift_file import read_shift
 from spectra.shift.trajectory import find_shift
@@ -19,7 +20,7 @@ from spectra.training.config import TrainConfig
 from spectra.training.data.folders import read_folder
 from spectra.training.data.pictures import Picture
 from spectra.training.data.prompts import rare_word
-from spectra.training.data.subjects import Subject, fill_in_subjects, read_subjects
+from spectra.training.data.subjects import Subject, fill_in_subjects, read_subjects, special_word_of
 from spectra.training.run.concepts import CONCEPT_SETTINGS, ConceptSpec
 from spectra.training.run.contents import Contents
 from spectra.training.run.optimizer import ONE_CONCEPT, check_optimizer
@@ -78,7 +79,7 @@ def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool =
         check_trackers(config)
     with mistakes.noted():
         own = config.class_images and config.prior_weight > 0
-        found["class_pictures"] = read_folder(Path(config.class_images), captions=False).pictures if own else ()
+        found["class_pictures"] = _class_pictures(config, subjects) if own else ()
     for subject in subjects if config.word else ():
         with mistakes.noted():
             rare_word(subject.prompt, subject.class_prompt)
@@ -91,6 +92,25 @@ def validate_inputs(concept: ConceptSpec, *, resume: bool = False, force: bool =
         contents = Contents.of(subjects, found["class_pictures"], found["init"])
         check_resumable(saved, config, contents, finished=saved.path.parent != outputs.unfinished)
     return ValidatedInputs(name=concept.name, config=config, outputs=outputs, subjects=subjects, saved=saved, **found)
+
+
+def _class_pictures(config: TrainConfig, subjects: Sequence[Subject]) -> tuple[Picture, ...]:
+    """The user's own class pictures, each with its caption if captions are asked for.
+
+    Raises:
+        PictureError: one of them cannot be read.
+        InputError: a caption has the special word.
+    """
+    found = read_folder(Path(config.class_images), captions=config.captions).pictures
+    words = [word for each in subjects if (word := special_word_of(each))]
+    for picture in found:
+        for word in words:
+            if has_word(picture.caption, word):
+                raise InputError(
+                    f"class picture {picture.name}: its caption has the special word {word!r}, which is for the "
+                    "subject alone; take it out, or leave captions alone with --no-captions"
+                )
+    return found
 
 
 def check_together(concepts: Sequence[ValidatedInputs]) -> None:
