@@ -243,13 +243,14 @@ class Binding:
 def _copied(change: Change, other: Change) -> bool:
     """Copy the numbers of a change into those of another of the same form, if it is: compiled graphs go on."""
     pairs = list(zip(change.parts(), other.parts(), strict=True))
-    forms = [(each.shape, each.device) if each is not None else None for pair in pairs for each in pair]
-    if change.ids != other.ids or forms[::2] != forms[1::2]:
+    there = [(new, old) for new, old in pairs if new is not None and old is not None]
+    if change.ids != other.ids or len(there) < sum(new is not None or old is not None for new, old in pairs):
+        return False
+    if any(new.shape != old.shape or new.device != old.device for new, old in there):
         return False
     with torch.no_grad():
-        for new, old in pairs:
-            if new is not None and old is not None:
-                old.copy_(new)
+        for new, old in there:
+            old.copy_(new)
     return True
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from spectra.adapters.adapter_weights import Weights
 from spectra.adapters.bind import ALL
 from spectra.adapters.binding import Binding
-from spectra.layers.change import Change
+from spectra.layers.change import Change, tensor_of
 from spectra.shift.shift import SpectralShift
 from spectra.shift.sums import Parts, sum_terms, sum_words, weighted_sum
 from spectra.spectrum.spectrum import Spectrum
@@ -50,7 +50,7 @@ def total_changes(terms: Iterable[tuple[Weights, SpectralShift]], names: Iterabl
             word = sum_words(words) if words else None
         else:
             continue
-        own = torch.tensor(delta) if delta.any() else None
+        own = tensor_of(delta) if delta.any() else None
         made[name] = Change.of_parts(own, outer, word)
     return made
 

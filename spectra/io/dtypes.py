@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
@@ -36,9 +37,9 @@ BYTES = {name: 8 if "64" in name else 4 if "32" in name else 2 if "16" in name e
 
 
 @functools.cache
-def dtype_name(dtype: torch.dtype) -> str:
-    """The name of a torch dtype, such as "float16"."""
-    return str(dtype).removeprefix("torch.")
+def dtype_name(dtype: torch.dtype | np.dtype[Any]) -> str:
+    """The name of a dtype of torch or numpy, such as "float16"."""
+    return getattr(dtype, "name", str(dtype).removeprefix("torch."))
 
 
 def computing_dtype(*dtypes: torch.dtype) -> torch.dtype:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
+from spectra.shift.outer_terms import rounded
 from spectra.shift.sums import Parts
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
@@ -22,12 +23,11 @@ def checked_delta(name: str, delta: npt.NDArray[np.floating]) -> npt.NDArray[np.
     if not _NAME.fullmatch(name):
         raise ShiftFileError(f"expected a weight name such as 'unet.conv_in', got {name!r}")
     values = np.asarray(delta)
-    if not np.issubdtype(values.dtype, np.floating):
+    if values.dtype.kind != "f":
         raise ShiftFileError(f"{name}: expected a delta of floats, got {values.dtype}")
     if values.ndim != 1 or values.size == 0:
         raise ShiftFileError(f"{name}: expected a delta of shape [n], n > 0, got shape {list(values.shape)}")
-    with np.errstate(over="ignore"):
-        copied: npt.NDArray[np.float32] = np.array(values, dtype=np.float32)
+    copied = rounded(values)
     check_finite(name, copied, "the shift cannot be used; if it was just trained, train with a lower --lr")
     copied.flags.writeable = False
     return copied
@@ -64,6 +64,7 @@ def check_finite(name: str, values: npt.NDArray[np.floating], remedy: str) -> No
     Raises:
         ShiftFileError: some are.
     """
-    bad = int(np.count_nonzero(~np.isfinite(values)))
-    if bad:
+    finite = np.isfinite(values)
+    if not finite.all():
+        bad = values.size - int(np.count_nonzero(finite))
         raise ShiftFileError(f"{name}: {bad} of {values.size} values of the delta are not finite; {remedy}")

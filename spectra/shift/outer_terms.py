@@ -123,9 +123,11 @@ class OuterTerms:
 
 
 def rounded(values: npt.NDArray[np.floating]) -> Rows:
-    """The values in float32; what does not fit becomes infinite, which constructors refuse."""
+    """A copy of the values in float32; what does not fit becomes infinite, which constructors refuse."""
+    if values.dtype.itemsize <= 4:
+        return np.array(values, np.float32, order="C")
     with np.errstate(over="ignore"):
-        return values.astype(np.float32)
+        return np.array(values, np.float32, order="C")
 
 
 def read_only_rows(what: str, values: npt.NDArray[np.floating]) -> Rows:
@@ -139,8 +141,7 @@ def read_only_rows(what: str, values: npt.NDArray[np.floating]) -> Rows:
         raise ShiftFileError(
             f"{what}: expected floats of shape [k, n], k and n > 0, got {given.dtype} of shape {list(given.shape)}"
         )
-    with np.errstate(over="ignore"):
-        copied: Rows = np.array(given, np.float32, order="C")
+    copied = rounded(given)
     if not np.isfinite(copied).all():
         bad = int(np.count_nonzero(~np.isfinite(copied)))
         raise ShiftFileError(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from spectra.errors import ShiftFileError
 from spectra.io.atomic_writes import atomic_write
+from spectra.io.dtypes import dtype_name
 from spectra.io.safetensors_header import build_header
 from spectra.shift import part_arrays
 from spectra.shift.checks import check_finite
@@ -93,7 +94,7 @@ def _plain(shift: SpectralShift, dtype: str) -> tuple[dict[str, str], dict[str, 
 def _content_hash(strings: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> str:
     content = ContentHash(strings)
     for key in sorted(tensors):
-        content.add(key, tensors[key].dtype.name, tensors[key].size, tensors[key].tobytes())
+        content.add(key, dtype_name(tensors[key].dtype), tensors[key].size, tensors[key].tobytes())
     return content.hexdigest()
 
 
