@@ -11,7 +11,7 @@ from typing import Any
 from spectra.cli import output
 from spectra.cli.options import check_device, command, device_option, force_option, json_option, output_option
 from spectra.cli.tables import plain
-from spectra.editing.settings import TRAINING_OPTIONS, EditSettings, make_edit_settings, training_settings
+from spectra.editing.settings import EditSettings, make_edit_settings, training_settings
 from spectra.errors import InputError
 from spectra.settings import declared_settings, setting
 
@@ -47,18 +47,13 @@ def edit(options: _Options, given: dict[str, Any]) -> None:
     Leaves the pictures, a contact sheet, and what was learnt; says how well inversion leads back to the picture, and
     when the base cannot show such a picture.
     """
-    training = {name: given.pop(option) for option, name in TRAINING_OPTIONS.items() if option in given}
-    if "shift" in given and training.keys() - {"resolution"}:
-        raise InputError(f"--shift trains nothing: leave out the setting of {', '.join(training)}")
     if options.inversion is not None and "noise_mixes" in given:
         raise InputError("--noise-mix says how far the inversion is used: leave out --inversion and --no-inversion")
     if options.inversion is False:
         given["noise_mixes"] = (1.0,)
-    if "seeds" in given:
-        training["seed"] = given["seeds"][0]
     from spectra.editing.edit import edit as run
 
-    settings = make_edit_settings(**given, training=training)
+    settings = make_edit_settings(**given)
     check_device(options.device)
     report = run(settings, options.out, force=options.force, device=options.device, progress=output.progress())
     for warning in report["base_fitness"]["warnings"]:

@@ -30,11 +30,9 @@ def verify(options: _Options) -> None:
 
     One line for each file; exit code 1 if one fails.
     """
-    from spectra.compatibility.verification import shift_files, verify
+    from spectra.compatibility.verification import verify
 
-    verdicts = verify(
-        shift_files(options.files), options.base or None, variant=options.variant, progress=output.progress()
-    )
+    verdicts = verify(options.files, options.base or None, variant=options.variant, progress=output.progress())
     failed = sum(not verdict.ok for verdict in verdicts)
     found: dict[str, Any] = {
         "ok": not failed,

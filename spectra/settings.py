@@ -12,8 +12,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from spectra.errors import InputError, Mistakes
@@ -23,6 +25,9 @@ SHARE = {"least": 0, "most": 1}
 
 LARGEST_SEED = (1 << 63) - 1
 """What every generator of random numbers takes."""
+
+_KINDS = {str: "strings", Path: "paths"}
+"""What the values of a list are called, if not numbers."""
 
 REQUIRED: Any = dataclasses.MISSING
 """In place of a default: the setting has to be given."""
@@ -161,13 +166,17 @@ def meant(name: str, known: Mapping[str, Setting]) -> list[str]:
     return difflib.get_close_matches(wanted, known, n=2, cutoff=0.7)
 
 
-def check_types(declared: type, values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Values from a file or a command line, as their settings' types: lists become tuples, whole numbers floats.
+def check_types(declared: type | Mapping[str, Setting], values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Values from a file or a caller, as their settings' types: lists become tuples, whole numbers floats, and paths
+    what the setting has for one.
+
+    Args:
+        declared: the dataclass of the settings, or settings by name.
 
     Raises:
         InputError: unknown settings, old names, or values of another type; it names `source`.
     """
-    known = declared_settings(declared)
+    known = declared if isinstance(declared, Mapping) else declared_settings(declared)
     renamed = {old: name for name, each in known.items() for old in each.formerly.split()}
     checked: dict[str, Any] = {}
     mistakes = Mistakes()
@@ -191,10 +200,15 @@ def _typed(value: Any, wanted: Any, name: str) -> Any:
         wanted = get_args(wanted)[0]
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if get_args(wanted):  # tuple[str, ...]
-        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise InputError(f"{name}: expected a list of strings, got {value!r}")
+    if get_origin(wanted) is tuple:  # tuple[str, ...]
+        kind = get_args(wanted)[0]
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"{name}: expected a list of {_KINDS.get(kind, 'numbers')}, got {value!r}")
+        return tuple(_typed(each, kind, name) for each in value)
+    if wanted is Path and isinstance(value, (str, os.PathLike)):
+        return Path(value)
+    if wanted is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
     if type(value) is not wanted:
         raise InputError(f"{name}: expected {wanted.__name__}, got {value!r}")
     return value

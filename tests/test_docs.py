@@ -12,6 +12,7 @@ import pytest
 from source_tree import FLOORS
 
 import spectra
+from spectra import errors
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,10 +69,17 @@ def test_commands_in_the_documents_are_accepted(
         assert {option for option in options if not re.search(rf"{option}\b", text)} == set(), command
 
 
-def test_public_names_in_the_readme_exist() -> None:
-    used = set(re.findall(r"\bspectra\.([a-z_]+)\(", (ROOT / "README.md").read_text()))
-    assert "attach" in used
-    assert used <= set(spectra.__all__)
+def test_the_names_that_documents_and_examples_use_are_exported() -> None:
+    used: set[str] = set()
+    for file in (*DOCUMENTS, *(ROOT / "examples").glob("*.py")):
+        used.update(re.findall(r"(?<![\w./-])spectra\.([A-Za-z_]\w*)", file.read_text()))
+    assert {"attach", "train", "generate", "edit", "mix", "verify", "adjust", "Keep"} <= used
+    assert used - {*ORDER, *FOLDERS} <= set(spectra.__all__)
+
+
+def test_every_error_and_warning_is_exported() -> None:
+    own = {name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, Exception)}
+    assert own <= set(spectra.__all__)
 
 
 def test_every_public_name_is_lazy_in_one_table() -> None:

@@ -41,7 +41,7 @@ class Verdict:
     matches: Mapping[str, int]
 
 
-def shift_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+def _shift_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """The files given, and the shifts in the folders given, damaged ones too.
 
     Raises:
@@ -60,7 +60,7 @@ def shift_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 
 def verify(
-    files: Sequence[Path],
+    files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     base: str | None = None,
     *,
     variant: str | None = None,
@@ -69,20 +69,25 @@ def verify(
     """Read every file whole: structure, finite values, content hash; then compare it with a base.
 
     Args:
-        files: shift files.
+        files: a shift file, or several, or folders with some.
         base: as `spectra.bases.pipeline.find_base` takes it; None compares with none.
         variant: of the base's files, such as "fp16".
         progress: told of each file.
 
+    Returns:
+        A verdict for each file.
+
     Raises:
+        InputError: a folder without a shift.
         BaseError: the base cannot be read. What is wrong with a file is in its verdict.
     """
+    chosen = _shift_files([files] if isinstance(files, (str, os.PathLike)) else files)
     weights = None if base is None else base_weights(base, variant=variant)
     prints = {name: Fingerprints(weights, name, weights.dtype(name)) for name in weights} if weights else {}
     shapes = {name: weights.shape(name) for name in weights} if weights else {}
     found = []
-    with working(progress, "shifts", len(files)):
-        for file in files:
+    with working(progress, "shifts", len(chosen)):
+        for file in chosen:
             try:
                 shift = read_shift(file)
             except ShiftFileError as error:

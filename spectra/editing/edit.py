@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.editing.base_fitness import BaseFitness
 from spectra.editing.session import Edited, EditSession, Inversion
-from spectra.editing.settings import EditSettings
+from spectra.editing.settings import EditSettings, make_edit_settings
 from spectra.errors import InputError, OutputError
 from spectra.families.known import family_of
 from spectra.generation.contact_sheet import Section, contact_sheet
@@ -43,15 +44,25 @@ UNEDITED = "unedited.png"
 
 
 def edit(
-    settings: EditSettings, out: Path, *, force: bool = False, device: str = "", progress: Progress = SILENT
+    settings: EditSettings | None = None,
+    out: str | os.PathLike[str] = "edits",
+    *,
+    force: bool = False,
+    device: str = "",
+    progress: Progress = SILENT,
+    **given: Any,
 ) -> dict[str, Any]:
     """Edit a picture into a folder, which appears whole.
 
+        spectra.edit(image="fox.png", caption="a drawing of a fox", edits=["a fox on a blue background"], out="blue")
+
     Args:
+        settings: what is wanted, where it is not `given`.
         out: the folder: a PNG per picture with its settings inside, `unedited.png`, `sheet.png`, `edit.json`, and
             `training/` with the shift, where it was trained here. An interrupted edit leaves that in `<out>.training`.
         force: replace the folder of an earlier edit.
         device: such as "cuda"; by default a GPU if there is one.
+        given: settings by name (docs/settings.md), on top of the defaults for their base.
 
     Returns:
         What `edit.json` holds: paths, summary of the training, the base's fitness, inversions, and every picture's
@@ -60,7 +71,10 @@ def edit(
     Raises:
         SpectraError: something given is wrong (checked before anything slow), or the folder cannot be written.
     """
-    began = time.perf_counter()
+    began, out = time.perf_counter(), Path(out)
+    if settings is not None and given:
+        raise InputError(f"edit takes settings, or each by its name; got both settings and {', '.join(given)}")
+    settings = settings or make_edit_settings(**given)
     check_output(out, force=force, folder_of=KIND)
     config, location = settings.config, find_base(settings.base, settings.components_from, settings.prediction_type)
     files = picture_files(settings.image)

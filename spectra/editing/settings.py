@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -19,6 +19,7 @@ from spectra.settings import (
     SHARE,
     Setting,
     check_ranges,
+    check_types,
     declared_settings,
     embedded_defaults,
     setting,
@@ -185,12 +186,26 @@ DRAWING_EMBEDDED: dict[str, Any] = embedded_defaults(EditSettings)
 """Defaults of drawing that are others for the embedded base."""
 
 
-def make_edit_settings(*, base: str = "", **given: Any) -> EditSettings:
-    """Settings on top of the defaults for its base; lists become tuples.
+def make_edit_settings(*, training: Mapping[str, Any] | None = None, **given: Any) -> EditSettings:
+    """Settings from plain values on top of the defaults for their base, those of `TRAINING_OPTIONS` among them.
+
+    Args:
+        training: further settings of the training, by the names that it has for them.
 
     Raises:
-        InputError: see `EditSettings`.
+        InputError: an unknown or missing setting, or a value of the wrong type or out of range.
     """
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    base = "" if base == NAME else base
-    return EditSettings(base=base, **(({} if base else DRAWING_EMBEDDED) | values))
+    known = declared_settings(EditSettings) | training_settings()
+    values = check_types(known, given, "edit")
+    if missing := [name for name, each in known.items() if each.default is REQUIRED and name not in values]:
+        raise InputError(
+            f"edit: expected {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} missing"
+        )
+    learnt = {name: values.pop(option) for option, name in TRAINING_OPTIONS.items() if option in values}
+    if values.get("shift") is not None and learnt.keys() - {"resolution"}:
+        raise InputError(f"--shift trains nothing: leave out the setting of {', '.join(learnt)}")
+    if "seeds" in values:
+        learnt["seed"] = values["seeds"][0]
+    base = "" if values.get("base") == NAME else values.get("base", "")
+    own = {} if base else DRAWING_EMBEDDED
+    return EditSettings(**(own | values | {"base": base, "training": learnt | dict(training or {})}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,10 @@ from spectra.errors import InputError
 from spectra.families.known import find_family
 from spectra.families.prompt_length import warn_of_cut
 from spectra.generation.contact_sheet import Section, contact_sheet
-from spectra.generation.drawing import best_device, draw, guidance_of, requests_for
+from spectra.generation.drawing import Request, best_device, draw, guidance_of, requests_for
 from spectra.generation.picture_files import write_picture
 from spectra.generation.prompt_words import tell_unknown_words, tell_unused_words
-from spectra.generation.settings import GenerateSettings
+from spectra.generation.settings import GenerateSettings, make_generate_settings
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.progress import SILENT, Progress
 from spectra.shift.scaled_files import parse_scales
@@ -31,7 +32,7 @@ from spectra.shift.shift_file import read_shift
 from spectra.version import versions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from PIL.Image import Image
 
@@ -45,14 +46,24 @@ INDEX = "pictures.json"
 
 
 def generate(
-    settings: GenerateSettings, out: Path, *, force: bool = False, device: str = "", progress: Progress = SILENT
+    settings: GenerateSettings | None = None,
+    out: str | os.PathLike[str] = "pictures",
+    *,
+    force: bool = False,
+    device: str = "",
+    progress: Progress = SILENT,
+    **given: Any,
 ) -> dict[str, Any]:
     """Draw the wanted pictures into a folder, which appears whole.
 
+        spectra.generate(prompts=["a drawing of a [V1] fox"], shifts=["out/fox:0.8"], seeds=[0, 1], out="foxes")
+
     Args:
+        settings: what is wanted, where it is not `given`.
         out: the folder: a PNG per picture with its settings inside, `sheet.png`, and `pictures.json`.
         force: replace the folder of an earlier call.
         device: such as "cuda"; by default a GPU if there is one.
+        given: settings by name, those of `Sampling` too (docs/settings.md), on top of the defaults for their base.
 
     Returns:
         Folder, sheet, seconds, and the pictures with their settings, as JSON values.
@@ -62,7 +73,10 @@ def generate(
     """
     import torch
 
-    began = time.perf_counter()
+    began, out = time.perf_counter(), Path(out)
+    if settings is not None and given:
+        raise InputError(f"generate takes settings, or each by its name; got both settings and {', '.join(given)}")
+    settings = settings or make_generate_settings(**given)
     prompts = [*settings.prompts, *(read_prompts(settings.prompts_file) if settings.prompts_file else [])]
     if not prompts:
         raise InputError('nothing to draw: give --prompt "..." or --prompts FILE')
@@ -94,7 +108,6 @@ def generate(
     common: dict[str, Any] = {"base": location.name, "dtype": settings.dtype, "versions": versions()}
     common |= {name: value for name in _LOADING if (value := getattr(settings, name)) not in ("", AUTO)}
     listed = []
-    sheet: dict[str, tuple[list[Image], list[str]]] = {}  # pictures and captions by heading
     with atomic_folder(out, KIND, force=force) as temporary:
         rows = zip(requests, zip(*drawn, strict=True), strict=True)
         cells = [(request, *cell) for request, row in rows for cell in zip(row, strip, strict=True)]
@@ -105,15 +118,8 @@ def generate(
             ]
             recorded = {**common, "shifts": active}
             listed.append(write_picture(temporary, number, picture, request, sampling, recorded))
-            heading, caption = request.prompt, f"seed {request.seed}"
-            if len(strip) > 1:
-                heading = f"{heading}, {caption}"
-                terms = [f"{path.stem} {scale:g}" for scale, (path, _) in zip(scales, shifts, strict=True) if scale]
-                caption = ", ".join(terms) or "base"
-            pictures, captions = sheet.setdefault(heading, ([], []))
-            pictures.append(picture)
-            captions.append(caption)
-        contact_sheet(_sections(sheet)).save(temporary / "sheet.png")
+        sections = _sections(cells, [path.stem for path, _ in shifts], strip=len(strip) > 1)
+        contact_sheet(sections).save(temporary / "sheet.png")
         (temporary / INDEX).write_text(json.dumps({"pictures": listed}, indent=1) + "\n", encoding="utf-8")
     return {
         "folder": str(out),
@@ -123,8 +129,27 @@ def generate(
     }
 
 
-def _sections(sheet: Mapping[str, tuple[list[Image], list[str]]]) -> list[Section]:
-    """A row for each heading; pictures that would stand alone in theirs are a grid, with the headings as captions."""
+def _sections(
+    cells: Sequence[tuple[Request, Image, Sequence[float]]], names: Sequence[str], *, strip: bool
+) -> list[Section]:
+    """A row for each prompt, or for each strip; pictures that would stand alone in theirs are a grid, with the headings
+    as captions.
+
+    Args:
+        cells: pictures, each with the scales of the shifts.
+        names: of the shifts.
+        strip: every request is drawn at several scales.
+    """
+    sheet: dict[str, tuple[list[Image], list[str]]] = {}  # pictures and captions by heading
+    for request, picture, scales in cells:
+        heading, caption = request.prompt, f"seed {request.seed}"
+        if strip:
+            heading = f"{heading}, {caption}"
+            terms = [f"{name} {scale:g}" for scale, name in zip(scales, names, strict=True) if scale]
+            caption = ", ".join(terms) or "base"
+        pictures, captions = sheet.setdefault(heading, ([], []))
+        pictures.append(picture)
+        captions.append(caption)
     if len(sheet) > 1 and all(len(pictures) == 1 for pictures, _ in sheet.values()):
         return [Section("", [pictures[0] for pictures, _ in sheet.values()], list(sheet))]
     return [Section(heading, *row) for heading, row in sheet.items()]

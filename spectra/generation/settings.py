@@ -10,7 +10,7 @@ from spectra.bases.embedded import GUIDANCE, NAME
 from spectra.bases.prediction import PREDICTION_TYPE
 from spectra.bases.quantisation import QUANTIZE, SPECTRA_FROM, parse_quantisation
 from spectra.bases.single_file import COMPONENTS_FROM
-from spectra.settings import LARGEST_SEED, check_ranges, declared_settings, embedded_defaults, setting
+from spectra.settings import LARGEST_SEED, check_ranges, check_types, declared_settings, embedded_defaults, setting
 
 OWN_GUIDANCE = f"what the base's pipeline draws with, none for a distilled one; embedded base: {GUIDANCE:g}"
 """The guidance by default, as settings say it."""
@@ -73,13 +73,15 @@ class GenerateSettings:
         parse_quantisation(self.quantize)
 
 
-def make_generate_settings(*, base: str = "", **given: Any) -> GenerateSettings:
+def make_generate_settings(**given: Any) -> GenerateSettings:
     """Settings from plain values, those of `Sampling` among them, on top of the defaults for its base.
 
     Raises:
-        InputError: see `GenerateSettings` and `Sampling`.
+        InputError: an unknown setting, or a value of the wrong type or out of range.
     """
-    base = "" if base == NAME else base
-    drawing = {name: given.pop(name) for name in declared_settings(Sampling) if name in given}
+    sampled = declared_settings(Sampling)
+    values = check_types(declared_settings(GenerateSettings) | sampled, given, "generate")
+    base = "" if values.get("base") == NAME else values.pop("base", "")
+    drawing = {name: values.pop(name) for name in sampled if name in values}
     sampling = Sampling(**(({} if base else embedded_defaults(Sampling)) | drawing))
-    return GenerateSettings(base=base, sampling=sampling, **given)
+    return GenerateSettings(**(values | {"base": base, "sampling": sampling}))

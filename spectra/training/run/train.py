@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from spectra.errors import Mistakes
+from spectra.errors import InputError, Mistakes
 from spectra.progress import SILENT, Progress
-from spectra.training.config import TrainConfig, defaults
+from spectra.training.config import TrainConfig, make_config
 from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.inputs import check_together, validate_inputs
 from spectra.training.run.report import Summary
@@ -18,27 +20,36 @@ from spectra.training.run.trainer import Training
 
 def train(
     config: TrainConfig | None = None,
-    out: Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     *,
     resume: bool = False,
     force: bool = False,
     device: str = "",
     progress: Progress = SILENT,
+    **given: Any,
 ) -> Summary:
     """Train a shift and write its folder: shift file, settings, sheet before and after, loss curve, log.
 
+        spectra.train(base="./sd15", images="photos/rex", prompt="a photo of a sks dog", out="out/rex").shift
+
     Args:
-        config: the settings; by default the embedded base learns an embedded subject.
+        config: the settings, where they are not `given`; by default the embedded base learns an embedded subject.
         out: the output folder; `out/<subject>` by default.
         resume: continue the state that a training with this output folder saved.
         force: replace the output folder of an earlier training.
         device: "cpu" keeps a training off a GPU; by default accelerate chooses.
+        given: settings by name (docs/settings.md), on top of the defaults for their base and preset.
+
+    Returns:
+        What was learnt, what it cost, and where the files are.
 
     Raises:
         SpectraError: something given is wrong, the output cannot be written, or the loss became infinite. Nothing is
             left behind then, but the states that `save_every` asked for.
     """
-    concept = ConceptSpec("", config or defaults(""), out)
+    if config is not None and given:
+        raise InputError(f"train takes a config, or each setting by its name; got both a config and {', '.join(given)}")
+    concept = ConceptSpec("", config or make_config(given, source="train"), None if out is None else Path(out))
     return train_together([concept], resume=resume, force=force, device=device, progress=progress)[0]
 
 
