@@ -13,12 +13,14 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from spectra.errors import InputError, Mistakes
+
+Settings = TypeVar("Settings")
 
 SHARE = {"least": 0, "most": 1}
 """The range of a share of something."""
@@ -191,6 +193,19 @@ def check_types(declared: type | Mapping[str, Setting], values: Mapping[str, Any
             checked[name] = _typed(value, known[name].type, f"{source}: {name}")
     mistakes.tell()
     return checked
+
+
+def whole_or_made(whole: Settings | None, given: Mapping[str, Any], make: Callable[..., Settings]) -> Settings:
+    """Settings that came whole, or else those that `make` makes of what was given by name.
+
+    Raises:
+        InputError: both came, or as `make` raises it.
+    """
+    if whole is None:
+        return make(**given)
+    if given:
+        raise InputError(f"expected a {type(whole).__name__} or settings by name, got both, with {', '.join(given)}")
+    return whole
 
 
 def _typed(value: Any, wanted: Any, name: str) -> Any:

@@ -30,9 +30,15 @@ def test_pictures_from_plain_values(tiny_base: Path, tmp_path: Path) -> None:
         (lambda: spectra.generate(prompts="a fox"), "generate: prompts: expected a list of strings, got 'a fox'"),
         (lambda: spectra.generate(prompt=["a fox"]), "generate: unknown setting 'prompt'; did you mean prompts"),
         (lambda: spectra.generate(seeds=["1"]), "generate: seeds: expected int, got '1'"),
-        (lambda: spectra.generate(GenerateSettings(), steps=3), "takes settings, or each by its name"),
+        (
+            lambda: spectra.generate(GenerateSettings(), steps=3),
+            "expected a GenerateSettings or settings by name, got both, with steps",
+        ),
         (lambda: spectra.train(stepps=3), "train: unknown setting 'stepps'; did you mean steps"),
-        (lambda: spectra.train(TrainConfig(), steps=3), "takes a config, or each setting by its name"),
+        (
+            lambda: spectra.train(TrainConfig(), steps=3),
+            "expected a TrainConfig or settings by name, got both, with steps",
+        ),
         (lambda: spectra.train(images=Path("none"), prompt="a [V1] dog", out="x"), "none: "),
         (lambda: spectra.edit(image="a.png"), "edit: expected caption and edits, which are missing"),
         (lambda: spectra.edit(image="a.png", caption="a", edits=["b"], shift="s", lr=1e-3), "trains nothing"),

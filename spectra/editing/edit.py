@@ -24,6 +24,7 @@ from spectra.generation.picture_files import write_picture
 from spectra.io.atomic_writes import atomic_folder, check_output, copy_folder
 from spectra.io.own_folders import remove_own
 from spectra.progress import SILENT, Progress
+from spectra.settings import whole_or_made
 from spectra.shift.shift_file import read_shift
 from spectra.training.data.folders import picture_files
 from spectra.training.data.pictures import fit
@@ -72,9 +73,7 @@ def edit(
         SpectraError: something given is wrong (checked before anything slow), or the folder cannot be written.
     """
     began, out = time.perf_counter(), Path(out)
-    if settings is not None and given:
-        raise InputError(f"edit takes settings, or each by its name; got both settings and {', '.join(given)}")
-    settings = settings or make_edit_settings(**given)
+    settings = whole_or_made(settings, given, make_edit_settings)
     check_output(out, force=force, folder_of=KIND)
     config, location = settings.config, find_base(settings.base, settings.components_from, settings.prediction_type)
     files = picture_files(settings.image)

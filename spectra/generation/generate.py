@@ -26,6 +26,7 @@ from spectra.generation.prompt_words import tell_unknown_words, tell_unused_word
 from spectra.generation.settings import GenerateSettings, make_generate_settings
 from spectra.io.atomic_writes import atomic_folder, check_output
 from spectra.progress import SILENT, Progress
+from spectra.settings import whole_or_made
 from spectra.shift.scaled_files import parse_scales
 from spectra.shift.shift import SpectralShift, combine
 from spectra.shift.shift_file import read_shift
@@ -74,9 +75,7 @@ def generate(
     import torch
 
     began, out = time.perf_counter(), Path(out)
-    if settings is not None and given:
-        raise InputError(f"generate takes settings, or each by its name; got both settings and {', '.join(given)}")
-    settings = settings or make_generate_settings(**given)
+    settings = whole_or_made(settings, given, make_generate_settings)
     prompts = [*settings.prompts, *(read_prompts(settings.prompts_file) if settings.prompts_file else [])]
     if not prompts:
         raise InputError('nothing to draw: give --prompt "..." or --prompts FILE')

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from spectra.errors import InputError, Mistakes
+from spectra.errors import Mistakes
 from spectra.progress import SILENT, Progress
+from spectra.settings import whole_or_made
 from spectra.training.config import TrainConfig, make_config
 from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.inputs import check_together, validate_inputs
@@ -47,9 +48,8 @@ def train(
         SpectraError: something given is wrong, the output cannot be written, or the loss became infinite. Nothing is
             left behind then, but the states that `save_every` asked for.
     """
-    if config is not None and given:
-        raise InputError(f"train takes a config, or each setting by its name; got both a config and {', '.join(given)}")
-    concept = ConceptSpec("", config or make_config(given, source="train"), None if out is None else Path(out))
+    config = whole_or_made(config, given, lambda **values: make_config(values, source="train"))
+    concept = ConceptSpec("", config, None if out is None else Path(out))
     return train_together([concept], resume=resume, force=force, device=device, progress=progress)[0]
 
 
