@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import importlib.util
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spectra.bases.published import find_published
 from spectra.cli import output
 from spectra.cli.options import command, json_option
+from spectra.cli.quick_imports import quick_imports, without
 from spectra.errors import InputError
 from spectra.settings import declared_settings, setting
 from spectra.training.config import TrainConfig, make_config
@@ -20,7 +17,6 @@ from spectra.training.config import TrainConfig, make_config
 if TYPE_CHECKING:
     from spectra.planning.fitting import Fit
     from spectra.planning.plan import Plan
-    from spectra.planning.request import PlanRequest
 
 _PLANNED = (
     *("base", "targets", "preset", "text_encoder", "directions", "outer", "word", "lr_1d", "resolution"),
@@ -28,9 +24,6 @@ _PLANNED = (
     *("file_dtype", "cache_latents", "cache_prompts"),
 )
 """The settings of a training that a plan depends on."""
-
-_NOT_NEEDED = ("bitsandbytes", "peft", "torchao", "transformers")
-"""Packages that diffusers imports where they are installed, not for a model's shapes: it takes longer than counting."""
 
 
 @dataclass(frozen=True)
@@ -61,54 +54,35 @@ def plan(options: _Options, given: dict[str, Any]) -> None:
 
     Nothing is loaded but configurations. What is estimated, and not counted, is marked so.
     """
-    from spectra.cli import plan_view
-    from spectra.planning.request import PlanRequest, read_memory
-
     if options.family:
         if given.get("base"):
             raise InputError(f"give either --base ({given['base']}) or --family ({options.family}), not both")
         given["base"] = find_published(options.family).hub_id
     config = make_config(given, source="command line")
-    vram = read_memory(options.vram) if options.vram else 0
-    request = PlanRequest(config, options.family, vram)
     gc.disable()  # little that is made here is thrown away
     try:
-        found, fitting = _planned(request)
+        found, fitting = _planned(config, options)
     finally:
         gc.enable()
+    from spectra.cli import plan_view
+
     output.result(plan_view.as_dict(found, fitting), json=options.json, human=lambda: plan_view.show(found, fitting))
 
 
-def _planned(request: PlanRequest) -> tuple[Plan, Fit | None]:
+def _planned(config: TrainConfig, options: _Options) -> tuple[Plan, Fit | None]:
     """The plan, and what makes it fit the card, if one is named."""
+    from spectra.planning.request import PlanRequest, read_memory
+
+    request = PlanRequest(config, options.family, read_memory(options.vram) if options.vram else 0)
     shapes = request.shapes()
-    with _quick_imports():
-        import diffusers
+    with quick_imports():
+        with without("transformers"):  # diffusers' models do without; what is asked of it is imported when it is built
+            import diffusers
 
-        for part in shapes.parts.values():
-            getattr(diffusers, part.kind, None)  # what is missing is told when it is built
-    from spectra.planning.fitting import fit
-    from spectra.planning.plan import Planner
+            for part in shapes.parts.values():
+                getattr(diffusers, part.kind, None)  # what is missing is told when it is built
+        from spectra.planning.fitting import fit
+        from spectra.planning.plan import Planner
 
-    planner = Planner(shapes)
-    return planner.plan(request), fit(planner, request) if request.vram else None
-
-
-@contextlib.contextmanager
-def _quick_imports() -> Iterator[None]:
-    """Within the block, what diffusers imports for nothing is not found."""
-    find = importlib.util.find_spec
-    # Once diffusers has looked for them, they are to be found.
-    hidden = [name for name in _NOT_NEEDED if name not in sys.modules and "diffusers" not in sys.modules]
-
-    def found(name: str, package: str | None = None) -> Any:
-        return None if name.partition(".")[0] in hidden else find(name, package)
-
-    importlib.util.find_spec = found
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: to import one is an error
-    try:
-        yield
-    finally:
-        importlib.util.find_spec = find
-        for name in hidden:
-            del sys.modules[name]
+        planner = Planner(shapes)
+        return planner.plan(request), fit(planner, request) if request.vram else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +112,7 @@ def build(part: Part, device: str = "meta") -> nn.Module:
     config = {key: value for key, value in part.config.items() if key not in ("quantization_config", "torch_dtype")}
     try:
         kind = getattr(library, part.kind)
-        with torch.device(device):
+        with torch.device(device), _without_values() if device == "meta" else contextlib.nullcontext():
             made = (
                 kind.from_config(config) if part.library == "diffusers" else kind(kind.config_class.from_dict(config))
             )
@@ -119,6 +120,22 @@ def build(part: Part, device: str = "meta") -> nn.Module:
         raise BaseError(f"{part.kind}: {part.library} cannot build it ({str(error).splitlines()[0]})") from error
     model: nn.Module = made
     return model.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _without_values() -> Iterator[None]:
+    """Within the block layers leave their weights as they are: on the meta device there is nothing to draw."""
+    from torch import nn
+
+    kinds: list[Any] = [nn.Linear, nn.Embedding, nn.modules.conv._ConvNd]
+    usual = [kind.reset_parameters for kind in kinds]
+    for kind in kinds:
+        kind.reset_parameters = lambda layer: None
+    try:
+        yield
+    finally:
+        for kind, reset in zip(kinds, usual, strict=True):
+            kind.reset_parameters = reset
 
 
 class BaseModels:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectra.families.joint_transformer import with_mask
@@ -52,7 +53,6 @@ def storages(tensors: Iterable[Tensor]) -> Storages:
 @contextlib.contextmanager
 def fused_attention() -> Iterator[None]:
     """On the meta device PyTorch would write attention out, with its probabilities: no real device does."""
-    from unittest import mock
 
     def fused(
         query: Tensor,
@@ -71,8 +71,12 @@ def fused_attention() -> Iterator[None]:
         out: Tensor = attend(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
         return out
 
-    with mock.patch("torch.nn.functional.scaled_dot_product_attention", fused):
+    plain = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = fused  # type: ignore[assignment]
+    try:
         yield
+    finally:
+        F.scaled_dot_product_attention = plain
 
 
 @dataclass
