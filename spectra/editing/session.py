@@ -16,6 +16,7 @@ from spectra.editing.base_fitness import BaseFitness, explained_share, psnr
 from spectra.editing.edit_mask import find_mask, measure_change, put_back
 from spectra.editing.inversion import ddim_sample, ddim_scheduler, invert, slerp
 from spectra.editing.settings import EditSettings, Variant
+from spectra.families.execution_device import execution_device
 from spectra.families.family import Condition
 from spectra.families.known import family_of
 from spectra.families.prompt_length import warn_of_cut
@@ -89,7 +90,7 @@ class EditSession:
             pipe.register_modules(safety_checker=None)  # it would blacken pictures at random
         pipe.register_modules(scheduler=ddim_scheduler(pipe.scheduler))
         with torch.no_grad():
-            pixels = to_tensor([picture]).to(pipe.vae.device, pipe.vae.dtype)
+            pixels = to_tensor([picture]).to(execution_device(pipe.vae), pipe.vae.dtype)
             self.latents = self.family.encode_pictures(pipe, pixels)[0]
         (self.reconstruction,) = self.family.decode_latents(pipe, self.latents)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectra.families.execution_device import execution_device
 from spectra.families.family import Condition, Family
 from spectra.families.flux import T5_TOKENS, position_ids
 from spectra.families.joint_transformer import REFUSED, pack, unpack, with_mask
@@ -17,7 +18,9 @@ from spectra.families.noise_schedule import FlowSchedule
 
 def _encode(pipe: Any, prompts: list[str]) -> Condition:
     """The mask is no `Condition.mask`: the pipeline adds it to the scores of attention, so that padding counts too."""
-    embeds, _, mask, *_ = pipe.encode_prompt(prompts, device=pipe.transformer.device, do_classifier_free_guidance=False)
+    embeds, _, mask, *_ = pipe.encode_prompt(
+        prompts, device=execution_device(pipe.transformer), do_classifier_free_guidance=False
+    )
     return Condition(embeds, {"attention_mask": mask})
 
 

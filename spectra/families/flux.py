@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectra.families.execution_device import execution_device
 from spectra.families.family import Condition, Family, pipeline_guidance, plain_reading, without_negatives
 from spectra.families.joint_transformer import REFUSED, pack, unpack
 from spectra.families.noise_schedule import FlowSchedule
@@ -20,7 +21,7 @@ GUIDANCE = 3.5
 
 
 def _encode(pipe: Any, prompts: list[str]) -> Condition:
-    embeds, pooled, _ = pipe.encode_prompt(prompts, device=pipe.transformer.device)
+    embeds, pooled, _ = pipe.encode_prompt(prompts, device=execution_device(pipe.transformer))
     return Condition(embeds, {"pooled_projections": pooled})
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spectra.families.execution_device import execution_device
 from spectra.families.family import (
     Condition,
     Family,
@@ -35,7 +36,7 @@ GUIDANCE = 4.0
 
 
 def _encode(pipe: Any, prompts: list[str]) -> Condition:
-    return Condition(pipe.encode_prompt(prompts, device=pipe.transformer.device)[0])
+    return Condition(pipe.encode_prompt(prompts, device=execution_device(pipe.transformer))[0])
 
 
 def _read_by_dev(pipe: Any, encoder: str, prompt: str) -> tuple[str, int]:
@@ -84,8 +85,8 @@ def _decoded(vae: Any, latents: Tensor) -> Tensor:
 
 def _scale(vae: Any) -> tuple[Tensor, Tensor]:
     """Mean and reciprocal deviation of each packed channel, as the batch norm has them from the VAE's own training."""
-    variance = vae.bn.running_var + vae.config.batch_norm_eps
-    return vae.bn.running_mean.view(-1, 1, 1), variance.rsqrt().view(-1, 1, 1)
+    mean, variance = (each.to(execution_device(vae)) for each in (vae.bn.running_mean, vae.bn.running_var))
+    return mean.view(-1, 1, 1), (variance + vae.config.batch_norm_eps).rsqrt().view(-1, 1, 1)
 
 
 def _told(pipe: Any, guidance: float, negatives: Sequence[str]) -> dict[str, Any]:

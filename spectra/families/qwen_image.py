@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectra.families.execution_device import execution_device
 from spectra.families.family import Condition, Family, LatentSpace, classifier_free, decode, gaussian, pipeline_guidance
 from spectra.families.joint_transformer import REFUSED, pack, unpack
 from spectra.families.noise_schedule import FlowSchedule
@@ -17,7 +18,7 @@ TOKENS = 512
 
 
 def _encode(pipe: Any, prompts: list[str]) -> Condition:
-    embeds, mask = pipe.encode_prompt(prompts, pipe.transformer.device, max_sequence_length=TOKENS)
+    embeds, mask = pipe.encode_prompt(prompts, execution_device(pipe.transformer), max_sequence_length=TOKENS)
     return Condition(embeds, mask=None if mask is None else mask.bool())
 
 
@@ -51,7 +52,7 @@ def _decoded(vae: Any, latents: Tensor) -> Tensor:
 
 def _scale(vae: Any) -> tuple[Tensor, Tensor]:
     """Mean and reciprocal deviation of each channel."""
-    config, like = vae.config, {"dtype": vae.dtype, "device": vae.device}
+    config, like = vae.config, {"dtype": vae.dtype, "device": execution_device(vae)}
     mean, std = (torch.tensor(each, **like).view(-1, 1, 1) for each in (config.latents_mean, config.latents_std))
     return mean, 1 / std
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from spectra.families.execution_device import execution_device
 from spectra.families.family import Condition, Family, plain_reading
 from spectra.families.joint_transformer import REFUSED
 from spectra.families.noise_schedule import FlowSchedule
@@ -16,7 +17,7 @@ T5_TOKENS = 256
 
 def _encode(pipe: Any, prompts: list[str]) -> Condition:
     embeds, _, pooled, _ = pipe.encode_prompt(
-        prompts, None, None, device=pipe.transformer.device, do_classifier_free_guidance=False
+        prompts, None, None, device=execution_device(pipe.transformer), do_classifier_free_guidance=False
     )
     return Condition(embeds, {"pooled_projections": pooled})
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from spectra.families.execution_device import execution_device
 from spectra.families.family import Condition, Family
 from spectra.families.unet import guided_unet, predict_unet, unet_grid, unet_size
 
 
 def _encode(pipe: Any, prompts: list[str]) -> Condition:
     embeds, _, pooled, _ = pipe.encode_prompt(
-        prompts, device=pipe.unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        prompts, device=execution_device(pipe.unet), num_images_per_prompt=1, do_classifier_free_guidance=False
     )
     return Condition(embeds, {"text_embeds": pooled})
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from spectra.families.execution_device import execution_device
 from spectra.families.family import Condition, Family
 from spectra.families.unet import guided_unet, predict_unet, unet_grid, unet_size
 
 
 def _encode(pipe: Any, prompts: list[str]) -> Condition:
-    embeds, _ = pipe.encode_prompt(prompts, pipe.unet.device, 1, False)
+    embeds, _ = pipe.encode_prompt(prompts, execution_device(pipe.unet), 1, False)
     return Condition(embeds)
 
 

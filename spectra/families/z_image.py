@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectra.families.execution_device import execution_device
 from spectra.families.family import Condition, Family, classifier_free, pipeline_guidance
 from spectra.families.joint_transformer import REFUSED
 from spectra.families.noise_schedule import FlowSchedule
@@ -24,7 +25,7 @@ TURBO_SHIFT = 3.0
 
 def _encode(pipe: Any, prompts: list[str]) -> Condition:
     # The pipeline puts its chat template into the very list that it is given.
-    embeds, _ = pipe.encode_prompt(list(prompts), pipe.transformer.device, do_classifier_free_guidance=False)
+    embeds, _ = pipe.encode_prompt(list(prompts), execution_device(pipe.transformer), do_classifier_free_guidance=False)
     return Condition.of_lists(embeds)
 
 

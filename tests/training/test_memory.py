@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import small_models
 import tiny_families
 import torch
 from PIL import Image
-from torch import nn
 from trainings import flat, read_training
 from trainings import quick_outputs as quick_outputs
 
 from spectra.bases.pipeline import find_base, load_pipeline
 from spectra.training.config import TrainConfig, make_config, read_config
 from spectra.training.run import memory
-from spectra.training.run.memory import Encoders, checkpoints, kept_bytes, load_dtype
+from spectra.training.run.memory import checkpoints, kept_bytes, load_dtype
 from spectra.training.run.train import train
 
 
@@ -124,28 +122,3 @@ def test_an_undecided_setting_is_left_out_of_files(tmp_path: Path) -> None:
     assert read_config(file) == config
     file.write_text(make_config({"base": "b", "gradient_checkpointing": True}).to_toml())
     assert read_config(file).gradient_checkpointing is True
-
-
-class _Moved(nn.Module):
-    """Remembers where it was sent."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.places: list[str] = []
-
-    def to(self, device: Any) -> _Moved:  # type: ignore[override]
-        self.places.append(str(device))
-        return self
-
-
-def test_encoders_are_away_between_pictures_on_an_accelerator() -> None:
-    pipe = mock.Mock(vae=_Moved(), text_encoder=_Moved(), text_encoder_2=None)
-    encoders = Encoders(pipe, ["vae", "text_encoder", "text_encoder_2"], torch.device("xpu"))
-    encoders.put_away()
-    with encoders.back():
-        assert pipe.vae.places == ["cpu", "xpu"]
-    encoders.bring_back()
-    assert pipe.vae.places == pipe.text_encoder.places == ["cpu", "xpu", "cpu", "xpu"]
-    here = Encoders(pipe, ["vae"], torch.device("cpu"))
-    here.put_away()
-    assert len(pipe.vae.places) == 4

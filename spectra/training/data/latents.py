@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from spectra.families.attention import Word
+from spectra.families.execution_device import execution_device
 from spectra.families.known import family_of
 from spectra.progress import SILENT, Progress, working
 from spectra.training.data.pictures import Size, to_tensor
@@ -143,7 +144,7 @@ class PictureSource:
         """Mean and spread of the latents of pictures of one size, which are read for it."""
         vae, pixels = self._pipe.vae, to_tensor([self._pictures[number].pixels() for number in numbers])
         with torch.no_grad():
-            mean, std = self._family.encode_pictures(self._pipe, pixels.to(vae.device, vae.dtype))
+            mean, std = self._family.encode_pictures(self._pipe, pixels.to(execution_device(vae), vae.dtype))
         return list(zip(mean.float(), std.float(), strict=True))
 
     def _mask(self, number: int) -> Tensor | None:

@@ -11,6 +11,9 @@ from spectra.families.family import Condition
 
 Key = TypeVar("Key", bound=Hashable)
 
+CHUNK = 8
+"""Prompts that are encoded at once, ahead of the steps."""
+
 
 class Conditions:
     """The conditions of a training's prompts: encoded once and kept, or anew at each use, with gradients."""
@@ -31,8 +34,10 @@ class Conditions:
         self._row = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
         self._kept: Condition | None = None
         if keep:
+            every = list(self._row)
             with torch.no_grad():
-                self._kept = encode(list(self._row))
+                parts = [encode(every[first : first + CHUNK]) for first in range(0, len(every), CHUNK)]
+            self._kept = parts[0] if len(parts) == 1 else Condition.joined(parts)
 
     @property
     def kept(self) -> bool:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from spectra.bases.embedded import is_embedded
+from spectra.families.execution_device import execution_device
 from spectra.families.known import family_of
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
@@ -171,7 +172,7 @@ def _features(pipe: Any, pictures: Sequence[Image.Image]) -> tuple[Tensor, Tenso
     pixels = to_tensor(pictures)
     vae = pipe.vae
     with torch.no_grad():
-        latents, _ = family_of(pipe).encode_pictures(pipe, pixels.to(vae.device, vae.dtype))
+        latents, _ = family_of(pipe).encode_pictures(pipe, pixels.to(execution_device(vae), vae.dtype))
     cells = ((pixels + 1) * 1.999).long().clamp(0, 3)
     place = 16 * cells[:, 0] + 4 * cells[:, 1] + cells[:, 2]
     shares = torch.stack([torch.bincount(each.flatten(), minlength=64) for each in place]).float()

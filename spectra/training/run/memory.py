@@ -1,14 +1,13 @@
-"""What of a base is in the accelerator's memory while it trains, and what is computed again rather than kept."""
+"""The precision in which a base trains, what is computed again rather than kept, and how much memory was in use."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from spectra.bases.pipeline import BaseLocation
@@ -42,45 +41,6 @@ def load_dtype(precision: str, location: BaseLocation) -> torch.dtype:
         return torch.float32
     stored = {weights.dtype(name) for name in weights if name.split(".")[0] in DENOISERS}
     return torch.bfloat16 if stored == {"bfloat16"} else torch.float32
-
-
-class Encoders:
-    """The parts of a pipeline that only encode and draw, in the CPU's memory while an accelerator takes steps.
-
-    Args:
-        pipe: the pipeline.
-        names: of these components; those that it lacks are passed over.
-        device: where the steps compute.
-    """
-
-    def __init__(self, pipe: Any, names: Iterable[str], device: torch.device) -> None:
-        found = [getattr(pipe, name, None) for name in names]
-        self._models = [model for model in found if isinstance(model, nn.Module)]
-        self._device = device
-
-    def put_away(self) -> None:
-        """Move them to the CPU's memory."""
-        self._move("cpu")
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def bring_back(self) -> None:
-        """Move them to where the steps compute."""
-        self._move(self._device)
-
-    @contextmanager
-    def back(self) -> Iterator[None]:
-        """Within the block they are where the steps compute."""
-        self.bring_back()
-        try:
-            yield
-        finally:
-            self.put_away()
-
-    def _move(self, device: torch.device | str) -> None:
-        if self._device.type != "cpu":
-            for model in self._models:
-                model.to(device)
 
 
 def checkpoints(

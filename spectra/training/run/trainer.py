@@ -35,8 +35,9 @@ from spectra.training.run.inputs import ValidatedInputs, resolution_of
 from spectra.training.run.interruption import InterruptBetweenSteps, Interrupted
 from spectra.training.run.judgement import judge
 from spectra.training.run.loop import Concept, Loop
-from spectra.training.run.memory import Encoders, checkpoints, load_dtype, peak_memory
+from spectra.training.run.memory import checkpoints, load_dtype, peak_memory
 from spectra.training.run.optimizer import rate_settings
+from spectra.training.run.placement import Placement
 from spectra.training.run.report import WINDOW, Summary
 from spectra.training.run.state import restore_state
 from spectra.training.run.trackers import Trackers
@@ -86,7 +87,7 @@ class Training:
             self._closing.enter_context(deterministic())
         self.accelerator = make_accelerator(self.config, device)
         base, dtype = inputs[0].base, load_dtype(self.config.precision, inputs[0].base)
-        self.pipe = load_pipeline(base, dtype, self.accelerator.device, self.config.quantize)
+        self.pipe = load_pipeline(base, dtype, quantize=self.config.quantize)
         find_originals(self.pipe, base, self.config.spectra_from)
         if getattr(self.pipe, "safety_checker", None) is not None:
             # It would blacken class and validation pictures at random, and takes a gigabyte.
@@ -96,6 +97,8 @@ class Training:
             self.family.require("concepts")
         if self.config.subjects and self.config.unmix_weight > 0:
             self.family.require("unmix")
+        self._placement = Placement(self.pipe, self.accelerator.device)
+        self._closing.callback(self._placement.settle, ())
         self._targets = self.config.targets_of(self.family)
         self.resolution = resolution_of(self.family, self.pipe, self.config)
         self.validations = [Validation(each.config, each.subjects) for each in inputs]
@@ -117,28 +120,27 @@ class Training:
         if config.subjects and config.unmix_weight > 0:
             maps = AttentionMaps(getattr(pipe, family.model), family.cross_attention, config.unmix_layers)
             self._closing.callback(maps.close)
-        # The class pictures are drawn before anything is attached: by the frozen base.
-        concepts, prompts = [], []
-        for each in self.inputs:
-            given = each.config, each.subjects, each.class_pictures
-            objectives = build_objectives(pipe, *given, self.resolution, self.fingerprint, progress=self.progress)
-            prompts += [prompt for objective in objectives for prompt in objective.every_prompt()]
-            concepts.append(Concept(each.name, objectives, each.config.seed))
-        conditions = Conditions(
-            lambda prompts: family.encode(pipe, prompts),
-            prompts,
-            keep=config.cache_prompts,
-            trained=trained,
-        )
+        with self._placement.in_turns():
+            # The class pictures are drawn before anything is attached: by the frozen base.
+            concepts, prompts = [], []
+            for each in self.inputs:
+                given = each.config, each.subjects, each.class_pictures
+                objectives = build_objectives(pipe, *given, self.resolution, self.fingerprint, progress=self.progress)
+                prompts += [prompt for objective in objectives for prompt in objective.every_prompt()]
+                concepts.append(Concept(each.name, objectives, each.config.seed))
+            conditions = Conditions(
+                lambda prompts: family.encode(pipe, prompts),
+                prompts,
+                keep=config.cache_prompts,
+                trained=trained,
+            )
         self._pieces = _LoopPieces(concepts, conditions, ndims, maps, words)
+        encoding = [*([] if config.cache_latents else ["vae"]), *(() if conditions.kept else family.text_encoders)]
+        self._placement.settle([family.model, *encoding])
         sources = [objective.source for each in concepts for objective in each.objectives]
         with self.accelerator.autocast():
             if checkpoints(config, pipe, family, conditions, sources):
                 getattr(pipe, family.model).enable_gradient_checkpointing()
-        done = [*(["vae"] if config.cache_latents else []), *(family.text_encoders if conditions.kept else ())]
-        self._encoders = Encoders(pipe, done, self.accelerator.device)
-        self._closing.callback(self._encoders.bring_back)
-        self._encoders.put_away()
         form = choose_form(
             check_directions(config.directions),
             check_outer(config.outer),
@@ -185,7 +187,8 @@ class Training:
         )
         with self.adapter.disabled():
             losses_before, class_before = loop.measure(), self._measure_class()
-            before = [self._draw(number, "drawing before") for number in range(len(self.inputs))]
+            with self._placement.in_turns():
+                before = [self._draw(number, "drawing before") for number in range(len(self.inputs))]
         states = [each.saved for each in self.inputs if each.saved is not None]
         if states:
             restore_state(loop, states, base=self.fingerprint)
@@ -224,14 +227,12 @@ class Training:
         for number, (each, validation) in enumerate(zip(self.inputs, self.validations, strict=True)):
             losses = losses_before[number], losses_after[number]
             of_class = (class_before[number], class_after[number]) if class_before and class_after else None
-            with self.parameters.drawing(number):
+            with self._placement.in_turns(), self.parameters.drawing(number):
                 after.append(self._draw(number, "drawing after"))
                 drawn = before[number], after[number]
-                with self._encoders.back():
-                    answers = judge(
-                        self.pipe, each, self.resolution, validation, drawn, losses, of_class, self.progress
-                    )
-                    judged.append(answers)
+                judged.append(
+                    judge(self.pipe, each, self.resolution, validation, drawn, losses, of_class, self.progress)
+                )
         summaries = []
         with contextlib.ExitStack() as folders:
             for number, each in enumerate(self.inputs):
@@ -283,7 +284,7 @@ class Training:
         """Draw every concept's validation pictures, and write them at once."""
         step = self.loop.step
         for number, validation in enumerate(self.validations):
-            with self._encoders.back(), self.loop.result.in_place(), self.parameters.drawing(number):
+            with self._placement.in_turns(), self.loop.result.in_place(), self.parameters.drawing(number):
                 row = validation.row(validation.draw(self.pipe, "drawing"), f"After {step} steps")
             self._files.add_samples(number, row)
             self._trackers[number].show(row, step)
@@ -291,5 +292,4 @@ class Training:
     def _draw(self, number: int, label: str) -> PicturesByPrompt:
         """A concept's validation pictures as the model draws them now."""
         name = self.inputs[number].name
-        with self._encoders.back():
-            return self.validations[number].draw(self.pipe, f"{label}: {name}" if name else label, self.progress)
+        return self.validations[number].draw(self.pipe, f"{label}: {name}" if name else label, self.progress)
