@@ -81,7 +81,7 @@ def count(method: Method) -> dict[str, int]:
 @contextlib.contextmanager
 def attention_as_on_a_device(method: Method) -> Iterator[None]:
     """Fused attention, which the meta device has not by itself."""
-    from spectra.planning.saved_tensors import fused_attention
+    from spectra.planning.fused_attention import fused_attention
 
     with fused_attention() if next(iter(method.model.inputs.values())).is_meta else contextlib.nullcontext():
         yield

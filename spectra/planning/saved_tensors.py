@@ -16,10 +16,10 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectra.families.joint_transformer import with_mask
+from spectra.planning.fused_attention import fused_attention
 
 Storages = dict[int, int]
 
@@ -48,35 +48,6 @@ def storages(tensors: Iterable[Tensor]) -> Storages:
     """Bytes of each storage under the tensors, once, by its identity; valid while the tensors live."""
     found = (tensor.untyped_storage() for tensor in tensors)
     return {storage._cdata: storage.nbytes() for storage in found}
-
-
-@contextlib.contextmanager
-def fused_attention() -> Iterator[None]:
-    """On the meta device PyTorch would write attention out, with its probabilities: no real device does."""
-
-    def fused(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        **more: Any,
-    ) -> Tensor:
-        if more.get("enable_gqa") and key.shape[-3] != query.shape[-3]:
-            repeated = query.shape[-3] // key.shape[-3]
-            key, value = (each.repeat_interleave(repeated, -3) for each in (key, value))
-        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        out: Tensor = attend(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
-        return out
-
-    plain = F.scaled_dot_product_attention
-    F.scaled_dot_product_attention = fused  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        F.scaled_dot_product_attention = plain
 
 
 @dataclass
