@@ -14,7 +14,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'spectra needs Python 3.11 or later; try make PYTHON=python3.11')"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench,dev,docs,optimizers,quantised,serve]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench,dev,docs,optimizers,quantised,serve,studio]"
 	touch $@
 
 train: $(READY)

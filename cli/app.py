@@ -25,6 +25,7 @@ COMMANDS = (
     "edit",
     "mix",
     "serve",
+    "studio",
     "subjects",
     "decompose",
     "cache",

@@ -11,7 +11,8 @@ from typing import Any
 from spectra.cli import output
 from spectra.cli.options import check_device, command, device_option
 from spectra.errors import InputError
-from spectra.serving.settings import ServeSettings, read_token
+from spectra.serving.network import read_token
+from spectra.serving.settings import ServeSettings
 from spectra.settings import declared_settings, setting
 
 SETTINGS = declared_settings(ServeSettings)

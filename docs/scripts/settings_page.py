@@ -1,4 +1,4 @@
-"""Writes docs/settings.md: every setting of `train`, `edit`, `generate`, `serve` and `merge`, as its dataclass says.
+"""Writes docs/settings.md: the settings of `train`, `edit`, `generate`, `serve`, `studio` and `merge`, as declared.
 
 python docs/scripts/settings_page.py
 """
@@ -14,6 +14,7 @@ from spectra.combine.merge_settings import MergeSettings
 from spectra.editing.settings import EditSettings, training_settings
 from spectra.serving.settings import ServeSettings
 from spectra.settings import Setting, declared_settings
+from spectra.studio.settings import StudioSettings
 from spectra.training.config import TrainConfig
 
 PAGE = Path(__file__).parents[1] / "settings.md"
@@ -26,6 +27,7 @@ COMMANDS: dict[str, tuple[str, dict[str, Setting]]] = {
     "edit": ("", declared_settings(EditSettings) | training_settings()),
     "generate": ("", SETTINGS),
     "serve": ("", declared_settings(ServeSettings)),
+    "studio": ("", declared_settings(StudioSettings)),
     "merge": ("Each method has its own defaults: `spectra merge --list`.", declared_settings(MergeSettings)),
 }
 

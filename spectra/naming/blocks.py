@@ -51,6 +51,13 @@ def block_of(name: str) -> str:
     return ".".join(pieces[: number + 1])
 
 
+def series_of(name: str) -> str:
+    """The series of blocks that a weight belongs to: `unet.down_blocks` for any of its blocks, elsewhere the block."""
+    block = block_of(name)
+    series, _, last = block.rpartition(".")
+    return series if last.isdigit() else block
+
+
 def kind_of(name: str) -> str:
     """The kind of layer that a weight is, by its name; `other` where the name does not tell."""
     path = name.split(".", 1)[1]

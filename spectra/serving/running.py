@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from spectra.errors import InputError
 from spectra.fleet.cluster import connect, gpu_each
+from spectra.serving.network import address_of, listen
 from spectra.serving.painter import Painter
 from spectra.serving.service import BODY_SECONDS, Service
 from spectra.serving.settings import ServeSettings
@@ -52,28 +51,15 @@ def run_here(settings: ServeSettings, token: str, started: Callable[[str], None]
         InputError: the address is taken, or not this machine's.
         SpectraError: the base or the folder of shifts is not there.
     """
-    listening = _listen(settings.host, settings.port)
+    listening = listen(settings)
     with listening:
         service = Service(Painter(settings, device), settings, token)
         config = uvicorn.Config(
             application(service), http=_Impatient, log_level="warning", timeout_keep_alive=5, lifespan="off"
         )
         server = uvicorn.Server(config)
-        host, port = listening.getsockname()[:2]
-        started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        started(address_of(listening))
         asyncio.run(server.serve(sockets=[listening]))
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(1024)
-    except OSError as error:
-        raise InputError(f"cannot listen at {host}, port {port} ({error.strerror}); choose another --port") from error
-    return listening
 
 
 class Replica:

@@ -27,7 +27,7 @@ WIDTH, GAP, MARGIN, LABEL = 214, 12, 16, 92
 LETTERS = 33
 """Of a line in a box."""
 LINE, TITLE = 15, 24
-COLOURS = ("#e8e4da", "#dcebe3", "#dfe6f3", "#f3e3dc", "#ececf0")
+COLOURS = ("#e8e4da", "#dcebe3", "#dfe6f3", "#f3e3dc", "#efe6f2", "#ececf0")
 INK, SOFT = "#22262b", "#5c6670"
 
 

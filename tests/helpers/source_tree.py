@@ -16,7 +16,8 @@ FLOORS = {
     "ground": ("kernels", "version", "visible_text", "errors", "progress", "settings", "io"),
     "shifts as data": ("naming", "spectrum", "shift", "hub", "analysis", "combine"),
     "models": ("bases", "layers", "compatibility", "families", "adapters"),
-    "what users do": ("convert", "generation", "plots", "training", "planning", "editing", "fleet", "serving"),
+    "what users do": ("convert", "generation", "plots", "training", "planning", "editing"),
+    "services": ("fleet", "serving", "studio"),
     "outside": ("benchmarks", "cli"),
 }
 """The rooms of `spectra`, from the ground up and from left to right: each may import those before it, none after it."""

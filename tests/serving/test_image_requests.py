@@ -11,7 +11,8 @@ import pytest
 from spectra.errors import InputError
 from spectra.generation.settings import Sampling
 from spectra.serving.image_requests import ImageRequest, parse_request
-from spectra.serving.settings import ServeSettings, read_token
+from spectra.serving.network import read_token
+from spectra.serving.settings import ServeSettings
 
 SETTINGS = ServeSettings(max_images=4, max_steps=50, max_side=128)
 
