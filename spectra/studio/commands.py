@@ -17,8 +17,8 @@ from spectra.training.run.concepts import ConceptSpec
 from spectra.training.run.inputs import validate_inputs
 from spectra.training.run.outputs import Outputs
 
-STATES = 20
-"""States that a training saves on its way, of which the page reads the losses."""
+STATES, MOST_STEPS = 20, 100
+"""States that a training saves on its way, of which the page reads the losses; and steps between two at most."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def train_command(form: TrainForm, settings: StudioSettings, folders: Sequence[P
         raise InputError("no pictures: drop some first")
     config = train_config(form, settings, folders)
     validate_inputs(ConceptSpec("", config, out))
-    every = max(1, config.steps // STATES)
+    every = max(1, min(MOST_STEPS, config.steps // STATES))
     arguments = ["train", *settings.base_options]
     for name, value in form.options(settings, folders).items():
         if name == "subjects":

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from spectra.io.safetensors_header import HeaderError, read_header
-from spectra.studio.jobs import Job
+from spectra.studio.jobs import OVER, Job
 from spectra.training.run.outputs import LOG, SAMPLES, SHEET, Outputs
 
 EDIT_SHEET = "sheet.png"
 
+_TOLD = re.compile(r"^training (\d+)/\d+, loss ([\d.e-]+)")
+
 
 def losses(job: Job) -> list[tuple[int, float]]:
-    """Step and loss of each step so far; those of a training that runs come with the states that it saves."""
-    outputs = Outputs(job.out)
+    """Step and loss of each step so far.
+
+    Those of a training that runs come with the states that it saves; after the last one, as the command tells them now
+    and then.
+    """
+    known = _saved_losses(Outputs(job.out))
+    last = known[-1][0] if known else 0
+    told = [(int(found[1]), float(found[2])) for line in job.log() if (found := _TOLD.match(line))]
+    return known + sorted(point for point in dict(told).items() if point[0] > last and job.state not in OVER)
+
+
+def _saved_losses(outputs: Outputs) -> list[tuple[int, float]]:
     try:
         if (outputs.folder / LOG).is_file():
             text = (outputs.folder / LOG).read_text(encoding="utf-8")

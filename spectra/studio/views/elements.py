@@ -42,15 +42,27 @@ def text_field(
     label: str, value: str, changed: Callable[[str], Any], *, hint: str = "", at_once: bool = False, **attributes: Any
 ) -> Any:
     """A line of text with its label; `at_once` tells every letter, otherwise when it is left."""
-    with tag("label", "", "field"):
-        tag("span", label, "label")
+    with _field(label, hint) as describe:
         made = tag("input", "", **{"type": "text", "autocomplete": "off", "spellcheck": "false", **attributes})
         # An attribute `value` would be put back whenever the page changes, over what is being typed.
         made.props[".defaultValue"] = value
         made.on("input" if at_once else "change", lambda event: changed(str(event.args)), js_handler=_VALUE)
-        if hint:
-            tag("span", hint, "hint")
+        describe(made)
     return made
+
+
+@contextmanager
+def _field(label: str, hint: str) -> Iterator[Callable[[Any], None]]:
+    """A label around an input, and a hint, which is not part of its name."""
+    with tag("div", "", "field"):
+        described: list[Any] = []
+        with tag("label"):
+            tag("span", label, "label")
+            yield described.append
+        if hint:
+            shown = tag("span", hint, "hint")
+            for each in described:
+                each.props["aria-describedby"] = f"c{shown.id}"
 
 
 def number_field(label: str, value: float | str, changed: Callable[[str], Any], **attributes: Any) -> Any:
@@ -62,14 +74,12 @@ def select_field(
     label: str, value: str, choices: Mapping[str, str], changed: Callable[[str], Any], *, hint: str = ""
 ) -> Any:
     """A choice of several, by what each is called."""
-    with tag("label", "", "field"):
-        tag("span", label, "label")
+    with _field(label, hint) as describe:
         with tag("select") as made:
             for key, shown in choices.items():
                 tag("option", shown, value=key).props[".defaultSelected"] = key == value
         made.on("change", lambda event: changed(str(event.args)), js_handler=_VALUE)
-        if hint:
-            tag("span", hint, "hint")
+        describe(made)
     return made
 
 
@@ -104,7 +114,7 @@ def checkbox(label: str, value: bool, changed: Callable[[bool], Any]) -> Any:
 
 def picture(source: str, alt: str, classes: str = "", **attributes: Any) -> Any:
     """A picture with what it shows in words."""
-    return tag("img", "", classes, src=source, alt=alt, loading="lazy", decoding="async", **attributes)
+    return tag("img", "", classes, src=source, alt=alt, decoding="async", **attributes)
 
 
 def show_error(message: str) -> None:

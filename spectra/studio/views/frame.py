@@ -54,6 +54,7 @@ def _queue_line(studio: Studio) -> None:
         text = ", ".join(f"{count} {name}" for count, name in ((running, "running"), (waiting, "waiting")) if count)
         if made.text != text:
             made.set_text(text)
+        made.set_visibility(bool(text))
 
     look()
     ui.timer(2.0, look)

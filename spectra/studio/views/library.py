@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from nicegui import ui
@@ -12,6 +13,7 @@ from starlette.requests import Request
 
 from spectra.analysis.library import SORTS, Library, LibraryEntry, scan, select, sort_entries
 from spectra.analysis.lineage import Branch, family
+from spectra.shift.trajectory import CHECKPOINTS
 from spectra.studio.cards import card_drawing, is_drawn, keep_picture, kept_picture
 from spectra.studio.drawer import Drawing
 from spectra.studio.studio import Studio
@@ -62,7 +64,7 @@ class LibraryView:
         self.studio, self.find, self.base = studio, asked.get("find", ""), asked.get("base", "")
         self.sort = asked["sort"] if asked.get("sort", "") in SORTS else "date"
         self.picked = list(dict.fromkeys(asked.getlist("pick")))
-        self.shown = _SHOWN
+        self.steps, self.shown = bool(asked.get("steps")), _SHOWN
         self.held = Library((), 0, {})
         self.drawing: Drawing | None = None
 
@@ -77,6 +79,7 @@ class LibraryView:
                 bases = {"": "any", **{name: name or "unnamed" for name in sorted(_bases(self.held.entries))}}
                 select_field("Base", self.base, bases, lambda value: self._change(base=value))
                 select_field("Sort", self.sort, {name: name for name in SORTS}, lambda value: self._change(sort=value))
+                checkbox("steps of trainings", self.steps, lambda ticked: self._change(steps=ticked))
                 link("Lineage", "/lineage", "button")
             self._cards = ui.refreshable(self._show_cards)
             self._cards()
@@ -87,7 +90,7 @@ class LibraryView:
 
     def _refresh(self) -> None:
         sort = "" if self.sort == "date" else self.sort
-        remember(url("/", find=self.find, base=self.base, sort=sort, pick=self.picked))
+        remember(url("/", find=self.find, base=self.base, sort=sort, steps="1" if self.steps else "", pick=self.picked))
         self._cards.refresh()
 
     def _pick(self, name: str, picked: bool) -> None:
@@ -95,9 +98,10 @@ class LibraryView:
         self._refresh()
 
     def _show_cards(self) -> None:
-        entries = sort_entries(select(self.held.entries, find=self.find, base=self.base), self.sort)
+        held = [entry for entry in self.held.entries if self.steps or entry.path.parent.name != CHECKPOINTS]
+        entries = sort_entries(select(held, find=self.find, base=self.base), self.sort)
         with tag("div", "", "row between"):
-            many = f"{len(entries)} of {len(self.held.entries)} shifts"
+            many = f"{len(entries)} of {len(held)} shifts"
             tag("p", many, "quiet", role="status")
             with tag("div", "", "row"):
                 self._actions(entries)
@@ -149,14 +153,16 @@ class LibraryView:
                 if kept is not None:
                     sheet = "" if is_drawn(workspace, entry) else "sheet"
                     version = int(kept.stat().st_mtime)
-                    picture(f"/file/{kept.relative_to(workspace.folder).as_posix()}?{version}", "", sheet)
+                    picture(
+                        f"/file/{kept.relative_to(workspace.folder).as_posix()}?{version}", "", sheet, loading="lazy"
+                    )
                 else:
                     tag("span", "no picture yet", "quiet")
             tag("h2", name)
             tag("p", entry.origin or "no prompt", "prompt")
             facts(
                 [
-                    ("base", entry.metadata.base),
+                    ("base", Path(entry.metadata.base).name),
                     ("date", time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.changed))),
                     ("size", _size(entry.bytes)),
                     ("parents", str(len(entry.metadata.parents)) if entry.metadata.parents else ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from nicegui import ui
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from spectra.errors import SpectraError
 from spectra.settings import declared_settings
 from spectra.studio.commands import TrainForm, train_command, train_config
-from spectra.studio.looks import Look, look_at
+from spectra.studio.looks import look_at
 from spectra.studio.studio import Studio
 from spectra.studio.uploads import new_tray
 from spectra.studio.views import job
@@ -20,7 +21,6 @@ from spectra.studio.views.dropzone import drop_zone
 from spectra.studio.views.elements import (
     button,
     number_field,
-    picture,
     remember,
     section,
     select_field,
@@ -30,6 +30,7 @@ from spectra.studio.views.elements import (
     url,
 )
 from spectra.studio.views.frame import frame
+from spectra.studio.views.tray import Tray
 from spectra.training.config import TrainConfig
 from spectra.training.presets import PRESETS
 
@@ -60,8 +61,8 @@ class TrainView:
         trays = tuple(asked.getlist("tray")[:2]) or (new_tray(),)
         prompts = asked.getlist("prompt")[:2]
         self.studio = studio
-        self._looks: list[list[Look]] | None = None
-        self._wrong, self._asked = "", 0
+        self._trays: list[Tray] = []
+        self._asked = 0
         self.form = TrainForm(
             name=asked.get("name", ""),
             trays=trays,
@@ -92,21 +93,29 @@ class TrainView:
     async def show(self) -> None:
         """Build the form."""
         remember(self.address)
-        self._subjects = ui.refreshable(self._show_subjects)
         with section("Pictures"):
-            self._subjects()
+            with tag("div", "", "subjects"):
+                for place in range(len(self.form.trays)):
+                    self._show_subject(place)
             self._waits = tag("p", "", "quiet", role="status")
+            self._wrong = tag("div")
+            with tag("div", "", "row"):
+                if len(self.form.trays) == 1:
+                    button("Add a second subject", self._add_subject)
+                else:
+                    button("Swap left and right", self._swap)
+                    button("Remove the right one", self._remove_subject)
         with section("How"):
             with tag("div", "", "row filters"):
                 text_field("Name", self.form.name, lambda text: self._set(name=text.strip()), at_once=True)
                 presets = {name: name for name in PRESETS}
                 meant = declared_settings(TrainConfig)["preset"].help
-                select_field("Preset", self.form.preset, presets, lambda value: self._set(preset=value))
+                select_field("Preset", self.form.preset, presets, lambda value: self._reset(preset=value))
                 number_field("Steps", self.form.steps or "", self._number("steps"), min=1, placeholder="the preset's")
                 number_field(
                     "Prior weight",
                     "" if self.form.prior_weight is None else f"{self.form.prior_weight:g}",
-                    lambda text: self._set(prior_weight=_weight(text)),
+                    lambda text: self._reset(prior_weight=_weight(text)),
                     min=0,
                     step="any",
                     placeholder="the preset's",
@@ -118,7 +127,7 @@ class TrainView:
                 text_field(
                     "Class prompt",
                     self.form.class_prompt,
-                    lambda text: self._set(class_prompt=text.strip()),
+                    lambda text: self._reset(class_prompt=text.strip()),
                     placeholder="the prompt without its word in brackets",
                 )
             self._told = tag("div")
@@ -129,102 +138,60 @@ class TrainView:
         self.form = replace(self.form, **given)
         remember(self.address)
 
+    async def _reset(self, **given: Any) -> None:
+        """Change what decides how the pictures are seen."""
+        self._set(**given)
+        await self._look()
+
     def _number(self, name: str) -> Any:
         return lambda text: self._set(**{name: _count(text)})
 
-    def _show_subjects(self) -> None:
-        """Each subject's prompt and pictures; what is known of how they will be seen comes later."""
-        with tag("div", "", "subjects"):
-            for place in range(len(self.form.trays)):
-                self._show_subject(place, self._looks[place] if self._looks else None)
-        if self._wrong:
-            show_error(self._wrong)
-        if len(self.form.trays) == 1:
-            button("Add a second subject", self._add_subject)
-        else:
-            with tag("div", "", "row"):
-                button("Swap left and right", self._swap)
-                button("Remove the right one", self._remove_subject)
-
-    async def _look(self) -> None:
-        """Ask how the training will see the pictures, once the base is there, and show that."""
-        self._asked += 1
-        number, form, drawer = self._asked, self.form, self.studio.drawer
-        self._looks, self._wrong = None, ""
-        if all(form.prompts) and all(map(self._pictures, form.trays)):
-            self._waits.set_text("" if drawer.ready else "Loading the base, to show the pictures as it will see them …")
-            folders = [self.studio.trays.folder(tray) for tray in form.trays]
-            try:
-                looks = await asyncio.to_thread(look_at, form, self.studio.settings, folders, drawer)
-                wrong = ""
-            except SpectraError as error:
-                looks, wrong = None, str(error)
-            if number != self._asked:
-                return
-            self._looks, self._wrong = looks, wrong
-            self._waits.set_text("")
-        self._subjects.refresh()
-
-    def _pictures(self, tray: str) -> list[Any]:
-        try:
-            return self.studio.trays.pictures(tray)
-        except SpectraError:
-            return []
-
-    def _show_subject(self, place: int, looks: list[Look] | None) -> None:
+    def _show_subject(self, place: int) -> None:
+        """A subject's prompt, and its pictures."""
         form = self.form
         tray, several = form.trays[place], len(form.trays) > 1
         heading = f"Subject on the {_SIDES[place]}" if several else "Subject"
         with tag("div", "", "subject", role="group", aria_label=heading):
             if several:
                 tag("h3", heading)
-            example = f"a drawing of a [V{place + 1}] fox"
             text_field(
                 "Prompt",
                 form.prompts[place],
-                lambda text: self._set_prompt(place, text),
-                placeholder=example,
+                partial(self._set_prompt, place),
+                placeholder=f"a drawing of a [V{place + 1}] fox",
                 hint="what they show, with a word of its own in brackets",
             )
             drop_zone(tray, "Drop pictures here", self._look)
-            with tag("ul", "", "looks"):
-                seen = {look.file.name: look for look in looks or ()}
-                for file in self._pictures(tray):
-                    with tag("li"):
-                        self._show_picture(tray, file, seen.get(file.name))
+            self._trays.append(Tray(self.studio, tray, self._look, self._tell))
 
-    def _show_picture(self, tray: str, file: Any, look: Look | None) -> None:
-        source = f"/file/{self.studio.workspace.name_of(file)}" if look is None else f"/drawn/{look.key}"
-        picture(source, f"{file.name}, as it is learnt" if look else file.name)
-        if look is not None:
-            tag("span", look.prompt, "learnt")
-            tag("span", look.size, "quiet")
-        caption = file.with_suffix(".txt")
-        own = caption.read_text(encoding="utf-8").strip() if caption.is_file() else ""
-        text_field(
-            f"Caption of {file.name}",
-            own,
-            lambda text: self._set_caption(tray, file.name, text),
-            placeholder="the prompt",
-        )
-        button("Remove", lambda: self._remove(tray, file.name), "quiet", aria_label=f"Remove {file.name}")
+    async def _look(self) -> None:
+        """Show the pictures, and once the base is there, how the training will see them."""
+        self._asked += 1
+        number, form, drawer = self._asked, self.form, self.studio.drawer
+        for tray in self._trays:
+            tray.show()
+        looks, wrong = None, ""
+        if all(form.prompts) and all(tray.files for tray in self._trays):
+            self._waits.set_text("" if drawer.ready else "Loading the base, to show the pictures as it will see them …")
+            folders = [self.studio.trays.folder(tray) for tray in form.trays]
+            try:
+                looks = await asyncio.to_thread(look_at, form, self.studio.settings, folders, drawer)
+            except SpectraError as error:
+                wrong = str(error)
+            if number != self._asked:
+                return
+        self._waits.set_text("")
+        self._wrong.clear()
+        with self._wrong:
+            if wrong:
+                show_error(wrong)
+        for tray, seen in zip(self._trays, looks or [[] for _ in self._trays], strict=True):
+            tray.show_looks(seen)
 
     async def _set_prompt(self, place: int, text: str) -> None:
         prompts = list(self.form.prompts)
         prompts[place] = text.strip()
-        self._set(prompts=tuple(prompts))
-        await self._look()
-
-    async def _set_caption(self, tray: str, name: str, caption: str) -> None:
-        try:
-            self.studio.trays.set_caption(tray, name, caption)
-        except SpectraError as error:
-            self._tell(str(error))
-        await self._look()
-
-    async def _remove(self, tray: str, name: str) -> None:
-        self.studio.trays.remove(tray, name)
-        await self._look()
+        await self._reset(prompts=tuple(prompts))
 
     def _add_subject(self) -> None:
         self._set(trays=(*self.form.trays, new_tray()), prompts=(*self.form.prompts, ""), class_prompt="")
