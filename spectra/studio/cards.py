@@ -8,6 +8,7 @@ from pathlib import Path
 
 from spectra.analysis.library import LibraryEntry
 from spectra.io.atomic_writes import atomic_write
+from spectra.shift.trajectory import CHECKPOINTS
 from spectra.studio.drawer import Cell, Drawing
 from spectra.studio.workspace import Workspace
 from spectra.training.run.outputs import SHEET
@@ -35,6 +36,11 @@ def keep_picture(workspace: Workspace, entry: LibraryEntry, png: bytes) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(place, force=True) as temporary:
         temporary.write_bytes(png)
+
+
+def is_step(entry: LibraryEntry) -> bool:
+    """Whether a file is what a training was at one of its steps."""
+    return entry.path.parent.name == CHECKPOINTS
 
 
 def card_drawing(entries: Sequence[LibraryEntry], every: Sequence[LibraryEntry]) -> Drawing:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from spectra.analysis.library import LibraryEntry, scan
 from spectra.errors import SpectraError
-from spectra.studio.cards import prompt_of
+from spectra.studio.cards import is_step, prompt_of
 from spectra.studio.drawer import Cell, Drawing
 from spectra.studio.plots import difference_facts, plot_pair
 from spectra.studio.studio import Studio
@@ -55,7 +55,10 @@ class CompareView:
         """Build the view."""
         held = await asyncio.to_thread(scan, [self.studio.settings.folder])
         known = {self.studio.workspace.name_of(entry.path): entry for entry in held.entries}
-        choices = {"": "choose a shift", **{name: name for name in known}}
+        choices = {
+            "": "choose a shift",
+            **{name: name for name, entry in known.items() if name in self.names or not is_step(entry)},
+        }
         with tag("div", "", "row filters"):
             for place, label in enumerate(("First", "Second")):
                 select_field(label, self.names[place], choices, partial(self._choose, place))

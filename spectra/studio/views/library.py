@@ -13,8 +13,7 @@ from starlette.requests import Request
 
 from spectra.analysis.library import SORTS, Library, LibraryEntry, scan, select, sort_entries
 from spectra.analysis.lineage import Branch, family
-from spectra.shift.trajectory import CHECKPOINTS
-from spectra.studio.cards import card_drawing, is_drawn, keep_picture, kept_picture
+from spectra.studio.cards import card_drawing, is_drawn, is_step, keep_picture, kept_picture
 from spectra.studio.drawer import Drawing
 from spectra.studio.studio import Studio
 from spectra.studio.views.elements import (
@@ -81,7 +80,9 @@ class LibraryView:
                 select_field("Sort", self.sort, {name: name for name in SORTS}, lambda value: self._change(sort=value))
                 checkbox("steps of trainings", self.steps, lambda ticked: self._change(steps=ticked))
                 link("Lineage", "/lineage", "button")
-            self._cards = ui.refreshable(self._show_cards)
+            # Apart from the cards, whose boxes keep the keyboard's focus when they are ticked.
+            self._bar, self._cards = ui.refreshable(self._show_bar), ui.refreshable(self._show_cards)
+            self._bar()
             self._cards()
 
     def _change(self, **given: Any) -> None:
@@ -89,24 +90,39 @@ class LibraryView:
         self._refresh()
 
     def _refresh(self) -> None:
+        self._remember()
+        self._bar.refresh()
+        self._cards.refresh()
+
+    def _remember(self) -> None:
         sort = "" if self.sort == "date" else self.sort
         remember(url("/", find=self.find, base=self.base, sort=sort, steps="1" if self.steps else "", pick=self.picked))
-        self._cards.refresh()
 
     def _pick(self, name: str, picked: bool) -> None:
         self.picked = [each for each in self.picked if each != name] + ([name] if picked else [])
-        self._refresh()
+        self._remember()
+        self._bar.refresh()
 
-    def _show_cards(self) -> None:
-        held = [entry for entry in self.held.entries if self.steps or entry.path.parent.name != CHECKPOINTS]
-        entries = sort_entries(select(held, find=self.find, base=self.base), self.sort)
+    @property
+    def _held(self) -> list[LibraryEntry]:
+        return [entry for entry in self.held.entries if self.steps or not is_step(entry)]
+
+    @property
+    def _entries(self) -> tuple[LibraryEntry, ...]:
+        return sort_entries(select(self._held, find=self.find, base=self.base), self.sort)
+
+    def _show_bar(self) -> None:
+        entries = self._entries
         with tag("div", "", "row between"):
-            many = f"{len(entries)} of {len(held)} shifts"
+            many = f"{len(entries)} of {len(self._held)} shifts"
             tag("p", many, "quiet", role="status")
             with tag("div", "", "row"):
                 self._actions(entries)
         if self.drawing is not None:
             drawing_progress(self.drawing, self._drawn)
+
+    def _show_cards(self) -> None:
+        entries = self._entries
         for path, why in self.held.damaged.items():
             show_error(f"{path}: {why}")
         if not self.held.entries:
@@ -133,7 +149,7 @@ class LibraryView:
     def _draw(self, entries: list[LibraryEntry]) -> None:
         self._drawn_entries = entries
         self.drawing = self.studio.drawer.start(card_drawing(entries, self.held.entries))
-        self._cards.refresh()
+        self._bar.refresh()
 
     def _drawn(self, drawing: Drawing) -> None:
         """The cards' pictures are there, or some of them."""
@@ -141,6 +157,7 @@ class LibraryView:
             if key and (png := self.studio.drawer.fetch(key)):
                 keep_picture(self.studio.workspace, entry, png)
         self.drawing = None
+        self._bar.refresh()
         self._cards.refresh()
         if drawing.error:
             ui.run_javascript(f"window.studio.say({drawing.error!r})")

@@ -13,7 +13,7 @@ from spectra.analysis.library import scan
 from spectra.bases.embedded.subjects import DEFAULT_SUBJECT, find_subject
 from spectra.errors import InputError, SpectraError
 from spectra.studio.blend import Part, between, merge_command, write_blend
-from spectra.studio.cards import prompt_of
+from spectra.studio.cards import is_step, prompt_of
 from spectra.studio.drawer import Cell, Drawing
 from spectra.studio.studio import Studio
 from spectra.studio.views.elements import (
@@ -124,7 +124,7 @@ class PlayView:
                                 high=2,
                             )
                     button("Remove", partial(self._remove, name), "quiet", aria_label=f"Remove {name}")
-            others = [name for name in self._known if name not in self.parts]
+            others = [name for name, entry in self._known.items() if name not in self.parts and not is_step(entry)]
             if others and len(self.parts) < _MOST:
                 select_field("Add a shift", "", {"": "choose", **{name: name for name in others}}, self._choose)
             if len(self.parts) == 2:
