@@ -159,7 +159,7 @@ class Drawer:
 
     def _draw_all(self, drawing: Drawing, painter: Painter) -> None:
         from spectra.adapters.loaded_shifts import activate
-        from spectra.generate.drawing import Request, draw
+        from spectra.generation.drawing import Request, draw
 
         whole = replace(painter.sampling, batch=1)
         if drawing.steps:
