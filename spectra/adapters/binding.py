@@ -123,11 +123,15 @@ class Binding:
         self.live, self._patches, self.layers, self.beside = other.live, other._patches, other.layers, other.beside
         other._patches, other.layers, other.beside = [], [], None
 
-    def changed(self, change: Change) -> Tensor:
-        """The weight with its change, in its own shape and dtype; the frozen parameter where nothing changes."""
+    def changed(self, change: Change, out: Tensor | None = None) -> Tensor:
+        """The weight with its change, in its own shape and dtype; the frozen parameter where nothing changes.
+
+        Args:
+            out: memory that may be used for the result.
+        """
         weight = self.target.weight
         if weight.ndim > 1:
-            return changed_weight(weight, self.spectrum and self.spectrum.to(weight.device), change)
+            return changed_weight(weight, self.spectrum and self.spectrum.to(weight.device), change, out)
         if change.delta is None or (not change.delta.requires_grad and not bool(change.delta.any())):
             return weight
         return shifted_vector(weight, change.delta)
@@ -155,7 +159,10 @@ class Binding:
             return
         self.unpatch()
         self.beside = None
-        self.live.write(self.changed(change))
+        self.live.keep()
+        parameter = self.live.parameter
+        with torch.no_grad():
+            self.live.write(self.changed(change, None if parameter.is_inference() else parameter.detach()))
 
     def restore(self) -> None:
         """Give the modules their frozen values and their own forward back: the same objects, the same bits."""

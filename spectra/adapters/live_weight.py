@@ -34,13 +34,23 @@ class LiveWeight:
         weight: Tensor = self._modules[0].weight  # type: ignore[assignment]
         return weight
 
-    def write(self, values: Tensor) -> None:
-        """Put values in force, in the precision and on the device that the parameter has now."""
+    def keep(self) -> None:
+        """Keep the frozen values beside the parameter, which others are about to be written into."""
         parameter = self.parameter
         if self.frozen is None:
             with torch.inference_mode(parameter.is_inference()):
                 self.frozen = nn.Parameter(parameter.detach().clone(), requires_grad=False)
-        _copy(values, parameter)
+
+    def write(self, values: Tensor) -> None:
+        """Put values in force, in the precision and on the device that the parameter has now.
+
+        Args:
+            values: which may lie in the parameter's own memory already, once the frozen ones are kept.
+        """
+        self.keep()
+        parameter = self.parameter
+        if values.data_ptr() != parameter.data_ptr():
+            _copy(values, parameter)
         self._written = sample(parameter)
 
     def restore(self) -> None:

@@ -45,13 +45,16 @@ class SomeDirections(NamedTuple):
         return SomeDirections(*(each.to(device) for each in self))
 
 
-def changed_weight(weight: Tensor, directions: Spectrum | Directions | None, change: Change) -> Tensor:
+def changed_weight(
+    weight: Tensor, directions: Spectrum | Directions | None, change: Change, out: Tensor | None = None
+) -> Tensor:
     """The weight with its change, in its own shape and dtype, rounded once; differentiable in the change.
 
     Args:
         weight: the frozen weight, of two or more dimensions.
         directions: of its delta; a whole spectrum where it is of all directions.
         change: without samples. Where it changes nothing the frozen weight itself is returned.
+        out: other memory for the result, used where that saves a pass over it; without gradients.
     """
     if not any(tensor.requires_grad for tensor in change.tensors()) and change.changes_nothing:
         return weight
@@ -60,15 +63,22 @@ def changed_weight(weight: Tensor, directions: Spectrum | Directions | None, cha
     if change.delta is not None and isinstance(directions, Spectrum):
         wide = shifted_weight(wide, directions, change.delta)
     w = matrix(wide)
+    sides: list[tuple[Tensor, Tensor]] = []
     if change.delta is not None and directions is not None and not isinstance(directions, Spectrum):
         left, right, sigma = (
             each.to(weight.device, dtype) for each in (directions.left, directions.right, directions.sigma)
         )
         d = singular_value_change(sigma, change.delta.to(dtype))
         # The long side takes d: its gradient is then summed over that side pairwise, not in one long product.
-        w = w + ((left * d) @ right.T if len(left) > len(right) else left @ (right * d).T)
+        sides.append((left * d, right.T) if len(left) > len(right) else (left, (right * d).T))
     if change.a is not None:
-        w = w + change.a.to(dtype).T @ change.right.to(dtype)
+        sides.append((change.a.to(dtype).T, change.right.to(dtype)))
+    if sides:  # in one product that begins with the weight: loading a shift is passes over memory
+        columns, rows = zip(*sides, strict=True)
+        fits = out is not None and change.word is None and out.dtype == weight.dtype == dtype and out.is_contiguous()
+        w = torch.addmm(
+            w, torch.cat(columns, 1), torch.cat(rows), out=matrix(out) if out is not None and fits else None
+        )
     if change.word is not None:
         w = w.index_add(0, torch.tensor(change.ids, device=w.device), change.word.to(dtype))
     return w.reshape(weight.shape).to(weight.dtype)
