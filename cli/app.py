@@ -16,6 +16,7 @@ import spectra
 from spectra.cli import output
 from spectra.errors import SpectraError
 from spectra.io.atomic_writes import REASONS
+from spectra.training.processes.launch import process_number, speaks
 
 COMMANDS = (
     "train",
@@ -109,14 +110,15 @@ def main(argv: list[str] | None = None) -> int:
         output.failure("the folder that this shell is in is gone, or cannot be read; change to another one (cd)")
         return 1
     try:
-        with output.plain_warnings():
+        with output.plain_warnings(), output.silent(process_number() > 0 and arguments[:1] == ["train"]):
             app(args=arguments, prog_name="spectra")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except KeyboardInterrupt:
         return 130
     except SpectraError as error:
-        output.failure(str(error))
+        if speaks():
+            output.failure(str(error))
         return 1
     except OSError as error:
         reason = {**REASONS, **_GONE}.get(error.errno or 0)

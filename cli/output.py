@@ -42,6 +42,16 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+@contextlib.contextmanager
+def silent(on: bool) -> Iterator[None]:
+    """With `on`, nothing inside the block is shown: another process of the same training shows it."""
+    with contextlib.ExitStack() as redirected:
+        if on:
+            redirected.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            redirected.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        yield
+
+
 def line(text: str) -> None:
     """One plain line on stdout."""
     sys.stdout.write(text + "\n")

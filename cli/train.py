@@ -174,6 +174,8 @@ def _show(names: Sequence[str], summaries: Sequence[Summary]) -> Iterator[output
     first = summaries[0]
     resumed = f", resumed at {first.resumed_at}" if first.resumed_at else ""
     yield f"  {first.steps} steps{resumed}, {first.train_seconds:.0f} s of {first.total_seconds:.0f} s in all"
+    if first.processes > 1:
+        yield f"  {first.processes} processes, which sum {readable(first.reduced_bytes)} of gradients a step"
     yield plain("Next", "bold")
     for each in summaries:
         for again in each.next_commands() if len(summaries) == 1 else each.next_commands()[:1]:

@@ -12,6 +12,7 @@
     ├── MismatchError         a shift that does not fit the model it is loaded into
     ├── DivergedError         a training whose loss or parameters are not finite any more
     ├── CacheError            the spectrum cache cannot be read or written
+    ├── ProcessError          another of the processes that train together has ended
     └── OutputError           an output exists already or cannot be written
 
     UserWarning
@@ -149,6 +150,10 @@ class DivergedError(SpectraError):
 
 class CacheError(SpectraError):
     """The spectrum cache cannot be read or written."""
+
+
+class ProcessError(SpectraError):
+    """Another of the processes that train together has ended."""
 
 
 class OutputError(SpectraError):

@@ -86,9 +86,10 @@ def loop_of(tuned: Tuner, base: Any, config: TrainConfig) -> Any:
     from spectra.training.data.prompt_embeddings import Conditions
     from spectra.training.loss.objectives import build_objectives
     from spectra.training.run.accelerator import make_accelerator
+    from spectra.training.run.batches import Concept
     from spectra.training.run.concepts import ConceptSpec
     from spectra.training.run.inputs import resolution_of, validate_inputs
-    from spectra.training.run.loop import Concept, Loop
+    from spectra.training.run.loop import Loop
 
     with tempfile.TemporaryDirectory() as folder:
         checked = validate_inputs(ConceptSpec("", replace(config, validation_count=0), Path(folder) / "none"))

@@ -123,6 +123,11 @@ class TrainConfig(TrainSettings):
         }
 
     @property
+    def step_samples(self) -> int:
+        """Instance pictures of a step, however many processes share them."""
+        return self.batch * self.accumulation
+
+    @property
     def all_targets(self) -> str:
         """`targets`, with the text encoder's if it takes part."""
         return self._targets_with(("text-encoder",))

@@ -36,7 +36,7 @@ def uses() -> dict[str, set[str]]:
     files = sources()
     found: dict[str, set[str]] = {room: set() for floor in FLOORS.values() for room in floor}
     for module, file in files.items():
-        if module != "spectra":
+        if module not in ("spectra", "spectra.__main__"):
             room = module.split(".")[1]
             known = resolved(imports(ast.parse(file.read_text())), files, spectra._HOME)
             found[room] |= {each.module.split(".")[1] for each in known if "." in each.module} - {room}

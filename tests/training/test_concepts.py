@@ -25,9 +25,10 @@ from spectra.training.data.latents import PictureSource
 from spectra.training.data.prompt_embeddings import Conditions
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.run.accelerator import make_accelerator
+from spectra.training.run.batches import Concept
 from spectra.training.run.concept_parameters import ConceptParameters
 from spectra.training.run.concepts import CONCEPT_SETTINGS, ConceptSpec, read_concepts
-from spectra.training.run.loop import Concept, Loop
+from spectra.training.run.loop import Loop
 from spectra.training.run.optimizer import rate_settings
 from spectra.training.run.train import train, train_together
 

@@ -39,7 +39,7 @@ def config(settings: dict[str, Any]) -> TrainConfig:
 
 
 def died_after_the_last_step(config: TrainConfig, out: Path) -> None:
-    with mock.patch.object(Training, "_finish", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(Training, "_judge", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         train(config, out)
 
 

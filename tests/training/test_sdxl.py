@@ -18,7 +18,8 @@ from spectra.training.data.latents import PictureSource
 from spectra.training.data.prompt_embeddings import Conditions
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.run.accelerator import make_accelerator
-from spectra.training.run.loop import Concept, Loop
+from spectra.training.run.batches import Concept
+from spectra.training.run.loop import Loop
 
 
 def test_sdxl_learns() -> None:

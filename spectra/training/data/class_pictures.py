@@ -13,6 +13,7 @@ import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from spectra.progress import SILENT, Progress
 from spectra.spectrum.cache.environment import prior_root
 from spectra.training.data.latents import Entry
 from spectra.training.data.reading import read_picture
+from spectra.training.processes.group import ALONE, Processes
 
 BATCH = 8
 
@@ -66,31 +68,60 @@ def pipeline_fingerprint(pipe: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def prior_pictures(pipe: Any, key: PriorKey, *, progress: Progress = SILENT) -> list[Image.Image]:
+def prior_pictures(
+    pipe: Any, key: PriorKey, *, processes: Processes = ALONE, progress: Progress = SILENT
+) -> list[Image.Image]:
     """The class pictures for a key: read if they are kept, drawn by `pipe`, the frozen base, and kept if not.
 
-    A damaged folder is drawn again. Where the cache cannot be written the pictures serve this training only, with a
-    warning.
+    Each process draws its share of the batches, the first keeps them all. A damaged folder is drawn again. Where the
+    cache cannot be written the pictures serve this training only, with a warning.
+
+    Raises:
+        BaseError: they came out black.
+        ProcessError: another process has ended.
     """
     folder = prior_root() / key.digest
-    with contextlib.suppress(PictureError):  # not there, or damaged
-        kept = [read_picture(path) for path in sorted(folder.glob("*.png"))]
-        if len(kept) == key.count and all(picture.size == (key.size, key.size) for picture in kept):
-            return kept
+    if kept := processes.from_first(lambda: _kept(folder, key)):
+        return kept
     requests = [Request(key.prompt, key.seed + number) for number in range(key.count)]
-    sampling = Sampling(key.steps, key.guidance, key.size, key.size, BATCH)
-    pictures = draw(pipe, requests, sampling, progress=progress, label="drawing class pictures")
+    pictures = _draw_by_shares(pipe, requests, key, processes, progress)
     if any(is_black(picture) for picture in pictures):
         raise BaseError(
             f"class pictures of {key.prompt!r} came out black; draw them in another --precision, or give --class-images"
         )
-    try:
-        with atomic_folder(folder, "class pictures", force=True) as temporary:
-            for number, (picture, request) in enumerate(zip(pictures, requests, strict=True)):
-                save_png(picture, temporary / f"{number:04d}.png", {**asdict(key), **asdict(request)})
-    except OutputError as error:
-        warnings.warn(f"class pictures are not kept: {error}", stacklevel=2)
+    if processes.first:
+        try:
+            with atomic_folder(folder, "class pictures", force=True) as temporary:
+                for number, (picture, request) in enumerate(zip(pictures, requests, strict=True)):
+                    save_png(picture, temporary / f"{number:04d}.png", {**asdict(key), **asdict(request)})
+        except OutputError as error:
+            warnings.warn(f"class pictures are not kept: {error}", stacklevel=2)
     return pictures
+
+
+def _kept(folder: Path, key: PriorKey) -> list[Image.Image]:
+    """The pictures of a key that are kept; none if some are missing or damaged."""
+    with contextlib.suppress(PictureError):
+        kept = [read_picture(path) for path in sorted(folder.glob("*.png"))]
+        if len(kept) == key.count and all(picture.size == (key.size, key.size) for picture in kept):
+            return kept
+    return []
+
+
+def _draw_by_shares(
+    pipe: Any, requests: Sequence[Request], key: PriorKey, processes: Processes, progress: Progress
+) -> list[Image.Image]:
+    """The pictures of all requests, of which each process draws whole batches: the same as by one process."""
+    batches = [requests[first : first + BATCH] for first in range(0, len(requests), BATCH)]
+    mine = list(processes.share(batches))
+    spare = -(-len(batches) // processes.count) - len(mine) if processes.lockstep else 0
+    sampling = Sampling(key.steps, key.guidance, key.size, key.size, BATCH)
+    wanted = [request for batch in mine for request in batch]
+    drawn = draw(pipe, wanted, sampling, progress=progress, label="drawing class pictures") if wanted else []
+    if spare:  # where the others draw one more, this process must call the model as often
+        draw(pipe, batches[0], sampling)
+    found = [iter(own) for own in processes.gather(drawn)]
+    return [next(found[place % processes.count]) for place, batch in enumerate(batches) for _ in batch]
 
 
 def prior_prompts(

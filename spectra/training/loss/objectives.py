@@ -20,6 +20,7 @@ from spectra.training.data.prompts import SubjectPrompt, follow_prompt, parse_pr
 from spectra.training.data.subjects import Subject, learnt_pictures, one_round, pair_prompts, special_word_of
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.unmix import UnmixTerm
+from spectra.training.processes.group import ALONE, Processes
 
 PRIOR_PROMPTS = 192
 """Fewest prompts over the class pictures, where some of them have random words or are to be followed."""
@@ -33,6 +34,7 @@ def build_objectives(
     resolution: int,
     fingerprint: str,
     *,
+    processes: Processes = ALONE,
     progress: Progress = SILENT,
 ) -> list[DenoisingObjective]:
     """The objective of the instance pictures, and that of prior preservation if it is asked for.
@@ -42,6 +44,7 @@ def build_objectives(
         own_class_pictures: the user's own, instead of those that the base would draw, with captions of their own.
         resolution: pixels of a picture's side.
         fingerprint: hash of the base, by which its class pictures are kept.
+        processes: that draw those together.
     """
     family = family_of(pipe)
     names = [parse_prompt(subject.prompt) for subject in subjects] if len(subjects) > 1 else []
@@ -64,7 +67,7 @@ def build_objectives(
             guidance = guidance_of(pipe, config.prior_guidance)
             drawn = config.prior_count, resolution, config.prior_steps, guidance
             keys = [PriorKey(fingerprint, each.class_prompt, config.seed, *drawn) for each in subjects]
-            everything = [prior_pictures(pipe, key, progress=progress) for key in keys]
+            everything = [prior_pictures(pipe, key, processes=processes, progress=progress) for key in keys]
             pictures = [[FittedPicture(Picture.checked(each), each.size) for each in own] for own in everything]
         rounds = _class_rounds(pipe, config, subjects, [len(own) for own in pictures])
         if own_class_pictures:

@@ -3,7 +3,9 @@
 concepts        several concepts from a TOML file
 inputs          everything given, checked before anything slow
 training        the parts of a training, in order
-loop            the steps
+steps           all steps, and what is told, written and drawn between them
+loop            one step
+batches         what concepts draw for it, and which of that a process computes
 optimizer       the optimizers by name, clipping
 lr_schedule     learning rates over the steps
 averages        what the training gives, where that is an average of its steps

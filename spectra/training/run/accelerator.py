@@ -30,7 +30,7 @@ def make_accelerator(config: TrainConfig, device: str = "") -> Any:
     """An accelerate `Accelerator` with a training's device, precision and accumulation.
 
     Raises:
-        InputError: a precision that the device does not have, or more than one process.
+        InputError: a precision that the device does not have.
     """
     import accelerate
     from accelerate.state import AcceleratorState, PartialState
@@ -41,9 +41,6 @@ def make_accelerator(config: TrainConfig, device: str = "") -> Any:
     cpu = (device or best_device()) == "cpu"
     if cpu and config.mixed_precision == "fp16":
         raise InputError("mixed precision fp16 needs a GPU; on a CPU use bf16 or no")
-    accelerator = accelerate.Accelerator(
+    return accelerate.Accelerator(
         mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.accumulation, cpu=cpu
     )
-    if accelerator.num_processes > 1:
-        raise InputError(f"spectra trains in one process, got {accelerator.num_processes}; start it without a launcher")
-    return accelerator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -25,11 +26,16 @@ class Interrupted(KeyboardInterrupt):
 
 
 class InterruptBetweenSteps:
-    """Within the block the first Ctrl-C is only noted, as `asked`, and told; a second one interrupts at once."""
+    """Within the block the first Ctrl-C is only noted, as `asked`, and told; a second one interrupts at once.
 
-    def __init__(self, tell: Callable[[], None]) -> None:
+    Args:
+        tell: called at the first one.
+        echo: seconds within which a second one counts as the first: a launcher hands on what the terminal has told all.
+    """
+
+    def __init__(self, tell: Callable[[], None], echo: float = 0.0) -> None:
         self.asked = False
-        self._tell = tell
+        self._tell, self._echo, self._since = tell, echo, 0.0
         self._before: Any = None
 
     def __enter__(self) -> InterruptBetweenSteps:
@@ -45,7 +51,9 @@ class InterruptBetweenSteps:
             self._before = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        now = time.monotonic()
+        if not self.asked:
+            self.asked, self._since = True, now
+            self._tell()
+        elif now - self._since >= self._echo:
             raise KeyboardInterrupt
-        self.asked = True
-        self._tell()

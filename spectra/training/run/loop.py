@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,10 @@ from spectra.layers.shifted_layer import ShiftedLayer
 from spectra.training.config import TrainConfig
 from spectra.training.data.prompt_embeddings import Conditions, encode_each_once
 from spectra.training.loss.denoising import DenoisingObjective
-from spectra.training.loss.terms import Draw, ModelPrediction, NoisySamples
+from spectra.training.loss.terms import ModelPrediction, NoisySamples
+from spectra.training.processes.group import ALONE, Processes
 from spectra.training.run.averages import Result
+from spectra.training.run.batches import Concept, Minibatch, by_shape, of_process, undrawn_if_lost
 from spectra.training.run.concept_words import ConceptWords
 from spectra.training.run.last_good import LastGood
 from spectra.training.run.lr_schedule import set_learning_rates
@@ -37,36 +39,6 @@ from spectra.training.run.optimizer import clip_by_concept, make_optimizer
 
 MEASURE_SAMPLES = 32
 """Number of samples whose loss is measured before and after."""
-
-
-@dataclass
-class Concept:
-    """What one concept brings to a training: the objectives of its loss, a seed for all that is drawn, and a history.
-
-    The name is for messages. The history has a record of each step.
-    """
-
-    name: str
-    objectives: Sequence[DenoisingObjective]
-    seed: int
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.generator = torch.Generator("cpu").manual_seed(self.seed)
-
-
-class Minibatch(NamedTuple):
-    """What was drawn for one objective of the concept with this number."""
-
-    concept: int
-    objective: DenoisingObjective
-    draw: Draw
-
-
-def by_shape(batch: Sequence[Minibatch]) -> list[list[Minibatch]]:
-    """The parts of a batch in groups of one shape, which one call of the model can take."""
-    shapes = dict.fromkeys(part.draw.noise.shape[1:] for part in batch)
-    return [[part for part in batch if part.draw.noise.shape[1:] == shape] for shape in shapes]
 
 
 @dataclass
@@ -87,6 +59,7 @@ class Loop:
         result: the parameters that the training gives, where they are not those of its last step.
         layers: gives those that compute with the parameters; what they keep depends on the shapes that they have met.
         maps: reads the cross-attention that terms need; None where none does.
+        processes: that take these steps together, each with its samples of every batch.
         step: optimizer steps done.
     """
 
@@ -103,6 +76,7 @@ class Loop:
     words: ConceptWords = field(default_factory=ConceptWords)
     layers: Callable[[], Sequence[ShiftedLayer]] = tuple
     maps: AttentionMaps | None = None
+    processes: Processes = ALONE
     step: int = 0
 
     def __post_init__(self) -> None:
@@ -134,36 +108,13 @@ class Loop:
 
         Raises:
             DivergedError: a loss or a parameter is not finite. The parameters are those of the last good step then.
+            ProcessError: another process has ended. All is as it was before the step then.
         """
         began, config = time.perf_counter(), self.config
         self.last_good.begin()
         set_learning_rates(self.optimizer, config, self.step)
-        count = config.batch * config.accumulation
-        minibatches = [
-            [Minibatch(number, each, piece) for piece in each.draw(count, config.batch, concept.generator)]
-            for number, concept in enumerate(self.concepts)
-            for each in concept.objectives
-        ]
-        records: list[dict[str, float]] = [{"step": self.step + 1, "loss": 0.0} for _ in self.concepts]
-        for batch in zip(*minibatches, strict=True):
-            with self.accelerator.accumulate(getattr(self.pipe, self.family.model)):
-                measured = []
-                for group in by_shape(batch):
-                    losses = self._losses(group)
-                    terms = [(records[part.concept], term) for part in group for term in part.objective.terms]
-                    weights = [term.weight_at(self.step / config.steps) for _, term in terms]
-                    # The sum, not the mean, over concepts: each then has the gradient that it would have alone.
-                    self.accelerator.backward((torch.tensor(weights, device=losses.device) * losses).sum())
-                    measured.append((terms, weights, losses.detach()))
-                if self.accelerator.sync_gradients and config.max_grad_norm > 0:
-                    self.accelerator.unscale_gradients()
-                    clip_by_concept(list(self.parameters.values()), len(self.concepts), config.max_grad_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-            for terms, weights, losses in measured:
-                for (record, term), weight, loss in zip(terms, weights, losses.tolist(), strict=True):
-                    record[term.name] = record.get(term.name, 0.0) + loss / config.accumulation
-                    record["loss"] += weight * loss / config.accumulation
+        with undrawn_if_lost(self.concepts):
+            records = self._move()
         if self.maps is not None:
             self.maps.request([])  # what is drawn between steps has other samples
         for concept, record in zip(self.concepts, records, strict=True):
@@ -181,6 +132,43 @@ class Loop:
             took = {} if config.deterministic else {"seconds": time.perf_counter() - began}
             concept.history.append({**record, **took})
         return sum(record["loss"] for record in records) / len(records)
+
+    def _move(self) -> list[dict[str, float]]:
+        """Draw the samples of a step, and move the parameters by their gradient; each concept's losses."""
+        config, done = self.config, self.step / self.config.steps
+        drawn = config.step_samples, config.batch
+        minibatches = [
+            [Minibatch(number, each, piece) for piece in each.draw(*drawn, concept.generator)]
+            for number, concept in enumerate(self.concepts)
+            for each in concept.objectives
+        ]
+        terms = [[term.name for each in concept.objectives for term in each.terms] for concept in self.concepts]
+        records = [{"step": self.step + 1, "loss": 0.0, **dict.fromkeys(names, 0.0)} for names in terms]
+        for number, batch in enumerate(zip(*minibatches, strict=True)):
+            with self.accelerator.accumulate(getattr(self.pipe, self.family.model)):
+                for group in by_shape(of_process(batch, number, self.processes)):
+                    losses = self._losses(group)
+                    judged = [(part, term) for part in group for term in part.objective.terms]
+                    weights = [part.part * term.weight_at(done) for part, term in judged]
+                    # The sum, not the mean, over concepts: each then has the gradient that it would have alone.
+                    self.accelerator.backward((losses.new_tensor(weights) * losses).sum())
+                    for (part, term), weight, loss in zip(judged, weights, losses.tolist(), strict=True):
+                        records[part.concept][term.name] += part.part * loss / config.accumulation
+                        records[part.concept]["loss"] += weight * loss / config.accumulation
+                if self.accelerator.sync_gradients:
+                    self.processes.reduce(self.parameters.values())
+                    records = self._summed(records)
+                    if config.max_grad_norm > 0:
+                        self.accelerator.unscale_gradients()
+                        clip_by_concept(list(self.parameters.values()), len(self.concepts), config.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        return records
+
+    def _summed(self, records: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+        """The losses of all processes' samples, from those of each one's own."""
+        numbers = iter(self.processes.total([n for record in records for name, n in record.items() if name != "step"]))
+        return [{name: n if name == "step" else next(numbers) for name, n in record.items()} for record in records]
 
     def _diverged(self, what: str) -> DivergedError:
         """Go back to the last good step, and say what to change."""
@@ -207,8 +195,12 @@ class Loop:
     def take_gradient(self, count: int) -> None:
         """Add to the parameters' gradients that of each concept's first term, the mean of `count` samples of it."""
         for number, concept in enumerate(self.concepts):
-            for part in self._set_aside(number, concept.objectives[0], count, self.config.batch, alone=True):
-                self.accelerator.backward(self._losses([part]).sum() * (len(part.draw.index) / count))
+            parts = self._set_aside(number, concept.objectives[0], count, self.config.batch, alone=True)
+            for place, whole in enumerate(parts):
+                for part in of_process([whole], place, self.processes):
+                    share = part.part * len(whole.draw.index) / count
+                    self.accelerator.backward(self._losses([part]).sum() * share)
+        self.processes.reduce(self.parameters.values())
 
     def measure(self, objective: int = 0) -> list[float]:
         """Each concept's loss at fixed samples of an objective, 0 of its own pictures, 1 of class pictures."""
@@ -218,11 +210,11 @@ class Loop:
         ]
         means = [0.0 for _ in self.concepts]
         with torch.no_grad():
-            for batch in zip(*minibatches, strict=True):
-                for group in by_shape(batch):
+            for place, batch in enumerate(zip(*minibatches, strict=True)):
+                for group in by_shape(of_process(batch, place, self.processes)):
                     for part, loss in zip(group, self._losses(group).tolist(), strict=True):
-                        means[part.concept] += loss * len(part.draw.index) / MEASURE_SAMPLES
-        return means
+                        means[part.concept] += part.part * loss * len(batch[part.concept].draw.index) / MEASURE_SAMPLES
+        return self.processes.total(means)
 
     def _set_aside(
         self, number: int, objective: DenoisingObjective, count: int, size: int, *, alone: bool = False

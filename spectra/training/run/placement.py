@@ -33,7 +33,7 @@ class Placement:
     @property
     def moves(self) -> bool:
         """Whether there is an accelerator."""
-        return self._device != torch.device("cpu")
+        return self._device.type != "cpu"
 
     def settle(self, components: Iterable[str]) -> None:
         """Bring these components to the accelerator, to stay there between calls, and all others away."""

@@ -29,6 +29,7 @@ class Summary:
 
     `pictures` counts what was used of the instance pictures (`subjects.count_pictures`), `loss_before` and `loss_after`
     are the denoising loss of them at the same fixed noise, `judged` what is to be said of subject, class and prompt,
+    `reduced_bytes` of gradients are what a step sums over the `processes` that trained it together,
     `base_options` what the command line takes beside `--base` to load the base as it was.
     """
 
@@ -54,6 +55,8 @@ class Summary:
     train_seconds: float
     judged: tuple[Verdict, ...] = ()
     total_seconds: float = 0.0
+    processes: int = 1
+    reduced_bytes: int = 0
     base_options: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:

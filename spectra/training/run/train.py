@@ -13,8 +13,9 @@ from spectra.errors import Mistakes
 from spectra.progress import SILENT, Progress
 from spectra.settings import whole_or_made
 from spectra.training.config import TrainConfig, make_config
+from spectra.training.processes.together import together
 from spectra.training.run.concepts import ConceptSpec
-from spectra.training.run.inputs import check_together, validate_inputs
+from spectra.training.run.inputs import ValidatedInputs, check_together, validate_inputs
 from spectra.training.run.report import Summary
 from spectra.training.run.trainer import Training
 
@@ -63,21 +64,33 @@ def train_together(
 ) -> list[Summary]:
     """Train several concepts at once, in one pass over the base per step. Each gets what `train` would have given it.
 
-    The other arguments hold for all. No output folder appears before all are written.
+    The other arguments hold for all. No output folder appears before all are written. In several processes of a
+    launcher they share every step; the first alone shows progress and writes.
 
     Raises:
         SpectraError: as for `train`.
+        SystemExit: in a process of several that does not tell what is wrong.
     """
+    with together(device) as processes:
+        told = progress if processes.first else SILENT
+        inputs = processes.first_then_others(lambda: _checked(concepts, resume=resume, force=force))
+        with contextlib.ExitStack() as held:
+            if processes.first:
+                for checked in inputs:
+                    held.enter_context(checked.outputs.reserved())
+                    if not resume:
+                        checked.outputs.clear_unfinished()
+            training = Training(inputs, device=device, processes=processes, progress=told)
+            summaries = held.enter_context(contextlib.closing(training)).run(force=force)
+            return [replace(each, base_options=inputs[0].base.options) for each in summaries]
+
+
+def _checked(concepts: Sequence[ConceptSpec], *, resume: bool, force: bool) -> list[ValidatedInputs]:
+    """What all concepts are given, with all mistakes told at once."""
     inputs, mistakes = [], Mistakes()
     for each in concepts:
         with mistakes.noted():
             inputs.append(validate_inputs(each, resume=resume, force=force))
     mistakes.tell()
     check_together(inputs)
-    with contextlib.ExitStack() as held:
-        for checked in inputs:
-            held.enter_context(checked.outputs.reserved())
-            if not resume:
-                checked.outputs.clear_unfinished()
-        training = held.enter_context(contextlib.closing(Training(inputs, device=device, progress=progress)))
-        return [replace(each, base_options=inputs[0].base.options) for each in training.run(force=force)]
+    return inputs

@@ -7,16 +7,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import nn
 
 from spectra.adapters.live_parameters import Form
 from spectra.adapters.plan_tuning import tune
 from spectra.adapters.spectra_from import find_originals
-from spectra.adapters.training_adapter import Adapter, attach_form
+from spectra.adapters.training_adapter import Adapter
 from spectra.bases.pipeline import load_pipeline
-from spectra.errors import DivergedError
+from spectra.errors import InputError
 from spectra.families import targets
 from spectra.families.attention import AttentionMaps
 from spectra.families.known import family_of
@@ -26,22 +26,28 @@ from spectra.training.data.class_pictures import pipeline_fingerprint
 from spectra.training.data.prompt_embeddings import Conditions
 from spectra.training.form import check_directions, check_outer
 from spectra.training.loss.objectives import build_objectives
+from spectra.training.processes.group import ALONE, Processes
+from spectra.training.processes.spectra_by_shares import bind_by_shares
 from spectra.training.run.accelerator import deterministic, make_accelerator
+from spectra.training.run.batches import Concept
 from spectra.training.run.concept_parameters import ConceptParameters
 from spectra.training.run.concept_words import ConceptWords
 from spectra.training.run.files import Files
 from spectra.training.run.gradient_probe import choose_form
 from spectra.training.run.inputs import ValidatedInputs, resolution_of
-from spectra.training.run.interruption import InterruptBetweenSteps, Interrupted
-from spectra.training.run.judgement import judge
-from spectra.training.run.loop import Concept, Loop
-from spectra.training.run.memory import checkpoints, load_dtype, peak_memory
+from spectra.training.run.judgement import Verdict, judge
+from spectra.training.run.loop import Loop
+from spectra.training.run.memory import checkpoints, load_dtype
 from spectra.training.run.optimizer import rate_settings
 from spectra.training.run.placement import Placement
-from spectra.training.run.report import WINDOW, Summary
+from spectra.training.run.report import Summary
 from spectra.training.run.state import restore_state
+from spectra.training.run.steps import Steps
 from spectra.training.run.trackers import Trackers
 from spectra.training.run.validation import PicturesByPrompt, Validation
+
+_Drawn: TypeAlias = Sequence[PicturesByPrompt]
+"""Validation pictures of each concept."""
 
 
 class _LoopPieces(NamedTuple):
@@ -54,9 +60,20 @@ class _LoopPieces(NamedTuple):
     words: ConceptWords
 
 
-def _due(every: int, step: int) -> bool:
-    """Whether something that is done every so many steps is due after a step; 0 is never."""
-    return every > 0 and step % every == 0
+class _Losses(NamedTuple):
+    """Each concept's losses before and after the training: of its own pictures, and of class pictures if it has any."""
+
+    before: Sequence[float]
+    after: Sequence[float]
+    class_before: Sequence[float] | None
+    class_after: Sequence[float] | None
+
+    def of(self, number: int) -> tuple[tuple[float, float], tuple[float, float] | None]:
+        """Those of one concept, before and after."""
+        of_class = None
+        if self.class_before and self.class_after:
+            of_class = self.class_before[number], self.class_after[number]
+        return (self.before[number], self.after[number]), of_class
 
 
 class Training:
@@ -72,16 +89,29 @@ class Training:
     parameters: ConceptParameters
     loop: Loop
 
-    def __init__(self, inputs: Sequence[ValidatedInputs], *, device: str = "", progress: Progress = SILENT) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[ValidatedInputs],
+        *,
+        device: str = "",
+        processes: Processes = ALONE,
+        progress: Progress = SILENT,
+    ) -> None:
         """Load the base.
 
         Raises:
-            InputError: the device has not the precision that is asked for.
+            InputError: the device has not the precision that is asked for, or a step has fewer samples than there are
+                processes.
             BaseError: the base cannot be trained, or not at this resolution.
         """
         self.began = time.perf_counter()
-        self.inputs, self.progress = inputs, progress
+        self.inputs, self.processes, self.progress = inputs, processes, progress
         self.config = inputs[0].config
+        if (samples := self.config.step_samples) < processes.count:
+            raise InputError(
+                f"a step of {samples} samples cannot be shared by {processes.count} processes; give more --batch or "
+                "--accumulation, or start fewer"
+            )
         self._closing = contextlib.ExitStack()
         if self.config.deterministic:
             self._closing.enter_context(deterministic())
@@ -102,7 +132,8 @@ class Training:
         self._targets = self.config.targets_of(self.family)
         self.resolution = resolution_of(self.family, self.pipe, self.config)
         self.validations = [Validation(each.config, each.subjects) for each in inputs]
-        self._trackers = [Trackers(each.config, each.outputs.name, each.outputs.unfinished) for each in inputs]
+        own = inputs if processes.first else []
+        self._trackers = [Trackers(each.config, each.outputs.name, each.outputs.unfinished) for each in own]
         for each in self._trackers:
             self._closing.callback(each.close)
 
@@ -115,7 +146,7 @@ class Training:
         changed = targets(pipe, ",".join([self._targets, *words.ids]))
         ndims = {target.name: target.weight.ndim for target in changed}
         trained = not {name.split(".")[0] for name in ndims}.isdisjoint(family.text_encoders)
-        self.fingerprint = pipeline_fingerprint(pipe)
+        self.fingerprint = self.processes.from_first(lambda: pipeline_fingerprint(pipe))
         maps = None
         if config.subjects and config.unmix_weight > 0:
             maps = AttentionMaps(getattr(pipe, family.model), family.cross_attention, config.unmix_layers)
@@ -124,8 +155,8 @@ class Training:
             # The class pictures are drawn before anything is attached: by the frozen base.
             concepts, prompts = [], []
             for each in self.inputs:
-                given = each.config, each.subjects, each.class_pictures
-                objectives = build_objectives(pipe, *given, self.resolution, self.fingerprint, progress=self.progress)
+                given = each.config, each.subjects, each.class_pictures, self.resolution, self.fingerprint
+                objectives = build_objectives(pipe, *given, processes=self.processes, progress=self.progress)
                 prompts += [prompt for objective in objectives for prompt in objective.every_prompt()]
                 concepts.append(Concept(each.name, objectives, each.config.seed))
             conditions = Conditions(
@@ -157,7 +188,8 @@ class Training:
         self.loop = self._make_loop(self.adapter, self.parameters.parameters, self.parameters.rows)
 
     def _attach(self, form: Form) -> Adapter:
-        return attach_form(self.pipe, self._targets, form, low_memory=self.config.low_memory, progress=self.progress)
+        bound = partial(bind_by_shares, processes=self.processes, progress=self.progress)
+        return Adapter(self.pipe, self._targets, bound, form, self.config.low_memory)
 
     def _make_loop(self, adapter: Adapter, parameters: Mapping[str, nn.Parameter], rows: Samples | None = None) -> Loop:
         """The training's steps, with these parameters of an adapter."""
@@ -176,6 +208,7 @@ class Training:
             words=words,
             layers=adapter.layers,
             maps=maps,
+            processes=self.processes,
         )
 
     def run(self, *, force: bool) -> list[Summary]:
@@ -188,58 +221,56 @@ class Training:
         with self.adapter.disabled():
             losses_before, class_before = loop.measure(), self._measure_class()
             with self._placement.in_turns():
-                before = [self._draw(number, "drawing before") for number in range(len(self.inputs))]
+                drawn = range(len(self.inputs) if self.processes.draws else 0)
+                before = [self._draw(number, "drawing before") for number in drawn]
         states = [each.saved for each in self.inputs if each.saved is not None]
         if states:
             restore_state(loop, states, base=self.fingerprint)
         resumed_at = loop.step
         if self.config.tune:
             with working(self.progress, "measuring plans", 1):
-                tune(self.adapter, loop.dry_run)
+                self.processes.first_then_others(lambda: tune(self.adapter, loop.dry_run))
         started = time.perf_counter()
-        try:
-            self._take_steps()
-        except DivergedError as error:
-            raise DivergedError(f"{error}{self._files.keep_last_good()}") from error
+        given = self.inputs, self._trackers, self._files, self._validate, self.processes, self.progress
+        Steps(loop, self.config, *given).take()
         cost = {"resumed_at": resumed_at, "train_seconds": time.perf_counter() - started}
+        cost |= {"processes": self.processes.count, "reduced_bytes": self.processes.reduced}
         for each in self._trackers:
             each.close()  # their files move with the folder
         with loop.result.in_place():
-            summaries = self._finish(losses_before, class_before, before, force=force, **cost)
+            losses = _Losses(losses_before, loop.measure(), class_before, self._measure_class())
+            after, judged = self._judge(losses, before) if self.processes.draws else ([], [])
+            summaries = self.processes.from_first(
+                lambda: self._write(losses, before, after, judged, force=force, **cost)
+            )
         return [replace(each, total_seconds=time.perf_counter() - self.began) for each in summaries]
 
     def _measure_class(self) -> list[float] | None:
         """The losses on class pictures; None where a concept has none."""
         return self.loop.measure(1) if all(len(each.objectives) > 1 for each in self.loop.concepts) else None
 
-    def _finish(
-        self,
-        losses_before: Sequence[float],
-        class_before: Sequence[float] | None,
-        before: Sequence[PicturesByPrompt],
-        *,
-        force: bool,
-        **cost: Any,
-    ) -> list[Summary]:
-        """Measure and draw what was learnt, and write every concept's folder."""
-        losses_after, class_after = self.loop.measure(), self._measure_class()
+    def _judge(self, losses: _Losses, before: Sequence[PicturesByPrompt]) -> tuple[_Drawn, list[tuple[Verdict, ...]]]:
+        """Validation pictures of what was learnt, and what is to be said of each concept."""
         after, judged = [], []
         for number, (each, validation) in enumerate(zip(self.inputs, self.validations, strict=True)):
-            losses = losses_before[number], losses_after[number]
-            of_class = (class_before[number], class_after[number]) if class_before and class_after else None
             with self._placement.in_turns(), self.parameters.drawing(number):
                 after.append(self._draw(number, "drawing after"))
                 drawn = before[number], after[number]
-                judged.append(
-                    judge(self.pipe, each, self.resolution, validation, drawn, losses, of_class, self.progress)
-                )
+                given = each, self.resolution, validation, drawn, *losses.of(number)
+                judged.append(judge(self.pipe, *given, self.progress))
+        return after, judged
+
+    def _write(
+        self, losses: _Losses, before: _Drawn, after: _Drawn, judged: Sequence[Any], *, force: bool, **cost: Any
+    ) -> list[Summary]:
+        """Write every concept's folder."""
         summaries = []
         with contextlib.ExitStack() as folders:
             for number, each in enumerate(self.inputs):
                 earlier = each.saved.path.parent if each.saved is not None else None
                 folder = folders.enter_context(each.outputs.finished(force=force, earlier=earlier))
                 measured: dict[str, Any] = {"judged": judged[number], **cost}
-                measured |= {"loss_before": losses_before[number], "loss_after": losses_after[number]}
+                measured |= {"loss_before": losses.before[number], "loss_after": losses.after[number]}
                 summaries.append(self._files.write_folder(number, folder, before[number], after[number], **measured))
         return summaries
 
@@ -247,47 +278,15 @@ class Training:
         """Give the model back, whatever happened."""
         self._closing.close()
 
-    def _take_steps(self) -> None:
-        """Train to the end, saving states and shifts and drawing validation pictures on the way.
-
-        Raises:
-            Interrupted: Ctrl-C; states and shifts are saved.
-        """
-        config, loop = self.config, self.loop
-        told = partial(self.progress.advance, 0, "stopping after this step; Ctrl-C again for at once")
-        with working(self.progress, "training", config.steps), InterruptBetweenSteps(told) as interrupt:
-            self.progress.advance(loop.step)
-            while loop.step < config.steps:
-                loop.advance()
-                for concept, trackers in zip(loop.concepts, self._trackers, strict=True):
-                    trackers.log({**concept.history[-1], "lr": loop.rate})
-                self.progress.advance(1, self._note())
-                if _due(config.save_every, loop.step) or (config.save_every and loop.step == config.steps):
-                    self._files.save_states()
-                if _due(config.checkpoint_every, loop.step):
-                    self._files.keep_shifts()
-                if config.validation_count and _due(config.validation_every, loop.step):
-                    self._validate()
-                if interrupt.asked and loop.step < config.steps:
-                    self._files.save_states()
-                    self._files.keep_shifts()
-                    raise Interrupted(loop.step, config.steps, [each.outputs.folder for each in self.inputs])
-
-    def _note(self) -> str:
-        """Where the training stands, in a few words: a mean of the last losses, since each depends on its noise."""
-        recent = [record["loss"] for each in self.loop.concepts for record in each.history[-WINDOW:]]
-        memory = peak_memory(self.accelerator.device)
-        parts = [f"loss {sum(recent) / len(recent):.4f}", f"lr {self.loop.rate:.2g}"]
-        return ", ".join([*parts, f"{memory / 1e9:.1f} GB"] if memory else parts)
-
     def _validate(self) -> None:
         """Draw every concept's validation pictures, and write them at once."""
         step = self.loop.step
         for number, validation in enumerate(self.validations):
             with self._placement.in_turns(), self.loop.result.in_place(), self.parameters.drawing(number):
                 row = validation.row(validation.draw(self.pipe, "drawing"), f"After {step} steps")
-            self._files.add_samples(number, row)
-            self._trackers[number].show(row, step)
+            if self.processes.first:
+                self._files.add_samples(number, row)
+                self._trackers[number].show(row, step)
 
     def _draw(self, number: int, label: str) -> PicturesByPrompt:
         """A concept's validation pictures as the model draws them now."""
