@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 import time
 import traceback
@@ -15,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 LONGEST = 60.0
@@ -37,12 +37,11 @@ def in_processes(count: int, call: Callable[[int], Any], folder: Path) -> list[E
         call: what it returns is the exit code, 0 for None.
         folder: for what they say.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as that of a launcher
     folder.mkdir(parents=True, exist_ok=True)
     names = [[folder / f"{number}.{kind}" for kind in ("out", "err")] for number in range(count)]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(count)}
+    place["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     pids = []
     for number in range(count):
         pid = os.fork()

@@ -44,8 +44,8 @@ def together(device: str = "") -> Iterator[Processes]:
         yield replace(ALONE)
         return
     place = _join(device)
-    store = dist.PrefixStore(f"spectra/{next(_uses)}", dist.distributed_c10d._get_default_store())
-    watch = Watch(store, dist.get_rank(), dist.get_world_size())
+    store = dist.distributed_c10d._get_default_store()
+    watch = Watch(store, dist.get_rank(), dist.get_world_size(), f"spectra/{next(_uses)}")
     processes = Processes(dist.get_rank(), dist.get_world_size(), place, watch)
 
     def stop() -> None:

@@ -40,9 +40,11 @@ class Watch:
         store: of torch.distributed, which all reach.
         number: of this process.
         count: of all.
+        place: of their keys in the store.
     """
 
-    def __init__(self, store: Any, number: int, count: int) -> None:
+    def __init__(self, store: Any, number: int, count: int, place: str = "spectra") -> None:
+        self._place = place
         self._store, self._number, self._count, self._next = store, number, count, (number + 1) % count
         self._trouble = ""
         self._since = 0.0
@@ -56,8 +58,8 @@ class Watch:
     def publish(self, error: str) -> None:
         """Tell the others why this process ends."""
         try:
-            if not self._store.check(["spectra/error"]):
-                self._store.set("spectra/error", error)
+            if not self._store.check([self._key("error")]):
+                self._store.set(self._key("error"), error)
         except RuntimeError:  # the store is gone with the process that held it
             pass
 
@@ -87,25 +89,30 @@ class Watch:
         self._over.set()
         self._thread.join(2 * BEAT)
         try:
-            closed, until = self._store.add("spectra/closed", 1), time.monotonic() + 3 * PATIENCE
+            closed, until = self._store.add(self._key("closed"), 1), time.monotonic() + 3 * PATIENCE
             while self._number == 0 and closed < self._count and time.monotonic() < until:
                 time.sleep(0.02)
-                closed = self._store.add("spectra/closed", 0)
+                closed = self._store.add(self._key("closed"), 0)
         except RuntimeError:
             pass
+
+    def _key(self, name: str) -> str:
+        return f"{self._place}/{name}"
 
     def _claim(self) -> bool:
         try:
             until = time.monotonic() + (PATIENCE if self._number else 0)
-            while time.monotonic() < until and not self._store.check(["spectra/told"]):
+            while time.monotonic() < until and not self._store.check([self._key("told")]):
                 time.sleep(0.1)
-            return bool(self._store.add("spectra/told", 1) == 1)
+            return bool(self._store.add(self._key("told"), 1) == 1)
         except RuntimeError:
             return self._number <= 1  # the first one held the store, and is gone
 
     def _said(self) -> str:
+        """What another process has published; empty if nothing is."""
+        key = self._key("error")
         try:
-            return one_line(self._store.get("spectra/error").decode()) if self._store.check(["spectra/error"]) else ""
+            return one_line(self._store.get(key).decode()) if self._store.check([key]) else ""
         except RuntimeError:
             return ""
 
@@ -124,10 +131,10 @@ class Watch:
     def _found(self) -> str:
         """What is wrong; empty if nothing is."""
         try:
-            self._store.add(f"spectra/alive/{self._number}", 1)
+            self._store.add(self._key(f"alive/{self._number}"), 1)
             if said := self._said():
                 return said
-            beats = self._store.add(f"spectra/alive/{self._next}", 0)
+            beats = self._store.add(self._key(f"alive/{self._next}"), 0)
         except RuntimeError:
             return ENDED
         if beats != self._beats:
