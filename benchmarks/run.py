@@ -48,6 +48,7 @@ MODULES: Mapping[str, str] = {
     "unmix": "spectra.benchmarks.trainings.unmix",
     "analysis": "spectra.benchmarks.trainings.analysis",
     "quality": "spectra.benchmarks.trainings.quality",
+    "style": "spectra.benchmarks.trainings.style",
 }
 """Every case: its name and the module whose `CASE` it is. A new case is a module and a line here."""
 

@@ -89,6 +89,26 @@ def features(images: Sequence[Image], batch: int = 64) -> Array:
     return np.concatenate(rows) if rows else np.zeros((0, FEATURES), np.float32)
 
 
+def style_statistics(images: Sequence[Image]) -> Array:
+    """How pictures are drawn, whatever they show: mean and deviation of each channel of the first layers, (n, 192).
+
+    The statistics by which a style is carried over (arXiv:1703.06868), of the network's stem and first three blocks.
+    """
+    import torch
+
+    net = network()
+    x = torch.from_numpy(np.stack([_pixels(image) for image in images])).permute(0, 3, 1, 2)
+    parts = []
+    with torch.no_grad():
+        x = net._swish(net._bn0(net._conv_stem(x)))
+        parts.append(x)
+        for block in net._blocks[:3]:
+            x = block(x)
+            parts.append(x)
+        rows = [torch.cat([each.mean((2, 3)), each.std((2, 3))], 1) for each in parts]
+    return np.asarray(torch.cat(rows, 1).float().numpy(), np.float32)
+
+
 def _pixels(image: Image) -> Array:
     from PIL import Image as Pillow
 

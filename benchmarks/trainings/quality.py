@@ -79,7 +79,7 @@ WORDS = 0.5
 VECTORS = 3
 """The rate of 1-D shifts is so many times lower than that of all others."""
 
-PRESETS = ("balanced", "likeness", "tiny")
+PRESETS = ("balanced", "likeness", "prompt", "tiny")
 """Presets of `spectra train` with their own settings, chosen on the subjects of the search."""
 
 SEVERAL = ("balanced", "shift", "lora-4", "full")

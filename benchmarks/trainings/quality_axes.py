@@ -75,7 +75,7 @@ def score_pictures(drawn: Probes, base: Probes, subject: EmbeddedSubject, own: S
     found = {
         "similarity": judge.identity(drawn.instance, own),
         "drift": judge.drift(drawn.unrelated, base.unrelated),
-        "unrelated": _right(drawn.unrelated, UNRELATED) - _right(base.unrelated, UNRELATED),
+        "unrelated": right_share(drawn.unrelated, UNRELATED) - right_share(base.unrelated, UNRELATED),
     }
     if drawn.class_:
         found["class"] = sum(
@@ -93,11 +93,11 @@ def prompt_following(drawn: Probes) -> dict[str, float]:
     borders = [has_border(p, EDITS[n // each]) for n, p in enumerate(drawn.background)]
     things = [concept for concept in SECOND for _ in range(each)]
     halves = [on_white_square(p.crop((p.width // 2, 0, p.width, p.height))) for p in drawn.second]
-    background, second = statistics.fmean(borders), _right(halves, things, among=5)
+    background, second = statistics.fmean(borders), right_share(halves, things, among=5)
     return {"background": background, "second": second, "follows": (background + second) / 2}
 
 
-def _right(pictures: Sequence[Image], concepts: Sequence[str], among: int = 1) -> float:
+def right_share(pictures: Sequence[Image], concepts: Sequence[str], among: int = 1) -> float:
     """Share of the pictures whose concept is among the nearest class means."""
     from spectra.benchmarks.trainings import judge
 

@@ -1,5 +1,6 @@
 """The ways to fine-tune a whole pipeline that the quality bench compares, each on a pipeline of its own.
 
+    balanced, ...    presets of `spectra train` with outer terms, each with its own settings
     shift            every weight of the UNet and of the text encoder, by its spectral shift
     shift-ca         cross-attention of the UNet (the paper's UNet-CA), and the text encoder
     shift-ca-kv      keys and values of cross-attention (UNet-CA-KV), and the text encoder
@@ -24,6 +25,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from spectra.training.presets import PRESETS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -262,9 +265,7 @@ def _psoft(layers: Mapping[str, list[str]]) -> Any:
 
 
 METHODS: Mapping[str, Callable[[Any, Any], Tuner]] = {
-    "balanced": _preset("balanced"),
-    "likeness": _preset("likeness"),
-    "tiny": _preset("tiny"),
+    **{name: _preset(name) for name in PRESETS if name != "svdiff"},
     "shift": _shift("unet,text-encoder"),
     "shift-ca": _shift("unet-ca,text-encoder"),
     "shift-ca-kv": _shift("unet-ca-kv,text-encoder"),

@@ -151,11 +151,12 @@ class SubjectSettings:
     )
     preset: str = _training(
         "balanced",
-        "Which settings are meant by default: balanced, for likeness at little drift from the base; likeness, for more "
-        "of it in twice the bytes; tiny, for a file of 32 kB at most; svdiff, the paper's method: all directions, no "
-        "outer terms.",
-        choices=("balanced", "likeness", "tiny", "svdiff"),
-        brief="balanced, likeness, tiny or svdiff.",
+        "Which goal the settings that are meant by default are for: balanced, likeness at little drift from the base; "
+        "likeness, more of it in more steps; prompt, a subject that stands wherever a prompt puts it; style, a way of "
+        "drawing, from pictures of several subjects; tiny, a file of 32 kB at most; svdiff, the paper's method: all "
+        "directions, no outer terms.",
+        choices=("balanced", "likeness", "prompt", "style", "tiny", "svdiff"),
+        brief="likeness, prompt, style, tiny or svdiff.",
     )
     text_encoder: bool | None = _training(
         False,

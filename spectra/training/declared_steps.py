@@ -153,7 +153,7 @@ class TrainSettings(SubjectSettings):
         "instance prompt. Some class pictures stand under it, held to the base's answer to the same with the class "
         "prompt. Needs prior target base; of one subject; repeatable.",
         option="--follow-prompt",
-        default_text="none; in balanced and tiny on the embedded base six coloured grounds",
+        default_text="none; on the embedded base six coloured grounds, but for style and svdiff",
     )
     prior_follow: float = _prior(
         0.05, "Share of class pictures trained under a follow prompt, where there are any.", **SHARE

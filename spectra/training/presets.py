@@ -46,13 +46,15 @@ _FEED_FORWARD = "unet.*ff.net.*"
 """Layers of a UNet: what it knows of time and of the prompt as a whole, and feed-forwards. Terms elsewhere add to the
 drift, not to the likeness (docs/claims.md)."""
 
+_TRIED: Mapping[str, Any] = {**_HELD, "outer": "2", "targets": f"{_TIME},{_FEED_FORWARD}", "stratified_timesteps": True}
+"""Two terms on each of these layers, with the noise levels of a step spread evenly."""
+
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "balanced": Preset(_TERMS, {**_HELD, **_FOLLOWS, "outer": "2", "targets": f"{_TIME},{_FEED_FORWARD}"}),
-        "likeness": Preset(
-            {**_TERMS, "outer": "2"},
-            {**_HELD, "outer": "4", "targets": f"{_TIME},{_FEED_FORWARD}", "weight_decay": 0.05},
-        ),
+        "balanced": Preset(_TERMS, {**_TRIED, **_FOLLOWS}),
+        "likeness": Preset({**_TERMS, "steps": 1000}, {**_TRIED, **_FOLLOWS, "steps": 800}),
+        "prompt": Preset(_TERMS, {**_TRIED, **_FOLLOWS, "weight_decay": 0.2, "prior_follow": 0.1}),
+        "style": Preset(_TERMS, _TRIED),
         "tiny": Preset(
             {**_TERMS, "outer": "28kB"},
             {**_HELD, **_FOLLOWS, "outer": "1", "targets": f"{_TIME},unet.*ff.net.2", "weight_decay": 0.25},

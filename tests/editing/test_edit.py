@@ -159,7 +159,12 @@ def test_bad_input(spectra_cli: Callable[..., Any], given: list[Any], tmp_path: 
     shift = learnt / "training" / "learnt.safetensors"
     text = tmp_path / "notes.txt"
     text.write_text("not a picture")
+    several = tmp_path / "several"
+    several.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (32, 32)).save(several / name)
     for arguments, said in (
+        ([several, *given[1:]], "expected one picture to edit, got a folder with 2; name one"),
         ([*given, "--shift", shift, "--train-steps", 2], "--shift trains nothing"),
         ([*given, "--no-inversion", "--noise-mix", 0.5], "leave out --inversion"),
         ([*given, "--shift", shift, "--base", tmp_path / "other"], "another"),

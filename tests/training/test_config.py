@@ -51,7 +51,9 @@ def test_a_preset_is_a_set_of_defaults() -> None:
     diagonal = make_config({"preset": "svdiff"})
     assert (diagonal.directions, diagonal.outer, diagonal.word) == ("all", "0", False)
     assert make_config({"outer": "3"}).changed() == {"outer": "3"}
-    with pytest.raises(InputError, match="preset: expected one of balanced, likeness, tiny, svdiff, got 'small'"):
+    with pytest.raises(
+        InputError, match="preset: expected one of balanced, likeness, prompt, style, tiny, svdiff, got 'small'"
+    ):
         make_config({"preset": "small"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ CONFIG = make_config({"steps": 100, "keep_prompts": 0.5})
     ("before", "after", "way", "good", "said", "change"),
     [
         (0.2, 0.15, None, True, "there: loss on its pictures 0.2000 -> 0.1500 (-25%", ""),
-        (0.2, 0.198, None, False, "hardly there", "--steps 200, or --preset likeness"),
+        (0.2, 0.198, None, False, "hardly there", "--steps 200, or higher rates: --lr-outer 0.6"),
+        (0.2, 0.199, 0.01, False, "hardly there", "--steps 200, or higher rates: --lr-outer 0.6"),
         (0.2, 0.3, None, False, "not there", "lower rates: --lr-outer 0.06"),
         (0.2, 0.15, 0.8, True, "there: its pictures have come 80% of the way", ""),
         (0.2, 0.15, 0.4, False, "there in part", "--steps 200"),
@@ -43,18 +45,26 @@ def test_whether_the_class_stayed() -> None:
     assert judge_class((0.2, 0.202), None, CONFIG).good
     assert judge_class((0.2, 0.202), 0.1, CONFIG).good
     changed = judge_class((0.2, 0.25), None, CONFIG)
-    assert (changed.good, changed.change) == (False, "--prior-weight 4, or fewer --steps than 100")
+    lower = "lower rates (--lr-outer 0.06)"
+    assert (changed.good, changed.change) == (False, f"--prior-weight 4, {lower}, or fewer --steps than 100")
     assert judge_class((0.2, 0.2), 0.6, CONFIG).told.startswith(
         "changed: pictures without the special word have come 60%"
     )
     assert judge_class(None, None, CONFIG).good is None
+    assert judge_class(None, 0.1, CONFIG).good
+    seen = judge_class(None, 0.5, CONFIG)
+    assert (seen.good, seen.change) == (False, "--class-prompt and --prior-weight 1 hold it")
 
 
 def test_whether_prompts_are_followed() -> None:
     assert judge_prompt(1.0, CONFIG).good
     lost = judge_prompt(0.25, CONFIG)
     assert not lost.good
-    assert lost.change.startswith("--keep-prompts 0.75, --weight-decay ")
+    assert lost.change == "--preset prompt, --weight-decay 0.3, or fewer --steps than 100"
+    free = replace(CONFIG, preset="prompt", weight_decay=0.0, prior_weight=0.0)
+    assert judge_prompt(0.5, free).change == (
+        "--prior-weight 1, without which no prompt is held, --weight-decay 0.1, or fewer --steps than 100"
+    )
     assert judge_prompt(None, CONFIG).good is None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -127,7 +129,7 @@ def test_a_relative_path_is_found_again_from_another_folder(
 def test_no_more_than_a_few_pictures_are_alive(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many there are: each is read, shrunk and forgotten. The figure in megapixels is in the documents."""
+    """However many there are: each is read, shrunk and forgotten. The slow test below has the figure."""
     place = tmp_path / "many"
     place.mkdir()
     for number in range(24):
@@ -182,3 +184,28 @@ def test_captions_must_have_the_special_word(settings: dict[str, Any], folder: P
     assert read(prompt="{caption}") == ["in snow", "in fog", "on grass", "in rain"]
     with pytest.raises(InputError, match=r"no caption has the special word '\[v\]'"):
         read()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_photographs(settings: dict[str, Any], tmp_path: Path) -> None:
+    """12 and 100 of 24 megapixels: within 100 MB of each other."""
+    peaks = {}
+    y, x = np.mgrid[:4000, :6000]
+    pixels = np.stack([x // 24, y // 16, (x + y) // 40], -1).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg", quality=85)
+    for count in (12, 100):
+        place = tmp_path / f"of-{count}"
+        place.mkdir()
+        for number in range(count):
+            (place / f"{number:03d}.jpg").hardlink_to(tmp_path / "photo.jpg")
+        config = make_config({**settings, "images": str(place), "steps": 1})
+        (tmp_path / f"{count}.toml").write_text(config.to_toml())
+        code = (
+            "import resource, sys; from spectra.cli.app import main; code = main(sys.argv[1:]); "
+            "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
+        )
+        asked = ["train", "--config", str(tmp_path / f"{count}.toml"), "-o", str(tmp_path / f"out-{count}")]
+        ran = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True, timeout=3000)
+        assert ran.returncode == 0, ran.stderr[-500:]
+        peaks[count] = int(ran.stdout.split("peak")[-1]) / 1000
+    assert peaks[100] - peaks[12] < 100, peaks

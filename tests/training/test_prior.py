@@ -86,6 +86,16 @@ def test_an_unwritable_cache_serves_the_training_with_a_warning(
         assert len(prior_pictures(pipe, KEY)) == 3
 
 
+def test_black_class_pictures_are_neither_kept_nor_trained_on(tiny_base: Path, drawings: list[int]) -> None:
+    pipe = load_pipeline(str(tiny_base))
+    with torch.no_grad():
+        pipe.unet.conv_out.weight.fill_(float("nan"))
+    told = "class pictures of 'a disc' came out black; draw them in another --precision"
+    with pytest.warns(PictureWarning, match="3 of 3 pictures are black"), pytest.raises(BaseError, match=told):
+        prior_pictures(pipe, KEY)
+    assert not (prior.prior_root() / KEY.digest).exists()
+
+
 def test_the_fingerprint_sees_every_weight_and_the_scheduler(tiny_base: Path) -> None:
     import torch
 

@@ -21,7 +21,7 @@ from spectra.bases.embedded import is_embedded
 from spectra.families.execution_device import execution_device
 from spectra.families.known import family_of
 from spectra.progress import SILENT, Progress
-from spectra.training.config import TrainConfig
+from spectra.training.config import TrainConfig, defaults
 from spectra.training.data.pictures import to_tensor
 from spectra.training.data.subjects import learnt_pictures
 from spectra.training.run.inputs import ValidatedInputs
@@ -41,6 +41,9 @@ CHANGED = 0.05
 
 FOLLOWED = 0.75
 """Share of prompts about backgrounds that are followed."""
+
+WEIGHT_DECAY = 0.1
+"""What is proposed where there is none."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,10 @@ def judge_subject(before: float, after: float, way: float | None, config: TrainC
     good = way >= THERE if way is not None else change <= -LEARNT
     if good:
         return Verdict("subject", True, f"there: {told}")
-    stronger = "" if config.preset == "likeness" else ", or --preset likeness"
     word = "hardly there" if way is None or way < HARDLY else "there in part"
-    return Verdict("subject", False, f"{word}: {told}", f"--steps {2 * config.steps}{stronger}")
+    slow = change > -LEARNT  # nearly as the base: what moves, moves too slowly
+    faster = f", or higher rates: {_rates(config, 3)}" if slow else ""
+    return Verdict("subject", False, f"{word}: {told}", f"--steps {2 * config.steps}{faster}")
 
 
 def judge_class(losses: tuple[float, float] | None, leak: float | None, config: TrainConfig) -> Verdict:
@@ -122,19 +126,26 @@ def judge_class(losses: tuple[float, float] | None, leak: float | None, config: 
 
     Args:
         losses: on class pictures, under the prompts that they were trained by, before and after; None without any.
+            Their pictures may be judged all the same.
         leak: share of the way that the class prompt's pictures have come to the subject.
     """
-    if losses is None:
-        return Verdict("class", None, "not measured: no class pictures", "--class-prompt and --prior-weight 1 hold it")
-    before, after = losses
-    change = after / before - 1 if before else 0.0
-    told = f"loss on class pictures {before:.4f} -> {after:.4f} ({change:+.0%}, same noise)"
+    held = "--class-prompt and --prior-weight 1 hold it"
+    if losses is None and leak is None:
+        return Verdict("class", None, "not measured: no class pictures", held)
+    told, change = [], 0.0
     if leak is not None:
-        told = f"pictures without the special word have come {max(leak, 0):.0%} of the way to the subject; {told}"
+        told.append(f"pictures without the special word have come {max(leak, 0):.0%} of the way to the subject")
+    if losses is not None:
+        before, after = losses
+        change = after / before - 1 if before else 0.0
+        told.append(f"loss on class pictures {before:.4f} -> {after:.4f} ({change:+.0%}, same noise)")
     if change <= CHANGED and (leak is None or leak < LEAKS):
-        return Verdict("class", True, f"stayed: {told}")
-    advice = f"--prior-weight {2 * max(config.prior_weight, 0.5):g}, or fewer --steps than {config.steps}"
-    return Verdict("class", False, f"changed: {told}", advice)
+        return Verdict("class", True, f"stayed: {'; '.join(told)}")
+    advice = held
+    if losses is not None:
+        more = f"--prior-weight {2 * max(config.prior_weight, 0.5):g}"
+        advice = f"{more}, lower rates ({_rates(config, 0.3)}), or fewer --steps than {config.steps}"
+    return Verdict("class", False, f"changed: {'; '.join(told)}", advice)
 
 
 def judge_prompt(followed: float | None, config: TrainConfig) -> Verdict:
@@ -144,16 +155,21 @@ def judge_prompt(followed: float | None, config: TrainConfig) -> Verdict:
     told = f"{followed:.0%} of the backgrounds that were asked for came"
     if followed >= FOLLOWED:
         return Verdict("prompt", True, f"followed: {told}")
-    keep = f"--keep-prompts {min(1.0, config.keep_prompts + 0.25):g}" if config.keep_prompts < 0.75 else ""
-    weaker = f"--weight-decay {3 * config.weight_decay:g}, or fewer --steps than {config.steps}"
-    return Verdict("prompt", False, f"not followed: {told}", ", ".join(filter(None, (keep, weaker))))
+    advice = [f"--weight-decay {3 * config.weight_decay or WEIGHT_DECAY:g}", f"fewer --steps than {config.steps}"]
+    if config.preset != "prompt":
+        advice.insert(0, "--preset prompt")
+    if config.prior_weight == 0:
+        advice.insert(0, "--prior-weight 1, without which no prompt is held")
+    return Verdict("prompt", False, f"not followed: {told}", f"{', '.join(advice[:-1])}, or {advice[-1]}")
 
 
 def _rates(config: TrainConfig, factor: float) -> str:
-    """The rates that move something, by a factor."""
+    """The rates that move something, by a factor; in place of none those by default."""
     moved = ["lr"] if config.directions != "0" else []
     moved += ["lr_outer"] if config.outer != "0" else []
-    return " ".join(f"--{name.replace('_', '-')} {factor * getattr(config, name):g}" for name in moved)
+    usual = defaults(config.base, config.preset)
+    rates = {name: factor * getattr(config, name) or getattr(usual, name) for name in moved}
+    return " ".join(f"--{name.replace('_', '-')} {rate:g}" for name, rate in rates.items())
 
 
 def share_of_way(
