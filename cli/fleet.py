@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.cli import output
+from spectra.cli.next_steps import following
 from spectra.cli.options import argument, check_device, command, device_option
 from spectra.cli.tables import plural
 from spectra.errors import InputError
@@ -107,6 +108,9 @@ class _View:
             f"{trained} trained, {earlier} had ended before, {failed} failed, in {report.seconds:.0f} s "
             f"({report.training_seconds:.0f} s of workers)"
         )
+        if report.ended:
+            folders = dict.fromkeys(str(Path(each.folder).parent) for each in report.ended)
+            output.line(following("spectra", "inspect", *folders))
 
     def _line(self, event: dict[str, Any]) -> None:
         output.line(json.dumps(event))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spectra.cli import output
+from spectra.cli.next_steps import following
 from spectra.cli.options import argument, command, force_option, json_option, output_option
 from spectra.settings import setting
 
@@ -33,4 +34,5 @@ def pull(options: _Options) -> None:
         revision=options.revision or None,
         token=options.token or None,
     )
-    output.result({"repo": options.repo, "file": str(path)}, json=options.json, human=lambda: [str(path)])
+    told = [str(path), following("spectra", "inspect", str(path))]
+    output.result({"repo": options.repo, "file": str(path)}, json=options.json, human=lambda: told)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from spectra.cli import app
 from spectra.cli.app import COMMANDS
 from spectra.cli.help import option_names
 from spectra.settings import declared_settings
@@ -53,6 +54,17 @@ def test_wrong_options_are_told_at_once_with_what_was_meant(
         assert f"no such option: {wrong} (did you mean {right}?)" in told
     assert "no such option: --xyzzy " in told
     assert "(did you mean --file-dtype?)" in spectra_cli("merge", "a", "--file_dtype", "float16").err
+
+
+def test_every_command_that_writes_says_what_to_do_next() -> None:
+    """By their files: a test of each command runs them. A bench's result is a line in a record."""
+    folder = Path(app.__file__).parent
+    for name in COMMANDS:
+        text = "".join(
+            file.read_text() for file in (folder / f"{name}.py", folder / f"{name}_view.py") if file.exists()
+        )
+        if name != "bench" and ("output_option(" in text or "--out" in text):
+            assert "next_steps import" in text or '"next: ' in text or 'plain("Next"' in text, name
 
 
 @pytest.mark.parametrize(
