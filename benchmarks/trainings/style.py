@@ -12,7 +12,7 @@ without, from the seeds of the base's own drawings.
     leak     as `style`, of the pictures without the word
     drift    of the pictures without the word: 1 - cosine of each with the base's own
 
-The preset's settings were chosen in the look `night`, with the subjects that settings are chosen on.
+Nothing was chosen on looks: the settings of `style` are those of `balanced` without its follow prompts.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from spectra.training.config import TrainConfig
 
-CHOSEN_ON = ("owl-emojione", "car-noto-v1", "tiger-noto-v1", "helicopter-fxemoji", "ice-cream-emojione",
-             "elephant-noto-v1", "telephone-fxemoji", "backpack-twemoji")  # fmt: skip
 METHODS = ("style", "balanced")
 ASKED = "a [V1] drawing of "
 CLASS_PROMPT = "a drawing of a house"
@@ -89,8 +87,9 @@ def train_look(
         LOOKS[look](plain_picture(known)).save(folder / f"{known.name}.png")
         caption = known.class_prompt.removeprefix("a drawing of ")
         (folder / f"{known.name}.txt").write_text(caption, encoding="utf-8")
-    asked = {"images": str(folder), "prompt": f"{ASKED}{{caption}}", "class_prompt": CLASS_PROMPT, "seed": seed}
-    return finetune(method, base, replace(config, **asked))
+    prompt = f"{ASKED}{{caption}}"
+    asked = replace(config, images=str(folder), prompt=prompt, class_prompt=CLASS_PROMPT, seed=seed)
+    return finetune(method, base, asked)
 
 
 def score_look(look: str, own: Sequence[Image], asked: Sequence[Image], plain: Sequence[Image]) -> dict[str, float]:
@@ -148,7 +147,7 @@ def _measure(bench: Bench, item: str) -> Row:
 
 
 def _items(bench: Bench) -> list[str]:
-    return [f"{method} {look} 0" for look in LOOKS if look != "night" for method in METHODS]
+    return [f"{method} {look} 0" for look in LOOKS for method in METHODS]
 
 
 def _stamp(bench: Bench) -> str:
