@@ -79,8 +79,8 @@ WORDS = 0.5
 VECTORS = 3
 """The rate of 1-D shifts is so many times lower than that of all others."""
 
-PRESETS = ("balanced", "likeness", "prompt", "tiny")
-"""Presets of `spectra train` with their own settings, chosen on the subjects of the search."""
+PRESETS = ("balanced", "likeness", "tiny")
+"""Presets of `spectra train` with their own settings, chosen on the subjects of the search; `prompt` is here `tiny`."""
 
 SEVERAL = ("balanced", "shift", "lora-4", "full")
 SEEDS = 3

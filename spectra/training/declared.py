@@ -152,7 +152,7 @@ class SubjectSettings:
     preset: str = _training(
         "balanced",
         "Which goal the settings that are meant by default are for: balanced, likeness at little drift from the base; "
-        "likeness, more of it in more steps; prompt, a subject that stands wherever a prompt puts it; style, a way of "
+        "likeness, more of it in more steps; prompt, a subject that follows prompts most surely; style, a way of "
         "drawing, from pictures of several subjects; tiny, a file of 32 kB at most; svdiff, the paper's method: all "
         "directions, no outer terms.",
         choices=("balanced", "likeness", "prompt", "style", "tiny", "svdiff"),

@@ -49,16 +49,22 @@ drift, not to the likeness (docs/claims.md)."""
 _TRIED: Mapping[str, Any] = {**_HELD, "outer": "2", "targets": f"{_TIME},{_FEED_FORWARD}", "stratified_timesteps": True}
 """Two terms on each of these layers, with the noise levels of a step spread evenly."""
 
+_FEW: Mapping[str, Any] = {
+    **_HELD,
+    **_FOLLOWS,
+    "outer": "1",
+    "targets": f"{_TIME},unet.*ff.net.2",
+    "weight_decay": 0.25,
+}
+"""Few terms, held most strongly: what has the smallest file follows prompts most surely."""
+
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "balanced": Preset(_TERMS, {**_TRIED, **_FOLLOWS}),
         "likeness": Preset({**_TERMS, "steps": 1000}, {**_TRIED, **_FOLLOWS, "steps": 800}),
-        "prompt": Preset(_TERMS, {**_TRIED, **_FOLLOWS, "weight_decay": 0.2, "prior_follow": 0.1}),
+        "prompt": Preset({**_TERMS, "prior_target": "base"}, _FEW),
         "style": Preset(_TERMS, _TRIED),
-        "tiny": Preset(
-            {**_TERMS, "outer": "28kB"},
-            {**_HELD, **_FOLLOWS, "outer": "1", "targets": f"{_TIME},unet.*ff.net.2", "weight_decay": 0.25},
-        ),
+        "tiny": Preset({**_TERMS, "outer": "28kB"}, _FEW),
         "svdiff": Preset(),
     }
 )
