@@ -55,6 +55,8 @@ from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 Bind: TypeAlias = Callable[[Sequence[Target], Mapping[str, int]], dict[str, Binding]]
 """Makes bindings of targets, with as many directions of each weight as are asked for: `bind.bind`."""
 
+ALL_DIRECTIONS = Form()
+
 
 def attach(
     pipe: Any,
@@ -115,17 +117,14 @@ class Adapter(nn.Module):
         by_key: the parameters, float32, by `<weight name>.<part>` (see `live_parameters`); all change nothing at first.
         deltas: those of them that are deltas, by weight name.
         subset: the targets as they were given.
+        apart: no weight is whole in one place, so that a model that draws computes beside it, too.
     """
 
     def __init__(
-        self,
-        pipe: Any,
-        subset: str,
-        bind: Bind,
-        form: Form = Form(),  # noqa: B008
-        low_memory: bool = False,
+        self, pipe: Any, subset: str, bind: Bind, form: Form = ALL_DIRECTIONS, low_memory: bool = False
     ) -> None:
         super().__init__()
+        self.apart = False
         self.subset = subset
         parts = components(pipe)
         by_subset = {target.name for target in targets(pipe, subset)}
@@ -224,7 +223,7 @@ class Adapter(nn.Module):
             if isinstance(layer, ShiftedVector):
                 continue
             # A table of thousands of rows is not made anew for the few that a prompt gathers.
-            keep = training or isinstance(layer.module, nn.Embedding)
+            keep = training or self.apart or isinstance(layer.module, nn.Embedding)
             if isinstance(layer, ShiftedLayer):
                 layer.plan = None if keep else "materialized"
             else:

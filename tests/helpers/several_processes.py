@@ -17,9 +17,6 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-LONGEST = 60.0
-"""Seconds after which processes that have not ended are a failure."""
-
 
 @dataclass(frozen=True)
 class Ended:
@@ -30,12 +27,13 @@ class Ended:
     err: str
 
 
-def in_processes(count: int, call: Callable[[int], Any], folder: Path) -> list[Ended]:
+def in_processes(count: int, call: Callable[[int], Any], folder: Path, longest: float = 60.0) -> list[Ended]:
     """Run `call(number)` in each of `count` processes, and wait until all have ended.
 
     Args:
         call: what it returns is the exit code, 0 for None.
         folder: for what they say.
+        longest: seconds after which not to have ended is a failure.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as that of a launcher
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +54,7 @@ def in_processes(count: int, call: Callable[[int], Any], folder: Path) -> list[E
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 codes[pid] = os.waitstatus_to_exitcode(status)
-        if time.monotonic() - began > LONGEST:
+        if time.monotonic() - began > longest:
             for pid in set(pids) - set(codes):
                 os.kill(pid, 9)
                 os.waitpid(pid, 0)
@@ -107,6 +105,27 @@ def float64_training() -> Iterator[None]:
         mock.patch.object(Loop, "_losses", doubled),
     ):
         yield
+
+
+def state(out: Path) -> dict[str, torch.Tensor]:
+    """What is trained, its average and the optimizer's moments, by name, in the newest state."""
+    from spectra.io.tensor_files import load_tensors
+    from spectra.training.run.outputs import Outputs
+
+    found = load_tensors(Outputs(out).find_state())[1]
+    return {name: value for name, value in found.items() if name.split("/")[0] in ("shift", "result", "optimizer")}
+
+
+def difference(found: Path, expected: Path) -> float:
+    """The largest relative difference of two trainings' states, of the parameters and of each kind of moment."""
+    one, other = state(expected), state(found)
+    assert one.keys() == other.keys()
+    kinds = {name.rsplit(".", 1)[-1] if name.startswith("shift") else name.rsplit("/", 1)[-1] for name in one}
+    joined = [
+        [torch.cat([of[name].double().ravel() for name in one if name.endswith(kind)]) for kind in kinds]
+        for of in (one, other)
+    ]
+    return max(float((a - b).norm() / a.norm()) for a, b in zip(*joined, strict=True) if a.norm() > 0)
 
 
 class Communication(TorchDispatchMode):

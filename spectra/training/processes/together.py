@@ -17,6 +17,7 @@ from spectra.errors import InputError, ProcessError, SpectraError
 from spectra.generation.drawing import best_device
 from spectra.training.processes.group import ALONE, Processes
 from spectra.training.processes.launch import process_count
+from spectra.training.processes.sharding import is_asked_for
 from spectra.training.processes.watch import StopSignal, Watch
 
 LONGEST_WORK = datetime.timedelta(days=1)
@@ -43,10 +44,10 @@ def together(device: str = "") -> Iterator[Processes]:
     if process_count() == 1:
         yield replace(ALONE)
         return
-    place = _join(device)
+    lockstep, place = is_asked_for(), _join(device)
     store = dist.distributed_c10d._get_default_store()
     watch = Watch(store, dist.get_rank(), dist.get_world_size(), f"spectra/{next(_uses)}")
-    processes = Processes(dist.get_rank(), dist.get_world_size(), place, watch)
+    processes = Processes(dist.get_rank(), dist.get_world_size(), place, watch, lockstep)
 
     def stop() -> None:
         processes.stop = True
@@ -74,9 +75,6 @@ def _join(device: str) -> torch.device:
     """Join the others, by accelerate; where this process computes."""
     from accelerate.state import PartialState
 
-    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
-            raise InputError(f"{name.lower()} is not for shifts: expected plain processes; launch without it")
     cpu = (device or best_device()) == "cpu"
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if not cpu and here > gpus:

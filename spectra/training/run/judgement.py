@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,22 @@ class Verdict:
     good: bool | None
     told: str
     change: str = ""
+
+
+class Losses(NamedTuple):
+    """Each concept's losses before and after a training: of its own pictures, and of class pictures if it has any."""
+
+    before: Sequence[float]
+    after: Sequence[float]
+    class_before: Sequence[float] | None
+    class_after: Sequence[float] | None
+
+    def of(self, number: int) -> tuple[tuple[float, float], tuple[float, float] | None]:
+        """Those of one concept, before and after."""
+        of_class = None
+        if self.class_before and self.class_after:
+            of_class = self.class_before[number], self.class_after[number]
+        return (self.before[number], self.after[number]), of_class
 
 
 def judge(

@@ -113,7 +113,7 @@ class Loop:
         began, config = time.perf_counter(), self.config
         self.last_good.begin()
         set_learning_rates(self.optimizer, config, self.step)
-        with undrawn_if_lost(self.concepts):
+        with undrawn_if_lost(self.concepts), self.processes.heard():
             records = self._move()
         if self.maps is not None:
             self.maps.request([])  # what is drawn between steps has other samples

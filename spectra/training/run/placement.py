@@ -22,10 +22,11 @@ class Placement:
     Args:
         pipe: the pipeline, in main memory. On an accelerator its VAE takes one picture at a time from now on.
         device: where its models compute; the CPU moves nothing.
+        sharded: the component that is in parts, which stay where they are.
     """
 
-    def __init__(self, pipe: Any, device: torch.device) -> None:
-        self._pipe, self._device = pipe, device
+    def __init__(self, pipe: Any, device: torch.device, sharded: str = "") -> None:
+        self._pipe, self._device, self._sharded = pipe, device, sharded
         self._staying: frozenset[str] = frozenset()
         if self.moves and hasattr(pipe.vae, "enable_slicing"):
             pipe.vae.enable_slicing()
@@ -59,7 +60,8 @@ class Placement:
 
     @property
     def _models(self) -> dict[str, nn.Module]:
-        return {name: each for name, each in self._pipe.components.items() if isinstance(each, nn.Module)}
+        found = {name: each for name, each in self._pipe.components.items() if isinstance(each, nn.Module)}
+        return {name: each for name, each in found.items() if name != self._sharded}
 
     def _move(self, there: frozenset[str]) -> None:
         """Put these components on the accelerator, and the others first into main memory."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -27,6 +27,7 @@ from spectra.training.data.prompt_embeddings import Conditions
 from spectra.training.form import check_directions, check_outer
 from spectra.training.loss.objectives import build_objectives
 from spectra.training.processes.group import ALONE, Processes
+from spectra.training.processes.sharding import check_sharded, shard
 from spectra.training.processes.spectra_by_shares import bind_by_shares
 from spectra.training.run.accelerator import deterministic, make_accelerator
 from spectra.training.run.batches import Concept
@@ -35,7 +36,7 @@ from spectra.training.run.concept_words import ConceptWords
 from spectra.training.run.files import Files
 from spectra.training.run.gradient_probe import choose_form
 from spectra.training.run.inputs import ValidatedInputs, resolution_of
-from spectra.training.run.judgement import Verdict, judge
+from spectra.training.run.judgement import Losses, Verdict, judge
 from spectra.training.run.loop import Loop
 from spectra.training.run.memory import checkpoints, load_dtype
 from spectra.training.run.optimizer import rate_settings
@@ -44,10 +45,7 @@ from spectra.training.run.report import Summary
 from spectra.training.run.state import restore_state
 from spectra.training.run.steps import Steps
 from spectra.training.run.trackers import Trackers
-from spectra.training.run.validation import PicturesByPrompt, Validation
-
-_Drawn: TypeAlias = Sequence[PicturesByPrompt]
-"""Validation pictures of each concept."""
+from spectra.training.run.validation import Drawings, PicturesByPrompt, Validation
 
 
 class _LoopPieces(NamedTuple):
@@ -58,22 +56,6 @@ class _LoopPieces(NamedTuple):
     ndims: Mapping[str, int]
     maps: AttentionMaps | None
     words: ConceptWords
-
-
-class _Losses(NamedTuple):
-    """Each concept's losses before and after the training: of its own pictures, and of class pictures if it has any."""
-
-    before: Sequence[float]
-    after: Sequence[float]
-    class_before: Sequence[float] | None
-    class_after: Sequence[float] | None
-
-    def of(self, number: int) -> tuple[tuple[float, float], tuple[float, float] | None]:
-        """Those of one concept, before and after."""
-        of_class = None
-        if self.class_before and self.class_after:
-            of_class = self.class_before[number], self.class_after[number]
-        return (self.before[number], self.after[number]), of_class
 
 
 class Training:
@@ -127,7 +109,10 @@ class Training:
             self.family.require("concepts")
         if self.config.subjects and self.config.unmix_weight > 0:
             self.family.require("unmix")
-        self._placement = Placement(self.pipe, self.accelerator.device)
+        if processes.lockstep:
+            check_sharded(self.config, len(inputs))
+        apart = self.family.model if processes.lockstep else ""
+        self._placement = Placement(self.pipe, self.accelerator.device, apart)
         self._closing.callback(self._placement.settle, ())
         self._targets = self.config.targets_of(self.family)
         self.resolution = resolution_of(self.family, self.pipe, self.config)
@@ -151,8 +136,11 @@ class Training:
         if config.subjects and config.unmix_weight > 0:
             maps = AttentionMaps(getattr(pipe, family.model), family.cross_attention, config.unmix_layers)
             self._closing.callback(maps.close)
-        with self._placement.in_turns():
-            # The class pictures are drawn before anything is attached: by the frozen base.
+        sharded = self.processes.lockstep
+        if sharded:
+            self._attach_and_shard(words)
+        with self.adapter.disabled() if sharded else contextlib.nullcontext(), self._placement.in_turns():
+            # The class pictures are drawn by the frozen base: where it can, before anything is attached.
             concepts, prompts = [], []
             for each in self.inputs:
                 given = each.config, each.subjects, each.class_pictures, self.resolution, self.fingerprint
@@ -170,22 +158,33 @@ class Training:
         self._placement.settle([family.model, *encoding])
         sources = [objective.source for each in concepts for objective in each.objectives]
         with self.accelerator.autocast():
-            if checkpoints(config, pipe, family, conditions, sources):
+            if (sharded and config.gradient_checkpointing is None) or checkpoints(
+                config, pipe, family, conditions, sources
+            ):
                 getattr(pipe, family.model).enable_gradient_checkpointing()
-        form = choose_form(
-            check_directions(config.directions),
-            check_outer(config.outer),
-            self._attach,
-            lambda adapter: self._make_loop(adapter, adapter.by_key),
-            vectors=config.lr_1d > 0,
-        )
-        self.adapter = self._attach(replace(form, words=words.ids))
-        self._closing.callback(self.adapter.detach)
+        if not sharded:
+            form = choose_form(
+                check_directions(config.directions),
+                check_outer(config.outer),
+                self._attach,
+                lambda adapter: self._make_loop(adapter, adapter.by_key),
+                vectors=config.lr_1d > 0,
+            )
+            self.adapter = self._attach(replace(form, words=words.ids))
+            self._closing.callback(self.adapter.detach)
         self.parameters = ConceptParameters(self.adapter, len(concepts), words)
         for number, each in enumerate(self.inputs):
             if each.init is not None:
                 self.parameters.start_from(each.init, number)
         self.loop = self._make_loop(self.adapter, self.parameters.parameters, self.parameters.rows)
+
+    def _attach_and_shard(self, words: ConceptWords) -> None:
+        """Attach while the weights are whole, in main memory, and take the denoiser apart then."""
+        config, device = self.config, self.accelerator.device
+        directions, outer = check_directions(config.directions).number, check_outer(config.outer).each
+        self.adapter = self._attach(Form(directions, outer, words.ids, vectors=config.lr_1d > 0))
+        self._closing.callback(self.adapter.detach)
+        shard(getattr(self.pipe, self.family.model), self.adapter, device)
 
     def _attach(self, form: Form) -> Adapter:
         bound = partial(bind_by_shares, processes=self.processes, progress=self.progress)
@@ -238,7 +237,7 @@ class Training:
         for each in self._trackers:
             each.close()  # their files move with the folder
         with loop.result.in_place():
-            losses = _Losses(losses_before, loop.measure(), class_before, self._measure_class())
+            losses = Losses(losses_before, loop.measure(), class_before, self._measure_class())
             after, judged = self._judge(losses, before) if self.processes.draws else ([], [])
             summaries = self.processes.from_first(
                 lambda: self._write(losses, before, after, judged, force=force, **cost)
@@ -249,7 +248,7 @@ class Training:
         """The losses on class pictures; None where a concept has none."""
         return self.loop.measure(1) if all(len(each.objectives) > 1 for each in self.loop.concepts) else None
 
-    def _judge(self, losses: _Losses, before: Sequence[PicturesByPrompt]) -> tuple[_Drawn, list[tuple[Verdict, ...]]]:
+    def _judge(self, losses: Losses, before: Drawings) -> tuple[Drawings, list[tuple[Verdict, ...]]]:
         """Validation pictures of what was learnt, and what is to be said of each concept."""
         after, judged = [], []
         for number, (each, validation) in enumerate(zip(self.inputs, self.validations, strict=True)):
@@ -261,7 +260,14 @@ class Training:
         return after, judged
 
     def _write(
-        self, losses: _Losses, before: _Drawn, after: _Drawn, judged: Sequence[Any], *, force: bool, **cost: Any
+        self,
+        losses: Losses,
+        before: Drawings,
+        after: Drawings,
+        judged: Sequence[Any],
+        *,
+        force: bool,
+        **cost: Any,
     ) -> list[Summary]:
         """Write every concept's folder."""
         summaries = []

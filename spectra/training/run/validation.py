@@ -21,6 +21,9 @@ SHOWN = 8
 
 PicturesByPrompt = dict[str, list[Image.Image]]
 
+Drawings = Sequence[PicturesByPrompt]
+"""The pictures of each concept."""
+
 ROW = 256
 """Largest side of a picture in the sheet that grows with the training."""
 

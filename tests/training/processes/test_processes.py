@@ -12,19 +12,16 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import torch
 from PIL import Image
-from several_processes import Communication, float64_training, in_processes
+from several_processes import Communication, difference, float64_training, in_processes
 
 from spectra.cli.app import main
 from spectra.errors import PictureError
-from spectra.io.tensor_files import load_tensors
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 from spectra.training.config import TrainConfig, make_config
 from spectra.training.processes.group import Processes
 from spectra.training.run.interruption import Interrupted
 from spectra.training.run.loop import Loop
-from spectra.training.run.outputs import Outputs
 from spectra.training.run.report import Summary
 from spectra.training.run.train import train
 
@@ -69,24 +66,6 @@ def one(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 @pytest.fixture(autouse=True)
 def _filled_cache(one: tuple[Path, Summary], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPECTRA_CACHE", str(one[0] / "cache"))
-
-
-def state(out: Path) -> dict[str, torch.Tensor]:
-    """What is trained, its average and the optimizer's moments, by name, in the newest state."""
-    found = load_tensors(Outputs(out).find_state())[1]
-    return {name: value for name, value in found.items() if name.split("/")[0] in ("shift", "result", "optimizer")}
-
-
-def difference(found: Path, expected: Path) -> float:
-    """The largest relative difference of two trainings' states, of the parameters and of each kind of moment."""
-    one, other = state(expected), state(found)
-    assert one.keys() == other.keys()
-    kinds = {name.rsplit(".", 1)[-1] if name.startswith("shift") else name.rsplit("/", 1)[-1] for name in one}
-    joined = [
-        [torch.cat([of[name].double().ravel() for name in one if name.endswith(kind)]) for kind in kinds]
-        for of in (one, other)
-    ]
-    return max(float((a - b).norm() / a.norm()) for a, b in zip(*joined, strict=True) if a.norm() > 0)
 
 
 def files(folder: Path) -> dict[str, bytes]:
