@@ -1,4 +1,4 @@
-# make setup | train | test | slow | lint | types | format | bench | gpu | crash | contention | endurance | architecture | pages | docs | docs-serve | fuzz | audit | clean
+# make setup | train | test | slow | lint | types | format | bench | gpu | crash | contention | endurance | architecture | pages | docs | docs-serve | docs-run | fuzz | audit | clean
 # Needs Python 3.11 or later with pip, and nothing else. Everything runs setup first if that has not been done.
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ READY := .venv/ready
 # The packages are installed inside `spectra` (pyproject.toml); a type checker needs to see them laid out like that.
 TYPES := build/types/spectra
 
-.PHONY: setup train test slow lint types format bench gpu crash contention endurance architecture pages docs docs-serve fuzz audit clean
+.PHONY: setup train test slow lint types format bench gpu crash contention endurance architecture pages docs docs-serve docs-run fuzz audit clean
 
 setup: $(READY)
 
@@ -69,17 +69,22 @@ endurance: $(READY)
 architecture: $(READY)
 	$(BIN)/python tests/helpers/architecture.py
 
-# What of the documents is made from the code: commands, settings, Python names.
+# What of the documents is made from the code and the records: commands, settings, Python names, figures.
 pages: $(READY)
 	$(BIN)/python docs/scripts/commands_page.py
 	$(BIN)/python docs/scripts/settings_page.py
 	$(BIN)/python docs/scripts/python_page.py
+	$(BIN)/python docs/scripts/figures.py
 
 docs: $(READY)
 	$(BIN)/zensical build --clean --strict
 
 docs-serve: $(READY)
 	$(BIN)/zensical serve
+
+# Runs the commands of the documents, those that take minutes too, page after page: make docs-run PAGES="training mixing"
+docs-run: $(READY)
+	$(BIN)/python tests/helpers/docs_run.py $(PAGES)
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

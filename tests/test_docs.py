@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import architecture
 import pytest
 from source_tree import FLOORS
 
 import spectra
-from spectra import errors
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -45,41 +42,6 @@ def test_the_page_has_a_line_for_each_room() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     rooms = set(re.findall(r"^\| `(?:spectra/)?(\w+)/`", page, flags=re.MULTILINE))
     assert {room for room in ORDER if not (ROOT / "spectra" / f"{room}.py").exists()} - rooms == set()
-
-
-def test_the_readme_table_is_the_list_of_commands() -> None:
-    from spectra.cli.app import COMMANDS
-
-    table = re.findall(r"^\| `spectra (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
-    assert sorted(table) == sorted(COMMANDS)
-
-
-def test_commands_in_the_documents_are_accepted(
-    spectra_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    used: dict[str, set[str]] = {}
-    for document in DOCUMENTS:
-        for line in document.read_text().replace("\\\n", " ").splitlines():
-            if line.startswith("    spectra "):
-                used.setdefault(line.split()[1], set()).update(re.findall(r" (--?[a-z][a-z-]*)", line))
-    assert {"train", "generate"} <= used.keys()
-    for command, options in used.items():
-        text = spectra_cli(command, "--help").out
-        assert {option for option in options if not re.search(rf"{option}\b", text)} == set(), command
-
-
-def test_the_names_that_documents_and_examples_use_are_exported() -> None:
-    used: set[str] = set()
-    for file in (*DOCUMENTS, *(ROOT / "examples").glob("*.py")):
-        used.update(re.findall(r"(?<![\w./-])spectra\.([A-Za-z_]\w*)", file.read_text()))
-    assert {"attach", "train", "generate", "edit", "mix", "verify", "adjust", "Keep"} <= used
-    assert used - {*ORDER, *FOLDERS} <= set(spectra.__all__)
-
-
-def test_every_error_and_warning_is_exported() -> None:
-    own = {name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, Exception)}
-    assert own <= set(spectra.__all__)
 
 
 def test_every_public_name_is_lazy_in_one_table() -> None:
