@@ -49,8 +49,9 @@ def bind(
     prints = {name: known.get(name) or target_fingerprints(t, spectra.get(name)) for name, t in chosen.items()}
     # Now, while each weight has the base's dtype; a spectrum knows its weight's.
     unknown = [prints[name] for name, target in chosen.items() if target.weight.ndim == 1 or name not in spectra]
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(Fingerprints.digits, unknown))
+    if unknown:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Fingerprints.digits, unknown))
     return {
         name: Binding(target, originals.get(name, spectra.get(name)), prints[name]) for name, target in chosen.items()
     }

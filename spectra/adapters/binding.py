@@ -114,8 +114,7 @@ class Binding:
         """A change with a delta `[r]`, or as long as the directions that are known, which are all that it changes."""
         if change.delta is None or self.spectrum is None or isinstance(self.spectrum, Spectrum):
             return change
-        known = self.spectrum.sigma.shape[0]
-        return change if change.delta.shape[0] <= known else replace(change, delta=change.delta[:known])
+        return change.shortened(self.spectrum.sigma.shape[0])
 
     def take_over(self, other: Binding) -> None:
         """Take the place of another binding of the same weight: what it has put in force is this one's to undo."""
@@ -149,9 +148,9 @@ class Binding:
             return
         self.live.follow()
         device = self.live.parameter.device
-        if any(tensor.device != device for tensor in change.tensors()):
+        if next(change.tensors()).device != device:
             change = change.map(lambda tensor: tensor.to(device))
-        if self.target.quantised or (beside and self._is_low_rank(change)):
+        if (beside and self._is_low_rank(change)) or self.target.quantised:
             if self.beside is None or not _copied(change, self.beside):
                 self.restore()
                 self.patch(change)

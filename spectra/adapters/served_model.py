@@ -83,7 +83,7 @@ class ServedModel:
     def put(self, model: nn.Module, active: Mapping[str, Weights]) -> None:
         """Put exactly these shifts in force, one weight after the other. What fails midway leaves the base."""
         beside = not self.fused or any(binding.target.quantised for binding in self.bindings.values())
-        if beside and active:
+        if beside and active and not self._refuses_fusing:
             check_unfused([model])
         try:
             changes = self._total(active)

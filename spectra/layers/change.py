@@ -65,6 +65,10 @@ class Change:
         delta, a, b, kernel, word = (mapped(each) for each in self.parts())
         return Change(delta, a, b, kernel, word, self.ids)
 
+    def shortened(self, directions: int) -> Change:
+        """The same change with a delta of so many leading directions, which are all that it has values for."""
+        return self if self.delta is None else Change(self.delta[:directions], *self.parts()[1:], self.ids)
+
     @property
     def right(self) -> Tensor:
         """`[k, columns]`: what the terms have on the side of the weight's columns; the change is `a^T right`."""
