@@ -6,6 +6,7 @@ force: compiled graphs, offloading, tied modules, `state_dict`. The model may be
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -69,9 +70,23 @@ class LiveWeight:
         """Whether what was put in force is no longer there, rounding aside: a LoRA was fused into it, say."""
         if self._written is None:
             return False
-        there, expected = sample(self.parameter).double(), self._written.double()
-        eps = max(torch.finfo(each.dtype).eps for each in (self.parameter, self._written))
-        return bool((there - expected).norm() > eps * expected.norm())
+        there, expected = sample(self.parameter), self._written
+        eps = max(torch.finfo(each.dtype).eps for each in (there, expected))
+        if (there.double() - expected.double()).norm() <= eps * expected.double().norm():
+            return False
+        # The model may have been in half precision in between, as with `pipe.to(dtype)` and then `from_pipe`.
+        return not any(torch.equal(there, _through(expected, dtypes).to(there.dtype)) for dtypes in _HALVES)
+
+
+_HALVES = tuple(dtypes for count in (1, 2) for dtypes in itertools.permutations((torch.float16, torch.bfloat16), count))
+"""The ways on which a model may have been rounded."""
+
+
+def _through(values: Tensor, dtypes: Sequence[torch.dtype]) -> Tensor:
+    """The values, rounded to one dtype after the other."""
+    for dtype in dtypes:
+        values = values.to(dtype)
+    return values
 
 
 def sample(weight: Tensor) -> Tensor:

@@ -92,6 +92,17 @@ def test_all_weights_keep_one_precision(pipe: Any, shift: SpectralShift, fused: 
         assert torch.equal(value, rounded)
 
 
+def test_a_model_may_be_in_half_precision_for_a_while(pipe: Any, shift: SpectralShift) -> None:
+    base = weights(pipe)
+    spectra.load(pipe, shift, "dog")
+    pipe.to(torch.float16)
+    pipe.to(torch.bfloat16)
+    pipe.to(torch.float32)
+    spectra.unload(pipe)
+    left = weights(pipe)
+    assert all(torch.equal(left[f"{name}.weight"], base[f"{name}.weight"]) for name in shift)
+
+
 def test_pipelines_that_share_a_unet_keep_their_text_encoders_apart(pipe: Any, shift: SpectralShift) -> None:
     other = tiny_base.build()
     other.unet = pipe.unet
