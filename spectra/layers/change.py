@@ -67,7 +67,9 @@ class Change:
 
     def shortened(self, directions: int) -> Change:
         """The same change with a delta of so many leading directions, which are all that it has values for."""
-        return self if self.delta is None else Change(self.delta[:directions], *self.parts()[1:], self.ids)
+        if self.delta is None:
+            return self
+        return Change(self.delta[:directions], self.a, self.b, self.kernel, self.word, self.ids)
 
     @property
     def right(self) -> Tensor:
