@@ -71,9 +71,10 @@ def groups_of(path: Path) -> list[str]:
 
 
 def between(first: Part, second: Part, count: int) -> list[tuple[Part, Part]]:
-    """A strip: from the first alone to the second alone."""
+    """A strip: from the first alone to the second alone, each at its scale, or whole where that is 0."""
     steps = [step / (count - 1) for step in range(count)]
-    return [(replace(first, scale=first.scale * (1 - t)), replace(second, scale=second.scale * t)) for t in steps]
+    ends = first.scale or 1.0, second.scale or 1.0
+    return [(replace(first, scale=ends[0] * (1 - t)), replace(second, scale=ends[1] * t)) for t in steps]
 
 
 def merge_options(parts: Sequence[Part]) -> tuple[list[float], dict[str, list[float]]]:

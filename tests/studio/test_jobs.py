@@ -97,6 +97,8 @@ def test_progress_and_losses_are_what_the_command_says(queue: Queue) -> None:
     assert (job.progress(), watching.losses(job), watching.shift(job)) == (None, [], None)
     (job.folder / LOG).write_text("drawing before 8/8\ntraining 20/200, loss 0.0312, 9 s left\nwarning: 3 of 4\n")
     assert job.progress() == ("training, loss 0.0312, 9 s left", 20, 200)
+    assert watching.losses(job) == [(20, 0.0312)]  # told before a state is saved
+    (job.folder / ENDED).write_text("0")
     job.out.mkdir()
     (job.out / LOSSES).write_text("".join(json.dumps({"step": n, "loss": 1 / n}) + "\n" for n in (1, 2)))
     points = watching.losses(job)

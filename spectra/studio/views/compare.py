@@ -80,7 +80,7 @@ class CompareView:
         prompts = [self.prompt or prompt_of(entry, every) for entry in entries]
         with section("From the same seeds"):
             with tag("div", "", "row filters"):
-                text_field("Prompt", self.prompt, self._set_prompt, placeholder="each its own", hint="for both")
+                text_field("Prompt", self.prompt, self._set_prompt, placeholder="each its own, or one for both")
                 text_field("Seeds", self.seeds, self._set_seeds)
                 button("Draw", lambda: self._draw(entries, prompts), "primary")
             self._error = tag("div")
@@ -108,10 +108,10 @@ class CompareView:
             return
         cells = [
             Cell(prompt, seed, {entry.path: 1.0}, f"{name}, seed {seed}")
-            for entry, prompt, name in zip(entries, prompts, self.names, strict=True)
             for seed in seeds
+            for entry, prompt, name in zip(entries, prompts, self.names, strict=True)
         ]
-        self.gallery.start(Drawing(cells), columns=len(seeds))
+        self.gallery.start(Drawing(cells), columns=2)
 
     async def _show_plots(self, place: ui.element, entries: list[LibraryEntry]) -> None:
         workspace = self.studio.workspace
