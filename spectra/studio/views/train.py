@@ -86,7 +86,7 @@ class TrainView:
             "steps": form.steps or "",
             "prior": weight,
             "seed": form.seed or "",
-            "sheets": "" if form.sheets == 4 else form.sheets,
+            "sheets": "" if form.sheets == 4 else str(form.sheets),
         }
         return url("/train", **given, prompt=form.prompts if any(form.prompts) else (), **numbers)
 
