@@ -60,15 +60,18 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def page(studio: Running, chromium: Any) -> Iterator[Any]:
-    """A page of the studio; what goes wrong in its scripts fails the test."""
+    """A page of the studio; what goes wrong in its scripts fails the test, and what it asks of anybody else."""
     wrong: list[str] = []
+    asked: set[str] = set()
     context = chromium.new_context(base_url=studio.address, viewport={"width": 1280, "height": 900})
     opened = context.new_page()
     opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.set_default_timeout(30_000)
+    context.on("request", lambda request: asked.add(request.url))
+    opened.set_default_timeout(60_000)
     yield opened
     context.close()
     assert wrong == []
+    assert {url for url in asked if not url.startswith((studio.address, "data:"))} == set()
 
 
 @pytest.fixture(scope="module")
