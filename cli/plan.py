@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PLANNED = (
     *("base", "targets", "preset", "text_encoder", "directions", "outer", "word", "lr_1d", "resolution"),
     *("batch", "accumulation", "prior_weight", "gradient_checkpointing", "low_memory", "quantize", "precision"),
-    *("file_dtype", "cache_latents", "cache_prompts"),
+    *("file_dtype", "cache_latents", "cache_prompts", "validation_count"),
 )
 """The settings of a training that a plan depends on."""
 
@@ -37,7 +37,7 @@ class _Options:
     )
     vram: str = setting(
         "",
-        "Memory of the card, such as 24GB: says whether a step fits, and which settings make it fit.",
+        "Memory of the card, such as 24GB: says whether a training fits, and which settings make it fit.",
         metavar="SIZE",
     )
     json: bool = json_option()

@@ -41,7 +41,9 @@ def as_dict(found: Plan, fitting: Fit | None) -> dict[str, Any]:
         **output.values_of(found, "floats", "file_bytes"),
         "spectra": output.values_of(found.spectra, "bytes", "flops", "seconds", "cores"),
         "memory": _memory(found.memory),
-        **output.values_of(found, "blocks", "computed", "total"),
+        "phases": found.memory.phases(checkpointing=found.checkpointing),
+        "main_memory": found.memory.base,
+        **output.values_of(found, "blocks", "computed", "largest", "total"),
         "vram": request.vram or None,
         "fits": found.fits,
         "fit": None if fitting is None else _fit(fitting),
@@ -54,7 +56,7 @@ def _memory(memory: Memory) -> dict[str, Any]:
     def sums(name: str, checkpointing: bool) -> dict[str, int]:
         return {
             f"other{name}": memory.other(checkpointing=checkpointing),
-            f"total{name}": memory.total(checkpointing=checkpointing),
+            f"total{name}": memory.step(checkpointing=checkpointing),
         }
 
     return {
@@ -63,6 +65,8 @@ def _memory(memory: Memory) -> dict[str, Any]:
         **sums("", False),
         "activations_checkpointed": memory.checkpointed,
         **sums("_checkpointed", True),
+        "encoding": dict(memory.encoding),
+        "drawing": dict(memory.drawing),
     }
 
 
@@ -72,6 +76,7 @@ def _fit(fitting: Fit) -> dict[str, Any]:
         "fits": fitting.fits,
         "changes": list(fitting.changes),
         "total": fitting.total,
+        "largest": fitting.largest,
         "memory": _memory(fitting.memory),
         "precision": request.config.precision,
         "quantize": request.config.quantize or None,
@@ -121,6 +126,12 @@ def show(found: Plan, fitting: Fit | None) -> Iterator[output.Part]:
     )
     yield ""
     yield _table(found.memory)
+    yield facts(
+        (
+            ("phases", _phases(found)),
+            ("main memory", f"{readable(found.memory.base)}, the whole base; on a CPU alone beside a step's own"),
+        )
+    )
     yield f"~ estimated; the rest is counted, on {found.computed} of {found.blocks} blocks: the others are like those"
     yield ""
     if fitting is not None:
@@ -139,6 +150,19 @@ def _about(name: str, found: Plan) -> str:
 def _precision(found: Plan) -> str:
     quantize = found.request.config.quantize
     return found.dtype + (f", denoiser in {quantize}" if quantize else "")
+
+
+def _phases(found: Plan) -> str:
+    """The most of each phase; of what is counted for encoding and drawing, the component that takes it."""
+    memory = found.memory
+    by_component = {"encoding": memory.encoding, "drawing": memory.drawing}
+
+    def told(phase: str, size: int) -> str:
+        parts = by_component.get(phase)
+        who = f" ({max(parts, key=parts.__getitem__)})" if parts else ""
+        return f"{phase} ~{readable(size)}{who}"
+
+    return ", ".join(told(*each) for each in memory.phases(checkpointing=found.checkpointing).items())
 
 
 def _spectra(found: Plan) -> str:
@@ -173,7 +197,7 @@ def _table(memory: Memory) -> Table:
     add("activations", memory.activations, memory.checkpointed)
     add("CUDA, buffers", memory.other(checkpointing=False), memory.other(checkpointing=True), "~")
     made.add_section()
-    add("total", memory.total(checkpointing=False), memory.total(checkpointing=True), "~")
+    add("total", memory.step(checkpointing=False), memory.step(checkpointing=True), "~")
     return made
 
 
@@ -182,10 +206,16 @@ def _verdict(found: Plan, fitting: Fit) -> Iterator[output.Part]:
     if found.fits:
         yield plain(f"Fits {card}", "bold green")
     elif fitting.fits:
-        yield plain(f"Does not fit {card} as it is; it does, in ~{readable(fitting.total)}, with", "bold yellow")
+        yield plain(
+            f"{found.largest.capitalize()} does not fit {card} as it is; all does, in ~{readable(fitting.total)}, with",
+            "bold yellow",
+        )
         for change in fitting.changes:
             yield f"  {change}"
     else:
-        yield plain(f"Does not fit {card}: still ~{readable(fitting.total)} with", "bold red")
+        least = f"{fitting.largest} takes ~{readable(fitting.total)}"
+        yield plain(
+            f"Does not fit {card}: {least}, {'even with' if fitting.changes else 'whatever is set'}", "bold red"
+        )
         for change in fitting.changes:
             yield f"  {change}"

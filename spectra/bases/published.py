@@ -7,26 +7,12 @@ the models' own config.json files; where they come from is said beside each.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from spectra.bases.part import Part
 from spectra.errors import BaseError
-
-
-@dataclass(frozen=True)
-class Part:
-    """One model of a pipeline.
-
-    Attributes:
-        library: `diffusers` or `transformers`.
-        kind: the class in it.
-        config: arguments of its configuration, as in config.json.
-    """
-
-    library: str
-    kind: str
-    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,8 +38,8 @@ def _diffusers(kind: str, **config: Any) -> Part:
     return Part("diffusers", kind, config)
 
 
-def _transformers(kind: str, **config: Any) -> Part:
-    return Part("transformers", kind, config)
+def _transformers(kind: str, weights: int, **config: Any) -> Part:
+    return Part("transformers", kind, config, weights)
 
 
 _CLIP_L = {
@@ -75,12 +61,22 @@ _CLIP_G = {
 """CLIP ViT-L/14 and OpenCLIP ViT-bigG/14: SDXL's paper (arXiv:2307.01952), section 2.1, and transformers' defaults."""
 
 _T5_XXL = _transformers(
-    "T5EncoderModel", d_model=4096, d_ff=10240, d_kv=64, num_heads=64, num_layers=24, feed_forward_proj="gated-gelu"
+    "T5EncoderModel",
+    4_762_310_656,
+    **{
+        "d_model": 4096,
+        "d_ff": 10240,
+        "d_kv": 64,
+        "num_heads": 64,
+        "num_layers": 24,
+        "feed_forward_proj": "gated-gelu",
+    },
 )
-"""The encoder of T5 v1.1 XXL (github.com/google-research/text-to-text-transfer-transformer), 4,762,310,656 weights."""
+"""The encoder of T5 v1.1 XXL (github.com/google-research/text-to-text-transfer-transformer)."""
 
 _QWEN3_4B = _transformers(
     "Qwen3ForCausalLM",
+    4_022_468_096,
     hidden_size=2560,
     intermediate_size=9728,
     num_hidden_layers=36,
@@ -89,10 +85,11 @@ _QWEN3_4B = _transformers(
     head_dim=128,
     tie_word_embeddings=True,
 )
-"""huggingface.co/Qwen/Qwen3-4B; 4,022,468,096 weights."""
+"""huggingface.co/Qwen/Qwen3-4B."""
 
 _MISTRAL_SMALL = _transformers(
     "Mistral3ForConditionalGeneration",
+    24_011_361_280,
     text_config={
         "model_type": "mistral",
         "hidden_size": 5120,
@@ -109,7 +106,7 @@ _MISTRAL_SMALL = _transformers(
     multimodal_projector_bias=False,
     tie_word_embeddings=False,
 )
-"""huggingface.co/mistralai/Mistral-Small-3.2-24B-Instruct-2506; 24,011,361,280 weights."""
+"""huggingface.co/mistralai/Mistral-Small-3.2-24B-Instruct-2506."""
 
 _VAE = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -146,7 +143,7 @@ PUBLISHED: Mapping[str, PublishedBase] = MappingProxyType(
             "float32",
             {
                 "unet": _diffusers("UNet2DConditionModel", sample_size=64, cross_attention_dim=768),
-                "text_encoder": _transformers("CLIPTextModel", **_CLIP_L),
+                "text_encoder": _transformers("CLIPTextModel", 123_060_480, **_CLIP_L),
                 "vae": _VAE_4,
             },
         ),
@@ -157,8 +154,8 @@ PUBLISHED: Mapping[str, PublishedBase] = MappingProxyType(
             "float32",
             {
                 "unet": _diffusers("UNet2DConditionModel", **_SDXL_UNET),
-                "text_encoder": _transformers("CLIPTextModel", **_CLIP_L),
-                "text_encoder_2": _transformers("CLIPTextModelWithProjection", **_CLIP_G),
+                "text_encoder": _transformers("CLIPTextModel", 123_060_480, **_CLIP_L),
+                "text_encoder_2": _transformers("CLIPTextModelWithProjection", 694_659_840, **_CLIP_G),
                 "vae": _VAE_4,
             },
         ),
@@ -176,8 +173,10 @@ PUBLISHED: Mapping[str, PublishedBase] = MappingProxyType(
                     caption_projection_dim=1536,
                     pos_embed_max_size=192,
                 ),
-                "text_encoder": _transformers("CLIPTextModelWithProjection", **_CLIP_L, projection_dim=768),
-                "text_encoder_2": _transformers("CLIPTextModelWithProjection", **_CLIP_G),
+                "text_encoder": _transformers(
+                    "CLIPTextModelWithProjection", 123_650_304, **_CLIP_L, projection_dim=768
+                ),
+                "text_encoder_2": _transformers("CLIPTextModelWithProjection", 694_659_840, **_CLIP_G),
                 "text_encoder_3": _T5_XXL,
                 "vae": _VAE_16,
             },
@@ -190,7 +189,7 @@ PUBLISHED: Mapping[str, PublishedBase] = MappingProxyType(
             "bfloat16",
             {
                 "transformer": _diffusers("FluxTransformer2DModel", guidance_embeds=True),
-                "text_encoder": _transformers("CLIPTextModel", **_CLIP_L),
+                "text_encoder": _transformers("CLIPTextModel", 123_060_480, **_CLIP_L),
                 "text_encoder_2": _T5_XXL,
                 "vae": _VAE_16,
             },
@@ -245,6 +244,7 @@ PUBLISHED: Mapping[str, PublishedBase] = MappingProxyType(
                 "transformer": _diffusers("QwenImageTransformer2DModel"),
                 "text_encoder": _transformers(
                     "Qwen2_5_VLForConditionalGeneration",
+                    8_292_166_656,
                     text_config={
                         "hidden_size": 3584,
                         "intermediate_size": 18944,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra.bases.index_files import INDEX, read_index, read_object
+from spectra.bases.part import Part
 from spectra.bases.pipeline import BaseLocation, find_base, why_not_loaded
-from spectra.bases.published import PUBLISHED, Part, find_published
+from spectra.bases.published import PUBLISHED, find_published
 from spectra.bases.single_file import configuration_folder
 from spectra.bases.weight_files import folder_tensors
 from spectra.errors import BaseError
@@ -71,10 +73,12 @@ def base_shapes(base: str | BaseLocation = "") -> BaseShapes:
             raise BaseError(
                 f"{folder / INDEX}: {component} is {named!r}; expected a class of diffusers or transformers"
             )
-        parts[component] = Part(named[0], named[1], read_object(config))
+        count = 0
         if any((folder / component).glob("*.safetensors")):
             weights = folder_tensors(folder / component, component)
             dtypes[component] = frozenset(map(weights.dtype, weights))
+            count = sum(math.prod(shape) for shape in weights.shapes().values())
+        parts[component] = Part(named[0], named[1], read_object(config), count)
     if not parts:
         raise BaseError(f"{folder}: no part of the pipeline has a config.json; the folder may be damaged or incomplete")
     return BaseShapes(location.name, str(index.get("_class_name", "")), parts, dtypes)
@@ -149,6 +153,10 @@ class BaseModels:
         if name not in self._built:
             self._built[name] = build(self.parts[name])
         return self._built[name]
+
+    def built(self, name: str) -> bool:
+        """Whether a model has been asked for."""
+        return name in self._built
 
     def named_by(self, pattern: str) -> dict[str, nn.Module]:
         """Those of which the pattern can mean weights; all where it means none, for the error that says so."""

@@ -93,8 +93,13 @@ class Fit:
     fits: bool
 
     @property
+    def largest(self) -> str:
+        """The phase that takes the most."""
+        return self.memory.largest(checkpointing=self.checkpointing)
+
+    @property
     def total(self) -> int:
-        """Bytes of a step, what is estimated included."""
+        """Bytes of the largest phase, what is estimated included."""
         return self.memory.total(checkpointing=self.checkpointing)
 
     @property

@@ -17,9 +17,11 @@ from spectra.adapters.training_adapter import Adapter
 from spectra.bases.shapes import BaseModels, BaseShapes
 from spectra.errors import BaseError
 from spectra.families import Target, targets
+from spectra.io.dtypes import BYTES
 from spectra.naming.target_subsets import TEXT_ENCODERS, component_of
 from spectra.planning.base_weights import weight_bytes
 from spectra.planning.memory import Memory, checkpoints
+from spectra.planning.phases import Phases
 from spectra.planning.request import PlanRequest, denoiser_of
 from spectra.planning.shift_size import shift_file_bytes
 from spectra.planning.step_inputs import StepShape, assumed_tokens, check_resolution
@@ -85,11 +87,16 @@ class Plan:
         budget = ("floats", "file_bytes") if check_outer(self.request.config.outer).budget else ()
         tails = self.spectra.flops and self.request.needed_directions is None
         whole = ("spectra.bytes", "memory.spectra") if tails else ()
-        return (*budget, *whole, "spectra.seconds", "memory.other", "memory.total", "total")
+        return (*budget, *whole, "spectra.seconds", "memory.other", "memory.total", "phases", "total")
+
+    @property
+    def largest(self) -> str:
+        """The phase that takes the most."""
+        return self.memory.largest(checkpointing=self.checkpointing)
 
     @property
     def total(self) -> int:
-        """Bytes of a step as asked for, what is estimated included."""
+        """Bytes of the largest phase as asked for, what is estimated included."""
         return self.memory.total(checkpointing=self.checkpointing)
 
     @property
@@ -118,6 +125,7 @@ class Planner:
         if "vae" not in shapes.parts:
             raise BaseError(f"{shapes.name}: it has {', '.join(shapes.parts)}, but no vae; expected a whole pipeline")
         self.models = BaseModels(shapes.parts)
+        self._passing = Phases(shapes, self.models, self.denoiser)
         self._steps: dict[tuple[object, ...], StepMemory] = {}
         self._weights: dict[tuple[str, str, str], int] = {}
 
@@ -160,11 +168,22 @@ class Planner:
         if step is None:
             with self._attached(request) as (adapter, models):
                 step = self._count(request, adapter, models)
-        weights = {name: self._weight_bytes(name, request) for name in self._staying(request, step)}
+        every = {name: self._weight_bytes(name, request) for name in self.shapes.parts}
+        weights = {name: every[name] for name in self._staying(request, step)}
         if request.config.low_memory:
             weights |= step.weights
         kept_parts = (step.spectra, step.trained, step.gradients, step.optimizer)
-        return Memory(weights, *kept_parts, step.activations, step.checkpointed)
+        encoding, drawing = self._passing.phases(request, every, self.resolution(request), self._tokens())
+        return Memory(
+            weights,
+            *kept_parts,
+            step.activations,
+            step.checkpointed,
+            encoding=encoding,
+            drawing=drawing,
+            standing=step.spectra + step.trained + step.optimizer,
+            base=sum(every.values()),
+        )
 
     def _staying(self, request: PlanRequest, step: StepMemory) -> Iterator[str]:
         """The components in memory while steps are taken: those that compute, and those that encode anew in each."""
@@ -178,14 +197,7 @@ class Planner:
         """Pixels of the pictures' side; the base's own by default."""
         config = self.models[self.denoiser].config
         latents = getattr(config, "sample_size", None) or USUAL_LATENTS
-        return request.config.resolution or self.shapes.resolution or int(latents) * self._pixels
-
-    @property
-    def _pixels(self) -> int:
-        """Pixels of a side of one place of the VAE's latents."""
-        config: Any = self.models["vae"].config
-        halvings = getattr(config, "temperal_downsample", None) or config.block_out_channels[1:]
-        return int(2 ** len(halvings))
+        return request.config.resolution or self.shapes.resolution or int(latents) * self._passing.pixels
 
     @contextlib.contextmanager
     def _attached(self, request: PlanRequest) -> Iterator[tuple[Adapter, dict[str, nn.Module]]]:
@@ -230,7 +242,7 @@ class Planner:
         return (*form, *size)
 
     def _count(self, request: PlanRequest, adapter: Adapter, models: Mapping[str, nn.Module]) -> StepMemory:
-        resolution, pixels = self.resolution(request), self._pixels
+        resolution, pixels = self.resolution(request), self._passing.pixels
         check_resolution(self.models[self.denoiser], resolution, pixels)
         shape = StepShape(resolution // pixels, request.samples, self._tokens())
         step = self._steps[self._key(request)] = step_memory(models, adapter, shape, request.prompts)
@@ -240,7 +252,9 @@ class Planner:
         """Bytes of a component's weights; the denoiser alone is quantised."""
         key = (name, request.dtype(self.shapes), request.config.quantize if name == self.denoiser else "")
         if key not in self._weights:
-            self._weights[key] = weight_bytes(self.models[name], *key[1:])
+            part = self.shapes.parts[name]
+            counted = part.library == "transformers" and part.weights and not self.models.built(name)
+            self._weights[key] = part.weights * BYTES[key[1]] if counted else weight_bytes(self.models[name], *key[1:])
         return self._weights[key]
 
     def _tokens(self) -> int:

@@ -127,7 +127,7 @@ class Recorder:
         if self._in_block is not None:
             return call(*args, **kwargs)
         module = call if isinstance(call, nn.Module) else call.__self__
-        inputs = list(_tensors([args, kwargs]))
+        inputs = list(tensors_in([args, kwargs]))
         self._alive += inputs
         self.blocks += 1
         kind = (self.kind(module), *((t.shape, t.dtype, t.requires_grad, self._is_saved(t)) for t in inputs))
@@ -165,7 +165,7 @@ class Recorder:
             new=sum(new.values()),
             inner=sum(size for key, size in saved.items() if key not in given),
             saves=[each.untyped_storage()._cdata in new for each in inputs],
-            outputs=_like(outputs),
+            outputs=like_tensors(outputs),
             aliases=[places.get(id(each)) for each in outputs],
             kept=[isinstance(each, Tensor) and each.untyped_storage()._cdata in new for each in outputs],
             single=isinstance(output, Tensor),
@@ -175,7 +175,7 @@ class Recorder:
 
     def _stand_in(self, block: _Block, module: nn.Module, inputs: list[Tensor]) -> Any:
         self.stood_for[module] = block.module
-        own = zip(_like(block.outputs), block.aliases, strict=True)
+        own = zip(like_tensors(block.outputs), block.aliases, strict=True)
         made = [each if alias is None else inputs[alias] for each, alias in own]
         marked = [t for t, new in zip([*inputs, *made], [*block.saves, *block.kept], strict=True) if new]
         self._inside |= storages(each for each in marked if each is not None).keys()
@@ -183,7 +183,7 @@ class Recorder:
         return made[0] if block.single else tuple(made)
 
 
-def _like(tensors: Iterable[Any]) -> list[Tensor | None]:
+def like_tensors(tensors: Iterable[Any]) -> list[Tensor | None]:
     """New tensors that differ in nothing but their values and how they were made, and share storages as these do."""
     bases: dict[Any, Tensor] = {}
     made: list[Tensor | None] = []
@@ -195,20 +195,22 @@ def _like(tensors: Iterable[Any]) -> list[Tensor | None]:
         key = (storage._cdata, each.dtype, each.requires_grad)
         if key not in bases:
             flat = each.new_empty(storage.nbytes() // each.itemsize).requires_grad_(each.requires_grad)
-            bases[key] = flat.neg()  # no leaf, as it is no leaf that a block returns; that saves nothing
+            # no leaf, as it is no leaf that a block returns; that saves nothing
+            bases[key] = flat.neg() if each.requires_grad else flat
         made.append(bases[key].as_strided(each.shape, each.stride(), each.storage_offset()))
     return made
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in a value: in its lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for inner in value.values():
-            yield from _tensors(inner)
+            yield from tensors_in(inner)
     elif isinstance(value, (list, tuple)):
         for inner in value:
-            yield from _tensors(inner)
+            yield from tensors_in(inner)
 
 
 @contextlib.contextmanager

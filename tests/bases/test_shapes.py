@@ -99,6 +99,8 @@ def test_published_models_have_as_many_weights_as_they_are_known_for(name: str) 
     denoiser = next(iter(counts))
     assert counts[denoiser] == WEIGHTS.get(name, counts[denoiser])
     assert {"vae", "text_encoder"} < counts.keys()
+    known = {component: part.weights for component, part in shapes.parts.items() if part.library == "transformers"}
+    assert known == {component: counts[component] for component in known}
     if name == "sd3":
         assert 2.0e9 < counts[denoiser] < 2.1e9
         assert counts["text_encoder_3"] == 4_762_310_656

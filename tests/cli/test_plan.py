@@ -19,7 +19,7 @@ from spectra.training.config import TrainConfig
 
 
 def test_a_family_is_planned_as_json(spectra_cli: Callable[..., Any]) -> None:
-    ran = spectra_cli("plan", "--family", "flux2-klein", "--vram", "9GB", "--json")
+    ran = spectra_cli("plan", "--family", "flux2-klein", "--vram", "9.5GB", "--json")
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)
     assert (found["family"], found["pipeline"], found["dtype"]) == ("flux2-klein", "Flux2KleinPipeline", "bfloat16")
@@ -28,10 +28,12 @@ def test_a_family_is_planned_as_json(spectra_cli: Callable[..., Any]) -> None:
         memory[part] for part in ("spectra", "trained", "gradients", "optimizer", "activations")
     )
     assert memory["total"] == counted + memory["other"]
-    assert found["total"] == memory["total_checkpointed" if found["gradient_checkpointing"] else "total"]
+    assert found["phases"]["training"] == memory["total_checkpointed" if found["gradient_checkpointing"] else "total"]
+    assert found["total"] == found["phases"][found["largest"]] == max(found["phases"].values())
+    assert found["main_memory"] > memory["weights"]["transformer"] + memory["encoding"]["text_encoder"]
     assert found["fits"] is False
     assert found["fit"]["fits"] is True
-    assert found["fit"]["total"] <= found["vram"] == 9 * 10**9
+    assert found["fit"]["total"] <= found["vram"] == 9_500_000_000
     assert found["fit"]["gradient_checkpointing"] is True
     assert {"memory.total", "spectra.seconds"} <= set(found["estimated"])
 

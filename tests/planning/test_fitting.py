@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from spectra.training.config import make_config
 
 @pytest.fixture(scope="module")
 def planner() -> Planner:
-    return Planner(published_shapes("flux2-klein"))
+    """Of a base whose text encoder is out of the way: its bytes are the same whatever is set."""
+    shapes = published_shapes("flux2-klein")
+    return Planner(replace(shapes, parts={name: each for name, each in shapes.parts.items() if name != "text_encoder"}))
 
 
 def fitted(planner: Planner, vram: float, **settings: Any) -> Fit:
@@ -82,3 +85,10 @@ def test_the_embedded_base_is_not_quantised(tmp_path: Path) -> None:
     request = PlanRequest(make_config({}), vram=10**8)
     found = fit(Planner(request.shapes()), request)
     assert not found.request.config.quantize
+
+
+def test_an_encoder_that_is_larger_than_the_card_is_no_matter_of_settings() -> None:
+    found = fitted(Planner(published_shapes("flux2-klein")), 8)
+    assert (found.fits, found.largest) == (False, "drawing")  # as encoding, and the shift is there besides
+    assert found.memory.drawing["text_encoder"] == max(found.memory.drawing.values()) > 8e9
+    assert found.memory.phases(checkpointing=found.checkpointing)["training"] < 8e9

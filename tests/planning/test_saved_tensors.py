@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spectra.adapters.live_parameters import Form
-from spectra.bases.published import Part
+from spectra.bases.part import Part
 from spectra.bases.shapes import build
 from spectra.planning.held_tensors import held_tensors
 from spectra.planning.saved_tensors import Recorder, blocks_by, saved_bytes, storages

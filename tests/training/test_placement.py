@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_families
 import torch
@@ -15,11 +17,14 @@ from trainings import flat
 from trainings import quick_outputs as quick_outputs
 
 from spectra.bases.pipeline import load_pipeline
+from spectra.layers.low_rank_layer import LowRankLayer
 from spectra.shift.shift_file import read_shift
 from spectra.training.config import make_config
-from spectra.training.run import trainer
+from spectra.training.run import memory, trainer
 from spectra.training.run.accelerator import make_accelerator
+from spectra.training.run.placement import Placement
 from spectra.training.run.train import train
+from spectra.training.run.validation import Validation
 
 ACCELERATOR = torch.device("cpu", 0)
 """PyTorch takes it for the CPU, and it is another device than `cpu`, which is main memory."""
@@ -56,6 +61,7 @@ class Followed:
             return made
 
         monkeypatch.setattr(nn.Module, "to", noted)
+        monkeypatch.setattr(Placement, "moves", True)
         monkeypatch.setattr(trainer, "load_pipeline", loaded)
         monkeypatch.setattr(trainer, "make_accelerator", accelerator)
 
@@ -105,6 +111,26 @@ def test_models_take_turns_on_an_accelerator(images: Path, tmp_path: Path, monke
     # losses and pictures of the base, a step with pictures after it, another, losses and pictures at the end
     assert [called for called, _ in followed.seen] == [*encoded, *4 * drawn]
     assert not followed.there
+
+
+def test_a_large_base_draws_few_at_once_and_makes_no_second_copy_of_its_weights(
+    images: Path, tmp_path: Path, followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, at_once = [], []
+    make, draw = LowRankLayer._changed_once, Validation.draw
+    monkeypatch.setattr(LowRankLayer, "_changed_once", lambda *each: made.append(1) or make(*each))
+    monkeypatch.setattr(Validation, "draw", lambda own, *rest: at_once.append(own.sampling.batch) or draw(own, *rest))
+    _, quick = learn("sd", images, tmp_path / "quick" / "out")
+    assert made
+    assert at_once == [8] * 4
+    made.clear()
+    at_once.clear()
+    monkeypatch.setattr(memory, "SMALL", 0)
+    _, lean = learn("sd", images, tmp_path / "lean" / "out")
+    assert not made
+    assert at_once == [1] * 4
+    grey = [np.asarray(Image.open(io.BytesIO(each)).convert("L"), dtype=float) for each in (quick[0], lean[0])]
+    assert abs(grey[0] - grey[1]).max() <= 1
 
 
 def test_what_a_step_needs_stays(images: Path, tmp_path: Path, followed: Followed) -> None:

@@ -32,7 +32,8 @@ from spectra.training.data.latents import Entry
 from spectra.training.data.reading import read_picture
 from spectra.training.processes.group import ALONE, Processes
 
-BATCH = 8
+PICTURES_AT_ONCE = 8
+"""Pictures that a training draws at once, where memory is not thought of."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,20 @@ def pipeline_fingerprint(pipe: Any) -> str:
 
 
 def prior_pictures(
-    pipe: Any, key: PriorKey, *, processes: Processes = ALONE, progress: Progress = SILENT
+    pipe: Any,
+    key: PriorKey,
+    *,
+    processes: Processes = ALONE,
+    at_once: int = PICTURES_AT_ONCE,
+    progress: Progress = SILENT,
 ) -> list[Image.Image]:
     """The class pictures for a key: read if they are kept, drawn by `pipe`, the frozen base, and kept if not.
 
     Each process draws its share of the batches, the first keeps them all. A damaged folder is drawn again. Where the
     cache cannot be written the pictures serve this training only, with a warning.
+
+    Args:
+        at_once: pictures of a batch.
 
     Raises:
         BaseError: they came out black.
@@ -84,7 +93,8 @@ def prior_pictures(
     if kept := processes.from_first(lambda: _kept(folder, key)):
         return kept
     requests = [Request(key.prompt, key.seed + number) for number in range(key.count)]
-    pictures = _draw_by_shares(pipe, requests, key, processes, progress)
+    sampling = Sampling(key.steps, key.guidance, key.size, key.size, at_once)
+    pictures = _draw_by_shares(pipe, requests, sampling, processes, progress)
     if any(is_black(picture) for picture in pictures):
         raise BaseError(
             f"class pictures of {key.prompt!r} came out black; draw them in another --precision, or give --class-images"
@@ -109,13 +119,12 @@ def _kept(folder: Path, key: PriorKey) -> list[Image.Image]:
 
 
 def _draw_by_shares(
-    pipe: Any, requests: Sequence[Request], key: PriorKey, processes: Processes, progress: Progress
+    pipe: Any, requests: Sequence[Request], sampling: Sampling, processes: Processes, progress: Progress
 ) -> list[Image.Image]:
     """The pictures of all requests, of which each process draws whole batches: the same as by one process."""
-    batches = [requests[first : first + BATCH] for first in range(0, len(requests), BATCH)]
+    batches = [requests[first : first + sampling.batch] for first in range(0, len(requests), sampling.batch)]
     mine = list(processes.share(batches))
     spare = -(-len(batches) // processes.count) - len(mine) if processes.lockstep else 0
-    sampling = Sampling(key.steps, key.guidance, key.size, key.size, BATCH)
     wanted = [request for batch in mine for request in batch]
     drawn = draw(pipe, wanted, sampling, progress=progress, label="drawing class pictures") if wanted else []
     if spare:  # where the others draw one more, this process must call the model as often

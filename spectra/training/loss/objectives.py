@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
+
+from PIL import Image
 
 from spectra.families.known import family_of
 from spectra.families.prompt_length import check_told_apart, warn_of_cut
@@ -20,7 +23,6 @@ from spectra.training.data.prompts import SubjectPrompt, follow_prompt, parse_pr
 from spectra.training.data.subjects import Subject, learnt_pictures, one_round, pair_prompts, special_word_of
 from spectra.training.loss.denoising import DenoisingObjective
 from spectra.training.loss.unmix import UnmixTerm
-from spectra.training.processes.group import ALONE, Processes
 
 PRIOR_PROMPTS = 192
 """Fewest prompts over the class pictures, where some of them have random words or are to be followed."""
@@ -34,7 +36,7 @@ def build_objectives(
     resolution: int,
     fingerprint: str,
     *,
-    processes: Processes = ALONE,
+    draw_prior: Callable[[PriorKey], list[Image.Image]] | None = None,
     progress: Progress = SILENT,
 ) -> list[DenoisingObjective]:
     """The objective of the instance pictures, and that of prior preservation if it is asked for.
@@ -44,7 +46,7 @@ def build_objectives(
         own_class_pictures: the user's own, instead of those that the base would draw, with captions of their own.
         resolution: pixels of a picture's side.
         fingerprint: hash of the base, by which its class pictures are kept.
-        processes: that draw those together.
+        draw_prior: gives the class pictures of a key; by default `pipe` draws them.
     """
     family = family_of(pipe)
     names = [parse_prompt(subject.prompt) for subject in subjects] if len(subjects) > 1 else []
@@ -67,7 +69,8 @@ def build_objectives(
             guidance = guidance_of(pipe, config.prior_guidance)
             drawn = config.prior_count, resolution, config.prior_steps, guidance
             keys = [PriorKey(fingerprint, each.class_prompt, config.seed, *drawn) for each in subjects]
-            everything = [prior_pictures(pipe, key, processes=processes, progress=progress) for key in keys]
+            draw_prior = draw_prior or partial(prior_pictures, pipe, progress=progress)
+            everything = [draw_prior(key) for key in keys]
             pictures = [[FittedPicture(Picture.checked(each), each.size) for each in own] for own in everything]
         rounds = _class_rounds(pipe, config, subjects, [len(own) for own in pictures])
         if own_class_pictures:

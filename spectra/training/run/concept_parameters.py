@@ -22,11 +22,14 @@ class ConceptParameters:
         parameters: by key, see `live_parameters`.
         words: the special words of which vectors are learnt.
         rows: which concept each sample of a batch belongs to; None for one concept.
+        lean: make no changed weights for drawing, which take as much memory as the frozen ones.
     """
 
-    def __init__(self, adapter: Adapter, concepts: int, words: ConceptWords | None = None) -> None:
+    def __init__(
+        self, adapter: Adapter, concepts: int, words: ConceptWords | None = None, *, lean: bool = False
+    ) -> None:
         """Begin where the adapter does, in training mode."""
-        self.adapter = adapter
+        self.adapter, self.lean = adapter, lean
         self.words = words or ConceptWords()
         self.rows = Samples(torch.arange(concepts)) if concepts > 1 else None
         self.parameters = adapter.by_key
@@ -63,11 +66,12 @@ class ConceptParameters:
 
     @contextmanager
     def drawing(self, concept: int) -> Iterator[None]:
-        """Within the block the model draws with one concept's shift, at the speed of the base."""
+        """Within the block the model draws with one concept's shift, at the speed of the base unless `lean`."""
         if self.rows is not None:
             self.adapter.copy(self.of(concept))
             self.adapter.patch()
-        self.adapter.eval()
+        if not self.lean:
+            self.adapter.eval()
         try:
             yield
         finally:

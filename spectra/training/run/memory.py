@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from spectra.bases.pipeline import BaseLocation
@@ -22,7 +22,7 @@ from spectra.training.data.latents import PictureSource
 from spectra.training.data.prompt_embeddings import Conditions
 
 SMALL = 2**28
-"""Bytes of weights below which activations are kept, and not counted: such a model fits anywhere."""
+"""Bytes of a denoiser's weights below which memory is not thought of: such a model fits anywhere."""
 
 
 def load_dtype(precision: str, location: BaseLocation) -> torch.dtype:
@@ -43,6 +43,15 @@ def load_dtype(precision: str, location: BaseLocation) -> torch.dtype:
     return torch.bfloat16 if stored == {"bfloat16"} else torch.float32
 
 
+def is_large(model: nn.Module) -> bool:
+    """Whether a denoiser's weights are so many that memory is thought of before time."""
+    return sum(part.nbytes for part in _parts(model)) >= SMALL
+
+
+def _parts(model: nn.Module) -> list[Tensor]:
+    return [part for parameter in model.parameters() for part in stored_parts(parameter)]
+
+
 def checkpoints(
     config: TrainConfig,
     pipe: Any,
@@ -61,7 +70,7 @@ def checkpoints(
     if config.gradient_checkpointing is not None:
         return config.gradient_checkpointing
     model: Any = getattr(pipe, family.model)
-    parts = [part for parameter in model.parameters() for part in stored_parts(parameter)]
+    parts = _parts(model)
     weights = sum(part.nbytes for part in parts)
     if weights < SMALL:
         return False

@@ -22,7 +22,7 @@ from spectra.families.attention import AttentionMaps
 from spectra.families.known import family_of
 from spectra.layers.per_sample import Samples
 from spectra.progress import SILENT, Progress, working
-from spectra.training.data.class_pictures import pipeline_fingerprint
+from spectra.training.data.class_pictures import PICTURES_AT_ONCE, pipeline_fingerprint, prior_pictures
 from spectra.training.data.prompt_embeddings import Conditions
 from spectra.training.form import check_directions, check_outer
 from spectra.training.loss.objectives import build_objectives
@@ -38,7 +38,7 @@ from spectra.training.run.gradient_probe import choose_form
 from spectra.training.run.inputs import ValidatedInputs, resolution_of
 from spectra.training.run.judgement import Losses, Verdict, judge
 from spectra.training.run.loop import Loop
-from spectra.training.run.memory import checkpoints, load_dtype
+from spectra.training.run.memory import checkpoints, is_large, load_dtype
 from spectra.training.run.optimizer import rate_settings
 from spectra.training.run.placement import Placement
 from spectra.training.run.report import Summary
@@ -116,7 +116,9 @@ class Training:
         self._closing.callback(self._placement.settle, ())
         self._targets = self.config.targets_of(self.family)
         self.resolution = resolution_of(self.family, self.pipe, self.config)
-        self.validations = [Validation(each.config, each.subjects) for each in inputs]
+        self._lean = self._placement.moves and is_large(getattr(self.pipe, self.family.model))
+        self._at_once = self.config.batch if self._lean else PICTURES_AT_ONCE
+        self.validations = [Validation(each.config, each.subjects, at_once=self._at_once) for each in inputs]
         own = inputs if processes.first else []
         self._trackers = [Trackers(each.config, each.outputs.name, each.outputs.unfinished) for each in own]
         for each in self._trackers:
@@ -141,18 +143,16 @@ class Training:
             self._attach_and_shard(words)
         with self.adapter.disabled() if sharded else contextlib.nullcontext(), self._placement.in_turns():
             # The class pictures are drawn by the frozen base: where it can, before anything is attached.
+            how = {"processes": self.processes, "at_once": self._at_once, "progress": self.progress}
+            prior = partial(prior_pictures, pipe, **how)
             concepts, prompts = [], []
             for each in self.inputs:
                 given = each.config, each.subjects, each.class_pictures, self.resolution, self.fingerprint
-                objectives = build_objectives(pipe, *given, processes=self.processes, progress=self.progress)
+                objectives = build_objectives(pipe, *given, draw_prior=prior, progress=self.progress)
                 prompts += [prompt for objective in objectives for prompt in objective.every_prompt()]
                 concepts.append(Concept(each.name, objectives, each.config.seed))
-            conditions = Conditions(
-                lambda prompts: family.encode(pipe, prompts),
-                prompts,
-                keep=config.cache_prompts,
-                trained=trained,
-            )
+            encode = partial(family.encode, pipe)
+            conditions = Conditions(encode, prompts, keep=config.cache_prompts, trained=trained)
         self._pieces = _LoopPieces(concepts, conditions, ndims, maps, words)
         encoding = [*([] if config.cache_latents else ["vae"]), *(() if conditions.kept else family.text_encoders)]
         self._placement.settle([family.model, *encoding])
@@ -172,7 +172,7 @@ class Training:
             )
             self.adapter = self._attach(replace(form, words=words.ids))
             self._closing.callback(self.adapter.detach)
-        self.parameters = ConceptParameters(self.adapter, len(concepts), words)
+        self.parameters = ConceptParameters(self.adapter, len(concepts), words, lean=self._lean)
         for number, each in enumerate(self.inputs):
             if each.init is not None:
                 self.parameters.start_from(each.init, number)

@@ -13,6 +13,7 @@ from spectra.generation.drawing import draw, requests_for
 from spectra.generation.settings import Sampling
 from spectra.progress import SILENT, Progress
 from spectra.training.config import TrainConfig
+from spectra.training.data.class_pictures import PICTURES_AT_ONCE
 from spectra.training.data.pictures import FittedPicture
 from spectra.training.data.subjects import Subject, pair_prompts
 
@@ -31,14 +32,18 @@ ROW = 256
 class Validation:
     """What is drawn to see how far a training has come."""
 
-    def __init__(self, config: TrainConfig, subjects: Sequence[Subject]) -> None:
-        """Take the prompts that were asked for; or each subject's and the class prompt, or those of two subjects."""
+    def __init__(self, config: TrainConfig, subjects: Sequence[Subject], *, at_once: int = PICTURES_AT_ONCE) -> None:
+        """Take the prompts that were asked for; or each subject's and the class prompt, or those of two subjects.
+
+        Args:
+            at_once: pictures that are drawn at once.
+        """
         by_default = [subject.prompt for subject in subjects]
         by_default += pair_prompts(config, subjects) or filter(None, [config.class_prompt])
         self.prompts = tuple(dict.fromkeys(config.validation_prompts or by_default))
         self.seeds = range(config.seed, config.seed + config.validation_count)
         size = config.resolution  # 0 is the base's own
-        self.sampling = Sampling(config.validation_steps, config.validation_guidance, size, size)
+        self.sampling = Sampling(config.validation_steps, config.validation_guidance, size, size, at_once)
 
     def draw(self, pipe: Any, label: str, progress: Progress = SILENT) -> PicturesByPrompt:
         """The pictures that `pipe` draws now."""
