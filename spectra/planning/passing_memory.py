@@ -21,7 +21,7 @@ from spectra.planning.fused_attention import fused_attention
 from spectra.planning.saved_tensors import blocks_by, like_tensors, tensors_in
 
 
-class PassingBytes(TorchDispatchMode):  # type: ignore[misc]
+class PassingBytes(TorchDispatchMode):
     """Counts the storages that operations make, from when they are made until nothing holds them.
 
     Args:
@@ -32,7 +32,7 @@ class PassingBytes(TorchDispatchMode):  # type: ignore[misc]
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self._kept = [*known]  # so that no storage's identity is given to another
         self._seen: dict[int, Any] = {each.untyped_storage()._cdata: None for each in self._kept}

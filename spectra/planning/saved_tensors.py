@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,13 @@ class _Block:
     aliases: list[int | None]
     kept: list[bool]
     single: bool
+
+
+class CallsBlocks(Protocol):
+    """What a model can be let to call its blocks through."""
+
+    def block(self, call: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a block, or stand for it."""
 
 
 @dataclass
@@ -214,7 +221,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 @contextlib.contextmanager
-def blocks_by(recorder: Recorder, model: nn.Module, mask: Tensor | None = None) -> Iterator[None]:
+def blocks_by(recorder: CallsBlocks, model: nn.Module, mask: Tensor | None = None) -> Iterator[None]:
     """Let a model call its blocks through a recorder.
 
     A denoiser of diffusers says by its checkpointing what they are; of another model they are the members of its lists.

@@ -143,7 +143,7 @@ class Training:
             self._attach_and_shard(words)
         with self.adapter.disabled() if sharded else contextlib.nullcontext(), self._placement.in_turns():
             # The class pictures are drawn by the frozen base: where it can, before anything is attached.
-            how = {"processes": self.processes, "at_once": self._at_once, "progress": self.progress}
+            how: dict[str, Any] = {"processes": self.processes, "at_once": self._at_once, "progress": self.progress}
             prior = partial(prior_pictures, pipe, **how)
             concepts, prompts = [], []
             for each in self.inputs:
