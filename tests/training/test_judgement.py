@@ -41,6 +41,12 @@ def test_whether_the_subject_is_there(
     assert bool(verdict.change) != good
 
 
+def test_rates_are_advised_that_training_takes() -> None:
+    for rate, after, advised in ((1e-4, 0.2, "0.2"), (0.2, 0.2, "0.6"), (5.0, 0.3, "0.2"), (0.2, 0.3, "0.06")):
+        verdict = judge_subject(0.2, after, None, replace(CONFIG, lr_outer=rate))
+        assert verdict.change.endswith(f"rates: --lr-outer {advised}"), rate
+
+
 def test_whether_the_class_stayed() -> None:
     assert judge_class((0.2, 0.202), None, CONFIG).good
     assert judge_class((0.2, 0.202), 0.1, CONFIG).good

@@ -180,11 +180,11 @@ def judge_prompt(followed: float | None, config: TrainConfig) -> Verdict:
 
 
 def _rates(config: TrainConfig, factor: float) -> str:
-    """The rates that move something, by a factor; in place of none those by default."""
+    """The rates that move something, by a factor, and at least as far as to those by default."""
     moved = ["lr"] if config.directions != "0" else []
     moved += ["lr_outer"] if config.outer != "0" else []
-    usual = defaults(config.base, config.preset)
-    rates = {name: factor * getattr(config, name) or getattr(usual, name) for name in moved}
+    usual, further = defaults(config.base, config.preset), max if factor > 1 else min
+    rates = {name: further(factor * getattr(config, name), getattr(usual, name)) for name in moved}
     return " ".join(f"--{name.replace('_', '-')} {rate:g}" for name, rate in rates.items())
 
 
