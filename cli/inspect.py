@@ -43,6 +43,16 @@ class _Options:
     tree: bool = _of_folder(False, "Draw which shifts were made from which.")
     everything: bool = _of_folder(False, "Show all rows.", option="--all")
     plot: Path | None = plot_option()
+    card: Path | None = setting(
+        None, "Write one page about one file, with pictures, that needs nothing else: .html.", metavar="FILE"
+    )
+    pictures: tuple[Path, ...] = setting(
+        (),
+        "A picture for the card. Repeatable.",
+        option="--picture",
+        metavar="FILE",
+        default_text="the sheet that a training left beside the shift",
+    )
     force: bool = force_option("an earlier picture")
     json: bool = json_option(", everything in it")
 
@@ -52,6 +62,7 @@ class _Options:
     "spectra inspect fox.safetensors --plot fox.png",
     "spectra inspect shifts/ --prompt fox --sort date",
     "spectra inspect shifts/ --tree",
+    "spectra inspect out/fox/fox.safetensors --card fox.html",
 )
 def inspect(options: _Options) -> None:
     """Shows what a shift file holds, or lists the shifts of a folder; needs neither torch nor the base.
@@ -62,15 +73,19 @@ def inspect(options: _Options) -> None:
 
     Folders, however deep: a table or a family tree, from headers alone; --plot draws how alike the shifts are.
     """
-    from spectra.plots import style
+    from spectra.plots import card_page, style
 
     filters = {name: getattr(options, name) for name in ("find", "base", "prompt", "subset")}
     single = len(options.paths) == 1 and not options.paths[0].is_dir()
     of_file = single and not (any(filters.values()) or options.parent or options.tree)
     if options.layers and not of_file:
         raise typer.BadParameter("lists the weights of one file, not of several", param_hint="--layers")
+    if options.card is not None and not of_file:
+        raise typer.BadParameter("is about one file, not several", param_hint="--card")
     if options.plot is not None:
         style.check(options.plot, force=options.force)
+    if options.card is not None:
+        card_page.check(options.card, force=options.force)
     if of_file:
         _inspect_file(options.paths[0], options)
     else:
@@ -81,7 +96,7 @@ def _inspect_file(file: Path, options: _Options) -> None:
     from spectra.analysis import inspection
     from spectra.analysis.weight_changes import known_sigmas, weight_changes
     from spectra.naming.blocks import block_of, kind_of
-    from spectra.plots import style
+    from spectra.plots import card_page, style
     from spectra.shift.packing.arrays import stated_error
     from spectra.shift.shift_file import read_shift
 
@@ -114,6 +129,9 @@ def _inspect_file(file: Path, options: _Options) -> None:
 
     if options.plot is not None:
         style.write(draw, options.plot, force=options.force)
+    if options.card is not None:
+        shown = options.pictures or card_page.pictures_of(file)
+        card_page.write(draw, shift, file, options.card, pictures=shown, force=options.force)
     headings = [*metadata_as_dict(shift.metadata, ""), "portability"]
     output.result(found, json=options.json, human=lambda: spaced(tables(found, headings, options.layers)))
 

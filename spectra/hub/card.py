@@ -56,12 +56,13 @@ class Card:
             parts.append(f"It has vectors for {', '.join(f'`{word}`' for word in words)}: prompts must have that.")
         parts += [f"![{self.prompt or picture}]({picture})" for picture in self.pictures]
         parts += ["## How to use", _USE.format(base=base, repo_id=self.repo_id, prompt=self.prompt or "...")]
-        parts += ["## Figures", _table(self._figures(shift, size))]
+        parts += ["## Figures", _table(self.figures(shift, size))]
         if shift.metadata.settings:
             parts += ["## Settings", _table(shift.metadata.settings.items())]
         return "\n\n".join(parts) + "\n"
 
-    def _figures(self, shift: SpectralShift, size: int) -> list[tuple[str, object]]:
+    def figures(self, shift: SpectralShift, size: int) -> list[tuple[str, object]]:
+        """Names and values of what a card tells in a table, for a file of `size` bytes."""
         told, terms = shift.metadata, sum(each.rank for each in shift.outer.values())
         found: list[tuple[str, object]] = [
             ("file", f"{self.file}, {size:,} bytes"),
