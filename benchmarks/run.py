@@ -43,6 +43,7 @@ MODULES: Mapping[str, str] = {
     "roofline": "spectra.benchmarks.kernels.roofline",
     "gpu": "spectra.benchmarks.kernels.gpu",
     "concepts": "spectra.benchmarks.trainings.concepts",
+    "processes": "spectra.benchmarks.trainings.processes",
     "library": "spectra.benchmarks.files.library",
     "extract": "spectra.benchmarks.files.extract",
     "unmix": "spectra.benchmarks.trainings.unmix",

@@ -70,7 +70,7 @@ class Watch:
             if said := self._said():
                 return said
             time.sleep(0.1)
-        return self._trouble or ENDED
+        return ENDED
 
     def speaks(self) -> bool:
         """Whether this process is the one that tells what is wrong; only one is, the first where it can."""
