@@ -114,7 +114,7 @@ def _summarise(bench: Bench, rows: Sequence[Row]) -> Row:
 
 CASE = Case(
     name="processes",
-    title="a step of one training in several processes, against one process, in CPU time",
+    title="a step of one training that processes share, in CPU time",
     key="processes",
     items=_items,
     measure=_measure,

@@ -17,13 +17,14 @@ from spectra.training.config import make_config
 from spectra.training.run.loop import Loop
 from spectra.training.run.train import train
 
-STEPS, KILLED = 24, 12
+STEPS, KILLED = 16, 8
 
 
 @pytest.mark.slow
 def test_the_embedded_base_in_one_two_and_four_processes(tmp_path: Path) -> None:
     """In float64, all samples of a step equal; the second of two dies on the way, and one or four go on."""
-    config = make_config({"steps": STEPS, "save_every": KILLED, "validation_count": 2, "batch": 4, "seed": 3})
+    given = {"steps": STEPS, "save_every": KILLED, "validation_count": 1, "prior_count": 16, "batch": 4, "seed": 3}
+    config = make_config(given)
     advance = Loop.advance
 
     def dying(self: Loop) -> float:
