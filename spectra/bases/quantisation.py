@@ -161,6 +161,7 @@ def quantised_from_file(
     if quantisation.file is not None:
         return read_gguf(quantisation.file, folder, dtype)
     name, kind = find_denoiser(folder)
+    config = quantisation.model_config(dtype)
     places = original_layout(stored_tensors(checkpoint))[name]
     with tempfile.TemporaryDirectory(prefix="spectra-") as temporary:
         shutil.copy(folder / name / "config.json", temporary)
@@ -168,6 +169,5 @@ def quantised_from_file(
         written = create_file(Path(temporary) / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt"})
         for key, place in places.items():
             write_rows(written[key], place.read())
-        config = quantisation.model_config(dtype)
         options = {"quantization_config": config, "dtype": dtype, "use_safetensors": True, "local_files_only": True}
         return {name: kind.from_pretrained(temporary, **options)}

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import original_checkpoint
 import pytest
@@ -181,6 +182,43 @@ def test_a_missing_package_is_told_with_how_to_install_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(quantisation.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="--quantize fp8 needs the package torchao: pip install torchao"):
         load_pipeline(quantize="fp8")
+
+
+@pytest.fixture
+def bitsandbytes_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What diffusers does with bitsandbytes' weights on a GPU, done on a CPU."""
+    from diffusers.quantizers.bitsandbytes import bnb_quantizer
+
+    monkeypatch.setattr(torch, "get_device_module", lambda name: mock.Mock(is_available=lambda: True))
+    # Some CPUs pack four bits anew, for layers that are wider than these.
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
+    for quantizer in (bnb_quantizer.BnB4BitDiffusersQuantizer, bnb_quantizer.BnB8BitDiffusersQuantizer):
+        monkeypatch.setattr(quantizer, "validate_environment", lambda *_, **__: None)
+        monkeypatch.setattr(quantizer, "update_device_map", lambda *_: {"": "cpu"})
+
+
+@pytest.mark.usefixtures("bitsandbytes_on_a_cpu")
+@pytest.mark.parametrize("kind", ["nf4", "bnb-int8"])
+def test_a_single_file_is_quantised_by_bitsandbytes_like_a_folder(kind: str, tiny_base: Path, tmp_path: Path) -> None:
+    plain = load_pipeline(str(tiny_base))
+    file = original_checkpoint.write(tmp_path, original_checkpoint.original_checkpoint(plain), tiny_base)
+    one, other = (load_pipeline(str(base), quantize=kind) for base in (file, tiny_base))
+    assert any(is_quantised(weight) for weight in one.unet.parameters())
+    assert quantised_models.stored_bytes(one.unet) == quantised_models.stored_bytes(other.unet)
+    assert torch.equal(picture(one), picture(other))
+    shift = learnt(file, tmp_path / "q", quantize=kind, directions="2")
+    assert shift.metadata.base_dtype == "float32"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+@pytest.mark.parametrize("kind", ["nf4", "bnb-int8"])
+def test_a_single_file_is_not_quantised_by_bitsandbytes_without_a_gpu(
+    kind: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    plain = load_pipeline(str(tiny_base))
+    file = original_checkpoint.write(tmp_path, original_checkpoint.original_checkpoint(plain), tiny_base)
+    with pytest.raises(InputError, match=f"--quantize {kind}: diffusers loads weights of bitsandbytes on a GPU only"):
+        load_pipeline(str(file), quantize=kind)
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8", "gguf"])
