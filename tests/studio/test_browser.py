@@ -163,7 +163,7 @@ def test_two_tabs_share_a_training_that_stops_and_goes_on(page: Any, studio: Run
     other = page.context.new_page()
     other.goto(page.url)
     page.goto(page.url.rpartition("/")[0].replace("/job", "/train"))
-    page.get_by_text("train runs").wait_for()
+    page.get_by_text("Training runs").wait_for()
     page.go_back()
     other.get_by_role("button", name="Stop").click()
     for each in (page, other):

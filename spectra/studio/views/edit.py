@@ -114,6 +114,7 @@ class EditView:
 
     def _set(self, **given: Any) -> None:
         self.form = replace(self.form, **given)
+        self._told.clear()
         remember(self.address)
 
     def _setter(self, name: str) -> Any:

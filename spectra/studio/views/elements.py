@@ -114,7 +114,7 @@ def checkbox(label: str, value: bool, changed: Callable[[bool], Any]) -> Any:
 
 def picture(source: str, alt: str, classes: str = "", **attributes: Any) -> Any:
     """A picture with what it shows in words."""
-    return tag("img", "", classes, src=source, alt=alt, decoding="async", **attributes)
+    return tag("img", "", classes, src=source, alt=alt, **attributes)
 
 
 def show_error(message: str) -> None:

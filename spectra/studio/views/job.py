@@ -38,6 +38,7 @@ _WORDS: dict[State, str] = {
     "stopped": "was stopped",
     "failed": "failed",
 }
+_KINDS = {"train": "Training", "edit": "Edit"}
 _BOX = (640, 200)
 """Width and height of the box of a loss curve."""
 
@@ -96,7 +97,7 @@ class JobView:
         if seen == self._shown:
             return
         before, self._shown = self._shown, seen
-        self._state.set_text(f"{self.job.kind} {_WORDS[state]}")
+        self._state.set_text(f"{_KINDS[self.job.kind]} {_WORDS[state]}")
         self._state.props["data-state"] = state
         self._log.set_text("\n".join(log[-40:]))
         if not before or before[0] != state:
@@ -186,7 +187,7 @@ def queue_list(studio: Studio) -> None:
             for job in jobs:
                 with tag("li"):
                     link(job.name, f"/job/{job.key}")
-                    tag("span", f"{job.kind} {_WORDS[job.state]}", "state", data_state=job.state)
+                    tag("span", f"{_KINDS[job.kind]} {_WORDS[job.state]}", "state", data_state=job.state)
 
     with section("Queue") as part:
         part.props["id"] = "queue"

@@ -136,6 +136,7 @@ class TrainView:
 
     def _set(self, **given: Any) -> None:
         self.form = replace(self.form, **given)
+        self._told.clear()
         remember(self.address)
 
     async def _reset(self, **given: Any) -> None:
