@@ -185,6 +185,23 @@ def test_two_tabs_share_a_training_that_stops_and_goes_on(page: Any, studio: Run
     page.get_by_role("heading", name="No such job").wait_for()
 
 
+def test_two_subjects_change_sides(page: Any, pictures: list[str]) -> None:
+    page.goto("/train")
+    page.get_by_role("button", name="Add a second subject").click()
+    for side, number in (("left", 1), ("right", 2)):
+        subject = page.get_by_role("group", name=f"Subject on the {side}")
+        prompt = subject.get_by_label("Prompt", exact=True)
+        prompt.fill(f"a [V{number}] sun")
+        prompt.blur()
+        subject.locator("input[type=file]").set_input_files(pictures[number])
+    learnt = page.get_by_role("group", name="Subject on the right").locator(".learnt", has_text="a [V2] sun")
+    learnt.wait_for()
+    page.get_by_role("button", name="Swap left and right").click()
+    page.get_by_role("group", name="Subject on the right").locator(".learnt", has_text="a [V1] sun").wait_for()
+    page.get_by_role("button", name="Remove the right one").click()
+    page.locator(".learnt", has_text="a [V2] sun").wait_for()
+
+
 def test_play_with_two_keep_them_and_cancel(page: Any, studio: Running) -> None:
     page.goto("/play?shift=one;0.5&shift=two&seeds=3,4")
     assert page.get_by_label("Prompt", exact=True).input_value() == "a sun one"

@@ -30,7 +30,7 @@ class Tray:
     def __init__(self, studio: Studio, tray: str, changed: Callable[[], Any], tell: Callable[[str], None]) -> None:
         self._studio, self._tray, self._changed, self._tell = studio, tray, changed, tell
         self.files: list[Path] = []
-        self._elements: dict[str, tuple[Any, Any, Any]] = {}
+        self._elements: dict[Path, tuple[Any, Any, Any]] = {}
         self._list = ui.refreshable(self._show)
         self._list()
 
@@ -48,8 +48,7 @@ class Tray:
     def show_looks(self, looks: Sequence[Look]) -> None:
         """Show each picture as it is learnt; without looks as it is."""
         seen = {look.file.name: look for look in looks}
-        for file in self.files:
-            shown, prompt, size = self._elements[file.name]
+        for file, (shown, prompt, size) in self._elements.items():
             look = seen.get(file.name)
             shown.props["src"] = f"/drawn/{look.key}" if look else self._source(file)
             shown.props["alt"] = f"{file.name}, as it is learnt" if look else file.name
@@ -65,7 +64,7 @@ class Tray:
             for file in self.files:
                 with tag("li"):
                     shown = picture(self._source(file), file.name)
-                    self._elements[file.name] = (shown, tag("span", "", "learnt"), tag("span", "", "quiet"))
+                    self._elements[file] = (shown, tag("span", "", "learnt"), tag("span", "", "quiet"))
                     beside = file.with_suffix(".txt")
                     own = beside.read_text(encoding="utf-8").strip() if beside.is_file() else ""
                     changed = partial(self._set_caption, file.name)
