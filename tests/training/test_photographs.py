@@ -109,6 +109,10 @@ def test_a_training_is_resumed_however_its_paths_are_written(
     ):
         with pytest.raises(InputError, match=says):
             resumed(5, images="../moved", **{"class_images": "../classes", **change})
+    (tmp_path / "classes" / "disc0.txt").write_text("a disc on sand")
+    with pytest.raises(InputError, match="class pictures are not those .*, or have other captions"):
+        resumed(5, images="../moved", class_images="../classes")
+    (tmp_path / "classes" / "disc0.txt").unlink()
     (tmp_path / "moved" / "a.txt").write_text("on sand")
     with pytest.raises(InputError, match="instance pictures are not those"):
         resumed(5, images="../moved", class_images="../classes")
