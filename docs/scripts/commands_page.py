@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def _section(name: str, info: Any) -> Iterator[str]:
     yield from ("| option | meaning |", "|---|---|")
     for key, each in settings.items():
         about = (each.brief if name in LONG else each.help) + _remarks(each)
-        yield f"| `{_cell(names(key, each, both=key in shaped.page.switches))}` | {_cell(about)} |"
+        yield f"| {_code(names(key, each, both=key in shaped.page.switches))} | {_cell(about)} |"
     yield from ("", "<!-- run: no, examples of the form -->", "```sh")
     for example in shaped.page.examples:
         text, _, remark = example.partition("     (")
@@ -90,6 +91,11 @@ def _remarks(declared: Setting) -> str:
     told = [f"One of {', '.join(f'`{each}`' for each in declared.choices)}." if declared.choices else ""]
     told += [f"Default: {default}." if default else ""]
     return "".join(f" {each}" for each in told if each)
+
+
+def _code(text: str) -> str:
+    """Code in a cell: a bar there ends the cell, or shows its backslash, unless it is HTML."""
+    return f"<code>{escape(text).replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`"
 
 
 def _cell(text: str) -> str:

@@ -122,6 +122,21 @@ def _quality_table() -> Iterator[str]:
         yield f"| {name} | {' | '.join(axes)} | {FORMS['kB'](rows[method]['bytes'])} |"
 
 
+def _methods_table() -> Iterator[str]:
+    names = METHODS | {"shift-ca": "shift, cross-attention", "shift-ca-kv": "shift, its keys and values"}
+    yield "| | rate | held | likeness | drift | background | second thing | moved | kB | CPU s |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    rows = {row["method"]: row for row in _quality()}
+    for method, name in names.items():
+        row = rows[method]
+        axes = {axis: {end: decimals(row[axis][end], 2) for end in row[axis]} for axis in ("similarity", "drift")}
+        cells = [f"{row['rate']:g}", "yes" if row["held"] else "no"]
+        cells += [f"{each['mean']} ({each['low']} to {each['high']})" for each in axes.values()]
+        cells += [decimals(row[axis]["mean"], 2) for axis in ("background", "second")]
+        cells += [f"{100 * row['moved']['mean']:.1f} %", f"{row['bytes'] / 1e3:,.0f}", f"{row['cpu']:.0f}"]
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
 def _flops_table() -> Iterator[str]:
     models = {"sd15": "SD 1.5, 512 px, batch 2", "sdxl": "SDXL, 1024 px", "sd3": "SD3, 1024 px"}
     models["flux"] = "FLUX.1, 1024 px"
@@ -134,7 +149,11 @@ def _flops_table() -> Iterator[str]:
         yield f"| {name} | {' | '.join(figure(f'flops {each} .3') for each in cells)} |"
 
 
-TABLES: dict[str, Callable[[], Iterator[str]]] = {"quality": _quality_table, "flops": _flops_table}
+TABLES: dict[str, Callable[[], Iterator[str]]] = {
+    "quality": _quality_table,
+    "methods": _methods_table,
+    "flops": _flops_table,
+}
 
 
 if __name__ == "__main__":
