@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from spectra.errors import PictureError
 from spectra.spectrum.cache.spectrum_cache import SpectrumCache
 from spectra.training.config import TrainConfig, make_config
 from spectra.training.processes.group import Processes
+from spectra.training.processes.together import together
 from spectra.training.run.interruption import Interrupted
 from spectra.training.run.loop import Loop
 from spectra.training.run.report import Summary
@@ -184,3 +186,27 @@ def test_what_one_process_finds_wrong_ends_all_and_is_told_once(config: TrainCon
         "error: a step of 1 samples cannot be shared by 2 processes; give more --batch or --accumulation, or start "
         "fewer\n"
     )
+
+
+def test_one_that_is_silent_ends_all_though_they_wait_for_it(tmp_path: Path) -> None:
+    """As where a process hangs, or a backend does not notice that it is gone."""
+
+    def call(number: int) -> None:
+        with (
+            mock.patch.multiple("spectra.training.processes.watch", BEAT=0.1, SILENCE=1.0, GRACE=0.5, PATIENCE=0.2),
+            together("cpu") as processes,
+        ):
+            processes.wait()
+            if number == 1 and processes.watch is not None:
+                processes.watch.close()
+                time.sleep(5)
+                os._exit(0)
+            processes.wait()
+
+    ended = in_processes(2, call, tmp_path)
+    assert [each.code for each in ended] == [1, 0]
+    assert ended[0].err == (
+        "error: another process of this training has ended; continue with --resume if a state was saved "
+        "(--save-every)\n"
+    )
+    assert ended[1].err == ""
