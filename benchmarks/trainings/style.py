@@ -165,8 +165,7 @@ CASE = Case(
     stamp=_stamp,
     settings={"seed": 0, "drawing_steps": 15, "guidance": GUIDANCE},
     columns=(
-        Column("method"),
-        Column("look"),
+        Column("item"),
         Column("style", form=".2f"),
         Column("styled", form=".2f"),
         Column("known", form="+.2f"),

@@ -119,8 +119,8 @@ def test_flow_transformers_train_draw_and_unload(
         quantize = str(tmp_path / "model.gguf")
         quantised_models.write_gguf(load_pipeline(str(base)).transformer, Path(quantize))
 
-    def loaded(*arguments: Any) -> Any:
-        pipe = load_pipeline(*arguments)
+    def loaded(*arguments: Any, quantize: str) -> Any:
+        pipe = load_pipeline(*arguments, quantize=quantize)
         if kind == "nf4":  # by diffusers itself on a GPU only
             pipe.transformer = quantised_models.quantise(pipe.transformer, kind, tmp_path)
         return pipe
@@ -128,7 +128,7 @@ def test_flow_transformers_train_draw_and_unload(
     monkeypatch.setattr(trainer, "load_pipeline", loaded)
     shift = learnt(base, tmp_path / "q", quantize=quantize, steps=20, resolution=32, directions="2", outer="1")
     assert shift.metadata.base_dtype == "float32"
-    pipe = loaded(str(base), None, "cpu", quantize)
+    pipe = loaded(str(base), quantize=quantize)
     find_originals(pipe, find_base(str(base)))
     stored, before = quantised_models.stored_bytes(pipe.transformer), picture(pipe)
     assert any(is_quantised(weight) for weight in pipe.transformer.parameters())
@@ -143,7 +143,7 @@ def test_flow_transformers_train_draw_and_unload(
 def test_a_quantised_base_draws_with_a_shift_from_the_command_line(
     tiny_base: Path, stored_quantised: Path, tmp_path: Path, spectra_cli: Callable[..., Any]
 ) -> None:
-    learnt(tiny_base, tmp_path / "q")
+    learnt(tiny_base, tmp_path / "q", directions="4")
     common = ("--shift", tmp_path / "q" / "q.safetensors", "--prompt", "a un", "--steps", "2", "--device", "cpu")
     ran = spectra_cli("generate", "--base", tiny_base, "--quantize", "fp8", *common, "-o", tmp_path / "one")
     assert ran.code == 0, ran.err
