@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -99,8 +99,10 @@ def _inspect_file(file: Path, options: _Options) -> None:
     from spectra.plots import card_page, style
     from spectra.shift.packing.arrays import stated_error
     from spectra.shift.shift_file import read_shift
+    from spectra.training.config import chosen_settings
 
     shift = read_shift(file)
+    chosen = chosen_settings(shift.metadata.settings)
     (changes,), unknown = weight_changes([shift])
     every = inspection.by_weight(shift, changes)
     found = {
@@ -131,9 +133,17 @@ def _inspect_file(file: Path, options: _Options) -> None:
         style.write(draw, options.plot, force=options.force)
     if options.card is not None:
         shown = options.pictures or card_page.pictures_of(file)
-        card_page.write(draw, shift, file, options.card, pictures=shown, force=options.force)
+        card_page.write(draw, shift, file, options.card, pictures=shown, chosen=chosen, force=options.force)
     headings = [*metadata_as_dict(shift.metadata, ""), "portability"]
-    output.result(found, json=options.json, human=lambda: spaced(tables(found, headings, options.layers)))
+    told = found | {"settings": _told(shift.metadata.settings, chosen)}
+    written = [f"wrote {path}" for path in (options.plot, options.card) if path is not None]
+    output.result(found, json=options.json, human=lambda: (*spaced(tables(told, headings, options.layers)), *written))
+
+
+def _told(settings: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+    """The settings that people see: those of the preset are left to --json."""
+    others = len(settings) - len(chosen)
+    return chosen | ({f"the other {others}": "those of the preset (--json has them)"} if others else {})
 
 
 def _inspect_folders(options: _Options, filters: dict[str, str]) -> None:

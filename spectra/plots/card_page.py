@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import shlex
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,12 +39,27 @@ _PAGE = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-img {{ max-width: 100%; height: auto; background: #fff; border-radius: .3rem; }}
-th {{ text-align: left; font-weight: normal; opacity: .7; padding-right: 2rem; vertical-align: top; }}
-td {{ overflow-wrap: anywhere; }}
-pre {{ overflow-x: auto; padding: .8rem; border: 1px solid #8886; border-radius: .3rem; }}
+:root {{ color-scheme: light dark; --soft: light-dark(#56607a, #a3aec6); --line: light-dark(#d5dae3, #333c50); }}
+body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 0; background: light-dark(#f6f7f9, #10141d);
+  color: light-dark(#1a2130, #e8ecf5); }}
+main {{ max-width: 68rem; margin: 0 auto; padding: 2rem 1rem; }}
+h1 {{ font-size: 2.2rem; line-height: 1.2; margin: 0; }}
+h2 {{ font-size: 1.1rem; margin: 0 0 .75rem; }}
+header {{ margin-bottom: 1.5rem; }}
+header p {{ margin: .3rem 0; color: var(--soft); font-size: 1.1rem; }}
+section {{ background: light-dark(#fff, #191f2c); border: 1px solid var(--line); border-radius: .9rem; padding: 1.25rem;
+  margin-bottom: 1.25rem; min-width: 0; }}
+.two {{ display: grid; gap: 0 1.25rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }}
+img {{ display: block; max-width: 100%; height: auto; background: #fff; border-radius: .5rem; }}
+img + img {{ margin-top: 1rem; }}
+table {{ border-collapse: collapse; width: 100%; font-size: .9rem; }}
+tr + tr {{ border-top: 1px solid var(--line); }}
+th {{ text-align: left; font-weight: normal; color: var(--soft); padding: .3rem 1.5rem .3rem 0; vertical-align: top;
+  width: 35%; }}
+td {{ overflow-wrap: anywhere; padding: .3rem 0; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; padding: .8rem; border-radius: .5rem; font-size: .85rem;
+  background: light-dark(#f6f7f9, #10141d); }}
+summary {{ cursor: pointer; color: var(--soft); margin-top: .75rem; }}
 </style>
 </head>
 <body>
@@ -81,6 +96,7 @@ def write(
     path: Path | str,
     *,
     pictures: Sequence[Path] = (),
+    chosen: Mapping[str, object] | None = None,
     force: bool = False,
 ) -> None:
     """Write the page of a shift.
@@ -91,6 +107,7 @@ def write(
         file: the shift file, of which the page tells name and size.
         path: where the page goes.
         pictures: shown on it; PNG, JPEG or WebP.
+        chosen: the settings that are shown at once; all of the shift's by default.
         force: replace an earlier page.
 
     Raises:
@@ -102,32 +119,57 @@ def write(
     with tempfile.TemporaryDirectory() as folder:
         style.write(draw, Path(folder) / "plot.svg")
         plot = _encoded((Path(folder) / "plot.svg").read_bytes(), "svg+xml")
-    text = _PAGE.format(title=_safe(file.stem), body="\n".join(_body(shift, file, shown, plot)))
+    body = _body(shift, file, shown, plot, shift.metadata.settings if chosen is None else chosen)
+    text = _PAGE.format(title=_safe(file.stem), body="\n".join(body))
     with atomic_write(path, force=force) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _body(shift: SpectralShift, file: Path, shown: Sequence[tuple[str, str]], plot: str) -> Iterable[str]:
+def _body(
+    shift: SpectralShift, file: Path, shown: Sequence[tuple[str, str]], plot: str, chosen: Mapping[str, object]
+) -> Iterable[str]:
     told = shift.metadata
     given = told.settings.get("prompt")
     prompt = given if isinstance(given, str) and given else "..."
     base = told.base or "an unnamed base"
     of_base = [] if told.base == NAME else ["--base", "BASE"]
     command = shlex.join(["spectra", "generate", *of_base, "--shift", file.name, "--prompt", prompt])
-    yield f"<h1>{_safe(file.stem)}</h1>"
-    yield f"<p>A spectral shift of <b>{_safe(base)}</b>. Prompt: <q>{_safe(prompt)}</q></p>"
-    for data, name in shown:
-        yield f'<p><img src="{data}" alt="{_safe(name)}"></p>'
-    yield "<h2>Where it acts</h2>"
-    yield f'<p><img src="{plot}" alt="Energy by block and kind of layer, and weight by weight"></p>'
-    yield "<h2>Figures</h2>"
-    yield _table(Card(repo_id="", file=file.name, prompt=prompt).figures(shift, file.stat().st_size))
-    yield "<h2>How to use it</h2>"
-    yield f"<pre>{_safe(command)}</pre>"
-    yield f"<pre>import spectra\n\nspectra.load(pipe, {_safe(repr(file.name))})  # a pipeline of the base</pre>"
+    about = f"A spectral shift of <b>{_safe(base)}</b>, {_size(file.stat().st_size)}."
+    called = f"<p>Prompt: <q>{_safe(prompt)}</q></p>" if prompt != "..." else ""
+    yield f"<header><h1>{_safe(file.stem)}</h1><p>{about}</p>{called}</header>"
+    if shown:
+        pictures = "\n".join(f'<img src="{data}" alt="{_safe(name)}">' for data, name in shown)
+        yield _section("Pictures", pictures)
+    yield '<div class="two">'
+    python = f"import spectra\n\nspectra.load(pipe, {_safe(repr(file.name))})  # a pipeline of the base"
+    yield _section("How to use it", f"<pre>{_safe(command)}</pre>\n<pre>{python}</pre>")
+    yield _section(
+        "Figures", _table(Card(repo_id="", file=file.name, prompt=prompt).figures(shift, file.stat().st_size))
+    )
+    yield "</div>"
+    yield _section("Where it acts", f'<img src="{plot}" alt="Energy by block and kind of layer, and weight by weight">')
     if told.settings:
-        yield "<h2>Settings</h2>"
-        yield _table((name, value) for name, value in told.settings.items() if value not in ("", [], None))
+        own = _table(_given(chosen))
+        others = _given({name: value for name, value in told.settings.items() if name not in chosen})
+        more = f"<details><summary>All others, as the preset has them</summary>\n{_table(others)}\n</details>"
+        yield _section("Settings", f"{own}\n{more}" if others else own)
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section>\n<h2>{heading}</h2>\n{content}\n</section>"
+
+
+def _given(settings: Mapping[str, object]) -> list[tuple[str, object]]:
+    """Settings with a value, in words."""
+    return [
+        (name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else value)
+        for name, value in settings.items()
+        if value not in ("", [], None)
+    ]
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 def _table(rows: Iterable[tuple[str, object]]) -> str:

@@ -72,6 +72,7 @@ def draw_shift(changes: Changes, sigmas: Sigmas, title: str) -> Figure:
 def _draw_parts(axes: Axes, changes: Changes) -> None:
     """The norm of each part in each weight."""
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     place = row_labels(changes)
     draw_stripes(axes, place)
@@ -82,6 +83,9 @@ def _draw_parts(axes: Axes, changes: Changes) -> None:
             draw_dots(axes, {name: norm for name, norm in norms.items() if norm}, place, marker)
             shown.append(Line2D([], [], marker=marker, ls="", color="0.4", label=label))
     axes.set(title="What it is made of: norms, weight by weight", xscale="log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
     axes.legend(handles=shown, loc="best", fontsize="small")
 
 

@@ -47,6 +47,7 @@ class Drawing:
         cells: what to draw.
         pictures: the key of each cell's newest picture (`Drawer.fetch`); empty before there is one.
         done, total: model steps.
+        whole_steps: denoising steps of each whole picture; 0 before it began.
         error: the library's line on what went wrong; empty if nothing did.
         over: nothing more will come.
     """
@@ -57,6 +58,7 @@ class Drawing:
         self.cells, self.steps, self.guidance, self.quick = list(cells), steps, guidance, quick
         self.pictures = [""] * len(self.cells)
         self.done, self.total, self.error, self.over = 0, 0, "", False
+        self.whole_steps = 0
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
@@ -166,6 +168,7 @@ class Drawer:
             whole = replace(whole, steps=drawing.steps)
         if drawing.guidance is not None:
             whole = replace(whole, guidance=drawing.guidance)
+        drawing.whole_steps = whole.steps
         stages = [whole]
         if drawing.quick and whole.steps > 2 * FEW:
             stages.insert(0, replace(whole, steps=FEW))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spectra.errors import InputError, PictureError
 from spectra.io.atomic_writes import atomic_write
@@ -14,6 +15,9 @@ from spectra.studio.workspace import Workspace
 from spectra.training.data.folders import picture_files
 from spectra.training.data.pictures import Picture
 from spectra.training.data.reading import SUFFIXES
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _TRAY = re.compile(r"[a-z0-9]{12}")
 _LONGEST_CAPTION = 2000
@@ -86,6 +90,21 @@ class Trays:
             except PictureError as error:
                 raise PictureError(str(error).replace(str(temporary), name)) from error
         return target.name
+
+    def put(self, tray: str, pictures: Sequence[Image.Image], name: str) -> None:
+        """Keep pictures of the library's own, in place of those of an earlier call.
+
+        Raises:
+            InputError: too many.
+        """
+        folder = self.folder(tray)
+        for number, picture in enumerate(pictures):
+            target = folder / f"{name}-{number}.png"
+            if not target.exists():
+                self._check_room(tray)
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomic_write(target, force=True) as temporary:
+                picture.save(temporary, "PNG")
 
     def _check_room(self, tray: str) -> None:
         if len(self.pictures(tray)) >= self._settings.max_pictures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,6 +195,18 @@ def defaults(base: str, preset: str = DEFAULT_PRESET) -> TrainConfig:
     chosen = PRESETS[preset]
     own = {} if base else {**EMBEDDED, **chosen.everywhere, **chosen.embedded}
     return TrainConfig(**{**chosen.everywhere, **own, "base": base, "preset": preset})
+
+
+def chosen_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the settings that a training wrote down those that its base and preset do not mean by themselves.
+
+    Settings that are no training's come back as they are.
+    """
+    preset = settings.get("preset")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        return dict(settings)
+    usual = defaults(str(settings.get("base", "")), preset).as_dict() | {"preset": ""}
+    return {name: value for name, value in settings.items() if name not in usual or usual[name] != value}
 
 
 def read_config(path: Path, **overrides: Any) -> TrainConfig:

@@ -11,6 +11,7 @@ from functools import partial
 from spectra.bases.prediction import PREDICTION_TYPE
 from spectra.bases.single_file import COMPONENTS_FROM
 from spectra.settings import SHARE, setting
+from spectra.training.presets import DEFAULT_PRESET, PRESETS
 
 _pictures = partial(setting, panel="Pictures")
 _subjects = partial(setting, panel="Several subjects in one shift")
@@ -150,12 +151,11 @@ class SubjectSettings:
         option="--target",
     )
     preset: str = _training(
-        "balanced",
-        "Which goal the settings that are meant by default are for: balanced, likeness at little drift from the base; "
-        "likeness, more of it in more steps; prompt, a subject that follows prompts most surely; style, a way of "
-        "drawing, from pictures of several subjects; tiny, a file of 32 kB at most; svdiff, the paper's method: all "
-        "directions, no outer terms.",
-        choices=("balanced", "likeness", "prompt", "style", "tiny", "svdiff"),
+        DEFAULT_PRESET,
+        "Which goal the settings that are meant by default are for: "
+        + "; ".join(f"{name}, {preset.goal}" for name, preset in PRESETS.items())
+        + ".",
+        choices=tuple(PRESETS),
         brief="likeness, prompt, style, tiny or svdiff.",
     )
     text_encoder: bool | None = _training(

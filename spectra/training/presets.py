@@ -12,8 +12,13 @@ DEFAULT_PRESET = "balanced"
 
 @dataclass(frozen=True)
 class Preset:
-    """Defaults that differ from the declared ones: for every base, and for the embedded one beside them."""
+    """Defaults that differ from the declared ones: for every base, and for the embedded one beside them.
 
+    Attributes:
+        goal: what it is for, in words that a person reads who chooses one.
+    """
+
+    goal: str
     everywhere: Mapping[str, Any] = field(default_factory=dict)
     embedded: Mapping[str, Any] = field(default_factory=dict)
 
@@ -60,11 +65,11 @@ _FEW: Mapping[str, Any] = {
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "balanced": Preset(_TERMS, {**_TRIED, **_FOLLOWS}),
-        "likeness": Preset({**_TERMS, "steps": 1000}, {**_TRIED, **_FOLLOWS, "steps": 800}),
-        "prompt": Preset({**_TERMS, "prior_target": "base"}, _FEW),
-        "style": Preset(_TERMS, _TRIED),
-        "tiny": Preset({**_TERMS, "outer": "28kB"}, _FEW),
-        "svdiff": Preset(),
+        "balanced": Preset("likeness at little drift from the base", _TERMS, {**_TRIED, **_FOLLOWS}),
+        "likeness": Preset("more of it in more steps", {**_TERMS, "steps": 1000}, {**_TRIED, **_FOLLOWS, "steps": 800}),
+        "prompt": Preset("a subject that follows prompts most surely", {**_TERMS, "prior_target": "base"}, _FEW),
+        "style": Preset("a way of drawing, from pictures of several subjects", _TERMS, _TRIED),
+        "tiny": Preset("a file of 32 kB at most", {**_TERMS, "outer": "28kB"}, _FEW),
+        "svdiff": Preset("the paper's method: all directions, no outer terms"),
     }
 )

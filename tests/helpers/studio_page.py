@@ -68,13 +68,15 @@ def browser() -> Iterator[Any]:
 
 
 def findings(page: Any) -> list[str]:
-    """What axe-core finds that shuts somebody out of the page."""
+    """What axe-core finds that shuts somebody out of the page, light or dark."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{each['id']}: {node['html'][:160]}" for each in found if each["impact"] in SERIOUS for node in each["nodes"]
-    ]
+    said = []
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        found = [each for each in Axe().run(page).response["violations"] if each["impact"] in SERIOUS]
+        said += [f"{scheme}: {each['id']}: {node['html'][:160]}" for each in found for node in each["nodes"]]
+    return said
 
 
 def take_shots(page: Any, name: str) -> None:

@@ -123,6 +123,7 @@ def test_a_training_from_dropped_pictures_is_seen_to_its_end(page: Any, studio: 
     choose(page, [*pictures, __file__])
     page.get_by_text("test_browser.py: expected a picture").wait_for()  # the reader's own line
     page.get_by_text("prior preservation needs --class-prompt").wait_for()
+    page.get_by_text("More: class pictures").click()
     fill(page, "Prior weight", "0")
     page.locator(".looks .learnt", has_text="a s sun").nth(2).wait_for()
     page.get_by_text("32 x 32 of 48 x 40").first.wait_for()

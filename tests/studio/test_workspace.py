@@ -101,6 +101,16 @@ def test_uploads_are_pictures_limited_in_size_and_number(workspace: Workspace) -
         take(trays, "../../../etc", "a.png", png())
 
 
+def test_the_library_s_own_pictures_fill_a_tray_once(workspace: Workspace) -> None:
+    trays, tray = Trays(workspace, StudioSettings(max_pictures=3)), new_tray()
+    pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for _ in range(2):
+        trays.put(tray, pictures, "fox")
+    assert [path.name for path in trays.pictures(tray)] == ["fox-0.png", "fox-1.png"]
+    with pytest.raises(InputError, match="at most 3 pictures"):
+        trays.put(tray, pictures, "wolf")
+
+
 def test_captions_lie_beside_their_pictures(workspace: Workspace) -> None:
     trays, tray = Trays(workspace, StudioSettings(folder=workspace.folder)), new_tray()
     name = take(trays, tray, "fox.png", png())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spectra.errors import InputError
-from spectra.training.config import EMBEDDED, TrainConfig, defaults, make_config, read_config
+from spectra.training.config import EMBEDDED, TrainConfig, chosen_settings, defaults, make_config, read_config
 from spectra.training.presets import DEFAULT_PRESET, PRESETS
 
 
@@ -55,6 +55,14 @@ def test_a_preset_is_a_set_of_defaults() -> None:
         InputError, match="preset: expected one of balanced, likeness, prompt, style, tiny, svdiff, got 'small'"
     ):
         make_config({"preset": "small"})
+
+
+def test_settings_that_were_written_down_say_what_was_chosen() -> None:
+    for base in ("", "x/y"):
+        config = make_config({"base": base, "preset": "tiny", "steps": 7, "prompt": "a [V1] sun"})
+        assert chosen_settings(config.as_dict()) == {"preset": "tiny", "steps": 7, "prompt": "a [V1] sun"}
+    for strange in ({"steps": 200, "of": "another tool"}, {"preset": ["tiny"]}):
+        assert chosen_settings(strange) == strange
 
 
 def test_given_settings_win_over_the_file(tmp_path: Path) -> None:

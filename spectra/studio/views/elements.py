@@ -66,7 +66,7 @@ def _field(label: str, hint: str) -> Iterator[Callable[[Any], None]]:
 
 
 def number_field(label: str, value: float | str, changed: Callable[[str], Any], **attributes: Any) -> Any:
-    """A number with its label, told as it is typed."""
+    """A number with its label, told when it is left; a hint as that of a text."""
     return text_field(label, str(value), changed, **{"type": "number", **attributes})
 
 

@@ -55,9 +55,9 @@ class Gallery:
         if drawing.error:
             with self._bar:
                 show_error(drawing.error)
-        elif drawing.cancelled:
+        else:
             with self._bar:
-                tag("p", "Cancelled.", "quiet")
+                tag("p", "Cancelled." if drawing.cancelled else f"Drawn in {drawing.whole_steps} steps each.", "quiet")
 
 
 def _figure(cell: Cell, before: str) -> tuple[Any, Any]:

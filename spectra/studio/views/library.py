@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,20 +161,13 @@ class LibraryView:
         self._bar.refresh()
         self._cards.refresh()
         if drawing.error:
-            ui.run_javascript(f"window.studio.say({drawing.error!r})")
+            ui.run_javascript(f"window.studio.say({json.dumps(drawing.error)})")
 
     def _card(self, entry: LibraryEntry) -> None:
-        name, workspace = self.studio.workspace.name_of(entry.path), self.studio.workspace
+        name = self.studio.workspace.name_of(entry.path)
         with tag("article", "", "card", aria_label=name):
-            kept = kept_picture(workspace, entry)
             with link("", url("/play", shift=name), "thumb", aria_label=f"Play with {name}"):
-                if kept is not None:
-                    sheet = "" if is_drawn(workspace, entry) else "sheet"
-                    version = int(kept.stat().st_mtime)
-                    picture(
-                        f"/file/{kept.relative_to(workspace.folder).as_posix()}?{version}", "", sheet, loading="lazy"
-                    )
-                else:
+                if not _show_thumb(self.studio, entry):
                     tag("span", "no picture yet", "quiet")
             tag("h2", name)
             tag("p", entry.origin or "no prompt", "prompt")
@@ -202,12 +196,35 @@ def _tree(studio: Studio, branches: Sequence[Branch], some: bool) -> None:
                 with tag("li", "", style=f"--depth: {branch.depth}"):
                     if not branch.entries:
                         tag("span", f"{branch.content_hash[:12]} (not in this folder)", "quiet")
-                    for entry in branch.entries:
+                    entry = _shown_as(branch.entries)
+                    if entry is not None:
                         name = studio.workspace.name_of(entry.path)
+                        with tag("span", "", "thumb"):
+                            _show_thumb(studio, entry)
                         link(name, url("/play", shift=name))
                         tag("span", entry.origin, "quiet")
+                    if len(branch.entries) > 1:
+                        more = len(branch.entries) - 1
+                        tag("span", f"and {more} cop{'y' if more == 1 else 'ies'} of it", "quiet")
                     if branch.partners:
                         tag("span", f"with {len(branch.partners)} other", "quiet")
+
+
+def _shown_as(entries: Sequence[LibraryEntry]) -> LibraryEntry | None:
+    """Of files of one content the one that says most: none that a training left on its way, if there is another."""
+    return min(entries, key=lambda entry: (is_step(entry), len(entry.path.parts)), default=None)
+
+
+def _show_thumb(studio: Studio, entry: LibraryEntry) -> bool:
+    """The picture of a shift, where there is one."""
+    workspace = studio.workspace
+    kept = kept_picture(workspace, entry)
+    if kept is None:
+        return False
+    sheet = "" if is_drawn(workspace, entry) else "sheet"
+    source = f"/file/{kept.relative_to(workspace.folder).as_posix()}?{int(kept.stat().st_mtime)}"
+    picture(source, "", sheet, loading="lazy")
+    return True
 
 
 def _bases(entries: Sequence[LibraryEntry]) -> set[str]:

@@ -10,8 +10,8 @@ from typing import Any
 from nicegui import ui
 from starlette.requests import Request
 
+from spectra.bases.embedded.subjects import DEFAULT_SUBJECT, find_subject, instance_pictures
 from spectra.errors import SpectraError
-from spectra.settings import declared_settings
 from spectra.studio.commands import TrainForm, train_command, train_config
 from spectra.studio.looks import look_at
 from spectra.studio.studio import Studio
@@ -31,7 +31,6 @@ from spectra.studio.views.elements import (
 )
 from spectra.studio.views.frame import frame
 from spectra.studio.views.tray import Tray
-from spectra.training.config import TrainConfig
 from spectra.training.presets import PRESETS
 
 _SIDES = ("left", "right")
@@ -102,37 +101,47 @@ class TrainView:
             with tag("div", "", "row"):
                 if len(self.form.trays) == 1:
                     button("Add a second subject", self._add_subject)
+                    if not self.studio.settings.base:
+                        button(f"Try it with a {DEFAULT_SUBJECT}", self._take_example)
                 else:
                     button("Swap left and right", self._swap)
                     button("Remove the right one", self._remove_subject)
-        with section("How"):
+        with section("How", "how"):
             with tag("div", "", "row filters"):
                 text_field("Name", self.form.name, lambda text: self._set(name=text.strip()), at_once=True)
-                presets = {name: name for name in PRESETS}
-                meant = declared_settings(TrainConfig)["preset"].help
+                presets = {name: f"{name}: {preset.goal}" for name, preset in PRESETS.items()}
                 select_field("Preset", self.form.preset, presets, lambda value: self._reset(preset=value))
                 number_field("Steps", self.form.steps or "", self._number("steps"), min=1, placeholder="the preset's")
-                number_field(
-                    "Prior weight",
-                    "" if self.form.prior_weight is None else f"{self.form.prior_weight:g}",
-                    lambda text: self._reset(prior_weight=_weight(text)),
-                    min=0,
-                    step="any",
-                    placeholder="the preset's",
-                )
-                number_field("Sheets on the way", self.form.sheets, self._number("sheets"), min=0, max=20)
-                number_field("Seed", self.form.seed, self._number("seed"), min=0)
-            tag("p", meant, "quiet")
             if len(self.form.trays) == 1:
                 text_field(
                     "Class prompt",
                     self.form.class_prompt,
                     lambda text: self._reset(class_prompt=text.strip()),
                     placeholder="the prompt without its word in brackets",
+                    hint="what else looks like it, which the base shall go on drawing as before",
                 )
+            self._show_more()
             self._told = tag("div")
             button("Start", self._start, "primary")
         ui.timer(0.01, self._look, once=True)
+
+    def _show_more(self) -> None:
+        """What most leave as it is."""
+        form = self.form
+        with tag("details", open=form.prior_weight is not None or bool(form.seed) or form.sheets != 4):
+            tag("summary", "More: class pictures, sheets on the way, seed")
+            with tag("div", "", "row filters"):
+                number_field(
+                    "Prior weight",
+                    "" if form.prior_weight is None else f"{form.prior_weight:g}",
+                    lambda text: self._reset(prior_weight=_weight(text)),
+                    min=0,
+                    step="any",
+                    placeholder="the preset's",
+                    hint="of class pictures in the loss; 0 for none",
+                )
+                number_field("Sheets on the way", form.sheets, self._number("sheets"), min=0, max=20)
+                number_field("Seed", form.seed, self._number("seed"), min=0)
 
     def _set(self, **given: Any) -> None:
         self.form = replace(self.form, **given)
@@ -196,6 +205,17 @@ class TrainView:
 
     def _add_subject(self) -> None:
         self._set(trays=(*self.form.trays, new_tray()), prompts=(*self.form.prompts, ""), class_prompt="")
+        ui.navigate.to(self.address)
+
+    async def _take_example(self) -> None:
+        """Fill the form with the pictures of the subject that a bare `spectra train` learns."""
+        subject = find_subject(DEFAULT_SUBJECT)
+        try:
+            await asyncio.to_thread(self.studio.trays.put, self.form.trays[0], instance_pictures(subject), subject.name)
+        except SpectraError as error:
+            self._tell(str(error))
+            return
+        self._set(prompts=(subject.prompt,), name=self.form.name or DEFAULT_SUBJECT)
         ui.navigate.to(self.address)
 
     def _swap(self) -> None:
