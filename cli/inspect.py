@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -140,7 +141,7 @@ def _inspect_file(file: Path, options: _Options) -> None:
     output.result(found, json=options.json, human=lambda: (*spaced(tables(told, headings, options.layers)), *written))
 
 
-def _told(settings: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+def _told(settings: Mapping[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
     """The settings that people see: those of the preset are left to --json."""
     others = len(settings) - len(chosen)
     return chosen | ({f"the other {others}": "those of the preset (--json has them)"} if others else {})

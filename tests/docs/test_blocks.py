@@ -14,6 +14,7 @@ import pytest
 
 import spectra
 from spectra.cli.app import COMMANDS
+from spectra.combine.merging import METHODS, registry
 
 PAGES = doc_blocks.pages()
 OTHERS = {".", "curl", "du", "pip"}
@@ -75,6 +76,7 @@ def test_blocks_that_are_quick_run_as_they_stand(
     request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "METHODS", dict(METHODS))  # one is added on a page
     doc_stand_ins.place(page, tmp_path)
     names: dict[str, Any] = {}
     if "files of the pipeline" in page.read_text():

@@ -41,15 +41,17 @@ def _run(block: doc_blocks.Block, folder: Path) -> bool:
     if block.title:
         (folder / block.title).write_text(block.text, encoding="utf-8")
         return True
-    if block.run.startswith("no") or block.language != "sh":
+    python = block.language == "python"
+    if block.run.startswith("no") or block.language not in ("sh", "python") or (python and not block.run):
         return True  # quick Python is run by the tests
     if not block.run:
         doc_stand_ins.place_missing(block.page, folder)
     lines = [line for line in block.text.replace("\\\n", " ").splitlines() if not _was_trained(line, folder)]
+    command = [sys.executable, "-c", block.text] if python else ["bash", "-euo", "pipefail", "-c", "\n".join(lines)]
     print(f"== {block.place}", flush=True)
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "MAKEFLAGS": ""}
     place = doc_blocks.ROOT if block.text.startswith("make ") else folder
-    ended = subprocess.run(["bash", "-euo", "pipefail", "-c", "\n".join(lines)], cwd=place, env=environment)
+    ended = subprocess.run(command, cwd=place, env=environment)
     if ended.returncode:
         print(f"failed, {ended.returncode}: {block.place}", file=sys.stderr, flush=True)
         return False

@@ -231,6 +231,7 @@ def test_play_with_two_keep_them_and_cancel(page: Any, studio: Running) -> None:
     assert {"pattern": "unet.up_blocks", "weights": [1.0, 0.5]} in recipe["blocks"]
     page.get_by_role("button", name="Save").click()
     page.get_by_text("mixed.safetensors exists already").wait_for()
+    page.get_by_text("More: negative prompt").click()
     fill(page, "Steps", "200")
     page.locator("progress[max]").wait_for()
     page.get_by_role("button", name="Cancel").click()

@@ -98,14 +98,24 @@ class PlayView:
 
     def _show_wishes(self) -> None:
         text_field("Prompt", self.prompt, lambda text: self._set(prompt=text))
-        text_field("Negative prompt", self.negative, lambda text: self._set(negative=text))
         with tag("div", "", "row"):
             text_field("Seeds", self.seeds, lambda text: self._set(seeds=text))
-            number_field("Steps", self.steps, lambda text: self._set(steps=text), min=1, max=200, placeholder="usual")
-            number_field(
-                "Guidance", self.guidance, lambda text: self._set(guidance=text), min=0, step="any", placeholder="usual"
-            )
-        button("Draw", self._draw, "primary")
+            button("Draw", self._draw, "primary")
+        with tag("details", open=bool(self.negative or self.steps or self.guidance)):
+            tag("summary", "More: negative prompt, steps, guidance")
+            text_field("Negative prompt", self.negative, lambda text: self._set(negative=text))
+            with tag("div", "", "row"):
+                number_field(
+                    "Steps", self.steps, lambda text: self._set(steps=text), min=1, max=200, placeholder="usual"
+                )
+                number_field(
+                    "Guidance",
+                    self.guidance,
+                    lambda text: self._set(guidance=text),
+                    min=0,
+                    step="any",
+                    placeholder="usual",
+                )
 
     def _list_parts(self) -> None:
         with section("Shifts"):
