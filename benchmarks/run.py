@@ -37,6 +37,7 @@ MODULES: Mapping[str, str] = {
     "flops": "spectra.benchmarks.steps.flops",
     "memory": "spectra.benchmarks.steps.memory",
     "plans": "spectra.benchmarks.steps.plans",
+    "vram": "spectra.benchmarks.steps.vram",
     "step": "spectra.benchmarks.steps.step",
     "loading": "spectra.benchmarks.steps.loading",
     "samples": "spectra.benchmarks.steps.samples",

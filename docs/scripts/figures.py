@@ -6,10 +6,11 @@ A figure stands between two comments, of which the first says where it is from:
 
     <!-- figure CASE PLACE [SETTING=VALUE ...] FORM -->.59<!-- /figure -->
 
-CASE is the record's file; of its records the latest counts that has the place and these settings. PLACE is a key of the
-record's summary, or ROW/KEY, with ROW a name that stands in the row (underscores for blanks) and further keys behind
-slashes; a number picks an element of a list. `quality` has the rows of the report: method/axis/mean. FORM is `.2` (two
-decimals, no zero before the point), `,` (a whole number), `%`, `kB`, `MB`, `GB` (of bytes), `e` (4e-07), `x` (as is).
+CASE is the record's file; of its records the latest counts that has the place and these settings ("-" for a setting
+that did not exist when it was made). PLACE is a key of the record's summary, or ROW/KEY, with ROW a name that stands
+in the row (underscores for blanks) and further keys behind slashes; a number picks an element of a list. `quality`
+has the rows of the report: method/axis/mean. FORM is `.2` (two decimals, no zero before the point), `,` (a whole
+number), `%`, `kB`, `MB`, `GB` (of bytes), `e` (4e-07), `x` (as is).
 
 A table that is made as a whole stands between `<!-- table NAME -->` and `<!-- /table -->`; TABLES has them.
 """
@@ -87,7 +88,7 @@ def _value(case: str, place: str, settings: dict[str, str]) -> Any:
         return _walk(next(row for row in _quality() if row["method"] == keys[0]), keys[1:])
     for record in reversed(_records(case)):
         of_record = {name: str(value) for name, value in record.get("settings", {}).items()}
-        if any(of_record.get(name) != value for name, value in settings.items()):
+        if any(of_record.get(name, "-") != value for name, value in settings.items()):
             continue
         if len(keys) == 1 and place in record.get("summary", {}):
             return record["summary"][place]
@@ -149,10 +150,22 @@ def _flops_table() -> Iterator[str]:
         yield f"| {name} | {' | '.join(figure(f'flops {each} .3') for each in cells)} |"
 
 
+def _vram_table() -> Iterator[str]:
+    models = {"sd15": "Stable Diffusion 1.5", "sdxl": "SDXL", "sd3": "Stable Diffusion 3", "flux": "FLUX.1 dev"}
+    four_bits = "and the denoiser in 4 bits (`--quantize nf4`)"
+    yield f"| model | picture | memory of a step | with checkpointing | {four_bits} | shift file |"
+    yield "|---|---|---|---|---|---|"
+    for model, name in models.items():
+        pixels = figure(f"vram {model}/pixels x")
+        cells = [f"{pixels} px", *(figure(f"vram {model}/{each} GB") for each in ("step", "checkpointed", "nf4"))]
+        yield f"| {name} | {' | '.join(cells)} | {figure(f'vram {model}/file MB')} |"
+
+
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "quality": _quality_table,
     "methods": _methods_table,
     "flops": _flops_table,
+    "vram": _vram_table,
 }
 
 

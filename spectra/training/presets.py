@@ -44,12 +44,12 @@ _FOLLOWS: Mapping[str, Any] = {
     "stratified_timesteps": True,
 }
 """A few class pictures stand under the subject's own prompt with a ground asked for: without those, some subjects bring
-their pale ground with them, and with them they are a little less alike (docs/claims.md)."""
+their pale ground with them, and with them they are a little less alike (docs/tried.md)."""
 
 _TIME = "unet.*time_emb*,unet.add_embedding*"
 _FEED_FORWARD = "unet.*ff.net.*"
 """Layers of a UNet: what it knows of time and of the prompt as a whole, and feed-forwards. Terms elsewhere add to the
-drift, not to the likeness (docs/claims.md)."""
+drift, not to the likeness (docs/tried.md)."""
 
 _TRIED: Mapping[str, Any] = {**_HELD, "outer": "2", "targets": f"{_TIME},{_FEED_FORWARD}", "stratified_timesteps": True}
 """Two terms on each of these layers, with the noise levels of a step spread evenly."""

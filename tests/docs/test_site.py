@@ -58,3 +58,10 @@ def test_pages_made_from_the_code_are_current() -> None:
 
 def test_every_public_name_is_on_the_page_of_python() -> None:
     assert sorted(re.findall(r"^### (\w+)$", python_page.page(), flags=re.MULTILINE)) == sorted(spectra.__all__)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "SECURITY.md"])
+def test_links_from_outside_of_the_site_lead_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = {each for each in re.findall(r"\]\(([^)\s#]+)", text) if "://" not in each}
+    assert [each for each in sorted(links) if not (ROOT / each).exists()] == []

@@ -74,8 +74,12 @@ def _launched(words: list[str]) -> list[str]:
 
 def pages() -> list[Path]:
     """The README, then every page in the order of the site's navigation."""
-    nav = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]
-    return [ROOT / "README.md", *(DOCS / page for page in named(nav))]
+    return [ROOT / "README.md", *(DOCS / page for page in named(navigation()))]
+
+
+def navigation() -> Any:
+    """The parts of the site, each with its name and pages."""
+    return tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]
 
 
 def named(nav: Any) -> Iterator[str]:
