@@ -337,6 +337,46 @@ def test_many_clicks_break_nothing(page: Any, studio: Running) -> None:
     assert studio.traces == []
 
 
+def test_a_training_is_filled_in_and_started_by_keyboard_alone(page: Any, pictures: list[str]) -> None:
+    page.goto("/train?prompt=a+sun&prior=0&steps=2&sheets=0")
+    choose(page, pictures[:1])  # the system's own dialogue
+    page.locator(".looks li").wait_for()
+    page.keyboard.press("Tab")
+    for name, key in (("Name", "keys"), ("Preset", "t"), ("Start", "Enter")):
+        focus(page, name)
+        page.keyboard.type(key) if name != "Start" else page.keyboard.press(key)
+    page.wait_for_url("**/job/*-keys")
+    focus(page, "Stop")
+    page.keyboard.press("Space")
+    page.wait_for_function("['done', 'stopped'].includes(document.querySelector('main > .state').dataset.state)")
+    assert "--preset tiny" in page.locator("code.command").text_content()
+
+
+def focus(page: Any, name: str) -> None:
+    """Press Tab until an element of this name has the focus, and can be seen to have it."""
+    told = """() => {
+        const at = document.activeElement, label = at.closest('label')?.querySelector('.label') ?? at;
+        return [label.textContent.trim(), getComputedStyle(at).outlineStyle];
+    }"""
+    for _ in range(60):
+        text, outline = page.evaluate(told)
+        if text == name:
+            assert outline != "none", name
+            return
+        page.keyboard.press("Tab")
+    pytest.fail(f"Tab does not come to {name}")
+
+
+@pytest.mark.slow
+def test_the_first_picture_comes_within_a_minute_of_the_start(chromium: Any, tmp_path: Path) -> None:
+    start = time.monotonic()
+    with running_studio(tmp_path / "out") as studio:
+        page = chromium.new_page(base_url=studio.address)
+        page.goto("/play")
+        page.locator("figure img[src]").first.wait_for(timeout=60_000)
+    assert time.monotonic() - start < 60
+
+
 @pytest.mark.slow
 def test_a_minute_of_clicks_breaks_nothing(page: Any, studio: Running) -> None:
     hammer(page, studio, 60)
