@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def run(settings: StudioSettings, token: str, started: Callable[[str], None], de
         studio = Studio.of(settings, device)
         config = uvicorn.Config(Guard(application(studio), token), log_level="warning", ws_max_size=1 << 20)
         server = uvicorn.Server(config)
+        # NiceGUI looks at every object there is to find its server, and PyTorch has one that warns when looked at.
+        warnings.filterwarnings("ignore", r".*torch\.distributed\.reduce_op", FutureWarning)
         started(address_of(listening))
         try:
             asyncio.run(server.serve(sockets=[listening]))

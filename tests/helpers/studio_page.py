@@ -33,7 +33,7 @@ class Running:
     @property
     def traces(self) -> list[str]:
         """Lines that only a bug says."""
-        return [line for line in self.said if "Traceback" in line or "Error" in line]
+        return [line for line in self.said if any(word in line for word in ("Traceback", "Error", "deprecated"))]
 
 
 @contextlib.contextmanager

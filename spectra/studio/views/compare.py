@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from pathlib import Path
 
 from nicegui import ui
 from starlette.requests import Request
@@ -132,9 +133,15 @@ class CompareView:
                     if not plots.exact:
                         tag("p", "What the ReLU clips is left out: the base's spectra are not in the cache.", "quiet")
                     words = "Where the two differ by block, and the cosine of each weight"
-                    picture(f"/file/{plots.difference.relative_to(workspace.folder).as_posix()}", words, "plot")
+                    self._show_plot(plots.difference, words)
             for name, path in zip(self.names, plots.each, strict=True):
                 with section(name):
                     link("Play with it", url("/play", shift=name), aria_label=f"Play with {name}")
                     words = f"Energy of {name} by block, and the singular values that it moves most"
-                    picture(f"/file/{path.relative_to(workspace.folder).as_posix()}", words, "plot")
+                    self._show_plot(path, words)
+
+    def _show_plot(self, path: Path, words: str) -> None:
+        """A plot, which opens by itself: on a phone its letters are small."""
+        source = f"/file/{path.relative_to(self.studio.workspace.folder).as_posix()}"
+        with tag("a", "", href=source, target="_blank", aria_label=f"Open: {words}"):
+            picture(source, words, "plot")
