@@ -16,6 +16,9 @@ from spectra.kernels import devices
 _BLOCK, _BLOCKS = 128, 16
 """The Gram matrix is summed over at most so many blocks of at least so many rows."""
 
+_FEW = 16
+"""Up to so many channels on one side of a product, blocks of rows cost more than the product itself."""
+
 
 def map_channels(x: Tensor, mapping: Tensor, dim: int) -> Tensor:
     """`x` with its dimension `dim` (-1 or 1) of size `p` multiplied by `mapping [p, q]`."""
@@ -190,10 +193,13 @@ def shift_gradient(
 def weight_gradient(x: Tensor, grad: Tensor, dim: int) -> Tensor:
     """`G = grad^T x`, `[rows, columns]`: a weight's gradient where its rows and columns both meet channels.
 
-    In float32 at least; but a GPU's fast half-precision product returns half precision.
+    In float32 at least; but a GPU's fast half-precision product returns half precision. A few channels on one side, as
+    an outer term has, are one product: the gradient of a term is not projected again, so nothing cancels in it.
     """
     if x.numel() == 0 or (x.is_cuda and x.dtype.itemsize < 4):
         return rows(grad, dim).T @ rows(x, dim)
+    if x.dtype.itemsize >= 4 and min(x.shape[dim], grad.shape[dim]) <= _FEW:
+        return _summed_product(grad, x, dim)
     return _gram(grad, x, dim)
 
 
@@ -230,6 +236,13 @@ def _quadratic(product: Tensor, basis: Tensor) -> Tensor:
     exact = product.dtype if product.device.type == "mps" else torch.float64
     m, q = product.to(exact), basis.to(exact)
     return (q * (m @ q)).sum(0)
+
+
+def _summed_product(b: Tensor, a: Tensor, dim: int) -> Tensor:
+    """`b^T a` over all rows; for channels in dimension 1 a product a sample, which copies no activation."""
+    if dim == 1 and a.ndim > 2:
+        return (b.flatten(2) @ a.flatten(2).mT).sum(0)
+    return rows(b, dim).T @ rows(a, dim)
 
 
 def _gram(b: Tensor, a: Tensor, dim: int) -> Tensor:

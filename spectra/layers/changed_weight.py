@@ -38,7 +38,8 @@ class SomeDirections(NamedTuple):
     def of(cls, directions: Directions, numbers: Sequence[int]) -> SomeDirections:
         """Those with these numbers."""
         chosen = list(numbers)
-        return cls(directions.left[:, chosen], directions.right[:, chosen], directions.sigma[chosen])
+        left, right = (side.T[chosen].T for side in (directions.left, directions.right))
+        return cls(left, right, directions.sigma[chosen])
 
     def to(self, device: torch.device | str) -> SomeDirections:
         """A copy on another device."""

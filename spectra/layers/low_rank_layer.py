@@ -86,8 +86,7 @@ class LowRankLayer:
         left, right = self._sides_in(dtype, x.device)
         layer = FrozenLayer(self.operator, weight, bias, left, right)  # type: ignore[arg-type]
         change = self._change_on(x.device)
-        terms = (None, None) if change.a is None else (change.a, change.right)
-        return low_rank_layer(layer, x, self._d(x.device), *terms)
+        return low_rank_layer(layer, x, self._d(x.device), change)
 
     def _for_compute(self, x: Tensor) -> tuple[Tensor, torch.dtype]:
         """`x` in the dtype in which the layer computes, and that dtype: beside a quantised weight, its own."""

@@ -119,20 +119,14 @@ def _bottleneck(operator: ConvOperator, x: Tensor, change: Change, index: Tensor
     if change.kernel is None:
         return t.reshape(len(x), -1, *x.shape[2:])
     alone = t.reshape(1, -1, *x.shape[2:])  # every sample and term is a channel of its own
-    made = _conv(operator, alone, change.kernel[index].reshape(-1, 1, *operator.kernel), alone.shape[1])
+    made = operator.convolve(alone, operator.kernels_of(change.kernel[index].flatten(0, 1)), None, alone.shape[1])
     return made.reshape(len(x), -1, *made.shape[2:])
 
 
 def _filtered(operator: ConvOperator, x: Tensor, change: Change, index: Tensor) -> Tensor:
     filters = change.right[index].reshape(-1, x.shape[1], *operator.kernel)
-    made = _conv(operator, x.reshape(1, -1, *x.shape[2:]), filters, len(x))
+    made = operator.convolve(x.reshape(1, -1, *x.shape[2:]), filters, None, len(x))
     return made.reshape(len(x), -1, *made.shape[2:])
-
-
-def _conv(operator: ConvOperator, x: Tensor, weight: Tensor, groups: int) -> Tensor:
-    conv = (F.conv1d, F.conv2d, F.conv3d)[len(operator.kernel) - 1]
-    out: Tensor = conv(x, weight, None, operator.stride, operator.padding, operator.dilation, groups)
-    return out
 
 
 def _transposed(operator: ConvTransposeOperator, t: Tensor, right: Tensor) -> Tensor:
