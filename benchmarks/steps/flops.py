@@ -9,13 +9,17 @@ its count, are those of the setting `device`: "cuda", a data-centre GPU, or "cpu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row, Value
 from spectra.benchmarks.steps.memory import attention_as_on_a_device
 from spectra.benchmarks.steps.methods import FORM, METHODS, VARIANTS, Method, prepare
 from spectra.benchmarks.steps.models import MODELS, denoiser
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 _ALL = {("sd15", 512, 1): 1.30, ("sd15", 512, 2): 1.25, ("sd15", 512, 8): 1.20, ("sd15", 256, 2): 1.40}
 """Model, resolution and batch to what svdiff's ratio is asked to be at most."""
@@ -33,21 +37,33 @@ _FEW = {
 
 def count(method: Method) -> tuple[int, int]:
     """FLOPs of the forward and of the backward of one step."""
+    method.settle()
+    with attention_as_on_a_device(method):
+        with counter() as forward:
+            loss = method.forward()
+        with counter() as backward:
+            loss.backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+def counter() -> FlopCounterMode:
+    """PyTorch's counter of flops, which by itself passes over products in place and a CPU's fused attention."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     aten = torch.ops.aten
-    fused = {
+    others = {
+        aten.addmm_: _product,
+        aten.baddbmm_: _product,
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     }
-    method.settle()
-    with attention_as_on_a_device(method):
-        with FlopCounterMode(display=False, custom_mapping=fused) as forward:
-            loss = method.forward()
-        with FlopCounterMode(display=False, custom_mapping=fused) as backward:
-            loss.backward()
-    return forward.get_total_flops(), backward.get_total_flops()
+    return FlopCounterMode(display=False, custom_mapping=others)
+
+
+def _product(added: Sequence[int], left: Sequence[int], right: Sequence[int], *_: object, **__: object) -> int:
+    """`left [..., a, b]` times `right [..., b, c]`."""
+    return 2 * math.prod(left) * right[-1]
 
 
 def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.steps.flops import counter
 from spectra.benchmarks.steps.methods import FORM, twin
 from spectra.benchmarks.steps.models import Denoiser, denoiser
 from spectra.spectrum.placeholders import Spectra
@@ -154,11 +155,10 @@ def difference(found: Tensor, wanted: Tensor) -> float:
 def flops(model: Denoiser, *, train: bool) -> int:
     """FLOPs of one run, with attention written out so that it is counted."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with counter() as counted, sdpa_kernel(SDPBackend.MATH):
         run(model, train=train)
-    return int(counter.get_total_flops())
+    return int(counted.get_total_flops())
 
 
 def _measure(bench: Bench, item: str) -> Row:

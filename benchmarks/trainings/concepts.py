@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectra.benchmarks.case import Bench, Case, Column, Goal, Row
+from spectra.benchmarks.steps.flops import counter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,8 +63,6 @@ def _training(bench: Bench, subjects: Sequence[int], *, exact: bool = False) -> 
 
 
 def _measure(bench: Bench, item: str) -> Row:
-    from torch.utils.flop_counter import FlopCounterMode
-
     concepts = range(int(item))
     together = _training(bench, concepts)
     alone = [_training(bench, [n]) for n in concepts]
@@ -73,10 +72,10 @@ def _measure(bench: Bench, item: str) -> Row:
             training.loop.advance()  # makes what a first step makes for good
         flops = []
         for group in ([together], alone):
-            with FlopCounterMode(display=False) as counter:
+            with counter() as counted:
                 for training in group:
                     training.loop.advance()
-            flops.append(counter.get_total_flops())
+            flops.append(counted.get_total_flops())
         times = bench.time(
             {
                 "together": together.loop.advance,
