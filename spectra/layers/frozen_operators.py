@@ -195,21 +195,19 @@ class ConvOperator(Operator):
 
     def kernel_gradient(self, x: Tensor, grad: Tensor) -> Tensor:
         """`[k, taps]`: the gradient of `kernels_of` such a convolution of `x [batch, k, ...]`, from its output's."""
-        of_weight = (conv1d_weight, conv2d_weight, conv3d_weight)[len(self.kernel) - 1]
         count = x.shape[1]
-        found: Tensor = of_weight(  # type: ignore[no-untyped-call]
-            x, (count, 1, *self.kernel), grad, self.stride, self.padding, self.dilation, count
-        )
-        return found.flatten(1)
+        return self._weight_gradient(x, (count, 1, *self.kernel), grad, count).flatten(1)
 
     def right_gradient(self, x: Tensor, p: Tensor) -> Tensor:
         """The gradient of `right [columns, k]` in `encode(x)`, from that of the bottleneck."""
         if self.pointwise:
             return kernels.weight_gradient(p, x, self.dim)
+        return self._weight_gradient(x, (p.shape[1], x.shape[1], *self.kernel), p).reshape(p.shape[1], -1).T
+
+    def _weight_gradient(self, x: Tensor, shape: tuple[int, ...], grad: Tensor, groups: int = 1) -> Tensor:
         of_weight = (conv1d_weight, conv2d_weight, conv3d_weight)[len(self.kernel) - 1]
-        shape = (p.shape[1], x.shape[1], *self.kernel)
-        found: Tensor = of_weight(x, shape, p, self.stride, self.padding, self.dilation)  # type: ignore[no-untyped-call]
-        return found.reshape(p.shape[1], -1).T
+        found: Tensor = of_weight(x, shape, grad, self.stride, self.padding, self.dilation, groups)  # type: ignore[no-untyped-call]
+        return found
 
     def bottleneck_rows(self, x: Tensor) -> int:
         # A list: torch.compile follows no generator here.
