@@ -175,6 +175,10 @@ def test_an_interrupted_training_continues_exactly_together_or_alone(
     state = tmp_path / "part" / "b.progress" / "state.safetensors"
     (tmp_path / "alone" / "b.progress").mkdir(parents=True)
     (tmp_path / "alone" / "b.progress" / state.name).write_bytes(state.read_bytes())
+    # As a kill leaves it while the states of step 4 take the place of those of step 2, one after the other.
+    first = tmp_path / "part" / "a.progress" / state.name
+    first.rename(first.with_name("earlier-state.safetensors"))
+    first.write_bytes((tmp_path / "whole" / "a" / "progress" / state.name).read_bytes())
     together(each, tmp_path / "part", resume=True)
     for name in "abc":
         (mine, losses), (expected, steps) = (read_training(tmp_path / kind / name) for kind in ("part", "whole"))

@@ -274,6 +274,13 @@ def test_validation_pictures_are_rows_of_one_sheet(settings: dict[str, Any], tmp
             heights[steps] = sheet.height
             assert sheet.width > 2 * 160, "instance and class prompt are beside each other"
     assert heights[6] == 3 * heights[3]
+    # A training that was killed between its samples and its state draws these again.
+    run({**settings, "steps": 3}, tmp_path / "b")
+    sheets = [tmp_path / name / "progress" / "samples.png" for name in "ab"]
+    sheets[1].write_bytes(sheets[0].read_bytes())
+    run({**settings, "steps": 6}, tmp_path / "b", resume=True, force=True)
+    with Image.open(sheets[1]) as sheet:
+        assert sheet.height == heights[6]
 
 
 def test_shifts_on_the_way_are_kept_and_found_by_step(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -397,9 +404,11 @@ def test_a_damaged_state_or_another_base_is_refused(
         train(longer, tmp_path / "x", resume=True, force=True)
     assert (tmp_path / "x" / "x.safetensors").is_file()
     state = tmp_path / "x" / "progress" / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:-10])
-    with pytest.raises(InputError, match="a damaged training state"):
-        train(longer, tmp_path / "x", resume=True, force=True)
+    whole = state.read_bytes()
+    for damaged in (whole[:-10], whole[:-10] + bytes([whole[-10] ^ 1]) + whole[-9:]):  # cut, and a bit of a number
+        state.write_bytes(damaged)
+        with pytest.raises(InputError, match="a damaged training state"):
+            train(longer, tmp_path / "x", resume=True, force=True)
 
 
 def test_plans_are_measured_first(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from spectra.analysis.clipping import warn_of_clipping
 from spectra.generation.contact_sheet import stacked
@@ -20,11 +22,25 @@ from spectra.training.data.subjects import count_pictures, learnt_pictures, pair
 from spectra.training.run.concept_parameters import ConceptParameters
 from spectra.training.run.inputs import ValidatedInputs
 from spectra.training.run.loop import Loop
-from spectra.training.run.outputs import LAST_GOOD, LOG, LOSS_CURVE, SAMPLES, SHEET, STATE
+from spectra.training.run.outputs import EARLIER_STATE, LAST_GOOD, LOG, LOSS_CURVE, SAMPLES, SHEET, STATE
 from spectra.training.run.report import Summary, draw_loss_curve, write_log
 from spectra.training.run.state import Origin, save_state
 from spectra.training.run.validation import PicturesByPrompt, Validation
 from spectra.version import versions
+
+ROWS = "rows"
+"""The text of a sheet of samples that says, of each row, after which step it was drawn and how high it is."""
+
+
+def _rows_of(sheet: Path) -> list[tuple[int, Image.Image]]:
+    """The rows of a sheet of samples, each with its step."""
+    rows, top = [], 0
+    with Image.open(sheet) as opened:
+        whole = opened.convert("RGB")
+        for step, height in json.loads(opened.info[ROWS]):
+            rows.append((step, whole.crop((0, top, whole.width, top + height))))
+            top += height
+    return rows
 
 
 class Files:
@@ -45,7 +61,11 @@ class Files:
         self._resolution, self._base = resolution, base
 
     def save_states(self) -> None:
-        """Save the state of each concept; all are written before the first takes the place of an older one."""
+        """Save the state of each concept; all are written before the first takes the place of an older one.
+
+        Until the last has, the older ones stay beside them: a training that is killed between goes on from these.
+        """
+        states = [each.outputs.unfinished / STATE for each in self._inputs]
         with contextlib.ExitStack() as files:
             for number, each in enumerate(self._inputs):
                 each.outputs.unfinished.mkdir(parents=True, exist_ok=True)
@@ -53,6 +73,12 @@ class Files:
                 with self._loop.result.in_place():
                     shift = encode_shift(self._shift(number))
                 save_state(self._loop, number, path, Origin(each.config, each.contents, self._base), shift)
+            for state in states if len(states) > 1 else ():
+                if state.is_file():
+                    with atomic_write(state.with_name(EARLIER_STATE), force=True) as earlier:
+                        earlier.write_bytes(state.read_bytes())
+        for state in states:
+            state.with_name(EARLIER_STATE).unlink(missing_ok=True)
 
     def keep_shifts(self) -> None:
         """Write the shift of each concept as it is after this step, in float16, among those of other steps."""
@@ -75,17 +101,20 @@ class Files:
         return f"; the shift after {self._loop.step} steps is kept in {' and '.join(kept)}"
 
     def add_samples(self, number: int, row: Image.Image) -> None:
-        """Add a row of validation pictures to a concept's sheet of them."""
+        """Add a row of validation pictures to a concept's sheet of them, in place of one of this step or a later one.
+
+        A training that was killed between this and its next state draws the row again.
+        """
         inputs = self._inputs[number]
         path = inputs.outputs.unfinished / SAMPLES
         path.parent.mkdir(parents=True, exist_ok=True)
-        earlier = []
         before = path if path.is_file() or inputs.saved is None else inputs.saved.path.with_name(SAMPLES)
-        if before.is_file():
-            with Image.open(before) as opened:
-                earlier.append(opened.convert("RGB"))
+        rows = [each for each in _rows_of(before) if each[0] < self._loop.step] if before.is_file() else []
+        rows.append((self._loop.step, row))
+        told = PngInfo()
+        told.add_text(ROWS, json.dumps([(step, each.height) for step, each in rows]))
         with atomic_write(path, force=True) as temporary:
-            stacked([*earlier, row]).save(temporary)
+            stacked([each for _, each in rows]).save(temporary, pnginfo=told)
 
     def write_folder(
         self, number: int, folder: Path, before: PicturesByPrompt, after: PicturesByPrompt, **measured: Any

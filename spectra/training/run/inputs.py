@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from spectra.training.data.subjects import Subject, fill_in_subjects, read_subje
 from spectra.training.run.concepts import CONCEPT_SETTINGS, ConceptSpec
 from spectra.training.run.contents import Contents
 from spectra.training.run.optimizer import ONE_CONCEPT, check_optimizer
-from spectra.training.run.outputs import Outputs
+from spectra.training.run.outputs import EARLIER_STATE, Outputs
 from spectra.training.run.state import SavedState, check_resumable, read_state
 from spectra.training.run.trackers import check_trackers
 
@@ -148,6 +148,19 @@ def check_together(concepts: Sequence[ValidatedInputs]) -> None:
                 raise OutputError(
                     f"{one.name} and {other.name} would both write into {mine}; give each a folder of its own"
                 )
+
+
+def at_one_step(concepts: Sequence[ValidatedInputs]) -> list[ValidatedInputs]:
+    """The concepts, with the states before the newest where a kill came while those of all were replaced."""
+    steps = [each.saved.progress["step"] for each in concepts if each.saved is not None]
+    found = []
+    for each in concepts:
+        earlier = each.saved
+        if each.saved is not None and each.saved.progress["step"] > min(steps):
+            path = each.saved.path.with_name(EARLIER_STATE)
+            earlier = read_state(path) if path.is_file() else each.saved
+        found.append(replace(each, saved=earlier))
+    return found
 
 
 def resolution_of(family: Family, pipe: Any, config: TrainConfig) -> int:

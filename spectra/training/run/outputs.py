@@ -19,11 +19,14 @@ LOG = "log.jsonl"
 SHEET = "before-after.png"
 LOSS_CURVE = "loss.png"
 STATE = "state.safetensors"
+EARLIER_STATE = "earlier-state.safetensors"
+"""What a state was, while those of all concepts of a training are replaced."""
+
 SAMPLES = "samples.png"
 LAST_GOOD = "last-good.safetensors"
 LOCK = "lock"
 
-ON_THE_WAY = (STATE, LAST_GOOD, SAMPLES, f"{CHECKPOINTS}/{checkpoint_name('*')}", f"{LOGS}/**/*")
+ON_THE_WAY = (STATE, EARLIER_STATE, LAST_GOOD, SAMPLES, f"{CHECKPOINTS}/{checkpoint_name('*')}", f"{LOGS}/**/*")
 """Names of what a training writes into its folder of an unfinished one; nothing else in there is ever removed."""
 
 
@@ -114,7 +117,7 @@ class Outputs:
         with atomic_folder(self.folder, KIND, force=force) as temporary:
             yield temporary
             for place in dict.fromkeys((earlier or self.unfinished, self.unfinished)):
-                if own := set(self._on_the_way(place)):
+                if own := {path for path in self._on_the_way(place) if path.name != EARLIER_STATE}:
                     copy_folder(place, temporary / PROGRESS, wanted=own.__contains__)
         self.clear_unfinished()
 

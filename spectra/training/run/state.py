@@ -7,7 +7,7 @@ torch's generators, the rest of each round of pictures, the step and the history
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectra.errors import BaseError, InputError
+from spectra.errors import BaseError, InputError, ShiftFileError
+from spectra.io.dtypes import dtype_name
 from spectra.io.safetensors_header import HeaderError, read_header
 from spectra.io.tensor_files import load_tensors, save_tensors
 from spectra.settings import declared_settings
 from spectra.shift.metadata import STATE_FORMAT
-from spectra.shift.shift_file import KEPT_SHIFT
+from spectra.shift.shift_file import KEPT_SHIFT, ContentHash, check_content
 from spectra.training.config import TrainConfig, make_config
 from spectra.training.run.contents import Contents, apart_from_paths, found_again
 from spectra.training.run.loop import Loop
 from spectra.training.run.lr_schedule import scheduler
 
-FORMAT = {"format": STATE_FORMAT, "version": "4"}
+FORMAT = {"format": STATE_FORMAT, "version": "5"}
 
 CHANGEABLE_ON_RESUME = frozenset(name for name, each in declared_settings(TrainConfig).items() if each.resumable)
 """Settings that may change on resuming: none of them moves a parameter."""
@@ -88,7 +89,15 @@ def save_state(loop: Loop, number: int, path: Path, origin: Origin, shift: bytes
     }
     header = {"config": json.dumps(origin.config.as_dict()), "progress": json.dumps(progress)}
     header |= {**FORMAT, "contents": json.dumps(vars(origin.contents)), "folder": str(Path.cwd()), "base": origin.base}
-    save_tensors(path, tensors, header)
+    save_tensors(path, tensors, {**header, "content_hash": _content_hash(header, tensors)})
+
+
+def _content_hash(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    content = ContentHash(header)
+    for key in sorted(tensors):
+        data = tensors[key].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        content.add(key, dtype_name(tensors[key].dtype), tensors[key].numel(), data)
+    return content.hexdigest()
 
 
 def optimizer_states(loop: Loop) -> list[dict[str, Any]]:
@@ -118,10 +127,11 @@ def read_state(path: Path) -> SavedState:
         if {name: header.get(name) for name in FORMAT} != FORMAT:
             raise InputError(f"{path}: not a training state of version {FORMAT['version']}; start without --resume")
         _, tensors = load_tensors(path)
+        check_content(header["content_hash"], _content_hash(header, tensors))
         values = found_again(json.loads(header["config"]), Path(header["folder"]))
         config, contents = make_config(values, source=str(path)), Contents(**json.loads(header["contents"]))
         return SavedState(path, tensors, config, contents, header["base"], json.loads(header["progress"]))
-    except (OSError, HeaderError, BaseError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, HeaderError, BaseError, ShiftFileError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: a damaged training state ({error}); start without --resume") from error
 
 

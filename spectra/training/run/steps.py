@@ -62,9 +62,12 @@ class Steps:
             while loop.step < config.steps:
                 self._advance()
                 self.progress.advance(1, self._note())
-                self._write()
+                if self.processes.first:
+                    self._log()
                 if config.validation_count and _due(config.validation_every, loop.step) and self.processes.draws:
                     self.validate()
+                if self.processes.first:
+                    self._write()
                 if self.processes.stop and loop.step < config.steps:
                     if self.processes.first:
                         self._save()
@@ -93,17 +96,17 @@ class Steps:
         self.files.save_states()
         self.files.keep_shifts()
 
-    def _write(self) -> None:
-        """Log the step, and write what is due after it."""
-        if not self.processes.first:
-            return
-        config, step = self.config, self.loop.step
+    def _log(self) -> None:
         for concept, trackers in zip(self.loop.concepts, self.trackers, strict=True):
             trackers.log({**concept.history[-1], "lr": self.loop.rate})
-        if _due(config.save_every, step) or (config.save_every and step == config.steps):
-            self.files.save_states()
+
+    def _write(self) -> None:
+        """Write what is due after this step; states last, so that a kill loses nothing that comes before them."""
+        config, step = self.config, self.loop.step
         if _due(config.checkpoint_every, step):
             self.files.keep_shifts()
+        if _due(config.save_every, step) or (config.save_every and step == config.steps):
+            self.files.save_states()
 
     def _note(self) -> str:
         """Where the training stands, in a few words: a mean of the last losses, since each depends on its noise."""

@@ -15,7 +15,7 @@ from spectra.settings import whole_or_made
 from spectra.training.config import TrainConfig, make_config
 from spectra.training.processes.together import together
 from spectra.training.run.concepts import ConceptSpec
-from spectra.training.run.inputs import ValidatedInputs, check_together, validate_inputs
+from spectra.training.run.inputs import ValidatedInputs, at_one_step, check_together, validate_inputs
 from spectra.training.run.report import Summary
 from spectra.training.run.trainer import Training
 
@@ -93,4 +93,4 @@ def _checked(concepts: Sequence[ConceptSpec], *, resume: bool, force: bool) -> l
             inputs.append(validate_inputs(each, resume=resume, force=force))
     mistakes.tell()
     check_together(inputs)
-    return inputs
+    return at_one_step(inputs)
