@@ -9,8 +9,8 @@ A figure stands between two comments, of which the first says where it is from:
 CASE is the record's file; of its records the latest counts that has the place and these settings ("-" for a setting
 that did not exist when it was made). PLACE is a key of the record's summary, or ROW/KEY, with ROW a name that stands
 in the row (underscores for blanks) and further keys behind slashes; a number picks an element of a list. `quality`
-has the rows of the report: method/axis/mean. FORM is `.2` (two decimals, no zero before the point), `,` (a whole
-number), `%`, `kB`, `MB`, `GB` (of bytes), `e` (4e-07), `x` (as is).
+has the rows of the report, method/axis/mean, and single trainings, item/axis. FORM is `.2` (two decimals, no zero
+before the point), `,` (a whole number), `%`, `kB`, `MB`, `GB` (of bytes), `e` (4e-07), `x` (as is).
 
 A table that is made as a whole stands between `<!-- table NAME -->` and `<!-- /table -->`; TABLES has them.
 """
@@ -55,6 +55,7 @@ METHODS = {
     "ia3": "IA3",
     "shift": "all singular values (`svdiff`)",
     "balanced": "**`balanced`, the default**",
+    "likeness": "**`likeness`**, 800 steps",
     "tiny": "**`tiny`**",
 }
 """Methods of the quality bench that its tables name, in plain words."""
@@ -85,7 +86,8 @@ def filled(text: str) -> str:
 def _value(case: str, place: str, settings: dict[str, str]) -> Any:
     keys = [each.replace("_", " ") if number == 0 else each for number, each in enumerate(place.split("/"))]
     if case == "quality" and len(keys) > 1:
-        return _walk(next(row for row in _quality() if row["method"] == keys[0]), keys[1:])
+        rows = {row["method"]: row for row in _quality()} | {row["item"]: row for row in _trainings()}
+        return _walk(rows[keys[0]], keys[1:])
     for record in reversed(_records(case)):
         of_record = {name: str(value) for name, value in record.get("settings", {}).items()}
         if any(of_record.get(name, "-") != value for name, value in settings.items()):
@@ -111,7 +113,11 @@ def _records(case: str) -> list[dict[str, Any]]:
 
 @functools.cache
 def _quality() -> list[dict[str, Any]]:
-    return quality_table.table(Results("quality", RESULTS).recorded_rows("item"))
+    return quality_table.table(_trainings())
+
+
+def _trainings() -> list[dict[str, Any]]:
+    return Results("quality", RESULTS).recorded_rows("item")
 
 
 def _quality_table() -> Iterator[str]:
