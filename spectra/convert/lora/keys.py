@@ -46,7 +46,10 @@ def split_key(key: str) -> tuple[str, str]:
     for suffix in _LONGEST_FIRST:
         if plain.endswith(suffix):
             return plain[: -len(suffix)], _PART_OF[suffix]
-    raise FormatError(f"{key} is of no method that is known here (LoRA, LoHa, LoKr, differences)")
+    raise FormatError(
+        f"{key} is of no method that is known here (LoRA, LoHa, LoKr, differences): merge the file into its base, and "
+        "take the merged model instead"
+    )
 
 
 @dataclass(frozen=True)

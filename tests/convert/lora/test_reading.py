@@ -197,7 +197,8 @@ def test_differences_biases_and_norms(tmp_path: Path) -> None:
         ),
         ({"lora_unet_x.dora_scale": (1, 3)}, "DoRA"),
         ({"unet.y.lora_A.weight": (2, 3)}, "1 modules that the base does not have, such as unet.y"),
-        ({"unet.x.oft_blocks": (2, 3, 3)}, "of no method that is known"),
+        ({"unet.x.oft_blocks": (2, 3, 3)}, "of no method that is known.*take the merged model instead"),
+        ({"base_model.model.x.weight": (3, 3)}, "x.weight is of no method"),  # PEFT's modules_to_save
         (
             {"unet.x.lora_down.weight": (4, 3), "unet.x.lora_up.weight": (3, 7)},
             r"unet.x: up \[3, 7\] and down \[4, 3\] have no common rank; .*damaged",
