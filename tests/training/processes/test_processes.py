@@ -181,7 +181,7 @@ def test_what_one_process_finds_wrong_ends_all_and_is_told_once(config: TrainCon
     assert [each.code for each in ended] == [1, 1]
     assert "".join(each.out + each.err for each in ended) == "error: dog.png: it cannot be read any more\n"
     assert not (tmp_path / "disc").exists()
-    few = in_processes(2, lambda number: main(["train", "--batch", "1"]), tmp_path / "few")
+    few = in_processes(2, lambda number: main(["train", "--batch", "1", "-o", str(tmp_path / "b")]), tmp_path / "few")
     assert "".join(each.out + each.err for each in few) == (
         "error: a step of 1 samples cannot be shared by 2 processes; give more --batch or --accumulation, or start "
         "fewer\n"
